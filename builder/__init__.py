@@ -1,0 +1,1 @@
+"""Offline tools: train a detector, export its segments, measure them and write the repository."""

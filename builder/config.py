@@ -1,0 +1,209 @@
+"""Named detectors and training recipes: every structural fact of a model, as code.
+
+A configuration is two frozen records. ``DetectorConfig`` is what a checkpoint carries and what
+an exporter needs; ``TrainConfig`` is how the weights were obtained. A variant is
+``replace(base, ...)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
+
+LEVELS = (3, 4, 5, 6, 7)
+"""Pyramid levels of every neck; the stride of level l is 2**l pixels."""
+
+STRIDES = tuple(2**level for level in LEVELS)
+
+SIDE_MULTIPLE = 2 ** LEVELS[-1]
+"""Input sides are multiples of the coarsest stride, so that every resampling is exact."""
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has only lists: give them back as tuples, all the way down."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+class JsonRecord:
+    """Mix-in of the frozen records below: a plain dict of JSON types, and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable fields."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The record whose ``to_dict`` is ``data``. Raises ValueError for an unknown field."""
+        unknown = set(data) - {item.name for item in fields(cls)}  # type: ignore[arg-type]
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no field {sorted(unknown)}")
+        return cls(**{name: _tuples(value) for name, value in data.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorConfig(JsonRecord):
+    """Structure and post-processing of one detector. Sizes in pixels of the model input."""
+
+    name: str
+    classes: tuple[str, ...]
+    input_size: tuple[int, int]
+    """(height, width)."""
+    backbone: str = "resnet10"
+    backbone_width: int = 8
+    neck: str = "nas_fpn"
+    num_stacks: int = 7
+    """Pyramids in the neck, each followed by an exit."""
+    neck_channels: int = 64
+    conv: str = "dense"
+    """3x3 convolutions of neck and head: dense, or separable (depthwise, then pointwise)."""
+    head_channels: int = 64
+    head_convs: int = 4
+    """Convolutions in each of the two towers, before the prediction."""
+    anchor_scale: float = 4.0
+    """Side of the smallest square anchor of a level, in strides."""
+    octave_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
+    """Width over height."""
+    flavour: str = "google"
+    """Whose reading of the merging cells the weights were trained with."""
+    score_threshold: float = 0.05
+    """Boxes must score strictly more."""
+    iou_threshold: float = 0.5
+    """A box is suppressed by a better one of its class if their IoU is strictly greater."""
+    max_candidates: int = 128
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        if any(side <= 0 or side % SIDE_MULTIPLE for side in self.input_size):
+            raise ValueError(f"input sides must be multiples of {SIDE_MULTIPLE}: {self.input_size}")
+        if self.num_stacks < 1 or self.head_convs < 0 or not self.classes:
+            raise ValueError("a detector needs a class, a stack and a head")
+        if not 0 < self.max_detections <= self.max_candidates:
+            raise ValueError("max_detections must lie in 1..max_candidates")
+
+    @property
+    def num_exits(self) -> int:
+        """One exit after each stack."""
+        return self.num_stacks
+
+    @property
+    def anchors_per_location(self) -> int:
+        """Anchors centred on each cell of a feature map."""
+        return len(self.octave_scales) * len(self.aspect_ratios)
+
+    @property
+    def feature_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the feature maps P3..P7."""
+        height, width = self.input_size
+        return tuple((height // stride, width // stride) for stride in STRIDES)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig(JsonRecord):
+    """One training recipe. Learning rates are those of the whole batch."""
+
+    dataset: str
+    """A key of ``builder.data.DATASETS``."""
+    split: str = "train"
+    validation_split: str | None = "val"
+    epochs: int = 100
+    batch_size: int = 8
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-3
+    final_learning_rate_ratio: float = 0.01
+    """Cosine decay ends here, as a share of ``learning_rate``."""
+    warmup_steps: int = 200
+    weight_decay: float = 0.05
+    """On convolution kernels only."""
+    momentum: float = 0.9
+    """Read by the sgd optimizer."""
+    clip_norm: float = 10.0
+    exit_weights: tuple[float, ...] = ()
+    """Loss weight of each exit; empty: all 1."""
+    exits_per_step: int | None = None
+    """None: every exit at every step; n: the last one and n - 1 others drawn at random."""
+    focal_alpha: float = 0.25
+    focal_gamma: float = 1.5
+    box_loss: str = "giou"
+    box_weight: float = 2.0
+    ema_decay: float = 0.999
+    crop_size: tuple[int, int] | None = None
+    """(height, width) of the random window of the input that a step sees; None: all of it."""
+    full_size_epochs: int = 0
+    """The last epochs see the whole input, so that what depends on its size settles."""
+    horizontal_flip: bool = True
+    vertical_flip: bool = False
+    scale_jitter: tuple[float, float] = (0.8, 1.2)
+    brightness_jitter: float = 0.2
+    contrast_jitter: float = 0.2
+    autocast: bool = True
+    """bfloat16 convolutions; losses and box arithmetic stay float32."""
+    validate_every: int = 0
+    """Epochs between validations; 0: only after the last."""
+    seed: int = 0
+
+    def window(self, input_size: tuple[int, int], epoch: int) -> tuple[int, int]:
+        """(height, width) of what the steps of an epoch (from 0) see."""
+        cropped = self.crop_size is not None and epoch < self.epochs - self.full_size_epochs
+        return self.crop_size if cropped and self.crop_size else input_size
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A detector and the recipe that trains it."""
+
+    detector: DetectorConfig
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(dataset="bccd"))
+
+
+_BCCD = Config(
+    DetectorConfig(
+        name="bccd",
+        classes=("RBC", "WBC", "Platelets"),
+        input_size=(512, 640),
+        neck_channels=96,
+        head_channels=96,
+        head_convs=1,
+        anchor_scale=2.0,
+        octave_scales=(1.0, 2**0.5, 2.0, 2**1.5),
+        aspect_ratios=(1.0,),
+    ),
+    TrainConfig(
+        dataset="bccd",
+        vertical_flip=True,
+        exits_per_step=3,
+        crop_size=(384, 384),
+        full_size_epochs=4,
+    ),
+)
+
+CONFIGS: dict[str, Config] = {
+    # python -m builder.train --config bccd --data data/bccd --out runs/bccd
+    "bccd": _BCCD,
+    # The reference of the published counts; no data set of its own here.
+    "coco_r50": Config(
+        DetectorConfig(
+            name="coco_r50",
+            classes=tuple(f"class_{index}" for index in range(90)),
+            input_size=(640, 640),
+            backbone="resnet50",
+            backbone_width=64,
+            neck_channels=256,
+            head_channels=256,
+            max_candidates=1000,
+        ),
+    ),
+}
+
+
+__all__ = [
+    "CONFIGS",
+    "LEVELS",
+    "SIDE_MULTIPLE",
+    "STRIDES",
+    "Config",
+    "DetectorConfig",
+    "TrainConfig",
+    "replace",
+]

@@ -1,0 +1,92 @@
+"""Average precision as COCO defines it, for any data set: a wrapper around pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from builder.data.dataset import Dataset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """What a detector found in one image."""
+
+    boxes_xyxy: npt.NDArray[np.float32]
+    """(N, 4) in pixels of the original image."""
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePrecision:
+    """Means over classes, at most 100 detections an image."""
+
+    ap: float
+    """Mean over the IoU thresholds .5, .55, ..., .95."""
+    ap50: float
+
+
+def _xywh(box: npt.NDArray[np.float32]) -> list[float]:
+    x1, y1, x2, y2 = map(float, box)
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _ground_truth(dataset: Dataset) -> COCO:
+    """The data set as pycocotools wants it; ids count from 1."""
+    coco = COCO()
+    coco.dataset = {
+        "info": {},
+        "images": [
+            {"id": index, "width": sample.image.shape[1], "height": sample.image.shape[0]}
+            for index, sample in enumerate(dataset.samples, start=1)
+        ],
+        "categories": [
+            {"id": label, "name": name} for label, name in enumerate(dataset.classes, start=1)
+        ],
+        "annotations": [
+            {
+                "image_id": index,
+                "category_id": int(label) + 1,
+                "bbox": _xywh(box),
+                "area": float((box[2] - box[0]) * (box[3] - box[1])),
+                "iscrowd": 0,
+            }
+            for index, sample in enumerate(dataset.samples, start=1)
+            for box, label in zip(sample.boxes_xyxy, sample.labels, strict=True)
+        ],
+    }
+    for annotation_id, annotation in enumerate(coco.dataset["annotations"], start=1):
+        annotation["id"] = annotation_id
+    coco.createIndex()
+    return coco
+
+
+def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> AveragePrecision:
+    """AP and AP50 of one detection record for each sample of ``dataset``, in its order."""
+    rows = [
+        {
+            "image_id": index,
+            "category_id": int(label) + 1,
+            "bbox": _xywh(box),
+            "score": float(score),
+        }
+        for index, (_, found) in enumerate(zip(dataset.samples, detections, strict=True), start=1)
+        for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
+    ]
+    if not rows:
+        return AveragePrecision(0.0, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _ground_truth(dataset)
+        evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return AveragePrecision(float(evaluation.stats[0]), float(evaluation.stats[1]))

@@ -1,0 +1,55 @@
+"""Batches of augmented examples, prepared ahead of the training step by two threads.
+
+All randomness comes from (seed, epoch, position): the same epoch gives the same batches whatever
+the threads do, and a resumed run sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+
+from builder.config import TrainConfig
+from builder.data.augment import Example, augment
+from builder.data.dataset import Dataset
+
+THREADS = 2
+AHEAD = 3
+"""Batches prepared in advance."""
+
+
+def steps_per_epoch(num_samples: int, batch_size: int) -> int:
+    """Whole batches in an epoch; the rest is left out (other samples each time). At least one."""
+    return max(1, num_samples // batch_size)
+
+
+def epoch_batches(
+    dataset: Dataset, input_size: tuple[int, int], config: TrainConfig, epoch: int
+) -> Iterator[list[Example]]:
+    """The batches of one epoch, shuffled."""
+    order = np.random.default_rng((config.seed, epoch)).permutation(len(dataset.samples))
+    steps = steps_per_epoch(len(order), config.batch_size)
+    window = config.window(input_size, epoch)
+
+    def example(position: int) -> Example:
+        random = np.random.default_rng((config.seed, epoch, position))
+        return augment(dataset.samples[order[position]], input_size, window, config, random)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        batches = (
+            [
+                pool.submit(example, position)
+                for position in range(step * config.batch_size, (step + 1) * config.batch_size)
+                if position < len(order)
+            ]
+            for step in range(steps)
+        )
+        pending: deque[list[Future[Example]]] = deque(islice(batches, AHEAD))
+        while pending:
+            futures = pending.popleft()
+            yield [future.result() for future in futures]
+            pending.extend(islice(batches, 1))

@@ -1,0 +1,160 @@
+"""A trained detector as ONNX segments: ``stem``, ``stack_1..N`` and ``head_1..N``.
+
+Opset 17, standard operators, fixed spatial sizes, dynamic batch. Features cross a boundary as
+float32 NCHW here; each runtime puts its own type and layout in place of that. A head ends in final
+boxes. Fused segments are compositions of these and are made where they run, so that every weight
+is on disk once; convolution kernels are stored in half precision and widened by the graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from builder.config import LEVELS
+from builder.modeling.detector import Detector
+from serving.core import segment as segments
+from serving.core.catalog import SegmentFile
+
+OPSET = 17
+FEATURES = tuple(f"p{level}" for level in LEVELS)
+DETECTIONS = ("boxes", "scores", "labels", "counts")
+MIN_HALF_ELEMENTS = 4096
+"""Smaller constants are not worth a widening step; anchors are excepted by their shape."""
+
+
+class _Affine(nn.Module):
+    """Batch normalisation at inference as a scale and a shift. Kept apart from the convolution
+    before it, whose kernel is shared by all levels and would otherwise be stored once for each."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale.detach().reshape(1, -1, 1, 1))
+        shift = norm.bias - norm.running_mean * scale
+        self.register_buffer("shift", shift.detach().reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+def _replace_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, _Affine(child))
+        else:
+            _replace_norms(child)
+
+
+class _Function(nn.Module):
+    """A module around a function of the detector, since the exporter takes modules."""
+
+    def __init__(self, detector: Detector, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.detector = detector
+        self._function = function
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._function(*inputs)
+
+
+def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
+    """Every unit segment as a module of positional tensors: images (B, H, W, 3) uint8 or P3..P7
+    in, P3..P7 or (boxes, scores, labels, counts) out."""
+
+    def stem(images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(detector.stem(images))
+
+    def stack(depth: int) -> Callable[..., tuple[Tensor, ...]]:
+        return lambda *features: tuple(detector.stack(depth, list(features)))
+
+    def head(depth: int) -> Callable[..., tuple[Tensor, ...]]:
+        return lambda *features: detector.postprocess(detector.head(depth, list(features)))
+
+    depths = range(1, detector.config.num_exits + 1)
+    functions = {
+        segments.STEM: stem,
+        **{segments.stack(depth): stack(depth) for depth in depths},
+        **{segments.head(depth): head(depth) for depth in depths},
+    }
+    return {segment: _Function(detector, function) for segment, function in functions.items()}
+
+
+def example_inputs(detector: Detector, segment: segments.Segment) -> tuple[Tensor, ...]:
+    """Zeros of the shapes that ``segment`` takes, batch 1."""
+    height, width = detector.config.input_size
+    if segment.start == segments.IMAGE:
+        return (torch.zeros(1, height, width, 3, dtype=torch.uint8),)
+    channels = detector.config.neck_channels
+    return tuple(torch.zeros(1, channels, h, w) for h, w in detector.config.feature_sizes)
+
+
+def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
+    """Write one ``<segment>.onnx`` per unit segment into ``folder``; returns what a catalogue says
+    about them. The detector is left as it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frozen = copy.deepcopy(detector).eval()
+    _replace_norms(frozen.retina_head)
+    files = {}
+    for segment, module in segment_functions(frozen).items():
+        path = folder / f"{segment.name}.onnx"
+        _export(module, example_inputs(frozen, segment), segment, path)
+        files[segment.name] = SegmentFile(path.name, sha256(path))
+    return files
+
+
+def _export(
+    module: nn.Module, inputs: tuple[Tensor, ...], segment: segments.Segment, path: Path
+) -> None:
+    input_names = ("images",) if segment.start == segments.IMAGE else FEATURES
+    # An output may not be called like an input, and both are features in a stack.
+    output_names = DETECTIONS if segment.head else tuple(f"{name}_out" for name in FEATURES)
+    with warnings.catch_warnings():
+        # The TorchScript exporter is deprecated, but the only one that writes opset 17, which
+        # TensorRT 8.6 needs; its tracer warns of shapes that are constant here by design.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            inputs,
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamic_axes={name: {0: "batch"} for name in (*input_names, *output_names)},
+        )
+    model = onnx.load(path)
+    _store_kernels_in_half(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _store_kernels_in_half(model: onnx.ModelProto) -> None:
+    """Replace large convolution kernels by float16 ones, each followed by a cast to float32."""
+    graph = model.graph
+    kernels = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    casts = []
+    for initializer in list(graph.initializer):
+        array = numpy_helper.to_array(initializer)
+        if initializer.name not in kernels or array.size < MIN_HALF_ELEMENTS:
+            continue
+        wide, half = initializer.name, f"{initializer.name}_half"
+        graph.initializer.remove(initializer)
+        graph.initializer.append(numpy_helper.from_array(array.astype(np.float16), half))
+        casts.append(helper.make_node("Cast", [half], [wide], to=TensorProto.FLOAT))
+    for position, cast in enumerate(casts):
+        graph.node.insert(position, cast)
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

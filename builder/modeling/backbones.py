@@ -1,0 +1,236 @@
+"""Backbones: an image to the feature maps C3, C4 and C5.
+
+Each backbone declares its outputs as data (channels and stride), so that a neck is built from the
+declaration and never by probing a tensor. Parameter names are torchvision's, which is what
+published weights use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """What a feature map is like: its channels, and pixels of the image per cell."""
+
+    channels: int
+    stride: int
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., 2015, figure 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, width, H / stride, W / stride)."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut, striding in the 3x3 one (torchvision's)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, 4 width, H / stride, W / stride)."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """A projection where the shapes differ, else nothing."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        Projection(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class Projection(nn.Conv2d):
+    """A 1x1 convolution that drops the cells between its strides before it runs, in training.
+
+    The result is the same. The CPU kernel of torch 2.13 for the gradient of a strided 1x1
+    convolution writes out of bounds when a channels-last input has 8 channels.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+        if not self.training:
+            return super().forward(input)
+        rows, columns = self.stride
+        return F.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
+class ResNet(nn.Module):
+    """A residual network without its classifier; stage s has ``width * 2**s`` (times the block's
+    expansion) channels."""
+
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], blocks: tuple[int, int, int, int], width: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        in_channels = width
+        stages = []
+        for stage, count in enumerate(blocks):
+            stage_width = width * 2**stage
+            rows = []
+            for index in range(count):
+                rows.append(block(in_channels, stage_width, 2 if stage and not index else 1))
+                in_channels = stage_width * block.expansion
+            stages.append(nn.Sequential(*rows))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.outputs = tuple(
+            FeatureSpec(width * 2**stage * block.expansion, 4 * 2**stage) for stage in (1, 2, 3)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) float -> [C3, C4, C5], as declared in ``outputs``."""
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        c3 = self.layer2(self.layer1(x))
+        c4 = self.layer3(c3)
+        return [c3, c4, self.layer4(c4)]
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution and linear projection (Sandler et al., 2018, table 1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.residual = stride == 1 and in_channels == out_channels
+        expand = [] if expansion == 1 else [_conv_bn_relu6(in_channels, hidden, 1, 1, 1)]
+        self.conv = nn.Sequential(
+            *expand,
+            _conv_bn_relu6(hidden, hidden, 3, stride, hidden),
+            nn.Conv2d(hidden, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+        y = self.conv(x)
+        return x + y if self.residual else y
+
+
+def _conv_bn_relu6(
+    in_channels: int, out_channels: int, kernel: int, stride: int, groups: int
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(
+            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+        ),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU6(),
+    )
+
+
+# (expansion, channels at width 32, blocks, stride), from the MobileNetV2 paper's table 2.
+_MOBILENET_V2_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+# Indices into ``features`` of the last block at strides 8, 16 and 32.
+_MOBILENET_V2_TAPS = (6, 13, 17)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 without its last 1x1 convolution and classifier; ``width`` is the stem's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv_bn_relu6(3, width, 3, 2, 1)]
+        in_channels, channels = width, [width]
+        for expansion, base, blocks, stride in _MOBILENET_V2_STAGES:
+            out_channels = max(8, round(base * width / 32 / 8) * 8)
+            for index in range(blocks):
+                step = stride if index == 0 else 1
+                layers.append(InvertedResidual(in_channels, out_channels, step, expansion))
+                channels.append(out_channels)
+                in_channels = out_channels
+        self.features = nn.ModuleList(layers)
+        self.outputs = tuple(
+            FeatureSpec(channels[tap], stride)
+            for tap, stride in zip(_MOBILENET_V2_TAPS, (8, 16, 32), strict=True)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) float -> [C3, C4, C5], as declared in ``outputs``."""
+        taps = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in _MOBILENET_V2_TAPS:
+                taps.append(x)
+        return taps
+
+
+def resnet10(width: int) -> ResNet:
+    """One basic block a stage: the proxy backbone of the NAS-FPN search."""
+    return ResNet(BasicBlock, (1, 1, 1, 1), width)
+
+
+def resnet18(width: int) -> ResNet:
+    """Two basic blocks a stage."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), width)
+
+
+def resnet50(width: int) -> ResNet:
+    """Bottlenecks; torchvision's has width 64."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), width)
+
+
+def mobilenet_v2(width: int) -> MobileNetV2:
+    """Torchvision's has width 32."""
+    return MobileNetV2(width)
+
+
+BACKBONES: dict[str, Callable[[int], ResNet | MobileNetV2]] = {
+    "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "mobilenet_v2": mobilenet_v2,
+}

@@ -1,0 +1,101 @@
+"""The RetinaNet head, shared by all levels and all exits.
+
+Convolution weights exist once: for five levels and for every exit. Only the batch normalisations
+are separate for each (exit, level), because the statistics of their inputs differ.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from builder.config import LEVELS
+from builder.modeling.layers import CONVS
+
+PRIOR_PROBABILITY = 0.01
+"""Every score starts here, so that background does not drown the first steps (Lin et al., 2017)."""
+
+
+class Tower(nn.Module):
+    """Convolution, normalisation, ReLU, repeated; then a prediction convolution."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        channels: int,
+        num_convs: int,
+        num_outputs: int,
+        num_exits: int,
+        conv: str,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, *[channels] * num_convs]
+        self.convs = nn.ModuleList(CONVS[conv](width, channels) for width in widths[:-1])
+        self.norms = nn.ModuleList(
+            nn.ModuleList(
+                nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(num_convs)) for _ in LEVELS
+            )
+            for _ in range(num_exits)
+        )
+        self.predict = CONVS[conv](widths[-1], num_outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, exit_index: int, level_index: int) -> Tensor:
+        """(B, C, H, W) -> (B, H * W, num_outputs), rows row-major over (y, x)."""
+        for conv, norm in zip(self.convs, self.norms[exit_index][level_index], strict=True):
+            x = torch.relu(norm(conv(x)))
+        return self.predict(x).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class RetinaHead(nn.Module):
+    """Class logits and box deltas for every anchor."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        channels: int,
+        num_convs: int,
+        num_anchors: int,
+        num_classes: int,
+        num_exits: int,
+        conv: str,
+    ) -> None:
+        super().__init__()
+        self._num_classes = num_classes
+        self.classes, self.boxes = (
+            Tower(
+                in_channels=in_channels,
+                channels=channels,
+                num_convs=num_convs,
+                num_outputs=num_anchors * outputs,
+                num_exits=num_exits,
+                conv=conv,
+            )
+            for outputs in (num_classes, 4)
+        )
+        prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+        last = list(self.classes.predict.modules())[-1]
+        nn.init.constant_(last.bias, prior)
+
+    def forward(self, features: list[Tensor], exit: int) -> tuple[Tensor, Tensor]:
+        """Predictions of one exit.
+
+        ``features`` are P3..P7 after stack ``exit`` (1..N). Returns logits (B, A, num_classes) and
+        deltas (B, A, 4); the A rows go over levels P3..P7, then y, then x, then anchors.
+        """
+        batch = features[0].shape[0]
+        logits, deltas = (
+            torch.cat(
+                [tower(x, exit - 1, index) for index, x in enumerate(features)], dim=1
+            )  # (B, cells, anchors * outputs)
+            for tower in (self.classes, self.boxes)
+        )
+        return logits.reshape(batch, -1, self._num_classes), deltas.reshape(batch, -1, 4)

@@ -1,0 +1,183 @@
+"""The command ``punctual``.
+
+``serve`` is here; other packages add commands through the entry points ``punctual.commands``. Each
+is a function ``register(subparsers, tools)``, light to import, that adds its parsers with
+``set_defaults(run=function)``: called with the parsed arguments, it returns the exit code, or None
+for 0. Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serving.core.letterbox import Letterbox
+    from serving.core.ports import Image, SegmentRunner
+
+COMMANDS_GROUP = "punctual.commands"
+
+# Module -> the extra that installs it.
+EXTRAS = {
+    "torch": "builder",
+    "pycocotools": "builder",
+    "tqdm": "builder",
+    "onnx": "builder",
+    "onnxruntime": "onnxruntime",
+}
+
+_DESCRIPTION = """\
+Punctual is an object detection server that answers on time: a request brings an image and a
+latency budget, and gets the deepest answer that its budget and the other requests' allow.
+"""
+
+_SERVE_EPILOG = """\
+Every setting is also an environment variable: --max-waiting is PUNCTUAL_MAX_WAITING. An option
+wins over the environment. An unknown PUNCTUAL_ variable is an error.
+
+try it:
+  punctual serve --port 8000
+  curl -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: 40' --data-binary @photo.jpg \\
+       http://127.0.0.1:8000/v1/detect
+
+stop it:
+  SIGTERM or Ctrl-C: requests in flight are answered first. Again: at once.
+"""
+
+
+@dataclass(frozen=True)
+class _Option:
+    setting: str
+    metavar: str
+    text: str
+
+
+# Names and meanings of ``serving.settings``, repeated so that --help need not import it.
+SERVE_OPTIONS = (
+    _Option("host", "ADDRESS", "address to listen on (127.0.0.1; 0.0.0.0 for all)"),
+    _Option("port", "N", "port to listen on; 0 picks a free one (8000)"),
+    _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
+    _Option("model", "NAME", "model to serve (the only one there)"),
+    _Option("runtime", "NAME", "openvino or onnxruntime (openvino)"),
+    _Option("num_threads", "N", "threads of the runtime (one per core)"),
+    _Option("default_budget_ms", "MS", "budget of a request that states none (1000)"),
+    _Option("max_budget_ms", "MS", "larger budgets are cut to this (10000)"),
+    _Option("max_waiting", "N", "decoded images waiting for the engine (64)"),
+    _Option("num_decode_workers", "N", "threads that decode images (2)"),
+    _Option("drain_delay_ms", "MS", "after SIGTERM, keep serving this long, not ready (0)"),
+    _Option("log_level", "LEVEL", "debug, info, warning or error (info)"),
+)
+
+
+class _Tools:
+    """``core.ports.ServingTools``, importing the server only when asked for something."""
+
+    def open_runner(self, runtime: str, folder: Path, num_threads: int | None) -> SegmentRunner:
+        from serving.app import open_runner
+
+        return open_runner(runtime, folder, num_threads)
+
+    def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
+        from serving.images import load_image
+
+        return load_image(data, width, height)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from serving.settings import SettingsError, load
+
+    given = {
+        option.setting: value
+        for option in SERVE_OPTIONS
+        if (value := getattr(arguments, option.setting)) is not None
+    }
+    try:
+        settings = load(given)
+    except SettingsError as error:
+        return _refuse(*error.problems)
+
+    from serving.app import StartError, serve
+
+    try:
+        return serve(settings, _announce)
+    except StartError as error:
+        return _refuse(str(error))
+
+
+def _announce(url: str) -> None:
+    print(
+        f"Punctual is ready: {url}\n"
+        f"  curl -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: 40' "
+        f"--data-binary @photo.jpg {url}/v1/detect",
+        flush=True,
+    )
+
+
+def _refuse(*problems: str) -> int:
+    for problem in problems:
+        print(f"punctual: {problem}", file=sys.stderr)
+    return 2
+
+
+def _missing(error: ImportError) -> str:
+    """What to install for an import that failed."""
+    module = (error.name or "").partition(".")[0]
+    if module in EXTRAS:
+        return f"this needs {module}; pip install 'punctual[{EXTRAS[module]}]'"
+    return f"an import failed: {error}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="punctual",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"punctual {version('punctual')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    serve = commands.add_parser(
+        "serve",
+        help="answer detection requests over HTTP",
+        description="Answer detection requests over HTTP.",
+        epilog=_SERVE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for option in SERVE_OPTIONS:
+        flag = "--" + option.setting.replace("_", "-")
+        serve.add_argument(flag, metavar=option.metavar, help=option.text)
+    serve.set_defaults(run=_serve)
+    _add_foreign(commands)
+    return parser
+
+
+def _add_foreign(commands: Any) -> None:
+    """Commands of other packages. One that cannot be imported is reported and left out: it must
+    not take ``serve`` with it."""
+    for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
+        try:
+            register = entry.load()
+        except ImportError as error:
+            print(
+                f"punctual: the commands of {entry.name!r} are left out: {_missing(error)}",
+                file=sys.stderr,
+            )
+        else:
+            register(commands, _Tools())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except ImportError as error:
+        return _refuse(_missing(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

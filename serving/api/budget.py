@@ -1,0 +1,110 @@
+"""The time a client allows, from the headers that can say so.
+
+    X-Deadline-Ms                     a wish: replaces the default
+    grpc-timeout                      bounds: what a proxy or a client library will wait for
+    x-envoy-expected-rq-timeout-ms
+    Prefer: wait=N
+
+The smallest of all wins. A header that is there but makes no sense is an error, never "no limit"
+and never "most urgent".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+
+from serving.api.numbers import decimal, integer, shown
+from serving.core.errors import InvalidParameter
+
+DEADLINE_HEADER = "X-Deadline-Ms"
+
+_GRPC = re.compile(r"([0-9]{1,8})([HMSmun])")
+_GRPC_UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """``seconds`` from the request's head to its reply."""
+
+    seconds: float
+    wait: str | None
+    """The ``wait`` preference that was honoured, as written."""
+
+
+def _milliseconds(text: str) -> float | None:
+    value = decimal(text)
+    return None if value is None else value / 1e3
+
+
+def _whole_milliseconds(text: str) -> float | None:
+    value = integer(text)
+    return None if value is None else value / 1e3
+
+
+def _grpc_timeout(text: str) -> float | None:
+    matched = _GRPC.fullmatch(text)
+    return int(matched[1]) * _GRPC_UNIT_S[matched[2]] if matched else None
+
+
+def _whole_seconds(text: str) -> float | None:
+    value = integer(text)
+    return None if value is None else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    parse: Callable[[str], float | None]
+    example: str
+
+
+_WISH = _Header(_milliseconds, "a positive decimal number of milliseconds, such as 40 or 12.5")
+_BOUNDS = {
+    "grpc-timeout": _Header(_grpc_timeout, "1 to 8 digits and one of H M S m u n, such as 100m"),
+    "x-envoy-expected-rq-timeout-ms": _Header(
+        _whole_milliseconds, "a positive whole number of milliseconds"
+    ),
+}
+_WAIT = _Header(_whole_seconds, "wait= and a positive whole number of seconds, such as wait=2")
+
+
+def _seconds(name: str, header: _Header, text: str) -> float:
+    seconds = header.parse(text)
+    if not seconds:
+        raise InvalidParameter(f"{name} must be {header.example}; it is {shown(text)}.")
+    return seconds
+
+
+def _read(headers: Headers, name: str, header: _Header) -> float | None:
+    """Seconds that the header called ``name`` states, None where it is missing."""
+    values = headers.getlist(name)
+    if len(values) > 1:
+        raise InvalidParameter(f"{name} was sent {len(values)} times; once is allowed.")
+    return _seconds(name, header, values[0].strip(" \t")) if values else None
+
+
+def _wait_preference(headers: Headers) -> str | None:
+    """The value of the first ``wait`` among all preferences (RFC 7240); others are ignored."""
+    for values in headers.getlist("prefer"):
+        for preference in values.split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            if name.strip(" \t").lower() == "wait":
+                return value.strip(" \t").strip('"')
+    return None
+
+
+def parse_budget(headers: Headers, *, default_s: float, max_s: float) -> Budget:
+    """The budget that ``headers`` allow, cut to ``max_s``. Raises InvalidParameter."""
+    wish_s = _read(headers, DEADLINE_HEADER, _WISH)
+    limits = [default_s if wish_s is None else wish_s, max_s]
+    for name, header in _BOUNDS.items():
+        bound_s = _read(headers, name, header)
+        if bound_s is not None:
+            limits.append(bound_s)
+    wait = _wait_preference(headers)
+    if wait is not None:
+        limits.append(_seconds("Prefer", _WAIT, wait))
+    return Budget(min(limits), wait)

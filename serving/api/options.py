@@ -1,0 +1,114 @@
+"""What a client may choose for one image, in the query string.
+
+One table says how each is read, its bounds, and how the API description shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import QueryParams
+
+from serving.api.numbers import decimal, integer, shown
+from serving.core.catalog import Catalog
+from serving.core.errors import InvalidParameter
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``min_depth <= max_depth <= num_exits``; scores in 0..1."""
+
+    min_depth: int
+    max_depth: int
+    score_threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    parse: Callable[[str], float | None]
+    kind: str
+    low: Callable[[Catalog], float]
+    high: Callable[[Catalog], float | None]
+    default: Callable[[Catalog], float]
+    text: str
+
+
+_PARAMETERS = {
+    "min_depth": _Parameter(
+        integer,
+        "integer",
+        low=lambda _: 1,
+        high=lambda catalog: catalog.num_exits,
+        default=lambda _: 1,
+        text="Shallowest exit that is worth an answer.",
+    ),
+    "max_depth": _Parameter(
+        integer,
+        "integer",
+        low=lambda _: 1,
+        high=lambda _: None,
+        default=lambda catalog: catalog.num_exits,
+        text="Deepest exit wanted; more than the model has means its deepest.",
+    ),
+    "score_threshold": _Parameter(
+        decimal,
+        "number",
+        low=lambda catalog: catalog.score_threshold,
+        high=lambda _: 1.0,
+        default=lambda catalog: catalog.score_threshold,
+        text="Boxes below it are left out.",
+    ),
+}
+
+
+def parse_options(query: QueryParams, catalog: Catalog) -> Options:
+    """Read the query string. Raises InvalidParameter for what is unknown, repeated, malformed or
+    out of range."""
+    values: dict[str, float] = {}
+    for name, text in query.multi_items():
+        if name not in _PARAMETERS:
+            known = ", ".join(_PARAMETERS)
+            raise InvalidParameter(f"There is no parameter {shown(name)}; there are {known}.")
+        if name in values:
+            raise InvalidParameter(f"{name} was given more than once.")
+        values[name] = _parse(name, _PARAMETERS[name], text, catalog)
+    for name, parameter in _PARAMETERS.items():
+        values.setdefault(name, parameter.default(catalog))
+    min_depth = int(values["min_depth"])
+    max_depth = min(int(values["max_depth"]), catalog.num_exits)
+    if min_depth > max_depth:
+        raise InvalidParameter(f"min_depth, {min_depth}, is above max_depth, {max_depth}.")
+    return Options(min_depth, max_depth, values["score_threshold"])
+
+
+def _parse(name: str, parameter: _Parameter, text: str, catalog: Catalog) -> float:
+    value = parameter.parse(text)
+    low, high = parameter.low(catalog), parameter.high(catalog)
+    if value is None or value < low or (high is not None and value > high):
+        bounds = f"from {low:g}" + (f" to {high:g}" if high is not None else " up")
+        raise InvalidParameter(f"{name} must be a {parameter.kind} {bounds}; it is {shown(text)}.")
+    return value
+
+
+def describe_options(catalog: Catalog) -> list[dict[str, Any]]:
+    """The parameters as OpenAPI objects."""
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "description": parameter.text,
+            "schema": {
+                "type": parameter.kind,
+                "minimum": parameter.low(catalog),
+                "default": parameter.default(catalog),
+                **(
+                    {"maximum": parameter.high(catalog)}
+                    if parameter.high(catalog) is not None
+                    else {}
+                ),
+            },
+        }
+        for name, parameter in _PARAMETERS.items()
+    ]

@@ -1,0 +1,132 @@
+"""Every reply that is not a success: RFC 9457 ``application/problem+json``, from one table.
+
+The ``type`` of a problem is ``urn:punctual:problem:<slug>``; slugs are those of ``core.errors`` and
+the two that HTTP adds. Clients tell problems apart by it, people by ``title`` and ``detail``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.core.errors import BackendUnavailable, BudgetInfeasible, Overloaded, ServingError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:punctual:problem:"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    status: int
+    title: str
+
+
+PROBLEMS = {
+    "invalid-request": Problem(400, "The request cannot be served as sent"),
+    "invalid-parameter": Problem(400, "A parameter or header is not valid"),
+    "invalid-image": Problem(400, "The image cannot be decoded"),
+    "not-found": Problem(404, "There is nothing here"),
+    "method-not-allowed": Problem(405, "This method is not served here"),
+    "body-timeout": Problem(408, "The body did not arrive within the budget"),
+    "payload-too-large": Problem(413, "The image is too large"),
+    "unsupported-image": Problem(415, "Not a kind of image that is served"),
+    "budget-infeasible": Problem(422, "The budget is too small for this image"),
+    # Nobody reads it: the client has gone. 499 is what proxies write into their logs for that.
+    "cancelled": Problem(499, "The client went away"),
+    "internal": Problem(500, "The server has a defect"),
+    "backend-error": Problem(500, "The engine failed"),
+    "overloaded": Problem(503, "The server has too much to do"),
+    "backend-unavailable": Problem(503, "The engine is not available"),
+    "deadline-exceeded": Problem(504, "The deadline was missed"),
+}
+
+_SLUG_OF_STATUS = {404: "not-found", 405: "method-not-allowed"}
+_UNAVAILABLE_RETRY_S = 1.0
+
+
+def to_ms(seconds: float) -> float:
+    """Milliseconds, to the microsecond."""
+    return round(seconds * 1e3, 3)
+
+
+def _extensions(error: ServingError) -> dict[str, Any]:
+    """What a program can read out of a problem, besides its type."""
+    match error:
+        case BudgetInfeasible(min_budget_s=min_budget_s):
+            return {"min_budget_ms": to_ms(min_budget_s)}
+        case Overloaded(reason=reason, retry_after_s=retry_after_s):
+            return {"reason": reason, "retry_after_ms": to_ms(retry_after_s)}
+        case BackendUnavailable():
+            return {"retry_after_ms": to_ms(_UNAVAILABLE_RETRY_S)}
+        case _:
+            return {}
+
+
+def problem_response(
+    request: Request,
+    slug: str,
+    detail: str,
+    extensions: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The reply for ``slug``. The request's id, and its budget once known, are added to it."""
+    problem = PROBLEMS[slug]
+    body: dict[str, Any] = {
+        "type": TYPE_PREFIX + slug,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+    }
+    body.update(
+        {
+            name: request.scope["state"][name]
+            for name in ("request_id", "budget_ms")
+            if name in request.scope.get("state", ())
+        }
+    )
+    body.update(extensions or {})
+    all_headers = {"Cache-Control": "no-store", **(headers or {})}
+    if "retry_after_ms" in body:
+        all_headers["Retry-After"] = str(max(1, math.ceil(body["retry_after_ms"] / 1e3)))
+    return Response(json.dumps(body), problem.status, all_headers, MEDIA_TYPE)
+
+
+async def _serving_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)
+    return problem_response(request, error.slug, error.detail, _extensions(error))
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    slug = _SLUG_OF_STATUS.get(error.status_code, "invalid-request")
+    detail = f"{request.method} {request.url.path} is not served; /docs says what is."
+    return problem_response(request, slug, detail, headers=error.headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    detail = "; ".join(f"{entry['loc'][-1]}: {entry['msg']}" for entry in error.errors())
+    return problem_response(request, "invalid-parameter", detail)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    return problem_response(
+        request, "internal", "The server failed on this request; its log says how."
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Let ``app`` answer every exception with a problem."""
+    app.add_exception_handler(ServingError, _serving_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(Exception, _defect)

@@ -1,0 +1,159 @@
+"""Which path answers what."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from starlette.responses import Response
+
+from serving.api.body import FIELD, IMAGE_TYPES, MULTIPART
+from serving.api.budget import DEADLINE_HEADER
+from serving.api.detect import Detector
+from serving.api.lifecycle import Lifecycle
+from serving.api.options import describe_options
+from serving.api.problems import MEDIA_TYPE, PROBLEMS, to_ms
+from serving.api.schemas import (
+    Detected,
+    EvaluationFacts,
+    ExitFacts,
+    ModelFacts,
+    Models,
+    ProblemDetails,
+    Status,
+)
+from serving.core.catalog import Catalog
+from serving.core.ports import Backend
+from serving.images import Header
+from serving.metrics import Metrics
+
+# The page needs nothing from anywhere else, and may not fetch it either.
+_PAGE_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+
+
+def create_router(
+    detector: Detector, backend: Backend, lifecycle: Lifecycle, metrics: Metrics, page: str
+) -> APIRouter:
+    """All routes over their collaborators; ``page`` is the HTML of ``/``."""
+    router = APIRouter()
+
+    async def detect(request: Request) -> Response:
+        return await detector(request)
+
+    _add_detect(router, detect, backend.catalog)
+
+    @router.get("/v1/models", summary="Models, and what can be expected of each exit")
+    async def models() -> Models:
+        return Models(models=[_model_facts(backend, detector)])
+
+    @router.get("/livez", summary="Whether the process runs")
+    async def livez() -> Status:
+        return Status(status="alive")
+
+    @router.get(
+        "/readyz",
+        summary="Whether requests should be sent here",
+        responses={503: _problem_description(503)},
+    )
+    async def readyz() -> Status:
+        lifecycle.check_ready()
+        return Status(status="ready")
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def exposition(request: Request) -> Response:
+        body, content_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    return router
+
+
+def _add_detect(
+    router: APIRouter, detect: Callable[[Request], Awaitable[Response]], catalog: Catalog
+) -> None:
+    """The one route that reads its request by itself, so its description is written here."""
+    binary = {"type": "string", "format": "binary"}
+    statuses = sorted({problem.status for problem in PROBLEMS.values()} - {404, 405, 499})
+    router.add_api_route(
+        "/v1/detect",
+        detect,
+        methods=["POST"],
+        summary="Find objects in one image, within a latency budget",
+        response_model=None,
+        responses={
+            200: {"model": Detected, "description": "An exit was reached in time."},
+            **{status: _problem_description(status) for status in statuses},
+        },
+        openapi_extra={
+            "parameters": [
+                {
+                    "name": DEADLINE_HEADER,
+                    "in": "header",
+                    "description": "Budget in milliseconds, from the request's head to the reply.",
+                    "schema": {"type": "number", "exclusiveMinimum": 0},
+                },
+                *describe_options(catalog),
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    **{media_type: {"schema": binary} for media_type in IMAGE_TYPES},
+                    MULTIPART: {
+                        "schema": {
+                            "type": "object",
+                            "required": [FIELD],
+                            "properties": {FIELD: binary},
+                        }
+                    },
+                },
+            },
+        },
+    )
+
+
+def _problem_description(status: int) -> dict[str, Any]:
+    titles = [f"`{slug}`: {p.title}." for slug, p in PROBLEMS.items() if p.status == status]
+    return {
+        "description": " ".join(titles),
+        "content": {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}},
+    }
+
+
+def _model_facts(backend: Backend, detector: Detector) -> ModelFacts:
+    catalog = backend.catalog
+    typical = Header("jpeg", catalog.input_width, catalog.input_height)
+
+    def exit_facts(depth: int, ap: float, ap50: float) -> ExitFacts:
+        ready = backend.ready
+        return ExitFacts(
+            depth=depth,
+            ap=ap,
+            ap50=ap50,
+            predicted_ms=to_ms(backend.predicted_s(depth)) if ready else None,
+            min_budget_ms=to_ms(detector.min_budget_s(typical, depth)) if ready else None,
+        )
+
+    return ModelFacts(
+        name=catalog.name,
+        version=catalog.version,
+        description=catalog.description,
+        license=catalog.license,
+        flavour=catalog.flavour,
+        classes=list(catalog.classes),
+        input_width=catalog.input_width,
+        input_height=catalog.input_height,
+        max_detections=catalog.max_detections,
+        score_threshold=catalog.score_threshold,
+        exits=[exit_facts(entry.depth, entry.ap, entry.ap50) for entry in catalog.exits],
+        evaluation=(EvaluationFacts(**asdict(catalog.evaluation)) if catalog.evaluation else None),
+        profile_machines={name: p.machine for name, p in catalog.profiles.items()},
+    )

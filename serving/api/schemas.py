@@ -1,0 +1,101 @@
+"""The JSON of successful replies, as the API description shows it.
+
+``Detected`` documents what ``detect.py`` writes by hand, which is checked by a test and not at run
+time: validating a hundred boxes costs more than serialising them.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class ImageSize(BaseModel):
+    width: int = Field(description="Pixels, of the upright image.")
+    height: int
+
+
+class Detection(BaseModel):
+    box: tuple[float, float, float, float] = Field(
+        description="x1, y1, x2, y2 in pixels of the upright original image."
+    )
+    score: float = Field(ge=0, le=1)
+    label: str = Field(description="Name of the class.")
+    class_id: int = Field(ge=0, description="Position of the class in /v1/models.")
+
+
+class Detected(BaseModel):
+    """The boxes of one image, best first, and what it took to find them."""
+
+    model: str
+    request_id: str
+    image: ImageSize
+    detections: list[Detection]
+    exit_depth: int = Field(ge=1, description="The exit that answered.")
+    max_depth: int = Field(ge=1, description="The deepest that was allowed.")
+    degraded: bool = Field(description="Whether it is shallower than that.")
+    expected_ap: float = Field(description="COCO AP of this exit on the evaluation data.")
+    budget_ms: float = Field(gt=0, description="The budget that was applied.")
+    elapsed_ms: float = Field(ge=0, description="From the request's head to this reply.")
+    slack_ms: float = Field(description="What was left of the budget.")
+    predicted_ms: float = Field(ge=0, description="What the engine was predicted to take.")
+
+
+class ExitFacts(BaseModel):
+    depth: int
+    ap: float = Field(description="COCO AP (IoU .50:.95).")
+    ap50: float = Field(description="AP at IoU .50.")
+    predicted_ms: float | None = Field(
+        description="Engine time on an idle server, at the tail; null while it is starting."
+    )
+    min_budget_ms: float | None = Field(
+        description="Smallest useful budget for a JPEG of the model's input size."
+    )
+
+
+class EvaluationFacts(BaseModel):
+    dataset: str
+    split: str
+    num_images: int
+    seed: int
+    runtime: str
+    date: str
+
+
+class ModelFacts(BaseModel):
+    name: str
+    version: str
+    description: str
+    license: str
+    flavour: str
+    classes: list[str]
+    input_width: int
+    input_height: int
+    max_detections: int
+    score_threshold: float = Field(description="Lowest threshold that a request may ask for.")
+    exits: list[ExitFacts]
+    evaluation: EvaluationFacts | None = Field(description="What the APs were measured on.")
+    profile_machines: dict[str, str] = Field(
+        description="By runtime, the machine whose latencies the server starts from."
+    )
+
+
+class Models(BaseModel):
+    models: list[ModelFacts]
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457; further members depend on the type."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    budget_ms: float | None = None
+    min_budget_ms: float | None = None
+    retry_after_ms: float | None = None
+    reason: str | None = None
+
+
+class Status(BaseModel):
+    status: str

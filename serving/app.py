@@ -1,0 +1,304 @@
+"""The composition root: the only module that knows every other.
+
+settings -> catalogue -> backend(runner) -> routes -> Door -> HTTP server
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import logging
+import math
+import sys
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
+
+from serving.api import problems
+from serving.api.detect import Detector, Limits
+from serving.api.door import Door
+from serving.api.lifecycle import Lifecycle
+from serving.api.routes import create_router
+from serving.backends.embedded import EmbeddedBackend
+from serving.core.catalog import Catalog
+from serving.core.ports import Backend, Clock, SegmentRunner
+from serving.images import DecodePool
+from serving.metrics import Metrics
+from serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RUNNERS = {
+    "openvino": "serving.runners.openvino:OpenVinoRunner",
+    "onnxruntime": "serving.runners.onnxruntime:OnnxRuntimeRunner",
+}
+"""Runtime -> its runner, imported when chosen: each drags in a library of its own."""
+
+MODEL_SUFFIX = "_anytime"
+SWITCH_INTERVAL_S = 0.0005
+BACKLOG = 512
+KEEP_ALIVE_S = 75
+
+
+class StartError(Exception):
+    """The server cannot start; the message is one sentence for the person who started it."""
+
+
+# ---- models and runners -------------------------------------------------------------------------
+
+
+def find_model(repository: Path, name: str | None) -> Path:
+    """The folder with the catalogue of model ``name``, or of the only model there. Raises
+    StartError."""
+    catalogs = sorted(repository.glob(f"*{MODEL_SUFFIX}/1/catalog.json"))
+    found = {path.parents[1].name.removesuffix(MODEL_SUFFIX): path.parent for path in catalogs}
+    if not found:
+        raise StartError(f"there is no model in {repository} (no *{MODEL_SUFFIX}/1/catalog.json)")
+    if name is None and len(found) > 1:
+        raise StartError(f"{repository} has several models ({', '.join(found)}): name one")
+    if name is not None and name not in found:
+        raise StartError(f"there is no model {name!r} in {repository}; there is {', '.join(found)}")
+    return found[name] if name is not None else next(iter(found.values()))
+
+
+def read_catalog(folder: Path) -> Catalog:
+    """The catalogue in ``folder``. Raises StartError."""
+    path = folder / "catalog.json"
+    try:
+        return Catalog.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise StartError(f"{path} cannot be used: {error}") from error
+
+
+def open_runner(runtime: str, folder: Path, num_threads: int | None) -> SegmentRunner:
+    """The runner called ``runtime`` over the segments in ``folder``. Raises StartError for an
+    unknown name, ImportError when its library is not installed."""
+    if runtime not in RUNNERS:
+        raise StartError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
+    module, _, name = RUNNERS[runtime].partition(":")
+    runner: SegmentRunner = getattr(importlib.import_module(module), name)(
+        folder, read_catalog(folder), num_threads
+    )
+    return runner
+
+
+def create_backend(settings: Settings, metrics: Metrics, clock: Clock) -> Backend:
+    """The backend that ``settings`` ask for, not started. Raises StartError."""
+    folder = find_model(settings.model_repository, settings.model)
+    return EmbeddedBackend(
+        read_catalog(folder),
+        lambda: open_runner(settings.runtime, folder, settings.num_threads),
+        runtime=settings.runtime,
+        clock=clock,
+        observer=metrics,
+        max_waiting=settings.max_waiting,
+        max_cohorts=settings.max_cohorts,
+    )
+
+
+# ---- the application ----------------------------------------------------------------------------
+
+
+def create_app(
+    settings: Settings,
+    backend: Backend,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    *,
+    clock: Clock = time.monotonic,
+    started: Callable[[BaseException | None], None] = lambda _: None,
+) -> ASGIApp:
+    """The gateway over a backend that is not started yet.
+
+    Its lifespan starts the backend beside the server, so that health checks are answered while the
+    model loads, and calls ``started`` with what became of that; at the end it stops the backend.
+    """
+    catalog = backend.catalog
+    pool = DecodePool(
+        catalog.input_width,
+        catalog.input_height,
+        num_workers=settings.num_decode_workers,
+        max_pending=settings.max_pending_decodes,
+        clock=clock,
+        observe=metrics.decoded,
+    )
+    limits = Limits(
+        default_budget_s=settings.default_budget_ms / 1e3,
+        min_budget_s=settings.min_budget_ms / 1e3,
+        max_budget_s=settings.max_budget_ms / 1e3,
+        network_reserve_s=settings.network_reserve_ms / 1e3,
+        max_body_bytes=settings.max_body_bytes,
+        max_pixels=settings.max_pixels,
+        max_requests=settings.max_requests,
+    )
+
+    async def start() -> None:
+        try:
+            await backend.start()
+        except Exception as error:
+            logger.error("the backend did not start: %s", error, exc_info=error)
+            started(error)
+        else:
+            started(None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(start())
+        try:
+            yield
+        finally:
+            lifecycle.close()
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await backend.stop(settings.shutdown_grace_ms / 1e3)
+            pool.close()
+
+    app = FastAPI(
+        title="Punctual",
+        version=version("punctual"),
+        summary="Object detection that answers on time.",
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    detector = Detector(
+        backend, pool, lifecycle=lifecycle, metrics=metrics, limits=limits, clock=clock
+    )
+    page = files("serving").joinpath("ui", "index.html").read_text(encoding="utf-8")
+    app.include_router(create_router(detector, backend, lifecycle, metrics, page))
+    return Door(app, clock)
+
+
+# ---- the server ---------------------------------------------------------------------------------
+
+
+class Server(uvicorn.Server):
+    """One process: HTTP until told to end, then a drain.
+
+    SIGTERM   /readyz says no; requests are served for ``drain_delay_s``
+    then      new requests are refused, those in flight end, the process exits with 0
+    again     a second signal ends it at once
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        lifecycle: Lifecycle,
+        *,
+        host: str,
+        port: int,
+        max_connections: int,
+        drain_delay_s: float,
+        shutdown_grace_s: float,
+        log_level: str,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level=log_level,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            limit_concurrency=max_connections,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(shutdown_grace_s),
+        )
+        super().__init__(config)
+        self.failed = False
+        self._lifecycle = lifecycle
+        self._drain_delay_s = drain_delay_s
+        self._draining = False
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def fail(self) -> None:
+        """End because the backend will never be ready."""
+        self.failed = self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal arrived. Called between any two bytecodes of the main thread. uvicorn's own
+        would raise the signal again after the shutdown, and the exit code would not be 0."""
+        if self._draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        logger.info("draining for %.1f s", self._drain_delay_s)
+        self._lifecycle.drain()
+        asyncio.get_running_loop().call_later(self._drain_delay_s, self._close)
+
+    def _close(self) -> None:
+        self._lifecycle.close()
+        self.should_exit = True
+
+
+def create_server(
+    settings: Settings,
+    backend: Backend,
+    metrics: Metrics,
+    *,
+    clock: Clock = time.monotonic,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Server:
+    """The server over a backend; ``announce`` is called with its URL once it is ready."""
+    lifecycle = Lifecycle(backend)
+    server: Server
+
+    def started(error: BaseException | None) -> None:
+        if error is None:
+            announce(server.url)
+        else:
+            server.fail()
+
+    app = create_app(settings, backend, metrics, lifecycle, clock=clock, started=started)
+    server = Server(
+        app,
+        lifecycle,
+        host=settings.host,
+        port=settings.port,
+        max_connections=settings.max_connections,
+        drain_delay_s=settings.drain_delay_ms / 1e3,
+        shutdown_grace_s=settings.shutdown_grace_ms / 1e3,
+        log_level=settings.log_level,
+    )
+    return server
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+    """Serve until told to end; the exit code. Raises StartError."""
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # What is odd about a client's file is for its reply, not for this process's log.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # The engine's thread must get the interpreter back within a fraction of a segment after each
+    # call into its runtime; with the default of 5 ms every boundary could cost that much.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    metrics = Metrics(CollectorRegistry(), time.monotonic)
+    backend = create_backend(settings, metrics, time.monotonic)
+    metrics.describe(backend, version=version("punctual"), runtime=settings.runtime)
+    server = create_server(settings, backend, metrics, announce=announce)
+    server.run()
+    return 1 if server.failed else 0

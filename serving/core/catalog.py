@@ -1,0 +1,135 @@
+"""The catalogue: every fact about a model that the server needs, as the builder measured it.
+
+``model_repo/<model>_anytime/1/catalog.json`` is its only form on disk. Nothing about a model is a
+setting of the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serving.core.latency import LatencyProfile
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Accuracy of one exit: COCO AP (IoU .50:.95) and AP at IoU .50, in 0..1."""
+
+    depth: int
+    ap: float
+    ap50: float
+    ap_by_class: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the accuracies were measured on."""
+
+    dataset: str
+    split: str
+    num_images: int
+    seed: int
+    runtime: str
+    date: str
+
+
+@dataclass(frozen=True)
+class SegmentFile:
+    """One ONNX file of a unit segment, relative to the catalogue's folder."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """One model."""
+
+    name: str
+    version: str
+    description: str
+    license: str
+    flavour: str
+    classes: tuple[str, ...]
+    input_height: int
+    input_width: int
+    max_detections: int
+    score_threshold: float
+    """Boxes below it never leave the head."""
+    exits: tuple[Exit, ...]
+    evaluation: Evaluation | None
+    segments: Mapping[str, SegmentFile]
+    profiles: Mapping[str, LatencyProfile]
+    """By runtime name, such as ``openvino``."""
+    command: str
+    """What trained and exported it."""
+
+    @property
+    def num_exits(self) -> int:
+        """Depths are 1 .. ``num_exits``."""
+        return len(self.exits)
+
+    def expected_ap(self, depth: int) -> float:
+        """COCO AP of exit ``depth`` on the data set of ``evaluation``."""
+        return self.exits[depth - 1].ap
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Catalog:
+        """Parse what ``to_json`` writes. Raises ValueError naming what is wrong."""
+        if data.get("format") != FORMAT:
+            raise ValueError(f"catalogue format {data.get('format')!r}, this server reads {FORMAT}")
+        try:
+            catalog = cls(
+                name=data["name"],
+                version=data["version"],
+                description=data["description"],
+                license=data["license"],
+                flavour=data["flavour"],
+                classes=tuple(data["classes"]),
+                input_height=int(data["input_height"]),
+                input_width=int(data["input_width"]),
+                max_detections=int(data["max_detections"]),
+                score_threshold=float(data["score_threshold"]),
+                exits=tuple(Exit(**entry) for entry in data["exits"]),
+                evaluation=Evaluation(**data["evaluation"]) if data["evaluation"] else None,
+                segments={k: SegmentFile(**v) for k, v in data["segments"].items()},
+                profiles={k: LatencyProfile.from_json(v) for k, v in data["profiles"].items()},
+                command=data["command"],
+            )
+        except KeyError as error:
+            raise ValueError(f"the catalogue lacks {error.args[0]!r}") from error
+        except TypeError as error:
+            raise ValueError(f"the catalogue has a malformed entry: {error}") from error
+        if [entry.depth for entry in catalog.exits] != list(range(1, catalog.num_exits + 1)):
+            raise ValueError("the catalogue's exits are not numbered 1, 2, ...")
+        return catalog
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable form."""
+        return {
+            "format": FORMAT,
+            **{
+                key: getattr(self, key)
+                for key in (
+                    "name",
+                    "version",
+                    "description",
+                    "license",
+                    "flavour",
+                    "input_height",
+                    "input_width",
+                    "max_detections",
+                    "score_threshold",
+                    "command",
+                )
+            },
+            "classes": list(self.classes),
+            "exits": [asdict(entry) for entry in self.exits],
+            "evaluation": asdict(self.evaluation) if self.evaluation else None,
+            "segments": {name: asdict(entry) for name, entry in sorted(self.segments.items())},
+            "profiles": {name: p.to_json() for name, p in sorted(self.profiles.items())},
+        }

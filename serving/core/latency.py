@@ -1,0 +1,177 @@
+"""How long a segment will take: a measured table, and a model of it that follows the machine.
+
+    seconds = base(segment, batch) * slowdown
+
+``base`` comes from the profile until enough runs have been seen, then from a window of them;
+``slowdown`` is what all recent runs have in common (another machine, a busy neighbour, a lower
+clock). A profile taken elsewhere therefore stops mattering after a few runs.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving.core import segment as segments
+from serving.core.segment import Segment
+
+TAIL_QUANTILE = 0.95
+"""The quantile that plans are made with; a path of several segments is safer than each alone."""
+BASE_WINDOW = 48
+SLOWDOWN_WINDOW = 15
+MIN_BASE_SAMPLES = 6
+"""From this many runs of a (segment, batch) on, its profile entry is no longer consulted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Measured run times of one segment at one batch size, in seconds."""
+
+    p50_s: float
+    p90_s: float
+    p99_s: float
+
+    def spread(self) -> tuple[float, ...]:
+        """Ten values whose quantiles are these: what a window holds before it has runs."""
+        return (*[self.p50_s] * 6, *[self.p90_s] * 3, self.p99_s)
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Measured run times of one runtime on one machine."""
+
+    runtime: str
+    machine: str
+    date: str
+    threads: int
+    table: Mapping[tuple[Segment, int], Quantiles]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LatencyProfile:
+        """Parse what ``to_json`` writes. Raises KeyError or ValueError on anything else."""
+        table = {
+            (segments.parse(name), int(batch)): Quantiles(**quantiles)
+            for name, batches in data["segments"].items()
+            for batch, quantiles in batches.items()
+        }
+        return cls(data["runtime"], data["machine"], data["date"], int(data["threads"]), table)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable form: segment name -> batch size -> quantiles in seconds."""
+        by_name: dict[str, dict[str, dict[str, float]]] = {}
+        for (segment, batch), q in sorted(self.table.items()):
+            by_name.setdefault(segment.name, {})[str(batch)] = {
+                "p50_s": q.p50_s,
+                "p90_s": q.p90_s,
+                "p99_s": q.p99_s,
+            }
+        return {
+            "runtime": self.runtime,
+            "machine": self.machine,
+            "date": self.date,
+            "threads": self.threads,
+            "segments": by_name,
+        }
+
+
+def quantile(values: Iterable[float], q: float) -> float:
+    """The smallest value with at least a share ``q`` of ``values`` at or below it."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, math.ceil(q * len(ordered)) - 1))]
+
+
+class _Window:
+    """Recent runs of one (segment, batch), each divided by the slowdown of its time."""
+
+    __slots__ = ("base", "num_seen", "tail", "values")
+
+    def __init__(self, seed: Iterable[float]) -> None:
+        self.values: deque[float] = deque(seed, maxlen=BASE_WINDOW)
+        self.num_seen = 0
+        self.base = self.tail = 0.0
+        self._refresh()
+
+    def add(self, value: float) -> None:
+        if self.num_seen == MIN_BASE_SAMPLES:  # drop what the profile had put there
+            self.values = deque(list(self.values)[-self.num_seen :], maxlen=BASE_WINDOW)
+        self.num_seen += 1
+        self.values.append(value)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self.values:
+            self.base = quantile(self.values, 0.5)
+            self.tail = quantile(self.values, TAIL_QUANTILE)
+
+
+class LatencyModel:
+    """Predicts run times in seconds and learns from each run. Not thread-safe: one executor owns
+    it."""
+
+    def __init__(self, profile: LatencyProfile | None) -> None:
+        self._windows: dict[Segment, dict[int, _Window]] = {}
+        self._ratios: deque[float] = deque(maxlen=SLOWDOWN_WINDOW)
+        self._slowdown = 1.0
+        self._tails: dict[tuple[Segment, int], float] = {}
+        if profile is not None:
+            for (segment, batch), quantiles in profile.table.items():
+                self._windows.setdefault(segment, {})[batch] = _Window(quantiles.spread())
+
+    @property
+    def slowdown(self) -> float:
+        """What recent runs took, over what their windows led one to expect (a median)."""
+        return self._slowdown
+
+    def knows(self, segment: Segment) -> bool:
+        """Whether a run of ``segment`` can be predicted at all."""
+        return segment in self._windows
+
+    def observe(self, segment: Segment, batch: int, seconds: float) -> None:
+        """Learn from one run of ``batch`` images that took ``seconds``."""
+        windows = self._windows.setdefault(segment, {})
+        window = windows.get(batch)
+        if window is None:
+            # The first run at this size: no ratio, since there is nothing to compare it with.
+            windows[batch] = window = _Window(())
+        else:
+            self._ratios.append(seconds / window.base)
+            self._slowdown = quantile(self._ratios, 0.5)
+        window.add(seconds / self._slowdown)
+        self._tails.clear()
+
+    def predict(self, segment: Segment, batch: int) -> float:
+        """Seconds that a run is predicted not to exceed, at ``TAIL_QUANTILE``."""
+        key = (segment, batch)
+        seconds = self._tails.get(key)
+        if seconds is None:
+            seconds = self._tails[key] = self._lookup(segment, batch, tail=True)
+        return seconds
+
+    def typical(self, segment: Segment, batch: int) -> float:
+        """Seconds that half of the runs are predicted not to exceed."""
+        return self._lookup(segment, batch, tail=False)
+
+    def _lookup(self, segment: Segment, batch: int, *, tail: bool) -> float:
+        windows = self._windows.get(segment)
+        if not windows:
+            raise KeyError(f"segment {segment.name} was neither profiled nor run")
+        window = windows.get(batch)
+        if window is not None:
+            return (window.tail if tail else window.base) * self._slowdown
+        # Between two known sizes: a straight line. Outside: in proportion, which is pessimistic
+        # above the largest size and never below the smallest one.
+        sizes = sorted(windows)
+        position = bisect.bisect(sizes, batch)
+        if position == 0:
+            return self._lookup(segment, sizes[0], tail=tail)
+        low = sizes[position - 1]
+        low_s = self._lookup(segment, low, tail=tail)
+        if position == len(sizes):
+            return low_s * batch / low
+        high = sizes[position]
+        high_s = self._lookup(segment, high, tail=tail)
+        return low_s + (high_s - low_s) * (batch - low) / (high - low)

@@ -1,0 +1,54 @@
+"""Letterbox geometry: how an image of any size lies in the model's fixed input.
+
+The image is scaled by one factor so that it fits and is put in the top-left corner; the rest is
+padding. Pixels are treated as areas: a box edge at 0 is the left edge of the first pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+PAD_VALUE = 114
+"""Grey level of the padding, in all three channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """The placement of one image. Sizes in pixels."""
+
+    original_width: int
+    original_height: int
+    resized_width: int
+    resized_height: int
+
+    def to_original(self, boxes_xyxy_input: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Map ``(N, 4)`` boxes from model-input pixels to pixels of the original image, clipped
+        to it."""
+        scale = np.array(
+            [
+                self.original_width / self.resized_width,
+                self.original_height / self.resized_height,
+            ],
+            dtype=np.float32,
+        )
+        limit = np.array([self.original_width, self.original_height], dtype=np.float32)
+        corners = boxes_xyxy_input.reshape(-1, 2, 2) * scale  # (N, 2 corners, xy)
+        clipped: npt.NDArray[np.float32] = np.clip(corners, 0, limit).reshape(-1, 4)
+        return clipped
+
+
+def fit(
+    original_width: int, original_height: int, input_width: int, input_height: int
+) -> Letterbox:
+    """The largest placement of the image in the input that keeps its aspect ratio (to the pixel;
+    at least one pixel each way)."""
+    scale = min(input_width / original_width, input_height / original_height)
+    return Letterbox(
+        original_width,
+        original_height,
+        resized_width=max(1, round(original_width * scale)),
+        resized_height=max(1, round(original_height * scale)),
+    )

@@ -1,0 +1,107 @@
+"""What the core asks of the outside, each small enough to fake in ten lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.core.catalog import Catalog
+from serving.core.letterbox import Letterbox
+from serving.core.request import Answered, Detections, Request, Result
+from serving.core.segment import Segment
+
+Clock = Callable[[], float]
+"""Seconds of a monotonic clock."""
+
+Image = npt.NDArray[np.uint8]
+"""``(input_height, input_width, 3)`` RGB, letterboxed: what the stem takes."""
+
+
+class SegmentRunner(Protocol):
+    """One runtime on one device. Runs one segment at a time; a batch is opaque to its caller and
+    its features stay on the device. Not thread-safe."""
+
+    runtime: str
+    """Name and version, such as ``openvino 2026.4.1``."""
+    segments: frozenset[Segment]
+    """What this repository and runtime can run."""
+    batch_sizes: tuple[int, ...]
+    """What it runs most efficiently, smallest first, from 1 to the largest batch it takes."""
+
+    def load(self, images: Sequence[Image]) -> Any:
+        """A batch of images, in this order. Raises ValueError on a wrong shape or dtype."""
+
+    def run(self, segment: Segment, batch: Any) -> Any:
+        """Features or detections of ``batch``, which stays valid. Raises ValueError when the
+        batch is not what the segment takes."""
+
+    def select(self, batch: Any, rows: Sequence[int]) -> Any:
+        """A batch of these rows of a batch of features, in this order; ``batch`` stays valid."""
+
+    def release(self, batch: Any) -> None:
+        """Give the batch's memory back; it must not be used again."""
+
+    def detections(self, batch: Any) -> list[Detections]:
+        """The rows of a batch that has been through a head, copied out of the device."""
+
+    def close(self) -> None:
+        """Free everything; any later call raises RuntimeError."""
+
+
+class Observer(Protocol):
+    """Told of everything an executor does, in its thread; must be quick and must not raise."""
+
+    def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
+        """A segment ran."""
+
+    def decided(self, seconds: float) -> None:
+        """The policy was asked, and took this long."""
+
+    def ended(self, result: Result) -> None:
+        """A request ended; called exactly once for each."""
+
+
+class Backend(Protocol):
+    """Where the gateway sends its images."""
+
+    catalog: Catalog
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered now."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that no segment has run for."""
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests with features on the device."""
+
+    def predicted_s(self, depth: int) -> float:
+        """Engine seconds from image to exit ``depth`` on an idle engine, at the tail quantile."""
+
+    async def start(self) -> None:
+        """Load, warm up, and become ready. Raises BackendError if it never will."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new requests, let those in flight end for up to ``grace_s``, free everything."""
+
+    async def detect(self, image: Image, request: Request) -> Answered:
+        """Boxes for one image. Cancelling the awaiting task cancels the request at the next
+        segment boundary. Raises Overloaded, DeadlineExceeded or BackendError."""
+
+
+class ServingTools(Protocol):
+    """What offline commands borrow from the server, so that accuracy and latency are measured
+    through the very code that serves."""
+
+    def open_runner(self, runtime: str, folder: Path, num_threads: int | None) -> SegmentRunner:
+        """The runner called ``runtime`` over the segments in ``folder``."""
+
+    def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
+        """An encoded image, decoded and letterboxed exactly as for a request."""

@@ -1,0 +1,336 @@
+"""The executor: owns one device, runs one segment at a time, and asks the policy what comes next.
+
+    submit -> waiting --Run(stem)--> cohort --Run(stack)--> cohort --Run(head)--> answered
+                 |                     |                      |
+                 '-- shed, cancelled --'---- shed, cancelled, failed
+
+Every request that was submitted ends exactly once, by its ``done`` callback. The loop runs in a
+thread of its own; ``step`` is one turn of it and is all that tests need.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from serving.core import segment as segments
+from serving.core.errors import ShedReason
+from serving.core.latency import LatencyModel
+from serving.core.policy import Cohort, Policy, Run, ShedRequests, Snapshot, Wait
+from serving.core.ports import Clock, Image, Observer, SegmentRunner
+from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[Result], None]
+"""Called in the executor's thread, or in the submitting one if the request is refused at once."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request and what has happened to it so far."""
+
+    request: Request
+    image: Image
+    done: Done
+    started_s: float = 0.0
+    engine_s: float = 0.0
+    predicted_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Features:
+    """A cohort and its batch on the device."""
+
+    cohort: Cohort
+    batch: Any
+
+
+class Executor:
+    """Runs requests through segments. ``submit`` and ``cancel`` may be called from any thread;
+    ``step`` from one thread only."""
+
+    def __init__(
+        self,
+        runner: SegmentRunner,
+        policy: Policy,
+        latency: LatencyModel,
+        clock: Clock,
+        observer: Observer,
+        max_waiting: int,
+    ) -> None:
+        self._runner = runner
+        self._policy = policy
+        self._latency = latency
+        self._clock = clock
+        self._observer = observer
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        # Shared with other threads, guarded by _changed:
+        self._inbox: list[_Job] = []
+        self._cancelled: set[int] = set()
+        self._num_open = 0
+        self._draining = False
+        self._stopping = False
+        # Of the loop's thread alone:
+        self._jobs: dict[int, _Job] = {}
+        self._waiting: list[Request] = []
+        self._features: dict[int, _Features] = {}
+        self._next_cohort_id = 0
+        self._thread: threading.Thread | None = None
+
+    # -- from any thread ----------------------------------------------------------------------
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that no segment has run for."""
+        return len(self._inbox) + len(self._waiting)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests with features on the device."""
+        return sum(len(f.cohort.requests) for f in tuple(self._features.values()))
+
+    def submit(self, request: Request, image: Image, done: Done) -> None:
+        """Take a request; ``done`` is called exactly once, whatever becomes of it."""
+        with self._changed:
+            reason = self._refusal()
+            if reason is None:
+                self._inbox.append(_Job(request, image, done))
+                self._num_open += 1
+                self._changed.notify_all()
+                return
+        result = Shed(request, reason, self._clock(), retry_after_s=0.0)
+        self._observer.ended(result)
+        done(result)
+
+    def _refusal(self) -> ShedReason | None:
+        if self._draining or self._stopping:
+            return ShedReason.REJECTED_DRAINING
+        if len(self._inbox) + len(self._waiting) >= self._max_waiting:
+            return ShedReason.REJECTED_SATURATED
+        return None
+
+    def cancel(self, request_id: int) -> None:
+        """Drop a request at the next segment boundary; no effect once it has ended."""
+        with self._changed:
+            self._cancelled.add(request_id)
+            self._changed.notify_all()
+
+    def start(self) -> None:
+        """Run the loop in a thread of its own."""
+        self._thread = threading.Thread(target=self._loop, name="executor", daemon=True)
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Refuse new requests, give those inside ``grace_s`` seconds to end, end the rest as
+        shed, and stop the loop."""
+        with self._changed:
+            self._draining = True
+            self._changed.wait_for(lambda: self._num_open == 0, timeout=grace_s)
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        for job in (*self._jobs.values(), *self._inbox):
+            self._end(job, Shed(job.request, ShedReason.REJECTED_DRAINING, self._clock(), 0.0))
+        self._inbox.clear()
+        self._waiting.clear()
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            if not self.step():
+                with self._changed:
+                    self._changed.wait_for(lambda: self._inbox or self._cancelled or self._stopping)
+
+    def step(self) -> bool:
+        """Take in what arrived, decide, act. False if there was nothing to do."""
+        self._take_in()
+        snapshot = Snapshot(
+            now_s=self._clock(),
+            waiting=tuple(self._waiting),
+            cohorts=tuple(f.cohort for f in self._features.values()),
+        )
+        if not snapshot.waiting and not snapshot.cohorts:
+            return False
+        decision = self._policy.decide(snapshot, self._latency)
+        self._observer.decided(self._clock() - snapshot.now_s)
+        match decision:
+            case Run():
+                self._run(decision)
+            case ShedRequests():
+                self._shed(decision)
+            case Wait():
+                return False
+        return True
+
+    def _take_in(self) -> None:
+        with self._changed:
+            arrived, self._inbox = self._inbox, []
+            cancelled, self._cancelled = self._cancelled, set()
+            for job in arrived:
+                self._jobs[job.request.id] = job
+                self._waiting.append(job.request)
+        if arrived:
+            self._waiting.sort(key=lambda request: (request.deadline_s, request.id))
+        gone = [self._jobs[i].request for i in cancelled if i in self._jobs]
+        if gone:
+            self._remove(gone)
+            for request in gone:
+                self._end(self._jobs[request.id], Cancelled(request, self._clock()))
+
+    def _shed(self, decision: ShedRequests) -> None:
+        self._remove(decision.requests)
+        for request in decision.requests:
+            job = self._jobs[request.id]
+            result = Shed(request, decision.reason, self._clock(), decision.retry_after_s)
+            self._end(job, result)
+
+    def _run(self, decision: Run) -> None:
+        jobs = [self._jobs[request.id] for request in decision.requests]
+        try:
+            batch = self._input(decision, jobs)
+            output = self._timed(decision.segment, batch, jobs)
+            detections = self._runner.detections(output) if decision.segment.head else None
+        except Exception as error:  # whatever a runtime raises must not end the loop
+            log.exception("segment %s failed", decision.segment.name)
+            self._remove(decision.requests)
+            for job in jobs:
+                self._end(job, Failed(job.request, error, self._clock()))
+            return
+        if detections is None:
+            self._advance(decision, batch, output)
+        else:
+            self._answer(decision, batch, output, jobs, detections)
+
+    def _input(self, decision: Run, jobs: list[_Job]) -> Any:
+        """The batch that the segment takes; the cohort keeps its own."""
+        if decision.cohort is None:
+            return self._runner.load([job.image for job in jobs])
+        features = self._features[decision.cohort]
+        rows = [features.cohort.requests.index(request) for request in decision.requests]
+        if len(rows) == len(features.cohort.requests):
+            return features.batch
+        return self._runner.select(features.batch, rows)
+
+    def _timed(self, segment: segments.Segment, batch: Any, jobs: list[_Job]) -> Any:
+        size = len(jobs)
+        predicted_s = self._latency.predict(segment, size)
+        started_s = self._clock()
+        output = self._runner.run(segment, batch)
+        seconds = self._clock() - started_s
+        self._latency.observe(segment, size, seconds)
+        self._observer.ran(segment, size, predicted_s, seconds)
+        for job in jobs:
+            job.started_s = job.started_s or started_s
+            job.engine_s += seconds
+            job.predicted_s += predicted_s
+        return output
+
+    def _advance(self, decision: Run, batch: Any, output: Any) -> None:
+        """Features came out: a new cohort, or a deeper one."""
+        self._runner.release(batch)
+        if decision.cohort is None:
+            cohort = Cohort(self._next_cohort_id, decision.segment.stop, decision.requests)
+            self._next_cohort_id += 1
+            self._leave_queue(decision.requests)
+        else:
+            cohort = replace(self._features[decision.cohort].cohort, depth=decision.segment.stop)
+        self._features[cohort.id] = _Features(cohort, output)
+
+    def _answer(
+        self,
+        decision: Run,
+        batch: Any,
+        output: Any,
+        jobs: list[_Job],
+        detections: list[Detections],
+    ) -> None:
+        """Boxes came out: these requests are done."""
+        self._runner.release(output)
+        if decision.cohort is None or batch is not self._features[decision.cohort].batch:
+            self._runner.release(batch)
+        self._remove(decision.requests)
+        finished_s = self._clock()
+        for job, found in zip(jobs, detections, strict=True):
+            result = Answered(
+                job.request,
+                found,
+                decision.segment.stop,
+                job.started_s,
+                finished_s,
+                job.engine_s,
+                job.predicted_s,
+            )
+            self._end(job, result)
+
+    # -- bookkeeping -----------------------------------------------------------------------------
+
+    def _leave_queue(self, requests: tuple[Request, ...] | list[Request]) -> None:
+        gone = {request.id for request in requests}
+        self._waiting = [r for r in self._waiting if r.id not in gone]
+
+    def _remove(self, requests: tuple[Request, ...] | list[Request]) -> None:
+        """Take requests out of the queue and out of their cohorts."""
+        self._leave_queue(requests)
+        gone = {request.id for request in requests}
+        for features in tuple(self._features.values()):
+            cohort = features.cohort
+            rows = [i for i, request in enumerate(cohort.requests) if request.id not in gone]
+            if len(rows) == len(cohort.requests):
+                continue
+            if rows:
+                kept = self._runner.select(features.batch, rows)
+                requests_kept = tuple(cohort.requests[i] for i in rows)
+                self._features[cohort.id] = _Features(replace(cohort, requests=requests_kept), kept)
+            else:
+                del self._features[cohort.id]
+            self._runner.release(features.batch)
+
+    def _end(self, job: _Job, result: Result) -> None:
+        self._jobs.pop(job.request.id, None)
+        self._observer.ended(result)
+        job.done(result)
+        with self._changed:
+            self._num_open -= 1
+            self._changed.notify_all()
+
+
+def warm_up(
+    runner: SegmentRunner,
+    latency: LatencyModel,
+    image: Image,
+    num_exits: int,
+    clock: Clock,
+    rounds: int,
+) -> None:
+    """Run every segment ``rounds`` times at every batch size of the runner, and let the latency
+    model learn from it, so that the first request meets a warm engine and true
+    predictions. The first round is not learnt from: it compiles and allocates."""
+    fused = [s for s in segments.fused_segments(num_exits) if s in runner.segments]
+    for turn in range(rounds + 1):
+        for size in runner.batch_sizes:
+
+            def timed(segment: segments.Segment, batch: Any, size: int = size) -> Any:
+                started_s = clock()
+                output = runner.run(segment, batch)
+                if turn > 0:  # noqa: B023 (called within the same turn)
+                    latency.observe(segment, size, clock() - started_s)
+                return output
+
+            images = runner.load([image] * size)
+            for segment in fused:
+                runner.release(timed(segment, images))
+            features = timed(segments.STEM, images)
+            runner.release(images)
+            for depth in range(1, num_exits + 1):
+                deeper = timed(segments.stack(depth), features)
+                runner.release(features)
+                features = deeper
+                runner.release(timed(segments.head(depth), features))
+            runner.release(features)

@@ -1,0 +1,296 @@
+"""Every metric of the server, in one class with the registry injected.
+
+Two sources tell it facts: the gateway, once for each request (``ended_request``), and the executor,
+as it goes (``core.ports.Observer``). A client that left and a request that was shed never share a
+label; every label value is known beforehand and exported from the start, at zero.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from serving.core.errors import (
+    BudgetInfeasible,
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    ShedReason,
+)
+from serving.core.ports import Backend, Clock
+from serving.core.request import Answered, Failed, Result, Shed
+from serving.core.request import Cancelled as CancelledResult
+from serving.core.segment import Segment
+
+# 5 ms .. 10 s, at most a factor of 1.5 apart where budgets usually lie (20 .. 300 ms).
+REQUEST_BUCKETS = (
+    *(0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3),
+    *(0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0),
+)
+# 0.5 ms .. 5 s: from "just in time" to "nearly the whole budget was left".
+MARGIN_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+# 0.2 ms .. 500 ms: one segment on a GPU .. a large batch through a fused one on a small CPU.
+SEGMENT_BUCKETS = (
+    *(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),
+    *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5),
+)
+# 0.5 ms .. 500 ms: a thumbnail .. a PNG of the largest size.
+DECODE_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+# 10 us .. 5 ms around the 100 us that a decision may take.
+DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
+# Actual over predicted. Predictions are a high quantile, so a good model is mostly below 1.
+RATIO_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+DEMAND_WINDOW_S = 15.0
+_DEMAND_SLOT_S = 1.0
+
+OUTCOMES = (
+    "ok",
+    "degraded",
+    "infeasible",
+    "rejected",
+    "evicted",
+    "late",
+    "cancelled",
+    "invalid",
+    "error",
+)
+_OUTCOME_OF: dict[type[BaseException], str] = {
+    InvalidRequest: "invalid",
+    BudgetInfeasible: "infeasible",
+    DeadlineExceeded: "late",
+    Cancelled: "cancelled",
+}
+_RESULTS: dict[type[Result], str] = {
+    Answered: "answered",
+    Shed: "shed",
+    CancelledResult: "cancelled",
+    Failed: "failed",
+}
+_KINDS = ("stem", "stack", "head", "exit")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of a request that was answered in time."""
+
+    depth: int
+    degraded: bool
+    queue_s: float
+    """Seconds in the backend during which none of its segments ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One detection request, as the gateway saw it end."""
+
+    duration_s: float
+    budget_s: float
+    ending: Reply | BaseException
+
+    @property
+    def outcome(self) -> str:
+        """One of ``OUTCOMES``."""
+        match self.ending:
+            case Reply(degraded=degraded):
+                return "degraded" if degraded else "ok"
+            case Overloaded(reason=reason):
+                return reason.split("-")[0]
+            case error:
+                return next(
+                    (_OUTCOME_OF[c] for c in type(error).mro() if c in _OUTCOME_OF), "error"
+                )
+
+
+class _Rate:
+    """Events per second over the last ``DEMAND_WINDOW_S``, in whole slots."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._started_s = clock()
+        self._slots: deque[tuple[int, int]] = deque()  # (slot, events), oldest first
+
+    def add(self) -> None:
+        slot = self._now()
+        count = self._slots.pop()[1] if self._slots and self._slots[-1][0] == slot else 0
+        self._slots.append((slot, count + 1))
+
+    def per_second(self) -> float:
+        self._now()
+        elapsed_s = max(_DEMAND_SLOT_S, self._clock() - self._started_s)
+        return sum(count for _, count in self._slots) / min(DEMAND_WINDOW_S, elapsed_s)
+
+    def _now(self) -> int:
+        slot = int(self._clock() / _DEMAND_SLOT_S)
+        while self._slots and self._slots[0][0] <= slot - DEMAND_WINDOW_S / _DEMAND_SLOT_S:
+            self._slots.popleft()
+        return slot
+
+
+class Metrics:
+    """Thread-safe where the executor calls it; the rest belongs to the event loop."""
+
+    def __init__(self, registry: CollectorRegistry, clock: Clock) -> None:
+        self.registry = registry
+        self._demand = _Rate(clock)
+
+        def counter(name: str, text: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
+            metric = Counter(name, text, [label], namespace="punctual", registry=registry)
+            return {value: metric.labels(value) for value in values}
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, namespace="punctual", registry=registry, buckets=buckets)
+
+        self._requests = counter(
+            "requests", "Detection requests by how they ended.", "outcome", OUTCOMES
+        )
+        self._sheds = counter("shed", "Requests shed, by reason.", "reason", ShedReason)
+        self._results = counter(
+            "engine_results", "Requests that left the engine.", "result", _RESULTS.values()
+        )
+        self._exits = Counter(
+            "exit_depth",
+            "Answers by the depth they left at.",
+            ["depth"],
+            namespace="punctual",
+            registry=registry,
+        )
+        self._duration = histogram(
+            "request_duration_seconds",
+            "From the request's head to its reply, however it ended.",
+            REQUEST_BUCKETS,
+        )
+        self._margin = histogram(
+            "deadline_margin_seconds", "Budget left when answered in time.", MARGIN_BUCKETS
+        )
+        self._overrun = histogram(
+            "deadline_overrun_seconds", "Time past the deadline when late.", MARGIN_BUCKETS
+        )
+        self._queue = histogram(
+            "queue_delay_seconds",
+            "Time an answered request spent in the backend while none of its segments ran.",
+            MARGIN_BUCKETS,
+        )
+        segments = Histogram(
+            "segment_duration_seconds",
+            "Runs of one segment, by kind.",
+            ["kind"],
+            namespace="punctual",
+            registry=registry,
+            buckets=SEGMENT_BUCKETS,
+        )
+        self._segments = {kind: segments.labels(kind) for kind in _KINDS}
+        self._prediction = histogram(
+            "prediction_ratio", "Actual over predicted time of a segment.", RATIO_BUCKETS
+        )
+        self._batch = histogram("batch_size", "Images in one run of a segment.", BATCH_BUCKETS)
+        self._decision = histogram(
+            "decision_seconds", "Time the policy took to decide.", DECISION_BUCKETS
+        )
+        decodes = Histogram(
+            "decode_seconds",
+            "Decoding and letterboxing of one image.",
+            ["format"],
+            namespace="punctual",
+            registry=registry,
+            buckets=DECODE_BUCKETS,
+        )
+        self._decodes = {name: decodes.labels(name) for name in ("jpeg", "png", "webp")}
+
+    def describe(self, backend: Backend, *, version: str, runtime: str) -> None:
+        """Export what is being served, and from now on read ``backend``'s gauges."""
+        Info("build", "What is running.", namespace="punctual", registry=self.registry).info(
+            {"version": version, "model": backend.catalog.name, "runtime": runtime}
+        )
+        for entry in backend.catalog.exits:
+            self._exits.labels(str(entry.depth))
+        self.registry.register(_BackendGauges(backend, self._demand))
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The metrics and their content type, in the format that ``accept`` asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    # ---- told by the gateway --------------------------------------------------------------------
+
+    def demanded(self) -> None:
+        """A request that an idle server could answer has arrived."""
+        self._demand.add()
+
+    def decoded(self, image_format: str, seconds: float) -> None:
+        """An image was decoded."""
+        self._decodes[image_format].observe(seconds)
+
+    def ended_request(self, record: RequestRecord) -> None:
+        """A request ended; called exactly once for each."""
+        self._requests[record.outcome].inc()
+        self._duration.observe(record.duration_s)
+        match record.ending:
+            case Reply() as reply:
+                self._exits.labels(str(reply.depth)).inc()
+                self._margin.observe(max(0.0, record.budget_s - record.duration_s))
+                self._queue.observe(reply.queue_s)
+            case DeadlineExceeded():
+                self._overrun.observe(max(0.0, record.duration_s - record.budget_s))
+            case Overloaded(reason=reason):
+                self._sheds[reason].inc()
+            case _:
+                pass
+
+    # ---- told by the executor (core.ports.Observer) ---------------------------------------------
+
+    def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
+        """A segment ran."""
+        self._segments[segment.name.partition("_")[0]].observe(seconds)
+        self._batch.observe(batch)
+        if predicted_s > 0:
+            self._prediction.observe(seconds / predicted_s)
+
+    def decided(self, seconds: float) -> None:
+        """The policy was asked, and took this long."""
+        self._decision.observe(seconds)
+
+    def ended(self, result: Result) -> None:
+        """A request left the executor."""
+        self._results[_RESULTS[type(result)]].inc()
+
+
+class _BackendGauges(Collector):
+    """Values that live in the backend, read when they are asked for."""
+
+    def __init__(self, backend: Backend, demand: _Rate) -> None:
+        self._backend = backend
+        self._demand = demand
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing: registering must not read a backend that has not started."""
+        return ()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample of each."""
+        backend = self._backend
+        yield GaugeMetricFamily(
+            "punctual_ready", "Whether requests would be answered.", float(backend.ready)
+        )
+        yield GaugeMetricFamily(
+            "punctual_waiting_requests", "Requests no segment has run for.", backend.num_waiting
+        )
+        yield GaugeMetricFamily(
+            "punctual_in_flight_requests", "Requests on the device.", backend.num_in_flight
+        )
+        if backend.ready:
+            full_depth_s = backend.predicted_s(backend.catalog.num_exits)
+            yield GaugeMetricFamily(
+                "punctual_full_depth_demand_ratio",
+                "Share of the engine's time that full depth for every request would need; "
+                "scale out on it, since degradation keeps queues and latency healthy.",
+                self._demand.per_second() * full_depth_s,
+            )

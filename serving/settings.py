@@ -1,0 +1,166 @@
+"""Settings of one server process: the only reader of the environment (``PUNCTUAL_*``).
+
+Built once, frozen, passed down. Nothing about a model is a setting: that is the catalogue's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "PUNCTUAL_"
+
+# What Kubernetes puts into every pod of a namespace for a Service called "punctual".
+_SERVICE_LINK = re.compile(
+    PREFIX + r"(SERVICE_(HOST|PORT.*)|PORT(_[0-9]+_(TCP|UDP).*)?)",
+)
+_SERVICE_LINK_HINT = (
+    " (Kubernetes sets it for a Service called 'punctual'; set enableServiceLinks: false)"
+)
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; ``problems`` has one sentence for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseSettings):
+    """Every field is also the environment variable ``PUNCTUAL_<FIELD>``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+
+    model_repository: Path = Field(
+        Path("model_repo"), description="Folder that holds <model>_anytime folders."
+    )
+    model: str | None = Field(
+        None, description="Model to serve; by default the only one in the repository."
+    )
+    runtime: Literal["openvino", "onnxruntime"] = Field(
+        "openvino", description="What runs the segments."
+    )
+    num_threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads of the runtime; by default one per core."
+    )
+    backend: Literal["embedded"] = Field("embedded", description="Where the segments run.")
+
+    default_budget_ms: float = Field(
+        1000.0, gt=0, description="Budget of a request that states none."
+    )
+    min_budget_ms: float = Field(
+        1.0, gt=0, description="Smaller budgets are refused as infeasible, whatever the model."
+    )
+    max_budget_ms: float = Field(
+        10_000.0, gt=0, le=600_000, description="Larger budgets are cut to this; the reply says so."
+    )
+    network_reserve_ms: float = Field(
+        1.0, ge=0, description="Part of every budget kept for writing and sending the reply."
+    )
+
+    max_body_bytes: int = Field(
+        16 * 2**20, ge=1024, le=2**30, description="Largest request body in bytes."
+    )
+    max_pixels: int = Field(
+        25_000_000, ge=1, le=150_000_000, description="Largest image, width times height."
+    )
+    max_requests: int = Field(
+        256, ge=1, description="Detection requests inside the server at once, in any stage."
+    )
+    max_connections: int = Field(
+        1024, ge=8, description="Open connections; beyond it, even health checks are refused."
+    )
+    max_waiting: int = Field(64, ge=1, description="Decoded images waiting for the engine.")
+    max_cohorts: int = Field(
+        4, ge=1, description="Batches held on the device at once, at different depths."
+    )
+    num_decode_workers: int = Field(2, ge=1, le=256, description="Threads that decode images.")
+    max_pending_decodes: int = Field(32, ge=0, description="Images waiting for a decoding thread.")
+
+    drain_delay_ms: float = Field(
+        0.0,
+        ge=0,
+        description="After SIGTERM: keep serving, not ready, until load balancers have noticed.",
+    )
+    shutdown_grace_ms: float = Field(
+        10_000.0, ge=0, description="After that: time for requests in flight to end."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log lines that are written."
+    )
+
+    @model_validator(mode="after")
+    def _ordered_budgets(self) -> Settings:
+        if not self.min_budget_ms <= self.default_budget_ms <= self.max_budget_ms:
+            raise ValueError("min_budget_ms <= default_budget_ms <= max_budget_ms must hold")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment; no ``.env`` file and no secrets folder is read."""
+        return init_settings, env_settings
+
+
+def load(overrides: Mapping[str, Any]) -> Settings:
+    """Settings from the environment, with ``overrides`` (field -> value) on top. Raises
+    SettingsError with every problem at once, unknown variables included."""
+    problems = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        problems += [_sentence(detail, overrides) for detail in error.errors()]
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def variable(field: str) -> str:
+    """The environment variable of ``field``."""
+    return PREFIX + field.upper()
+
+
+def _is_unknown(name: str) -> bool:
+    return name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in Settings.model_fields
+
+
+def _unknown(name: str) -> str:
+    if _SERVICE_LINK.fullmatch(name):
+        return f"{name} is not a setting{_SERVICE_LINK_HINT}"
+    close = difflib.get_close_matches(name, map(variable, Settings.model_fields), n=1, cutoff=0.0)
+    return f"{name} is not a setting; did you mean {close[0]}?"
+
+
+def _sentence(detail: Any, overrides: Mapping[str, Any]) -> str:
+    """One validation error, named as the user wrote it: an option or an environment variable."""
+    reason = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return str(reason)
+    field = str(detail["loc"][0])
+    name = "--" + field.replace("_", "-") if field in overrides else variable(field)
+    value = str(detail["input"])
+    hint = _SERVICE_LINK_HINT if value.startswith(("tcp://", "udp://")) else ""
+    return f"{name}={value}: {reason}{hint}"

@@ -1,0 +1,92 @@
+"""Augmentation: boxes follow their pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builder.config import TrainConfig
+from builder.data.augment import Example, adjust, augment, flip, letterbox, place
+from builder.data.dataset import Sample
+from serving.core.letterbox import PAD_VALUE
+
+SIZE = (128, 256)
+BOX = (40, 24, 80, 56)
+
+
+def sample() -> Sample:
+    """A white rectangle on black, 128 by 96."""
+    image = np.zeros((96, 128, 3), dtype=np.uint8)
+    x1, y1, x2, y2 = BOX
+    image[y1:y2, x1:x2] = 255
+    return Sample("a", image, np.array([BOX], dtype=np.float32), np.array([1], dtype=np.int64))
+
+
+def bright_extent(image: np.ndarray) -> list[float]:
+    """xyxy of the pixels brighter than the padding."""
+    rows, columns = np.nonzero(image[:, :, 0] > PAD_VALUE + 30)
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@given(
+    zoom=st.floats(0.5, 1.2),
+    position=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    axes=st.sets(st.sampled_from([0, 1])),
+)
+@settings(deadline=None, max_examples=50)
+def test_boxes_follow_pixels(zoom: float, position: tuple[float, float], axes: set[int]) -> None:
+    example = place(sample(), SIZE, zoom, position, SIZE)
+    for axis in axes:
+        example = flip(example, axis)
+    assert example.image.shape == (*SIZE, 3)
+    assert np.abs(example.boxes_xyxy[0] - bright_extent(example.image)).max() <= 2
+    assert example.labels.tolist() == [1]
+
+
+def test_letterbox_is_zoom_one() -> None:
+    example = letterbox(sample(), SIZE)
+    # The width is rounded to whole pixels: 171 for 170.67.
+    np.testing.assert_allclose(example.boxes_xyxy[0], np.array(BOX) * 128 / 96, atol=0.25)
+    assert (example.image[:, 171:] == PAD_VALUE).all()
+
+
+def test_boxes_that_are_cut_away_are_dropped() -> None:
+    assert not len(place(sample(), SIZE, 5.0, (1.0, 1.0), SIZE).boxes_xyxy)
+    partly = place(sample(), (128, 128), 2.0, (0.5, 0.5), (128, 128))
+    assert (partly.boxes_xyxy >= 0).all()
+    assert (partly.boxes_xyxy <= 128).all()
+
+
+def test_a_window_is_a_part_of_the_placed_image() -> None:
+    whole = letterbox(sample(), SIZE)
+    part = place(sample(), SIZE, 1.0, (0.0, 0.0), (128, 128))
+    np.testing.assert_array_equal(part.image, whole.image[:, :128])
+    np.testing.assert_array_equal(part.boxes_xyxy, whole.boxes_xyxy)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_flipping_twice_is_nothing(axis: int) -> None:
+    example = letterbox(sample(), SIZE)
+    twice = flip(flip(example, axis), axis)
+    np.testing.assert_array_equal(twice.image, example.image)
+    np.testing.assert_array_equal(twice.boxes_xyxy, example.boxes_xyxy)
+
+
+def test_grey_levels() -> None:
+    image = np.array([[[0, 128, 255]]], dtype=np.uint8)
+    assert adjust(image, 0.0, 1.0).tolist() == image.tolist()
+    assert adjust(image, 0.0, 0.5).tolist() == [[[64, 128, 192]]]
+    assert adjust(image, 0.2, 1.0).tolist() == [[[51, 179, 255]]]
+
+
+def test_same_seed_same_view() -> None:
+    config = TrainConfig(dataset="bccd", vertical_flip=True)
+
+    def view(seed: int) -> Example:
+        return augment(sample(), SIZE, (64, 128), config, np.random.default_rng(seed))
+
+    np.testing.assert_array_equal(view(3).image, view(3).image)
+    np.testing.assert_array_equal(view(3).boxes_xyxy, view(3).boxes_xyxy)
+    assert any(not np.array_equal(view(3).image, view(seed).image) for seed in range(4, 8))

@@ -1,0 +1,42 @@
+"""Average precision on cases small enough to know the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from builder.data.coco import Detections, average_precision
+from builder.data.dataset import Dataset, Sample
+
+IMAGE = np.zeros((100, 100, 3), dtype=np.uint8)
+BOXES = np.array([[0, 0, 40, 40], [50, 50, 90, 90]], dtype=np.float32)
+DATASET = Dataset(
+    ("x", "y"),
+    tuple(Sample(name, IMAGE, BOXES, np.array([0, 1], dtype=np.int64)) for name in "ab"),
+)
+
+
+def found(boxes: np.ndarray, scores: list[float], labels: list[int]) -> Detections:
+    return Detections(
+        boxes.astype(np.float32), np.array(scores, np.float32), np.array(labels, np.int64)
+    )
+
+
+def test_perfect() -> None:
+    rows = [found(BOXES, [0.9, 0.8], [0, 1])] * 2
+    result = average_precision(DATASET, rows)
+    assert (result.ap, result.ap50) == (pytest.approx(1.0), pytest.approx(1.0))
+
+
+def test_boxes_at_iou_three_quarters() -> None:
+    """A box cut to 30 of 40 pixels counts at six of the ten thresholds (.5 to .75)."""
+    boxes = BOXES.copy()
+    boxes[:, 2] -= 10
+    result = average_precision(DATASET, [found(boxes, [0.9, 0.8], [0, 1])] * 2)
+    assert result.ap == pytest.approx(0.6)
+    assert result.ap50 == pytest.approx(1.0)
+
+
+def test_nothing_found() -> None:
+    result = average_precision(DATASET, [found(BOXES[:0], [], [])] * 2)
+    assert (result.ap, result.ap50) == (0.0, 0.0)

@@ -1,0 +1,42 @@
+"""Anchors against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from builder.config import CONFIGS, replace
+from builder.modeling.anchors import anchors_per_level, level_anchors, make_anchors
+
+
+def test_table_of_one_level() -> None:
+    anchors = level_anchors((1, 2), 8, 2.0, (1.0, 2.0), (1.0, 4.0))
+    expected = [
+        # cell (0, 0), centre (4, 4): sides 16, then 32; square, then four times as wide as high
+        [-4, -4, 12, 12],
+        [-12, 0, 20, 8],
+        [-12, -12, 20, 20],
+        [-28, -4, 36, 12],
+        # cell (0, 1), centre (12, 4)
+        [4, -4, 20, 12],
+        [-4, 0, 28, 8],
+        [-4, -12, 28, 20],
+        [-20, -4, 44, 12],
+    ]
+    np.testing.assert_allclose(anchors, expected)
+    assert anchors.dtype == np.float32
+
+
+def test_rows_go_over_y_then_x() -> None:
+    anchors = level_anchors((2, 3), 16, 1.0, (1.0,), (1.0,))
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    expected = [[8, 8], [24, 8], [40, 8], [8, 24], [24, 24], [40, 24]]
+    np.testing.assert_allclose(centres, expected)
+
+
+def test_levels_follow_each_other() -> None:
+    config = replace(CONFIGS["bccd"].detector, input_size=(128, 256))
+    anchors, counts = make_anchors(config), anchors_per_level(config)
+    assert anchors.shape == (sum(counts), 4)
+    first_of_level = np.cumsum([0, *counts[:-1]])
+    sides = anchors[first_of_level, 2] - anchors[first_of_level, 0]
+    np.testing.assert_allclose(sides, config.anchor_scale * np.array([8, 16, 32, 64, 128]))

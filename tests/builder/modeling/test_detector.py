@@ -1,0 +1,106 @@
+"""The detector's three cuts, its whole, and its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from builder.config import CONFIGS, DetectorConfig, replace
+from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from builder.modeling.detector import PIXEL_MEAN, Detector
+
+CONFIG = replace(
+    CONFIGS["bccd"].detector,
+    input_size=(128, 256),
+    num_stacks=3,
+    neck_channels=8,
+    head_channels=8,
+    max_candidates=20,
+    max_detections=10,
+)
+
+
+def detector(config: DetectorConfig = CONFIG) -> Detector:
+    torch.manual_seed(0)
+    return Detector(config).eval()
+
+
+def images(batch: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, 128, 256, 3), dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+def test_segments_chain_to_the_whole() -> None:
+    model = detector()
+    features, parts = model.stem(images()), {}
+    for depth in (1, 2, 3):
+        features = model.stack(depth, features)
+        parts[depth] = model.head(depth, features)
+    for depth, outputs in model(images()).items():
+        assert all(map(torch.equal, outputs, parts[depth]))
+
+
+@torch.no_grad()
+def test_exits_are_chosen() -> None:
+    model = detector()
+    assert list(model(images(), [3, 1])) == [1, 3]
+    assert all(map(torch.equal, model(images(), [1])[1], model(images())[1]))
+
+
+@torch.no_grad()
+def test_raw_and_final_shapes() -> None:
+    model = detector()
+    logits, deltas = model(images(), [2])[2]
+    rows = len(model.anchors)
+    assert logits.shape == (2, rows, 3)
+    assert deltas.shape == (2, rows, 4)
+    shapes = [tuple(x.shape) for x in model.postprocess((logits, deltas))]
+    assert shapes == [(2, 10, 4), (2, 10), (2, 10), (2,)]
+
+
+def test_normalisation_is_inside() -> None:
+    """An image of the mean colour reaches the backbone as zeros, up to rounding."""
+    model, seen = detector(), []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    mean = torch.tensor(PIXEL_MEAN).round().to(torch.uint8)
+    with torch.no_grad():
+        model.stem(mean.expand(1, 128, 256, 3))
+    assert seen[0].shape == (1, 3, 128, 256)
+    assert seen[0].abs().max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"conv": "separable"},
+        {"neck": "fpn"},
+        {"backbone": "mobilenet_v2"},
+        {"head_convs": 3, "head_channels": 12},
+    ],
+)
+@torch.no_grad()
+def test_variants_run(change: dict[str, object]) -> None:
+    assert set(detector(replace(CONFIG, **change))(images(1))) == {1, 2, 3}
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    model = detector()
+    path = tmp_path / "deep" / "checkpoint.pt"
+    save_checkpoint(path, CONFIG, model.state_dict(), {"seed": 1}, {"epoch": 4})
+    loaded, config, metadata = load_checkpoint(path)
+    assert config == CONFIG
+    assert metadata == {"seed": 1}
+    assert not loaded.training
+    assert read_checkpoint(path)["resume"] == {"epoch": 4}
+    with torch.no_grad():
+        assert all(map(torch.equal, loaded(images())[3], model(images())[3]))
+    assert [item.name for item in path.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    torch.save({"format": 99}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="format"):
+        load_checkpoint(tmp_path / "x.pt")

@@ -1,0 +1,95 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.core import segment as segments
+from serving.core.latency import LatencyModel, LatencyProfile, Quantiles, quantile
+
+PROFILE = LatencyProfile(
+    runtime="test 1",
+    machine="a desk",
+    date="2026-01-01",
+    threads=2,
+    table={
+        (segments.STEM, 1): Quantiles(0.010, 0.011, 0.012),
+        (segments.STEM, 4): Quantiles(0.030, 0.031, 0.034),
+        (segments.stack(1), 1): Quantiles(0.004, 0.0042, 0.005),
+        (segments.head(1), 1): Quantiles(0.003, 0.0031, 0.004),
+    },
+)
+
+
+def test_profile_round_trips_through_json():
+    assert LatencyProfile.from_json(json.loads(json.dumps(PROFILE.to_json()))) == PROFILE
+
+
+def test_quantile_is_an_observed_value():
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([3.0, 1.0, 2.0], 1.0) == 3.0
+    assert quantile([3.0], 0.0) == 3.0
+
+
+def test_starts_from_the_profile():
+    model = LatencyModel(PROFILE)
+    assert model.typical(segments.STEM, 1) == 0.010
+    assert model.predict(segments.STEM, 1) == 0.012
+    assert model.slowdown == 1.0
+
+
+def test_batches_between_and_beyond_the_measured_ones():
+    model = LatencyModel(PROFILE)
+    assert model.typical(segments.STEM, 2) == pytest.approx(0.010 + 0.020 / 3)
+    assert model.typical(segments.STEM, 8) == pytest.approx(0.060)
+    assert model.typical(segments.stack(1), 3) == pytest.approx(0.012)
+
+
+def test_an_unknown_segment_is_an_error_that_names_it():
+    model = LatencyModel(PROFILE)
+    assert not model.knows(segments.head(2))
+    with pytest.raises(KeyError, match="head_2"):
+        model.predict(segments.head(2), 1)
+
+
+@pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
+def test_a_profile_from_another_machine_is_forgotten_after_a_few_runs(factor):
+    """Two dozen runs of some segments correct all of them, also those that were not run."""
+    model = LatencyModel(PROFILE)
+    for _ in range(12):
+        model.observe(segments.STEM, 1, 0.010 * factor)
+        model.observe(segments.stack(1), 1, 0.004 * factor)
+    assert model.slowdown == pytest.approx(factor, rel=0.05)
+    assert model.typical(segments.STEM, 1) == pytest.approx(0.010 * factor, rel=0.05)
+    assert model.predict(segments.head(1), 1) == pytest.approx(0.004 * factor, rel=0.05)
+
+
+def test_follows_a_slowdown_and_the_way_back():
+    model = LatencyModel(PROFILE)
+    for factor in (1.0, 3.0, 1.0):
+        for _ in range(60):
+            model.observe(segments.STEM, 1, 0.010 * factor)
+        assert model.typical(segments.STEM, 1) == pytest.approx(0.010 * factor, rel=0.05)
+        assert model.typical(segments.head(1), 1) == pytest.approx(0.003 * factor, rel=0.05)
+
+
+def test_one_hiccup_does_not_move_the_typical_time():
+    model = LatencyModel(PROFILE)
+    for seconds in (0.010, 0.010, 0.200, 0.010, 0.010):
+        model.observe(segments.STEM, 1, seconds)
+    assert model.typical(segments.STEM, 1) == pytest.approx(0.010)
+
+
+def test_learns_without_any_profile():
+    model = LatencyModel(None)
+    for _ in range(5):
+        model.observe(segments.STEM, 1, 0.020)
+    assert model.predict(segments.STEM, 1) == pytest.approx(0.020)
+
+
+@given(st.lists(st.floats(1e-5, 10.0), min_size=1, max_size=200))
+def test_the_tail_is_never_below_the_median(seconds):
+    model = LatencyModel(None)
+    for value in seconds:
+        model.observe(segments.STEM, 1, value)
+    assert model.predict(segments.STEM, 1) >= model.typical(segments.STEM, 1) > 0

@@ -1,0 +1,33 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.core.letterbox import fit
+
+SIDES = st.integers(1, 5000)
+
+
+def test_same_size_is_left_alone():
+    box = fit(640, 480, 640, 512)
+    assert (box.resized_width, box.resized_height) == (640, 480)
+
+
+@given(width=SIDES, height=SIDES, input_width=SIDES, input_height=SIDES)
+def test_fits_and_fills_one_side(width, height, input_width, input_height):
+    box = fit(width, height, input_width, input_height)
+    assert 1 <= box.resized_width <= input_width
+    assert 1 <= box.resized_height <= input_height
+    assert box.resized_width == input_width or box.resized_height == input_height
+
+
+@given(width=SIDES, height=SIDES)
+def test_the_whole_image_maps_back_to_itself_and_nothing_leaves_it(width, height):
+    box = fit(width, height, 640, 512)
+    inside = np.array([[0, 0, box.resized_width, box.resized_height]], dtype=np.float32)
+    np.testing.assert_allclose(box.to_original(inside), [[0, 0, width, height]], rtol=1e-6)
+    beyond = np.array([[-5, -5, 9999, 9999]], dtype=np.float32)
+    np.testing.assert_allclose(box.to_original(beyond), [[0, 0, width, height]], rtol=1e-6)
+
+
+def test_no_boxes():
+    assert fit(640, 480, 512, 384).to_original(np.zeros((0, 4), np.float32)).shape == (0, 4)

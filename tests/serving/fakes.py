@@ -1,0 +1,113 @@
+"""What gateway tests put in place of the engine, the clock and the camera."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+
+from serving.core.catalog import Catalog, Evaluation, Exit
+from serving.core.ports import Image
+from serving.core.request import Answered, Detections, Request
+
+CATALOG = Catalog(
+    name="cells",
+    version="1",
+    description="A model that does not exist.",
+    license="Apache-2.0",
+    flavour="test",
+    classes=("circle", "square"),
+    input_height=96,
+    input_width=128,
+    max_detections=100,
+    score_threshold=0.05,
+    exits=tuple(Exit(depth, 0.3 + depth / 10, 0.6, {}) for depth in (1, 2, 3)),
+    evaluation=Evaluation("shapes", "val", 10, 0, "onnxruntime", "2026-01-01"),
+    segments={},
+    profiles={},
+    command="none",
+)
+
+DETECTIONS = Detections(
+    boxes_xyxy_input=np.array([[8, 16, 24, 32], [0, 0, 4, 4], [1, 1, 2, 2]], dtype=np.float32),
+    scores=np.array([0.9, 0.5, 0.1], dtype=np.float32),
+    labels=np.array([1, 0, 0], dtype=np.int32),
+)
+
+
+class FakeClock:
+    """Stands still until moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+Behaviour = Callable[[Image, Request], Awaitable[Answered]]
+
+
+class FakeBackend:
+    """Answers at the deepest exit allowed, at once, unless told to behave otherwise."""
+
+    def __init__(self, clock: Callable[[], float], behaviour: Behaviour | None = None) -> None:
+        self.catalog = CATALOG
+        self.ready = True
+        self.num_waiting = self.num_in_flight = 0
+        self.seen: list[tuple[Image, Request]] = []
+        self.stopped_with: float | None = None
+        self.start_error: Exception | None = None
+        self.clock = clock
+        self.behaviour: Behaviour = behaviour or self.answer
+
+    def predicted_s(self, depth: int) -> float:
+        return 0.010 * depth
+
+    async def start(self) -> None:
+        if self.start_error is not None:
+            raise self.start_error
+        self.ready = True
+
+    async def stop(self, grace_s: float) -> None:
+        self.ready, self.stopped_with = False, grace_s
+
+    async def detect(self, image: Image, request: Request) -> Answered:
+        self.seen.append((image, request))
+        return await self.behaviour(image, request)
+
+    async def answer(self, _: Image, request: Request, depth: int | None = None) -> Answered:
+        now_s = self.clock()
+        depth = depth or request.max_depth
+        return Answered(request, DETECTIONS, depth, now_s, now_s, 0.0, self.predicted_s(depth))
+
+
+async def forever(*_: Any) -> Any:
+    """A backend's behaviour: never answer."""
+    await asyncio.Event().wait()
+
+
+def picture(width: int, height: int) -> npt.NDArray[np.uint8]:
+    """``(height, width, 3)``: four quarters, so that any turn or flip shows. Red, green above
+    blue, grey."""
+    pixels = np.full((height, width, 3), 90, dtype=np.uint8)
+    pixels[: height // 2, : width // 2] = (220, 30, 30)
+    pixels[: height // 2, width // 2 :] = (30, 200, 30)
+    pixels[height // 2 :, : width // 2] = (30, 30, 210)
+    return pixels
+
+
+def encode(pixels: npt.NDArray[Any] | PillowImage.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of an image file of ``kind`` (JPEG, PNG or WEBP)."""
+    image = pixels if isinstance(pixels, PillowImage.Image) else PillowImage.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+JPEG = encode(picture(64, 48), "JPEG", quality=95)

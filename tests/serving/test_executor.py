@@ -1,0 +1,189 @@
+"""The executor: every request ends once, whatever fails, leaves or stops meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.core.errors import ShedReason
+from serving.core.latency import LatencyModel
+from serving.core.request import Answered, Cancelled, Failed, Request, Shed
+from serving.executor import Executor, warm_up
+from tests.serving.world import (
+    IMAGE,
+    NUM_EXITS,
+    FakeClock,
+    FakeRunner,
+    Recorder,
+    World,
+    exact_profile,
+    make_policy,
+    unit_s,
+)
+
+
+def request(id: int, arrival_s: float = 0.0, budget_s: float = 1.0) -> Request:
+    return Request(id, arrival_s, arrival_s + budget_s, 1, NUM_EXITS)
+
+
+def held(world: World) -> int:
+    """Batches that were made and not released."""
+    return sum(not batch.released for batch in world.runner.batches)
+
+
+def test_a_lone_request_runs_through_every_stack_and_returns_its_memory():
+    world = World()
+    result = world.play([request(0)])[0]
+    assert isinstance(result, Answered)
+    assert result.depth == NUM_EXITS
+    assert [name for name, _ in world.runner.log] == [
+        "stem",
+        *(f"stack_{k}" for k in range(1, NUM_EXITS + 1)),
+        f"head_{NUM_EXITS}",
+    ]
+    assert result.engine_s == pytest.approx(unit_s(NUM_EXITS))
+    assert result.predicted_s == pytest.approx(unit_s(NUM_EXITS))
+    assert result.finished_s == pytest.approx(unit_s(NUM_EXITS))
+    assert held(world) == 0
+
+
+@given(
+    fail_on=st.integers(1, 12),
+    gaps=st.lists(st.floats(0, 0.02), min_size=1, max_size=12),
+    fused=st.booleans(),
+)
+@settings(deadline=None)
+def test_a_failing_run_fails_its_own_requests_only(fail_on, gaps, fused):
+    runner = FakeRunner(FakeClock(), fused=fused, fail_on=frozenset({fail_on}))
+    world = World(runner)
+    arrivals = [sum(gaps[: i + 1]) for i in range(len(gaps))]
+    ends = world.play([request(i, at, 0.2) for i, at in enumerate(arrivals)])
+    failed = [end for end in ends.values() if isinstance(end, Failed)]
+    if len(runner.log) >= fail_on:
+        assert len(failed) == runner.log[fail_on - 1][1], "the rows of that run, no more"
+        assert all("on fire" in str(end.error) for end in failed)
+    else:
+        assert not failed
+    for id, end in ends.items():
+        if isinstance(end, Answered):
+            assert end.detections.scores[0] == id
+
+
+@given(
+    arrivals=st.lists(st.floats(0, 0.05), min_size=1, max_size=10),
+    cancels=st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 9)), max_size=10),
+)
+@settings(deadline=None)
+def test_cancelled_requests_leave_at_the_next_boundary(arrivals, cancels):
+    world = World()
+    requests = [request(i, at, 0.15) for i, at in enumerate(sorted(arrivals))]
+    ends = world.play(requests, cancels)
+    first_cancel = {id: min(at for at, i in cancels if i == id) for _, id in cancels}
+    for id, end in ends.items():
+        if isinstance(end, Cancelled):
+            assert id in first_cancel
+    assert held(world) == 0
+
+
+def test_a_cancelled_request_stops_costing_time():
+    world = World()
+    ends = world.play([request(0)], cancels=[(0.008, 0)])
+    assert isinstance(ends[0], Cancelled)
+    assert len(world.runner.log) == 3, "stem, and the two stacks under way until then"
+
+
+def test_one_of_a_batch_is_cancelled_and_the_others_go_on():
+    clock = FakeClock()
+    world = World(FakeRunner(clock, fused=False))
+    requests = [Request(i, 0.0, 0.042, 1, 2) for i in range(4)]
+    ends = world.play(requests, cancels=[(0.005, 2)])
+    assert isinstance(ends[2], Cancelled)
+    for id in (0, 1, 3):
+        assert isinstance(ends[id], Answered)
+        assert ends[id].detections.scores[0] == id
+    assert held(world) == 0
+
+
+def test_the_queue_is_bounded():
+    world = World(max_waiting=3)
+    ends = world.play([request(i) for i in range(5)])
+    refused = [id for id, end in ends.items() if isinstance(end, Shed)]
+    assert refused == [3, 4]
+    assert ends[3].reason is ShedReason.REJECTED_SATURATED
+
+
+def test_unknown_cancellations_are_ignored():
+    world = World()
+    world.executor.cancel(99)
+    assert isinstance(world.play([request(0)])[0], Answered)
+
+
+class Threaded:
+    """An executor that runs in its thread, on a clock that only runs move."""
+
+    def __init__(self, hold: threading.Event | None = None) -> None:
+        self.clock = FakeClock()
+        self.entered = threading.Event()
+        runner = FakeRunner(self.clock)
+        if hold is not None:
+            run = runner.run
+
+            def held_run(segment, batch):
+                self.entered.set()
+                hold.wait()
+                return run(segment, batch)
+
+            runner.run = held_run
+        self.recorder = Recorder()
+        self.executor = Executor(
+            runner,
+            make_policy(runner),
+            LatencyModel(exact_profile()),
+            self.clock,
+            self.recorder,
+            max_waiting=8,
+        )
+        self.executor.start()
+
+
+def test_stop_lets_those_inside_finish_and_refuses_newcomers():
+    threaded = Threaded()
+    ends = []
+    for id in range(3):
+        threaded.executor.submit(request(id), IMAGE, ends.append)
+    threaded.executor.stop(grace_s=30)
+    assert sorted(end.request.id for end in ends) == [0, 1, 2]
+    assert all(isinstance(end, Answered) for end in ends)
+    threaded.executor.submit(request(3), IMAGE, ends.append)
+    assert ends[-1].reason is ShedReason.REJECTED_DRAINING
+    assert len(threaded.recorder.results) == 4
+
+
+def test_stop_ends_what_is_still_there_when_grace_is_over():
+    hold = threading.Event()
+    threaded = Threaded(hold)
+    ends = []
+    threaded.executor.submit(request(0), IMAGE, ends.append)
+    threaded.entered.wait()
+    threaded.executor.submit(request(1), IMAGE, ends.append)
+    stopper = threading.Thread(target=threaded.executor.stop, args=(0.0,))
+    stopper.start()
+    hold.set()
+    stopper.join()
+    assert sorted(end.request.id for end in ends) == [0, 1]
+    assert all(end.reason is ShedReason.REJECTED_DRAINING for end in ends if isinstance(end, Shed))
+    assert any(isinstance(end, Shed) for end in ends)
+
+
+def test_warm_up_teaches_every_segment_and_batch_size():
+    clock = FakeClock()
+    runner = FakeRunner(clock)
+    latency = LatencyModel(None)
+    warm_up(runner, latency, IMAGE, NUM_EXITS, clock, rounds=2)
+    for segment in runner.segments:
+        for size in runner.batch_sizes:
+            assert latency.typical(segment, size) == pytest.approx(runner.cost(segment, size))
+    assert all(batch.released for batch in runner.batches)
