@@ -65,6 +65,8 @@ class DetectorConfig(JsonRecord):
     octave_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
     """Width over height."""
+    license: str = "Apache-2.0"
+    """Of the trained weights."""
     flavour: str = "google"
     """Whose reading of the merging cells the weights were trained with."""
     score_threshold: float = 0.05

@@ -11,10 +11,11 @@ import importlib
 import json
 import logging
 import math
+import socket
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -117,7 +118,7 @@ def create_app(
     lifecycle: Lifecycle,
     *,
     clock: Clock = time.monotonic,
-    started: Callable[[BaseException | None], None] = lambda _: None,
+    started: Callable[[Exception | None], Awaitable[None]],
 ) -> ASGIApp:
     """The gateway over a backend that is not started yet.
 
@@ -148,9 +149,9 @@ def create_app(
             await backend.start()
         except Exception as error:
             logger.error("the backend did not start: %s", error, exc_info=error)
-            started(error)
+            await started(error)
         else:
-            started(None)
+            await started(None)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -220,6 +221,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.failed = False
+        self.listening = asyncio.Event()
         self._lifecycle = lifecycle
         self._drain_delay_s = drain_delay_s
         self._draining = False
@@ -229,6 +231,11 @@ class Server(uvicorn.Server):
         """Where it listens, once it does."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen."""
+        await super().startup(sockets)
+        self.listening.set()
 
     def fail(self) -> None:
         """End because the backend will never be ready."""
@@ -265,11 +272,12 @@ def create_server(
     lifecycle = Lifecycle(backend)
     server: Server
 
-    def started(error: BaseException | None) -> None:
-        if error is None:
-            announce(server.url)
-        else:
+    async def started(error: Exception | None) -> None:
+        if error is not None:
             server.fail()
+            return
+        await server.listening.wait()
+        announce(server.url)
 
     app = create_app(settings, backend, metrics, lifecycle, clock=clock, started=started)
     server = Server(
@@ -285,8 +293,12 @@ def create_server(
     return server
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> int:
-    """Serve until told to end; the exit code. Raises StartError."""
+def serve(
+    settings: Settings,
+    announce: Callable[[str], None],
+    create: Callable[[Settings, Metrics, Clock], Backend] = create_backend,
+) -> int:
+    """Serve what ``create`` makes until told to end; the exit code. Raises StartError."""
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -297,7 +309,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     # call into its runtime; with the default of 5 ms every boundary could cost that much.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics = Metrics(CollectorRegistry(), time.monotonic)
-    backend = create_backend(settings, metrics, time.monotonic)
+    backend = create(settings, metrics, time.monotonic)
     metrics.describe(backend, version=version("punctual"), runtime=settings.runtime)
     server = create_server(settings, backend, metrics, announce=announce)
     server.run()

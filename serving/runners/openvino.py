@@ -93,9 +93,16 @@ class _Compiled:
 
 
 class OpenVinoRunner:
-    """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores."""
+    """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores.
+    ``precision`` of convolutions, ``bf16`` or ``f32``; None: the one that is fast here."""
 
-    def __init__(self, folder: Path, catalog: Catalog, num_threads: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        catalog: Catalog,
+        num_threads: int | None,
+        precision: str | None = None,
+    ) -> None:
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
         self.batch_sizes = BATCH_SIZES
         num_exits = catalog.num_exits
@@ -104,12 +111,14 @@ class OpenVinoRunner:
         )
         self._image_shape = (catalog.input_height, catalog.input_width, 3)
         self._core = ov.Core()
-        native_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self._boundary = ov.Type.bf16 if native_bf16 else ov.Type.f32
+        if precision is None:
+            capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            precision = "bf16" if "BF16" in capabilities else "f32"
+        self._boundary = {"bf16": ov.Type.bf16, "f32": ov.Type.f32}[precision]
         self._config = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": "bf16" if native_bf16 else "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": num_threads or 0,
         }
         unit = {

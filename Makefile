@@ -1,0 +1,39 @@
+PYTHON ?= python3
+SERVE_ENV := .venv
+DEV_ENV := .venv-dev
+BIN := $(DEV_ENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve check fmt test clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
+
+serve: $(SERVE_ENV)/.installed  ## install what serving needs and start the server (ARGS="--port 9000")
+	$(SERVE_ENV)/bin/punctual serve $(ARGS)
+
+check: $(DEV_ENV)/.installed  ## lint, formatting, types, import rules; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(DEV_ENV)/.installed  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(DEV_ENV)/.installed  ## run the tests (ARGS="-k policy")
+	$(BIN)/pytest $(ARGS)
+
+clean:  ## remove both environments
+	rm -rf $(SERVE_ENV) $(DEV_ENV)
+
+$(SERVE_ENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(SERVE_ENV)
+	$(SERVE_ENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(DEV_ENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DEV_ENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,134 @@
+"""Latency, measured through the runner that serves.
+
+Rounds are interleaved: each one runs every segment once at every batch size, so that a busy moment
+of the machine falls on all alike. A/B figures are ratios within a round, with their spread.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from serving.core import segment as segments
+from serving.core.catalog import Catalog
+from serving.core.latency import LatencyProfile, Quantiles, quantile
+from serving.core.ports import Clock, SegmentRunner
+from serving.core.segment import Segment
+
+WARM_UP_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Leaving at one depth: unit segments one after the other, and the fused segment. Medians in
+    seconds; the ratio unit / fused is taken round by round."""
+
+    depth: int
+    unit_s: float
+    fused_s: float
+    ratio_p10: float
+    ratio_p50: float
+    ratio_p90: float
+
+
+def machine() -> str:
+    """The processor and how many of its cores this process may use."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            model = names[0].partition(":")[2].strip()
+    return f"{model}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _noise(catalog: Catalog) -> Any:
+    shape = (catalog.input_height, catalog.input_width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def measure_segments(
+    runner: SegmentRunner, catalog: Catalog, rounds: int, clock: Clock, date: str, threads: int
+) -> LatencyProfile:
+    """Quantiles of every segment at every batch size over ``rounds`` rounds."""
+    seconds: dict[tuple[Segment, int], list[float]] = defaultdict(list)
+    image = _noise(catalog)
+    fused = [s for s in segments.fused_segments(catalog.num_exits) if s in runner.segments]
+    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="segments", unit="round"):
+        for size in runner.batch_sizes:
+
+            def timed(segment: Segment, batch: Any, size: int = size, turn: int = turn) -> Any:
+                started_s = clock()
+                output = runner.run(segment, batch)
+                if turn >= 0:
+                    seconds[segment, size].append(clock() - started_s)
+                return output
+
+            images = runner.load([image] * size)
+            for segment in fused:
+                runner.release(timed(segment, images))
+            features = timed(segments.STEM, images)
+            runner.release(images)
+            for depth in range(1, catalog.num_exits + 1):
+                deeper = timed(segments.stack(depth), features)
+                runner.release(features)
+                features = deeper
+                runner.release(timed(segments.head(depth), features))
+            runner.release(features)
+    table = {
+        key: Quantiles(quantile(values, 0.5), quantile(values, 0.9), quantile(values, 0.99))
+        for key, values in seconds.items()
+    }
+    return LatencyProfile(runner.runtime, machine(), date, threads, table)
+
+
+def compare_paths(
+    runner: SegmentRunner, catalog: Catalog, depths: Sequence[int], rounds: int, clock: Clock
+) -> list[Comparison]:
+    """Unit segments against the fused segment, from the image to boxes, at batch 1."""
+    images = runner.load([_noise(catalog)])
+
+    def unit(depth: int) -> None:
+        batch = images
+        for segment in segments.unit_path(depth):
+            output = runner.run(segment, batch)
+            if batch is not images:
+                runner.release(batch)
+            batch = output
+        runner.release(batch)
+
+    def fused(depth: int) -> None:
+        runner.release(runner.run(segments.fused_exit(depth), images))
+
+    def timed(path: Callable[[int], None], depth: int) -> float:
+        started_s = clock()
+        path(depth)
+        return clock() - started_s
+
+    pairs: dict[int, list[tuple[float, float]]] = {depth: [] for depth in depths}
+    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="unit against fused", unit="round"):
+        for depth in depths:
+            pair = (timed(unit, depth), timed(fused, depth))
+            if turn >= 0:
+                pairs[depth].append(pair)
+    runner.release(images)
+    comparisons = []
+    for depth, measured in pairs.items():
+        ratios = [unit_s / fused_s for unit_s, fused_s in measured]
+        comparisons.append(
+            Comparison(
+                depth,
+                quantile((unit_s for unit_s, _ in measured), 0.5),
+                quantile((fused_s for _, fused_s in measured), 0.5),
+                *(quantile(ratios, q) for q in (0.1, 0.5, 0.9)),
+            )
+        )
+    return comparisons

@@ -1,0 +1,134 @@
+"""Segments on ONNX Runtime's CPU provider: the portable alternative to OpenVINO.
+
+Float32 throughout. Features stay where the runtime allocated them; a batch is a list of arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.compose
+import onnxruntime
+
+from serving.core import segment as segments
+from serving.core.catalog import Catalog
+from serving.core.ports import Image
+from serving.core.request import Detections
+from serving.core.segment import Segment
+
+BATCH_SIZES = (1, 4)
+"""Shapes are dynamic; these are the sizes that are warmed up and planned with."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Arrays whose first axis is the batch."""
+
+    depth: int
+    """``segments.IMAGE`` for images, the depth of features, or of the exit of detections."""
+    arrays: tuple[npt.NDArray[Any], ...]
+
+
+class OnnxRuntimeRunner:
+    """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores."""
+
+    def __init__(self, folder: Path, catalog: Catalog, num_threads: int | None) -> None:
+        self.runtime = f"onnxruntime {onnxruntime.__version__}"
+        self.batch_sizes = BATCH_SIZES
+        num_exits = catalog.num_exits
+        self._image_shape = (catalog.input_height, catalog.input_width, 3)
+        unit = {
+            segment: onnx.load(folder / catalog.segments[segment.name].file)
+            for segment in segments.unit_segments(num_exits)
+        }
+        models = {
+            **unit,
+            **{
+                fused: _compose([unit[part] for part in segments.unit_path(fused.stop)])
+                for fused in segments.fused_segments(num_exits)
+            },
+        }
+        self.segments = frozenset(models)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads or 0
+        self._sessions = {
+            segment: onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            for segment, model in models.items()
+        }
+        self._input_names = {
+            segment: [port.name for port in session.get_inputs()]
+            for segment, session in self._sessions.items()
+        }
+        self._closed = False
+
+    def load(self, images: Sequence[Image]) -> Batch:
+        """A batch of images, copied."""
+        self._check_open()
+        if not 1 <= len(images) <= BATCH_SIZES[-1]:
+            raise ValueError(f"a batch has 1 to {BATCH_SIZES[-1]} images, not {len(images)}")
+        for image in images:
+            if image.shape != self._image_shape or image.dtype != np.uint8:
+                raise ValueError(
+                    f"an image is uint8 {self._image_shape}, not {image.dtype} {image.shape}"
+                )
+        return Batch(segments.IMAGE, (np.stack(images),))
+
+    def run(self, segment: Segment, batch: Batch) -> Batch:
+        """One synchronous inference; releases the interpreter lock while it runs."""
+        self._check_open()
+        if segment not in self.segments:
+            raise ValueError(f"no segment {segment.name} here")
+        if batch.depth != segment.start:
+            raise ValueError(f"{segment.name} does not take a batch of depth {batch.depth}")
+        feed = dict(zip(self._input_names[segment], batch.arrays, strict=True))
+        return Batch(segment.stop, tuple(self._sessions[segment].run(None, feed)))
+
+    def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
+        """A copy of these rows."""
+        self._check_open()
+        size = len(batch.arrays[0])
+        if not rows or not all(0 <= row < size for row in rows):
+            raise ValueError(f"rows {list(rows)} of a batch of {size}")
+        return Batch(batch.depth, tuple(array[list(rows)] for array in batch.arrays))
+
+    def release(self, batch: Batch) -> None:
+        """Memory goes with the last reference."""
+
+    def detections(self, batch: Batch) -> list[Detections]:
+        """Copies, so the batch can be released."""
+        self._check_open()
+        boxes, scores, labels, counts = batch.arrays
+        return [
+            Detections(boxes[row, :n].copy(), scores[row, :n].copy(), labels[row, :n].copy())
+            for row, n in enumerate(counts)
+        ]
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self._closed = True
+        self._sessions.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the runner is closed")
+
+
+def _compose(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+    """One model that feeds each part's outputs to the next part's inputs, in their order."""
+    whole = onnx.compose.add_prefix(parts[0], "0/")
+    for number, part in enumerate(parts[1:], start=1):
+        following = onnx.compose.add_prefix(part, f"{number}/")
+        outputs = [port.name for port in whole.graph.output]
+        inputs = [port.name for port in following.graph.input]
+        whole = onnx.compose.merge_models(
+            whole, following, io_map=list(zip(outputs, inputs, strict=True))
+        )
+    return whole

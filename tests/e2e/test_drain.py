@@ -1,0 +1,117 @@
+"""From start to end of a process: what it answers meanwhile, and how it leaves."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.e2e.process import Server, eventually, fake_server, free_port
+from tests.serving.fakes import JPEG
+from tests.serving.gateway import slug
+
+SLOW = {"max_depth": 2}
+
+
+def busy(server: Server) -> bool:
+    return server.metric("punctual_waiting_requests") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_requests_in_flight_are_answered(number: signal.Signals) -> None:
+    with fake_server() as server, ThreadPoolExecutor() as threads:
+        in_flight = threads.submit(server.detect, JPEG, params=SLOW)
+        eventually(lambda: busy(server))
+        server.process.send_signal(number)
+        assert in_flight.result().status_code == 200
+        assert server.ended() == 0
+
+
+def test_drain() -> None:
+    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=1500) as server, ThreadPoolExecutor() as threads:
+        with server.client() as client:
+            assert client.get("/readyz").status_code == 200
+            server.terminate()
+            eventually(lambda: client.get("/readyz").status_code == 503)
+            # Load balancers have not noticed yet: it must go on serving.
+            assert client.get("/livez").status_code == 200
+            assert server.detect(JPEG).status_code == 200
+            in_flight = threads.submit(server.detect, JPEG, params=SLOW)
+            assert in_flight.result().status_code == 200
+        assert server.ended() == 0
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+
+
+def test_every_request_sent_during_a_drain_is_accounted_for() -> None:
+    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=500) as server:
+        replies: list[int] = []
+        refused = 0
+        started = threading.Event()
+
+        def client() -> None:
+            nonlocal refused
+            while not refused:
+                try:
+                    reply = server.detect(JPEG)
+                except httpx.ConnectError:  # it no longer listens: nothing was lost
+                    refused += 1
+                else:
+                    assert reply.status_code == 200 or slug(reply) == "overloaded"
+                    replies.append(reply.status_code)
+                    started.set()
+
+        with ThreadPoolExecutor() as threads:
+            running = threads.submit(client)
+            started.wait(60)
+            server.terminate()
+            running.result(60)
+        assert server.ended() == 0
+        assert replies.count(200) > 0
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=600_000) as server:
+        server.terminate()
+        with server.client() as client:
+            eventually(lambda: client.get("/readyz").status_code == 503)
+        server.terminate()
+        server.ended()
+
+
+def test_alive_but_not_ready_while_it_starts() -> None:
+    port = free_port()
+    with fake_server(wait_ready=False, FAKE_START="never", PUNCTUAL_PORT=port) as server:
+        server.url = f"http://127.0.0.1:{port}"
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(server.address) == 0
+
+        eventually(listens)
+        with server.client() as client:
+            assert client.get("/livez").status_code == 200
+            assert slug(client.get("/readyz")) == "backend-unavailable"
+            assert slug(client.post("/v1/detect", content=JPEG)) == "backend-unavailable"
+        server.terminate()
+        assert server.ended() == 0
+
+
+def test_a_backend_that_does_not_start_ends_the_process() -> None:
+    with fake_server(wait_ready=False, FAKE_START="fails") as server:
+        assert server.ended() == 1
+        assert "the backend did not start: there is no such device" in server.output
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with fake_server(wait_ready=False, PUNCTUAL_PORT=port) as server:
+            assert server.ended() != 0
+            assert "address already in use" in server.output

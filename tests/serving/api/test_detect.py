@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.types import Message
+
+from serving.api.schemas import Detected
+from serving.core.errors import (
+    BackendError,
+    BackendUnavailable,
+    Cancelled,
+    DeadlineExceeded,
+    Overloaded,
+    ShedReason,
+)
+from serving.core.ports import Image
+from serving.core.request import Answered, Request
+from serving.metrics import OUTCOMES
+from tests.serving.fakes import DETECTIONS, JPEG, FakeBackend, encode, forever, picture
+from tests.serving.gateway import Gateway, problem, slug
+from tests.serving.test_images import png
+
+pytestmark = pytest.mark.anyio
+
+
+def raising(error: BaseException) -> Any:
+    async def behaviour(*_: object) -> Answered:
+        raise error
+
+    return behaviour
+
+
+class TestReply:
+    async def test_all_of_it(self, gateway: Gateway) -> None:
+        async def behaviour(_: Image, request: Request) -> Answered:
+            started_s = gateway.clock.now + 0.002  # 2 ms in the queue, then 20 in the engine
+            gateway.clock.now += 0.022
+            return Answered(request, DETECTIONS, 2, started_s, gateway.clock.now, 0.020, 0.018)
+
+        gateway.backend.behaviour = behaviour
+        response = await gateway.detect(
+            headers={"X-Deadline-Ms": "100", "X-Request-Id": "r1"}, params={"score_threshold": 0.5}
+        )
+        assert response.status_code == 200
+        assert response.json() == {
+            "model": "cells",
+            "request_id": "r1",
+            "image": {"width": 64, "height": 48},
+            # 64 x 48 lies twice as large in the input of 128 x 96.
+            "detections": [
+                {"box": [4.0, 8.0, 12.0, 16.0], "score": 0.9, "label": "square", "class_id": 1},
+                {"box": [0.0, 0.0, 2.0, 2.0], "score": 0.5, "label": "circle", "class_id": 0},
+            ],
+            "exit_depth": 2,
+            "max_depth": 3,
+            "degraded": True,
+            "expected_ap": 0.5,
+            "budget_ms": 100.0,
+            "elapsed_ms": 22.0,
+            "slack_ms": 78.0,
+            "predicted_ms": 18.0,
+        }
+        assert response.headers["server-timing"] == (
+            'read;dur=0.0, decode;dur=0.0, queue;dur=2.0, engine;dur=20.0;desc="depth=2", '
+            "total;dur=22.0"
+        )
+        assert response.headers["x-request-id"] == "r1"
+        assert response.headers["cache-control"] == "no-store"
+        Detected.model_validate(response.json())
+
+    async def test_what_the_backend_gets(self, gateway: Gateway) -> None:
+        await gateway.detect(params={"min_depth": 2}, headers={"X-Deadline-Ms": "80"})
+        await gateway.detect()
+        (image, first), (_, second) = gateway.backend.seen
+        now_s = gateway.clock.now
+        assert (image.shape, image.dtype) == ((96, 128, 3), np.uint8)
+        assert (first.min_depth, first.max_depth) == (2, 3)
+        assert first.arrival_s == now_s
+        assert first.deadline_s == pytest.approx(now_s + 0.079)  # 1 ms is kept for the reply
+        assert second.deadline_s == pytest.approx(now_s + 0.999)
+        assert second.id > first.id
+
+    async def test_not_degraded_when_it_got_what_it_asked(self, gateway: Gateway) -> None:
+        reply = (await gateway.detect(params={"max_depth": 2})).json()
+        assert (reply["exit_depth"], reply["max_depth"], reply["degraded"]) == (2, 2, False)
+
+    async def test_larger_budgets_are_cut_and_it_says_so(self, gateway: Gateway) -> None:
+        reply = (await gateway.detect(headers={"X-Deadline-Ms": "99999999"})).json()
+        assert reply["budget_ms"] == 10_000
+
+    async def test_a_preference_is_applied(self, gateway: Gateway) -> None:
+        response = await gateway.detect(headers={"Prefer": "wait=1"})
+        assert response.headers["preference-applied"] == "wait=1"
+
+    async def test_form(self, gateway: Gateway) -> None:
+        async with gateway.client() as client:
+            files = {"image": ("a.jpg", JPEG, "image/jpeg")}
+            assert (await client.post("/v1/detect", files=files)).status_code == 200
+
+    async def test_content_decides_not_its_name(self, gateway: Gateway) -> None:
+        data = encode(picture(30, 20), "PNG")
+        assert (await gateway.detect(data)).json()["image"] == {"width": 30, "height": 20}
+
+
+async def slow_body() -> AsyncIterator[bytes]:
+    yield JPEG[:10]
+    await asyncio.Event().wait()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("content", "headers", "expected"),
+        [
+            (b"", {}, "invalid-image"),
+            (b"hello", {}, "unsupported-image"),
+            (JPEG[:-200], {}, "invalid-image"),
+            (JPEG, {"Content-Type": "text/plain"}, "unsupported-image"),
+            (JPEG, {"Content-Encoding": "br"}, "unsupported-image"),
+            (JPEG, {"Content-Type": "multipart/form-data"}, "invalid-request"),
+            (JPEG, {"X-Deadline-Ms": "soon"}, "invalid-parameter"),
+            (png(40_000, 40_000), {}, "payload-too-large"),
+            (JPEG + bytes(2000), {}, "payload-too-large"),
+        ],
+    )
+    async def test_of_what_was_sent(
+        self, content: bytes, headers: dict[str, str], expected: str
+    ) -> None:
+        gateway = Gateway(max_body_bytes=len(JPEG) + 1000)
+        assert slug(await gateway.detect(content, headers=headers)) == expected
+        assert gateway.outcomes() == {"invalid": 1}
+        assert gateway.backend.seen == []
+
+    async def test_of_a_body_without_a_length(self) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            for _ in range(100):
+                yield bytes(100)
+
+        gateway = Gateway(max_body_bytes=2000)
+        assert slug(await gateway.detect(body())) == "payload-too-large"
+
+    async def test_of_unknown_parameters(self, gateway: Gateway) -> None:
+        assert slug(await gateway.detect(params={"depth": 2})) == "invalid-parameter"
+
+    async def test_of_a_budget_that_cannot_do(self, gateway: Gateway) -> None:
+        for depth, budget_ms in ((1, "10"), (3, "30"), (1, "0.001")):
+            refused = await gateway.detect(
+                params={"min_depth": depth}, headers={"X-Deadline-Ms": budget_ms}
+            )
+            assert slug(refused) == "budget-infeasible"
+            body = problem(refused)
+            assert body["budget_ms"] == float(budget_ms)
+            enough = {"X-Deadline-Ms": str(body["min_budget_ms"])}
+            accepted = await gateway.detect(params={"min_depth": depth}, headers=enough)
+            assert accepted.status_code == 200
+        assert gateway.outcomes()["infeasible"] == 3
+
+    async def test_of_a_budget_below_the_floor(self) -> None:
+        gateway = Gateway(min_budget_ms=500)
+        refused = problem(await gateway.detect(headers={"X-Deadline-Ms": "499"}))
+        assert refused["min_budget_ms"] == 550
+
+    async def test_of_a_body_that_took_too_much_of_the_budget(self, gateway: Gateway) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            yield JPEG[:10]
+            gateway.clock.now += 0.050
+            yield JPEG[10:]
+
+        refused = await gateway.detect(body(), headers={"X-Deadline-Ms": "55"})
+        assert slug(refused) == "budget-infeasible"
+        assert problem(refused)["min_budget_ms"] > 60
+
+    async def test_of_a_body_that_never_ends(self, gateway: Gateway) -> None:
+        refused = await gateway.detect(slow_body(), headers={"X-Deadline-Ms": "20"})
+        assert slug(refused) == "body-timeout"
+        assert refused.status_code == 408
+        assert gateway.outcomes() == {"invalid": 1}
+
+    async def test_while_starting(self, gateway: Gateway) -> None:
+        gateway.backend.ready = False
+        assert slug(await gateway.detect()) == "backend-unavailable"
+        assert gateway.outcomes() == {"error": 1}
+
+    async def test_while_closing(self, gateway: Gateway) -> None:
+        gateway.lifecycle.drain()
+        assert (await gateway.detect()).status_code == 200
+        gateway.lifecycle.close()
+        refused = problem(await gateway.detect())
+        assert refused["reason"] == "rejected-draining"
+        assert gateway.outcomes() == {"ok": 1, "rejected": 1}
+
+    async def test_of_too_many_at_once(self) -> None:
+        gateway = Gateway(max_requests=1)
+        gateway.backend.behaviour = forever
+        first = asyncio.create_task(gateway.detect())
+        while not gateway.backend.seen:
+            await asyncio.sleep(0.001)
+        assert problem(await gateway.detect())["reason"] == "rejected-saturated"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        gateway.backend.behaviour = gateway.backend.answer
+        assert (await gateway.detect()).status_code == 200
+
+
+class TestEndings:
+    @pytest.mark.parametrize(
+        ("error", "expected", "outcome"),
+        [
+            (Overloaded("x", ShedReason.REJECTED_OVERLOAD), "overloaded", "rejected"),
+            (Overloaded("x", ShedReason.EVICTED_EXPIRED), "overloaded", "evicted"),
+            (DeadlineExceeded("x"), "deadline-exceeded", "late"),
+            (BackendError("x"), "backend-error", "error"),
+            (BackendUnavailable("x"), "backend-unavailable", "error"),
+            (Cancelled("x"), "cancelled", "cancelled"),
+            (RuntimeError("x"), "internal", "error"),
+        ],
+    )
+    async def test_each_is_told_and_counted_once(
+        self, gateway: Gateway, error: Exception, expected: str, outcome: str
+    ) -> None:
+        gateway.backend.behaviour = raising(error)
+        assert slug(await gateway.detect()) == expected
+        assert gateway.outcomes() == {outcome: 1}
+        assert gateway.sample("punctual_request_duration_seconds_count") == 1
+        shed = sum(gateway.sample("punctual_shed_total", reason=reason) for reason in ShedReason)
+        assert shed == isinstance(error, Overloaded)
+
+    async def test_every_outcome_can_be_reached_once(self, gateway: Gateway) -> None:
+        backend = gateway.backend
+        await gateway.detect()
+        backend.behaviour = lambda image, request: FakeBackend.answer(backend, image, request, 1)
+        await gateway.detect()
+        await gateway.detect(headers={"X-Deadline-Ms": "1"})
+        await gateway.detect(b"text")
+        for error in (
+            Overloaded("x", ShedReason.REJECTED_OVERLOAD),
+            Overloaded("x", ShedReason.EVICTED_EXPIRED),
+            DeadlineExceeded("x"),
+            Cancelled("x"),
+            BackendError("x"),
+        ):
+            backend.behaviour = raising(error)
+            await gateway.detect()
+        assert gateway.outcomes() == dict.fromkeys(OUTCOMES, 1)
+
+    async def test_never_a_late_success(self, gateway: Gateway) -> None:
+        async def behaviour(image: Image, request: Request) -> Answered:
+            gateway.clock.now += 0.1011
+            return await gateway.backend.answer(image, request)
+
+        gateway.backend.behaviour = behaviour
+        response = await gateway.detect(headers={"X-Deadline-Ms": "100"})
+        assert slug(response) == "deadline-exceeded"
+        assert gateway.outcomes() == {"late": 1}
+        assert gateway.sample("punctual_deadline_overrun_seconds_sum") == pytest.approx(0.0011)
+
+    async def test_a_backend_that_hangs_is_given_up_at_the_deadline(self, gateway: Gateway) -> None:
+        gateway.backend.behaviour = forever
+        response = await gateway.detect(headers={"X-Deadline-Ms": "50"})
+        assert slug(response) == "deadline-exceeded"
+
+    async def test_a_client_that_leaves_cancels_its_request(self, gateway: Gateway) -> None:
+        cancelled = asyncio.Event()
+
+        async def behaviour(*_: object) -> Answered:
+            try:
+                return await forever()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        gateway.backend.behaviour = behaviour
+        sent: list[Message] = []
+        body: list[Message] = [{"type": "http.request", "body": JPEG, "more_body": False}]
+
+        async def receive() -> Message:
+            if body:
+                return body.pop()
+            while not gateway.backend.seen:
+                await asyncio.sleep(0.001)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await gateway.app(
+            {
+                "type": "http",
+                "method": "POST",
+                "path": "/v1/detect",
+                "query_string": b"",
+                "headers": [(b"content-type", b"image/jpeg")],
+            },
+            receive,
+            send,
+        )
+        assert cancelled.is_set()
+        assert sent[0]["status"] == 499
+        assert gateway.outcomes() == {"cancelled": 1}
+        assert gateway.sample("punctual_shed_total", reason="evicted-expired") == 0
+
+
+class TestPixels:
+    async def test_boxes_are_in_the_upright_image(self, gateway: Gateway) -> None:
+        # Stored 64 wide and 48 high, shown 48 wide and 64 high.
+        exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+        data = encode(picture(64, 48), "JPEG", exif=exif)
+        reply = (await gateway.detect(data)).json()
+        assert reply["image"] == {"width": 48, "height": 64}
+
+    async def test_decoding_is_bounded(self) -> None:
+        gateway = Gateway(num_decode_workers=1, max_pending_decodes=0)
+        replies = await asyncio.gather(*(gateway.detect() for _ in range(20)))
+        assert {reply.status_code for reply in replies} == {200, 503}
+        reasons = {problem(reply)["reason"] for reply in replies if reply.status_code == 503}
+        assert reasons == {"rejected-saturated"}
+
+

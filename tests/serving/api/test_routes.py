@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.api.problems import PROBLEMS
+from serving.api.schemas import Models
+from tests.serving.gateway import Gateway, slug
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_models(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        reply = (await client.get("/v1/models")).json()
+        gateway.backend.ready = False
+        starting = (await client.get("/v1/models")).json()
+    (model,) = Models.model_validate(reply).models
+    assert (model.name, model.classes) == ("cells", ["circle", "square"])
+    assert [(e.depth, e.predicted_ms) for e in model.exits] == [(1, 10.0), (2, 20.0), (3, 30.0)]
+    assert all(e.min_budget_ms > e.predicted_ms + 1 for e in model.exits)  # type: ignore[operator]
+    assert [e["predicted_ms"] for e in starting["models"][0]["exits"]] == [None] * 3
+
+
+async def test_health(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        gateway.backend.ready = False
+        assert (await client.get("/livez")).status_code == 200
+        assert slug(await client.get("/readyz")) == "backend-unavailable"
+        gateway.backend.ready = True
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        gateway.lifecycle.drain()
+        assert slug(await client.get("/readyz")) == "overloaded"
+        assert (await client.get("/livez")).status_code == 200
+
+
+async def test_metrics(gateway: Gateway) -> None:
+    await gateway.detect()
+    async with gateway.client() as client:
+        response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    families = {family.name for family in text_string_to_metric_families(response.text)}
+    assert families >= {"punctual_requests", "punctual_ready", "punctual_build_info"}
+
+
+async def test_page_needs_nothing_from_elsewhere(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        response = await client.get("/")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    fetched = re.findall(r"""(?:src|href|url|fetch)\s*[=(]\s*["'`]([^"'`]+)""", response.text)
+    assert fetched
+    assert not [address for address in fetched if re.match(r"https?:|//", address)]
+
+
+async def test_nothing_else(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        assert slug(await client.get("/nothing")) == "not-found"
+        assert slug(await client.get("/v1/detect")) == "method-not-allowed"
+
+
+async def test_description(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    detect = paths["/v1/detect"]["post"]
+    names = {parameter["name"] for parameter in detect["parameters"]}
+    assert names == {"X-Deadline-Ms", "min_depth", "max_depth", "score_threshold"}
+    assert set(detect["requestBody"]["content"]) == {
+        *("image/jpeg", "image/png", "image/webp", "multipart/form-data")
+    }
+    documented = {int(status) for status in detect["responses"]}
+    assert {problem.status for problem in PROBLEMS.values()} - {404, 405, 499} <= documented

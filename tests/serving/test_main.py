@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, EntryPoints, version
+from typing import Any
+
+import pytest
+
+from serving import __main__ as command
+from serving.settings import Settings
+
+HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "fastapi", "pydantic", "numpy", "PIL")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "serving", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_options_are_settings() -> None:
+    assert {option.setting for option in command.SERVE_OPTIONS} <= set(Settings.model_fields)
+
+
+def test_help_repeats_the_true_defaults() -> None:
+    stated = {option.setting: option.text for option in command.SERVE_OPTIONS}
+    for name, field in Settings.model_fields.items():
+        if name in stated and field.default is not None:
+            default = field.default
+            shown = f"{default:g}" if isinstance(default, float) else str(default)
+            assert f"({shown}" in stated[name]
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys\nfrom serving.__main__ import main\n"
+        "try: main(['serve', '--help'])\nexcept SystemExit: pass\n"
+        f"print('loaded:', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.endswith("loaded: []\n")
+    assert "--max-waiting" in done.stdout
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"punctual {version('punctual')}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("dance",), ("serve", "--nothing")])
+def test_misuse(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "usage: punctual" in done.stderr
+
+
+def test_bad_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PUNCTUAL_PORTT", "1")
+    assert command.main(["serve", "--max-waiting", "none"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "punctual: PUNCTUAL_PORTT is not a setting; did you mean PUNCTUAL_PORT?"
+    assert second.startswith("punctual: --max-waiting=none: ")
+
+
+def test_no_model(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["serve", "--model-repository", str(tmp_path)]) == 2
+    assert "there is no model in" in capsys.readouterr().err
+
+
+def entries(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    found = EntryPoints([EntryPoint("extra", value, command.COMMANDS_GROUP)])
+    monkeypatch.setattr(command, "entry_points", lambda group: found.select(group=group))
+
+
+def register(subparsers: Any, tools: object) -> None:
+    parser = subparsers.add_parser("greet")
+    parser.add_argument("--name")
+    parser.set_defaults(run=greet)
+
+
+def greet(arguments: argparse.Namespace) -> int | None:
+    if arguments.name == "nobody":
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    if arguments.name == "error":
+        return 3
+    return None
+
+
+def test_foreign_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries(monkeypatch, f"{__name__}:register")
+    assert command.main(["greet", "--name", "me"]) == 0
+    assert command.main(["greet", "--name", "error"]) == 3
+    assert command.main(["greet", "--name", "nobody"]) == 2
+    assert "pip install 'punctual[builder]'" in capsys.readouterr().err
+
+
+def test_a_broken_foreign_command_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    entries(monkeypatch, "not_a_module_at_all:register")
+    assert command.main(["serve", "--model-repository", str(tmp_path)]) == 2
+    assert "the commands of 'extra' are left out" in capsys.readouterr().err
