@@ -130,10 +130,6 @@ class TrainConfig(JsonRecord):
     box_loss: str = "giou"
     box_weight: float = 2.0
     ema_decay: float = 0.999
-    crop_size: tuple[int, int] | None = None
-    """(height, width) of the random window of the input that a step sees; None: all of it."""
-    full_size_epochs: int = 0
-    """The last epochs see the whole input, so that what depends on its size settles."""
     horizontal_flip: bool = True
     vertical_flip: bool = False
     scale_jitter: tuple[float, float] = (0.8, 1.2)
@@ -144,11 +140,6 @@ class TrainConfig(JsonRecord):
     validate_every: int = 0
     """Epochs between validations; 0: only after the last."""
     seed: int = 0
-
-    def window(self, input_size: tuple[int, int], epoch: int) -> tuple[int, int]:
-        """(height, width) of what the steps of an epoch (from 0) see."""
-        cropped = self.crop_size is not None and epoch < self.epochs - self.full_size_epochs
-        return self.crop_size if cropped and self.crop_size else input_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,22 +159,23 @@ _BCCD = Config(
         head_channels=96,
         head_convs=1,
         anchor_scale=2.0,
-        octave_scales=(1.0, 2**0.5, 2.0, 2**1.5),
         aspect_ratios=(1.0,),
     ),
     TrainConfig(
         dataset="bccd",
+        split="trainval",
+        validation_split=None,
+        epochs=70,
         vertical_flip=True,
         exits_per_step=3,
-        crop_size=(384, 384),
-        full_size_epochs=4,
+        ema_decay=0.998,
     ),
 )
 
 CONFIGS: dict[str, Config] = {
-    # python -m builder.train --config bccd --data data/bccd --out runs/bccd
+    # punctual train --config bccd --data data/bccd --out runs/bccd
     "bccd": _BCCD,
-    # The reference of the published counts; no data set of its own here.
+    # punctual export --config coco_r50: random weights, for cost only; no data set goes with it.
     "coco_r50": Config(
         DetectorConfig(
             name="coco_r50",

@@ -18,48 +18,43 @@ MIN_VISIBLE = 0.3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A sample seen through a window: the model's input, or a part of it."""
+    """A sample placed in the model's input."""
 
     image: npt.NDArray[np.uint8]
-    """(height, width, 3) of the window."""
+    """(height, width, 3) of the input size."""
     boxes_xyxy: npt.NDArray[np.float32]
-    """(boxes, 4) in pixels of the window."""
+    """(boxes, 4) in input pixels."""
     labels: npt.NDArray[np.int64]
 
 
 def letterbox(sample: Sample, input_size: tuple[int, int]) -> Example:
     """A sample as the server places it in the input."""
-    return place(sample, input_size, 1.0, (0.0, 0.0), input_size)
+    return place(sample, input_size, 1.0, (0.0, 0.0))
 
 
 def place(
-    sample: Sample,
-    input_size: tuple[int, int],
-    zoom: float,
-    position: tuple[float, float],
-    window: tuple[int, int],
+    sample: Sample, input_size: tuple[int, int], zoom: float, position: tuple[float, float]
 ) -> Example:
-    """Scale a sample to ``zoom`` times its letterboxed size and look at it through a window.
+    """Scale a sample to ``zoom`` times its letterboxed size and put it in the input.
 
     ``position`` (x, y) in 0..1 says where: which part is cut away on an axis where the picture is
-    larger than the window, how the padding is split on one where it is smaller. Boxes are clipped;
+    larger than the input, how the padding is split on one where it is smaller. Boxes are clipped;
     those that lose more than 1 - MIN_VISIBLE of their area are dropped.
     """
     input_height, input_width = input_size
-    window_height, window_width = window
     height, width = sample.image.shape[:2]
     box = fit(width, height, input_width, input_height)
     resized = (max(1, round(box.resized_width * zoom)), max(1, round(box.resized_height * zoom)))
-    room = np.array([window_width - resized[0], window_height - resized[1]])
+    room = np.array([input_width - resized[0], input_height - resized[1]])
     offset = np.rint(room * np.array(position)).astype(int)  # negative where it is cut
 
     picture = Image.fromarray(sample.image).resize(resized, Image.Resampling.BILINEAR)
-    canvas = Image.new("RGB", (window_width, window_height), (PAD_VALUE,) * 3)
+    canvas = Image.new("RGB", (input_width, input_height), (PAD_VALUE,) * 3)
     canvas.paste(picture, (int(offset[0]), int(offset[1])))
 
     scale = np.array([resized[0] / width, resized[1] / height], dtype=np.float32)
     corners = sample.boxes_xyxy.reshape(-1, 2, 2) * scale + offset.astype(np.float32)
-    clipped = np.clip(corners, 0, np.array([window_width, window_height], dtype=np.float32))
+    clipped = np.clip(corners, 0, np.array([input_width, input_height], dtype=np.float32))
     area, visible = ((c[:, 1] - c[:, 0]).prod(axis=1) for c in (corners, clipped))
     keep = visible > MIN_VISIBLE * area
     boxes = clipped.reshape(-1, 4).astype(np.float32)
@@ -86,15 +81,11 @@ def adjust(
 
 
 def augment(
-    sample: Sample,
-    input_size: tuple[int, int],
-    window: tuple[int, int],
-    config: TrainConfig,
-    random: np.random.Generator,
+    sample: Sample, input_size: tuple[int, int], config: TrainConfig, random: np.random.Generator
 ) -> Example:
     """One random view of a sample; a function of its arguments and the generator's state."""
     zoom = random.uniform(*config.scale_jitter)
-    example = place(sample, input_size, zoom, (random.random(), random.random()), window)
+    example = place(sample, input_size, zoom, (random.random(), random.random()))
     for axis, enabled in ((1, config.horizontal_flip), (0, config.vertical_flip)):
         if random.random() < 0.5 and enabled:
             example = flip(example, axis)

@@ -33,11 +33,10 @@ def epoch_batches(
     """The batches of one epoch, shuffled."""
     order = np.random.default_rng((config.seed, epoch)).permutation(len(dataset.samples))
     steps = steps_per_epoch(len(order), config.batch_size)
-    window = config.window(input_size, epoch)
 
     def example(position: int) -> Example:
         random = np.random.default_rng((config.seed, epoch, position))
-        return augment(dataset.samples[order[position]], input_size, window, config, random)
+        return augment(dataset.samples[order[position]], input_size, config, random)
 
     with ThreadPoolExecutor(THREADS) as pool:
         batches = (

@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 MIN_BUDGET_HEADROOM = 1.1
 """A budget that is suggested must still do a moment later, when predictions have moved."""
 
+MAX_READ_SHARE = 0.1
+"""Reading a body is taken to need at most this share of what follows it, on an idle server."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -183,14 +186,22 @@ class Detector:
             raise BodyTimeout(f"The body had not arrived after {to_ms(patience_s)} ms.") from error
 
     def _check_feasible(self, header: Header, ask: _Ask, read_s: float) -> None:
-        depth = ask.options.min_depth
-        needed_s = read_s - ask.arrival_s + self.min_budget_s(header, depth)
-        if ask.budget.seconds >= needed_s:
+        needed_s = self.min_budget_s(header, ask.options.min_depth)
+        elapsed_s = read_s - ask.arrival_s
+        if ask.budget.seconds >= needed_s + elapsed_s:
             return
+        # Reading takes a little always, which an idle server needs as well. What exceeds that is a
+        # slow sender or a busy server, and no reason to call the budget too small for ever.
+        needed_s += min(elapsed_s, needed_s * MAX_READ_SHARE)
+        if ask.budget.seconds >= needed_s:
+            raise Overloaded(
+                f"The body took {to_ms(elapsed_s)} ms to arrive, which left too little time.",
+                ShedReason.REJECTED_EXPIRED,
+            )
         min_budget_s = math.ceil(needed_s * MIN_BUDGET_HEADROOM * 1e3) / 1e3
         raise BudgetInfeasible(
             f"An idle server needs {to_ms(needed_s)} ms to read this image and answer at depth "
-            f"{depth}; allow {to_ms(min_budget_s)} ms.",
+            f"{ask.options.min_depth}; allow {to_ms(min_budget_s)} ms.",
             min_budget_s,
         )
 

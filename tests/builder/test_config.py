@@ -38,13 +38,6 @@ def test_impossible_detectors_are_refused(change: dict[str, object]) -> None:
         replace(CONFIGS["bccd"].detector, **change)
 
 
-def test_last_epochs_see_the_whole_input() -> None:
-    recipe = TrainConfig(dataset="x", epochs=5, crop_size=(128, 128), full_size_epochs=2)
-    windows = [recipe.window((256, 384), epoch) for epoch in range(5)]
-    assert windows == [(128, 128)] * 3 + [(256, 384)] * 2
-    assert replace(recipe, crop_size=None).window((256, 384), 0) == (256, 384)
-
-
 def test_derived_facts() -> None:
     config = replace(CONFIGS["bccd"].detector, input_size=(128, 256), aspect_ratios=(1.0, 2.0))
     assert config.feature_sizes == ((16, 32), (8, 16), (4, 8), (2, 4), (1, 2))

@@ -110,7 +110,8 @@ def test_two_deadlines(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["depth=1", "min_depth=0", "min_depth=9", "score_threshold=2", "min_depth=1&min_depth=1"]
+    "query",
+    ["depth=1", "min_depth=0", "min_depth=9", "score_threshold=2", "min_depth=1&min_depth=1"],
 )
 def test_parameters(server: Server, query: str) -> None:
     assert slug(server.detect(JPEG, params=query)) == "invalid-parameter"

@@ -32,7 +32,7 @@ def test_requests_in_flight_are_answered(number: signal.Signals) -> None:
 
 
 def test_drain() -> None:
-    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=1500) as server, ThreadPoolExecutor() as threads:
+    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=3000) as server, ThreadPoolExecutor() as threads:
         with server.client() as client:
             assert client.get("/readyz").status_code == 200
             server.terminate()

@@ -87,6 +87,7 @@ class TestLifespan:
     @staticmethod
     def run(backend: FakeBackend) -> list[Exception | None]:
         told: list[Exception | None] = []
+
         async def started(error: Exception | None) -> None:
             told.append(error)
 

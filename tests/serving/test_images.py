@@ -73,7 +73,7 @@ SAMPLES = {
 class TestProbe:
     @pytest.mark.parametrize("name", SAMPLES)
     def test_reads_the_size(self, name: str) -> None:
-        assert probe(SAMPLES[name]) == Header(name.split("-")[0], 64, 48)
+        assert probe(SAMPLES[name]) == Header(name.split("-", maxsplit=1)[0], 64, 48)
 
     @pytest.mark.parametrize(
         ("data", "error"),
