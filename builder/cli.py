@@ -4,6 +4,8 @@ needs it."""
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +78,10 @@ def _train(options: argparse.Namespace) -> int:
     changes = {name: value for name, value in given.items() if value is not None}
     config = replace(config, train=replace(config.train, **changes))
     data = options.data or Path("data") / config.train.dataset
-    return run_until_signal(config, data, options.out, options.device, options.resume)
+    command = "punctual " + shlex.join(sys.argv[1:])
+    return run_until_signal(
+        config, data, options.out, device=options.device, resume=options.resume, command=command
+    )
 
 
 # -- export --------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ a run in the same way.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import logging
@@ -18,7 +17,7 @@ import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from builder.config import CONFIGS, LEVELS, Config, DetectorConfig, TrainConfig
+from builder.config import LEVELS, Config, DetectorConfig, TrainConfig, replace
 from builder.data import DATASETS, AveragePrecision, Dataset, Detections, average_precision
 from builder.data.augment import Example, letterbox
 from builder.data.loader import epoch_batches, steps_per_epoch
 from builder.losses import assign, exit_loss, total_loss
-from builder.modeling.anchors import anchors_per_level, make_anchors
+from builder.modeling.anchors import anchors_per_level
 from builder.modeling.checkpoint import read_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
 from serving.core.letterbox import fit
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
-CPU_THREADS = 2
 
 log = logging.getLogger(__name__)
 
@@ -217,15 +215,13 @@ def _train_epoch(run: _Run, dataset: Dataset, config: Config, bar: tqdm[Any]) ->
     random = np.random.default_rng((recipe.seed, run.epoch, 0xE817))
     sums = torch.zeros(num_exits, 3)  # class loss, box loss, steps
     rate = 0.0
-    window = recipe.window(config.detector.input_size, run.epoch)
-    anchors = torch.from_numpy(make_anchors(replace(config.detector, input_size=window))).to(device)
     batches = epoch_batches(dataset, config.detector.input_size, recipe, run.epoch)
     for index, examples in enumerate(batches):
         rate = learning_rate_at(run.epoch * steps + index, recipe.epochs * steps, recipe)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         exits = draw_exits(num_exits, recipe.exits_per_step, random)
-        targets = assign(anchors, *_truth(examples, device), len(config.detector.classes))
+        targets = assign(model.anchors, *_truth(examples, device), len(config.detector.classes))
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
             outputs = model(_images(examples, device), exits)
         losses = {
@@ -266,14 +262,22 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def train(config: Config, data: Path, out: Path, device: str = "cpu", resume: bool = False) -> Path:
+def train(
+    config: Config,
+    data: Path,
+    out: Path,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    command: str = "",
+) -> Path:
     """Train a detector and return the path of its checkpoint.
 
-    With ``resume`` an existing checkpoint in ``out`` is continued. Raises KeyboardInterrupt when
-    stopped; the checkpoint then holds the last whole epoch.
+    With ``resume`` an existing checkpoint in ``out`` is continued. ``command`` is kept in the
+    metadata, to say how the weights were made. Raises KeyboardInterrupt when stopped; the
+    checkpoint then holds the last whole epoch.
     """
     recipe = config.train
-    torch.set_num_threads(CPU_THREADS)
     torch.manual_seed(recipe.seed)
     dataset = DATASETS[recipe.dataset](data, recipe.split)
     for dropped in dataset.dropped:
@@ -293,7 +297,11 @@ def train(config: Config, data: Path, out: Path, device: str = "cpu", resume: bo
         run.restore(read_checkpoint(path))
         log.info("resuming after epoch %d", run.epoch)
 
-    metadata: dict[str, Any] = {"train": recipe.to_dict(), "positives_per_level": list(positives)}
+    metadata: dict[str, Any] = {
+        "command": command,
+        "train": recipe.to_dict(),
+        "positives_per_level": list(positives),
+    }
     steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
     with tqdm(total=recipe.epochs * steps, initial=run.epoch * steps, mininterval=5) as bar:
         while run.epoch < recipe.epochs:
@@ -317,8 +325,8 @@ def train(config: Config, data: Path, out: Path, device: str = "cpu", resume: bo
     return path
 
 
-def _override(config: Config, assignments: Sequence[str]) -> Config:
-    """Apply ``detector.FIELD=JSON`` and ``train.FIELD=JSON`` assignments."""
+def override(config: Config, assignments: Sequence[str]) -> Config:
+    """Apply ``detector.FIELD=JSON`` and ``train.FIELD=JSON`` assignments. Raises ValueError."""
     for assignment in assignments:
         target, _, text = assignment.partition("=")
         part, _, name = target.partition(".")
@@ -330,40 +338,29 @@ def _override(config: Config, assignments: Sequence[str]) -> Config:
     return config
 
 
-def _terminate(*_: object) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m builder.train --config bccd --data DIR --out runs/NAME``."""
-    parser = argparse.ArgumentParser(prog="python -m builder.train", description="Train a detector")
-    parser.add_argument("--config", choices=sorted(CONFIGS), required=True)
-    parser.add_argument("--data", type=Path, help="the data set's folder (default: data/DATASET)")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="PART.FIELD=JSON", dest="assignments"
-    )
-    options = parser.parse_args(argv)
+def run_until_signal(
+    config: Config,
+    data: Path,
+    out: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    *,
+    command: str = "",
+) -> int:
+    """``train`` for a command line: SIGTERM and Ctrl-C stop it. Returns the exit status, 130 for a
+    run that was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-
-    config = _override(CONFIGS[options.config], options.assignments)
-    given = {"seed": options.seed, "epochs": options.epochs}
-    changes = {name: value for name, value in given.items() if value is not None}
-    config = replace(config, train=replace(config.train, **changes))
-    data = options.data or Path("data") / config.train.dataset
-    signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        path = train(config, data, options.out, options.device, options.resume)
+        path = train(config, data, out, device=device, resume=resume, command=command)
     except KeyboardInterrupt:
         log.info("stopped; --resume continues after the last whole epoch")
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     log.info("wrote %s", path)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -305,6 +305,7 @@ def serve(
     )
     # What is odd about a client's file is for its reply, not for this process's log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     # The engine's thread must get the interpreter back within a fraction of a segment after each
     # call into its runtime; with the default of 5 ms every boundary could cost that much.
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -6,13 +6,16 @@
 
 Every request that was submitted ends exactly once, by its ``done`` callback. The loop runs in a
 thread of its own; ``step`` is one turn of it and is all that tests need.
+
+An idle engine is probed: predictions that a busy moment has raised would otherwise make the gateway
+refuse every budget, and nothing would ever run to correct them.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +27,11 @@ from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
 
 log = logging.getLogger(__name__)
+
+PROBE_AFTER_S = 2.0
+"""An engine idle for so long is probed: a hundredth of its time at most."""
+PUBLISH_EVERY_S = 0.05
+"""How old the predictions may be that admission goes by; making them takes some microseconds."""
 
 Done = Callable[[Result], None]
 """Called in the executor's thread, or in the submitting one if the request is refused at once."""
@@ -61,6 +69,7 @@ class Executor:
         clock: Clock,
         observer: Observer,
         max_waiting: int,
+        probe_image: Image,
     ) -> None:
         self._runner = runner
         self._policy = policy
@@ -68,6 +77,9 @@ class Executor:
         self._clock = clock
         self._observer = observer
         self._max_waiting = max_waiting
+        self._probe_image = probe_image
+        self._exit_s = self._predict_exits()
+        self._published_s = clock()
         self._changed = threading.Condition()
         # Shared with other threads, guarded by _changed:
         self._inbox: list[_Job] = []
@@ -93,6 +105,11 @@ class Executor:
     def num_in_flight(self) -> int:
         """Requests with features on the device."""
         return sum(len(f.cohort.requests) for f in tuple(self._features.values()))
+
+    def predicted_s(self, depth: int) -> float:
+        """Seconds from image to exit ``depth`` on an idle engine, at the tail quantile, as of a
+        moment ago."""
+        return self._exit_s[depth - 1]
 
     def submit(self, request: Request, image: Image, done: Done) -> None:
         """Take a request; ``done`` is called exactly once, whatever becomes of it."""
@@ -144,9 +161,50 @@ class Executor:
 
     def _loop(self) -> None:
         while not self._stopping:
-            if not self.step():
-                with self._changed:
-                    self._changed.wait_for(lambda: self._inbox or self._cancelled or self._stopping)
+            if self.step():
+                continue
+            with self._changed:
+                woken = self._changed.wait_for(
+                    lambda: bool(self._inbox or self._cancelled or self._stopping), PROBE_AFTER_S
+                )
+            if not woken:
+                self._probe_safely()
+
+    def _probe_safely(self) -> None:
+        try:
+            self.probe()
+        except Exception:  # whatever a runtime raises must not end the loop
+            log.exception("the idle engine failed a probe")
+
+    def probe(self) -> None:
+        """Run the ways to the first exit once, so that the latency model sees the engine as it is
+        now: what slows all segments down alike is learnt from any of them."""
+        paths = [segments.unit_path(1)]
+        if segments.fused_exit(1) in self._runner.segments:
+            paths.append((segments.fused_exit(1),))
+        for path in paths:
+            batch = self._runner.load([self._probe_image])
+            for segment in path:
+                output = self._timed(segment, batch, ())
+                self._runner.release(batch)
+                batch = output
+            self._runner.release(batch)
+        self._publish()
+
+    def _publish(self) -> None:
+        self._exit_s = self._predict_exits()
+        self._published_s = self._clock()
+
+    def _predict_exits(self) -> tuple[float, ...]:
+        """By the quickest path. In the loop's thread, since nobody else may read the model."""
+        exits = []
+        for depth in sorted(s.stop for s in self._runner.segments if s.head and s.start == s.stop):
+            fused = segments.fused_exit(depth)
+            paths = [segments.unit_path(depth)]
+            if fused in self._runner.segments:
+                paths.append((fused,))
+            exits.append(min(sum(self._latency.predict(s, 1) for s in path) for path in paths))
+        return tuple(exits)
 
     def step(self) -> bool:
         """Take in what arrived, decide, act. False if there was nothing to do."""
@@ -218,13 +276,17 @@ class Executor:
             return features.batch
         return self._runner.select(features.batch, rows)
 
-    def _timed(self, segment: segments.Segment, batch: Any, jobs: list[_Job]) -> Any:
-        size = len(jobs)
+    def _timed(self, segment: segments.Segment, batch: Any, jobs: Sequence[_Job]) -> Any:
+        """Run a segment for ``jobs``, for a probe if there are none, and learn from it."""
+        size = max(1, len(jobs))
         predicted_s = self._latency.predict(segment, size)
         started_s = self._clock()
         output = self._runner.run(segment, batch)
-        seconds = self._clock() - started_s
+        ended_s = self._clock()
+        seconds = ended_s - started_s
         self._latency.observe(segment, size, seconds)
+        if ended_s - self._published_s > PUBLISH_EVERY_S:
+            self._publish()
         self._observer.ran(segment, size, predicted_s, seconds)
         for job in jobs:
             job.started_s = job.started_s or started_s

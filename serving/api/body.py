@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from email.message import Message
+from typing import TYPE_CHECKING
 
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
@@ -16,11 +18,14 @@ from serving.core.errors import (
     UnsupportedImage,
 )
 
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 MULTIPART = "multipart/form-data"
 FIELD = "image"
 _MAX_BOUNDARY = 70  # RFC 2046
-_MAX_PART_HEAD_BYTES = 4096
+_MAX_PARTS = 16  # more than are worth naming in a refusal
 
 
 def check_head(headers: Headers, max_bytes: int) -> None:
@@ -67,43 +72,69 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
 def image_bytes(headers: Headers, body: bytes) -> bytes:
     """The image in ``body``: all of it, or the field ``image`` of a form. Raises InvalidRequest
     for a malformed form, InvalidParameter for any other field in it."""
-    head = _head("Content-Type", headers["content-type"])
-    if head.get_content_type() != MULTIPART:
+    kind, parameters = parse_options_header(headers["content-type"])
+    if kind.decode("latin-1") != MULTIPART:
         return body
-    boundary = head.get_param("boundary")
-    if not isinstance(boundary, str) or not 0 < len(boundary) <= _MAX_BOUNDARY:
+    boundary = parameters.get(b"boundary", b"")
+    if not 0 < len(boundary) <= _MAX_BOUNDARY:
         raise InvalidRequest("The form states no usable boundary.")
-    # The first delimiter need not follow a line break. One part and what follows it are enough:
-    # a second part is an error whatever it is.
-    delimiter = b"\r\n--" + boundary.encode("latin-1")
-    sections = (b"\r\n" + body).split(delimiter, 2)
-    if len(sections) < 3:
+    form = _Form()
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise InvalidRequest(f"The form is malformed: {error}") from error
+    if not form.ended:
         raise InvalidRequest("The form has no complete part between its boundaries.")
-    image = _part(sections[1])
-    if not sections[2].startswith(b"--"):
-        raise InvalidParameter(f"The form must have one field, {FIELD!r}, and nothing else.")
-    return image
+    if form.names != [FIELD.encode()]:
+        names = ", ".join(shown(name.decode("latin-1")) for name in form.names) or "none"
+        raise InvalidParameter(
+            f"The form must have one field, {FIELD!r}, and nothing else; it has {names}."
+        )
+    return bytes(form.content)
 
 
-def _part(section: bytes) -> bytes:
-    head, separator, content = section.partition(b"\r\n\r\n")
-    if not separator or len(head) > _MAX_PART_HEAD_BYTES:
-        raise InvalidRequest("A part of the form has no end to its head.")
-    for line in head.split(b"\r\n"):
-        name, _, value = line.decode("latin-1").partition(":")
-        if name.strip().lower() == "content-disposition":
-            field = _head("Content-Disposition", value).get_param(
-                "name", header="content-disposition"
-            )
-            if field == FIELD:
-                return content
-            raise InvalidParameter(
-                f"The form's field must be {FIELD!r}; it is {shown(str(field))}."
-            )
-    raise InvalidRequest("A part of the form has no Content-Disposition.")
+class _Form:
+    """Collects what the parser finds: the names of all parts, the content of the first."""
 
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.content = bytearray()
+        self.ended = False
+        self._header = b""
+        self._value = b""
 
-def _head(name: str, value: str) -> Message:
-    message = Message()
-    message[name] = value.strip()
-    return message
+    def callbacks(self) -> MultipartCallbacks:
+        """What the parser calls; data comes as slices of a buffer."""
+        return {
+            "on_part_begin": self._part_begin,
+            "on_part_data": self._part_data,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_end": self._end,
+        }
+
+    def _part_begin(self) -> None:
+        if len(self.names) > _MAX_PARTS:
+            raise ValueError(f"more than {_MAX_PARTS} parts")
+        self.names.append(b"")
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if len(self.names) == 1:
+            self.content += memoryview(data)[start:end]
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self.names[-1] = parse_options_header(self._value)[1].get(b"name", b"")
+        self._header = self._value = b""
+
+    def _end(self) -> None:
+        self.ended = True

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import numpy as np
 
-from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.errors import (
@@ -57,6 +57,7 @@ class EmbeddedBackend:
         self._runner: SegmentRunner | None = None
         self._executor: Executor | None = None
         self._stopping = False
+        self._lifecycle = threading.Lock()
 
     @property
     def ready(self) -> bool:
@@ -74,12 +75,11 @@ class EmbeddedBackend:
         return self._executor.num_in_flight if self._executor else 0
 
     def predicted_s(self, depth: int) -> float:
-        """Engine seconds from image to exit ``depth`` by the quickest path, at batch 1."""
-        unit_s = sum(self._latency.predict(s, 1) for s in segments.unit_path(depth))
-        fused = segments.fused_exit(depth)
-        return (
-            min(unit_s, self._latency.predict(fused, 1)) if self._latency.knows(fused) else unit_s
-        )
+        """Engine seconds from image to exit ``depth`` by the quickest path, at batch 1. Raises
+        BackendUnavailable before the engine is ready."""
+        if self._executor is None:
+            raise BackendUnavailable("The engine is not ready yet.")
+        return self._executor.predicted_s(depth)
 
     async def start(self) -> None:
         """Compile and warm up in a thread, so that the process stays alive to its probes."""
@@ -101,14 +101,25 @@ class EmbeddedBackend:
             self._max_cohorts,
         )
         executor = Executor(
-            runner, policy, self._latency, self._clock, self._observer, self._max_waiting
+            runner,
+            policy,
+            self._latency,
+            self._clock,
+            self._observer,
+            self._max_waiting,
+            probe_image=noise,
         )
-        executor.start()
-        self._runner, self._executor = runner, executor
+        with self._lifecycle:
+            if self._stopping:  # told to stop while it was starting
+                runner.close()
+                return
+            executor.start()
+            self._runner, self._executor = runner, executor
 
     async def stop(self, grace_s: float) -> None:
         """Drain for up to ``grace_s`` seconds, then free the engine."""
-        self._stopping = True
+        with self._lifecycle:
+            self._stopping = True
         if self._executor is not None:
             await asyncio.to_thread(self._executor.stop, grace_s)
         if self._runner is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from builder.train import (
     MovingAverage,
     draw_exits,
     learning_rate_at,
-    main,
+    override,
     parameter_groups,
     positives_per_level,
+    run_until_signal,
     train,
     validate,
 )
@@ -28,7 +30,7 @@ BASE = CONFIGS["bccd"]
 TINY = Config(
     replace(
         BASE.detector,
-        input_size=(128, 256),
+        input_size=(128, 128),
         num_stacks=3,
         neck_channels=8,
         head_channels=8,
@@ -41,8 +43,7 @@ TINY = Config(
         batch_size=3,
         warmup_steps=1,
         exits_per_step=2,
-        crop_size=(128, 128),
-        full_size_epochs=1,
+        split="train",
         validation_split=None,
     ),
 )
@@ -152,18 +153,31 @@ def test_wrong_number_of_weights_is_refused(bccd: Path, tmp_path: Path) -> None:
         train(config, bccd, tmp_path / "run")
 
 
-def test_command_line(bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONFIGS, "tiny", TINY)
-    arguments = ["--config", "tiny", "--data", str(bccd), "--out", str(tmp_path / "run")]
-    assert main([*arguments, "--epochs", "1", "--seed", "7", "--set", "train.box_weight=3.0"]) == 0
+def test_overrides() -> None:
+    config = override(TINY, ["train.box_weight=3.0", "detector.octave_scales=[1.0, 1.5]"])
+    assert config.train == replace(TINY.train, box_weight=3.0)
+    assert config.detector == replace(TINY.detector, octave_scales=(1.0, 1.5))
+
+
+@pytest.mark.parametrize("assignment", ["seed=1", "train.seeds=1", "train.seed=one"])
+def test_bad_overrides_are_refused(assignment: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        override(TINY, [assignment])
+
+
+def test_run_until_the_end(bccd: Path, tmp_path: Path) -> None:
+    config = replace(TINY, train=replace(TINY.train, epochs=1))
+    assert run_until_signal(config, bccd, tmp_path / "run", command="punctual train") == 0
     _, _, metadata = load_checkpoint(tmp_path / "run" / training.CHECKPOINT)
-    assert metadata["train"]["seed"] == 7
-    assert metadata["train"]["box_weight"] == 3.0
-    with pytest.raises(ValueError, match=r"detector\.FIELD"):
-        main([*arguments, "--set", "seed=1"])
+    assert metadata["command"] == "punctual train"
 
 
-def test_stopping_is_reported(bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONFIGS, "tiny", TINY)
-    monkeypatch.setattr(training, "train", training._terminate)
-    assert main(["--config", "tiny", "--data", str(bccd), "--out", str(tmp_path)]) == 130
+def test_sigterm_stops_a_run(bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def killed(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "_train_epoch", killed)
+    assert run_until_signal(TINY, bccd, tmp_path / "run") == 130
+    assert signal.getsignal(signal.SIGTERM) is before

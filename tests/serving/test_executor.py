@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.core import segment as segments
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed
@@ -145,6 +146,7 @@ class Threaded:
             self.clock,
             self.recorder,
             max_waiting=8,
+            probe_image=IMAGE,
         )
         self.executor.start()
 
@@ -187,3 +189,30 @@ def test_warm_up_teaches_every_segment_and_batch_size():
         for size in runner.batch_sizes:
             assert latency.typical(segment, size) == pytest.approx(runner.cost(segment, size))
     assert all(batch.released for batch in runner.batches)
+
+
+def test_a_probe_unlearns_a_slowdown_that_refused_everybody():
+    """After a bad moment admission may refuse every budget; then only probes run."""
+    world = World()
+    honest_s = world.executor.predicted_s(1)
+    for _ in range(40):
+        world.executor._latency.observe(segments.STEM, 1, 10 * world.runner.cost(segments.STEM, 1))
+    world.clock.now_s += 1.0
+    world.executor.probe()
+    slowed_s = world.executor.predicted_s(1)
+    assert slowed_s > 5 * honest_s
+    for _ in range(6):
+        world.executor.probe()
+    assert world.executor.predicted_s(1) < 1.1 * honest_s
+    assert world.recorder.results == []
+    assert held(world) == 0
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_predictions_are_of_the_quickest_path(fused):
+    world = World(FakeRunner(FakeClock(), fused=fused))
+    for depth in range(1, NUM_EXITS + 1):
+        quickest_s = unit_s(depth)
+        if fused:
+            quickest_s = min(quickest_s, world.runner.cost(segments.fused_exit(depth), 1))
+        assert world.executor.predicted_s(depth) == pytest.approx(quickest_s)

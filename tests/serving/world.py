@@ -165,6 +165,7 @@ class World:
             self.clock,
             self.recorder,
             max_waiting,
+            probe_image=IMAGE,
         )
         self.results: dict[int, list[Result]] = {}
 
