@@ -139,9 +139,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="name of the model, without _anytime")
     parser.add_argument("--runtime", choices=RUNTIMES, default="openvino")
     parser.add_argument("--threads", type=int, help="CPU threads [all cores]")
-    parser.add_argument(
-        "--write", action="store_true", help="record the figures in the catalogue"
-    )
+    parser.add_argument("--write", action="store_true", help="record the figures in the catalogue")
 
 
 def _add_evaluate(commands: Any, tools: ServingTools) -> None:
@@ -248,5 +246,3 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
         profiles = {**catalog.profiles, options.runtime: profile}
         write_catalog(replace(catalog, profiles=profiles), folder)
     return 0
-
-

@@ -149,6 +149,12 @@ def _export(
             dynamic_axes={name: {0: "batch"} for name in (*input_names, *output_names)},
         )
     model = onnx.load(path)
+    with torch.inference_mode():
+        shapes = [output.shape for output in module(*inputs)]
+    for port, shape in zip(model.graph.output, shapes, strict=True):
+        # The tracer does not see that top-k gives a constant number of rows.
+        for dim, size in zip(port.type.tensor_type.shape.dim[1:], shape[1:], strict=True):
+            dim.dim_value = size
     _store_kernels_in_half(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
@@ -192,7 +198,9 @@ def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
         actual = session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
         error = max(map(_relative_error, actual, expected))
         if not error <= MAX_ERROR:
-            raise ValueError(f"{segment.name} differs from torch by {error:.2g} of its largest value")
+            raise ValueError(
+                f"{segment.name} differs from torch by {error:.2g} of its largest value"
+            )
         errors[segment.name] = error
     return errors
 

@@ -1,6 +1,6 @@
 """The model repository on disk: what the builder writes and the server reads.
 
-    MODEL_REPOSITORY/<name>_anytime/1/catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
+MODEL_REPOSITORY/<name>_anytime/1/catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Load generation, and what it says about a server."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,8 @@ class AveragePrecision:
     ap: float
     """Mean over the IoU thresholds .5, .55, ..., .95."""
     ap50: float
+    ap_by_class: Mapping[str, float]
+    """``ap`` of each class; nan where the data set has none of it."""
 
 
 def _xywh(box: npt.NDArray[np.float32]) -> list[float]:
@@ -82,11 +84,17 @@ def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> Ave
         for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
     ]
     if not rows:
-        return AveragePrecision(0.0, 0.0)
+        return AveragePrecision(0.0, 0.0, dict.fromkeys(dataset.classes, 0.0))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _ground_truth(dataset)
         evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return AveragePrecision(float(evaluation.stats[0]), float(evaluation.stats[1]))
+    # (IoU thresholds, recalls, classes, areas, detection limits); -1 where there is no truth
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    by_class = {
+        name: float(values[values > -1].mean()) if (values > -1).any() else float("nan")
+        for name, values in zip(dataset.classes, np.moveaxis(precision, 2, 0), strict=True)
+    }
+    return AveragePrecision(float(evaluation.stats[0]), float(evaluation.stats[1]), by_class)

@@ -16,6 +16,8 @@ class Sample:
     """One annotated image."""
 
     image_id: str
+    path: Path
+    """The encoded image."""
     image: npt.NDArray[np.uint8]
     """(height, width, 3) RGB."""
     boxes_xyxy: npt.NDArray[np.float32]
@@ -41,10 +43,11 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def make_sample(
-    image_id: str, image: npt.NDArray[np.uint8], objects: Iterable[tuple[Sequence[float], int]]
+    image_id: str, path: Path, objects: Iterable[tuple[Sequence[float], int]]
 ) -> tuple[Sample, list[str]]:
-    """A sample from (xyxy, label) pairs: boxes are clipped to the image; those left without area
-    are dropped and described in the second result."""
+    """A sample from an encoded image and (xyxy, label) pairs: boxes are clipped to the image; those
+    left without area are dropped and described in the second result."""
+    image = read_image(path)
     height, width = image.shape[:2]
     kept, labels, dropped = [], [], []
     for corners, label in objects:
@@ -55,7 +58,7 @@ def make_sample(
         else:
             dropped.append(f"{image_id}: box {tuple(corners)} of class {label} has no area")
     boxes = np.array(kept, dtype=np.float32).reshape(-1, 4)
-    return Sample(image_id, image, boxes, np.array(labels, dtype=np.int64)), dropped
+    return Sample(image_id, path, image, boxes, np.array(labels, dtype=np.int64)), dropped
 
 
 def collect(classes: tuple[str, ...], parts: Iterable[tuple[Sample, list[str]]]) -> Dataset:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.data.dataset import Dataset, collect, make_sample, read_image
+from builder.data.dataset import Dataset, collect, make_sample
 
 CLASSES = ("open", "short", "mousebite", "spur", "copper", "pin-hole")
 """Types 1..6 of the label files."""
@@ -31,7 +31,7 @@ def read_deeppcb(root: Path, split: str) -> Dataset:
         (
             make_sample(
                 name,
-                read_image(root / "images" / f"{name}.jpg"),
+                root / "images" / f"{name}.jpg",
                 _objects(root / "labels" / f"{name}.txt"),
             )
             for name in names

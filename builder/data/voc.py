@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from builder.data.dataset import Dataset, collect, make_sample, read_image
+from builder.data.dataset import Dataset, collect, make_sample
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -35,7 +35,7 @@ def read_voc(root: Path, split: str, classes: tuple[str, ...]) -> Dataset:
         (
             make_sample(
                 name,
-                read_image(root / "JPEGImages" / f"{name}.jpg"),
+                root / "JPEGImages" / f"{name}.jpg",
                 _objects(root / "Annotations" / f"{name}.xml", index),
             )
             for name in names

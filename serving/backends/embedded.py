@@ -22,7 +22,7 @@ from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Answered, Failed, Request, Result, Shed
 from serving.executor import Executor, warm_up
 
-WARM_UP_ROUNDS = 10
+WARM_UP_ROUNDS = 8
 """Enough for the latency model to stop consulting a profile from elsewhere."""
 
 _SHED_DETAILS = {

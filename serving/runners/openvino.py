@@ -16,6 +16,7 @@ last convolution.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,10 @@ class OpenVinoRunner:
             for segment in segments.unit_segments(num_exits)
         }
         self._pools: dict[tuple[Any, ...], _Pool] = {}
-        self._compiled = {
-            (segment, size): self._compile(unit, segment, size)
-            for segment in sorted(self.segments)
-            for size in BATCH_SIZES
-        }
+        keys = [(segment, size) for segment in sorted(self.segments) for size in BATCH_SIZES]
+        with ThreadPoolExecutor() as pool:  # compiling releases the interpreter lock
+            compiled = pool.map(lambda key: self._compile(unit, *key), keys)
+            self._compiled = dict(zip(keys, compiled, strict=True))
         self._closed = False
 
     # -- SegmentRunner --------------------------------------------------------------------------

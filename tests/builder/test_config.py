@@ -30,7 +30,7 @@ def test_unknown_field_is_refused() -> None:
         {"input_size": (0, 128)},
         {"num_stacks": 0},
         {"classes": ()},
-        {"max_detections": 200},
+        {"max_detections": 2000},
     ],
 )
 def test_impossible_detectors_are_refused(change: dict[str, object]) -> None:

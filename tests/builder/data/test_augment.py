@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,9 @@ def sample() -> Sample:
     image = np.zeros((96, 128, 3), dtype=np.uint8)
     x1, y1, x2, y2 = BOX
     image[y1:y2, x1:x2] = 255
-    return Sample("a", image, np.array([BOX], dtype=np.float32), np.array([1], dtype=np.int64))
+    return Sample(
+        "a", Path("a"), image, np.array([BOX], dtype=np.float32), np.array([1], dtype=np.int64)
+    )
 
 
 def bright_extent(image: np.ndarray) -> list[float]:

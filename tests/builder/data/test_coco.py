@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ IMAGE = np.zeros((100, 100, 3), dtype=np.uint8)
 BOXES = np.array([[0, 0, 40, 40], [50, 50, 90, 90]], dtype=np.float32)
 DATASET = Dataset(
     ("x", "y"),
-    tuple(Sample(name, IMAGE, BOXES, np.array([0, 1], dtype=np.int64)) for name in "ab"),
+    tuple(
+        Sample(name, Path(name), IMAGE, BOXES, np.array([0, 1], dtype=np.int64)) for name in "ab"
+    ),
 )
 
 
@@ -40,3 +44,10 @@ def test_boxes_at_iou_three_quarters() -> None:
 def test_nothing_found() -> None:
     result = average_precision(DATASET, [found(BOXES[:0], [], [])] * 2)
     assert (result.ap, result.ap50) == (0.0, 0.0)
+
+
+def test_by_class() -> None:
+    """Class x perfectly found, class y not at all."""
+    result = average_precision(DATASET, [found(BOXES[:1], [0.9], [0])] * 2)
+    assert result.ap_by_class == {"x": pytest.approx(1.0), "y": pytest.approx(0.0)}
+    assert result.ap == pytest.approx(0.5)

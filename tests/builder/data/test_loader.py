@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,7 @@ def dataset(count: int) -> Dataset:
         tuple(
             Sample(
                 str(index),
+                Path(str(index)),
                 np.full((8, 8, 3), index, dtype=np.uint8),
                 np.zeros((0, 4), dtype=np.float32),
                 np.zeros(0, dtype=np.int64),

@@ -1,0 +1,197 @@
+"""One request at a time over a range of budgets: what an idle server makes of each.
+
+Rounds are interleaved: each one sends every budget once, in a new order, so that a busy moment of
+the machine falls on all budgets alike. Answers are judged by the client's clock, from the first
+byte sent to the last byte received.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import random
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+_STAGE = re.compile(r"(\w+);dur=([0-9.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One reply. Times in milliseconds by the client's clock."""
+
+    status: int
+    latency_ms: float
+    body: dict[str, Any]
+    stages_ms: dict[str, float]
+    """What the reply's Server-Timing says."""
+
+
+@dataclass(slots=True)
+class Row:
+    """All replies to one budget."""
+
+    budget_ms: float
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> list[Answer]:
+        """Those the server did not call infeasible."""
+        return [answer for answer in self.answers if answer.status != 422]
+
+    @property
+    def in_time(self) -> list[Answer]:
+        """Those with boxes within the budget."""
+        return [
+            answer
+            for answer in self.answers
+            if answer.status == 200 and answer.latency_ms <= self.budget_ms
+        ]
+
+    @property
+    def depths(self) -> list[int]:
+        """Exit depths of the answers."""
+        return [answer.body["exit_depth"] for answer in self.answers if answer.status == 200]
+
+
+class Client:
+    """One keep-alive connection to a server."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or parts.hostname is None:
+            raise ValueError(f"expected http://host:port, not {url!r}")
+        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Return once the server says it is ready. Raises TimeoutError, or OSError if nobody
+        listens."""
+        give_up_s = time.monotonic() + timeout_s
+        while True:
+            self._connection.request("GET", "/readyz")
+            reply = self._connection.getresponse()
+            reply.read()
+            if reply.status == 200:
+                return
+            if time.monotonic() > give_up_s:
+                raise TimeoutError(f"not ready after {timeout_s} s")
+            time.sleep(0.1)
+
+    def models(self) -> dict[str, Any]:
+        """What GET /v1/models says of the first model."""
+        self._connection.request("GET", "/v1/models")
+        listed = json.loads(self._connection.getresponse().read())
+        model: dict[str, Any] = listed["models"][0]
+        return model
+
+    def detect(self, image: bytes, budget_ms: float) -> Answer:
+        """Send an image with a budget; whatever the reply is, it is returned."""
+        headers = {"Content-Type": "image/jpeg", "X-Deadline-Ms": f"{budget_ms:.3f}"}
+        started_s = time.perf_counter()
+        self._connection.request("POST", "/v1/detect", image, headers)
+        reply = self._connection.getresponse()
+        data = reply.read()
+        latency_ms = 1e3 * (time.perf_counter() - started_s)
+        timing = reply.headers.get("Server-Timing", "")
+        stages_ms = {name: float(value) for name, value in _STAGE.findall(timing)}
+        return Answer(reply.status, latency_ms, json.loads(data), stages_ms)
+
+    def close(self) -> None:
+        """Leave."""
+        self._connection.close()
+
+
+def sweep(
+    client: Client,
+    images: Sequence[bytes],
+    budgets_ms: Sequence[float],
+    num_requests: int,
+    seed: int,
+) -> list[Row]:
+    """``num_requests`` of each budget, one at a time."""
+    order = random.Random(seed)
+    rows = [Row(budget_ms) for budget_ms in budgets_ms]
+    for turn in range(num_requests):
+        shuffled = list(rows)
+        order.shuffle(shuffled)
+        for row in shuffled:
+            row.answers.append(client.detect(images[turn % len(images)], row.budget_ms))
+    return rows
+
+
+def min_budget_ms(client: Client, image: bytes) -> float:
+    """The smallest budget that the server says it accepts for this image: what it replies to one
+    that it refuses. Raises RuntimeError if it does not refuse."""
+    answer = client.detect(image, 0.1)
+    if answer.status != 422:
+        raise RuntimeError(f"expected 422 for 0.1 ms, not {answer.status}: {answer.body}")
+    smallest: float = answer.body["min_budget_ms"]
+    return smallest
+
+
+def falls(rows: Sequence[Row]) -> list[tuple[float, float]]:
+    """Neighbouring budgets of which the larger one has the smaller median depth."""
+    medians = [(row.budget_ms, statistics.median(row.depths)) for row in rows if row.depths]
+    return [
+        (small[0], large[0]) for small, large in itertools.pairwise(medians) if large[1] < small[1]
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line a budget."""
+    lines = ["budget ms  accepted  in time      depth p10/p50/p90  latency p50/p99 ms  not 200"]
+    for row in rows:
+        accepted, depths = row.accepted, sorted(row.depths)
+        share = f"{len(row.in_time) / len(accepted):7.1%}" if accepted else "      -"
+        depth = "/".join(map(str, (_at(depths, q) for q in (0.1, 0.5, 0.9)))) if depths else "-"
+        latencies = sorted(a.latency_ms for a in row.answers if a.status == 200)
+        latency = f"{_at(latencies, 0.5):8.1f} / {_at(latencies, 0.99):.1f}" if latencies else "-"
+        other = Counter(
+            answer.body.get("reason") or answer.body.get("type", "").rpartition(":")[2]
+            for answer in row.answers
+            if answer.status != 200
+        )
+        reasons = ", ".join(f"{name} {count}" for name, count in other.most_common())
+        lines.append(
+            f"{row.budget_ms:9.1f} {len(accepted):9} {share:>8} {depth:>22} {latency:>19}  "
+            f"{reasons}"
+        )
+    return "\n".join(lines)
+
+
+def overhead(rows: Sequence[Row]) -> str:
+    """Where the time goes that the engine does not take, over all answers: medians in ms."""
+    answers = [a for row in rows for a in row.answers if a.status == 200 and a.stages_ms]
+    if not answers:
+        return "no answers"
+    known = ("read", "decode", "queue")
+    parts: dict[str, list[float]] = {name: [a.stages_ms[name] for a in answers] for name in known}
+    parts["reply"] = [
+        a.stages_ms["total"] - a.stages_ms["engine"] - sum(a.stages_ms[n] for n in known)
+        for a in answers
+    ]
+    parts["client and sockets"] = [a.latency_ms - a.stages_ms["total"] for a in answers]
+    gateway = [a.stages_ms["total"] - a.stages_ms["engine"] for a in answers]
+    whole = [a.latency_ms - a.stages_ms["engine"] for a in answers]
+    lines = [
+        f"gateway without engine {_spread(gateway)} ms (median; p10 .. p90), "
+        f"as the client sees it {_spread(whole)} ms, of which"
+    ]
+    lines.extend(f"  {name:20} {_spread(values)}" for name, values in parts.items())
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    return f"{_at(ordered, 0.5):.2f} ({_at(ordered, 0.1):.2f} .. {_at(ordered, 0.9):.2f})"
+
+
+def _at(ordered: Sequence[Any], q: float) -> Any:
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]

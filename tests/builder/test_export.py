@@ -1,0 +1,99 @@
+"""Exported segments: what is in the files, and that they compute what torch computes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from builder.export import sha256, verify_segments
+from builder.repository import read_catalog, version_folder, write_catalog
+from serving.core import segment as segments
+from serving.core.catalog import Catalog
+from tests.exported import exported_detector
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    return exported_detector(tmp_path_factory.mktemp("segments"))
+
+
+def test_every_unit_segment_agrees_with_torch(exported):
+    errors = verify_segments(exported.frozen, exported.folder)
+    units = segments.unit_segments(exported.catalog.num_exits)
+    assert set(errors) == set(segments.names(units))
+    assert max(errors.values()) < 1e-4
+
+
+def test_a_segment_that_computes_something_else_is_found_out(exported, tmp_path):
+    for path in exported.folder.glob("*.onnx"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "stack_2.onnx").write_bytes((exported.folder / "stack_1.onnx").read_bytes())
+    with pytest.raises(ValueError, match="stack_2 differs"):
+        verify_segments(exported.frozen, tmp_path)
+
+
+def test_files_are_portable(exported):
+    """Opset 17, standard operators, only the batch is dynamic, nothing but weights inside."""
+    for name, entry in exported.catalog.segments.items():
+        model = onnx.load(exported.folder / entry.file)
+        assert [(x.domain, x.version) for x in model.opset_import] == [("", 17)]
+        assert {node.domain for node in model.graph.node} == {""}
+        assert not {node.op_type for node in model.graph.node} & {
+            "Loop",
+            "If",
+            "NonMaxSuppression",
+            "NonZero",
+        }
+        for port in (*model.graph.input, *model.graph.output):
+            batch, *sides = port.type.tensor_type.shape.dim
+            assert batch.dim_param == "batch"
+            assert all(side.dim_value > 0 for side in sides), name
+
+
+def test_large_kernels_are_stored_once_in_half_precision(exported):
+    for entry in exported.catalog.segments.values():
+        graph = onnx.load(exported.folder / entry.file).graph
+        kernels = [x for x in graph.initializer if len(x.dims) == 4 and np.prod(x.dims) >= 4096]
+        assert all(kernel.data_type == TensorProto.FLOAT16 for kernel in kernels)
+        contents = [numpy_helper.to_array(kernel).tobytes() for kernel in kernels]
+        assert len(contents) == len(set(contents))
+
+
+def test_catalogue_names_files_by_digest_and_round_trips(exported, tmp_path):
+    for entry in exported.catalog.segments.values():
+        assert sha256(exported.folder / entry.file) == entry.sha256
+    folder = version_folder(tmp_path, "toy")
+    folder.mkdir(parents=True)
+    write_catalog(exported.catalog, folder)
+    assert folder == tmp_path / "toy_anytime" / "1"
+    assert read_catalog(folder) == exported.catalog
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "format 99"),
+        ({"classes": None}, "malformed"),
+        ({"exits": []}, None),
+        ({"exits": [{"depth": 2, "ap": 0, "ap50": 0, "ap_by_class": {}}]}, "numbered"),
+        ({"exits": [{"depth": 1}]}, "malformed"),
+    ],
+)
+def test_catalogues_that_cannot_be_used_say_why(exported, change, message):
+    data = {**json.loads(json.dumps(exported.catalog.to_json())), **change}
+    if message is None:
+        assert Catalog.from_json(data).num_exits == 0
+        return
+    with pytest.raises(ValueError, match=message):
+        Catalog.from_json(data)
+
+
+def test_a_missing_fact_is_named(exported):
+    data = exported.catalog.to_json()
+    del data["flavour"]
+    with pytest.raises(ValueError, match="'flavour'"):
+        Catalog.from_json(data)

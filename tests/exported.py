@@ -1,0 +1,49 @@
+"""A small untrained detector, exported: what every runner must be able to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from builder.config import CONFIGS, replace
+from builder.export import build_catalog, export_segments, freeze
+from builder.modeling.detector import Detector
+from serving.core.catalog import Catalog
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The detector as exported, its segments on disk, and images of its input size."""
+
+    frozen: Detector
+    folder: Path
+    catalog: Catalog
+    images: list[np.ndarray]
+
+
+def exported_detector(folder: Path) -> Exported:
+    """A detector with random weights whose heads find boxes in noise."""
+    torch.manual_seed(0)
+    config = replace(
+        CONFIGS["bccd"].detector,
+        input_size=(128, 256),
+        num_stacks=3,
+        neck_channels=32,
+        head_channels=32,
+    )
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (128, 256, 3), dtype=np.uint8) for _ in range(4)]
+    detector = Detector(config).train()
+    torch.nn.init.normal_(detector.retina_head.classes.predict.weight, std=0.15)
+    torch.nn.init.normal_(detector.retina_head.boxes.predict.weight, std=0.02)
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one pass over the images sets the statistics
+    with torch.no_grad():
+        detector(torch.from_numpy(np.stack(images)))
+    detector.eval()
+    files = export_segments(detector, folder)
+    return Exported(freeze(detector), folder, build_catalog(config, files, "test"), images)
