@@ -210,14 +210,16 @@ def _add_profile(commands: Any, tools: ServingTools) -> None:
         "fused one at equal depth, as a ratio within each round.",
     )
     _add_model(parser)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=200, help="over all segments; 0: none")
+    parser.add_argument("--path-rounds", type=int, default=200, help="of unit against fused")
+    parser.add_argument("--depths", type=int, nargs="+", help="to compare paths at [all]")
     parser.set_defaults(run=lambda options: _profile(options, tools))
 
 
 def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
     import os
 
-    from builder.measure import compare_paths, measure_segments
+    from builder.measure import compare_paths, machine, measure_segments
     from builder.repository import read_catalog, version_folder, write_catalog
     from serving.core import segment as segments
 
@@ -225,24 +227,25 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
     catalog = read_catalog(folder)
     runner = tools.open_runner(options.runtime, folder, options.threads)
     threads = options.threads or len(os.sched_getaffinity(0))
-    profile = measure_segments(
-        runner, catalog, options.rounds, time.perf_counter, _today(), threads
-    )
-    print(f"{profile.runtime}, {profile.machine}, {threads} threads, {profile.date}")
-    print("segment    batch   p50 ms   p90 ms   p99 ms")
-    for (segment, batch), q in sorted(profile.table.items()):
-        times = "".join(f"{1e3 * seconds:9.2f}" for seconds in (q.p50_s, q.p90_s, q.p99_s))
-        print(f"{segment.name:10} {batch:5}{times}")
-    exits = range(1, catalog.num_exits + 1)
-    if all(segments.fused_exit(depth) in runner.segments for depth in exits):
+    print(f"{runner.runtime}, {machine()}, {threads} threads, {_today()}")
+    if options.rounds:
+        profile = measure_segments(
+            runner, catalog, options.rounds, time.perf_counter, _today(), threads
+        )
+        print("segment    batch   p50 ms   p90 ms   p99 ms")
+        for (segment, batch), q in sorted(profile.table.items()):
+            times = "".join(f"{1e3 * seconds:9.2f}" for seconds in (q.p50_s, q.p90_s, q.p99_s))
+            print(f"{segment.name:10} {batch:5}{times}")
+        catalog = replace(catalog, profiles={**catalog.profiles, options.runtime: profile})
+    depths = options.depths or range(1, catalog.num_exits + 1)
+    if options.path_rounds and all(segments.fused_exit(d) in runner.segments for d in depths):
         print("exit   unit ms  fused ms   unit/fused p50  (p10 .. p90)")
-        for row in compare_paths(runner, catalog, exits, options.rounds, time.perf_counter):
+        for row in compare_paths(runner, catalog, depths, options.path_rounds, time.perf_counter):
             print(
                 f"{row.depth:4} {1e3 * row.unit_s:9.2f} {1e3 * row.fused_s:9.2f}"
                 f"{row.ratio_p50:17.3f}  ({row.ratio_p10:.3f} .. {row.ratio_p90:.3f})"
             )
     runner.close()
     if options.write:
-        profiles = {**catalog.profiles, options.runtime: profile}
-        write_catalog(replace(catalog, profiles=profiles), folder)
+        write_catalog(catalog, folder)
     return 0

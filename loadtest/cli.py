@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from serving.core.ports import ServingTools
+if TYPE_CHECKING:
+    from serving.core.ports import ServingTools
 
 READY_TIMEOUT_S = 120.0
 
