@@ -1,0 +1,71 @@
+"""What only OpenVINO can get wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+import pytest
+
+from serving.core import segment as segments
+from serving.runners.openvino import OpenVinoRunner
+
+MATRIX_OPS = {"Convolution", "MatMul", "FullyConnected"}
+
+
+@pytest.fixture(scope="module")
+def bf16_runner(exported):
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not multiply bfloat16")
+    runner = OpenVinoRunner(exported.folder, exported.catalog, 1, precision="bf16")
+    yield runner
+    runner.close()
+
+
+def compiled_nodes(runner: OpenVinoRunner, segment: segments.Segment) -> list[tuple[str, str]]:
+    """(type, precision) of every node of the compiled segment at batch 1."""
+    model = runner._compiled[segment, 1].request.get_compiled_model().get_runtime_model()
+    infos = [node.get_rt_info() for node in model.get_ordered_ops()]
+    return [
+        (str(i["layerType"].astype(str)), str(i["runtimePrecision"].astype(str))) for i in infos
+    ]
+
+
+@pytest.mark.parametrize("segment", [segments.head(1), segments.fused_exit(2)], ids=str)
+def test_decoding_and_suppression_stay_in_float32(bf16_runner, segment):
+    """Eight bits of mantissa would move boxes by pixels."""
+    nodes = compiled_nodes(bf16_runner, segment)
+    last_convolution = max(i for i, (kind, _) in enumerate(nodes) if kind in MATRIX_OPS)
+    tail = [precision for _, precision in nodes[last_convolution + 1 :]]
+    assert len(tail) > 30, "the tail is there"
+    assert "bf16" not in tail
+    assert "bf16" in {precision for kind, precision in nodes if kind in MATRIX_OPS}
+
+
+def test_features_cross_boundaries_in_the_computing_type(bf16_runner, exported):
+    features = bf16_runner.run(segments.STEM, bf16_runner.load(exported.images[:1]))
+    assert {tensor.get_element_type().get_type_name() for tensor in features.tensors} == {"bf16"}
+    height, width = exported.frozen.config.feature_sizes[0]
+    channels = exported.frozen.config.neck_channels
+    assert tuple(features.tensors[0].shape) == (1, height, width, channels)
+
+
+def test_memory_is_reused(bf16_runner, exported):
+    def run() -> int:
+        batch = bf16_runner.load(exported.images[:1])
+        features = bf16_runner.run(segments.STEM, batch)
+        bf16_runner.release(batch)
+        address = features.tensors[0].data.ctypes.data
+        bf16_runner.release(features)
+        return address
+
+    assert run() == run()
+
+
+def test_releasing_twice_does_not_hand_memory_out_twice(bf16_runner, exported):
+    features = bf16_runner.run(segments.STEM, bf16_runner.load(exported.images[:1]))
+    bf16_runner.release(features)
+    bf16_runner.release(features)
+    first, second = (
+        bf16_runner.run(segments.STEM, bf16_runner.load([image])) for image in exported.images[:2]
+    )
+    assert not np.shares_memory(first.tensors[0].data, second.tensors[0].data)
