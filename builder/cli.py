@@ -155,12 +155,15 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
     parser.add_argument("--dataset", default="bccd", help="which reader to use")
     parser.add_argument("--split", default="test")
     parser.add_argument("--seed", type=int, default=0, help="of the training run, for the record")
+    parser.add_argument(
+        "--resamples", type=int, default=0, help="for intervals of the rise over exits; 0: none"
+    )
     parser.set_defaults(run=lambda options: _evaluate(options, tools))
 
 
 def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
-    from builder.data import DATASETS
-    from builder.evaluate import evaluate
+    from builder.data import DATASETS, average_precision
+    from builder.evaluate import detect_all, rises
     from builder.repository import read_catalog, version_folder, write_catalog
     from serving.core.catalog import Evaluation, Exit
 
@@ -169,13 +172,18 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
     data = options.data or Path("data") / options.dataset
     dataset = DATASETS[options.dataset](data, options.split)
     runner = tools.open_runner(options.runtime, folder, options.threads)
-    results = evaluate(runner, catalog, dataset, tools.load_image)
+    found = detect_all(runner, catalog, dataset, tools.load_image)
     runner.close()
+    results = {depth: average_precision(dataset, rows) for depth, rows in found.items()}
     print(f"{options.dataset} {options.split}, {len(dataset.samples)} images, {runner.runtime}")
     print("exit      AP    AP50  " + "  ".join(f"{name:>9}" for name in catalog.classes))
     for depth, result in results.items():
         classes = "  ".join(f"{result.ap_by_class[name]:9.4f}" for name in catalog.classes)
         print(f"{depth:4} {result.ap:8.4f} {result.ap50:7.4f}  {classes}")
+    if options.resamples:
+        print("exit   AP above that of exit 1 (95 % interval over resampled images)")
+        for depth, (middle, low, high) in rises(dataset, found, options.resamples).items():
+            print(f"{depth:4} {middle:+8.4f}  ({low:+.4f} .. {high:+.4f})")
     if options.write:
         exits = tuple(
             Exit(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from builder.data.coco import AveragePrecision, Detections, average_precision
+from builder.data.coco import AveragePrecision, Detections, average_precision, resampled_ap
 from builder.data.dataset import Dataset, Sample
 from builder.data.deeppcb import read_deeppcb
 from builder.data.voc import read_bccd
@@ -23,4 +23,5 @@ __all__ = [
     "average_precision",
     "read_bccd",
     "read_deeppcb",
+    "resampled_ap",
 ]

@@ -71,8 +71,8 @@ def _ground_truth(dataset: Dataset) -> COCO:
     return coco
 
 
-def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> AveragePrecision:
-    """AP and AP50 of one detection record for each sample of ``dataset``, in its order."""
+def _evaluate(dataset: Dataset, detections: Sequence[Detections]) -> COCOeval | None:
+    """Matches of one detection record for each sample; None if nothing at all was detected."""
     rows = [
         {
             "image_id": index,
@@ -84,11 +84,19 @@ def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> Ave
         for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
     ]
     if not rows:
-        return AveragePrecision(0.0, 0.0, dict.fromkeys(dataset.classes, 0.0))
+        return None
+    truth = _ground_truth(dataset)
+    evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+    evaluation.evaluate()
+    return evaluation
+
+
+def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> AveragePrecision:
+    """AP and AP50 of one detection record for each sample of ``dataset``, in its order."""
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _ground_truth(dataset)
-        evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
-        evaluation.evaluate()
+        evaluation = _evaluate(dataset, detections)
+        if evaluation is None:
+            return AveragePrecision(0.0, 0.0, dict.fromkeys(dataset.classes, 0.0))
         evaluation.accumulate()
         evaluation.summarize()
     # (IoU thresholds, recalls, classes, areas, detection limits); -1 where there is no truth
@@ -98,3 +106,27 @@ def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> Ave
         for name, values in zip(dataset.classes, np.moveaxis(precision, 2, 0), strict=True)
     }
     return AveragePrecision(float(evaluation.stats[0]), float(evaluation.stats[1]), by_class)
+
+
+def resampled_ap(
+    dataset: Dataset, detections: Sequence[Detections], num_resamples: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """(num_resamples,) APs, each over as many images drawn with replacement (bootstrap): how far
+    AP would move with other images of the same kind. The same seed draws the same images, so that
+    two detectors can be compared in pairs."""
+    random = np.random.default_rng(seed)
+    draws = random.integers(0, len(dataset.samples), (num_resamples, len(dataset.samples)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = _evaluate(dataset, detections)
+        if evaluation is None:
+            return np.zeros(num_resamples)
+        # One record for each (class, area range, image); objects of all sizes come first.
+        shape = (len(evaluation.params.catIds), len(evaluation.params.areaRng), -1)
+        records = np.array(evaluation.evalImgs, dtype=object).reshape(shape)
+        aps = []
+        for draw in draws:
+            evaluation.evalImgs = records[:, :, draw].ravel().tolist()
+            evaluation.accumulate()
+            precision = evaluation.eval["precision"][:, :, :, 0, -1]
+            aps.append(precision[precision > -1].mean())
+    return np.array(aps)

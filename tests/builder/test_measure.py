@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from builder.data import Dataset
+from builder.data import Dataset, average_precision
 from builder.data.dataset import Sample
-from builder.evaluate import evaluate
+from builder.evaluate import detect_all, rises
 from builder.measure import compare_paths, measure_segments
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit
@@ -82,8 +82,12 @@ def test_accuracy_of_every_exit_in_original_pixels(tmp_path):
         assert data == b"encoded"
         return np.zeros((height, width, 3), np.uint8), fit(40, 40, width, height)
 
-    results = evaluate(runner, CATALOG, Dataset(("x",), (sample,)), load_image)
-    assert [round(result.ap, 6) for result in results.values()] == [0.0, 1.0, 1.0, 1.0, 1.0]
+    dataset = Dataset(("x",), (sample,))
+    found = detect_all(runner, CATALOG, dataset, load_image)
+    aps = [average_precision(dataset, rows).ap for rows in found.values()]
+    assert [round(ap, 6) for ap in aps] == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert rises(dataset, found, 3)[1] == (0.0, 0.0, 0.0)
+    assert rises(dataset, found, 3)[2] == pytest.approx((1.0, 1.0, 1.0))
     assert runner.log[0] == (segments.STEM.name, 1)
     assert all(batch.released for batch in runner.batches)
 
@@ -91,4 +95,4 @@ def test_accuracy_of_every_exit_in_original_pixels(tmp_path):
 def test_other_classes_are_refused():
     other = dataclasses.replace(CATALOG, classes=("y",))
     with pytest.raises(ValueError, match="data set has"):
-        evaluate(Oracle(FakeClock()), other, Dataset(("x",), ()), None)
+        detect_all(Oracle(FakeClock()), other, Dataset(("x",), ()), None)

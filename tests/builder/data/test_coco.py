@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.data.coco import Detections, average_precision
+from builder.data.coco import Detections, average_precision, resampled_ap
 from builder.data.dataset import Dataset, Sample
 
 IMAGE = np.zeros((100, 100, 3), dtype=np.uint8)
@@ -51,3 +51,24 @@ def test_by_class() -> None:
     result = average_precision(DATASET, [found(BOXES[:1], [0.9], [0])] * 2)
     assert result.ap_by_class == {"x": pytest.approx(1.0), "y": pytest.approx(0.0)}
     assert result.ap == pytest.approx(0.5)
+
+
+def test_resampling_moves_ap_between_its_extremes() -> None:
+    """Of two images one is perfect and one is empty: draws of (perfect, perfect), both mixtures,
+    and (empty, empty)."""
+    rows = [found(BOXES, [0.9, 0.8], [0, 1]), found(BOXES[:0], [], [])]
+    aps = resampled_ap(DATASET, rows, num_resamples=40, seed=0)
+    assert aps.max() == pytest.approx(1.0)
+    assert aps.min() == pytest.approx(0.0)
+    mixed = average_precision(DATASET, rows).ap
+    assert set(np.round(aps, 6)) == {0.0, round(mixed, 6), 1.0}
+
+
+def test_resampling_is_a_function_of_its_seed() -> None:
+    rows = [found(BOXES, [0.9, 0.8], [0, 1]), found(BOXES[:1], [0.5], [0])]
+    first, again = (resampled_ap(DATASET, rows, 5, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_resampling_nothing() -> None:
+    assert resampled_ap(DATASET, [found(BOXES[:0], [], [])] * 2, 3, seed=0).tolist() == [0, 0, 0]
