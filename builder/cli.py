@@ -16,6 +16,7 @@ from builder.config import CONFIGS
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
 
+POSTPROCESS_ROUNDS = 200
 RUNTIMES = ("openvino", "onnxruntime")
 
 
@@ -108,7 +109,13 @@ def _export(options: argparse.Namespace) -> int:
     import torch
 
     from builder.config import replace as vary
-    from builder.export import build_catalog, export_segments, freeze, verify_segments
+    from builder.export import (
+        build_catalog,
+        export_segments,
+        freeze,
+        measure_postprocess,
+        verify_segments,
+    )
     from builder.modeling.checkpoint import load_checkpoint
     from builder.modeling.detector import Detector
     from builder.repository import version_folder, write_catalog
@@ -124,6 +131,8 @@ def _export(options: argparse.Namespace) -> int:
     files = export_segments(detector, folder)
     for name, error in verify_segments(freeze(detector), folder).items():
         print(f"{name:10} agrees with torch to {error:.1e} of its largest value")
+    tail_s = measure_postprocess(detector, POSTPROCESS_ROUNDS, time.perf_counter)
+    print(f"decoding and suppression alone take {1e3 * tail_s:.2f} ms")
     command = metadata.get("command", "punctual export --config " + str(options.config))
     write_catalog(build_catalog(config, files, command), folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
@@ -227,7 +236,13 @@ def _add_profile(commands: Any, tools: ServingTools) -> None:
 def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
     import os
 
-    from builder.measure import compare_paths, machine, measure_segments
+    from builder.measure import (
+        WAITING,
+        compare_paths,
+        machine,
+        measure_decision,
+        measure_segments,
+    )
     from builder.repository import read_catalog, version_folder, write_catalog
     from serving.core import segment as segments
 
@@ -240,6 +255,8 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
         profile = measure_segments(
             runner, catalog, options.rounds, time.perf_counter, _today(), threads
         )
+        decision_s = measure_decision(catalog, profile, options.rounds, time.perf_counter)
+        print(f"one decision with {WAITING} waiting takes {1e6 * decision_s:.0f} us")
         print("segment    batch   p50 ms   p90 ms   p99 ms")
         for (segment, batch), q in sorted(profile.table.items()):
             times = "".join(f"{1e3 * seconds:9.2f}" for seconds in (q.p50_s, q.p90_s, q.p99_s))

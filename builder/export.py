@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ from builder.config import LEVELS, DetectorConfig
 from builder.modeling.detector import Detector
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit, SegmentFile
+from serving.core.latency import quantile
+from serving.core.ports import Clock
 
 OPSET = 17
 FEATURES = tuple(f"p{level}" for level in LEVELS)
@@ -134,6 +138,27 @@ def _export(
     input_names = ("images",) if segment.start == segments.IMAGE else FEATURES
     # An output may not be called like an input, and both are features in a stack.
     output_names = DETECTIONS if segment.head else tuple(f"{name}_out" for name in FEATURES)
+    _trace(module, inputs, input_names, output_names, path)
+    model = onnx.load(path)
+    with torch.inference_mode():
+        shapes = [output.shape for output in module(*inputs)]
+    for port, shape in zip(model.graph.output, shapes, strict=True):
+        # The tracer does not see that top-k gives a constant number of rows.
+        for dim, size in zip(port.type.tensor_type.shape.dim[1:], shape[1:], strict=True):
+            dim.dim_value = size
+    _store_kernels_in_half(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _trace(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    path: Path,
+) -> None:
+    """Write ``module`` as ONNX, with a dynamic batch."""
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated, but the only one that writes opset 17, which
         # TensorRT 8.6 needs; its tracer warns of shapes that are constant here by design.
@@ -148,16 +173,6 @@ def _export(
             output_names=list(output_names),
             dynamic_axes={name: {0: "batch"} for name in (*input_names, *output_names)},
         )
-    model = onnx.load(path)
-    with torch.inference_mode():
-        shapes = [output.shape for output in module(*inputs)]
-    for port, shape in zip(model.graph.output, shapes, strict=True):
-        # The tracer does not see that top-k gives a constant number of rows.
-        for dim, size in zip(port.type.tensor_type.shape.dim[1:], shape[1:], strict=True):
-            dim.dim_value = size
-    _store_kernels_in_half(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
 
 
 def _store_kernels_in_half(model: onnx.ModelProto) -> None:
@@ -228,6 +243,31 @@ def _telling_example(
 def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     difference = np.abs(actual.astype(np.float64) - expected)
     return float(difference.max() / max(1e-6, np.abs(expected).max()))
+
+
+def measure_postprocess(detector: Detector, rounds: int, clock: Clock) -> float:
+    """Median seconds of decoding and suppression alone, on OpenVINO with all cores, batch 1. Its
+    operations do not depend on what they are fed."""
+    num_anchors, num_classes = len(detector.anchors), len(detector.config.classes)
+    inputs = (torch.randn(1, num_anchors, num_classes), torch.randn(1, num_anchors, 4) / 4)
+
+    def tail(logits: Tensor, deltas: Tensor) -> tuple[Tensor, ...]:
+        return detector.postprocess((logits, deltas))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tail.onnx"
+        _trace(_Function(detector, tail), inputs, ("logits", "deltas"), DETECTIONS, path)
+        model = openvino.Core().read_model(path)
+    model.reshape({index: list(x.shape) for index, x in enumerate(inputs)})
+    request = openvino.compile_model(model, "CPU").create_infer_request()
+    for index, x in enumerate(inputs):
+        request.set_input_tensor(index, openvino.Tensor(x.numpy()))
+    seconds = []
+    for _ in range(rounds):
+        started_s = clock()
+        request.infer()
+        seconds.append(clock() - started_s)
+    return quantile(seconds, 0.5)
 
 
 def build_catalog(config: DetectorConfig, files: dict[str, SegmentFile], command: str) -> Catalog:

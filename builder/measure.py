@@ -19,11 +19,16 @@ from tqdm import tqdm
 
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.core.latency import LatencyProfile, Quantiles, quantile
+from serving.core.deadline_policy import DeadlinePolicy
+from serving.core.latency import LatencyModel, LatencyProfile, Quantiles, quantile
+from serving.core.policy import Cohort, Snapshot
 from serving.core.ports import Clock, SegmentRunner
+from serving.core.request import Request
 from serving.core.segment import Segment
 
 WARM_UP_ROUNDS = 5
+WAITING, IN_FLIGHT = 64, 3
+"""The crowd that a decision is timed with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +137,31 @@ def compare_paths(
             )
         )
     return comparisons
+
+
+def measure_decision(catalog: Catalog, profile: LatencyProfile, rounds: int, clock: Clock) -> float:
+    """Median seconds of one decision with ``WAITING`` requests waiting and a few in flight, all
+    with room to go deeper."""
+    latency = LatencyModel(profile)
+    batch_sizes = sorted({batch for _, batch in profile.table})
+    policy = DeadlinePolicy(
+        {segment for segment, _ in profile.table},
+        [entry.ap for entry in catalog.exits],
+        batch_sizes,
+        max_cohorts=IN_FLIGHT + 1,
+    )
+    each_s = latency.predict(segments.head(1), 1) + latency.predict(segments.STEM, 1)
+    requests = [
+        Request(number, 0.0, (4 + number) * 2 * each_s, 1, catalog.num_exits)
+        for number in range(WAITING + IN_FLIGHT)
+    ]
+    cohorts = tuple(
+        Cohort(number, 1, (request,)) for number, request in enumerate(requests[:IN_FLIGHT])
+    )
+    snapshot = Snapshot(0.0, tuple(requests[IN_FLIGHT:]), cohorts)
+    seconds = []
+    for _ in range(rounds):
+        started_s = clock()
+        policy.decide(snapshot, latency)
+        seconds.append(clock() - started_s)
+    return quantile(seconds, 0.5)

@@ -10,7 +10,7 @@ import pytest
 from builder.data import Dataset, average_precision
 from builder.data.dataset import Sample
 from builder.evaluate import detect_all, rises
-from builder.measure import compare_paths, measure_segments
+from builder.measure import compare_paths, measure_decision, measure_segments
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit
 from serving.core.letterbox import fit
@@ -96,3 +96,11 @@ def test_other_classes_are_refused():
     other = dataclasses.replace(CATALOG, classes=("y",))
     with pytest.raises(ValueError, match="data set has"):
         detect_all(Oracle(FakeClock()), other, Dataset(("x",), ()), None)
+
+
+def test_a_decision_is_timed_in_a_crowd():
+    clock = FakeClock()
+    runner = FakeRunner(clock)
+    profile = measure_segments(runner, CATALOG, 1, clock, "2026-01-01", threads=2)
+    ticks = iter(range(100))
+    assert measure_decision(CATALOG, profile, 3, lambda: float(next(ticks))) == 1.0
