@@ -25,6 +25,7 @@ from serving.core.policy import Cohort, Snapshot
 from serving.core.ports import Clock, SegmentRunner
 from serving.core.request import Request
 from serving.core.segment import Segment
+from serving.core.timing import time_every_segment
 
 WARM_UP_ROUNDS = 5
 WAITING, IN_FLIGHT = 64, 3
@@ -66,28 +67,10 @@ def measure_segments(
     """Quantiles of every segment at every batch size over ``rounds`` rounds."""
     seconds: dict[tuple[Segment, int], list[float]] = defaultdict(list)
     image = _noise(catalog)
-    fused = [s for s in segments.fused_segments(catalog.num_exits) if s in runner.segments]
     for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="segments", unit="round"):
-        for size in runner.batch_sizes:
-
-            def timed(segment: Segment, batch: Any, size: int = size, turn: int = turn) -> Any:
-                started_s = clock()
-                output = runner.run(segment, batch)
-                if turn >= 0:
-                    seconds[segment, size].append(clock() - started_s)
-                return output
-
-            images = runner.load([image] * size)
-            for segment in fused:
-                runner.release(timed(segment, images))
-            features = timed(segments.STEM, images)
-            runner.release(images)
-            for depth in range(1, catalog.num_exits + 1):
-                deeper = timed(segments.stack(depth), features)
-                runner.release(features)
-                features = deeper
-                runner.release(timed(segments.head(depth), features))
-            runner.release(features)
+        for segment, batch, taken_s in time_every_segment(runner, image, catalog.num_exits, clock):
+            if turn >= 0:
+                seconds[segment, batch].append(taken_s)
     table = {
         key: Quantiles(quantile(values, 0.5), quantile(values, 0.9), quantile(values, 0.99))
         for key, values in seconds.items()

@@ -25,11 +25,12 @@ from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Policy, Run, ShedRequests, Snapshot, Wait
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
+from serving.core.timing import time_every_segment
 
 log = logging.getLogger(__name__)
 
 PROBE_AFTER_S = 2.0
-"""An engine idle for so long is probed: a hundredth of its time at most."""
+"""An engine idle for so long is probed: less than a hundredth of its time."""
 PUBLISH_EVERY_S = 0.05
 """How old the predictions may be that admission goes by; making them takes some microseconds."""
 
@@ -177,18 +178,17 @@ class Executor:
             log.exception("the idle engine failed a probe")
 
     def probe(self) -> None:
-        """Run the ways to the first exit once, so that the latency model sees the engine as it is
-        now: what slows all segments down alike is learnt from any of them."""
-        paths = [segments.unit_path(1)]
-        if segments.fused_exit(1) in self._runner.segments:
-            paths.append((segments.fused_exit(1),))
-        for path in paths:
-            batch = self._runner.load([self._probe_image])
-            for segment in path:
-                output = self._timed(segment, batch, ())
-                self._runner.release(batch)
-                batch = output
+        """Run a blank request to the first exit, or as far as nobody arrives, so that the latency
+        model sees the engine as it is now: what slows all segments down alike is learnt from any
+        of them."""
+        batch = self._runner.load([self._probe_image])
+        for segment in segments.unit_path(1):
+            if self._inbox:
+                break
+            output = self._timed(segment, batch, ())
             self._runner.release(batch)
+            batch = output
+        self._runner.release(batch)
         self._publish()
 
     def _publish(self) -> None:
@@ -372,27 +372,9 @@ def warm_up(
     rounds: int,
 ) -> None:
     """Run every segment ``rounds`` times at every batch size of the runner, and let the latency
-    model learn from it, so that the first request meets a warm engine and true
-    predictions. The first round is not learnt from: it compiles and allocates."""
-    fused = [s for s in segments.fused_segments(num_exits) if s in runner.segments]
+    model learn from it, so that the first request meets a warm engine and true predictions. One
+    round before that is not learnt from: memory is allocated in it."""
     for turn in range(rounds + 1):
-        for size in runner.batch_sizes:
-
-            def timed(segment: segments.Segment, batch: Any, size: int = size) -> Any:
-                started_s = clock()
-                output = runner.run(segment, batch)
-                if turn > 0:  # noqa: B023 (called within the same turn)
-                    latency.observe(segment, size, clock() - started_s)
-                return output
-
-            images = runner.load([image] * size)
-            for segment in fused:
-                runner.release(timed(segment, images))
-            features = timed(segments.STEM, images)
-            runner.release(images)
-            for depth in range(1, num_exits + 1):
-                deeper = timed(segments.stack(depth), features)
-                runner.release(features)
-                features = deeper
-                runner.release(timed(segments.head(depth), features))
-            runner.release(features)
+        for segment, batch, seconds in time_every_segment(runner, image, num_exits, clock):
+            if turn > 0:
+                latency.observe(segment, batch, seconds)

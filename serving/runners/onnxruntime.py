@@ -21,6 +21,7 @@ from serving.core.catalog import Catalog
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
+from serving.runners.checks import check_images, check_rows
 
 BATCH_SIZES = (1, 4)
 """Shapes are dynamic; these are the sizes that are warmed up and planned with."""
@@ -72,13 +73,7 @@ class OnnxRuntimeRunner:
     def load(self, images: Sequence[Image]) -> Batch:
         """A batch of images, copied."""
         self._check_open()
-        if not 1 <= len(images) <= BATCH_SIZES[-1]:
-            raise ValueError(f"a batch has 1 to {BATCH_SIZES[-1]} images, not {len(images)}")
-        for image in images:
-            if image.shape != self._image_shape or image.dtype != np.uint8:
-                raise ValueError(
-                    f"an image is uint8 {self._image_shape}, not {image.dtype} {image.shape}"
-                )
+        check_images(images, self._image_shape, BATCH_SIZES[-1])
         return Batch(segments.IMAGE, (np.stack(images),))
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
@@ -94,9 +89,7 @@ class OnnxRuntimeRunner:
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
         """A copy of these rows."""
         self._check_open()
-        size = len(batch.arrays[0])
-        if not rows or not all(0 <= row < size for row in rows):
-            raise ValueError(f"rows {list(rows)} of a batch of {size}")
+        check_rows(rows, len(batch.arrays[0]))
         return Batch(batch.depth, tuple(array[list(rows)] for array in batch.arrays))
 
     def release(self, batch: Batch) -> None:

@@ -201,10 +201,18 @@ def test_a_probe_unlearns_a_slowdown_that_refused_everybody():
     world.executor.probe()
     slowed_s = world.executor.predicted_s(1)
     assert slowed_s > 5 * honest_s
-    for _ in range(6):
+    for _ in range(8):
         world.executor.probe()
     assert world.executor.predicted_s(1) < 1.1 * honest_s
     assert world.recorder.results == []
+    assert held(world) == 0
+
+
+def test_a_probe_makes_way_for_a_request():
+    world = World()
+    world.submit(request(0))
+    world.executor.probe()
+    assert world.runner.log == []
     assert held(world) == 0
 
 
