@@ -93,6 +93,7 @@ class Executor:
         self._waiting: list[Request] = []
         self._features: dict[int, _Features] = {}
         self._next_cohort_id = 0
+        self._turn_s = clock()
         self._thread: threading.Thread | None = None
 
     # -- from any thread ----------------------------------------------------------------------
@@ -185,9 +186,11 @@ class Executor:
         for segment in segments.unit_path(1):
             if self._inbox:
                 break
+            self._turn_s = self._clock()
             output = self._timed(segment, batch, ())
             self._runner.release(batch)
             batch = output
+            self._learn(segment, 1, self._latency.predict(segment, 1))
         self._runner.release(batch)
         self._publish()
 
@@ -208,6 +211,7 @@ class Executor:
 
     def step(self) -> bool:
         """Take in what arrived, decide, act. False if there was nothing to do."""
+        self._turn_s = self._clock()
         self._take_in()
         snapshot = Snapshot(
             now_s=self._clock(),
@@ -251,6 +255,9 @@ class Executor:
 
     def _run(self, decision: Run) -> None:
         jobs = [self._jobs[request.id] for request in decision.requests]
+        predicted_s = self._latency.predict(decision.segment, len(jobs))
+        for job in jobs:
+            job.predicted_s += predicted_s
         try:
             batch = self._input(decision, jobs)
             output = self._timed(decision.segment, batch, jobs)
@@ -265,6 +272,7 @@ class Executor:
             self._advance(decision, batch, output)
         else:
             self._answer(decision, batch, output, jobs, detections)
+        self._learn(decision.segment, len(jobs), predicted_s)
 
     def _input(self, decision: Run, jobs: list[_Job]) -> Any:
         """The batch that the segment takes; the cohort keeps its own."""
@@ -277,22 +285,23 @@ class Executor:
         return self._runner.select(features.batch, rows)
 
     def _timed(self, segment: segments.Segment, batch: Any, jobs: Sequence[_Job]) -> Any:
-        """Run a segment for ``jobs``, for a probe if there are none, and learn from it."""
-        size = max(1, len(jobs))
-        predicted_s = self._latency.predict(segment, size)
         started_s = self._clock()
         output = self._runner.run(segment, batch)
-        ended_s = self._clock()
-        seconds = ended_s - started_s
-        self._latency.observe(segment, size, seconds)
-        if ended_s - self._published_s > PUBLISH_EVERY_S:
-            self._publish()
-        self._observer.ran(segment, size, predicted_s, seconds)
+        seconds = self._clock() - started_s
         for job in jobs:
             job.started_s = job.started_s or started_s
             job.engine_s += seconds
-            job.predicted_s += predicted_s
         return output
+
+    def _learn(self, segment: segments.Segment, size: int, predicted_s: float) -> None:
+        """Teach the latency model what this turn took: deciding, loading and handing over belong
+        to the price of a boundary, and a plan that left them out would be late."""
+        now_s = self._clock()
+        seconds = now_s - self._turn_s
+        self._latency.observe(segment, size, seconds)
+        self._observer.ran(segment, size, predicted_s, seconds)
+        if now_s - self._published_s > PUBLISH_EVERY_S:
+            self._publish()
 
     def _advance(self, decision: Run, batch: Any, output: Any) -> None:
         """Features came out: a new cohort, or a deeper one."""

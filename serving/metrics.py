@@ -181,7 +181,7 @@ class Metrics:
         )
         segments = Histogram(
             "segment_duration_seconds",
-            "Runs of one segment, by kind.",
+            "Runs of one segment with what it takes to decide on and hand over, by kind.",
             ["kind"],
             namespace="punctual",
             registry=registry,

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-MIN_BUDGET_HEADROOM = 1.1
+MIN_BUDGET_HEADROOM = 1.25
 """A budget that is suggested must still do a moment later, when predictions have moved."""
 
 MAX_READ_SHARE = 0.1

@@ -118,7 +118,9 @@ class DeadlinePolicy:
                 # It cannot go deeper, so it may as well be answered now and make room.
                 return Run(segments.head(cohort.depth), cohort.requests, cohort.id)
             rate = self._rate(task, plan.slack_s, costs)
-            if rate > best_rate:
+            if (
+                rate and rate >= best_rate
+            ):  # of equals the one with most time, which has paid for it
                 best, best_rate = task, rate
         if best is None:
             return None

@@ -56,7 +56,7 @@ class Observer(Protocol):
     """Told of everything an executor does, in its thread; must be quick and must not raise."""
 
     def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
-        """A segment ran."""
+        """A segment ran: ``seconds`` from the decision to the hand-over of what came out."""
 
     def decided(self, seconds: float) -> None:
         """The policy was asked, and took this long."""
