@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         10_000.0, gt=0, le=600_000, description="Larger budgets are cut to this; the reply says so."
     )
     network_reserve_ms: float = Field(
-        2.0, ge=0, description="Part of every budget kept for writing and sending the reply."
+        3.0, ge=0, description="Part of every budget kept for writing and sending the reply."
     )
 
     max_body_bytes: int = Field(

@@ -88,7 +88,9 @@ def _parse(name: str, parameter: _Parameter, text: str, catalog: Catalog) -> flo
     low, high = parameter.low(catalog), parameter.high(catalog)
     if value is None or value < low or (high is not None and value > high):
         bounds = f"from {low:g}" + (f" to {high:g}" if high is not None else " up")
-        raise InvalidParameter(f"{name} must be a {parameter.kind} {bounds}; it is {shown(text)}.")
+        raise InvalidParameter(
+            f"{name} must be one {parameter.kind} {bounds}; it is {shown(text)}."
+        )
     return value
 
 

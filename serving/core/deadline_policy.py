@@ -24,6 +24,10 @@ from serving.core.policy import Cohort, Decision, Latency, Run, ShedRequests, Sn
 from serving.core.request import Request
 from serving.core.segment import Segment
 
+FUSED_WORTH = 0.02
+"""Relative accuracy that an exit must add for a lone request to reach it by a fused run, where
+unit segments would not get that far. A fused run that turns out slow cannot be cut short: about one
+in fifty exceeds its prediction on a shared machine."""
 MIN_GAIN = 1e-6
 """Accuracy that an exit is taken to add where measurement says none or less, so that depth still
 follows the budget."""
@@ -50,10 +54,12 @@ class DeadlinePolicy:
         exits = segments.fused_segments(num_exits)
         self._fused = frozenset(s.stop for s in exits if s in available)
         best_so_far = accuracy[0]
-        self._gain = [math.inf]  # self._gain[k]: what exit k + 1 adds over the best before it
+        # At k: what exit k + 1 adds over the best before it, and the same as a share of it.
+        self._gain, self._worth = [math.inf], [math.inf]
         for ap in accuracy[1:]:
             self._gain.append(max(ap - best_so_far, MIN_GAIN))
             best_so_far = max(best_so_far, ap)
+            self._worth.append(self._gain[-1] / max(best_so_far, MIN_GAIN))
         self._batch_sizes = tuple(batch_sizes)
         self._max_cohorts = max_cohorts
 
@@ -150,12 +156,18 @@ class DeadlinePolicy:
         return self._gain[depth] * batch / stack_s if extra_s <= slack_s else 0.0
 
     def _start_alone(self, task: Task, slack_s: float, costs: Costs) -> Run:
-        """Nobody else is here: fused if that reaches a deeper exit, else stoppable."""
+        """Nobody else is here: fused if that reaches an exit worth it, else stoppable."""
         batch, limit_s = len(task.requests), task.cost_s + slack_s
         depths = range(task.min_depth, task.max_depth + 1)
         unit = max((d for d in depths if costs.unit_path(d, batch) <= limit_s), default=0)
-        fused = max((d for d in depths if costs.fused(d, batch) <= limit_s), default=0)
-        segment = segments.fused_exit(fused) if fused > unit else segments.STEM
+        if unit == 0:  # only a fused run is quick enough, and only the first exit is certain
+            unit, segment = task.min_depth, segments.fused_exit(task.min_depth)
+        else:
+            segment = segments.STEM
+        for depth in range(unit + 1, task.max_depth + 1):
+            if self._worth[depth - 1] < FUSED_WORTH or costs.fused(depth, batch) > limit_s:
+                break
+            segment = segments.fused_exit(depth)
         return Run(segment, task.requests, None)
 
     # -- leaving ---------------------------------------------------------------------------------

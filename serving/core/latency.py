@@ -19,9 +19,9 @@ from typing import Any
 from serving.core import segment as segments
 from serving.core.segment import Segment
 
-TAIL_QUANTILE = 0.98
+TAIL_QUANTILE = 0.97
 """The quantile that plans are made with; a path of several segments is safer than each alone."""
-BASE_WINDOW = 100
+BASE_WINDOW = 128
 SLOWDOWN_WINDOW = 15
 MIN_BASE_SAMPLES = 6
 """From this many runs of a (segment, batch) on, its profile entry is no longer consulted."""

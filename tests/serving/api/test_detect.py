@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
+from serving.api.detect import MIN_BUDGET_HEADROOM
 from serving.api.schemas import Detected
 from serving.core.errors import (
     BackendError,
@@ -81,8 +82,8 @@ class TestReply:
         assert (image.shape, image.dtype) == ((96, 128, 3), np.uint8)
         assert (first.min_depth, first.max_depth) == (2, 3)
         assert first.arrival_s == now_s
-        assert first.deadline_s == pytest.approx(now_s + 0.079)  # 1 ms is kept for the reply
-        assert second.deadline_s == pytest.approx(now_s + 0.999)
+        assert first.deadline_s == pytest.approx(now_s + 0.077)  # 3 ms are kept for the reply
+        assert second.deadline_s == pytest.approx(now_s + 0.997)
         assert second.id > first.id
 
     async def test_not_degraded_when_it_got_what_it_asked(self, gateway: Gateway) -> None:
@@ -162,7 +163,7 @@ class TestRefusals:
     async def test_of_a_budget_below_the_floor(self) -> None:
         gateway = Gateway(min_budget_ms=500)
         refused = problem(await gateway.detect(headers={"X-Deadline-Ms": "499"}))
-        assert refused["min_budget_ms"] == 550
+        assert refused["min_budget_ms"] == 500 * MIN_BUDGET_HEADROOM
 
     async def test_of_a_body_that_took_too_much_of_the_budget(self, gateway: Gateway) -> None:
         async def body() -> AsyncIterator[bytes]:
