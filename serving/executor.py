@@ -22,6 +22,7 @@ from typing import Any
 from serving.core import segment as segments
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
+from serving.core.plan import Costs
 from serving.core.policy import Cohort, Policy, Run, ShedRequests, Snapshot, Wait
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
@@ -200,14 +201,10 @@ class Executor:
 
     def _predict_exits(self) -> tuple[float, ...]:
         """By the quickest path. In the loop's thread, since nobody else may read the model."""
-        exits = []
-        for depth in sorted(s.stop for s in self._runner.segments if s.head and s.start == s.stop):
-            fused = segments.fused_exit(depth)
-            paths = [segments.unit_path(depth)]
-            if fused in self._runner.segments:
-                paths.append((fused,))
-            exits.append(min(sum(self._latency.predict(s, 1) for s in path) for path in paths))
-        return tuple(exits)
+        heads = [segment for segment in self._runner.segments if segment.head]
+        fused = frozenset(s.stop for s in heads if s.start == segments.IMAGE)
+        costs = Costs(self._latency, fused)
+        return tuple(costs.path(depth, 1) for depth in sorted({s.stop for s in heads}))
 
     def step(self) -> bool:
         """Take in what arrived, decide, act. False if there was nothing to do."""

@@ -21,7 +21,7 @@ from serving.core.catalog import Catalog
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.runners.checks import check_images, check_rows
+from serving.runners.checks import check_images, check_rows, check_segment
 
 BATCH_SIZES = (1, 4)
 """Shapes are dynamic; these are the sizes that are warmed up and planned with."""
@@ -79,10 +79,7 @@ class OnnxRuntimeRunner:
     def run(self, segment: Segment, batch: Batch) -> Batch:
         """One synchronous inference; releases the interpreter lock while it runs."""
         self._check_open()
-        if segment not in self.segments:
-            raise ValueError(f"no segment {segment.name} here")
-        if batch.depth != segment.start:
-            raise ValueError(f"{segment.name} does not take a batch of depth {batch.depth}")
+        check_segment(segment, batch.depth, self.segments)
         feed = dict(zip(self._input_names[segment], batch.arrays, strict=True))
         return Batch(segment.stop, tuple(self._sessions[segment].run(None, feed)))
 

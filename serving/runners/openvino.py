@@ -30,7 +30,7 @@ from serving.core.catalog import Catalog
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.runners.checks import check_images, check_rows
+from serving.runners.checks import check_images, check_rows, check_segment
 
 BATCH_SIZES = (1, 4)
 """Four images at once take 0.83 of the time of four alone on two cores; two save less than the
@@ -150,10 +150,7 @@ class OpenVinoRunner:
     def run(self, segment: Segment, batch: Batch) -> Batch:
         """One synchronous inference; releases the interpreter lock while it runs."""
         self._check_open()
-        if segment not in self.segments:
-            raise ValueError(f"no segment {segment.name} here")
-        if batch.depth != segment.start:
-            raise ValueError(f"{segment.name} does not take a batch of depth {batch.depth}")
+        check_segment(segment, batch.depth, self.segments)
         compiled = self._compiled[segment, _compiled_size(batch.size)]
         output = Batch(batch.size, segment.stop, compiled.outputs.take(), compiled.outputs)
         compiled.infer(batch.tensors, output.tensors)
