@@ -6,6 +6,7 @@ setting of the server.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -72,6 +73,13 @@ class Catalog:
     def num_exits(self) -> int:
         """Depths are 1 .. ``num_exits``."""
         return len(self.exits)
+
+    @property
+    def digest(self) -> str:
+        """What identifies the weights: SHA-256 over the names and digests of all segments, as
+        hexadecimal digits. Plans compiled from other segments do not fit this catalogue."""
+        lines = (f"{name} {entry.sha256}\n" for name, entry in sorted(self.segments.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def expected_ap(self, depth: int) -> float:
         """COCO AP of exit ``depth`` on the data set of ``evaluation``."""
