@@ -29,6 +29,8 @@ EXTRAS = {
     "tqdm": "builder",
     "onnx": "builder",
     "onnxruntime": "onnxruntime",
+    "grpc": "triton",
+    "tritonclient": "triton",
 }
 
 _DESCRIPTION = """\
@@ -63,6 +65,8 @@ SERVE_OPTIONS = (
     _Option("port", "N", "port to listen on; 0 picks a free one (8000)"),
     _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
     _Option("model", "NAME", "model to serve (the only one there)"),
+    _Option("backend", "NAME", "embedded, triton or triton-depth (embedded)"),
+    _Option("triton_url", "HOST:PORT", "gRPC address of that Triton (127.0.0.1:8001)"),
     _Option("runtime", "NAME", "openvino or onnxruntime (openvino)"),
     _Option("num_threads", "N", "threads of the runtime (one per core)"),
     _Option("default_budget_ms", "MS", "budget of a request that states none (1000)"),
@@ -78,7 +82,7 @@ class _Tools:
     """``core.ports.ServingTools``, importing the server only when asked for something."""
 
     def open_runner(self, runtime: str, folder: Path, num_threads: int | None) -> SegmentRunner:
-        from serving.app import open_runner
+        from serving.models import open_runner
 
         return open_runner(runtime, folder, num_threads)
 
@@ -101,7 +105,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         return _refuse(*error.problems)
 
-    from serving.app import StartError, serve
+    from serving.app import serve
+    from serving.models import StartError
 
     try:
         return serve(settings, _announce)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import importlib
-import json
 import logging
 import math
 import socket
@@ -19,7 +17,6 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -33,80 +30,69 @@ from serving.api.door import Door
 from serving.api.lifecycle import Lifecycle
 from serving.api.routes import create_router
 from serving.backends.embedded import EmbeddedBackend
-from serving.core.catalog import Catalog
 from serving.core.ports import Backend, Clock, SegmentRunner
+from serving.engine import Engine, start_engine
 from serving.images import DecodePool
 from serving.metrics import Metrics
+from serving.models import find_model, open_runner, read_catalog
 from serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-RUNNERS = {
-    "openvino": "serving.runners.openvino:OpenVinoRunner",
-    "onnxruntime": "serving.runners.onnxruntime:OnnxRuntimeRunner",
-}
-"""Runtime -> its runner, imported when chosen: each drags in a library of its own."""
-
-MODEL_SUFFIX = "_anytime"
 SWITCH_INTERVAL_S = 0.0005
 BACKLOG = 512
 KEEP_ALIVE_S = 75
 
 
-class StartError(Exception):
-    """The server cannot start; the message is one sentence for the person who started it."""
-
-
-# ---- models and runners -------------------------------------------------------------------------
-
-
-def find_model(repository: Path, name: str | None) -> Path:
-    """The folder with the catalogue of model ``name``, or of the only model there. Raises
-    StartError."""
-    catalogs = sorted(repository.glob(f"*{MODEL_SUFFIX}/1/catalog.json"))
-    found = {path.parents[1].name.removesuffix(MODEL_SUFFIX): path.parent for path in catalogs}
-    if not found:
-        raise StartError(f"there is no model in {repository} (no *{MODEL_SUFFIX}/1/catalog.json)")
-    if name is None and len(found) > 1:
-        raise StartError(f"{repository} has several models ({', '.join(found)}): name one")
-    if name is not None and name not in found:
-        raise StartError(f"there is no model {name!r} in {repository}; there is {', '.join(found)}")
-    return found[name] if name is not None else next(iter(found.values()))
-
-
-def read_catalog(folder: Path) -> Catalog:
-    """The catalogue in ``folder``. Raises StartError."""
-    path = folder / "catalog.json"
-    try:
-        return Catalog.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise StartError(f"{path} cannot be used: {error}") from error
-
-
-def open_runner(runtime: str, folder: Path, num_threads: int | None) -> SegmentRunner:
-    """The runner called ``runtime`` over the segments in ``folder``. Raises StartError for an
-    unknown name, ImportError when its library is not installed."""
-    if runtime not in RUNNERS:
-        raise StartError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
-    module, _, name = RUNNERS[runtime].partition(":")
-    runner: SegmentRunner = getattr(importlib.import_module(module), name)(
-        folder, read_catalog(folder), num_threads
-    )
-    return runner
-
-
 def create_backend(settings: Settings, metrics: Metrics, clock: Clock) -> Backend:
-    """The backend that ``settings`` ask for, not started. Raises StartError."""
+    """The backend that ``settings`` ask for, not started. Raises StartError, and ImportError when
+    what it needs is not installed."""
     folder = find_model(settings.model_repository, settings.model)
-    return EmbeddedBackend(
-        read_catalog(folder),
-        lambda: open_runner(settings.runtime, folder, settings.num_threads),
-        runtime=settings.runtime,
-        clock=clock,
-        observer=metrics,
-        max_waiting=settings.max_waiting,
-        max_cohorts=settings.max_cohorts,
-    )
+    catalog = read_catalog(folder)
+
+    def start(runner: SegmentRunner, runtime: str) -> Engine:
+        return start_engine(
+            runner,
+            catalog,
+            runtime,
+            clock=clock,
+            observer=metrics,
+            max_waiting=settings.max_waiting,
+            max_cohorts=settings.max_cohorts,
+        )
+
+    def embedded() -> Backend:
+        return EmbeddedBackend(
+            catalog,
+            lambda: open_runner(settings.runtime, folder, settings.num_threads),
+            lambda runner: start(runner, settings.runtime),
+        )
+
+    # These drag in gRPC, which few need.
+    def triton() -> Backend:
+        from serving.backends.triton import TritonBackend  # noqa: PLC0415
+
+        return TritonBackend(
+            catalog,
+            settings.triton_url,
+            clock,
+            metrics,
+            max_pending=settings.max_waiting,
+            use_shared_memory=settings.triton_shared_memory,
+        )
+
+    def triton_depth() -> Backend:
+        from serving.backends.triton_depth import TritonDepthBackend  # noqa: PLC0415
+
+        return TritonDepthBackend(
+            catalog,
+            settings.triton_url,
+            lambda runner: start(runner, settings.backend),
+            use_shared_memory=settings.triton_shared_memory,
+        )
+
+    create = {"embedded": embedded, "triton": triton, "triton-depth": triton_depth}
+    return create[settings.backend]()
 
 
 # ---- the application ----------------------------------------------------------------------------
@@ -318,7 +304,8 @@ def serve(
     disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics(CollectorRegistry(), time.monotonic)
     backend = create(settings, metrics, time.monotonic)
-    metrics.describe(backend, version=version("punctual"), runtime=settings.runtime)
+    runtime = settings.runtime if settings.backend == "embedded" else settings.backend
+    metrics.describe(backend, version=version("punctual"), runtime=runtime)
     server = create_server(settings, backend, metrics, announce=announce)
     server.run()
     return 1 if server.failed else 0

@@ -60,7 +60,17 @@ class Settings(BaseSettings):
     num_threads: int | None = Field(
         None, ge=1, le=1024, description="Threads of the runtime; by default one per core."
     )
-    backend: Literal["embedded"] = Field("embedded", description="Where the segments run.")
+    backend: Literal["embedded", "triton", "triton-depth"] = Field(
+        "embedded",
+        description="Where the segments run: in this process; in a Triton, executor and all; or "
+        "the executor here and one model per depth in a Triton.",
+    )
+    triton_url: str = Field(
+        "127.0.0.1:8001", min_length=1, description="Host and gRPC port of that Triton."
+    )
+    triton_shared_memory: bool = Field(
+        True, description="Give a Triton on this host its images in shared memory."
+    )
 
     default_budget_ms: float = Field(
         1000.0, gt=0, description="Budget of a request that states none."

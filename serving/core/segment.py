@@ -36,6 +36,12 @@ class Segment:
             return f"exit_{self.stop}" if self.head else "stem"
         return f"head_{self.stop}" if self.head else f"stack_{self.stop}"
 
+    @property
+    def parts(self) -> tuple[Segment, ...]:
+        """The unit segments that it is made of, in their order; itself, if it is one."""
+        fused = self.start == IMAGE and self.head
+        return unit_path(self.stop) if fused else (self,)
+
 
 STEM = Segment(IMAGE, 0, head=False)
 
@@ -78,6 +84,11 @@ def unit_segments(num_exits: int) -> tuple[Segment, ...]:
 def fused_segments(num_exits: int) -> tuple[Segment, ...]:
     """The fused segment of every exit, shallowest first."""
     return tuple(map(fused_exit, range(1, num_exits + 1)))
+
+
+def every_segment(num_exits: int) -> tuple[Segment, ...]:
+    """All unit and fused segments of a detector with ``num_exits`` exits."""
+    return (*unit_segments(num_exits), *fused_segments(num_exits))
 
 
 def unit_path(depth: int) -> tuple[Segment, ...]:

@@ -5,7 +5,7 @@ Float32 throughout. Features stay where the runtime allocated them; a batch is a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,25 +37,29 @@ class Batch:
 
 
 class OnnxRuntimeRunner:
-    """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores."""
+    """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores.
+    ``wanted``: the segments to load; None: all."""
 
-    def __init__(self, folder: Path, catalog: Catalog, num_threads: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        catalog: Catalog,
+        num_threads: int | None,
+        wanted: Collection[Segment] | None = None,
+    ) -> None:
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self.batch_sizes = BATCH_SIZES
-        num_exits = catalog.num_exits
         self._image_shape = (catalog.input_height, catalog.input_width, 3)
+        self.segments = frozenset(
+            segments.every_segment(catalog.num_exits) if wanted is None else wanted
+        )
         unit = {
-            segment: onnx.load(folder / catalog.segments[segment.name].file)
-            for segment in segments.unit_segments(num_exits)
+            part: onnx.load(folder / catalog.segments[part.name].file)
+            for part in sorted({part for segment in self.segments for part in segment.parts})
         }
         models = {
-            **unit,
-            **{
-                fused: _compose([unit[part] for part in segments.unit_path(fused.stop)])
-                for fused in segments.fused_segments(num_exits)
-            },
+            segment: _compose([unit[part] for part in segment.parts]) for segment in self.segments
         }
-        self.segments = frozenset(models)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         self._sessions = {

@@ -15,7 +15,7 @@ last convolution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +95,8 @@ class _Compiled:
 
 class OpenVinoRunner:
     """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores.
-    ``precision`` of convolutions, ``bf16`` or ``f32``; None: the one that is fast here."""
+    ``precision`` of convolutions, ``bf16`` or ``f32``; None: the one that is fast here. ``wanted``:
+    the segments to compile; None: all."""
 
     def __init__(
         self,
@@ -103,12 +104,12 @@ class OpenVinoRunner:
         catalog: Catalog,
         num_threads: int | None,
         precision: str | None = None,
+        wanted: Collection[Segment] | None = None,
     ) -> None:
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
         self.batch_sizes = BATCH_SIZES
-        num_exits = catalog.num_exits
         self.segments = frozenset(
-            (*segments.unit_segments(num_exits), *segments.fused_segments(num_exits))
+            segments.every_segment(catalog.num_exits) if wanted is None else wanted
         )
         self._image_shape = (catalog.input_height, catalog.input_width, 3)
         self._core = ov.Core()
@@ -123,14 +124,19 @@ class OpenVinoRunner:
             "INFERENCE_NUM_THREADS": num_threads or 0,
         }
         unit = {
-            segment: self._core.read_model(folder / catalog.segments[segment.name].file)
-            for segment in segments.unit_segments(num_exits)
+            part: self._core.read_model(folder / catalog.segments[part.name].file)
+            for part in sorted({part for segment in self.segments for part in segment.parts})
         }
         self._pools: dict[tuple[Any, ...], _Pool] = {}
         keys = [(segment, size) for segment in sorted(self.segments) for size in BATCH_SIZES]
         with ThreadPoolExecutor() as pool:  # compiling releases the interpreter lock
             compiled = pool.map(lambda key: self._compile(unit, *key), keys)
             self._compiled = dict(zip(keys, compiled, strict=True))
+        self._images = {
+            size: compiled.inputs
+            for (segment, size), compiled in self._compiled.items()
+            if segment.start == segments.IMAGE
+        }
         self._closed = False
 
     # -- SegmentRunner --------------------------------------------------------------------------
@@ -140,7 +146,7 @@ class OpenVinoRunner:
         self._check_open()
         check_images(images, self._image_shape, BATCH_SIZES[-1])
         size = len(images)
-        pool = self._compiled[segments.STEM, _compiled_size(size)].inputs
+        pool = self._images[_compiled_size(size)]
         batch = Batch(size, segments.IMAGE, pool.take(), pool)
         pixels = batch.tensors[0].data
         for row, image in enumerate(images):
@@ -186,6 +192,7 @@ class OpenVinoRunner:
         """Free models and buffers."""
         self._closed = True
         self._compiled.clear()
+        self._images.clear()
         self._pools.clear()
 
     # -- inside -----------------------------------------------------------------------------------
@@ -200,7 +207,7 @@ class OpenVinoRunner:
         return self._pools.setdefault(key, _Pool(ports))
 
     def _compile(self, unit: dict[Segment, ov.Model], segment: Segment, size: int) -> _Compiled:
-        model = _compose([unit[part] for part in _parts(segment)])
+        model = _compose([unit[part] for part in segment.parts])
         model.reshape({port: [size, *list(port.get_partial_shape())[1:]] for port in model.inputs})
         model = self._with_boundary_type(model)
         compiled = self._core.compile_model(model, "CPU", self._config)
@@ -227,12 +234,6 @@ class OpenVinoRunner:
 def _compiled_size(size: int) -> int:
     """The smallest compiled batch size that holds ``size`` rows."""
     return next(compiled for compiled in BATCH_SIZES if compiled >= size)
-
-
-def _parts(segment: Segment) -> tuple[Segment, ...]:
-    """The unit segments that make up a segment."""
-    fused = segment.start == segments.IMAGE and segment.head
-    return segments.unit_path(segment.stop) if fused else (segment,)
 
 
 def _compose(parts: Sequence[ov.Model]) -> ov.Model:

@@ -12,16 +12,9 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
 from serving.api.lifecycle import Lifecycle
-from serving.app import (
-    StartError,
-    create_app,
-    create_backend,
-    create_server,
-    find_model,
-    open_runner,
-    read_catalog,
-)
+from serving.app import create_app, create_backend, create_server
 from serving.metrics import Metrics
+from serving.models import StartError, find_model, open_runner, read_catalog
 from serving.settings import Settings
 from tests.serving.fakes import CATALOG, FakeBackend, FakeClock
 

@@ -1,0 +1,352 @@
+"""The Triton backend: the executor runs inside Triton; one gRPC stream carries all requests.
+
+    detect ---> outgoing ---> writer task ---> Triton
+       ^                                         |
+       '---- pending[id] <--- reader task <------'
+
+A session is one stream. When it ends, whatever waits on it fails at once and another is attempted,
+for as long as the gateway lives. A heartbeat on the same stream brings the executor's predictions;
+without one for ``STALE_S`` the backend is not ready, whatever the connection looks like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from serving import wire
+from serving.backends.triton_memory import TritonMemory
+from serving.core.catalog import Catalog
+from serving.core.errors import (
+    BackendError,
+    BackendUnavailable,
+    Cancelled,
+    Overloaded,
+    ServingError,
+    ShedReason,
+)
+from serving.core.latency import quantile
+from serving.core.ports import Clock, Image, Observer
+from serving.core.request import Answered, Detections, Failed, Request, Shed
+from serving.core.request import Cancelled as CancelledResult
+from serving.models import MODEL_SUFFIX
+from serving.shared_memory import SharedImages, Slot
+from serving.tritonrpc import CHANNEL_OPTIONS, add_images, arrays, infer_request
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 0.25
+STALE_S = 1.0
+"""A Triton that has been silent for so long is not sent anything new."""
+SILENT_S = 10.0
+"""And after so long, its connection is given up."""
+RPC_TIMEOUT_S = 1.0
+RETRY_S = 0.2
+SHARED_SLOTS = 32
+"""Images in shared memory at once; more go through the stream."""
+TRANSPORT_WINDOW = 128
+TRANSPORT_SEED_S = 0.002
+TRANSPORT_QUANTILE = 0.97
+
+_HEARTBEAT = "heartbeat"
+_ANSWER: dict[str, tuple[str, int | None]] = {
+    wire.BOXES: ("FP32", 2),
+    wire.SCORES: ("FP32", 1),
+    wire.LABELS: ("INT32", 1),
+    wire.EXIT_DEPTH: ("INT32", 1),
+    wire.TIMES: ("INT64", 1),
+}
+_STATUS: dict[str, tuple[str, int | None]] = {wire.STATUS: ("INT64", 1)}
+
+
+class _Lost(Exception):
+    """This session is over; the message says why."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request that Triton has not ended, though its sender may have left."""
+
+    future: asyncio.Future[pb.ModelStreamInferResponse]
+    shared: SharedImages | None
+    slot: Slot | None
+
+
+class TritonBackend:
+    """``Backend`` over ``<model>_anytime`` in the Triton at ``url`` (host:port of its gRPC)."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        url: str,
+        clock: Clock,
+        observer: Observer,
+        max_pending: int,
+        use_shared_memory: bool,
+    ) -> None:
+        self.catalog = catalog
+        self._model = f"{catalog.name}{MODEL_SUFFIX}"
+        self._url = url
+        self._clock = clock
+        self._observer = observer
+        self._max_pending = max_pending
+        image_bytes = catalog.input_height * catalog.input_width * 3
+        self._memory = TritonMemory(image_bytes, SHARED_SLOTS, use_shared_memory)
+        self._status: wire.Status | None = None
+        self._status_s = clock()
+        self._transport_s = TRANSPORT_SEED_S
+        self._transports: deque[float] = deque(maxlen=TRANSPORT_WINDOW)
+        self._pending: dict[str, _Pending] = {}
+        self._outgoing: asyncio.Queue[pb.ModelInferRequest] = asyncio.Queue()
+        self._token = secrets.token_hex(4)
+        self._numbers = itertools.count()
+        self._became_ready = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    # -- Backend -------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """In touch with an executor that is warm."""
+        fresh = self._clock() - self._status_s < STALE_S
+        return self._status is not None and fresh and not self._stopping
+
+    @property
+    def num_waiting(self) -> int:
+        """As of the last heartbeat."""
+        return self._status.num_waiting if self._status else 0
+
+    @property
+    def num_in_flight(self) -> int:
+        """As of the last heartbeat."""
+        return self._status.num_in_flight if self._status else 0
+
+    def predicted_s(self, depth: int) -> float:
+        """The executor's prediction and the way to it and back, at the tail. Raises
+        BackendUnavailable before the first heartbeat."""
+        if self._status is None:
+            raise BackendUnavailable("Triton is not there.")
+        return self._status.exits_s[depth - 1] + self._transport_s
+
+    async def start(self) -> None:
+        """Connect, and return once a heartbeat has come; until then, keep trying."""
+        self._memory.open()
+        self._running = asyncio.create_task(self._run())
+        await self._became_ready.wait()
+
+    async def stop(self, grace_s: float) -> None:
+        """Let what is pending end for up to ``grace_s`` seconds, then hang up."""
+        self._stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                futures = [p.future for p in self._pending.values()]
+                await asyncio.gather(*futures, return_exceptions=True)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self._memory.close(self._url)
+
+    async def detect(self, image: Image, request: Request) -> Answered:
+        """Boxes for one image; see ``Backend.detect``."""
+        try:
+            answered = await self._detect(image, request)
+        except asyncio.CancelledError:
+            self._observer.ended(CancelledResult(request, self._clock()))
+            raise
+        except Overloaded as error:
+            now_s = self._clock()
+            self._observer.ended(Shed(request, error.reason, now_s, error.retry_after_s))
+            raise
+        except ServingError as error:
+            self._observer.ended(Failed(request, error, self._clock()))
+            raise
+        self._observer.ended(answered)
+        return answered
+
+    # -- requests ------------------------------------------------------------------------------
+
+    async def _detect(self, image: Image, request: Request) -> Answered:
+        if not self.ready:
+            raise BackendUnavailable("Triton is not there.")
+        if len(self._pending) >= self._max_pending:
+            raise Overloaded("The server's queue is full.", ShedReason.REJECTED_SATURATED, 0.0)
+        sent_s = self._clock()
+        left_us = round((request.deadline_s - sent_s - self._transport_s) * wire.MICROSECONDS)
+        if left_us <= 0:
+            raise Overloaded(
+                "The budget ran out before the image could be sent to the engine.",
+                ShedReason.REJECTED_EXPIRED,
+                0.0,
+            )
+        name = f"{self._token}-{next(self._numbers)}"
+        parameters = {
+            "timeout": left_us,
+            wire.MIN_DEPTH: request.min_depth,
+            wire.MAX_DEPTH: request.max_depth,
+            wire.CANCEL_BY_ID: True,
+        }
+        message = infer_request(self._model, name, parameters)
+        shared = self._memory.registered
+        slot = add_images(message, wire.IMAGE, image.shape, [image], shared)
+        future: asyncio.Future[pb.ModelStreamInferResponse]
+        future = asyncio.get_running_loop().create_future()
+        self._pending[name] = _Pending(future, shared, slot)
+        self._outgoing.put_nowait(message)
+        try:
+            response = await future
+        except asyncio.CancelledError:
+            if name in self._pending:
+                command = {wire.COMMAND: wire.COMMAND_CANCEL, wire.TARGET: name}
+                self._outgoing.put_nowait(infer_request(self._model, "", command))
+            raise
+        if response.error_message:
+            raise wire.error_from_text(response.error_message)
+        return self._answered(request, response.infer_response, sent_s)
+
+    def _answered(
+        self, request: Request, response: pb.ModelInferResponse, sent_s: float
+    ) -> Answered:
+        found = arrays(response, _ANSWER)
+        boxes, scores, labels = found[wire.BOXES], found[wire.SCORES], found[wire.LABELS]
+        if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
+            raise BackendError("Triton's boxes, scores and labels do not belong together.")
+        try:
+            (depth,) = found[wire.EXIT_DEPTH].tolist()
+            queue_us, engine_us, predicted_us = found[wire.TIMES].tolist()
+        except ValueError as error:
+            raise BackendError("Triton's answer says not how it came about.") from error
+        if not request.min_depth <= depth <= request.max_depth:
+            raise BackendError(f"Triton answered at exit {depth}, which was not asked for.")
+        finished_s = self._clock()
+        engine_s = engine_us / wire.MICROSECONDS
+        self._transports.append(finished_s - sent_s - engine_s - queue_us / wire.MICROSECONDS)
+        return Answered(
+            request,
+            Detections(boxes, scores, labels),
+            depth,
+            started_s=finished_s - engine_s,
+            finished_s=finished_s,
+            engine_s=engine_s,
+            predicted_s=predicted_us / wire.MICROSECONDS,
+        )
+
+    # -- the session ---------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """One session after the other. Says once why there is none."""
+        complaint = ""
+        while True:
+            try:
+                async with grpc.aio.insecure_channel(self._url, CHANNEL_OPTIONS) as channel:
+                    await self._session(GRPCInferenceServiceStub(channel))
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            except _Lost as error:
+                reason = str(error)
+            self._end_session()
+            if reason != complaint:
+                log.warning("no engine in Triton at %s (trying on): %s", self._url, reason)
+                complaint = reason
+            await asyncio.sleep(RETRY_S)
+
+    async def _session(self, stub: Any) -> None:
+        """Serve over one stream until something breaks: raises AioRpcError or _Lost."""
+        ready = await stub.ModelReady(pb.ModelReadyRequest(name=self._model), timeout=RPC_TIMEOUT_S)
+        if not ready.ready:
+            raise _Lost(f"model {self._model} is not loaded")
+        await self._memory.register(stub)
+        self._outgoing = asyncio.Queue()
+        self._status_s = self._clock()
+        stream = stub.ModelStreamInfer()
+        try:
+            await _first_to_end(self._write(stream), self._read(stream), self._beat())
+        finally:
+            stream.cancel()
+
+    def _end_session(self) -> None:
+        self._status = None
+        self._memory.lose()
+        error = BackendUnavailable("The connection to Triton was lost.")
+        for name in tuple(self._pending):
+            entry = self._pop(name)
+            if entry is not None and not entry.future.done():
+                entry.future.set_exception(error)
+
+    async def _write(self, stream: Any) -> None:
+        while True:
+            await stream.write(await self._outgoing.get())
+
+    async def _beat(self) -> None:
+        """Ask how the executor is doing; keep the transport's prediction up to date."""
+        command = {wire.COMMAND: wire.COMMAND_STATUS}
+        while True:
+            self._outgoing.put_nowait(infer_request(self._model, _HEARTBEAT, command))
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._clock() - self._status_s > SILENT_S:
+                raise _Lost(f"nothing was heard for {SILENT_S:.0f} s")
+            if self._transports:
+                self._transport_s = quantile(self._transports, TRANSPORT_QUANTILE)
+
+    async def _read(self, stream: Any) -> None:
+        async for response in stream:
+            name = response.infer_response.id
+            if name == _HEARTBEAT:
+                self._heard(response)
+            elif response.error_message or response.infer_response.outputs:
+                entry = self._pop(name)
+                if entry is not None and not entry.future.done():
+                    entry.future.set_result(response)
+            elif name:  # ended without an answer, since it was cancelled
+                entry = self._pop(name)
+                if entry is not None and not entry.future.done():
+                    entry.future.set_exception(Cancelled("The request was cancelled."))
+        raise _Lost("Triton closed the stream")
+
+    def _pop(self, name: str) -> _Pending | None:
+        entry = self._pending.pop(name, None)
+        if entry is not None and entry.shared is not None and entry.slot is not None:
+            entry.shared.free(entry.slot)
+        return entry
+
+    def _heard(self, response: pb.ModelStreamInferResponse) -> None:
+        if response.error_message:
+            raise _Lost(response.error_message)
+        try:
+            numbers = arrays(response.infer_response, _STATUS)[wire.STATUS]
+            status = wire.Status.from_numbers(numbers.tolist())
+        except (BackendError, ValueError) as error:
+            raise _Lost(f"the executor's status is malformed: {error}") from error
+        if status.digest != wire.short_digest(self.catalog.digest):
+            raise _Lost(f"{self._model} there has other weights than the catalogue here")
+        if len(status.exits_s) != self.catalog.num_exits:
+            raise _Lost(f"{self._model} there predicts {len(status.exits_s)} exits")
+        if self._status is None:
+            log.info("in touch with %s in Triton at %s", self._model, self._url)
+        self._status, self._status_s = status, self._clock()
+        self._became_ready.set()
+
+
+async def _first_to_end(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all until one ends, then cancel the rest; raises what that one raised."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in ended:
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            raise error

@@ -1,0 +1,132 @@
+"""The depth backend: the executor in the gateway, its only segments the depth models of a Triton.
+
+A supervisor asks Triton every ``HEARTBEAT_S`` whether all of them are ready. When they are not, the
+call under way is given up and requests are refused until they are again; the executor and what it
+has learnt live on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from serving.backends.embedded import StartEngine
+from serving.backends.in_process import InProcessBackend
+from serving.backends.triton_memory import TritonMemory
+from serving.core.catalog import Catalog
+from serving.core.errors import BackendError, BackendUnavailable
+from serving.runners.triton import BATCH_SIZES, TritonRunner
+from serving.tritonrpc import CHANNEL_OPTIONS
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 0.25
+ANSWER_WITHIN_S = 0.75
+"""A Triton that has not said so for so long is taken not to be ready."""
+SHARED_SLOTS = 2
+"""One call is under way at a time."""
+
+
+class _NotReady(Exception):
+    """The message says why."""
+
+
+class TritonDepthBackend(InProcessBackend):
+    """``Backend`` over an ``Executor`` here and ``<model>_d1`` .. ``<model>_dN`` in the Triton at
+    ``url`` (host:port of its gRPC)."""
+
+    def __init__(
+        self, catalog: Catalog, url: str, start_engine: StartEngine, use_shared_memory: bool
+    ) -> None:
+        super().__init__(catalog)
+        self._url = url
+        self._start_engine = start_engine
+        image_bytes = catalog.input_height * catalog.input_width * 3
+        self._memory = TritonMemory(image_bytes * BATCH_SIZES[-1], SHARED_SLOTS, use_shared_memory)
+        self._models = [f"{catalog.name}_d{entry.depth}" for entry in catalog.exits]
+        self._runner: TritonRunner | None = None
+        self._reachable = False
+        self._became_ready = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Warmed up, not stopping, and all depth models there a moment ago."""
+        return super().ready and self._reachable
+
+    async def start(self) -> None:
+        """Return once all depth models have been there and were warmed up; until then, wait."""
+        self._memory.open()
+        self._running = asyncio.create_task(self._supervise())
+        await self._became_ready.wait()
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain for up to ``grace_s`` seconds, then hang up."""
+        self._stopping = True
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop, grace_s)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self._memory.close(self._url)
+
+    async def _supervise(self) -> None:
+        complaint = ""
+        async with grpc.aio.insecure_channel(self._url, CHANNEL_OPTIONS) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            while True:
+                try:
+                    await self._check(stub)
+                    complaint = ""
+                except (_NotReady, BackendUnavailable, BackendError) as error:
+                    self._lose()
+                    if str(error) != complaint:
+                        complaint = str(error)
+                        log.warning("no engine in Triton at %s (trying on): %s", self._url, error)
+                await asyncio.sleep(HEARTBEAT_S)
+
+    async def _check(self, stub: Any) -> None:
+        """Make sure of the models; if they have just come, of everything else. Raises _NotReady,
+        BackendUnavailable or BackendError."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                for model in self._models:
+                    if not (await stub.ModelReady(pb.ModelReadyRequest(name=model))).ready:
+                        raise _NotReady(f"model {model} is not loaded")
+                if self._reachable:
+                    return
+                await self._memory.register(stub)
+        except TimeoutError as error:
+            raise _NotReady(f"no answer within {ANSWER_WITHIN_S} s") from error
+        except grpc.aio.AioRpcError as error:
+            raise _NotReady(f"{error.code().name}: {error.details()}") from error
+        if self._runner is None:
+            await asyncio.to_thread(self._open)
+        assert self._runner is not None
+        self._runner.share(self._memory.registered)
+        self._reachable = True
+        self._became_ready.set()
+        log.info("in touch with %s_d1 .. in Triton at %s", self.catalog.name, self._url)
+
+    def _open(self) -> None:
+        """Warm the models up, from here. Raises BackendUnavailable or BackendError."""
+        runner = TritonRunner(self.catalog, self._url)
+        runner.share(self._memory.registered)
+        try:
+            self._engine = self._start_engine(runner)
+        except BaseException:
+            runner.close()
+            raise
+        self._runner = runner
+
+    def _lose(self) -> None:
+        self._reachable = False
+        if self._runner is not None:
+            self._runner.share(None)
+            self._runner.abort()
+        self._memory.lose()

@@ -1,0 +1,81 @@
+"""An engine: a runner, warmed up, under an executor with the policy that serves.
+
+Whoever hosts the executor (the gateway, Triton's Python backend) starts it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.core.catalog import Catalog
+from serving.core.deadline_policy import DeadlinePolicy
+from serving.core.errors import BackendError, Cancelled, Overloaded, ServingError, ShedReason
+from serving.core.latency import LatencyModel
+from serving.core.ports import Clock, Observer, SegmentRunner
+from serving.core.request import Cancelled as CancelledResult
+from serving.core.request import Failed, Shed
+from serving.core.timing import warm_up
+from serving.executor import Executor
+
+WARM_UP_ROUNDS = 8
+"""Enough for the latency model to stop consulting a profile from elsewhere."""
+
+_SHED_DETAILS = {
+    ShedReason.REJECTED_SATURATED: "The server's queue is full.",
+    ShedReason.REJECTED_OVERLOAD: "The requests ahead leave no time for this one's budget.",
+    ShedReason.REJECTED_EXPIRED: "The budget ran out before the engine could start.",
+    ShedReason.REJECTED_DRAINING: "The server is shutting down.",
+    ShedReason.EVICTED_EXPIRED: "The budget ran out before the first exit was reached.",
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A runner and the executor that owns it, started."""
+
+    runner: SegmentRunner
+    executor: Executor
+
+    def stop(self, grace_s: float) -> None:
+        """Drain for up to ``grace_s`` seconds, then free the device."""
+        self.executor.stop(grace_s)
+        self.runner.close()
+
+
+def start_engine(
+    runner: SegmentRunner,
+    catalog: Catalog,
+    runtime: str,
+    *,
+    clock: Clock,
+    observer: Observer,
+    max_waiting: int,
+    max_cohorts: int,
+) -> Engine:
+    """Warm ``runner`` up and start its executor. ``runtime`` names the profile to begin with."""
+    latency = LatencyModel(catalog.profiles.get(runtime))
+    shape = (catalog.input_height, catalog.input_width, 3)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    warm_up(runner, latency, noise, catalog.num_exits, clock, WARM_UP_ROUNDS)
+    accuracy = [entry.ap for entry in catalog.exits]
+    policy = DeadlinePolicy(runner.segments, accuracy, runner.batch_sizes, max_cohorts)
+    executor = Executor(runner, policy, latency, clock, observer, max_waiting, probe_image=noise)
+    executor.start()
+    return Engine(runner, executor)
+
+
+def error_of(result: Shed | Failed | CancelledResult) -> ServingError:
+    """What the sender of a request that got no boxes is told."""
+    match result:
+        case Shed(reason=reason, retry_after_s=retry_after_s):
+            return Overloaded(_SHED_DETAILS[reason], reason, retry_after_s)
+        case Failed(error=BackendError() as error):
+            return error
+        case Failed(error=error):
+            failure = BackendError("The engine failed on this request.")
+            failure.__cause__ = error
+            return failure
+        case CancelledResult():
+            return Cancelled("The request was cancelled.")

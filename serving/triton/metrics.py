@@ -1,0 +1,71 @@
+"""The executor's metrics on Triton's own /metrics, by the names that the gateway uses."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+
+import triton_python_backend_utils as pb_utils
+
+from serving.core.catalog import Catalog
+from serving.core.request import Answered, Cancelled, Failed, Result, Shed
+from serving.core.segment import Segment
+
+MARGIN_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_RESULTS: dict[type[Result], str] = {
+    Answered: "answered",
+    Shed: "shed",
+    Cancelled: "cancelled",
+    Failed: "failed",
+}
+
+
+class HostMetrics:
+    """``core.ports.Observer``. Facts are noted in the executor's thread and exported by
+    ``publish`` in another: each costs a message to Triton's process."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        labels = {"model": catalog.name}
+        kinds = pb_utils.MetricFamily
+
+        def family(name: str, text: str, kind: object) -> pb_utils.MetricFamily:
+            return kinds(name=name, description=text, kind=kind)
+
+        # Triton forgets a family that nobody holds.
+        self._families = (
+            family("punctual_exit_depth_total", "Answers by exit depth.", kinds.COUNTER),
+            family("punctual_engine_results_total", "Requests by result.", kinds.COUNTER),
+            family("punctual_deadline_margin_seconds", "Time left at the end.", kinds.HISTOGRAM),
+        )
+        depths, results, margin = self._families
+        self._depths = {
+            entry.depth: depths.Metric(labels={**labels, "depth": str(entry.depth)})
+            for entry in catalog.exits
+        }
+        self._results = {
+            kind: results.Metric(labels={**labels, "result": name})
+            for kind, name in _RESULTS.items()
+        }
+        self._margin = margin.Metric(labels=labels, buckets=list(MARGIN_BUCKETS))
+        self._facts: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
+        """Not exported: a message for each segment would cost more than it tells."""
+
+    def decided(self, seconds: float) -> None:
+        """Not exported, for the same reason."""
+
+    def ended(self, result: Result) -> None:
+        """A request ended."""
+        self._facts.put(lambda: self._export(result))
+
+    def publish(self) -> None:
+        """Export what was noted since the last time."""
+        while not self._facts.empty():
+            self._facts.get()()
+
+    def _export(self, result: Result) -> None:
+        self._results[type(result)].increment(1)
+        if isinstance(result, Answered):
+            self._depths[result.depth].increment(1)
+            self._margin.observe(max(0.0, result.request.deadline_s - result.finished_s))

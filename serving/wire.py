@@ -1,0 +1,115 @@
+"""What gateway and Triton say to each other: names of tensors and parameters, and errors as text.
+
+A model ``<model>_anytime`` takes three kinds of request over one stream:
+
+    image, timeout, ...              boxes, and how they came about; or an error
+    command = status                 what the executor predicts and how busy it is
+    command = cancel, target = id    nothing; the request with that id leaves at the next boundary
+
+A stream carries errors as a sentence only, so what a program needs to know stands at its end, in
+brackets: ``The server's queue is full. [overloaded rejected-saturated 12000us]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serving.core.errors import (
+    BackendError,
+    BackendUnavailable,
+    Cancelled,
+    InvalidParameter,
+    InvalidRequest,
+    Overloaded,
+    ServingError,
+    ShedReason,
+)
+
+# Of <model>_anytime.
+IMAGE = "image"  # uint8 (H, W, 3)
+BOXES = "boxes"  # float32 (N, 4), pixels of the model's input
+SCORES = "scores"  # float32 (N,)
+LABELS = "labels"  # int32 (N,)
+EXIT_DEPTH = "exit_depth"  # int32 (1,)
+TIMES = "times_us"  # int64 (3,): in the queue, in segments, predicted for those segments
+STATUS = "status"  # int64: ``Status.to_numbers``
+
+# Of <model>_d1 .. <model>_dN; a batch comes first.
+IMAGES = "images"
+COUNTS = "counts"  # int32: how many rows of boxes, scores and labels are meant
+
+# Parameters of a request; ``timeout``, the budget in microseconds, is Triton's own.
+MIN_DEPTH = "min_depth"
+MAX_DEPTH = "max_depth"
+EVERY_EXIT = "every_exit"
+CANCEL_BY_ID = "cancel_by_id"
+COMMAND = "command"
+TARGET = "target"
+COMMAND_STATUS = "status"
+COMMAND_CANCEL = "cancel"
+
+MICROSECONDS = 1_000_000
+_DIGEST_DIGITS = 15  # as many hexadecimal digits as an int64 holds
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How an executor is doing."""
+
+    digest: int
+    """``short_digest`` of the model it serves."""
+    num_waiting: int
+    num_in_flight: int
+    exits_s: tuple[float, ...]
+    """Predicted seconds from image to each exit on an idle engine, at the tail quantile."""
+
+    def to_numbers(self) -> list[int]:
+        """As integers; times in microseconds."""
+        exits = (round(seconds * MICROSECONDS) for seconds in self.exits_s)
+        return [self.digest, self.num_waiting, self.num_in_flight, *exits]
+
+    @classmethod
+    def from_numbers(cls, numbers: list[int]) -> Status:
+        """The inverse of ``to_numbers``. Raises ValueError."""
+        digest, num_waiting, num_in_flight, *exits = numbers
+        return cls(digest, num_waiting, num_in_flight, tuple(us / MICROSECONDS for us in exits))
+
+
+def short_digest(digest: str) -> int:
+    """The start of a model's digest, as a number."""
+    return int(digest[:_DIGEST_DIGITS], 16)
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+_TAG = re.compile(r"(?P<detail>.*) \[(?P<slug>[a-z-]+)(?: (?P<reason>[a-z-]+) (?P<us>[0-9]+)us)?\]")
+
+_PLAIN: dict[str, Callable[[str], ServingError]] = {
+    kind.slug: kind
+    for kind in (InvalidRequest, InvalidParameter, Cancelled, BackendError, BackendUnavailable)
+}
+
+
+def error_to_text(error: ServingError) -> str:
+    """One line that a person can read, and ``error_from_text`` as well."""
+    if isinstance(error, Overloaded):
+        after_us = round(error.retry_after_s * MICROSECONDS)
+        return f"{error.detail} [{error.slug} {error.reason} {after_us}us]"
+    return f"{error.detail} [{error.slug}]"
+
+
+def error_from_text(text: str) -> ServingError:
+    """The error that ``text`` carries. What Triton says of its own accord (no such model, wrong
+    shape, a dead process) means that the engine cannot be had as things are."""
+    matched = _TAG.fullmatch(text)
+    if matched is None:
+        return BackendUnavailable(f"Triton refused: {text}")
+    if matched["slug"] == Overloaded.slug and matched["us"] is not None:
+        try:
+            reason = ShedReason(matched["reason"])
+        except ValueError:
+            return BackendError(text)
+        return Overloaded(matched["detail"], reason, int(matched["us"]) / MICROSECONDS)
+    return _PLAIN.get(matched["slug"], BackendError)(matched["detail"])
