@@ -10,6 +10,7 @@ NVIDIA's image serves the same model repository in production.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 PYTRITON = "nvidia-pytriton==0.7.0"
 """Triton 2.51.0, which NVIDIA's image calls 24.10."""
@@ -188,3 +190,55 @@ def _unpack_perf_analyzer(target: Path, server: Path) -> None:
         # libb64.so.0d.
         _, _, suffix = found.name.partition(".so.")
         (target / f"{library}.so.{suffix.split('.')[0]}").symlink_to(found)
+
+
+# -- punctual triton -----------------------------------------------------------------------------
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command ``triton`` to the subparsers ``commands``."""
+    summary = "Start a real Triton on this machine, on loopback, over the model repository."
+    parser = commands.add_parser(
+        "triton",
+        help=summary,
+        description=f"{summary} The first time, it fetches {PYTRITON} (55 MB) from the package "
+        "index into a cache folder. Then: punctual serve --backend triton.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    parser.add_argument(
+        "--config-name", default="cpu", help="which configuration of each model: <name>.pbtxt"
+    )
+    parser.add_argument(
+        "--load-model", action="append", metavar="NAME", help="only these; may be repeated [all]"
+    )
+    parser.add_argument("--http-port", type=int, default=8010)
+    parser.add_argument("--grpc-port", type=int, default=8001)
+    parser.add_argument("--metrics-port", type=int, default=8002)
+    parser.add_argument("--log-level", choices=("error", "warning", "info"), default="warning")
+    parser.add_argument(
+        "--server-folder", type=Path, default=default_folder(), help="where the server is unpacked"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        folder = assemble(options.server_folder)
+    except AssemblyError as error:
+        sys.exit(f"punctual: {error}")
+    command = server_command(
+        folder,
+        options.model_repository,
+        Ports(options.http_port, options.grpc_port, options.metrics_port),
+        config_name=options.config_name,
+        models=options.load_model or ("*",),
+        log_level=options.log_level,
+    )
+    print(
+        f"Triton: HTTP 127.0.0.1:{options.http_port}, gRPC 127.0.0.1:{options.grpc_port}, metrics "
+        f"127.0.0.1:{options.metrics_port}; it is ready when /v2/health/ready says so",
+        flush=True,
+    )
+    # It takes this process's place, so that signals reach it.
+    os.execve(command[0], command, server_environment(folder))

@@ -31,7 +31,6 @@ from serving.core.catalog import Catalog
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
-    Cancelled,
     Overloaded,
     ServingError,
     ShedReason,
@@ -255,6 +254,9 @@ class TritonBackend:
                 reason = f"{error.code().name}: {error.details()}"
             except _Lost as error:
                 reason = str(error)
+            except Exception as error:  # whatever breaks one session must not prevent the next
+                log.exception("a session with Triton broke")
+                reason = repr(error)
             self._end_session()
             if reason != complaint:
                 log.warning("no engine in Triton at %s (trying on): %s", self._url, reason)
@@ -285,8 +287,11 @@ class TritonBackend:
                 entry.future.set_exception(error)
 
     async def _write(self, stream: Any) -> None:
-        while True:
-            await stream.write(await self._outgoing.get())
+        try:
+            while True:
+                await stream.write(await self._outgoing.get())
+        except asyncio.InvalidStateError as error:  # gRPC's way to say so
+            raise _Lost("the stream has ended") from error
 
     async def _beat(self) -> None:
         """Ask how the executor is doing; keep the transport's prediction up to date."""
@@ -308,10 +313,11 @@ class TritonBackend:
                 entry = self._pop(name)
                 if entry is not None and not entry.future.done():
                     entry.future.set_result(response)
-            elif name:  # ended without an answer, since it was cancelled
+            elif name:
                 entry = self._pop(name)
                 if entry is not None and not entry.future.done():
-                    entry.future.set_exception(Cancelled("The request was cancelled."))
+                    error = BackendError("Triton ended the request without an answer.")
+                    entry.future.set_exception(error)
         raise _Lost("Triton closed the stream")
 
     def _pop(self, name: str) -> _Pending | None:

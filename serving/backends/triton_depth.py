@@ -19,7 +19,7 @@ from serving.backends.embedded import StartEngine
 from serving.backends.in_process import InProcessBackend
 from serving.backends.triton_memory import TritonMemory
 from serving.core.catalog import Catalog
-from serving.core.errors import BackendError, BackendUnavailable
+from serving.core.errors import BackendError
 from serving.runners.triton import BATCH_SIZES, TritonRunner
 from serving.tritonrpc import CHANNEL_OPTIONS
 
@@ -83,16 +83,19 @@ class TritonDepthBackend(InProcessBackend):
                 try:
                     await self._check(stub)
                     complaint = ""
-                except (_NotReady, BackendUnavailable, BackendError) as error:
+                except (_NotReady, BackendError) as error:
                     self._lose()
                     if str(error) != complaint:
                         complaint = str(error)
                         log.warning("no engine in Triton at %s (trying on): %s", self._url, error)
+                except Exception:  # whatever breaks one attempt must not prevent the next
+                    self._lose()
+                    log.exception("an attempt to use Triton at %s broke", self._url)
                 await asyncio.sleep(HEARTBEAT_S)
 
     async def _check(self, stub: Any) -> None:
-        """Make sure of the models; if they have just come, of everything else. Raises _NotReady,
-        BackendUnavailable or BackendError."""
+        """Make sure of the models; if they have just come, of everything else. Raises _NotReady
+        or BackendError."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 for model in self._models:
@@ -114,7 +117,7 @@ class TritonDepthBackend(InProcessBackend):
         log.info("in touch with %s_d1 .. in Triton at %s", self.catalog.name, self._url)
 
     def _open(self) -> None:
-        """Warm the models up, from here. Raises BackendUnavailable or BackendError."""
+        """Warm the models up, from here. Raises BackendError."""
         runner = TritonRunner(self.catalog, self._url)
         runner.share(self._memory.registered)
         try:

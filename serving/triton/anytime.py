@@ -218,7 +218,7 @@ class TritonPythonModel:
                 response = pb_utils.InferenceResponse([to_tensor(wire.STATUS, numbers)])
                 outgoing.sender.send(response, flags=flags)
             case Answered() as answered:
-                outgoing.sender.send(_answer_response(answered), flags=flags)
+                outgoing.sender.send(answer_response(answered), flags=flags)
 
     def _watch(self) -> None:
         """Cancel what Triton knows to be given up, going round over all that are open."""
@@ -262,7 +262,8 @@ def _image(triton_request: Any) -> Any:
     raise InvalidRequest(f"There is no input {wire.IMAGE!r} in the request.")
 
 
-def _answer_response(answered: Answered) -> Any:
+def answer_response(answered: Answered) -> Any:
+    """The boxes of one exit, as Triton sends them."""
     found = answered.detections
     queue_s = answered.finished_s - answered.request.arrival_s - answered.engine_s
     seconds = (queue_s, answered.engine_s, answered.predicted_s)

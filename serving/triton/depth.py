@@ -48,7 +48,7 @@ class TritonPythonModel:
         responses, start = [], 0
         for batch in images:
             rows = found[start : start + len(batch)]
-            responses.append(self._response(rows))
+            responses.append(response(rows, self._max_detections))
             start += len(batch)
         return responses
 
@@ -64,22 +64,23 @@ class TritonPythonModel:
             self._runner.release(output)
             self._runner.release(batch)
 
-    def _response(self, rows: Sequence[Detections]) -> Any:
-        """Padded to the model's largest number of boxes, as a plan's outputs are."""
-        size, most = len(rows), self._max_detections
-        boxes = np.zeros((size, most, 4), np.float32)
-        scores = np.zeros((size, most), np.float32)
-        labels = np.zeros((size, most), np.int32)
-        counts = np.array([len(row.scores) for row in rows], np.int32)
-        for index, (row, count) in enumerate(zip(rows, counts, strict=True)):
-            boxes[index, :count] = row.boxes_xyxy_input
-            scores[index, :count] = row.scores
-            labels[index, :count] = row.labels
-        return pb_utils.InferenceResponse(
-            [
-                to_tensor(wire.BOXES, boxes),
-                to_tensor(wire.SCORES, scores),
-                to_tensor(wire.LABELS, labels),
-                to_tensor(wire.COUNTS, counts.reshape(size, 1)),
-            ]
-        )
+
+def response(rows: Sequence[Detections], most: int) -> Any:
+    """Boxes of one request's images, padded to ``most`` rows as a plan's outputs are."""
+    size = len(rows)
+    boxes = np.zeros((size, most, 4), np.float32)
+    scores = np.zeros((size, most), np.float32)
+    labels = np.zeros((size, most), np.int32)
+    counts = np.array([len(row.scores) for row in rows], np.int32)
+    for index, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        boxes[index, :count] = row.boxes_xyxy_input
+        scores[index, :count] = row.scores
+        labels[index, :count] = row.labels
+    return pb_utils.InferenceResponse(
+        [
+            to_tensor(wire.BOXES, boxes),
+            to_tensor(wire.SCORES, scores),
+            to_tensor(wire.LABELS, labels),
+            to_tensor(wire.COUNTS, counts.reshape(size, 1)),
+        ]
+    )

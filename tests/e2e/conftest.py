@@ -1,10 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import Server, fake_server
+from builder.tritonserver import (
+    AssemblyError,
+    assemble,
+    assemble_perf_analyzer,
+    default_folder,
+    server_environment,
+)
+from tests.e2e.backends import gateway, write_repository
+from tests.e2e.process import PATIENCE_S, Server, fake_server
+from tests.e2e.triton import Triton
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +23,62 @@ def server() -> Iterator[Server]:
     """One server for all tests that leave it as they found it."""
     with fake_server(PUNCTUAL_MAX_BODY_BYTES=1_000_000) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Triton model repository with a small model, for all backends."""
+    folder = tmp_path_factory.mktemp("model_repo")
+    write_repository(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tritonserver() -> None:
+    """Makes sure that there is one."""
+    try:
+        assemble(default_folder())
+    except AssemblyError as error:
+        pytest.skip(f"no tritonserver: {error}")
+
+
+@pytest.fixture(scope="session")
+def triton(
+    tritonserver: None, small_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Triton]:
+    """One Triton for all tests that leave it as they found it."""
+    server = Triton(small_repository, tmp_path_factory.mktemp("triton") / "log")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def embedded_server(small_repository: Path) -> Iterator[Server]:
+    """The gateway with its embedded engine on the same model."""
+    with gateway("embedded", small_repository, None) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def perf_analyzer() -> Callable[..., str]:
+    """NVIDIA's load generator: called with a server and options, it returns what was printed."""
+    try:
+        binary = assemble_perf_analyzer(default_folder())
+    except AssemblyError as error:
+        pytest.skip(f"no perf_analyzer: {error}")
+
+    def run(server: Server, *options: str) -> str:
+        done = subprocess.run(
+            [str(binary), "-i", "http", "-u", server.url.removeprefix("http://"), *options],
+            env=server_environment(default_folder()),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output
+        return output
+
+    return run

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,20 +27,24 @@ class Server:
     def __init__(self, *arguments: str, wait_ready: bool = True, **environment: Any) -> None:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PUNCTUAL_")}
         given = {key: str(value) for key, value in environment.items()}
+        port = given.setdefault("PUNCTUAL_PORT", str(free_port()))
         self.process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
-            env=clean | {"PUNCTUAL_PORT": str(free_port())} | given,
+            env=clean | given,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         self.output = ""
+        # A pipe that nobody reads would stop a server that has much to say.
+        self._reader = threading.Thread(target=self._read_output, daemon=True)
         try:
-            self.url = self._read_url() if wait_ready else ""
+            self.url = self._read_url() if wait_ready else f"http://127.0.0.1:{port}"
         except BaseException:
             self._kill()
             raise
+        self._reader.start()
 
     def _read_url(self) -> str:
         assert self.process.stdout is not None
@@ -49,6 +54,21 @@ class Server:
             if found and "Uvicorn" not in line:
                 return found[0]
         raise AssertionError(f"the server ended with {self.process.wait()}:\n{self.output}")
+
+    def _read_output(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+
+    def wait_listening(self) -> None:
+        """Wait until it answers, ready or not."""
+        eventually(self._is_listening)
+
+    def _is_listening(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/livez").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def __enter__(self) -> Server:
         return self
@@ -63,7 +83,11 @@ class Server:
 
     def _kill(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        if self._reader.ident is not None:  # it was started
+            self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -103,7 +127,8 @@ class Server:
 
     def ended(self) -> int:
         """The exit code, once it has ended by itself."""
-        self.output += self.process.communicate(timeout=PATIENCE_S)[0]
+        self.process.wait(timeout=PATIENCE_S)
+        self._reader.join()
         return self.process.returncode
 
 

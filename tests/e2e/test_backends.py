@@ -1,0 +1,147 @@
+"""What a client is promised, on every backend alike."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.e2e.backends import BACKENDS, NUM_EXITS, Load, counted, gateway, noise
+from tests.e2e.process import Server, eventually
+from tests.serving.gateway import slug
+
+PNG = {"Content-Type": "image/png"}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def server(backend, small_repository, triton):
+    with gateway(backend, small_repository, triton) as started:
+        yield started
+
+
+def detect(server: Server, budget_ms: float = 5000, **params: object) -> httpx.Response:
+    headers = {**PNG, "X-Deadline-Ms": str(budget_ms)}
+    return server.detect(noise(), headers=headers, params=params)
+
+
+def test_an_answer_says_how_it_came_about(server):
+    reply = detect(server)
+    assert reply.status_code == 200
+    body = reply.json()
+    assert body["exit_depth"] == body["max_depth"] == NUM_EXITS
+    assert body["degraded"] is False
+    assert len(body["detections"]) > 10
+    assert 0 < body["predicted_ms"] < body["budget_ms"] == 5000
+    assert body["elapsed_ms"] + body["slack_ms"] == pytest.approx(5000, abs=0.01)
+    stages = [stage.split(";")[0] for stage in reply.headers["server-timing"].split(", ")]
+    assert stages == ["read", "decode", "queue", "engine", "total"]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_depth_bounds_hold(server, depth):
+    body = detect(server, min_depth=depth, max_depth=depth).json()
+    assert body["exit_depth"] == body["max_depth"] == depth
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_boxes_are_those_of_the_embedded_engine(server, embedded_server, depth):
+    """Float32 sums in another order, in pixels that replies round to hundredths."""
+    replies = [detect(s, min_depth=depth, max_depth=depth) for s in (server, embedded_server)]
+    found, expected = (reply.json()["detections"] for reply in replies)
+    assert [d["label"] for d in found] == [d["label"] for d in expected]
+    for name, tolerance in (("box", 0.05), ("score", 1e-3)):
+        difference = np.array([d[name] for d in found]) - [d[name] for d in expected]
+        assert np.abs(difference).max() <= tolerance
+
+
+def test_a_budget_that_is_too_small_is_refused_with_one_that_is_not(server):
+    refused = detect(server, 1.5)
+    assert (refused.status_code, slug(refused)) == (422, "budget-infeasible")
+    assert refused.json()["min_budget_ms"] > 1.5
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "params", "status"),
+    [
+        (b"not an image", PNG, {}, 415),
+        (noise()[:100], PNG, {}, 400),
+        (noise(), {"Content-Type": "text/plain"}, {}, 415),
+        (noise(), {**PNG, "X-Deadline-Ms": "0"}, {}, 400),
+        (noise(), PNG, {"max_depth": "none"}, 400),
+    ],
+    ids=["bytes", "truncated", "type", "deadline", "parameter"],
+)
+def test_bad_input_is_refused(server, content, headers, params, status):
+    reply = server.detect(content, headers=headers, params=params)
+    assert reply.status_code == status
+    assert slug(reply)
+
+
+def test_the_model_is_described_with_predictions(server):
+    (model,) = httpx.get(f"{server.url}/v1/models").json()["models"]
+    predicted = [entry["predicted_ms"] for entry in model["exits"]]
+    assert len(predicted) == NUM_EXITS
+    assert all(0 < ms < 5000 for ms in predicted)
+
+
+def test_it_is_ready_and_says_what_it_runs(server):
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert server.metric("punctual_ready") == 1.0
+
+
+def test_a_client_that_leaves_is_counted_as_cancelled(server):
+    before = counted(server)["cancelled"]
+    with server.connect() as connection:
+        body = noise()
+        connection.sendall(
+            b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        connection.sendall(body)
+    eventually(lambda: counted(server)["cancelled"] + counted(server)["ok"] > before)
+
+
+def test_every_request_of_a_flood_ends_once_and_in_time(server):
+    """Far more than the engine can take, at mixed budgets: what ends, ends as it should, and the
+    server's own books agree with the client's."""
+    before = counted(server)
+
+    async def flood():
+        async with Load(server.url, rate=150, budgets_ms=(40, 80, 200, 1000)) as load:
+            await asyncio.sleep(3)
+            return await load.ended()
+
+    ended = asyncio.run(flood())
+    allowed = {200: {""}, 422: {"budget-infeasible"}, 503: {"overloaded"}}
+    allowed |= {504: {"deadline-exceeded"}, 408: {"body-timeout"}}
+    assert {(e.status, e.slug) for e in ended if e.slug not in allowed.get(e.status, ())} == set()
+    statuses = Counter(e.status for e in ended)
+    assert statuses[200] > 20
+    assert (counted(server) - before).total() == len(ended)
+    # Answers are in time by the server's clock; here both run on the same busy cores.
+    assert statuses[504] <= 0.02 * len(ended)
+    eventually(lambda: server.metric("punctual_in_flight_requests") == 0)
+
+
+def test_a_drain_answers_what_is_in_flight(backend, small_repository, triton):
+    with gateway(backend, small_repository, triton) as server:
+
+        async def drain():
+            async with Load(server.url, rate=20, budgets_ms=(2000,)) as load:
+                await asyncio.sleep(1)
+                server.process.send_signal(signal.SIGTERM)
+                return await load.ended()
+
+        ended = asyncio.run(drain())
+        assert server.ended() == 0
+    assert ended
+    assert {e.status for e in ended} <= {200, 503}

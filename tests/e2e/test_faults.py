@@ -1,0 +1,247 @@
+"""What becomes of requests when Triton does not do its part. Real processes, real signals.
+
+In every case: each request ends exactly once, none long after its budget, with a problem that says
+what happened, and the gateway recovers without being restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.backends import MODEL, Ended, Load, counted, gateway, noise
+from tests.e2e.process import Server, eventually
+from tests.e2e.triton import Triton
+from tests.serving.gateway import slug
+
+BACKENDS = ("triton", "triton-depth")
+BUDGETS_MS = (60, 150, 400)
+RATE = 15
+GRACE_S = 0.05
+"""After its budget, a reply is this long under way at most."""
+STRAGGLERS = 0.02
+"""Share of replies that the machine itself may hold up: clients, gateway and Triton share its
+cores."""
+ALLOWED = {
+    (200, ""),
+    (408, "body-timeout"),
+    (422, "budget-infeasible"),
+    (503, "overloaded"),
+    (503, "backend-unavailable"),
+    (504, "deadline-exceeded"),
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def own_triton(tritonserver, small_repository: Path, tmp_path: Path):
+    """A Triton to be broken; not started."""
+    server = Triton(small_repository, tmp_path / "triton.log")
+    yield server
+    server.kill()
+
+
+def is_ready(server: Server) -> bool:
+    return httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+def detect(server: Server, budget_ms: float = 5000) -> httpx.Response:
+    headers = {"Content-Type": "image/png", "X-Deadline-Ms": str(budget_ms)}
+    return server.detect(noise(), headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def under_load(server: Server) -> AsyncIterator[Load]:
+    """Requests go on through whatever the test does; at the end they are accounted for."""
+    before = counted(server)
+    async with Load(server.url, RATE, BUDGETS_MS) as load:
+        await asyncio.sleep(1)
+        yield load
+        ended = await load.ended()
+    assert {(e.status, e.slug) for e in ended} <= ALLOWED
+    assert (counted(server) - before).total() == len(ended)
+    late = [e for e in ended if e.overrun_s > GRACE_S]
+    assert len(late) <= STRAGGLERS * len(ended), late
+
+
+async def until_ready(server: Server) -> float:
+    """When it was ready again, by the clock of ``Ended.sent_s``."""
+    await asyncio.to_thread(eventually, lambda: is_ready(server))
+    return time.monotonic()
+
+
+def problems(ended: list[Ended], start_s: float, stop_s: float = float("inf")) -> Counter[str]:
+    """What was sent between two instants, by problem; "" is an answer."""
+    return Counter(e.slug for e in ended if start_s <= e.sent_s < stop_s)
+
+
+def test_absent_at_the_start(backend, small_repository, own_triton):
+    with gateway(backend, small_repository, own_triton, wait_ready=False) as server:
+        server.wait_listening()
+        assert not is_ready(server)
+        reply = detect(server)
+        assert (reply.status_code, slug(reply)) == (503, "backend-unavailable")
+        own_triton.start()
+        eventually(lambda: is_ready(server))
+        assert detect(server).status_code == 200
+        server.terminate()
+        assert server.ended() == 0
+    assert f"no engine in Triton at {own_triton.url} (trying on): UNAVAILABLE" in server.output
+    assert server.output.count("(trying on)") <= 3, "it goes on about it"
+
+
+def test_killed_under_load_and_restarted(backend, small_repository, own_triton):
+    own_triton.start()
+
+    async def kill_and_restart(server):
+        async with under_load(server) as load:
+            own_triton.kill()
+            killed_s = time.monotonic()
+            await asyncio.sleep(1)
+            own_triton_start = asyncio.to_thread(own_triton.start)
+            await own_triton_start
+            ready_s = await until_ready(server)
+            await asyncio.sleep(2)
+            ended = await load.ended()
+        return ended, killed_s, ready_s
+
+    with gateway(backend, small_repository, own_triton) as server:
+        ended, killed_s, ready_s = asyncio.run(kill_and_restart(server))
+    assert problems(ended, killed_s + 1.0, ready_s - 1.0).keys() == {"backend-unavailable"}
+    assert problems(ended, ready_s + 0.5)[""] > 0
+
+
+def test_stopped_for_five_seconds_and_continued(backend, small_repository, own_triton):
+    own_triton.start()
+
+    async def stop_and_continue(server):
+        async with under_load(server) as load:
+            own_triton.signal(signal.SIGSTOP)
+            stopped_s = time.monotonic()
+            await asyncio.sleep(5)
+            own_triton.signal(signal.SIGCONT)
+            ready_s = await until_ready(server)
+            await asyncio.sleep(2)
+            ended = await load.ended()
+        return ended, stopped_s, ready_s
+
+    with gateway(backend, small_repository, own_triton) as server:
+        ended, stopped_s, ready_s = asyncio.run(stop_and_continue(server))
+    silent = problems(ended, stopped_s + 0.1, stopped_s + 5)
+    assert silent[""] == 0, "nobody could have answered"
+    # It is noticed after a second at most; from then on nobody waits in vain.
+    assert problems(ended, stopped_s + 1.5, stopped_s + 4.9).keys() == {"backend-unavailable"}
+    assert problems(ended, ready_s + 0.5)[""] > 0
+
+
+def test_one_model_unloaded_and_loaded(backend, small_repository, own_triton):
+    own_triton.start()
+    model = {"triton": f"{MODEL}_anytime", "triton-depth": f"{MODEL}_d2"}[backend]
+
+    async def unload_and_load(server):
+        async with under_load(server) as load:
+            await asyncio.to_thread(own_triton.unload, model)
+            await asyncio.to_thread(eventually, lambda: not is_ready(server))
+            gone_s = time.monotonic()
+            await asyncio.sleep(1)
+            back_s = time.monotonic()
+            await asyncio.to_thread(own_triton.load, model)
+            ready_s = await until_ready(server)
+            await asyncio.sleep(2)
+            ended = await load.ended()
+        return ended, gone_s, back_s, ready_s
+
+    with gateway(backend, small_repository, own_triton) as server:
+        ended, gone_s, back_s, ready_s = asyncio.run(unload_and_load(server))
+    assert problems(ended, gone_s, back_s).keys() == {"backend-unavailable"}
+    assert problems(ended, ready_s + 0.5)[""] > 0
+
+
+def test_a_killed_gateway_leaves_no_shared_memory(backend, small_repository, own_triton):
+    own_triton.start()
+    shared = Path("/dev/shm")
+    with gateway(backend, small_repository, own_triton) as server:
+        assert detect(server).status_code == 200
+        (left,) = [p.name for p in shared.glob(f"punctual-{server.process.pid}-*")]
+        assert own_triton.shared_regions() == [left]
+        server.process.kill()
+        server.process.wait()
+    assert (shared / left).exists()
+    with gateway(backend, small_repository, own_triton) as server:
+        assert detect(server).status_code == 200
+        assert not (shared / left).exists()
+        (region,) = own_triton.shared_regions()
+        assert region.startswith(f"punctual-{server.process.pid}-")
+        server.terminate()
+        assert server.ended() == 0
+    assert not list(shared.glob(f"punctual-{server.process.pid}-*"))
+    assert own_triton.shared_regions() == []
+
+
+BROKEN = """
+from pathlib import Path
+
+import numpy as np
+
+from serving.triton import {module}
+from serving.triton.{module} import TritonPythonModel, pb_utils, to_tensor
+
+SWITCH = Path(r"{switch}")
+respond = {module}.{respond}
+
+
+def broken(*content):
+    response = respond(*content)
+    kind = SWITCH.read_text() if SWITCH.exists() else ""
+    if kind == "empty":
+        return pb_utils.InferenceResponse([])
+    if kind == "missing":
+        return pb_utils.InferenceResponse(response.output_tensors()[1:])
+    if kind == "shape":
+        first = response.output_tensors()[0]
+        wrong = to_tensor(first.name(), np.ones((1, 3, 5), np.float32))
+        return pb_utils.InferenceResponse([wrong, *response.output_tensors()[1:]])
+    return response
+
+
+{module}.{respond} = broken
+"""
+"""A ``model.py`` that does what the real one does, or what a file says."""
+
+
+@pytest.mark.parametrize("nonsense", ["empty", "missing", "shape"])
+def test_answers_that_are_nonsense(backend, nonsense, small_repository, tritonserver, tmp_path):
+    """One clear problem for each request, and answers again once there are any."""
+    switch = tmp_path / "switch"
+    repository = tmp_path / "model_repo"
+    shutil.copytree(small_repository, repository)
+    for path in repository.glob("*/1/model.py"):
+        anytime = path.parents[1].name.endswith("_anytime")
+        module, respond = ("anytime", "answer_response") if anytime else ("depth", "response")
+        path.write_text(BROKEN.format(module=module, respond=respond, switch=switch))
+    broken = Triton(repository, tmp_path / "triton.log")
+    try:
+        broken.start()
+        with gateway(backend, repository, broken) as server:
+            assert detect(server).status_code == 200
+            switch.write_text(nonsense)
+            for _ in range(3):
+                reply = detect(server)
+                assert (reply.status_code, slug(reply)) == (500, "backend-error")
+            switch.unlink()
+            assert detect(server).status_code == 200
+    finally:
+        broken.kill()
