@@ -177,7 +177,7 @@ _BCCD = Config(
 CONFIGS: dict[str, Config] = {
     # punctual train --config bccd --data data/bccd --out runs/bccd
     "bccd": _BCCD,
-    # punctual export --config coco_r50: random weights, for cost only; no data set goes with it.
+    # punctual build --config coco_r50: random weights, for cost only; no data set goes with it.
     "coco_r50": Config(
         DetectorConfig(
             name="coco_r50",

@@ -8,11 +8,9 @@ is on disk once; convolution kernels are stored in half precision and widened by
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,100 +21,36 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from builder.config import LEVELS, DetectorConfig
+from builder.catalog import build_catalog
+from builder.config import LEVELS
 from builder.modeling.detector import Detector
+from builder.modeling.frozen import (
+    MIN_HALF_ELEMENTS,
+    TensorFunction,
+    example_inputs,
+    freeze,
+    segment_functions,
+)
+from builder.repository import sha256
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, Exit, SegmentFile
+from serving.core.catalog import SegmentFile
 from serving.core.latency import quantile
 from serving.core.ports import Clock
+
+__all__ = [
+    "build_catalog",
+    "export_segments",
+    "freeze",
+    "measure_postprocess",
+    "segment_functions",
+    "verify_segments",
+]
 
 OPSET = 17
 FEATURES = tuple(f"p{level}" for level in LEVELS)
 DETECTIONS = ("boxes", "scores", "labels", "counts")
-MIN_HALF_ELEMENTS = 4096
-"""Smaller kernels are not worth a widening step."""
 MAX_ERROR = 1e-3
 """Of a segment's output, relative to its largest value: float32 sums in another order."""
-
-
-class _Affine(nn.Module):
-    """Batch normalisation at inference as a scale and a shift. Kept apart from the convolution
-    before it: a head's kernel is shared by all levels and would otherwise be stored once for each,
-    and half precision is exact only for a kernel that is not scaled afterwards. Runtimes fold it
-    in when they load the file."""
-
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        self.register_buffer("scale", scale.detach().reshape(1, -1, 1, 1))
-        shift = norm.bias - norm.running_mean * scale
-        self.register_buffer("shift", shift.detach().reshape(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
-
-
-def _replace_norms(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, _Affine(child))
-        else:
-            _replace_norms(child)
-
-
-def freeze(detector: Detector) -> Detector:
-    """The detector as it is exported: inference mode, normalisations reduced to scale and shift,
-    and the kernels that are stored in half precision rounded to it. What the segments
-    compute is what this computes, up to the order of float32 additions."""
-    frozen = copy.deepcopy(detector).eval()
-    _replace_norms(frozen)
-    for module in frozen.modules():
-        if isinstance(module, nn.Conv2d) and module.weight.numel() >= MIN_HALF_ELEMENTS:
-            module.weight.data = module.weight.data.half().float()
-    return frozen
-
-
-class _Function(nn.Module):
-    """A module around a function of the detector, since the exporter takes modules."""
-
-    def __init__(self, detector: Detector, function: Callable[..., tuple[Tensor, ...]]) -> None:
-        super().__init__()
-        self.detector = detector
-        self._function = function
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return self._function(*inputs)
-
-
-def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
-    """Every unit segment as a module of positional tensors: images (B, H, W, 3) uint8 or P3..P7
-    in, P3..P7 or (boxes, scores, labels, counts) out."""
-
-    def stem(images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(detector.stem(images))
-
-    def stack(depth: int) -> Callable[..., tuple[Tensor, ...]]:
-        return lambda *features: tuple(detector.stack(depth, list(features)))
-
-    def head(depth: int) -> Callable[..., tuple[Tensor, ...]]:
-        return lambda *features: detector.postprocess(detector.head(depth, list(features)))
-
-    depths = range(1, detector.config.num_exits + 1)
-    functions = {
-        segments.STEM: stem,
-        **{segments.stack(depth): stack(depth) for depth in depths},
-        **{segments.head(depth): head(depth) for depth in depths},
-    }
-    return {segment: _Function(detector, function) for segment, function in functions.items()}
-
-
-def example_inputs(detector: Detector, segment: segments.Segment) -> tuple[Tensor, ...]:
-    """Zeros of the shapes that ``segment`` takes, batch 1."""
-    height, width = detector.config.input_size
-    if segment.start == segments.IMAGE:
-        return (torch.zeros(1, height, width, 3, dtype=torch.uint8),)
-    channels = detector.config.neck_channels
-    return tuple(torch.zeros(1, channels, h, w) for h, w in detector.config.feature_sizes)
 
 
 def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
@@ -192,11 +126,6 @@ def _store_kernels_in_half(model: onnx.ModelProto) -> None:
         graph.node.insert(position, cast)
 
 
-def sha256(path: Path) -> str:
-    """Digest of a file, as hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
     """Run every exported segment on ONNX Runtime, batch 2, beside what ``freeze`` returned.
 
@@ -256,7 +185,7 @@ def measure_postprocess(detector: Detector, rounds: int, clock: Clock) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tail.onnx"
-        _trace(_Function(detector, tail), inputs, ("logits", "deltas"), DETECTIONS, path)
+        _trace(TensorFunction(detector, tail), inputs, ("logits", "deltas"), DETECTIONS, path)
         model = openvino.Core().read_model(path)
     model.reshape({index: list(x.shape) for index, x in enumerate(inputs)})
     request = openvino.compile_model(model, "CPU").create_infer_request()
@@ -268,28 +197,3 @@ def measure_postprocess(detector: Detector, rounds: int, clock: Clock) -> float:
         request.infer()
         seconds.append(clock() - started_s)
     return quantile(seconds, 0.5)
-
-
-def build_catalog(config: DetectorConfig, files: dict[str, SegmentFile], command: str) -> Catalog:
-    """A catalogue of facts that the export knows; accuracy and latency are measured later."""
-    return Catalog(
-        name=config.name,
-        version="1",
-        description=(
-            f"RetinaNet on {config.backbone} (width {config.backbone_width}), "
-            f"{config.num_stacks} stacks of {config.neck} with {config.neck_channels} channels "
-            f"({config.conv}), an exit after each"
-        ),
-        license=config.license,
-        flavour=config.flavour,
-        classes=config.classes,
-        input_height=config.input_size[0],
-        input_width=config.input_size[1],
-        max_detections=config.max_detections,
-        score_threshold=config.score_threshold,
-        exits=tuple(Exit(depth, 0.0, 0.0, {}) for depth in range(1, config.num_exits + 1)),
-        evaluation=None,
-        segments=files,
-        profiles={},
-        command=command,
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ WAITING, IN_FLIGHT = 64, 3
 """The crowd that a decision is timed with."""
 
 
+GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+GPU_QUERY_TIMEOUT_S = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Leaving at one depth: unit segments one after the other, and the fused segment. Medians in
@@ -46,14 +51,27 @@ class Comparison:
 
 
 def machine() -> str:
-    """The processor and how many of its cores this process may use."""
+    """The processor, how many of its cores this process may use, and the first NVIDIA GPU with its
+    driver, if there is one."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         if names:
             model = names[0].partition(":")[2].strip()
-    return f"{model}, {len(os.sched_getaffinity(0))} cores"
+    return ", ".join((model, f"{len(os.sched_getaffinity(0))} cores", *_gpus()[:1]))
+
+
+def _gpus() -> list[str]:
+    """Every NVIDIA GPU as ``name (driver version)``; none where there is no driver."""
+    try:
+        listed = subprocess.run(
+            GPU_QUERY, capture_output=True, text=True, check=True, timeout=GPU_QUERY_TIMEOUT_S
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = (line.split(", ") for line in listed.stdout.splitlines())
+    return [f"{name} (driver {driver})" for name, driver in rows]
 
 
 def _noise(catalog: Catalog) -> Any:
@@ -79,10 +97,15 @@ def measure_segments(
 
 
 def compare_paths(
-    runner: SegmentRunner, catalog: Catalog, depths: Sequence[int], rounds: int, clock: Clock
+    runner: SegmentRunner,
+    catalog: Catalog,
+    depths: Sequence[int],
+    rounds: int,
+    clock: Clock,
+    size: int = 1,
 ) -> list[Comparison]:
-    """Unit segments against the fused segment, from the image to boxes, at batch 1."""
-    images = runner.load([_noise(catalog)])
+    """Unit segments against the fused segment, from ``size`` images to boxes."""
+    images = runner.load([_noise(catalog)] * size)
 
     def unit(depth: int) -> None:
         batch = images

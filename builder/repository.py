@@ -1,22 +1,51 @@
-"""The model repository on disk: what the builder writes and the server reads.
+"""The model repository on disk: what the builder writes, and what the server and Triton read.
 
-MODEL_REPOSITORY/<name>_anytime/1/catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
+MODEL_REPOSITORY/<model>_anytime/1/      catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
+                                         tensorrt/, torch/, int8/: made from them, not in git
+                 <model>_d1 .. _dN/1/    model.plan: compiled, not in git
+                 .../config.pbtxt, configs/cpu.pbtxt, 1/model.py     see ``triton_config``
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from builder import quantized
+from builder.triton_config import PLAN, VERSION, anytime_model, depth_model, repository_files
+from serving.core import plans, programs
 from serving.core.catalog import Catalog
 
-VERSION = "1"
 CATALOG = "catalog.json"
+COMPILED = (
+    f"{plans.FOLDER}/*.plan",
+    f"{plans.FOLDER}/{plans.MANIFEST}",
+    f"{programs.FOLDER}/*.pt2",
+    f"{programs.FOLDER}/{programs.RECORD}",
+    f"{quantized.FOLDER}/*.onnx",
+    f"{quantized.FOLDER}/{quantized.MANIFEST}",
+)
+"""What a build leaves beside the segments that is worth nothing without exactly these weights. A
+timing cache is not: it knows layers and a GPU, no weights."""
 
 
 def version_folder(repository: Path, name: str) -> Path:
     """Where the segments and the catalogue of model ``name`` lie."""
-    return repository / f"{name}_anytime" / VERSION
+    return repository / anytime_model(name) / VERSION
+
+
+def depth_folder(repository: Path, name: str, depth: int) -> Path:
+    """Where the plan of exit ``depth`` of model ``name`` lies."""
+    return repository / depth_model(name, depth) / VERSION
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_catalog(folder: Path) -> Catalog:
@@ -30,3 +59,47 @@ def write_catalog(catalog: Catalog, folder: Path) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(catalog.to_json(), indent=2) + "\n")
     partial.replace(path)
+
+
+def check_segments(catalog: Catalog, folder: Path) -> None:
+    """Raises OSError for a segment that is not there, ValueError for one that is not the file that
+    the catalogue describes."""
+    for entry in catalog.segments.values():
+        if sha256(folder / entry.file) != entry.sha256:
+            raise ValueError(f"{folder / entry.file} is not the file that the catalogue describes")
+
+
+def write_texts(repository: Path, catalog: Catalog, cpu_runtime: str) -> int:
+    """Write the configurations and ``model.py`` files of ``repository_files``; how many. Nobody
+    else's edits are kept: they are facts of the catalogue."""
+    files = repository_files(catalog, cpu_runtime)
+    for name, text in files.items():
+        path = repository / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return len(files)
+
+
+def remove_leftovers(repository: Path, catalog: Catalog) -> list[Path]:
+    """Remove what an earlier build of this model with other weights left, and return it: Triton
+    would serve a plan that does not belong to the catalogue without a word."""
+    folder = version_folder(repository, catalog.name)
+    current = {entry.file for entry in catalog.segments.values()}
+    found = [path for path in folder.glob("*.onnx") if path.name not in current]
+    found += [path for pattern in COMPILED for path in folder.glob(pattern)]
+    for depth, model in _depth_models(repository, catalog.name):
+        found += model.glob(PLAN) if depth <= catalog.num_exits else [model]
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return found
+
+
+def _depth_models(repository: Path, name: str) -> Iterator[tuple[int, Path]]:
+    """Depth and folder of every ``<name>_d<depth>`` that is there."""
+    for path in sorted(repository.glob(f"{name}_d*")):
+        matched = re.fullmatch(rf"{re.escape(name)}_d([1-9][0-9]*)", path.name)
+        if matched is not None and path.is_dir():
+            yield int(matched[1]), path

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest import tritonserver
+
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
 
@@ -13,8 +15,9 @@ READY_TIMEOUT_S = 120.0
 
 
 def register(commands: Any, tools: ServingTools) -> None:
-    """Add sweep to the subparsers ``commands``."""
+    """Add sweep and triton to the subparsers ``commands``."""
     del tools  # a load test sees a server from outside
+    tritonserver.add_parser(commands)
     parser: argparse.ArgumentParser = commands.add_parser(
         "sweep",
         help="Try an idle server with every budget.",

@@ -24,11 +24,12 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
-from serving.api import problems
+from serving.api import kserve, problems
 from serving.api.detect import Detector, Limits
 from serving.api.door import Door
 from serving.api.lifecycle import Lifecycle
 from serving.api.routes import create_router
+from serving.api.upload import Upload
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.ports import Backend, Clock, SegmentRunner
 from serving.engine import Engine, start_engine
@@ -105,6 +106,7 @@ def create_app(
     lifecycle: Lifecycle,
     *,
     clock: Clock = time.monotonic,
+    wall_clock: Clock = time.time,
     started: Callable[[Exception | None], Awaitable[None]],
 ) -> ASGIApp:
     """The gateway over a backend that is not started yet.
@@ -163,7 +165,19 @@ def create_app(
         backend, pool, lifecycle=lifecycle, metrics=metrics, limits=limits, clock=clock
     )
     page = files("serving").joinpath("ui", "index.html").read_text(encoding="utf-8")
-    app.include_router(create_router(detector, backend, lifecycle, metrics, page))
+    upload = Upload(catalog, limits)
+    app.include_router(create_router(detector, upload, backend, lifecycle, metrics, page))
+    app.include_router(
+        kserve.create_router(
+            detector,
+            kserve.KServe(catalog, limits, pool),
+            backend,
+            lifecycle,
+            metrics.totals,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+    )
     return Door(app, clock)
 
 

@@ -1,11 +1,14 @@
 """The executor: owns one device, runs one segment at a time, and asks the policy what comes next.
 
     submit -> waiting --Run(stem)--> cohort --Run(stack)--> cohort --Run(head)--> answered
-                 |                     |                      |
+                 |                     |  ^                   |
+                 |                     |  '--- growing: grew -'
                  '-- shed, cancelled --'---- shed, cancelled, failed
 
-Every request that was submitted ends exactly once, by its ``done`` callback. The loop runs in a
-thread of its own; ``step`` is one turn of it and is all that tests need.
+Every request that was submitted ends exactly once, by its ``done`` callback. One that *grows* has
+its answers before that, by its ``grew`` callback; once it has one, only its client can take it from
+it: it is not shed, and whatever fails, it ends answered. The loop runs in a thread of its own;
+``step`` is one turn of it and is all that tests need.
 
 An idle engine is probed: predictions that a busy moment has raised would otherwise make the gateway
 refuse every budget, and nothing would ever run to correct them.
@@ -22,11 +25,10 @@ from typing import Any
 from serving.core import segment as segments
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
-from serving.core.plan import Costs
-from serving.core.policy import Cohort, Policy, Run, ShedRequests, Snapshot, Wait
+from serving.core.plan import Costs, Paths
+from serving.core.policy import Cohort, Conclude, Policy, Run, ShedRequests, Snapshot, Wait
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
-from serving.core.timing import time_every_segment
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ PUBLISH_EVERY_S = 0.05
 
 Done = Callable[[Result], None]
 """Called in the executor's thread, or in the submitting one if the request is refused at once."""
+Grew = Callable[[Answered], None]
+"""Called in the executor's thread."""
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class _Job:
     request: Request
     image: Image
     done: Done
+    grew: Grew | None
     started_s: float = 0.0
     engine_s: float = 0.0
     predicted_s: float = 0.0
@@ -80,6 +85,8 @@ class Executor:
         self._observer = observer
         self._max_waiting = max_waiting
         self._probe_image = probe_image
+        self._num_exits = max(segment.stop for segment in runner.segments)
+        self._paths = Paths(runner.segments, self._num_exits)
         self._exit_s = self._predict_exits()
         self._published_s = clock()
         self._changed = threading.Condition()
@@ -92,6 +99,7 @@ class Executor:
         # Of the loop's thread alone:
         self._jobs: dict[int, _Job] = {}
         self._waiting: list[Request] = []
+        self._answers: dict[int, Answered] = {}  # the deepest of each request that may go deeper
         self._features: dict[int, _Features] = {}
         self._next_cohort_id = 0
         self._turn_s = clock()
@@ -114,12 +122,13 @@ class Executor:
         moment ago."""
         return self._exit_s[depth - 1]
 
-    def submit(self, request: Request, image: Image, done: Done) -> None:
-        """Take a request; ``done`` is called exactly once, whatever becomes of it."""
+    def submit(self, request: Request, image: Image, done: Done, grew: Grew | None = None) -> None:
+        """Take a request; ``done`` is called exactly once, whatever becomes of it. ``grew`` is
+        called for each exit that answers it, the last one included, before ``done`` is."""
         with self._changed:
             reason = self._refusal()
             if reason is None:
-                self._inbox.append(_Job(request, image, done))
+                self._inbox.append(_Job(request, image, done, grew))
                 self._num_open += 1
                 self._changed.notify_all()
                 return
@@ -147,7 +156,7 @@ class Executor:
 
     def stop(self, grace_s: float) -> None:
         """Refuse new requests, give those inside ``grace_s`` seconds to end, end the rest as
-        shed, and stop the loop."""
+        shed or with the answer they have, and stop the loop."""
         with self._changed:
             self._draining = True
             self._changed.wait_for(lambda: self._num_open == 0, timeout=grace_s)
@@ -156,7 +165,7 @@ class Executor:
         if self._thread is not None:
             self._thread.join()
         for job in (*self._jobs.values(), *self._inbox):
-            self._end(job, Shed(job.request, ShedReason.REJECTED_DRAINING, self._clock(), 0.0))
+            self._give_up(job, Shed(job.request, ShedReason.REJECTED_DRAINING, self._clock(), 0.0))
         self._inbox.clear()
         self._waiting.clear()
 
@@ -184,7 +193,7 @@ class Executor:
         model sees the engine as it is now: what slows all segments down alike is learnt from any
         of them."""
         batch = self._runner.load([self._probe_image])
-        for segment in segments.unit_path(1):
+        for segment in self._paths.to(1)[0]:
             if self._inbox:
                 break
             self._turn_s = self._clock()
@@ -201,10 +210,8 @@ class Executor:
 
     def _predict_exits(self) -> tuple[float, ...]:
         """By the quickest path. In the loop's thread, since nobody else may read the model."""
-        heads = [segment for segment in self._runner.segments if segment.head]
-        fused = frozenset(s.stop for s in heads if s.start == segments.IMAGE)
-        costs = Costs(self._latency, fused)
-        return tuple(costs.path(depth, 1) for depth in sorted({s.stop for s in heads}))
+        costs = Costs(self._latency, self._paths)
+        return tuple(costs.path(depth, 1) for depth in range(1, self._num_exits + 1))
 
     def step(self) -> bool:
         """Take in what arrived, decide, act. False if there was nothing to do."""
@@ -214,6 +221,7 @@ class Executor:
             now_s=self._clock(),
             waiting=tuple(self._waiting),
             cohorts=tuple(f.cohort for f in self._features.values()),
+            answered={id: answer.depth for id, answer in self._answers.items()},
         )
         if not snapshot.waiting and not snapshot.cohorts:
             return False
@@ -224,6 +232,8 @@ class Executor:
                 self._run(decision)
             case ShedRequests():
                 self._shed(decision)
+            case Conclude():
+                self._conclude(decision)
             case Wait():
                 return False
         return True
@@ -248,22 +258,32 @@ class Executor:
         for request in decision.requests:
             job = self._jobs[request.id]
             result = Shed(request, decision.reason, self._clock(), decision.retry_after_s)
-            self._end(job, result)
+            self._give_up(job, result)
+
+    def _conclude(self, decision: Conclude) -> None:
+        self._remove(decision.requests)
+        for request in decision.requests:
+            self._end(self._jobs[request.id], self._answers[request.id])
 
     def _run(self, decision: Run) -> None:
         jobs = [self._jobs[request.id] for request in decision.requests]
         predicted_s = self._latency.predict(decision.segment, len(jobs))
         for job in jobs:
             job.predicted_s += predicted_s
+        batch = output = None
         try:
             batch = self._input(decision, jobs)
             output = self._timed(decision.segment, batch, jobs)
             detections = self._runner.detections(output) if decision.segment.head else None
         except Exception as error:  # whatever a runtime raises must not end the loop
             log.exception("segment %s failed", decision.segment.name)
+            if batch is not None:
+                self._release_input(decision, batch)
+            if output is not None:
+                self._runner.release(output)
             self._remove(decision.requests)
             for job in jobs:
-                self._end(job, Failed(job.request, error, self._clock()))
+                self._give_up(job, Failed(job.request, error, self._clock()))
             return
         if detections is None:
             self._advance(decision, batch, output)
@@ -280,6 +300,11 @@ class Executor:
         if len(rows) == len(features.cohort.requests):
             return features.batch
         return self._runner.select(features.batch, rows)
+
+    def _release_input(self, decision: Run, batch: Any) -> None:
+        """Unless it is the cohort's own."""
+        if decision.cohort is None or batch is not self._features[decision.cohort].batch:
+            self._runner.release(batch)
 
     def _timed(self, segment: segments.Segment, batch: Any, jobs: Sequence[_Job]) -> Any:
         started_s = self._clock()
@@ -319,23 +344,33 @@ class Executor:
         jobs: list[_Job],
         detections: list[Detections],
     ) -> None:
-        """Boxes came out: these requests are done."""
+        """Boxes came out: these requests are done, but for those that may go deeper."""
         self._runner.release(output)
-        if decision.cohort is None or batch is not self._features[decision.cohort].batch:
-            self._runner.release(batch)
-        self._remove(decision.requests)
+        self._release_input(decision, batch)
+        depth = decision.segment.stop
+        growing = {
+            request.id
+            for request in decision.requests
+            if decision.cohort is not None and request.growing and depth < request.max_depth
+        }
+        self._remove([request for request in decision.requests if request.id not in growing])
         finished_s = self._clock()
         for job, found in zip(jobs, detections, strict=True):
-            result = Answered(
+            answer = Answered(
                 job.request,
                 found,
-                decision.segment.stop,
+                depth,
                 job.started_s,
                 finished_s,
                 job.engine_s,
                 job.predicted_s,
             )
-            self._end(job, result)
+            if job.grew is not None:
+                job.grew(answer)
+            if job.request.id in growing:
+                self._answers[job.request.id] = answer
+            else:
+                self._end(job, answer)
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
@@ -360,27 +395,15 @@ class Executor:
                 del self._features[cohort.id]
             self._runner.release(features.batch)
 
+    def _give_up(self, job: _Job, result: Shed | Failed) -> None:
+        """End it so, unless it has an answer: then that is how it ends."""
+        self._end(job, self._answers.get(job.request.id, result))
+
     def _end(self, job: _Job, result: Result) -> None:
         self._jobs.pop(job.request.id, None)
+        self._answers.pop(job.request.id, None)
         self._observer.ended(result)
         job.done(result)
         with self._changed:
             self._num_open -= 1
             self._changed.notify_all()
-
-
-def warm_up(
-    runner: SegmentRunner,
-    latency: LatencyModel,
-    image: Image,
-    num_exits: int,
-    clock: Clock,
-    rounds: int,
-) -> None:
-    """Run every segment ``rounds`` times at every batch size of the runner, and let the latency
-    model learn from it, so that the first request meets a warm engine and true predictions. One
-    round before that is not learnt from: memory is allocated in it."""
-    for turn in range(rounds + 1):
-        for segment, batch, seconds in time_every_segment(runner, image, num_exits, clock):
-            if turn > 0:
-                latency.observe(segment, batch, seconds)

@@ -3,6 +3,8 @@
     probe    a few header bytes    format and size; nothing is allocated, nothing decoded
     decode   all of it             upright 8-bit RGB, scaled, letterboxed
 
+Pixels that come without a file have their size from elsewhere and start at the second arrow.
+
 An image is what its bytes say, not what its sender called it. ``load_image`` is both steps, for
 offline tools: accuracy is measured on the very pixels that requests get.
 """
@@ -17,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -36,6 +39,8 @@ from serving.core.latency import quantile
 from serving.core.letterbox import PAD_VALUE, Letterbox, fit
 from serving.core.ports import Clock, Image
 
+T = TypeVar("T")
+
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, as on most pages that show such images."""
 
@@ -45,10 +50,13 @@ MAX_JPEG_SEGMENTS = 512
 MAX_JPEG_PADDING = 64
 MAX_PNG_CHUNKS = 8192
 
+RAW = "raw"
+"""The format of bare pixels: rows of 8-bit RGB, top to bottom, without padding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image file says about itself. Sizes in pixels, as stored: before any rotation."""
+    """What an image says about itself. Sizes in pixels, as stored: before any rotation."""
 
     format: str
     width: int
@@ -113,30 +121,15 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Format:
+class _Signature:
     matches: Callable[[bytes], bool]
     size: Callable[[bytes], tuple[int, int]]
-    # Pillow's own class rather than ``PIL.Image.open``: no other format can be chosen, and its
-    # size limit, which warns before it refuses, does not interfere with ours.
-    open: Callable[[io.BytesIO], ImageFile.ImageFile]
-    seed_s_per_pixel: float
 
 
-# Seeds of the decode-time model, on the safe side of what 640x480 took on one cloud core: JPEG
-# 1.5 ms (progressive 3.9), PNG 8.5, WebP 6.1.
-FORMATS = {
-    "jpeg": _Format(
-        lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg_size, JpegImageFile, 1.0e-8
-    ),
-    "png": _Format(
-        lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png_size, PngImageFile, 2.5e-8
-    ),
-    "webp": _Format(
-        lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
-        _webp_size,
-        WebPImageFile,
-        2.0e-8,
-    ),
+_SIGNATURES = {
+    "jpeg": _Signature(lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg_size),
+    "png": _Signature(lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png_size),
+    "webp": _Signature(lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp_size),
 }
 
 
@@ -148,23 +141,55 @@ def probe(data: bytes, max_pixels: int | None = None) -> Header:
     """
     if not data:
         raise InvalidImage("There is no image in the request; send its bytes as the body.")
-    name = next((name for name, kind in FORMATS.items() if kind.matches(data)), None)
+    name = next((name for name, kind in _SIGNATURES.items() if kind.matches(data)), None)
     if name is None:
         raise UnsupportedImage("The bytes are none of JPEG, PNG and WebP.")
     try:
-        width, height = FORMATS[name].size(data)
+        width, height = _SIGNATURES[name].size(data)
     except (ValueError, IndexError, struct.error) as error:
         raise InvalidImage(f"The {name.upper()} header is incomplete or damaged.") from error
     if width == 0 or height == 0:
         raise InvalidImage(f"The {name.upper()} header says {width} x {height} pixels.")
-    if max_pixels is not None and width * height > max_pixels:
-        raise PayloadTooLarge(
-            f"The image has {width} x {height} pixels; at most {max_pixels} are served."
-        )
+    if max_pixels is not None:
+        check_size(width, height, max_pixels)
     return Header(name, width, height)
 
 
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises PayloadTooLarge above ``max_pixels``."""
+    if width * height > max_pixels:
+        raise PayloadTooLarge(
+            f"The image has {width} x {height} pixels; at most {max_pixels} are served."
+        )
+
+
 # ---- decode -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    # Pillow's own class rather than ``PIL.Image.open``: no other format can be chosen, and its
+    # size limit, which warns before it refuses, does not interfere with ours.
+    open: Callable[[bytes, Header], PIL.Image.Image]
+    seed_s_per_pixel: float
+
+
+def _file(kind: Callable[[io.BytesIO], ImageFile.ImageFile]) -> Callable[..., PIL.Image.Image]:
+    return lambda data, _: kind(io.BytesIO(data))
+
+
+def _open_raw(data: bytes, header: Header) -> PIL.Image.Image:
+    return PIL.Image.frombytes("RGB", (header.width, header.height), data)
+
+
+# Seeds of the decode-time model, on the safe side of what 640x480 took on one cloud core: JPEG
+# 1.5 ms (progressive 3.9), PNG 8.5, WebP 6.1, bare pixels 2.5 (all of it scaling).
+FORMATS = {
+    "jpeg": _Format(_file(JpegImageFile), 1.0e-8),
+    "png": _Format(_file(PngImageFile), 2.5e-8),
+    "webp": _Format(_file(WebPImageFile), 2.0e-8),
+    RAW: _Format(_open_raw, 0.8e-8),
+}
 
 # EXIF orientation -> what makes the stored image upright.
 _UPRIGHT = {
@@ -212,7 +237,7 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 def _decode_upright(
     data: bytes, header: Header, input_width: int, input_height: int
 ) -> tuple[PIL.Image.Image, Letterbox]:
-    stored = FORMATS[header.format].open(io.BytesIO(data))
+    stored = FORMATS[header.format].open(data, header)
     if stored.size != (header.width, header.height):
         raise ValueError("the file contradicts itself about its size")
     orientation = _orientation(stored.info.get("exif", b""))
@@ -306,7 +331,8 @@ class DecodeTimes:
 
 class DecodePool:
     """Decodes in threads (Pillow lets go of the interpreter lock), and never queues more than
-    ``max_pending`` images. ``observe(format, seconds)`` is told of each."""
+    ``max_pending`` images. ``observe(format, seconds)`` is told of each. ``run`` is for what else
+    a large request needs before its pixels can be looked at."""
 
     def __init__(
         self,
@@ -334,27 +360,35 @@ class DecodePool:
     async def decode(self, data: bytes, header: Header) -> tuple[Image, Letterbox]:
         """``decode`` in a thread. Cancelling takes it out of the queue. Raises Overloaded when
         the queue is full, and InvalidImage."""
+        image, placement, seconds = await self.run(
+            lambda: self._timed_decode(data, header), self.predicted_s(header)
+        )
+        self._times.observe(header, seconds)
+        self._observe(header.format, seconds)
+        return image, placement
+
+    async def run(self, work: Callable[[], T], expected_s: float) -> T:
+        """What ``work`` returns, called in a thread, where it is expected to take so many seconds.
+        Cancelling takes it out of the queue. Raises Overloaded when the queue is full, and whatever
+        ``work`` raises."""
         if not self._slots.acquire(blocking=False):
             raise Overloaded(
                 "Too many images are waiting to be decoded.",
                 ShedReason.REJECTED_SATURATED,
-                self.predicted_s(header) * self._capacity / self._num_workers,
+                expected_s * self._capacity / self._num_workers,
             )
-        future = self._executor.submit(self._run, data, header)
+        future = self._executor.submit(work)
         future.add_done_callback(self._free)
-        image, placement, seconds = await asyncio.wrap_future(future)
-        self._times.observe(header, seconds)
-        self._observe(header.format, seconds)
-        return image, placement
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """Drop what waits, and let the threads end."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, data: bytes, header: Header) -> tuple[Image, Letterbox, float]:
+    def _timed_decode(self, data: bytes, header: Header) -> tuple[Image, Letterbox, float]:
         started_s = self._clock()
         image, placement = decode(data, header, *self._input_size)
         return image, placement, self._clock() - started_s
 
-    def _free(self, _: Future[tuple[Image, Letterbox, float]]) -> None:
+    def _free(self, _: Future[Any]) -> None:
         self._slots.release()

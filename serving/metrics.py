@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily
@@ -84,8 +84,13 @@ class Reply:
 
     depth: int
     degraded: bool
+    decode_s: float
     queue_s: float
     """Seconds in the backend during which none of its segments ran."""
+    engine_s: float
+    """Seconds that the segments it took part in ran."""
+    write_s: float
+    """From the boxes to the reply that holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,47 @@ class RequestRecord:
                 return next(
                     (_OUTCOME_OF[c] for c in type(error).mro() if c in _OUTCOME_OF), "error"
                 )
+
+
+@dataclass(slots=True)
+class Total:
+    """How often something happened, and the seconds it took in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """It happened once more."""
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Totals:
+    """Requests since the start, for clients that compare two readings. The stages are those of
+    requests that were answered in time."""
+
+    success: Total = field(default_factory=Total)
+    fail: Total = field(default_factory=Total)
+    decode: Total = field(default_factory=Total)
+    queue: Total = field(default_factory=Total)
+    engine: Total = field(default_factory=Total)
+    write: Total = field(default_factory=Total)
+    last_s: float | None = None
+    """When the latest request ended."""
+
+    def add(self, record: RequestRecord, now_s: float) -> None:
+        """A request ended."""
+        self.last_s = now_s
+        match record.ending:
+            case Reply() as reply:
+                self.success.add(record.duration_s)
+                self.decode.add(reply.decode_s)
+                self.queue.add(reply.queue_s)
+                self.engine.add(reply.engine_s)
+                self.write.add(reply.write_s)
+            case _:
+                self.fail.add(record.duration_s)
 
 
 class _Rate:
@@ -140,6 +186,8 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, clock: Clock) -> None:
         self.registry = registry
+        self.totals = Totals()
+        self._clock = clock
         self._demand = _Rate(clock)
 
         def counter(name: str, text: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
@@ -203,7 +251,7 @@ class Metrics:
             registry=registry,
             buckets=DECODE_BUCKETS,
         )
-        self._decodes = {name: decodes.labels(name) for name in ("jpeg", "png", "webp")}
+        self._decodes = {name: decodes.labels(name) for name in ("jpeg", "png", "webp", "raw")}
 
     def describe(self, backend: Backend, *, version: str, runtime: str) -> None:
         """Export what is being served, and from now on read ``backend``'s gauges."""
@@ -231,6 +279,7 @@ class Metrics:
 
     def ended_request(self, record: RequestRecord) -> None:
         """A request ended; called exactly once for each."""
+        self.totals.add(record, self._clock())
         self._requests[record.outcome].inc()
         self._duration.observe(record.duration_s)
         match record.ending:

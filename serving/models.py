@@ -17,6 +17,8 @@ from serving.core.segment import Segment
 RUNNERS = {
     "openvino": "serving.runners.openvino:OpenVinoRunner",
     "onnxruntime": "serving.runners.onnxruntime:OnnxRuntimeRunner",
+    "torch": "serving.runners.torch:TorchRunner",
+    "tensorrt": "serving.runners.tensorrt:TensorRtRunner",
 }
 """Runtime -> its runner, imported when chosen: each drags in a library of its own."""
 

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from builder.catalog import build_catalog
 from builder.config import CONFIGS, replace
-from builder.export import build_catalog, export_segments, freeze
+from builder.export import export_segments
 from builder.modeling.detector import Detector
+from builder.modeling.frozen import freeze
+from builder.repository import write_catalog
+from builder.torch_export import export_programs
 from serving.core.catalog import Catalog
 
 
@@ -47,3 +51,9 @@ def exported_detector(folder: Path) -> Exported:
     detector.eval()
     files = export_segments(detector, folder)
     return Exported(freeze(detector), folder, build_catalog(config, files, "test"), images)
+
+
+def write_programs(exported: Exported) -> None:
+    """Write the torch programs and the catalogue that they belong to."""
+    write_catalog(exported.catalog, exported.folder)
+    export_programs(exported.frozen, exported.folder)

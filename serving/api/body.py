@@ -28,15 +28,19 @@ _MAX_BOUNDARY = 70  # RFC 2046
 _MAX_PARTS = 16  # more than are worth naming in a refusal
 
 
-def check_head(headers: Headers, max_bytes: int) -> None:
-    """Refuse what can be refused before any of the body is read. Raises UnsupportedImage or
-    PayloadTooLarge."""
+def check_type(headers: Headers) -> None:
+    """Refuse a body that does not say it is an image or a form. Raises UnsupportedImage."""
     stated = headers.get("content-type", "")
     if stated.partition(";")[0].strip().lower() not in (*IMAGE_TYPES, MULTIPART):
         raise UnsupportedImage(
             f"Content-Type must be one of {', '.join(IMAGE_TYPES)}, or {MULTIPART} with a field "
             f"{FIELD!r}; it is {shown(stated)}."
         )
+
+
+def check_head(headers: Headers, max_bytes: int) -> None:
+    """Refuse what no body can be before any of it is read. Raises UnsupportedImage for a
+    compressed one, PayloadTooLarge."""
     encoding = headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedImage(

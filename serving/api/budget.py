@@ -1,6 +1,6 @@
 """The time a client allows, from the headers that can say so.
 
-    X-Deadline-Ms                     a wish: replaces the default
+    X-Deadline-Ms                     a wish: replaces the default; a message may state another
     grpc-timeout                      bounds: what a proxy or a client library will wait for
     x-envoy-expected-rq-timeout-ms
     Prefer: wait=N
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.datastructures import Headers
 
@@ -28,11 +28,23 @@ _GRPC_UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """``seconds`` from the request's head to its reply."""
+    """The time from a request's head to its reply, as far as it has been stated; in seconds."""
 
-    seconds: float
-    wait: str | None
+    default_s: float
+    """Applies while there is no wish."""
+    bound_s: float
+    wish_s: float | None = None
+    wait: str | None = None
     """The ``wait`` preference that was honoured, as written."""
+
+    @property
+    def seconds(self) -> float:
+        """What is allowed."""
+        return min(self.default_s if self.wish_s is None else self.wish_s, self.bound_s)
+
+    def wished(self, wish_s: float) -> Budget:
+        """The budget after a further wish; the smallest counts."""
+        return replace(self, wish_s=wish_s if self.wish_s is None else min(self.wish_s, wish_s))
 
 
 def _milliseconds(text: str) -> float | None:
@@ -99,12 +111,12 @@ def _wait_preference(headers: Headers) -> str | None:
 def parse_budget(headers: Headers, *, default_s: float, max_s: float) -> Budget:
     """The budget that ``headers`` allow, cut to ``max_s``. Raises InvalidParameter."""
     wish_s = _read(headers, DEADLINE_HEADER, _WISH)
-    limits = [default_s if wish_s is None else wish_s, max_s]
+    bounds = [max_s]
     for name, header in _BOUNDS.items():
         bound_s = _read(headers, name, header)
         if bound_s is not None:
-            limits.append(bound_s)
+            bounds.append(bound_s)
     wait = _wait_preference(headers)
     if wait is not None:
-        limits.append(_seconds("Prefer", _WAIT, wait))
-    return Budget(min(limits), wait)
+        bounds.append(_seconds("Prefer", _WAIT, wait))
+    return Budget(default_s, min(bounds), wish_s, wait)

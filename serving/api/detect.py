@@ -1,27 +1,29 @@
-"""One detection request, from its head to its reply.
+"""One detection request, from its head to its reply, whichever surface it came by.
 
-    options, budget -> admission -> body -> header -> feasibility -> pixels -> boxes -> reply
+    budget -> admission -> head -> body -> message -> feasibility -> pixels -> boxes -> reply
 
 Each arrow can end it with an error of ``core.errors``; whichever way it ends, it is counted once.
+What a surface adds is how the head and the body are read and how the reply is written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive
 
-from serving.api.body import check_head, image_bytes, read_body
+from serving.api.body import read_body
 from serving.api.budget import Budget, parse_budget
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import Options, parse_options
@@ -38,7 +40,7 @@ from serving.core.errors import (
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Backend, Clock
 from serving.core.request import Answered, Request
-from serving.images import DecodePool, Header, probe
+from serving.images import DecodePool, Header
 from serving.metrics import Metrics, Reply, RequestRecord
 
 T = TypeVar("T")
@@ -66,8 +68,46 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What any surface may tell of a request that was answered."""
+
+    request_id: str
+    placement: Letterbox
+    boxes_xyxy: npt.NDArray[np.float32]  # (N, 4), pixels of the original image, best first
+    scores: npt.NDArray[np.float32]  # (N,)
+    labels: npt.NDArray[np.int32]  # (N,)
+    facts: Mapping[str, float | bool]
+    """How it came about, under the names of ``schemas.Detected``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request that has been read."""
+
+    data: bytes
+    header: Header
+    """What ``data`` is."""
+    options: Options
+    timeout_s: float | None
+    """The budget that was stated in the body, if any."""
+    write: Callable[[Answer], Response]
+
+
+class Surface(Protocol):
+    """How one protocol asks for boxes and is told them."""
+
+    def read_head(self, http: HttpRequest) -> Options:
+        """What is known of the options before the body. Raises InvalidRequest for a head that no
+        body could make good."""
+
+    async def read_body(self, headers: Headers, body: bytes, options: Options) -> Message:
+        """All of what is asked. Raises InvalidRequest, or Overloaded when there is no room to read
+        it."""
+
+
+@dataclass(slots=True)
 class _Ask:
-    """What a request asks, and since when."""
+    """What a request asks, as far as it has been read, and since when."""
 
     request_id: str
     arrival_s: float
@@ -91,6 +131,11 @@ class _Found:
     answered: Answered
 
     @property
+    def decode_s(self) -> float:
+        """Seconds from the message to its pixels."""
+        return self.decoded_s - self.read_s
+
+    @property
     def queue_s(self) -> float:
         """Seconds in the backend during which none of its segments ran."""
         in_backend_s = self.answered.finished_s - self.decoded_s
@@ -98,7 +143,7 @@ class _Found:
 
 
 class Detector:
-    """Serves ``POST /v1/detect``. All of it runs on the event loop except decoding and the
+    """Serves detection requests. All of it runs on the event loop except decoding and the
     backend."""
 
     def __init__(
@@ -120,32 +165,31 @@ class Detector:
         self._ids = itertools.count()
         self._num_requests = 0
 
-    async def __call__(self, http: HttpRequest) -> Response:
+    async def serve(self, http: HttpRequest, surface: Surface) -> Response:
         """The reply to one request. Raises ServingError."""
         state = http.scope["state"]
-        arrival_s: float = state["arrival_s"]
-        budget_s = self._limits.default_budget_s
-
-        def ended(ending: Reply | BaseException) -> None:
-            record = RequestRecord(self._clock() - arrival_s, budget_s, ending)
-            self._metrics.ended_request(record)
-            _log(record, state["request_id"])
-
+        limits = self._limits
+        ask = _Ask(
+            state["request_id"],
+            state["arrival_s"],
+            Budget(limits.default_budget_s, limits.max_budget_s),
+            parse_options((), self._backend.catalog),
+        )
         self._num_requests += 1
         try:
-            options = parse_options(http.query_params, self._backend.catalog)
-            budget = self._budget(http.headers)
-            budget_s = budget.seconds
-            state["budget_ms"] = to_ms(budget_s)
-            ask = _Ask(state["request_id"], arrival_s, budget, options)
-            response, reply = await self._answer(http, ask)
+            response, reply = await self._answer(http, surface, ask)
         except BaseException as error:
-            ended(error)
+            self._ended(ask, error)
             raise
         finally:
             self._num_requests -= 1
-        ended(reply)
+        self._ended(ask, reply)
         return response
+
+    def _ended(self, ask: _Ask, ending: Reply | BaseException) -> None:
+        record = RequestRecord(self._clock() - ask.arrival_s, ask.budget.seconds, ending)
+        self._metrics.ended_request(record)
+        _log(record, ask.request_id)
 
     def min_budget_s(self, header: Header, depth: int) -> float:
         """Seconds that an idle server needs to answer at ``depth``, the body being there."""
@@ -156,34 +200,50 @@ class Detector:
             + self._limits.network_reserve_s,
         )
 
-    def _budget(self, headers: Headers) -> Budget:
-        return parse_budget(
-            headers, default_s=self._limits.default_budget_s, max_s=self._limits.max_budget_s
+    async def _answer(
+        self, http: HttpRequest, surface: Surface, ask: _Ask
+    ) -> tuple[Response, Reply]:
+        limits = self._limits
+        _allow(
+            http,
+            ask,
+            parse_budget(
+                http.headers, default_s=limits.default_budget_s, max_s=limits.max_budget_s
+            ),
         )
-
-    async def _answer(self, http: HttpRequest, ask: _Ask) -> tuple[Response, Reply]:
         self._lifecycle.admit()
-        if self._num_requests > self._limits.max_requests:
+        if self._num_requests > limits.max_requests:
             raise Overloaded("Too many requests are being served.", ShedReason.REJECTED_SATURATED)
-        check_head(http.headers, self._limits.max_body_bytes)
-        data = image_bytes(http.headers, await self._read(http.receive, ask))
-        header = probe(data, self._limits.max_pixels)
+        ask.options = surface.read_head(http)
+        message = await self._read(http, surface, ask)
+        ask.options = message.options
+        if message.timeout_s is not None:
+            _allow(http, ask, ask.budget.wished(message.timeout_s))
         read_s = self._clock()
-        self._check_feasible(header, ask, read_s)
+        self._check_feasible(message.header, ask, read_s)
         self._metrics.demanded()
-        found = await _while_connected(http.receive, self._find(data, header, ask, read_s))
-        return self._reply(ask, found)
+        found = await _while_connected(http.receive, self._find(message, ask, read_s))
+        return self._reply(message, ask, found)
 
-    async def _read(self, receive: Receive, ask: _Ask) -> bytes:
+    async def _read(self, http: HttpRequest, surface: Surface, ask: _Ask) -> Message:
         # A budget that no server could meet is waited for as long as the smallest that one could,
         # so that it is refused with that number rather than for being slow.
         engine_s = self._backend.predicted_s(ask.options.min_depth)
         patience_s = max(ask.budget.seconds, engine_s + self._limits.network_reserve_s)
+        body = None
         try:
             async with asyncio.timeout(ask.arrival_s + patience_s - self._clock()):
-                return await read_body(receive, self._limits.max_body_bytes)
+                body = await read_body(http.receive, self._limits.max_body_bytes)
+                return await surface.read_body(http.headers, body, ask.options)
         except TimeoutError as error:
-            raise BodyTimeout(f"The body had not arrived after {to_ms(patience_s)} ms.") from error
+            if body is None:
+                raise BodyTimeout(
+                    f"The body had not arrived after {to_ms(patience_s)} ms."
+                ) from error
+            raise Overloaded(
+                "The deadline came while the request waited to be read.",
+                ShedReason.REJECTED_EXPIRED,
+            ) from error
 
     def _check_feasible(self, header: Header, ask: _Ask, read_s: float) -> None:
         needed_s = self.min_budget_s(header, ask.options.min_depth)
@@ -195,7 +255,8 @@ class Detector:
         needed_s += min(elapsed_s, needed_s * MAX_READ_SHARE)
         if ask.budget.seconds >= needed_s:
             raise Overloaded(
-                f"The body took {to_ms(elapsed_s)} ms to arrive, which left too little time.",
+                f"The request took {to_ms(elapsed_s)} ms to arrive and be read, which left too "
+                "little time.",
                 ShedReason.REJECTED_EXPIRED,
             )
         min_budget_s = math.ceil(needed_s * MIN_BUDGET_HEADROOM * 1e3) / 1e3
@@ -205,12 +266,12 @@ class Detector:
             min_budget_s,
         )
 
-    async def _find(self, data: bytes, header: Header, ask: _Ask, read_s: float) -> _Found:
+    async def _find(self, message: Message, ask: _Ask, read_s: float) -> _Found:
         """Pixels, then boxes. Raises Overloaded, DeadlineExceeded, InvalidImage or
         BackendError."""
         try:
             async with asyncio.timeout(ask.deadline_s - self._clock()):
-                image, placement = await self._pool.decode(data, header)
+                image, placement = await self._pool.decode(message.data, message.header)
         except TimeoutError as error:
             raise Overloaded(
                 "The deadline came while the image waited to be decoded.",
@@ -231,73 +292,66 @@ class Detector:
             raise DeadlineExceeded("The engine had no boxes by the deadline.") from error
         return _Found(read_s, decoded_s, placement, answered)
 
-    def _reply(self, ask: _Ask, found: _Found) -> tuple[Response, Reply]:
-        catalog = self._backend.catalog
-        answered, placement, options = found.answered, found.placement, ask.options
+    def _reply(self, message: Message, ask: _Ask, found: _Found) -> tuple[Response, Reply]:
+        answered, budget_s = found.answered, ask.budget.seconds
         elapsed_s = self._clock() - ask.arrival_s
-        degraded = answered.depth < options.max_depth
-        body = json.dumps(
-            {
-                "model": catalog.name,
-                "request_id": ask.request_id,
-                "image": {
-                    "width": placement.original_width,
-                    "height": placement.original_height,
-                },
-                "detections": _detections(
-                    answered, placement, options.score_threshold, catalog.classes
-                ),
-                "exit_depth": answered.depth,
-                "max_depth": options.max_depth,
-                "degraded": degraded,
-                "expected_ap": catalog.expected_ap(answered.depth),
-                "budget_ms": to_ms(ask.budget.seconds),
-                "elapsed_ms": to_ms(elapsed_s),
-                "slack_ms": to_ms(ask.budget.seconds - elapsed_s),
-                "predicted_ms": to_ms(answered.predicted_s),
-            },
-            separators=(",", ":"),
-        ).encode()
+        degraded = answered.depth < ask.options.max_depth
+        facts = {
+            "exit_depth": answered.depth,
+            "max_depth": ask.options.max_depth,
+            "degraded": degraded,
+            "expected_ap": self._backend.catalog.expected_ap(answered.depth),
+            "budget_ms": to_ms(budget_s),
+            "elapsed_ms": to_ms(elapsed_s),
+            "slack_ms": to_ms(budget_s - elapsed_s),
+            "predicted_ms": to_ms(answered.predicted_s),
+        }
+        response = message.write(_answer(ask, found, facts))
         stages = (
             ("read", found.read_s - ask.arrival_s, ""),
-            ("decode", found.decoded_s - found.read_s, ""),
+            ("decode", found.decode_s, ""),
             ("queue", found.queue_s, ""),
             ("engine", answered.engine_s, f';desc="depth={answered.depth}"'),
             ("total", elapsed_s, ""),
         )
-        headers = {
-            "Cache-Control": "no-store",
-            "Server-Timing": ", ".join(f"{n};dur={to_ms(s)}{desc}" for n, s, desc in stages),
-        }
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Server-Timing"] = ", ".join(
+            f"{name};dur={to_ms(seconds)}{desc}" for name, seconds, desc in stages
+        )
         if ask.budget.wait is not None:
-            headers["Preference-Applied"] = f"wait={ask.budget.wait}"
+            response.headers["Preference-Applied"] = f"wait={ask.budget.wait}"
         # Asked last: a reply that took too long to write is late as well.
-        late_s = self._clock() - ask.deadline_s
-        if late_s > 0:
-            raise DeadlineExceeded(f"The boxes were ready {to_ms(late_s)} ms after the deadline.")
-        return (
-            Response(body, headers=headers, media_type="application/json"),
-            Reply(answered.depth, degraded, found.queue_s),
+        now_s = self._clock()
+        if now_s > ask.deadline_s:
+            late_ms = to_ms(now_s - ask.deadline_s)
+            raise DeadlineExceeded(f"The boxes were ready {late_ms} ms after the deadline.")
+        return response, Reply(
+            depth=answered.depth,
+            degraded=degraded,
+            decode_s=found.decode_s,
+            queue_s=found.queue_s,
+            engine_s=answered.engine_s,
+            write_s=max(0.0, now_s - answered.finished_s),
         )
 
 
-def _detections(
-    answered: Answered, placement: Letterbox, score_threshold: float, classes: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Boxes in the original image, to a hundredth of a pixel."""
-    found = answered.detections
-    kept = found.scores >= score_threshold
-    boxes = placement.to_original(found.boxes_xyxy_input[kept])
-    # float64 before rounding, so that JSON shows 12.34 and not 12.34000015258789.
-    return [
-        {"box": box, "score": score, "label": classes[label], "class_id": label}
-        for box, score, label in zip(
-            boxes.astype(float).round(2).tolist(),
-            found.scores[kept].astype(float).round(4).tolist(),
-            found.labels[kept].tolist(),
-            strict=True,
-        )
-    ]
+def _allow(http: HttpRequest, ask: _Ask, budget: Budget) -> None:
+    """From now on ``budget`` applies, and problems tell it."""
+    ask.budget = budget
+    http.scope["state"]["budget_ms"] = to_ms(budget.seconds)
+
+
+def _answer(ask: _Ask, found: _Found, facts: Mapping[str, float | bool]) -> Answer:
+    detections = found.answered.detections
+    kept = detections.scores >= ask.options.score_threshold
+    return Answer(
+        ask.request_id,
+        found.placement,
+        found.placement.to_original(detections.boxes_xyxy_input[kept]),
+        detections.scores[kept],
+        detections.labels[kept],
+        facts,
+    )
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

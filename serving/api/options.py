@@ -1,15 +1,13 @@
-"""What a client may choose for one image, in the query string.
+"""What a client may choose for one image: in the query string, or among a message's parameters.
 
 One table says how each is read, its bounds, and how the API description shows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-
-from starlette.datastructures import QueryParams
 
 from serving.api.numbers import decimal, integer, shown
 from serving.core.catalog import Catalog
@@ -63,17 +61,20 @@ _PARAMETERS = {
 }
 
 
-def parse_options(query: QueryParams, catalog: Catalog) -> Options:
-    """Read the query string. Raises InvalidParameter for what is unknown, repeated, malformed or
-    out of range."""
+def parse_options(
+    given: Iterable[tuple[str, object]], catalog: Catalog, others: Iterable[str] = ()
+) -> Options:
+    """Read names and values, which are text or what JSON holds. ``others`` are names that are read
+    elsewhere, for the sentence that lists what there is. Raises InvalidParameter for what is
+    unknown, repeated, malformed or out of range."""
     values: dict[str, float] = {}
-    for name, text in query.multi_items():
+    for name, value in given:
         if name not in _PARAMETERS:
-            known = ", ".join(_PARAMETERS)
+            known = ", ".join((*_PARAMETERS, *others))
             raise InvalidParameter(f"There is no parameter {shown(name)}; there are {known}.")
         if name in values:
             raise InvalidParameter(f"{name} was given more than once.")
-        values[name] = _parse(name, _PARAMETERS[name], text, catalog)
+        values[name] = _parse(name, _PARAMETERS[name], value, catalog)
     for name, parameter in _PARAMETERS.items():
         values.setdefault(name, parameter.default(catalog))
     min_depth = int(values["min_depth"])
@@ -83,13 +84,21 @@ def parse_options(query: QueryParams, catalog: Catalog) -> Options:
     return Options(min_depth, max_depth, values["score_threshold"])
 
 
-def _parse(name: str, parameter: _Parameter, text: str, catalog: Catalog) -> float:
-    value = parameter.parse(text)
+def _number(parameter: _Parameter, given: object) -> float | None:
+    # type(), since a bool is an int to isinstance().
+    if type(given) is int or (type(given) is float and parameter.kind == "number"):
+        return given
+    return parameter.parse(given) if isinstance(given, str) else None
+
+
+def _parse(name: str, parameter: _Parameter, given: object, catalog: Catalog) -> float:
+    value = _number(parameter, given)
     low, high = parameter.low(catalog), parameter.high(catalog)
-    if value is None or value < low or (high is not None and value > high):
+    # What JSON holds may be NaN, which is neither below nor above anything.
+    if value is None or not (low <= value and (high is None or value <= high)):
         bounds = f"from {low:g}" + (f" to {high:g}" if high is not None else " up")
         raise InvalidParameter(
-            f"{name} must be one {parameter.kind} {bounds}; it is {shown(text)}."
+            f"{name} must be one {parameter.kind} {bounds}; it is {shown(str(given))}."
         )
     return value
 

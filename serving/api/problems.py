@@ -1,4 +1,5 @@
-"""Every reply that is not a success: RFC 9457 ``application/problem+json``, from one table.
+"""Every reply that is not a success, from one table: RFC 9457 ``application/problem+json``, or
+``{"error": ...}`` where the Open Inference Protocol is spoken and a problem was not asked for.
 
 The ``type`` of a problem is ``urn:punctual:problem:<slug>``; slugs are those of ``core.errors`` and
 the two that HTTP adds. Clients tell problems apart by it, people by ``title`` and ``detail``.
@@ -22,6 +23,8 @@ from serving.core.errors import BackendUnavailable, BudgetInfeasible, Overloaded
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:punctual:problem:"
+PROTOCOL_PREFIX = "/v2"
+"""Below it, clients expect the protocol's errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,14 @@ PROBLEMS = {
     "backend-unavailable": Problem(503, "The engine is not available"),
     "deadline-exceeded": Problem(504, "The deadline was missed"),
 }
+
+
+class UnknownModel(HTTPException):
+    """A path names a model or a version that is not here."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(404, detail)
+
 
 _SLUG_OF_STATUS = {404: "not-found", 405: "method-not-allowed"}
 _UNAVAILABLE_RETRY_S = 1.0
@@ -97,7 +108,18 @@ def problem_response(
     all_headers = {"Cache-Control": "no-store", **(headers or {})}
     if "retry_after_ms" in body:
         all_headers["Retry-After"] = str(max(1, math.ceil(body["retry_after_ms"] / 1e3)))
+    if _speaks_protocol(request):
+        return Response(
+            json.dumps({"error": detail}), problem.status, all_headers, "application/json"
+        )
     return Response(json.dumps(body), problem.status, all_headers, MEDIA_TYPE)
+
+
+def _speaks_protocol(request: Request) -> bool:
+    path = request.url.path
+    return (path == PROTOCOL_PREFIX or path.startswith(PROTOCOL_PREFIX + "/")) and (
+        MEDIA_TYPE not in request.headers.get("accept", "").lower()
+    )
 
 
 async def _serving_error(request: Request, error: Exception) -> Response:
@@ -108,7 +130,11 @@ async def _serving_error(request: Request, error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     slug = _SLUG_OF_STATUS.get(error.status_code, "invalid-request")
-    detail = f"{request.method} {request.url.path} is not served; /docs says what is."
+    detail = (
+        error.detail
+        if isinstance(error, UnknownModel)
+        else f"{request.method} {request.url.path} is not served; /docs says what is."
+    )
     return problem_response(request, slug, detail, headers=error.headers)
 
 

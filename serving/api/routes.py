@@ -25,6 +25,7 @@ from serving.api.schemas import (
     ProblemDetails,
     Status,
 )
+from serving.api.upload import Upload
 from serving.core.catalog import Catalog
 from serving.core.ports import Backend
 from serving.images import Header
@@ -38,13 +39,18 @@ _PAGE_POLICY = (
 
 
 def create_router(
-    detector: Detector, backend: Backend, lifecycle: Lifecycle, metrics: Metrics, page: str
+    detector: Detector,
+    upload: Upload,
+    backend: Backend,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    page: str,
 ) -> APIRouter:
-    """All routes over their collaborators; ``page`` is the HTML of ``/``."""
+    """The server's own routes over their collaborators; ``page`` is the HTML of ``/``."""
     router = APIRouter()
 
     async def detect(request: Request) -> Response:
-        return await detector(request)
+        return await detector.serve(request, upload)
 
     _add_detect(router, detect, backend.catalog)
 

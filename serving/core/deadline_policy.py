@@ -10,17 +10,33 @@ order of deadline. Its **slack** is how long all of it can be put off before som
 * When no stack fits, the plan's first step is taken: the most urgent request leaves where it is.
 
 Depth is thus never decided on arrival, and one request's depth never makes another one late.
+
+A *growing* request is owed its first answer like any other; from then on the plan does not know it,
+and it goes deeper in what slack there is: one more exit for it is a stack and a head. It ends with
+what it has when the next exit cannot be in time, or when others need its place.
+
+Where there are only *fused* segments, the plan's first step is always taken, to the deepest exit
+that the slack allows. Requests do not grow there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from serving.core import segment as segments
 from serving.core.errors import ShedReason
-from serving.core.plan import EPSILON_S, Costs, Plan, Task
-from serving.core.policy import Cohort, Decision, Latency, Run, ShedRequests, Snapshot, Wait
+from serving.core.plan import EPSILON_S, Costs, Paths, Plan, Task
+from serving.core.policy import (
+    Cohort,
+    Conclude,
+    Decision,
+    Latency,
+    Run,
+    ShedRequests,
+    Snapshot,
+    Wait,
+)
 from serving.core.request import Request
 from serving.core.segment import Segment
 
@@ -33,11 +49,16 @@ MIN_GAIN = 1e-6
 follows the budget."""
 
 
+_Step = tuple[float, Callable[[], Decision]]
+"""How much accuracy per second the next step of a task buys, infinite if it is in the plan anyway;
+and what makes that step."""
+
+
 class DeadlinePolicy:
     """The policy for one model on one runner.
 
-    ``accuracy`` is the expected AP of exits 1 .. N. Needs every unit segment; fused segments are
-    used where ``available`` has them.
+    ``accuracy`` is the expected AP of exits 1 .. N; ``available``, what the runner has. Raises
+    ValueError unless that is every unit segment or every fused one; it uses both.
     """
 
     def __init__(
@@ -47,12 +68,7 @@ class DeadlinePolicy:
         batch_sizes: Sequence[int],
         max_cohorts: int,
     ) -> None:
-        num_exits = len(accuracy)
-        missing = set(segments.unit_segments(num_exits)) - set(available)
-        if missing:
-            raise ValueError(f"the runner lacks {', '.join(sorted(segments.names(missing)))}")
-        exits = segments.fused_segments(num_exits)
-        self._fused = frozenset(s.stop for s in exits if s in available)
+        self._paths = Paths(available, len(accuracy))
         best_so_far = accuracy[0]
         # At k: what exit k + 1 adds over the best before it, and the same as a share of it.
         self._gain, self._worth = [math.inf], [math.inf]
@@ -65,99 +81,162 @@ class DeadlinePolicy:
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
         """The next action. Raises KeyError if ``latency`` does not know a segment it needs."""
-        costs = Costs(latency, self._fused)
+        costs = Costs(latency, self._paths)
         expired = self._shed_expired(snapshot, costs)
         if expired is not None:
             return expired
         plan = Plan(snapshot, costs, self._batch_sizes)
         if not plan.tasks:
             return Wait()
+        final = _final(plan, costs, snapshot.answered) if snapshot.answered else ()
+        if final:
+            return Conclude(final)
         if plan.slack_s < 0:
             one_by_one = Plan(snapshot, costs, (1,))  # a batch may have delayed somebody too long
             plan = max(plan, one_by_one, key=lambda candidate: candidate.slack_s)
             shed = plan.overload()
             if shed is not None:
                 return ShedRequests((shed,), ShedReason.REJECTED_OVERLOAD, plan.length_s)
-        room = len(snapshot.cohorts) < self._max_cohorts
-        return self._spend_slack(plan, costs, room) or self._leave(plan, costs, room)
+        return self._proceed(snapshot, plan, costs)
 
     def _shed_expired(self, snapshot: Snapshot, costs: Costs) -> ShedRequests | None:
-        """Those that would be late even alone and at a typical pace."""
+        """Those that would be late with their first answer even alone and at a typical pace."""
         latest_s = snapshot.now_s - EPSILON_S
-        typical_s: dict[int, float] = {}
+        plain_s: dict[int, float] = {}
+        growing_s: dict[int, float] = {}
         expired = []
         for request in snapshot.waiting:
-            depth = request.min_depth
-            if depth not in typical_s:
-                unit_s = costs.typical(segments.unit_path(depth))
-                if depth in self._fused:
-                    unit_s = min(unit_s, costs.typical((segments.fused_exit(depth),)))
-                typical_s[depth] = unit_s
-            if latest_s + typical_s[depth] > request.deadline_s:
+            depth, grows = request.min_depth, request.growing and self._paths.grows(request)
+            known = growing_s if grows else plain_s
+            if depth not in known:
+                known[depth] = min(map(costs.typical, self._paths.to(depth, grows=grows)))
+            if latest_s + known[depth] > request.deadline_s:
                 expired.append(request)
         if expired:
             return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0)
         for cohort in snapshot.cohorts:
-            left_s = costs.typical(_way_out(cohort))
-            expired = [r for r in cohort.requests if latest_s + left_s > r.deadline_s]
+            limit_s = latest_s + costs.typical(_way_out(cohort))
+            late = (request for request in cohort.requests if limit_s > request.deadline_s)
+            expired = [request for request in late if request.id not in snapshot.answered]
             if expired:
                 return ShedRequests(tuple(expired), ShedReason.EVICTED_EXPIRED, 0.0)
         return None
 
+    def _proceed(self, snapshot: Snapshot, plan: Plan, costs: Costs) -> Decision:
+        """Go deeper if that fits, else take a step of the plan."""
+        if not self._paths.units:
+            return self._leave(plan, costs, room=False)
+        # Cohorts that nothing is owed to make room as soon as it is needed.
+        paid = [c for c in snapshot.cohorts if all(r.id in snapshot.answered for r in c.requests)]
+        room = len(snapshot.cohorts) - len(paid) < self._max_cohorts
+        decision = self._spend_slack(plan, costs, room) or self._leave(plan, costs, room)
+        starts = isinstance(decision, Run) and decision.segment == segments.STEM
+        if starts and len(snapshot.cohorts) >= self._max_cohorts:
+            return Conclude(max(paid, key=lambda cohort: cohort.depth).requests)
+        return decision
+
     # -- going deeper ----------------------------------------------------------------------------
 
-    def _spend_slack(self, plan: Plan, costs: Costs, room: bool) -> Run | None:
+    def _spend_slack(self, plan: Plan, costs: Costs, room: bool) -> Decision | None:
         """The step that buys most, None if none fits."""
         if len(plan.tasks) == 1 and plan.tasks[0].cohort is None:
             return self._start_alone(plan.tasks[0], plan.slack_s, costs)
-        best, best_rate = None, 0.0
-        seen: set[tuple[int, int, int]] = set()
+        best: _Step | None = None
+        seen: set[tuple[int, int, int, int]] = set()
         for task in plan.tasks:
             cohort = task.cohort
             if cohort is None:
                 # Of waiting tasks that are alike, the first has the most slack ahead of it.
-                kind = (task.min_depth, task.max_depth, len(task.requests))
+                kind = (task.min_depth, task.max_depth, len(task.requests), task.num_growing)
                 if kind in seen or not room:
                     continue
                 seen.add(kind)
-            elif cohort.depth == task.max_depth and task.cost_s <= plan.slack_s:
+                step = self._start(task, plan.slack_s, costs)
+            elif (
+                cohort.depth == task.max_depth
+                and costs.head(cohort.depth, len(task.requests)) <= plan.slack_s
+            ):
                 # It cannot go deeper, so it may as well be answered now and make room.
-                return Run(segments.head(cohort.depth), cohort.requests, cohort.id)
-            rate = self._rate(task, plan.slack_s, costs)
-            if (
-                rate and rate >= best_rate
-            ):  # of equals the one with most time, which has paid for it
-                best, best_rate = task, rate
-        if best is None:
+                return Run(segments.head(cohort.depth), task.requests, cohort.id)
+            else:
+                step = self._go_on(cohort, task, plan.slack_s, costs)
+            # Of equals the one with most time, which has paid for it.
+            if step is not None and (best is None or step[0] >= best[0]):
+                best = step
+        return best and best[1]()
+
+    def _start(self, task: Task, slack_s: float, costs: Costs) -> _Step | None:
+        """Its first unit segment, if it may go deeper than it must, and that fits into everybody's
+        slack and the segment into the slack of those before it."""
+        depth, batch, growing = task.min_depth, len(task.requests), task.num_growing
+        if depth >= task.max_depth or costs.stem(batch) > task.ahead_s:
             return None
-        if best.cohort is None:
-            return Run(segments.STEM, best.requests, None)
-        return Run(segments.stack(best.cohort.depth + 1), best.requests, best.cohort.id)
+        plain = batch - growing
+        extra_s = costs.unit_path(depth, batch) - task.cost_s
+        extra_s += costs.apart(depth, growing, plain, batch)
+        extra_s += costs.deeper(depth, batch, growing, plain)
+        if extra_s > slack_s:
+            return None
+        return self._rate(depth, batch, growing, costs), lambda: Run(
+            segments.STEM, task.requests, None
+        )
 
-    def _rate(self, task: Task, slack_s: float, costs: Costs) -> float:
-        """Accuracy per second that one more stack for ``task`` buys.
-
-        0 if it may not go deeper, or if that does not fit into everybody's slack or its next step
-        into the slack of those before it. Infinite if its next step is in the plan anyway.
-        """
-        batch = len(task.requests)
-        if task.cohort is None:
-            if costs.stem(batch) > task.ahead_s:
-                return 0.0
-            depth, extra_s = task.min_depth, costs.unit_path(task.min_depth, batch) - task.cost_s
+    def _go_on(self, cohort: Cohort, task: Task, slack_s: float, costs: Costs) -> _Step | None:
+        """One more stack, but first a head for those rows that grow and are not yet answered at
+        this depth."""
+        if cohort.depth < task.min_depth:
+            stack_s = costs.stack(cohort.depth + 1, len(task.requests))
+            return (math.inf, lambda: _one_stack(cohort)) if stack_s <= task.ahead_s else None
+        if task.stale:
+            step = self._answer_first(cohort, task, slack_s, costs)
         else:
-            depth, extra_s = task.cohort.depth, 0.0
+            step = self._one_deeper(cohort, task, slack_s, costs)
+        return step or self._without_paid(cohort, task, slack_s, costs)
+
+    def _answer_first(
+        self, cohort: Cohort, task: Task, slack_s: float, costs: Costs
+    ) -> _Step | None:
+        depth, batch, owed = cohort.depth, len(task.stale), len(task.owed)
+        plain, head_s = len(task.requests) - task.num_growing, costs.head(depth, batch)
+        extra_s = costs.apart(depth, batch, plain, owed)
+        if head_s > task.ahead_s or extra_s > slack_s:
+            return None
+        first_answer = owed > plain  # which is in the plan anyway
+        rate = math.inf if first_answer else self._gain[depth - 1] * batch / head_s
+        return rate, lambda: Run(segments.head(depth), task.stale, cohort.id)
+
+    def _one_deeper(self, cohort: Cohort, task: Task, slack_s: float, costs: Costs) -> _Step | None:
+        depth, batch, growing = cohort.depth, len(task.requests), task.num_growing
         if depth >= task.max_depth:
-            return 0.0
-        stack_s = costs.stack(depth + 1, batch)
-        if depth < task.min_depth:
-            return math.inf if stack_s <= task.ahead_s else 0.0
-        extra_s += stack_s + costs.head(depth + 1, batch) - costs.head(depth, batch)
-        return self._gain[depth] * batch / stack_s if extra_s <= slack_s else 0.0
+            return None
+        if costs.deeper(depth, batch, growing, len(task.owed)) > slack_s:
+            return None
+        return self._rate(depth, batch, growing, costs), lambda: _one_stack(cohort)
+
+    def _without_paid(
+        self, cohort: Cohort, task: Task, slack_s: float, costs: Costs
+    ) -> _Step | None:
+        """What does not fit for all rows may fit for those to whom an answer is owed; the others
+        end."""
+        depth, batch, owed = cohort.depth, len(task.requests), len(task.owed)
+        if not 0 < owed < batch or depth >= task.max_depth:
+            return None
+        if costs.deeper(depth, owed, 0, owed) > slack_s:
+            return None
+        paid = (request for request in task.requests if request not in task.owed)
+        return self._rate(depth, owed, 0, costs), lambda: Conclude(tuple(paid))
+
+    def _rate(self, depth: int, batch: int, num_growing: int, costs: Costs) -> float:
+        """Accuracy per second that exit ``depth + 1`` buys: heads that would be run anyway are
+        free."""
+        seconds = costs.stack(depth + 1, batch) + costs.head(depth + 1, num_growing)
+        return self._gain[depth] * batch / seconds
 
     def _start_alone(self, task: Task, slack_s: float, costs: Costs) -> Run:
         """Nobody else is here: fused if that reaches an exit worth it, else stoppable."""
         batch, limit_s = len(task.requests), task.cost_s + slack_s
+        if task.num_growing:
+            return Run(segments.STEM, task.requests, None)
         depths = range(task.min_depth, task.max_depth + 1)
         unit = max((d for d in depths if costs.unit_path(d, batch) <= limit_s), default=0)
         if unit == 0:  # only a fused run is quick enough, and only the first exit is certain
@@ -172,7 +251,7 @@ class DeadlinePolicy:
 
     # -- leaving ---------------------------------------------------------------------------------
 
-    def _leave(self, plan: Plan, costs: Costs, room: bool) -> Run:
+    def _leave(self, plan: Plan, costs: Costs, room: bool) -> Decision:
         """The first step of the plan that can be taken."""
         for task in plan.tasks:
             cohort = task.cohort
@@ -181,17 +260,21 @@ class DeadlinePolicy:
                 if segment is not None:
                     return Run(segment, task.requests, None)
             elif cohort.depth < task.min_depth:
-                return Run(segments.stack(cohort.depth + 1), cohort.requests, cohort.id)
-            else:
+                return _one_stack(cohort)
+            elif task.owed:
                 rows = self._urgent(cohort, plan, task, costs)
                 return Run(segments.head(cohort.depth), rows, cohort.id)
+            else:
+                return Conclude(task.requests)
         raise AssertionError("a plan without room for a cohort has one in it")
 
     def _way_in(self, task: Task, slack_s: float, costs: Costs, room: bool) -> Segment | None:
         """The deepest fused run that fits into the slack, or else the start of the unit path;
         None if there is no room for another cohort and no fused segment does without."""
-        batch = len(task.requests)
-        depths = [d for d in range(task.min_depth, task.max_depth + 1) if d in self._fused]
+        batch, fused = len(task.requests), self._paths.fused
+        depths = [d for d in range(task.min_depth, task.max_depth + 1) if d in fused]
+        if task.num_growing:
+            depths = []
         fitting = [d for d in depths if costs.fused(d, batch) - task.cost_s <= slack_s]
         if fitting:
             return segments.fused_exit(fitting[-1])
@@ -200,13 +283,15 @@ class DeadlinePolicy:
         return segments.fused_exit(depths[0]) if depths else None
 
     def _urgent(self, cohort: Cohort, plan: Plan, task: Task, costs: Costs) -> tuple[Request, ...]:
-        """The rows that must leave now, when the rest can go one deeper and harm nobody."""
-        depth, everybody = cohort.depth, cohort.requests
+        """The rows that must leave now, when the rest can go one deeper and harm nobody. Growing
+        ones are among them: they must be answered before they go on."""
+        depth, everybody = cohort.depth, task.owed
         if depth >= task.max_depth or len(everybody) == 1:
             return everybody
         others_slack_s = plan.slack_without(task)
-        by_deadline = sorted(everybody, key=lambda r: (r.deadline_s, r.id))
-        for num_leaving in range(1, len(by_deadline)):
+        by_deadline = sorted(everybody, key=lambda r: (not r.growing, r.deadline_s, r.id))
+        num_growing = sum(request.growing for request in everybody)
+        for num_leaving in range(max(1, num_growing), len(by_deadline)):
             leaving_s = costs.head(depth, num_leaving)
             staying_s = costs.way_out(depth, depth + 1, len(by_deadline) - num_leaving)
             extra_s = leaving_s + staying_s - costs.head(depth, len(everybody))
@@ -217,8 +302,29 @@ class DeadlinePolicy:
         return everybody
 
 
+def _one_stack(cohort: Cohort) -> Run:
+    return Run(segments.stack(cohort.depth + 1), cohort.requests, cohort.id)
+
+
 def _way_out(cohort: Cohort) -> tuple[Segment, ...]:
     """What a cohort must still run through to leave at the shallowest exit it accepts."""
     depth = max(cohort.depth, cohort.requests[0].min_depth)
     stacks = map(segments.stack, range(cohort.depth + 1, depth + 1))
     return (*stacks, segments.head(depth))
+
+
+def _final(plan: Plan, costs: Costs, answered: Mapping[int, int]) -> tuple[Request, ...]:
+    """Those with an answer whose next one could not be in time."""
+    final: list[Request] = []
+    for task in plan.tasks:
+        if task.cohort is None or len(task.owed) == len(task.requests):
+            continue
+        depth = task.cohort.depth
+        if task.stale:
+            next_s = costs.head(depth, len(task.stale))
+        else:
+            next_s = costs.stack(depth + 1, len(task.requests))
+            next_s += costs.head(depth + 1, task.num_growing)
+        limit_s = plan.now_s + next_s - EPSILON_S
+        final.extend(r for r in task.requests if r.id in answered and limit_s > r.deadline_s)
+    return tuple(final)

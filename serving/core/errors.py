@@ -23,7 +23,7 @@ from __future__ import annotations
 import enum
 
 
-class ShedReason(enum.StrEnum):
+class ShedReason(str, enum.Enum):
     """Why a request was shed. ``rejected-*``: no engine work was done, so a retry is cheap.
     ``evicted-*``: engine time was spent on it."""
 
@@ -37,6 +37,8 @@ class ShedReason(enum.StrEnum):
     """The server is shutting down."""
     EVICTED_EXPIRED = "evicted-expired"
     """Its deadline came too close while it was in flight, before it reached its first exit."""
+
+    __str__ = str.__str__  # formatted as its value, which ``enum.StrEnum`` does from 3.11 on
 
 
 class ServingError(Exception):

@@ -126,10 +126,6 @@ class LatencyModel:
         """What recent runs took, over what their windows led one to expect (a median)."""
         return self._slowdown
 
-    def knows(self, segment: Segment) -> bool:
-        """Whether a run of ``segment`` can be predicted at all."""
-        return segment in self._windows
-
     def observe(self, segment: Segment, batch: int, seconds: float) -> None:
         """Learn from one run of ``batch`` images that took ``seconds``."""
         windows = self._windows.setdefault(segment, {})

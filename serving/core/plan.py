@@ -2,13 +2,17 @@
 
 It is what the deadline policy promises. ``Plan.slack_s`` is how long all of it can be put off
 before somebody in it is late; ``Plan.overload`` names who makes it impossible.
+
+What is promised is one answer. Rows that have one are in the plan at no cost and with no deadline.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 
 from serving.core import segment as segments
 from serving.core.policy import Cohort, Latency, Snapshot
@@ -22,14 +26,48 @@ EPSILON_S = 1e-9
 """Two sums of the same times may differ by this much."""
 
 
+class Paths:
+    """The ways from the image to each exit that a runner's segments make.
+
+    ``units``: whether unit segments are among them; ``fused``: the exits of fused segments.
+    """
+
+    def __init__(self, available: Collection[Segment], num_exits: int) -> None:
+        """Raises ValueError unless ``available`` has every unit or every fused segment."""
+        unit, fused = segments.unit_segments(num_exits), segments.fused_segments(num_exits)
+        no_unit, no_fused = set(unit) - set(available), set(fused) - set(available)
+        if no_unit and no_fused:
+            lacking = (", ".join(sorted(segments.names(kind))) for kind in (no_unit, no_fused))
+            raise ValueError(
+                f"the runner lacks {' and '.join(lacking)}: it needs every unit segment or every "
+                "fused one"
+            )
+        self.units = not no_unit
+        self.fused = frozenset(segment.stop for segment in fused if segment in available)
+
+    def to(self, depth: int, *, grows: bool = False) -> tuple[tuple[Segment, ...], ...]:
+        """Each way to the boxes of exit ``depth``: unit segments first, and the fused one. With
+        ``grows`` only what leaves features to go on with."""
+        unit = (segments.unit_path(depth),) if self.units else ()
+        fused = ((segments.fused_exit(depth),),) if depth in self.fused else ()
+        return unit if grows else unit + fused
+
+    def grows(self, request: Request) -> bool:
+        """Whether it can be answered more than once here: a fused run leaves no features."""
+        return self.units and request.grows
+
+
+_segment = lru_cache(maxsize=256)(Segment)
+"""Making one takes longer than looking its time up."""
+
+
 class Costs:
     """Predicted seconds during one decision. Remembers what it was asked: segments are few, and
     questions many."""
 
-    def __init__(self, latency: Latency, fused: frozenset[int]) -> None:
-        """``fused``: the exits that one fused run can reach."""
+    def __init__(self, latency: Latency, paths: Paths) -> None:
         self._latency = latency
-        self._fused = fused
+        self.paths = paths
         self._known: dict[tuple[int, int, bool, int], float] = {}
         self._paths: dict[tuple[int, int], float] = {}
 
@@ -37,8 +75,7 @@ class Costs:
         key = (start, stop, head, batch)
         seconds = self._known.get(key)
         if seconds is None:
-            segment = Segment(start, stop, head)
-            seconds = self._known[key] = self._latency.predict(segment, batch)
+            seconds = self._known[key] = self._latency.predict(_segment(start, stop, head), batch)
         return seconds
 
     def stem(self, batch: int) -> float:
@@ -50,12 +87,12 @@ class Costs:
         return self._predict(depth - 1, depth, False, batch)
 
     def head(self, depth: int, batch: int) -> float:
-        """Depth ``depth`` to boxes."""
-        return self._predict(depth, depth, True, batch)
+        """Depth ``depth`` to boxes; 0 for no rows."""
+        return self._predict(depth, depth, True, batch) if batch else 0.0
 
     def fused(self, depth: int, batch: int) -> float:
         """The image to the boxes of ``depth`` in one run; infinite if there is no such segment."""
-        if depth not in self._fused:
+        if depth not in self.paths.fused:
             return math.inf
         return self._predict(segments.IMAGE, depth, True, batch)
 
@@ -65,7 +102,9 @@ class Costs:
         return stacks + self.head(depth, batch)
 
     def unit_path(self, depth: int, batch: int) -> float:
-        """The image to the boxes of ``depth`` through unit segments."""
+        """The image to the boxes of ``depth`` through unit segments; infinite without them."""
+        if not self.paths.units:
+            return math.inf
         return self.stem(batch) + self.way_out(0, depth, batch)
 
     def path(self, depth: int, batch: int) -> float:
@@ -76,6 +115,19 @@ class Costs:
             seconds = min(self.unit_path(depth, batch), self.fused(depth, batch))
             self._paths[key] = seconds
         return seconds
+
+    def deeper(self, depth: int, batch: int, num_growing: int, num_owed: int) -> float:
+        """What it adds to the plan that features go from ``depth`` to ``depth + 1``: a stack for
+        ``batch`` rows, a head for those of them that grow, and the difference between the heads
+        that those leave by to whom an answer is owed."""
+        heads_s = self.head(depth + 1, num_growing) + self.head(depth + 1, num_owed)
+        return self.stack(depth + 1, batch) + heads_s - self.head(depth, num_owed)
+
+    def apart(self, depth: int, num_growing: int, num_plain: int, num_owed: int) -> float:
+        """What it adds to the plan that the growing rows are answered now, the others later, and
+        not all those to whom an answer is owed at once."""
+        heads_s = self.head(depth, num_growing) + self.head(depth, num_plain)
+        return heads_s - self.head(depth, num_owed)
 
     def typical(self, path: Sequence[Segment]) -> float:
         """What one image takes half of the time."""
@@ -89,7 +141,14 @@ class Task:
     deadline_s: float
     cost_s: float
     requests: tuple[Request, ...]
+    """Each row."""
     cohort: Cohort | None
+    owed: tuple[Request, ...]
+    """Rows without an answer. If there are none, the step costs nothing and is never due."""
+    stale: tuple[Request, ...] = ()
+    """Growing rows that are to be answered at the cohort's depth before it goes on."""
+    num_growing: int = 0
+    """Rows that can be answered more than once."""
     ahead_s: float = math.inf
     """By how much those before it can be put off."""
 
@@ -110,7 +169,10 @@ class Plan:
     def __init__(self, snapshot: Snapshot, costs: Costs, batch_sizes: Sequence[int]) -> None:
         self.now_s = snapshot.now_s
         self._costs = costs
-        tasks = [self._leaving(cohort) for cohort in snapshot.cohorts]
+        everybody = chain(snapshot.waiting, *(cohort.requests for cohort in snapshot.cohorts))
+        # Most do not want to grow, and asking each whether it can takes time.
+        self._growing = {r.id for r in everybody if r.growing and costs.paths.grows(r)}
+        tasks = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
         tasks.extend(self._starting(snapshot.waiting, batch_sizes))
         for task in tasks:
             # A request that is late only by the cautious estimate still gets its chance, at once.
@@ -124,10 +186,20 @@ class Plan:
             slack_s = min(slack_s, task.deadline_s - finish_s)
         self.slack_s = slack_s + EPSILON_S
 
-    def _leaving(self, cohort: Cohort) -> Task:
-        depth, batch = max(cohort.depth, cohort.requests[0].min_depth), len(cohort.requests)
-        cost_s = self._costs.way_out(cohort.depth, depth, batch)
-        return Task(min(r.deadline_s for r in cohort.requests), cost_s, cohort.requests, cohort)
+    def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> Task:
+        requests, min_depth = cohort.requests, cohort.requests[0].min_depth
+        owed = tuple(r for r in requests if r.id not in answered) if answered else requests
+        task = Task(math.inf, 0.0, requests, cohort, owed)
+        if owed:
+            depth = max(cohort.depth, min_depth)
+            task.deadline_s = min(r.deadline_s for r in owed)
+            task.cost_s = self._costs.way_out(cohort.depth, depth, len(owed))
+        if self._growing:
+            growing = [request for request in requests if request.id in self._growing]
+            task.num_growing = len(growing)
+            if cohort.depth >= min_depth:
+                task.stale = tuple(r for r in growing if answered.get(r.id, 0) < cohort.depth)
+        return task
 
     def _starting(self, waiting: tuple[Request, ...], batch_sizes: Sequence[int]) -> list[Task]:
         """Waiting requests in batches of equal depth bounds, each as large as pays."""
@@ -143,7 +215,12 @@ class Plan:
             if len(paying[depth]) > 1:
                 size = self._batch_size(waiting, start, paying[depth])
             requests = waiting[start : start + size]
-            tasks.append(Task(first.deadline_s, self._costs.path(depth, size), requests, None))
+            task = Task(first.deadline_s, self._costs.path(depth, size), requests, None, requests)
+            if self._growing:
+                task.num_growing = sum(request.id in self._growing for request in requests)
+                if task.num_growing:
+                    task.cost_s = self._costs.unit_path(depth, size)
+            tasks.append(task)
             start += size
         return tasks
 
@@ -160,13 +237,15 @@ class Plan:
         """The largest of ``sizes`` that is there and makes its first request no late one."""
         first = waiting[start]
         bounds = (first.min_depth, first.max_depth)
-        most = 1
+        most, way_s = 1, self._costs.path
         for request in waiting[start + 1 : start + sizes[-1]]:
             if (request.min_depth, request.max_depth) != bounds:
                 break
             most += 1
+        if self._growing and any(r.id in self._growing for r in waiting[start : start + most]):
+            way_s = self._costs.unit_path
         limit_s = first.deadline_s - self.now_s
-        fitting = [n for n in sizes if n <= most and self._costs.path(bounds[0], n) <= limit_s]
+        fitting = [n for n in sizes if n <= most and way_s(bounds[0], n) <= limit_s]
         return fitting[-1] if fitting else 1
 
     def overload(self) -> Request | None:

@@ -1,11 +1,22 @@
 """The vocabulary of scheduling: what a policy sees, and what it may answer.
 
 A policy is a pure function from a snapshot to a decision; the executor carries decisions out.
+
+    waiting --Run(stem)--> row of a cohort --Run(head)--> left, answered
+                            |   ^       |
+                  Run(stack)'---'       '--Run(head), growing--> row with an answer
+                                                                  |   ^        |
+                                                  Run(stack, head)'---'        '--Conclude--> left
+
+A *growing* request stays where it is when a head has answered it, unless that was at its
+``max_depth``. From then on nothing is owed to it: it may go deeper, with a head at each exit, and
+it may be concluded at any time and at no cost.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from serving.core.errors import ShedReason
@@ -40,11 +51,14 @@ class Snapshot:
     waiting: tuple[Request, ...]
     """By deadline, then by id."""
     cohorts: tuple[Cohort, ...]
+    answered: Mapping[int, int] = field(default_factory=dict)
+    """Request id -> the deepest exit it has been answered at: of growing requests in cohorts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run ``segment`` for ``requests``: all or some rows of ``cohort``, or waiting requests."""
+    """Run ``segment`` for ``requests``: all rows of ``cohort``, with a head also some of them, or
+    waiting requests. Whom a head answers leaves, but for growing requests that may go deeper."""
 
     segment: Segment
     requests: tuple[Request, ...]
@@ -61,11 +75,18 @@ class ShedRequests:
 
 
 @dataclass(frozen=True, slots=True)
+class Conclude:
+    """End these growing requests with the deepest answer they have; each has one."""
+
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing to do until something arrives."""
 
 
-Decision = Run | ShedRequests | Wait
+Decision = Run | ShedRequests | Conclude | Wait
 
 
 class Policy(Protocol):

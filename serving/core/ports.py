@@ -28,7 +28,8 @@ class SegmentRunner(Protocol):
     runtime: str
     """Name and version, such as ``openvino 2026.4.1``."""
     segments: frozenset[Segment]
-    """What this repository and runtime can run."""
+    """What this repository and runtime can run: every unit segment, with or without fused exits, or
+    else every fused exit. Nothing else can be scheduled."""
     batch_sizes: tuple[int, ...]
     """What it runs most efficiently, smallest first, from 1 to the largest batch it takes."""
 

@@ -21,6 +21,13 @@ class Request:
     """When the boxes must be out of the engine; whatever follows has been subtracted."""
     min_depth: int
     max_depth: int
+    growing: bool = False
+    """Whether it wants the boxes of every exit it passes, from ``min_depth`` on."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether it may be answered more than once."""
+        return self.growing and self.min_depth < self.max_depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """It left at exit ``depth``."""
+    """It left at exit ``depth``; of a growing request, it was answered there."""
 
     request: Request
     detections: Detections

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from serving.core import segment as segments
+from serving.core.latency import LatencyModel
 from serving.core.ports import Clock, Image, SegmentRunner
 from serving.core.segment import Segment
 
@@ -15,28 +16,48 @@ def time_every_segment(
 ) -> Iterator[tuple[Segment, int, float]]:
     """Run each segment once at each batch size, on what the segments before it made of ``image``;
     yields (segment, batch size, seconds)."""
+    trunk = (segments.STEM, *map(segments.stack, range(1, num_exits + 1)))
     for size in runner.batch_sizes:
-        images = runner.load([image] * size)
+        batch = runner.load([image] * size)
         for segment in segments.fused_segments(num_exits):
             if segment in runner.segments:
-                output, seconds = _timed(runner, segment, images, clock)
-                runner.release(output)
-                yield segment, size, seconds
-        features, seconds = _timed(runner, segments.STEM, images, clock)
-        runner.release(images)
-        yield segments.STEM, size, seconds
-        for depth in range(1, num_exits + 1):
-            deeper, seconds = _timed(runner, segments.stack(depth), features, clock)
-            runner.release(features)
-            features = deeper
-            yield segments.stack(depth), size, seconds
-            boxes, seconds = _timed(runner, segments.head(depth), features, clock)
-            runner.release(boxes)
-            yield segments.head(depth), size, seconds
-        runner.release(features)
+                yield segment, size, _boxes(runner, segment, batch, clock)
+        for segment in trunk:
+            if segment not in runner.segments:
+                break
+            started_s = clock()
+            features = runner.run(segment, batch)
+            seconds = clock() - started_s
+            runner.release(batch)
+            batch = features
+            yield segment, size, seconds
+            head = segments.head(segment.stop)
+            if head in runner.segments:
+                yield head, size, _boxes(runner, head, batch, clock)
+        runner.release(batch)
 
 
-def _timed(runner: SegmentRunner, segment: Segment, batch: Any, clock: Clock) -> tuple[Any, float]:
+def _boxes(runner: SegmentRunner, segment: Segment, batch: Any, clock: Clock) -> float:
+    """Seconds of a run whose output nobody needs."""
     started_s = clock()
-    output = runner.run(segment, batch)
-    return output, clock() - started_s
+    boxes = runner.run(segment, batch)
+    seconds = clock() - started_s
+    runner.release(boxes)
+    return seconds
+
+
+def warm_up(
+    runner: SegmentRunner,
+    latency: LatencyModel,
+    image: Image,
+    num_exits: int,
+    clock: Clock,
+    rounds: int,
+) -> None:
+    """Run every segment ``rounds`` times at every batch size of the runner, and let the latency
+    model learn from it, so that the first request meets a warm engine and true predictions. One
+    round before that is not learnt from: memory is allocated in it."""
+    for turn in range(rounds + 1):
+        for segment, batch, seconds in time_every_segment(runner, image, num_exits, clock):
+            if turn > 0:
+                latency.observe(segment, batch, seconds)

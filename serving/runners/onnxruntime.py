@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx.compose
 import onnxruntime
 
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
+from serving.core.composition import compose
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
@@ -58,7 +58,7 @@ class OnnxRuntimeRunner:
             for part in sorted({part for segment in self.segments for part in segment.parts})
         }
         models = {
-            segment: _compose([unit[part] for part in segment.parts]) for segment in self.segments
+            segment: compose([unit[part] for part in segment.parts]) for segment in self.segments
         }
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
@@ -113,16 +113,3 @@ class OnnxRuntimeRunner:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the runner is closed")
-
-
-def _compose(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """One model that feeds each part's outputs to the next part's inputs, in their order."""
-    whole = onnx.compose.add_prefix(parts[0], "0/")
-    for number, part in enumerate(parts[1:], start=1):
-        following = onnx.compose.add_prefix(part, f"{number}/")
-        outputs = [port.name for port in whole.graph.output]
-        inputs = [port.name for port in following.graph.input]
-        whole = onnx.compose.merge_models(
-            whole, following, io_map=list(zip(outputs, inputs, strict=True))
-        )
-    return whole

@@ -1,10 +1,11 @@
 """``<model>_anytime``: the executor hosted by Triton's Python backend (decoupled).
 
-    execute  -> submit  -> executor's thread -> answers -> sender's thread -> Triton
-    watcher's thread: asks Triton whether a client has gone
+    execute  -> submit  -> executor's thread -> outbox -> messenger's thread <-> Triton
 
-Triton's queue stays empty: a request is handed over as it comes, and the policy decides. Sending
-costs a message to Triton's process, so a thread of its own does it and the engine runs on.
+Triton's queue stays empty: a request is handed over as it comes, and the policy decides. Whatever
+costs a message to Triton's process (a response, a metric, the question whether a client has gone)
+is left to the messenger, and the engine runs on. It is one thread, since to ask about a request
+that has just been ended would crash Triton.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MAX_COHORTS = 4
 SWITCH_INTERVAL_S = 0.0005
 """The engine's thread must get the interpreter back within a fraction of a segment."""
 WATCH_EVERY_S = 0.005
-WATCHED_AT_ONCE = 8
+ASKED_AT_ONCE = 8
 """Asking about one request costs some tens of microseconds."""
 STOP_GRACE_S = 5.0
 
@@ -64,7 +65,6 @@ class _Open:
     name: str
     triton_request: Any
     sender: Any
-    watched: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,16 @@ class _Outgoing:
     sender: Any
     content: Answered | ServingError | wire.Status | None
     last: bool
+    number: int | None = None
+    """Of a request that is to be watched no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """A request whose client may leave without saying so to us."""
+
+    sender: Any
+    number: int
 
 
 class TritonPythonModel:
@@ -102,14 +112,9 @@ class TritonPythonModel:
         self._lock = threading.Lock()
         self._open: dict[int, _Open] = {}
         self._ids_by_name: dict[str, int] = {}
-        self._outbox: queue.SimpleQueue[_Outgoing | None] = queue.SimpleQueue()
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._send_all, name="sender", daemon=True),
-            threading.Thread(target=self._watch, name="watcher", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._outbox: queue.SimpleQueue[_Outgoing | _Watch | None] = queue.SimpleQueue()
+        self._messenger = threading.Thread(target=self._carry, name="messenger", daemon=True)
+        self._messenger.start()
 
     def execute(self, requests: list[Any]) -> None:
         """Take requests; their responses come later."""
@@ -123,10 +128,8 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Let what is in flight end, then free everything."""
         self._engine.stop(STOP_GRACE_S)
-        self._stopping.set()
         self._outbox.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._messenger.join()
 
     # -- in ------------------------------------------------------------------------------------
 
@@ -139,11 +142,13 @@ class TritonPythonModel:
         watched = not options.pop(wire.CANCEL_BY_ID, False)
         image = _image(triton_request)
         request = self._request(triton_request, options)
-        entry = _Open(triton_request.request_id(), triton_request, sender, watched)
+        entry = _Open(triton_request.request_id(), triton_request, sender)
         with self._lock:
             self._open[request.id] = entry
             if entry.name:
                 self._ids_by_name[entry.name] = request.id
+        if watched:
+            self._outbox.put(_Watch(sender, request.id))
 
         def grew(answered: Answered) -> None:
             self._outbox.put(_Outgoing(sender, answered, last=False))
@@ -196,15 +201,43 @@ class TritonPythonModel:
             entry = self._open.pop(result.request.id)
             if self._ids_by_name.get(entry.name) == result.request.id:
                 del self._ids_by_name[entry.name]
-        self._outbox.put(_Outgoing(entry.sender, _content(result), last=True))
+        number = result.request.id
+        self._outbox.put(_Outgoing(entry.sender, _content(result), last=True, number=number))
 
-    def _send_all(self) -> None:
-        while (outgoing := self._outbox.get()) is not None:
+    def _carry(self) -> None:
+        """The messenger's thread."""
+        watched: dict[int, Any] = {}  # the one asked about longest ago first
+        asked_s = time.monotonic()
+        while True:
+            if watched and time.monotonic() - asked_s >= WATCH_EVERY_S:
+                self._ask(watched)
+                asked_s = time.monotonic()
             try:
-                self._send(outgoing)
-            except Exception as error:  # a client that has gone must not end the thread
-                pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
-            self._metrics.publish()
+                item = self._outbox.get(timeout=WATCH_EVERY_S if watched else None)
+            except queue.Empty:
+                continue
+            match item:
+                case None:
+                    return
+                case _Watch(sender=sender, number=number):
+                    watched[number] = sender
+                case _Outgoing() as outgoing:
+                    if outgoing.number is not None:
+                        watched.pop(outgoing.number, None)
+                    try:
+                        self._send(outgoing)
+                    except Exception as error:  # a client that has gone must not end the thread
+                        pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
+                    self._metrics.publish()
+
+    def _ask(self, watched: dict[int, Any]) -> None:
+        """Cancel what Triton knows to be given up, going round over all."""
+        for number in list(itertools.islice(watched, ASKED_AT_ONCE)):
+            sender = watched.pop(number)
+            if sender.is_cancelled():
+                self._engine.executor.cancel(number)
+            else:
+                watched[number] = sender
 
     def _send(self, outgoing: _Outgoing) -> None:
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if outgoing.last else 0
@@ -219,19 +252,6 @@ class TritonPythonModel:
                 outgoing.sender.send(response, flags=flags)
             case Answered() as answered:
                 outgoing.sender.send(answer_response(answered), flags=flags)
-
-    def _watch(self) -> None:
-        """Cancel what Triton knows to be given up, going round over all that are open."""
-        turn = 0
-        while not self._stopping.wait(WATCH_EVERY_S):
-            with self._lock:
-                watched = [item for item in self._open.items() if item[1].watched]
-            turn = turn % len(watched) if watched else 0
-            chosen = (watched[turn:] + watched[:turn])[:WATCHED_AT_ONCE]
-            turn += len(chosen)
-            for number, entry in chosen:
-                if entry.sender.is_cancelled():
-                    self._engine.executor.cancel(number)
 
 
 def _content(result: Result) -> Answered | ServingError | None:

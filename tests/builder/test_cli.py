@@ -1,13 +1,24 @@
-"""The whole way of a model, by the commands a user types: train, export, evaluate, profile."""
+"""The whole way of a model, by the commands a user types: train, build, evaluate, profile."""
 
 from __future__ import annotations
 
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from builder.repository import read_catalog, version_folder
+from builder.cli import PRECISIONS, RUNTIMES, register
+from builder.repository import depth_folder, read_catalog, version_folder, write_catalog
+from builder.triton_config import PLAN
 from serving.__main__ import main
+from serving.models import RUNNERS, find_model
+from tests.cuda import fake_cuda
+from tests.exported import exported_detector
+from tests.serving.world import FakeClock, FakeRunner
 
 SMALL = [
     "detector.input_size=[128,128]",
@@ -26,24 +37,40 @@ def train(data: Path, out: Path, *more: str) -> Path:
     return out / "checkpoint.pt"
 
 
+def build(repository: Path, *arguments: str) -> None:
+    where = ["--model-repository", str(repository), "--threads", "1"]
+    assert main(["build", *where, *arguments]) == 0
+
+
+def refused(capsys, *arguments: str) -> str:
+    """What the command says about arguments that it does not take."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
 def test_from_images_to_a_model_with_measured_facts(bccd, tmp_path, capsys):
     checkpoint = train(bccd, tmp_path / "run")
     written = checkpoint.read_bytes()
     train(bccd, tmp_path / "run", "--resume")
     assert checkpoint.read_bytes() == written, "nothing is left to do"
 
-    repository = ["--model-repository", str(tmp_path)]
-    assert main(["export", "--checkpoint", str(checkpoint), "--name", "toy", *repository]) == 0
-    assert "head_2     agrees with torch" in capsys.readouterr().out
+    build(tmp_path, "--checkpoint", str(checkpoint), "--model", "toy")
+    said = capsys.readouterr().out
+    assert "head_2     agrees with torch" in said
+    assert "ran all 7 segments once at batch 1, 4" in said
+    assert find_model(tmp_path, None) == version_folder(tmp_path, "toy")
 
-    model = ["--model", "toy", *repository, "--threads", "1", "--write"]
+    model = ["--model", "toy", "--model-repository", str(tmp_path), "--threads", "1", "--write"]
     data = ["--data", str(bccd), "--split", "val"]
     assert main(["evaluate", *model, *data, "--seed", "7"]) == 0
     assert "Platelets" in capsys.readouterr().out
     assert main(["profile", *model, "--rounds", "2", "--path-rounds", "2"]) == 0
     assert "unit/fused" in capsys.readouterr().out
 
-    catalog = read_catalog(version_folder(tmp_path, "toy"))
+    folder = version_folder(tmp_path, "toy")
+    catalog = read_catalog(folder)
     assert catalog.name == "toy"
     assert catalog.num_exits == 2
     assert catalog.evaluation.split == "val"
@@ -52,18 +79,187 @@ def test_from_images_to_a_model_with_measured_facts(bccd, tmp_path, capsys):
     assert set(catalog.exits[0].ap_by_class) == set(catalog.classes)
     assert all(q.p50_s <= q.p99_s for q in catalog.profiles["openvino"].table.values())
 
+    # The same weights again keep what was measured and what was compiled.
+    plan = tmp_path / "toy_d1/1/model.plan"
+    plan.write_bytes(b"")
+    build(tmp_path, "--checkpoint", str(checkpoint), "--model", "toy", "--target", "torch")
+    assert "torch" in capsys.readouterr().out.splitlines()[-2]
+    assert read_catalog(folder) == catalog
+    assert plan.exists()
+    assert (folder / "torch/stem.pt2").exists()
+
+    # Other weights do not.
+    train(bccd, tmp_path / "other", "--seed", "5")
+    capsys.readouterr()
+    build(tmp_path, "--checkpoint", str(tmp_path / "other/checkpoint.pt"), "--model", "toy")
+    assert f"removed {plan}, which belonged to other weights" in capsys.readouterr().out
+    assert not plan.exists()
+    assert not list((folder / "torch").iterdir())
+    assert read_catalog(folder).digest != catalog.digest
+    assert read_catalog(folder).evaluation is None
+    assert not read_catalog(folder).profiles
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository with an untrained model, which no test changes but for its texts."""
+    folder = tmp_path_factory.mktemp("repository")
+    exported = exported_detector(version_folder(folder, "toy"))
+    write_catalog(replace(exported.catalog, name="toy"), exported.folder)
+    return folder
+
+
+def test_segments_that_are_there_need_no_detector(repository, capsys):
+    build(repository, "--model", "toy", "--target", "onnxruntime", "--target", "openvino")
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines() if "ran all" in line] == [
+        "onnxruntime",
+        "openvino",
+    ]
+    assert '"onnxruntime"' in (repository / "toy_d3/configs/cpu.pbtxt").read_text()
+    build(repository, "--model", "toy")
+    assert '"openvino"' in (repository / "toy_d3/configs/cpu.pbtxt").read_text()
+
+
+def test_every_runtime_can_be_built_for_and_profiled():
+    assert set(RUNTIMES) == set(RUNNERS)
+
+
+TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
+
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "sentence"),
     [
-        ["train", "--config", "nothing", "--out", "x"],
-        ["export", "--config", "bccd", "--checkpoint", "x"],
-        ["export"],
-        ["evaluate"],
+        (["train", "--config", "nothing", "--out", "x"], "invalid choice"),
+        (["evaluate"], "required"),
+        (["build"], "say which model"),
+        (["build", "--config", "bccd", "--checkpoint", "x"], "not allowed"),
+        (["build", "--checkpoint", "x"], "no checkpoint x"),
+        (["build", "--model", "../x"], "letters, digits"),
+        (["build", "--model", "x"], "x_anytime/1/catalog.json"),
+        (["build", "--model", "x", "--target", "abacus"], "invalid choice"),
+        (["build", "--model", "x", "--target", "torch"], "detector itself"),
+        (["build", "--model", "x", "--level", "3", "--precision", "int8"], "--precision, --level"),
+        ([*TENSORRT, "--level", "6"], "0 to 5, not 6"),
+        ([*TENSORRT, "--precision", "int8", "--config", "bccd"], "needs --calibration-images"),
+        (["build", "--model", "x", "--calibration-images", "y/*"], "no file is called y/*"),
     ],
 )
-def test_misuse_is_explained(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert "punctual" in capsys.readouterr().err
+def test_misuse_is_explained_before_any_work(arguments, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, *arguments)
+    assert "punctual" in said
+    assert sentence in said
+    assert not list(tmp_path.iterdir())
+
+
+class Tools:
+    """``ServingTools`` whose runners take no time."""
+
+    def __init__(self) -> None:
+        self.opened = []
+
+    def open_runner(self, runtime, folder, num_threads):
+        self.opened.append((runtime, folder))
+        return FakeRunner(FakeClock())
+
+    def load_image(self, data, width, height):
+        return np.full((height, width, 3), len(data), np.uint8), None
+
+
+@dataclass
+class Tensorrt:
+    """What ``builder.tensorrt`` offers to the command."""
+
+    error: Exception | None = None
+    calls: list = field(default_factory=list)
+
+    class PlanBuildError(Exception):
+        pass
+
+    def build_plans(self, folder, catalog, depth_folder, **options):
+        if self.error is not None:
+            raise self.error
+        self.calls.append((folder, catalog, depth_folder(2), options))
+
+
+@pytest.fixture
+def tensorrt(monkeypatch):
+    module = Tensorrt()
+    monkeypatch.setitem(sys.modules, "builder.tensorrt", module)
+    return module
+
+
+def run_build(tools: Tools, *arguments: str) -> int:
+    """The command with other tools than the server's."""
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers(), tools)
+    options = parser.parse_args(["build", *arguments])
+    return options.run(options)
+
+
+def test_plans_are_built_where_triton_and_the_runner_look(repository, tensorrt, capsys):
+    tools = Tools()
+    where = ["--model-repository", str(repository), "--model", "toy", "--target", "tensorrt"]
+    assert run_build(tools, *where) == 0
+    given = ["--precision", "int8", "--level", "0", "--timing-cache", "t"]
+    assert run_build(tools, *where, *given) == 0
+    folder = version_folder(repository, "toy")
+    catalog = read_catalog(folder)
+    there = (folder, catalog, repository / "toy_d2/1")
+    options = {"precision": "int8", "level": 0, "timing_cache": Path("t")}
+    assert tensorrt.calls == [(*there, {}), (*there, options)]
+    assert tools.opened == [("tensorrt", folder)] * 2
+    tensorrt.error = tensorrt.PlanBuildError("there is no GPU")
+    capsys.readouterr()
+    assert run_build(tools, *where) == 1
+    assert capsys.readouterr().err == "punctual: there is no GPU\n"
+
+
+def test_plans_of_every_segment_run_on_the_runner_that_serves(repository, tmp_path, capsys):
+    shutil.copytree(repository, tmp_path / "copy")
+    with fake_cuda():
+        from builder import tensorrt
+
+        assert tensorrt.PRECISIONS == PRECISIONS
+        assert Path(PLAN).name == tensorrt.DEPTH_PLAN
+        build(tmp_path / "copy", "--model", "toy", "--target", "tensorrt")
+    said = capsys.readouterr().out.splitlines()
+    assert "tensorrt" in said[-2]
+    assert "ran all 10 segments once at batch 1, 4, 8" in said[-2]
+    folder = version_folder(tmp_path / "copy", "toy")
+    for depth in (1, 2, 3):
+        plan = depth_folder(tmp_path / "copy", "toy", depth) / "model.plan"
+        assert plan.read_bytes() == (folder / f"tensorrt/exit_{depth}.plan").read_bytes()
+
+
+def test_segments_are_quantised_with_the_images_given(repository, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def quantize_segments(folder, catalog, images):
+        calls.append((folder, catalog, [image[0, 0, 0] for image in images]))
+        return folder / "int8"
+
+    monkeypatch.setattr("builder.quantize.quantize_segments", quantize_segments)
+    for size in (3, 1, 2):
+        (tmp_path / f"{size}.jpg").write_bytes(b"x" * size)
+    images = ["--calibration-images", str(tmp_path / "*.jpg")]
+    where = ["--model-repository", str(repository), "--model", "toy"]
+    assert run_build(Tools(), *where, *images) == 0
+    folder = version_folder(repository, "toy")
+    assert calls == [(folder, read_catalog(folder), [1, 2, 3])]
+    assert f"wrote {folder / 'int8'}" in capsys.readouterr().out
+
+
+def test_segments_that_are_not_the_catalogues_are_refused(repository, tmp_path, capsys):
+    shutil.copytree(repository, tmp_path / "copy")
+    folder = version_folder(tmp_path / "copy", "toy")
+    (folder / "stem.onnx").write_bytes(b"other")
+    where = ["--model-repository", str(tmp_path / "copy")]
+    assert "stem.onnx is not the file" in refused(capsys, "build", "--model", "toy", *where)
+    folder.parent.rename(version_folder(tmp_path / "copy", "alias").parent)
+    (version_folder(tmp_path / "copy", "alias") / "stem.onnx").write_bytes(
+        (version_folder(repository, "toy") / "stem.onnx").read_bytes()
+    )
+    assert "a model 'toy'" in refused(capsys, "build", "--model", "alias", *where)

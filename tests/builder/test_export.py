@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from builder.export import sha256, verify_segments
-from builder.repository import read_catalog, version_folder, write_catalog
+from builder.export import verify_segments
+from builder.repository import read_catalog, sha256, version_folder, write_catalog
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from tests.exported import exported_detector

@@ -10,7 +10,7 @@ import pytest
 from builder.data import Dataset, average_precision
 from builder.data.dataset import Sample
 from builder.evaluate import detect_all, rises
-from builder.measure import compare_paths, measure_decision, measure_segments
+from builder.measure import compare_paths, machine, measure_decision, measure_segments
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit
 from serving.core.letterbox import fit
@@ -104,3 +104,24 @@ def test_a_decision_is_timed_in_a_crowd():
     profile = measure_segments(runner, CATALOG, 1, clock, "2026-01-01", threads=2)
     ticks = iter(range(100))
     assert measure_decision(CATALOG, profile, 3, lambda: float(next(ticks))) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("script", "described"),
+    [
+        (
+            "echo 'NVIDIA H200, 570.124.06'; echo 'NVIDIA L4, 570.124.06'",
+            "NVIDIA H200 (driver 570.124.06)",
+        ),
+        ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", "cores"),
+        (None, "cores"),
+    ],
+)
+def test_the_machine_is_described_with_its_gpu(script, described, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script is not None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    assert machine().endswith(described)
+    assert " cores" in machine()

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.exported import Exported, exported_detector
+from tests.exported import Exported, exported_detector, write_programs
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported_detector(tmp_path_factory.mktemp("segments"))
+    exported = exported_detector(tmp_path_factory.mktemp("segments"))
+    write_programs(exported)
+    return exported

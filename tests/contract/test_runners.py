@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from serving.app import RUNNERS
 from serving.core import segment as segments
+from serving.core.ports import SegmentRunner
 from serving.core.request import Detections
+from serving.models import RUNNERS
+from tests.captured import CapturedRunner
+from tests.cuda import open_fake_runner, open_real_runner
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class Case:
     share: float
     pixels: float
     score: float
+    gpu: bool = False
+    """Whether it needs one."""
+    make: Callable[..., SegmentRunner] | None = None
+    """What to open in place of the runtime's runner."""
 
 
 CASES = {
@@ -32,12 +40,26 @@ CASES = {
     "openvino": Case("openvino", {}, 0.5, 6.0, 0.1),
     "openvino-f32": Case("openvino", {"precision": "f32"}, 0.98, 0.05, 1e-3),
     "onnxruntime": Case("onnxruntime", {}, 0.98, 0.05, 1e-3),
+    "torch-bf16": Case("torch", {"device": "cpu", "precision": "bf16"}, 0.5, 6.0, 0.1),
+    "torch-f32": Case("torch", {"device": "cpu", "precision": "f32"}, 0.98, 0.05, 1e-3),
+    "torch-captured": Case("torch", {"precision": "f32"}, 0.98, 0.05, 1e-3, make=CapturedRunner),
+    "torch-cuda": Case("torch", {"device": "cuda"}, 0.9, 1.0, 0.02, gpu=True),
+    "torch-cuda-f32": Case(
+        "torch", {"device": "cuda", "precision": "f32"}, 0.95, 0.2, 5e-3, gpu=True
+    ),
+    **{
+        f"tensorrt-{version}": Case(
+            "tensorrt", {"version": version}, 0.9, 1.0, 0.02, make=open_fake_runner
+        )
+        for version in ("8.6.1", "10.13.3.9", "11.4.0.106")
+    },
+    "tensorrt-cuda": Case("tensorrt", {}, 0.9, 1.0, 0.02, gpu=True, make=open_real_runner),
 }
 
 
 def open_case(case: Case, exported, num_threads: int | None = None):
     module, _, attribute = RUNNERS[case.runtime].partition(":")
-    make = getattr(importlib.import_module(module), attribute)
+    make = case.make or getattr(importlib.import_module(module), attribute)
     return make(exported.folder, exported.catalog, num_threads, **case.options)
 
 
@@ -45,7 +67,13 @@ def test_every_runtime_is_here():
     assert {case.runtime for case in CASES.values()} == set(RUNNERS)
 
 
-@pytest.fixture(scope="module", params=sorted(CASES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.gpu] if case.gpu else [])
+        for name, case in sorted(CASES.items())
+    ],
+)
 def case(request):
     return CASES[request.param]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.tritonserver import (
+from loadtest.tritonserver import (
     AssemblyError,
     assemble,
     assemble_perf_analyzer,
@@ -62,15 +62,17 @@ def embedded_server(small_repository: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def perf_analyzer() -> Callable[..., str]:
-    """NVIDIA's load generator: called with a server and options, it returns what was printed."""
+    """NVIDIA's load generator: called with a URL (http or grpc) and options, it returns what was
+    printed."""
     try:
         binary = assemble_perf_analyzer(default_folder())
     except AssemblyError as error:
         pytest.skip(f"no perf_analyzer: {error}")
 
-    def run(server: Server, *options: str) -> str:
+    def run(url: str, *options: str) -> str:
+        protocol, _, address = url.partition("://")
         done = subprocess.run(
-            [str(binary), "-i", "http", "-u", server.url.removeprefix("http://"), *options],
+            [str(binary), "-i", protocol, "-u", address, *options],
             env=server_environment(default_folder()),
             capture_output=True,
             text=True,

@@ -144,7 +144,7 @@ def test_the_connection_survives_a_refusal(server: Server) -> None:
 
 def test_unknown_paths_and_methods(server: Server) -> None:
     with server.client() as client:
-        assert slug(client.get("/v2")) == "not-found"
+        assert slug(client.get("/v3")) == "not-found"
         assert slug(client.put("/v1/detect", content=JPEG)) == "method-not-allowed"
 
 

@@ -15,12 +15,12 @@ import httpx
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from builder.tritonserver import Ports, assemble, default_folder, server_command, server_environment
+from loadtest.tritonserver import Ports, assemble, default_folder, server_command, server_environment
 from tests.e2e.process import PATIENCE_S, eventually, free_port
 
 
 class Triton:
-    """The server of ``builder.tritonserver`` on ports of its own, which it keeps over restarts."""
+    """The server of ``loadtest.tritonserver`` on ports of its own, which it keeps over restarts."""
 
     def __init__(self, repository: Path, log: Path) -> None:
         self.repository = repository

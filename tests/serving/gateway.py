@@ -23,6 +23,8 @@ class Gateway:
 
     def __init__(self, **settings: Any) -> None:
         self.clock = FakeClock()
+        self.wall_clock = FakeClock()
+        self.wall_clock.now = 1.7e9
         self.backend = FakeBackend(self.clock)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.clock)
@@ -34,6 +36,7 @@ class Gateway:
             self.metrics,
             self.lifecycle,
             clock=self.clock,
+            wall_clock=self.wall_clock,
             started=_ignore,
         )
 

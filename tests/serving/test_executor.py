@@ -12,22 +12,27 @@ from serving.core import segment as segments
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed
-from serving.executor import Executor, warm_up
+from serving.core.timing import warm_up
+from serving.executor import Executor
 from tests.serving.world import (
     IMAGE,
     NUM_EXITS,
+    OFFERS,
     FakeClock,
     FakeRunner,
     Recorder,
     World,
+    depth_of,
     exact_profile,
     make_policy,
     unit_s,
 )
 
 
-def request(id: int, arrival_s: float = 0.0, budget_s: float = 1.0) -> Request:
-    return Request(id, arrival_s, arrival_s + budget_s, 1, NUM_EXITS)
+def request(
+    id: int, arrival_s: float = 0.0, budget_s: float = 1.0, growing: bool = False
+) -> Request:
+    return Request(id, arrival_s, arrival_s + budget_s, 1, NUM_EXITS, growing)
 
 
 def held(world: World) -> int:
@@ -108,6 +113,86 @@ def test_one_of_a_batch_is_cancelled_and_the_others_go_on():
     assert held(world) == 0
 
 
+@given(
+    kinds=st.lists(st.tuples(st.floats(0, 0.03), st.booleans()), min_size=1, max_size=12),
+    cancels=st.lists(st.tuples(st.floats(0, 0.2), st.integers(0, 11)), max_size=6),
+    fail_on=st.frozensets(st.integers(1, 40), max_size=3),
+    offer=st.sampled_from(list(OFFERS.values())),
+)
+@settings(deadline=None)
+def test_whatever_happens_each_request_ends_once_and_keeps_its_answers(
+    kinds, cancels, fail_on, offer
+):
+    """``World.play`` checks the ends: once each, with the deepest answer there was, if any."""
+    runner = FakeRunner(FakeClock(), fail_on=fail_on, **offer)
+    world = World(runner)
+    arrivals = [sum(gap for gap, _ in kinds[: i + 1]) for i in range(len(kinds))]
+    requests = [request(i, arrivals[i], 0.1, kinds[i][1]) for i in range(len(kinds))]
+    ends = world.play(requests, cancels)
+    assert held(world) == 0
+    assert len(ends) == len(requests)
+    for id, answers in world.answers.items():
+        depths = [answer.depth for answer in answers]
+        assert depths == sorted(set(depths))
+        assert kinds[id][1] or len(answers) <= 1
+
+
+@pytest.mark.parametrize("boundary", range(2 * NUM_EXITS))
+def test_a_growing_request_is_cancelled_at_whichever_boundary(boundary):
+    """Stem and stack 1, then a head and a stack in turn; cancelled while the run after
+    ``boundary`` others is under way."""
+    world = World()
+    run = world.runner.run
+
+    def cancel_during(segment, batch):
+        if len(world.runner.log) == boundary:
+            world.executor.cancel(0)
+        return run(segment, batch)
+
+    world.runner.run = cancel_during
+    end = world.play([request(0, growing=True)])[0]
+    assert isinstance(end, Cancelled)
+    assert len(world.runner.log) == boundary + 1
+    assert len(world.answers[0]) == boundary // 2
+    assert held(world) == 0
+
+
+@pytest.mark.parametrize("fail_on", range(1, 2 * NUM_EXITS + 2))
+def test_a_run_that_fails_after_an_answer_leaves_that_answer(fail_on, caplog):
+    world = World(FakeRunner(FakeClock(), fail_on=frozenset({fail_on})))
+    end = world.play([request(0, growing=True)])[0]
+    if fail_on <= 3:  # stem, stack 1, head 1
+        assert isinstance(end, Failed)
+    else:
+        assert depth_of(end) == (fail_on - 2) // 2
+    assert "failed" in caplog.text
+    assert held(world) == 0
+
+
+def test_boxes_that_cannot_be_fetched_fail_the_run(caplog):
+    world = World()
+
+    def detections(batch):
+        raise RuntimeError("the copy failed")
+
+    world.runner.detections = detections
+    assert isinstance(world.play([request(0)])[0], Failed)
+    assert "the copy failed" in caplog.text
+    assert held(world) == 0
+
+
+def test_growing_and_other_requests_share_a_batch():
+    world = World(FakeRunner(FakeClock(), fused=False))
+    ends = world.play([request(i, 0.0, 0.060, growing=i % 2 == 0) for i in range(4)])
+    assert world.runner.log[:3] == [("stem", 4), ("stack_1", 4), ("head_1", 2)]
+    for id, end in ends.items():
+        assert isinstance(end, Answered)
+        assert end.detections.scores[0] == id
+        depths = [answer.depth for answer in world.answers[id]]
+        assert depths == ([end.depth] if id % 2 else list(range(1, end.depth + 1)))
+    assert held(world) == 0
+
+
 def test_the_queue_is_bounded():
     world = World(max_waiting=3)
     ends = world.play([request(i) for i in range(5)])
@@ -180,9 +265,30 @@ def test_stop_ends_what_is_still_there_when_grace_is_over():
     assert any(isinstance(end, Shed) for end in ends)
 
 
-def test_warm_up_teaches_every_segment_and_batch_size():
+def test_stop_ends_a_growing_request_with_the_answer_it_has():
+    answered, hold = threading.Event(), threading.Event()
+    threaded = Threaded()
+    ends = []
+
+    def grew(answer):
+        answered.set()
+        hold.wait()
+
+    threaded.executor.submit(request(0, growing=True), IMAGE, ends.append, grew)
+    answered.wait()
+    stopper = threading.Thread(target=threaded.executor.stop, args=(0.0,))
+    stopper.start()
+    with threaded.executor._changed:  # until then the loop would go on
+        threaded.executor._changed.wait_for(lambda: threaded.executor._stopping)
+    hold.set()
+    stopper.join()
+    assert [(type(end), end.depth) for end in ends] == [(Answered, 1)]
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+def test_warm_up_teaches_every_segment_and_batch_size(offer):
     clock = FakeClock()
-    runner = FakeRunner(clock)
+    runner = FakeRunner(clock, **offer)
     latency = LatencyModel(None)
     warm_up(runner, latency, IMAGE, NUM_EXITS, clock, rounds=2)
     for segment in runner.segments:
@@ -208,6 +314,30 @@ def test_a_probe_unlearns_a_slowdown_that_refused_everybody():
     assert held(world) == 0
 
 
+def test_a_probe_runs_what_there_is():
+    world = World(FakeRunner(FakeClock(), units=False))
+    world.executor.probe()
+    assert world.runner.log == [("exit_1", 1)]
+    assert held(world) == 0
+
+
+def test_a_runner_that_cannot_be_scheduled_is_refused():
+    class Partial(FakeRunner):
+        segments = frozenset({segments.STEM, segments.fused_exit(2)})
+
+    runner = Partial(FakeClock())
+    with pytest.raises(ValueError, match="lacks head_1, head_2, stack_1, stack_2 and exit_1"):
+        Executor(
+            runner,
+            make_policy(FakeRunner(FakeClock())),
+            LatencyModel(exact_profile()),
+            runner.clock,
+            Recorder(),
+            max_waiting=8,
+            probe_image=IMAGE,
+        )
+
+
 def test_a_probe_makes_way_for_a_request():
     world = World()
     world.submit(request(0))
@@ -216,11 +346,11 @@ def test_a_probe_makes_way_for_a_request():
     assert held(world) == 0
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_predictions_are_of_the_quickest_path(fused):
-    world = World(FakeRunner(FakeClock(), fused=fused))
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+def test_predictions_are_of_the_quickest_path(offer):
+    world = World(FakeRunner(FakeClock(), **offer))
     for depth in range(1, NUM_EXITS + 1):
         quickest_s = unit_s(depth)
-        if fused:
+        if world.runner.fused:
             quickest_s = min(quickest_s, world.runner.cost(segments.fused_exit(depth), 1))
         assert world.executor.predicted_s(depth) == pytest.approx(quickest_s)

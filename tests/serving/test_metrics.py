@@ -46,8 +46,8 @@ def tree(root: type[ServingError]) -> set[type[ServingError]]:
 @pytest.mark.parametrize(
     ("ending", "outcome"),
     [
-        (Reply(3, False, 0.0), "ok"),
-        (Reply(1, True, 0.0), "degraded"),
+        (Reply(3, False, 0.0, 0.0, 0.0, 0.0), "ok"),
+        (Reply(1, True, 0.0, 0.0, 0.0, 0.0), "degraded"),
         (BudgetInfeasible("", 1.0), "infeasible"),
         *((Overloaded("", reason), reason.split("-")[0]) for reason in ShedReason),
         (DeadlineExceeded(""), "late"),
@@ -62,6 +62,8 @@ def test_outcomes(bench: Bench, ending: Reply | BaseException, outcome: str) -> 
     counted = {name: bench.sample("requests_total", outcome=name) for name in OUTCOMES}
     assert counted == {name: float(name == outcome) for name in OUTCOMES}
     assert bench.sample("request_duration_seconds_sum") == 0.1
+    assert bench.metrics.totals.success.count == (outcome in ("ok", "degraded"))
+    assert bench.metrics.totals.fail.count == (outcome not in ("ok", "degraded"))
 
 
 def test_every_error_has_an_outcome() -> None:
@@ -80,7 +82,9 @@ def test_labels_exist_before_anything_happens(bench: Bench) -> None:
 
 def test_margin_and_overrun_are_never_negative(bench: Bench) -> None:
     for duration_s in (0.05, 0.25):
-        bench.metrics.ended_request(RequestRecord(duration_s, 0.1, Reply(2, False, 0.01)))
+        bench.metrics.ended_request(
+            RequestRecord(duration_s, 0.1, Reply(2, False, 0.002, 0.01, 0.03, 0.001))
+        )
         bench.metrics.ended_request(RequestRecord(duration_s, 0.1, DeadlineExceeded("")))
     assert bench.sample("deadline_margin_seconds_sum") == pytest.approx(0.05)
     assert bench.sample("deadline_overrun_seconds_sum") == pytest.approx(0.15)

@@ -12,7 +12,7 @@ import numpy as np
 from serving.core import segment as segments
 from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
-from serving.core.request import Answered, Detections, Request, Result
+from serving.core.request import Answered, Cancelled, Detections, Request, Result
 from serving.core.segment import Segment
 from serving.executor import Executor
 
@@ -22,6 +22,13 @@ STEM_S, STACK_S, HEAD_S = 0.004, 0.003, 0.005
 FUSED_GAIN = 0.9
 """A fused run takes this share of its parts."""
 IMAGE = np.zeros((2, 2, 3), dtype=np.uint8)
+
+OFFERS: dict[str, dict[str, bool]] = {
+    "unit and fused": {},
+    "unit only": {"fused": False},
+    "fused only": {"units": False},
+}
+"""What a runner may have: arguments of ``FakeRunner``."""
 
 Cost = Callable[[Segment, int], float]
 
@@ -68,6 +75,7 @@ class FakeRunner:
     cost: Cost = cost_s
     runtime: str = "fake 1"
     fused: bool = True
+    units: bool = True
     batch_sizes: tuple[int, ...] = (1, 4)
     fail_on: frozenset[int] = frozenset()
     log: list[tuple[str, int]] = field(default_factory=list)
@@ -76,7 +84,8 @@ class FakeRunner:
     @property
     def segments(self) -> frozenset[Segment]:
         fused = segments.fused_segments(NUM_EXITS) if self.fused else ()
-        return frozenset((*segments.unit_segments(NUM_EXITS), *fused))
+        units = segments.unit_segments(NUM_EXITS) if self.units else ()
+        return frozenset((*units, *fused))
 
     def _new(self, depth: int, rows: Sequence[Any]) -> FakeBatch:
         self.batches.append(FakeBatch(depth, list(rows)))
@@ -168,11 +177,20 @@ class World:
             probe_image=IMAGE,
         )
         self.results: dict[int, list[Result]] = {}
+        self.answers: dict[int, list[Answered]] = {}
+        self.on_answer: Callable[[Answered], None] = lambda answer: None
 
     def submit(self, request: Request) -> None:
         image = np.full((2, 2, 3), request.id % 256, dtype=np.uint8)
         ends = self.results.setdefault(request.id, [])
-        self.executor.submit(request, image, ends.append)
+        answers = self.answers.setdefault(request.id, [])
+
+        def grew(answer: Answered) -> None:
+            assert not ends, "it had ended"
+            answers.append(answer)
+            self.on_answer(answer)
+
+        self.executor.submit(request, image, ends.append, grew)
 
     def play(
         self, requests: Sequence[Request], cancels: Sequence[tuple[float, int]] = ()
@@ -190,8 +208,13 @@ class World:
                     break
                 self.clock.now_s = events[0][0]
         assert all(len(ends) == 1 for ends in self.results.values()), "each ends exactly once"
-        assert len(self.recorder.results) == len(requests)
+        assert len(self.recorder.results) == len(self.results)
         assert self.executor.num_waiting == self.executor.num_in_flight == 0
+        for i, (end,) in self.results.items():
+            if isinstance(end, Answered):
+                assert end is self.answers[i][-1], "the deepest answer is how it ends"
+            else:
+                assert not self.answers[i] or isinstance(end, Cancelled), "an answer is kept"
         return {i: ends[0] for i, ends in self.results.items()}
 
 

@@ -100,9 +100,10 @@ def test_the_smallest_wins() -> None:
 
 
 def test_the_default_is_bounded_too() -> None:
-    assert parse() == Budget(1.0, None)
+    assert parse() == Budget(1.0, 10.0)
+    assert parse().seconds == 1.0
     assert parse(("grpc-timeout", "300m")).seconds == pytest.approx(0.3)
-    assert parse(("Prefer", "respond-async")) == Budget(1.0, None)
+    assert parse(("Prefer", "respond-async")) == Budget(1.0, 10.0)
 
 
 @pytest.mark.parametrize("name", ["X-Deadline-Ms", "grpc-timeout"])

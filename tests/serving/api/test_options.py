@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from starlette.datastructures import QueryParams
 
@@ -9,7 +11,7 @@ from tests.serving.fakes import CATALOG
 
 
 def parse(query: str) -> Options:
-    return parse_options(QueryParams(query), CATALOG)
+    return parse_options(QueryParams(query).multi_items(), CATALOG)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,36 @@ def test_accepted(query: str, options: Options) -> None:
 def test_refused(query: str) -> None:
     with pytest.raises(InvalidParameter):
         parse(query)
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ({"min_depth": 2, "max_depth": 10**30}, Options(2, 3, 0.05)),
+        ({"min_depth": "2"}, Options(2, 3, 0.05)),
+        ({"score_threshold": 0.1 + 0.2}, Options(1, 3, 0.1 + 0.2)),
+        ({"score_threshold": 1}, Options(1, 3, 1.0)),
+    ],
+)
+def test_values_from_json(given: dict[str, object], options: Options) -> None:
+    assert parse_options(given.items(), CATALOG) == options
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"min_depth": 2.0}, {"min_depth": True}, {"min_depth": None}, {"min_depth": [2]}),
+        *({"score_threshold": math.nan}, {"score_threshold": math.inf}, {"max_depth": -1}),
+    ],
+)
+def test_values_that_json_may_hold(given: dict[str, object]) -> None:
+    with pytest.raises(InvalidParameter, match=next(iter(given))):
+        parse_options(given.items(), CATALOG)
+
+
+def test_names_what_else_there_is() -> None:
+    with pytest.raises(InvalidParameter, match=r"there are min_depth, .*, timeout"):
+        parse_options([("depth", 1)], CATALOG, others=("timeout",))
 
 
 def test_described() -> None:

@@ -17,6 +17,7 @@ from serving.core.request import Answered, Request, Shed
 from tests.serving.world import (
     ACCURACY,
     NUM_EXITS,
+    OFFERS,
     FakeClock,
     FakeRunner,
     World,
@@ -28,13 +29,16 @@ from tests.serving.world import (
 )
 
 
-def request(id: int, arrival_s=0.0, budget_s=1.0, min_depth=1, max_depth=NUM_EXITS) -> Request:
-    return Request(id, arrival_s, arrival_s + budget_s, min_depth, max_depth)
+def request(
+    id: int, arrival_s=0.0, budget_s=1.0, min_depth=1, max_depth=NUM_EXITS, growing=False
+) -> Request:
+    return Request(id, arrival_s, arrival_s + budget_s, min_depth, max_depth, growing)
 
 
 @st.composite
-def request_lists(draw, max_size=25):
-    """Arrivals from sparse to a flood, budgets from hopeless to generous, all depth bounds."""
+def request_lists(draw, max_size=25, growing=True):
+    """Arrivals from sparse to a flood, budgets from hopeless to generous, all depth bounds; with
+    ``growing``, some that grow."""
     gap_s = draw(st.sampled_from([0.0, 0.002, 0.01, 0.05]))
     requests, now_s = [], 0.0
     for id in range(draw(st.integers(1, max_size))):
@@ -43,16 +47,18 @@ def request_lists(draw, max_size=25):
         if draw(st.booleans()):
             bounds = [1, NUM_EXITS]
         budget_s = draw(st.floats(0.5, 6)) * unit_s(bounds[0])
-        requests.append(request(id, now_s, budget_s, *bounds))
+        grows = growing and draw(st.booleans())
+        requests.append(request(id, now_s, budget_s, *bounds, grows))
     return requests
+
+
+offers = st.sampled_from(list(OFFERS.values()))
 
 
 @st.composite
 def worlds(draw):
-    runner = FakeRunner(
-        FakeClock(), fused=draw(st.booleans()), batch_sizes=draw(st.sampled_from([(1,), (1, 4)]))
-    )
-    return World(runner)
+    batch_sizes = draw(st.sampled_from([(1,), (1, 4)]))
+    return World(FakeRunner(FakeClock(), batch_sizes=batch_sizes, **draw(offers)))
 
 
 @given(worlds(), request_lists())
@@ -72,23 +78,23 @@ def test_nobody_admitted_is_late_evicted_or_out_of_bounds(world, requests):
                 pytest.fail(f"unexpected end {other}")
 
 
-@given(st.data(), request_lists(max_size=12))
+@given(offers, request_lists(max_size=12))
 @settings(deadline=None, max_examples=150)
-def test_a_newcomer_never_costs_an_earlier_request_its_answer(data, requests):
-    fused = data.draw(st.booleans())
-    before = World(FakeRunner(FakeClock(), fused=fused)).play(requests[:-1])
-    after = World(FakeRunner(FakeClock(), fused=fused)).play(requests)
+def test_a_newcomer_never_costs_an_earlier_request_its_answer(offer, requests):
+    before = World(FakeRunner(FakeClock(), **offer)).play(requests[:-1])
+    after = World(FakeRunner(FakeClock(), **offer)).play(requests)
     for id, result in before.items():
         if isinstance(result, Answered):
             assert isinstance(after[id], Answered), f"{id} lost its answer to a newcomer"
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_alone_a_looser_budget_never_yields_a_shallower_exit(fused):
+@pytest.mark.parametrize("growing", [True, False])
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+def test_alone_a_looser_budget_never_yields_a_shallower_exit(offer, growing):
     depths = []
-    for microseconds in range(1_000, 40_000, 100):
-        world = World(FakeRunner(FakeClock(), fused=fused))
-        result = world.play([request(0, budget_s=microseconds / 1e6)])[0]
+    for microseconds in range(1_000, 60_000, 100):
+        world = World(FakeRunner(FakeClock(), **offer))
+        result = world.play([request(0, budget_s=microseconds / 1e6, growing=growing)])[0]
         depths.append(depth_of(result))
     assert depths == sorted(depths)
     assert set(depths) == set(range(NUM_EXITS + 1)), "every exit is the best one for some budget"
@@ -106,15 +112,37 @@ def test_alone_the_deepest_exit_that_fits_and_is_worth_its_risk_is_reached(depth
         assert depth_of(world.play([request(0, budget_s=budget_s)])[0]) == reached
 
 
-@given(st.data(), request_lists(max_size=5), st.floats(1.0, 4.0), st.booleans())
+@pytest.mark.parametrize("growing", [True, False])
+@pytest.mark.parametrize("depth", range(1, NUM_EXITS + 1))
+def test_alone_with_fused_segments_only_the_deepest_that_fits_is_reached(depth, growing):
+    needed_s = cost_s(segments.fused_exit(depth))
+    for budget_s, reached in ((needed_s + 1e-6, depth), (needed_s - 1e-6, depth - 1)):
+        world = World(FakeRunner(FakeClock(), units=False))
+        result = world.play([request(0, budget_s=budget_s, growing=growing)])[0]
+        assert depth_of(result) == reached
+        assert len(world.answers[0]) == (reached > 0), "one exit, one answer"
+
+
+def test_with_fused_segments_only_it_goes_as_deep_as_the_slack_of_those_behind_allows():
+    policy = make_policy(FakeRunner(FakeClock(), units=False, batch_sizes=(1,)))
+    latency = LatencyModel(exact_profile())
+    both_s = cost_s(segments.fused_exit(2)) + cost_s(segments.fused_exit(1)) + 1e-6
+    first, behind = request(0, budget_s=both_s), request(1, budget_s=both_s)
+    alone = policy.decide(Snapshot(0.0, (first,), ()), latency)
+    assert alone == Run(segments.fused_exit(5), (first,), None)
+    both = policy.decide(Snapshot(0.0, (first, behind), ()), latency)
+    assert both == Run(segments.fused_exit(2), (first,), None)
+
+
+@given(st.data(), request_lists(max_size=5, growing=False), st.floats(1.0, 4.0), offers)
 @settings(deadline=None, max_examples=150)
-def test_among_others_a_looser_budget_is_never_refused_instead(data, requests, scale, fused):
+def test_among_others_a_looser_budget_is_never_refused_instead(data, requests, scale, offer):
     """One request of a burst is given more time: if it was answered before, it still is."""
     burst = [replace(r, arrival_s=0.0, deadline_s=r.deadline_s - r.arrival_s) for r in requests]
     chosen = data.draw(st.integers(0, len(burst) - 1))
-    tight = World(FakeRunner(FakeClock(), fused=fused)).play(burst)
+    tight = World(FakeRunner(FakeClock(), **offer)).play(burst)
     burst[chosen] = replace(burst[chosen], deadline_s=burst[chosen].deadline_s * scale)
-    loose = World(FakeRunner(FakeClock(), fused=fused)).play(burst)
+    loose = World(FakeRunner(FakeClock(), **offer)).play(burst)
     if isinstance(tight[chosen], Answered):
         assert depth_of(loose[chosen]) >= min(depth_of(tight[chosen]), burst[chosen].min_depth)
 
@@ -165,8 +193,8 @@ def test_the_number_of_cohorts_is_bounded():
     assert decision.cohort is not None
 
 
-def test_a_runner_without_the_unit_segments_is_refused():
-    with pytest.raises(ValueError, match="lacks head_1"):
+def test_a_runner_with_neither_every_unit_nor_every_fused_segment_is_refused():
+    with pytest.raises(ValueError, match="lacks head_1 and exit_1, exit_2: it needs"):
         DeadlinePolicy(
             set(segments.unit_segments(2)) - {segments.head(1)}, ACCURACY[:2], (1,), max_cohorts=4
         )

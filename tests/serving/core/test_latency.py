@@ -47,7 +47,6 @@ def test_batches_between_and_beyond_the_measured_ones():
 
 def test_an_unknown_segment_is_an_error_that_names_it():
     model = LatencyModel(PROFILE)
-    assert not model.knows(segments.head(2))
     with pytest.raises(KeyError, match="head_2"):
         model.predict(segments.head(2), 1)
 

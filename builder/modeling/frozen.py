@@ -1,0 +1,98 @@
+"""A detector as it is exported: inference mode, and every unit segment a module of its own.
+
+Needs torch alone, so that every exporter can start from it, whatever else it needs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from builder.modeling.detector import Detector
+from serving.core import segment as segments
+
+MIN_HALF_ELEMENTS = 4096
+"""Smaller kernels are not worth a widening step."""
+
+
+class _Affine(nn.Module):
+    """Batch normalisation at inference as a scale and a shift. Kept apart from the convolution
+    before it: a head's kernel is shared by all levels and would otherwise be stored once for each,
+    and half precision is exact only for a kernel that is not scaled afterwards. Runtimes fold it
+    in when they load the file."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale.detach().reshape(1, -1, 1, 1))
+        shift = norm.bias - norm.running_mean * scale
+        self.register_buffer("shift", shift.detach().reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+def _replace_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, _Affine(child))
+        else:
+            _replace_norms(child)
+
+
+def freeze(detector: Detector) -> Detector:
+    """The detector as it is exported: inference mode, normalisations reduced to scale and shift,
+    and the kernels that are stored in half precision rounded to it. What the segments
+    compute is what this computes, up to the order of float32 additions."""
+    frozen = copy.deepcopy(detector).eval()
+    _replace_norms(frozen)
+    for module in frozen.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() >= MIN_HALF_ELEMENTS:
+            module.weight.data = module.weight.data.half().float()
+    return frozen
+
+
+class TensorFunction(nn.Module):
+    """A module around a function of the detector, since the exporter takes modules."""
+
+    def __init__(self, detector: Detector, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.detector = detector
+        self._function = function
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._function(*inputs)
+
+
+def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
+    """Every unit segment as a module of positional tensors: images (B, H, W, 3) uint8 or P3..P7
+    in, P3..P7 or (boxes, scores, labels, counts) out."""
+
+    def stem(images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(detector.stem(images))
+
+    def stack(depth: int) -> Callable[..., tuple[Tensor, ...]]:
+        return lambda *features: tuple(detector.stack(depth, list(features)))
+
+    def head(depth: int) -> Callable[..., tuple[Tensor, ...]]:
+        return lambda *features: detector.postprocess(detector.head(depth, list(features)))
+
+    depths = range(1, detector.config.num_exits + 1)
+    functions = {
+        segments.STEM: stem,
+        **{segments.stack(depth): stack(depth) for depth in depths},
+        **{segments.head(depth): head(depth) for depth in depths},
+    }
+    return {segment: TensorFunction(detector, function) for segment, function in functions.items()}
+
+
+def example_inputs(detector: Detector, segment: segments.Segment) -> tuple[Tensor, ...]:
+    """Zeros of the shapes that ``segment`` takes, batch 1."""
+    height, width = detector.config.input_size
+    if segment.start == segments.IMAGE:
+        return (torch.zeros(1, height, width, 3, dtype=torch.uint8),)
+    channels = detector.config.neck_channels
+    return tuple(torch.zeros(1, channels, h, w) for h, w in detector.config.feature_sizes)

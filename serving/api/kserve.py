@@ -1,0 +1,355 @@
+"""``/v2``: the Open Inference Protocol as Triton speaks it, so that its clients work unchanged.
+
+One model, under the catalogue's name:
+
+    image    UINT8 [H, W, 3], RGB of any size, or BYTES [1], a JPEG, PNG or WebP file
+    boxes    FP32 [N, 4]   x1, y1, x2, y2 in pixels of that image, best first
+    scores   FP32 [N]
+    labels   INT32 [N]     positions in the catalogue's classes
+
+The budget is the parameter ``timeout``, in microseconds, or a deadline header; the smallest counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+import numpy.typing as npt
+from fastapi import APIRouter, Depends
+from starlette.datastructures import Headers
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from serving import wire
+from serving.api.body import check_head
+from serving.api.detect import Answer, Detector, Limits, Message
+from serving.api.lifecycle import Lifecycle
+from serving.api.numbers import shown
+from serving.api.options import Options, parse_options
+from serving.api.problems import PROTOCOL_PREFIX, UnknownModel
+from serving.api.tensors import InferRequest, Tensor, read_request, split_body, write_response
+from serving.core.catalog import Catalog
+from serving.core.errors import InvalidParameter, InvalidRequest
+from serving.core.ports import Backend, Clock
+from serving.images import RAW, DecodePool, Header, check_size, probe
+from serving.metrics import Total, Totals
+
+EXTENSIONS = (
+    *("binary_tensor_data", "model_configuration", "model_repository", "parameters"),
+    *("schedule_policy", "statistics"),
+)
+PLATFORM = "punctual"
+CHANNELS = 3
+
+INLINE_JSON_BYTES = 16 * 2**10
+"""Longer messages are read by the threads that decode images."""
+JSON_S_PER_BYTE = 5e-8
+"""What reading those takes, for telling when to try again."""
+
+MAX_TIMEOUT_US = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    datatype: str
+    dims: tuple[int, ...]
+    of: Callable[[Answer], npt.NDArray[Any]]
+
+
+OUTPUTS = {
+    wire.BOXES: _Output("FP32", (-1, 4), lambda answer: answer.boxes_xyxy),
+    wire.SCORES: _Output("FP32", (-1,), lambda answer: answer.scores),
+    wire.LABELS: _Output("INT32", (-1,), lambda answer: answer.labels),
+}
+
+TIMEOUT = "timeout"
+BINARY_OUTPUT = "binary_data_output"
+# Other parameters that the protocol or Triton reserve: why they are refused. What stands for their
+# absence (0, false, "") is not.
+_NOT_SERVED = {
+    "priority": "who goes first follows from the deadlines",
+    "sequence_id": "requests have nothing to do with each other",
+    "sequence_start": "requests have nothing to do with each other",
+    "sequence_end": "requests have nothing to do with each other",
+    "headers": "the name is reserved",
+}
+# It asks to be told which response is the last; there is one.
+_MEANINGLESS = ("triton_enable_empty_final_response",)
+
+
+# ---- inference ----------------------------------------------------------------------------------
+
+
+class KServe:
+    """``Surface`` for messages with tensors."""
+
+    def __init__(self, catalog: Catalog, limits: Limits, pool: DecodePool) -> None:
+        self._catalog = catalog
+        self._limits = limits
+        self._pool = pool
+        self._defaults = parse_options((), catalog)
+
+    def read_head(self, http: HttpRequest) -> Options:
+        """Options come in the body. Clients send any Content-Type, so none is asked for."""
+        if http.query_params:
+            raise InvalidParameter(
+                "Parameters belong in the message's parameters, not in the query string."
+            )
+        check_head(http.headers, self._limits.max_body_bytes)
+        return self._defaults
+
+    async def read_body(self, headers: Headers, body: bytes, options: Options) -> Message:
+        """The message, in a thread if it is long."""
+        text, binary = split_body(headers, body)
+        read = partial(self._read, text, binary)
+        if len(text) <= INLINE_JSON_BYTES:
+            return read()
+        return await self._pool.run(read, JSON_S_PER_BYTE * len(text))
+
+    def _read(self, text: bytes, binary: bytes) -> Message:
+        request, tensor = read_request(text, binary)
+        data, header = _image(request.inputs[0].name, tensor, self._limits.max_pixels)
+        options, timeout_s, binary_output = _parameters(request.parameters, self._catalog)
+        outputs = _outputs(request, binary_output)
+        write = partial(self._write, request.id, outputs)
+        return Message(data, header, options, timeout_s, write)
+
+    def _write(
+        self, request_id: str | None, outputs: Mapping[str, bool], answer: Answer
+    ) -> Response:
+        head: dict[str, Any] = {
+            "model_name": self._catalog.name,
+            "model_version": self._catalog.version,
+            "parameters": answer.facts,
+        }
+        if request_id is not None:
+            head["id"] = request_id
+        return write_response(
+            head, [(name, OUTPUTS[name].of(answer), binary) for name, binary in outputs.items()]
+        )
+
+
+def _image(name: str, tensor: Tensor, max_pixels: int) -> tuple[bytes, Header]:
+    if name != wire.IMAGE:
+        raise InvalidRequest(f"There is no input {shown(name)}; there is {wire.IMAGE!r}.")
+    if tensor.datatype == "BYTES":
+        data = tensor.element()
+        return data, probe(data, max_pixels)
+    if tensor.datatype != "UINT8":
+        raise InvalidRequest(
+            f"The datatype of {wire.IMAGE!r} must be UINT8 or BYTES; it is "
+            f"{shown(tensor.datatype)}."
+        )
+    if len(tensor.shape) != 3 or tensor.shape[2] != CHANNELS or 0 in tensor.shape:
+        raise InvalidRequest(
+            f"The shape of {wire.IMAGE!r} must be [height, width, {CHANNELS}]; it is "
+            f"{list(tensor.shape)}."
+        )
+    height, width, _ = tensor.shape
+    check_size(width, height, max_pixels)
+    if len(tensor.data) != height * width * CHANNELS:
+        raise InvalidRequest(
+            f"A tensor of shape {list(tensor.shape)} has {height * width * CHANNELS} elements; "
+            f"{len(tensor.data)} came."
+        )
+    return tensor.data, Header(RAW, width, height)
+
+
+def _parameters(
+    given: Mapping[str, object], catalog: Catalog
+) -> tuple[Options, float | None, bool]:
+    """Options, the timeout in seconds if any, and whether outputs are binary unless said."""
+    left = dict(given)
+    for name, reason in _NOT_SERVED.items():
+        if left.pop(name, None):
+            raise InvalidParameter(f"The parameter {name} is not served: {reason}.")
+    for name in _MEANINGLESS:
+        left.pop(name, None)
+    binary = left.pop(BINARY_OUTPUT, False)
+    if not isinstance(binary, bool):
+        raise InvalidParameter(f"{BINARY_OUTPUT} must be true or false.")
+    timeout_s = _timeout_s(left.pop(TIMEOUT)) if TIMEOUT in left else None
+    options = parse_options(left.items(), catalog, others=(TIMEOUT, BINARY_OUTPUT))
+    return options, timeout_s, binary
+
+
+def _timeout_s(given: object) -> float:
+    # type(), since a bool is an int to isinstance().
+    if type(given) is not int or not 0 < given <= MAX_TIMEOUT_US:
+        raise InvalidParameter(
+            f"{TIMEOUT} must be a positive whole number of microseconds; it is {shown(str(given))}."
+        )
+    return given / wire.MICROSECONDS
+
+
+def _outputs(request: InferRequest, binary_output: bool) -> dict[str, bool]:
+    """Names in the order asked for, all if none was; and whether each is sent as binary data."""
+    wanted: dict[str, bool] = {}
+    for output in request.outputs:
+        if output.name not in OUTPUTS:
+            raise InvalidRequest(
+                f"There is no output {shown(output.name)}; there are {', '.join(OUTPUTS)}."
+            )
+        if output.name in wanted:
+            raise InvalidRequest(f"The output {output.name} was asked for more than once.")
+        binary = output.parameters.binary_data
+        wanted[output.name] = binary_output if binary is None else binary
+    return wanted or dict.fromkeys(OUTPUTS, binary_output)
+
+
+# ---- everything else ----------------------------------------------------------------------------
+
+
+def create_router(
+    detector: Detector,
+    surface: KServe,
+    backend: Backend,
+    lifecycle: Lifecycle,
+    totals: Totals,
+    *,
+    clock: Clock,
+    wall_clock: Clock,
+) -> APIRouter:
+    """All of ``/v2``. ``wall_clock`` tells seconds since the epoch, for the statistics."""
+    catalog = backend.catalog
+    router = APIRouter(prefix=PROTOCOL_PREFIX, tags=["Open Inference Protocol"])
+
+    @router.get("", summary="The server and the protocol's extensions that it has")
+    async def server_metadata() -> dict[str, Any]:
+        return {
+            "name": "punctual",
+            "version": metadata.version("punctual"),
+            "extensions": EXTENSIONS,
+        }
+
+    @router.get("/health/live", summary="Whether the process runs")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @router.get("/health/ready", summary="Whether requests should be sent here")
+    async def ready() -> dict[str, bool]:
+        lifecycle.check_ready()
+        return {"ready": True}
+
+    @router.post("/repository/index", summary="The models here")
+    async def index() -> list[dict[str, str]]:
+        state = "READY" if backend.ready else "UNAVAILABLE"
+        return [{"name": catalog.name, "version": catalog.version, "state": state, "reason": ""}]
+
+    async def statistics() -> dict[str, Any]:
+        ago_s = None if totals.last_s is None else clock() - totals.last_s
+        last_ms = 0 if ago_s is None else round((wall_clock() - ago_s) * 1e3)
+        return {"model_stats": [_statistics(catalog, totals, last_ms)]}
+
+    # Before the routes of one model, which might be called "stats".
+    router.add_api_route("/models/stats", statistics, summary="Statistics of all models")
+
+    async def check_model(model: str) -> None:
+        if model != catalog.name:
+            raise UnknownModel(f"There is no model {shown(model)}; there is {catalog.name!r}.")
+
+    async def check_version(version: str) -> None:
+        if version != catalog.version:
+            raise UnknownModel(
+                f"There is no version {shown(version)} of {catalog.name!r}; there is "
+                f"{catalog.version!r}."
+            )
+
+    one = APIRouter()
+
+    @one.get("", summary="Inputs and outputs of a model")
+    async def model_metadata() -> dict[str, Any]:
+        return _metadata(catalog)
+
+    @one.get("/ready", summary="Whether a model answers")
+    async def model_ready() -> dict[str, Any]:
+        lifecycle.check_ready()
+        return {"name": catalog.name, "ready": True}
+
+    @one.get(
+        "/config", summary="A model's configuration, as far as Triton's schema has words for it"
+    )
+    async def model_config() -> dict[str, Any]:
+        return _config(catalog)
+
+    one.add_api_route("/stats", statistics, summary="A model's statistics")
+
+    @one.post(
+        "/infer",
+        summary="Find objects in one image, within a latency budget",
+        description=__doc__,
+        response_model=None,
+    )
+    async def infer(request: HttpRequest) -> Response:
+        return await detector.serve(request, surface)
+
+    of_model, of_version = Depends(check_model), Depends(check_version)
+    path = "/models/{model}"
+    router.include_router(one, prefix=path, dependencies=[of_model])
+    router.include_router(
+        one, prefix=path + "/versions/{version}", dependencies=[of_model, of_version]
+    )
+    return router
+
+
+def _metadata(catalog: Catalog) -> dict[str, Any]:
+    return {
+        "name": catalog.name,
+        "versions": [catalog.version],
+        "platform": PLATFORM,
+        "inputs": [{"name": wire.IMAGE, "datatype": "UINT8", "shape": [-1, -1, CHANNELS]}],
+        "outputs": [
+            {"name": name, "datatype": output.datatype, "shape": output.dims}
+            for name, output in OUTPUTS.items()
+        ],
+    }
+
+
+def _config(catalog: Catalog) -> dict[str, Any]:
+    def tensors(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {"name": each["name"], "data_type": f"TYPE_{each['datatype']}", "dims": each["shape"]}
+            for each in entries
+        ]
+
+    described = _metadata(catalog)
+    return {
+        "name": catalog.name,
+        "platform": PLATFORM,
+        "backend": PLATFORM,
+        "max_batch_size": 0,  # a request is one image; batches are formed inside
+        "input": tensors(described["inputs"]),
+        "output": tensors(described["outputs"]),
+        "model_transaction_policy": {"decoupled": False},
+    }
+
+
+def _statistics(catalog: Catalog, totals: Totals, last_ms: int) -> dict[str, Any]:
+    """In the words of Triton's extension "statistics"."""
+
+    def duration(total: Total) -> dict[str, int]:
+        return {"count": total.count, "ns": round(total.seconds * 1e9)}
+
+    return {
+        "name": catalog.name,
+        "version": catalog.version,
+        "last_inference": last_ms,
+        "inference_count": totals.success.count,
+        # A request runs through several segments, with other companions in each: it counts as one.
+        "execution_count": totals.success.count,
+        "inference_stats": {
+            "success": duration(totals.success),
+            "fail": duration(totals.fail),
+            "queue": duration(totals.queue),
+            "compute_input": duration(totals.decode),
+            "compute_infer": duration(totals.engine),
+            "compute_output": duration(totals.write),
+            "cache_hit": duration(Total()),
+            "cache_miss": duration(Total()),
+        },
+        "batch_stats": [],
+    }

@@ -1,0 +1,64 @@
+"""``POST /v1/detect``: the body is the image, everything else is in the head."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from serving.api.body import check_head, check_type, image_bytes
+from serving.api.detect import Answer, Limits, Message
+from serving.api.options import Options, parse_options
+from serving.core.catalog import Catalog
+from serving.images import probe
+
+
+class Upload:
+    """``Surface`` for one image file, or a form with one, answered in JSON."""
+
+    def __init__(self, catalog: Catalog, limits: Limits) -> None:
+        self._catalog = catalog
+        self._limits = limits
+
+    def read_head(self, http: HttpRequest) -> Options:
+        """The options are in the query string."""
+        options = parse_options(http.query_params.multi_items(), self._catalog)
+        check_type(http.headers)
+        check_head(http.headers, self._limits.max_body_bytes)
+        return options
+
+    async def read_body(self, headers: Headers, body: bytes, options: Options) -> Message:
+        """The image is the body, or its only field."""
+        data = image_bytes(headers, body)
+        header = probe(data, self._limits.max_pixels)
+        return Message(data, header, options, None, self._write)
+
+    def _write(self, answer: Answer) -> Response:
+        placement = answer.placement
+        body = {
+            "model": self._catalog.name,
+            "request_id": answer.request_id,
+            "image": {"width": placement.original_width, "height": placement.original_height},
+            "detections": _detections(answer, self._catalog.classes),
+            **answer.facts,
+        }
+        return Response(
+            json.dumps(body, separators=(",", ":")).encode(), media_type="application/json"
+        )
+
+
+def _detections(answer: Answer, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Boxes in the original image, to a hundredth of a pixel."""
+    # float64 before rounding, so that JSON shows 12.34 and not 12.34000015258789.
+    return [
+        {"box": box, "score": score, "label": classes[label], "class_id": label}
+        for box, score, label in zip(
+            answer.boxes_xyxy.astype(float).round(2).tolist(),
+            answer.scores.astype(float).round(4).tolist(),
+            answer.labels.tolist(),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,45 @@
+"""What the CUDA runtime's Python bindings return, checked; the bindings themselves are an argument.
+
+Every call of ``cuda.bindings.runtime`` returns a tuple whose first item is an error code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class CudaError(RuntimeError):
+    """A call of the CUDA runtime failed, or there is no driver to call."""
+
+
+def checked(returned: tuple[Any, ...]) -> Any:
+    """What a call returned beside its error code: nothing, one value, or a tuple. Raises
+    CudaError, named as CUDA names it."""
+    error, *values = returned
+    if int(error) != 0:
+        raise CudaError(f"CUDA reports {error.name} ({int(error)})")
+    return values[0] if len(values) == 1 else tuple(values) or None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a compiled plan is tied to."""
+
+    name: str
+    """As the driver reports it, such as ``NVIDIA H200``."""
+    compute_capability: str
+    """Such as ``9.0``."""
+
+    @classmethod
+    def current(cls, cudart: Any) -> Gpu:
+        """The device that ``cudart`` (``cuda.bindings.runtime``) works on. Raises CudaError."""
+        try:
+            properties = checked(cudart.cudaGetDeviceProperties(checked(cudart.cudaGetDevice())))
+        except RuntimeError as error:  # older bindings raise one when libcuda is not there
+            raise CudaError(f"there is no usable NVIDIA GPU here: {error}") from error
+        name = properties.name.decode().rstrip("\0")
+        return cls(name, f"{properties.major}.{properties.minor}")
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
