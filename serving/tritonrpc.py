@@ -84,18 +84,18 @@ def arrays(
         if tensor.name not in expected:
             continue
         datatype, rank = expected[tensor.name]
+        shape = list(tensor.shape)
+        if tensor.datatype != datatype or rank not in (len(shape), None):
+            raise BackendError(
+                f"Triton's output {tensor.name!r} is {tensor.datatype} {shape}, not {datatype} of "
+                f"{rank} dimensions."
+            )
         try:
-            array = np.frombuffer(content, _DTYPES[datatype]).reshape(tensor.shape)
+            array = np.frombuffer(content, _DTYPES[datatype]).reshape(shape)
         except ValueError as error:
             raise BackendError(
-                f"Triton's output {tensor.name!r} has {len(content)} bytes for shape "
-                f"{list(tensor.shape)}."
+                f"Triton's output {tensor.name!r} has {len(content)} bytes for shape {shape}."
             ) from error
-        if tensor.datatype != datatype or rank not in (array.ndim, None):
-            raise BackendError(
-                f"Triton's output {tensor.name!r} is {tensor.datatype} {list(tensor.shape)}, not "
-                f"{datatype} of {rank} dimensions."
-            )
         found[tensor.name] = array
     missing = [name for name in expected if name not in found]
     if missing:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,3 +113,12 @@ def encode(pixels: npt.NDArray[Any] | PillowImage.Image, kind: str, **options: A
 
 
 JPEG = encode(picture(64, 48), "JPEG", quality=95)
+
+
+def write_catalogs(folder: Path, *names: str) -> Path:
+    """Models of these names, with nothing but ``CATALOG``. Returns ``folder``."""
+    for name in names:
+        version = folder / f"{name}_anytime" / "1"
+        version.mkdir(parents=True)
+        (version / "catalog.json").write_text(json.dumps(CATALOG.to_json()))
+    return folder

@@ -1,79 +1,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app, create_backend, create_server
 from serving.metrics import Metrics
-from serving.models import StartError, find_model, open_runner, read_catalog
 from serving.settings import Settings
-from tests.serving.fakes import CATALOG, FakeBackend, FakeClock
+from tests.serving.fakes import CATALOG, FakeBackend, FakeClock, write_catalogs
 
 
-def repository(folder: Path, *names: str) -> Path:
-    for name in names:
-        version = folder / f"{name}_anytime" / "1"
-        version.mkdir(parents=True)
-        (version / "catalog.json").write_text(json.dumps(CATALOG.to_json()))
-    return folder
-
-
-class TestModels:
-    def test_the_only_one(self, tmp_path: Path) -> None:
-        folder = find_model(repository(tmp_path, "cells"), None)
-        assert folder == tmp_path / "cells_anytime" / "1"
-        assert read_catalog(folder) == CATALOG
-
-    def test_one_of_several(self, tmp_path: Path) -> None:
-        repository(tmp_path, "cells", "streets")
-        assert find_model(tmp_path, "streets").parts[-2] == "streets_anytime"
-        with pytest.raises(StartError, match="cells, streets"):
-            find_model(tmp_path, None)
-        with pytest.raises(StartError, match="no model 'sea'"):
-            find_model(tmp_path, "sea")
-
-    def test_none(self, tmp_path: Path) -> None:
-        with pytest.raises(StartError, match="no model in"):
-            find_model(tmp_path / "missing", None)
-
-    @pytest.mark.parametrize("text", ["", "{}", '{"format": 1}', "[1"])
-    def test_unusable(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "catalog.json").write_text(text)
-        with pytest.raises(StartError, match=r"catalog\.json cannot be used"):
-            read_catalog(tmp_path)
-
-    def test_backend_is_of_the_model(self, tmp_path: Path) -> None:
-        settings = Settings(model_repository=repository(tmp_path, "cells"))
-        metrics = Metrics(CollectorRegistry(), FakeClock())
-        backend = create_backend(settings, metrics, FakeClock())
-        assert backend.catalog == CATALOG
-        assert not backend.ready
-
-    def test_runners_are_imported_when_chosen(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with pytest.raises(StartError, match="no runtime 'magic'"):
-            open_runner("magic", tmp_path, None)
-        folder = find_model(repository(tmp_path, "cells"), None)
-        monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
-        assert open_runner("openvino", folder, 2) == (folder, CATALOG, 2)  # type: ignore[comparison-overlap]
-
-
-class Runners:
-    """A module whose runner is the arguments it was made with."""
-
-    @staticmethod
-    def OpenVinoRunner(*arguments: Any) -> tuple[Any, ...]:  # noqa: N802
-        return arguments
+def test_backend_is_of_the_model(tmp_path: Path) -> None:
+    settings = Settings(model_repository=write_catalogs(tmp_path, "cells"))
+    metrics = Metrics(CollectorRegistry(), FakeClock())
+    backend = create_backend(settings, metrics, FakeClock())
+    assert backend.catalog == CATALOG
+    assert not backend.ready
 
 
 class TestLifespan:

@@ -222,7 +222,7 @@ def snapshots(draw):
         rows = tuple(request(bounds) for _ in range(draw(st.integers(1, 4))))
         for row in rows:
             at = draw(st.sampled_from([0, depth - 1, depth]))
-            if row.grows and bounds[0] <= at < bounds[1]:
+            if row.growing and bounds[0] <= at < bounds[1]:
                 answered[row.id] = at
         cohorts.append(Cohort(number, depth, rows))
     waiting = [request(draw_bounds()) for _ in range(draw(st.integers(0, 6)))]
@@ -254,7 +254,7 @@ def test_decisions_about_growing_requests_are_sound(snapshot, max_cohorts, fused
             assert requests
             assert all(r.id in snapshot.answered for r in requests)
         case Run(segment=segment, requests=requests, cohort=cohort):
-            growing = [r for r in requests if r.grows]
+            growing = [r for r in requests if r.growing and r.min_depth < r.max_depth]
             if cohort is None:
                 assert not (segment.head and growing), "a fused run leaves no features"
             elif segment.head:
@@ -303,7 +303,7 @@ def test_one_answer_for_each_exit_from_the_first_on_and_each_in_time(world, requ
         request, depths = requests[id], [answer.depth for answer in world.answers[id]]
         if not isinstance(end, Answered):
             assert depths == []
-        elif request.grows and world.runner.units:
+        elif request.growing and world.runner.units:
             assert depths == list(range(request.min_depth, end.depth + 1))
         else:
             assert depths == [end.depth]
