@@ -2,6 +2,9 @@ PYTHON ?= python3
 SERVE_ENV := .venv
 DEV_ENV := .venv-dev
 BIN := $(DEV_ENV)/bin
+# What other programs host in a Python of their own (Triton's images, TensorRT 8.6).
+HOSTED := -p serving.core -p serving.triton -p serving.runners -m serving.engine -m serving.models \
+	-m builder.tensorrt
 
 .DEFAULT_GOAL := help
 .PHONY: help serve check fmt test clean
@@ -16,6 +19,7 @@ check: $(DEV_ENV)/.installed  ## lint, formatting, types, import rules; changes 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 $(HOSTED)
 	$(BIN)/lint-imports
 
 fmt: $(DEV_ENV)/.installed  ## format and fix what can be fixed

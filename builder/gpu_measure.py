@@ -21,7 +21,7 @@ from torch import Tensor
 
 from builder.catalog import build_catalog
 from builder.config import CONFIGS, DetectorConfig
-from builder.gpu import ModelFigures, PathFigures, Report, RuntimeFigures, with_rate
+from builder.gpu_report import ModelFigures, PathFigures, Report, RuntimeFigures, with_rate
 from builder.measure import compare_paths, machine
 from builder.modeling.cost import exit_macs
 from builder.modeling.detector import Detector

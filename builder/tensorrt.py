@@ -203,11 +203,7 @@ class _Compiler:
         started_s = time.monotonic()
         network = self._network(name, model)
         config = self._config(network)
-        cache = self._read_cache(config)
-        if not config.set_timing_cache(cache, False):
-            # Of another GPU or version, whose timings mean nothing here.
-            cache = config.create_timing_cache(b"")
-            config.set_timing_cache(cache, False)
+        self._set_timing_cache(config)
         serialized = self._builder.build_serialized_network(network, config)
         if serialized is None:
             self._log.raise_error(f"TensorRT cannot build {name}")
@@ -265,9 +261,14 @@ class _Compiler:
             config.add_optimization_profile(profile)
         return config
 
-    def _read_cache(self, config: trt.IBuilderConfig) -> trt.ITimingCache:
+    def _set_timing_cache(self, config: trt.IBuilderConfig) -> None:
+        """What is in the file; nothing, if that comes from another GPU or version, whose timings
+        mean nothing here."""
         known = self._timing_cache.read_bytes() if self._timing_cache.exists() else b""
-        return config.create_timing_cache(known)
+        cache = config.create_timing_cache(known)
+        if cache is None or not config.set_timing_cache(cache, False):
+            print(f"{self._timing_cache} is of another GPU or TensorRT: started anew", flush=True)
+            config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def _inspect(self, name: str, plan: bytes) -> tuple[int, int] | tuple[None, None]:
         """How many layers a plan has, and how many of them only reformat; None when the inspector's

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from serving.core.letterbox import Letterbox
     from serving.core.ports import Image, SegmentRunner
+    from serving.core.segment import Segment
 
 COMMANDS_GROUP = "punctual.commands"
 
@@ -29,6 +30,8 @@ EXTRAS = {
     "tqdm": "builder",
     "onnx": "builder",
     "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "cuda": "tensorrt",
     "grpc": "triton",
     "tritonclient": "triton",
 }
@@ -81,10 +84,16 @@ SERVE_OPTIONS = (
 class _Tools:
     """``core.ports.ServingTools``, importing the server only when asked for something."""
 
-    def open_runner(self, runtime: str, folder: Path, num_threads: int | None) -> SegmentRunner:
+    def open_runner(
+        self,
+        runtime: str,
+        folder: Path,
+        num_threads: int | None,
+        wanted: Collection[Segment] | None = None,
+    ) -> SegmentRunner:
         from serving.models import open_runner
 
-        return open_runner(runtime, folder, num_threads)
+        return open_runner(runtime, folder, num_threads, wanted)
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
         from serving.images import load_image

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.core import segment as segments
-from serving.core.errors import ShedReason
+from serving.core.errors import BackendUnavailable, ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.plan import Costs, Paths
 from serving.core.policy import Cohort, Conclude, Policy, Run, ShedRequests, Snapshot, Wait
@@ -85,7 +85,7 @@ class Executor:
         self._observer = observer
         self._max_waiting = max_waiting
         self._probe_image = probe_image
-        self._num_exits = max(segment.stop for segment in runner.segments)
+        self._num_exits = max((segment.stop for segment in runner.segments), default=1)
         self._paths = Paths(runner.segments, self._num_exits)
         self._exit_s = self._predict_exits()
         self._published_s = clock()
@@ -185,8 +185,8 @@ class Executor:
     def _probe_safely(self) -> None:
         try:
             self.probe()
-        except Exception:  # whatever a runtime raises must not end the loop
-            log.exception("the idle engine failed a probe")
+        except Exception as error:  # whatever a runtime raises must not end the loop
+            _report("the idle engine failed a probe", error)
 
     def probe(self) -> None:
         """Run a blank request to the first exit, or as far as nobody arrives, so that the latency
@@ -276,7 +276,7 @@ class Executor:
             output = self._timed(decision.segment, batch, jobs)
             detections = self._runner.detections(output) if decision.segment.head else None
         except Exception as error:  # whatever a runtime raises must not end the loop
-            log.exception("segment %s failed", decision.segment.name)
+            _report(f"segment {decision.segment.name} failed", error)
             if batch is not None:
                 self._release_input(decision, batch)
             if output is not None:
@@ -407,3 +407,12 @@ class Executor:
         with self._changed:
             self._num_open -= 1
             self._changed.notify_all()
+
+
+def _report(what: str, error: Exception) -> None:
+    """Into the log. An engine that is not there has nothing to be debugged here, and its backend
+    says so once."""
+    if isinstance(error, BackendUnavailable):
+        log.debug("%s: %s", what, error)
+    else:
+        log.error("%s", what, exc_info=error)

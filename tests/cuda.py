@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import importlib
 import itertools
 import json
@@ -286,6 +287,14 @@ class FakeDevice:
         return sum(map(len, held))
 
 
+@functools.lru_cache(maxsize=64)
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    """What runs a plan; it keeps nothing between two runs."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 # -- TensorRT ------------------------------------------------------------------------------------
 
 
@@ -455,8 +464,8 @@ def make_tensorrt(version: str, device: FakeDevice) -> Any:
         def __init__(self) -> None:
             self._shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
 
-        def set_shape(self, name: str, min: Any, opt: Any, max: Any) -> None:
-            self._shapes[name] = (tuple(min), tuple(opt), tuple(max))
+        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+            self._shapes[input] = (tuple(min), tuple(opt), tuple(max))
 
     class IBuilderConfig:
         def __init__(self) -> None:
@@ -483,7 +492,9 @@ def make_tensorrt(version: str, device: FakeDevice) -> Any:
             self._profiles.append(profile)
             return len(self._profiles) - 1
 
-        def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
+            if serialized_timing_cache and not serialized_timing_cache.startswith(b"timings "):
+                return None
             return ITimingCache(serialized_timing_cache)
 
         def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
@@ -639,11 +650,7 @@ def make_tensorrt(version: str, device: FakeDevice) -> Any:
             self._header = header
             self._ports = {port["name"]: port for port in (*header["inputs"], *header["outputs"])}
             self._taken: set[int] = set()
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = _session(model)
 
         num_io_tensors = property(lambda self: len(self._ports))
 

@@ -40,7 +40,7 @@ class Lifecycle:
         if self._closed:
             raise _draining()
         if not self._backend.ready:
-            raise BackendUnavailable("The model is being loaded.")
+            raise BackendUnavailable("The engine is not ready.")
 
     def check_ready(self) -> None:
         """Raises Overloaded or BackendUnavailable when the server is not ready."""

@@ -48,7 +48,6 @@ MIN_GAIN = 1e-6
 """Accuracy that an exit is taken to add where measurement says none or less, so that depth still
 follows the budget."""
 
-
 _Step = tuple[float, Callable[[], Decision]]
 """How much accuracy per second the next step of a task buys, infinite if it is in the plan anyway;
 and what makes that step."""
@@ -81,32 +80,36 @@ class DeadlinePolicy:
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
         """The next action. Raises KeyError if ``latency`` does not know a segment it needs."""
-        costs = Costs(latency, self._paths)
-        expired = self._shed_expired(snapshot, costs)
+        costs, growing = Costs(latency, self._paths), self._paths.growing(snapshot)
+        expired = self._shed_expired(snapshot, costs, growing)
         if expired is not None:
             return expired
-        plan = Plan(snapshot, costs, self._batch_sizes)
+        plan = Plan(snapshot, costs, self._batch_sizes, growing)
         if not plan.tasks:
             return Wait()
         final = _final(plan, costs, snapshot.answered) if snapshot.answered else ()
         if final:
             return Conclude(final)
         if plan.slack_s < 0:
-            one_by_one = Plan(snapshot, costs, (1,))  # a batch may have delayed somebody too long
+            # A batch may have delayed somebody too long.
+            one_by_one = Plan(snapshot, costs, (1,), growing)
             plan = max(plan, one_by_one, key=lambda candidate: candidate.slack_s)
             shed = plan.overload()
             if shed is not None:
                 return ShedRequests((shed,), ShedReason.REJECTED_OVERLOAD, plan.length_s)
         return self._proceed(snapshot, plan, costs)
 
-    def _shed_expired(self, snapshot: Snapshot, costs: Costs) -> ShedRequests | None:
+    def _shed_expired(
+        self, snapshot: Snapshot, costs: Costs, growing: frozenset[int]
+    ) -> ShedRequests | None:
         """Those that would be late with their first answer even alone and at a typical pace."""
         latest_s = snapshot.now_s - EPSILON_S
         plain_s: dict[int, float] = {}
         growing_s: dict[int, float] = {}
         expired = []
         for request in snapshot.waiting:
-            depth, grows = request.min_depth, request.growing and self._paths.grows(request)
+            depth = request.min_depth
+            grows = bool(growing) and request.id in growing
             known = growing_s if grows else plain_s
             if depth not in known:
                 known[depth] = min(map(costs.typical, self._paths.to(depth, grows=grows)))
@@ -177,9 +180,8 @@ class DeadlinePolicy:
         extra_s += costs.deeper(depth, batch, growing, plain)
         if extra_s > slack_s:
             return None
-        return self._rate(depth, batch, growing, costs), lambda: Run(
-            segments.STEM, task.requests, None
-        )
+        rate = self._rate(depth, batch, growing, costs)
+        return rate, lambda: Run(segments.STEM, task.requests, None)
 
     def _go_on(self, cohort: Cohort, task: Task, slack_s: float, costs: Costs) -> _Step | None:
         """One more stack, but first a head for those rows that grow and are not yet answered at
@@ -271,10 +273,9 @@ class DeadlinePolicy:
     def _way_in(self, task: Task, slack_s: float, costs: Costs, room: bool) -> Segment | None:
         """The deepest fused run that fits into the slack, or else the start of the unit path;
         None if there is no room for another cohort and no fused segment does without."""
-        batch, fused = len(task.requests), self._paths.fused
+        batch = len(task.requests)
+        fused = () if task.num_growing else self._paths.fused
         depths = [d for d in range(task.min_depth, task.max_depth + 1) if d in fused]
-        if task.num_growing:
-            depths = []
         fitting = [d for d in depths if costs.fused(d, batch) - task.cost_s <= slack_s]
         if fitting:
             return segments.fused_exit(fitting[-1])

@@ -52,9 +52,13 @@ class Paths:
         fused = ((segments.fused_exit(depth),),) if depth in self.fused else ()
         return unit if grows else unit + fused
 
-    def grows(self, request: Request) -> bool:
-        """Whether it can be answered more than once here: a fused run leaves no features."""
-        return self.units and request.grows
+    def growing(self, snapshot: Snapshot) -> frozenset[int]:
+        """The ids of those that can be answered more than once here: a fused run leaves no
+        features."""
+        if not self.units:
+            return frozenset()
+        everybody = chain(snapshot.waiting, *(cohort.requests for cohort in snapshot.cohorts))
+        return frozenset(r.id for r in everybody if r.growing and r.min_depth < r.max_depth)
 
 
 _segment = lru_cache(maxsize=256)(Segment)
@@ -69,7 +73,7 @@ class Costs:
         self._latency = latency
         self.paths = paths
         self._known: dict[tuple[int, int, bool, int], float] = {}
-        self._paths: dict[tuple[int, int], float] = {}
+        self._paths: dict[tuple[int, int, bool], float] = {}
 
     def _predict(self, start: int, stop: int, head: bool, batch: int) -> float:
         key = (start, stop, head, batch)
@@ -107,12 +111,15 @@ class Costs:
             return math.inf
         return self.stem(batch) + self.way_out(0, depth, batch)
 
-    def path(self, depth: int, batch: int) -> float:
-        """The image to the boxes of ``depth``, the quickest way."""
-        key = (depth, batch)
+    def path(self, depth: int, batch: int, *, grows: bool = False) -> float:
+        """The image to the boxes of ``depth``, the quickest way; with ``grows`` one that leaves
+        features to go on with."""
+        key = (depth, batch, grows)
         seconds = self._paths.get(key)
         if seconds is None:
-            seconds = min(self.unit_path(depth, batch), self.fused(depth, batch))
+            seconds = self.unit_path(depth, batch)
+            if not grows:
+                seconds = min(seconds, self.fused(depth, batch))
             self._paths[key] = seconds
         return seconds
 
@@ -166,12 +173,17 @@ class Task:
 class Plan:
     """The plan for one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, costs: Costs, batch_sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        costs: Costs,
+        batch_sizes: Sequence[int],
+        growing: frozenset[int],
+    ) -> None:
+        """``growing``: who of the snapshot can be answered more than once."""
         self.now_s = snapshot.now_s
         self._costs = costs
-        everybody = chain(snapshot.waiting, *(cohort.requests for cohort in snapshot.cohorts))
-        # Most do not want to grow, and asking each whether it can takes time.
-        self._growing = {r.id for r in everybody if r.growing and costs.paths.grows(r)}
+        self._growing = growing
         tasks = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
         tasks.extend(self._starting(snapshot.waiting, batch_sizes))
         for task in tasks:
@@ -215,12 +227,9 @@ class Plan:
             if len(paying[depth]) > 1:
                 size = self._batch_size(waiting, start, paying[depth])
             requests = waiting[start : start + size]
-            task = Task(first.deadline_s, self._costs.path(depth, size), requests, None, requests)
-            if self._growing:
-                task.num_growing = sum(request.id in self._growing for request in requests)
-                if task.num_growing:
-                    task.cost_s = self._costs.unit_path(depth, size)
-            tasks.append(task)
+            growing = self._num_growing(requests) if self._growing else 0
+            cost_s = self._costs.path(depth, size, grows=growing > 0)
+            tasks.append(Task(first.deadline_s, cost_s, requests, None, requests, (), growing))
             start += size
         return tasks
 
@@ -236,17 +245,21 @@ class Plan:
     def _batch_size(self, waiting: tuple[Request, ...], start: int, sizes: list[int]) -> int:
         """The largest of ``sizes`` that is there and makes its first request no late one."""
         first = waiting[start]
-        bounds = (first.min_depth, first.max_depth)
-        most, way_s = 1, self._costs.path
+        min_depth, max_depth = first.min_depth, first.max_depth
+        most = 1
         for request in waiting[start + 1 : start + sizes[-1]]:
-            if (request.min_depth, request.max_depth) != bounds:
+            if request.min_depth != min_depth or request.max_depth != max_depth:
                 break
             most += 1
-        if self._growing and any(r.id in self._growing for r in waiting[start : start + most]):
-            way_s = self._costs.unit_path
+        grows = bool(self._growing) and self._num_growing(waiting[start : start + most]) > 0
         limit_s = first.deadline_s - self.now_s
-        fitting = [n for n in sizes if n <= most and way_s(bounds[0], n) <= limit_s]
-        return fitting[-1] if fitting else 1
+        for size in reversed(sizes):
+            if size <= most and self._costs.path(min_depth, size, grows=grows) <= limit_s:
+                return size
+        return 1
+
+    def _num_growing(self, requests: tuple[Request, ...]) -> int:
+        return len([request for request in requests if request.id in self._growing])
 
     def overload(self) -> Request | None:
         """The newest waiting request of those up to the first that would be late; None if nobody

@@ -90,7 +90,8 @@ Decision = Run | ShedRequests | Conclude | Wait
 
 
 class Policy(Protocol):
-    """Chooses what an idle executor does next."""
+    """Chooses what an idle executor does next. Growing requests are its to conclude: the executor
+    ends one only when it is answered at its ``max_depth`` or by a fused run."""
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
         """Pure: the same arguments give the same decision."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,8 +101,15 @@ class ServingTools(Protocol):
     """What offline commands borrow from the server, so that accuracy and latency are measured
     through the very code that serves."""
 
-    def open_runner(self, runtime: str, folder: Path, num_threads: int | None) -> SegmentRunner:
-        """The runner called ``runtime`` over the segments in ``folder``."""
+    def open_runner(
+        self,
+        runtime: str,
+        folder: Path,
+        num_threads: int | None,
+        wanted: Collection[Segment] | None = None,
+    ) -> SegmentRunner:
+        """The runner called ``runtime`` over the segments in ``folder``: all that it can run, or
+        those ``wanted`` (CPU runtimes only)."""
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
         """An encoded image, decoded and letterboxed exactly as for a request."""

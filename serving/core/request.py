@@ -24,11 +24,6 @@ class Request:
     growing: bool = False
     """Whether it wants the boxes of every exit it passes, from ``min_depth`` on."""
 
-    @property
-    def grows(self) -> bool:
-        """Whether it may be answered more than once."""
-        return self.growing and self.min_depth < self.max_depth
-
 
 @dataclass(frozen=True, slots=True)
 class Detections:

@@ -99,7 +99,9 @@ class _Buffer:
     def view(self, index: int, tensor: _Tensor, rows: int) -> npt.NDArray[Any]:
         """The first rows of a tensor in host memory."""
         assert self.host is not None, "features have no host memory"
-        return np.ndarray((rows, *tensor.shape), tensor.dtype, self.host.data, self.offsets[index])
+        shape, offset = (rows, *tensor.shape), self.offsets[index]
+        view: npt.NDArray[Any] = np.ndarray(shape, tensor.dtype, self.host.data, offset)
+        return view
 
 
 class _Device:

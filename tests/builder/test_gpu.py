@@ -10,7 +10,8 @@ import torch
 
 from builder import gpu
 from builder.config import CONFIGS, Config, replace
-from builder.gpu import (
+from builder.gpu_report import (
+    COLUMNS,
     ModelFigures,
     PathFigures,
     Report,
@@ -82,7 +83,7 @@ def test_the_table_has_every_path_and_says_what_is_missing():
     assert "AP by exit: 1: 0.5000, 7: 0.6250" in text
     assert "Not measured: ImportError: none" in text
     header, rule = (line for line in text.splitlines() if line.startswith(("| batch", "|---")))
-    assert header.count("|") == rule.count("|") == len(gpu.COLUMNS) + 1
+    assert header.count("|") == rule.count("|") == len(COLUMNS) + 1
 
 
 def test_a_machine_without_a_gpu_is_refused(repository, tmp_path, monkeypatch, capsys):

@@ -42,7 +42,9 @@ CASES = {
     "onnxruntime": Case("onnxruntime", {}, 0.98, 0.05, 1e-3),
     "torch-bf16": Case("torch", {"device": "cpu", "precision": "bf16"}, 0.5, 6.0, 0.1),
     "torch-f32": Case("torch", {"device": "cpu", "precision": "f32"}, 0.98, 0.05, 1e-3),
-    "torch-captured": Case("torch", {"precision": "f32"}, 0.98, 0.05, 1e-3, make=CapturedRunner),
+    "torch-captured": Case(
+        "torch", {"device": "cpu", "precision": "f32"}, 0.98, 0.05, 1e-3, make=CapturedRunner
+    ),
     "torch-cuda": Case("torch", {"device": "cuda"}, 0.9, 1.0, 0.02, gpu=True),
     "torch-cuda-f32": Case(
         "torch", {"device": "cuda", "precision": "f32"}, 0.95, 0.2, 5e-3, gpu=True

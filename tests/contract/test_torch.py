@@ -41,7 +41,7 @@ def in_f32(exported):
 
 @pytest.fixture(scope="module")
 def captured(exported):
-    runner = CapturedRunner(exported.folder, exported.catalog, None, precision="f32")
+    runner = CapturedRunner(exported.folder, exported.catalog, None, "cpu", "f32")
     yield runner
     runner.close()
 
@@ -120,6 +120,19 @@ def test_normalisations_are_folded_into_convolutions(exported, in_f32):
     assert count(segments.head(1), aten.addcmul) == levels * towers * config.head_convs
     stem = in_f32[segments.STEM].graph
     assert not stem.find_nodes(op="call_function", target=aten.mul.Tensor)
+
+
+def test_no_tensor_is_left_on_the_device_of_the_exporter(exported, monkeypatch):
+    """On a device without data, which refuses to mix with another."""
+    monkeypatch.setattr(torch, "equal", lambda a, b: a is b)  # there are no values to compare
+    path = segments.unit_path(1)
+    loaded = load_programs(
+        exported.folder, exported.catalog, path, torch.device("meta"), torch.float16
+    )
+    tensors = (torch.from_numpy(np.stack(exported.images)).to("meta"),)
+    for segment in path:
+        tensors = loaded[segment](*tensors)
+        assert {x.device.type for x in tensors} == {"meta"}
 
 
 def test_heads_share_their_kernels_in_memory(exported, in_f32):

@@ -65,6 +65,8 @@ class Ended:
     status: int
     slug: str
     depth: int
+    slack_s: float
+    """What was left of the budget by the server's clock, of an answer."""
 
     @property
     def overrun_s(self) -> float:
@@ -120,8 +122,8 @@ class Load:
         elapsed_s = time.monotonic() - sent_s
         body = reply.json()
         slug = str(body.get("type", "")).rpartition(":")[2]
-        depth = body.get("exit_depth", 0)
-        return Ended(sent_s, budget_ms / 1e3, elapsed_s, reply.status_code, slug, depth)
+        depth, slack_s = body.get("exit_depth", 0), body.get("slack_ms", 0.0) / 1e3
+        return Ended(sent_s, budget_ms / 1e3, elapsed_s, reply.status_code, slug, depth, slack_s)
 
 
 def counted(server: Server) -> Counter[str]:

@@ -15,7 +15,13 @@ import httpx
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from loadtest.tritonserver import Ports, assemble, default_folder, server_command, server_environment
+from loadtest.tritonserver import (
+    Ports,
+    assemble,
+    default_folder,
+    server_command,
+    server_environment,
+)
 from tests.e2e.process import PATIENCE_S, eventually, free_port
 
 
