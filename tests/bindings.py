@@ -70,6 +70,7 @@ def stubs_of(bindings: Bindings) -> tuple[Path, dict[str, list[str]]]:
     if not names.exists():
         package = _unpack(bindings, folder)
         _write_stub(bindings, package, stubs, names)
+        shutil.rmtree(package)  # a hundred times the size of the stub
     return stubs, json.loads(names.read_text())
 
 

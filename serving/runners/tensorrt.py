@@ -6,9 +6,9 @@
     detections    pinned memory -> arrays
 
 Features never leave the device. What a CUDA graph has captured is bound to addresses, so there is
-one graph for each (segment, padded batch, input buffer, output buffer), captured when that
-combination is first met. A batch takes the free buffer with the lowest number: a request that is
-alone always meets the same buffers, whose graphs are captured before the first request.
+one graph for each (segment, input buffer, output buffer), captured when that combination is first
+met; a buffer is of one batch size. A batch takes the free buffer with the lowest number: a request
+that is alone always meets the same buffers, whose graphs are captured before the first request.
 
 Batches are padded to the next of ``BATCH_SIZES``; rows do not influence each other, so what is in
 the rows beyond is of no consequence. All plans compute in one block of device memory, one at a
@@ -302,7 +302,7 @@ class TensorRtRunner:
         self._image = _Tensor((catalog.input_height, catalog.input_width, 3), np.uint8)
         self._closed = False
         self._pools: dict[tuple[_Kind, int], _Pool] = {}
-        self._graphs: OrderedDict[tuple[Segment, int, int, int], Any] = OrderedDict()
+        self._graphs: OrderedDict[tuple[Segment, int, int], Any] = OrderedDict()
         self._numbers = itertools.count()
         self._engines: dict[Segment, _Engine] = {}
         self._logger = trt.Logger(trt.Logger.WARNING)
@@ -328,8 +328,8 @@ class TensorRtRunner:
         self._check_open()
         check_images(images, self._image.shape, BATCH_SIZES[-1])
         pool = self._pool((self._image,), _padded(len(images)))
-        # An earlier upload out of the memory that is written next may still be under way.
-        self._device.synchronize()
+        # An upload of released images may still be reading this memory. It does no harm: nobody
+        # wants those any more, and this upload comes after it.
         batch = _batch(pool, len(images), segments.IMAGE)
         pixels = batch.buffer.view(0, self._image, len(images))
         for row, image in enumerate(images):
@@ -431,7 +431,7 @@ class TensorRtRunner:
 
     def _launch(self, segment: Segment, engine: _Engine, given: Batch, taken: Batch) -> None:
         """Replay the graph of this combination; if there is none, run without, then capture."""
-        key = (segment, given.padded, given.buffer.number, taken.buffer.number)
+        key = (segment, given.buffer.number, taken.buffer.number)
         graph = self._graphs.get(key)
         if graph is not None:
             self._graphs.move_to_end(key)

@@ -153,7 +153,7 @@ class TritonPythonModel:
         def grew(answered: Answered) -> None:
             self._outbox.put(_Outgoing(sender, answered, last=False))
 
-        self._engine.executor.submit(request, image, self._done, grew)
+        self._engine.executor.submit(request, image, self._done, grew if request.growing else None)
 
     def _request(self, triton_request: Any, options: dict[str, Any]) -> Request:
         num_exits = self._catalog.num_exits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,18 @@ def test_other_buffers_get_graphs_of_their_own(opened, exported):
     runner.release(held)
 
 
+def test_the_graphs_of_what_is_asked_for_most_are_kept(opened, exported, monkeypatch):
+    module, runner, device = opened
+    monkeypatch.setattr(module, "MAX_GRAPHS", len(runner._graphs))
+    for number in range(20):  # one buffer more every time, that was never met
+        held = [runner.run(segments.STEM, runner.load(exported.images[:2])) for _ in range(number)]
+        before = device.calls["cudaStreamBeginCapture"]
+        chain(runner, exported.images[:1], 3)
+        assert device.calls["cudaStreamBeginCapture"] == before
+        for features in held:
+            runner.release(features)
+
+
 def test_graphs_are_bounded(opened, exported, monkeypatch):
     module, runner, device = opened
     bound = len(runner._graphs) + 2
@@ -139,8 +152,8 @@ def test_graphs_are_bounded(opened, exported, monkeypatch):
 # -- memory --------------------------------------------------------------------------------------
 
 
-def test_an_upload_is_not_overwritten_by_the_next(opened, exported):
-    """Two loads into the same pinned memory with nothing between them that waits."""
+def test_images_that_nobody_runs_leave_no_trace(opened, exported):
+    """Several loads into the same pinned memory with nothing between them that waits."""
     _, runner, _ = opened
     (expected,) = chain(runner, exported.images[:1], 1)
     first = runner.load(exported.images[:1])
@@ -163,6 +176,18 @@ def test_releasing_twice_does_not_hand_memory_out_twice(opened, exported):
         runner.run(segments.STEM, runner.load([image])) for image in exported.images[:2]
     )
     assert first.buffer.address != second.buffer.address
+
+
+@pytest.mark.parametrize(("channels", "padded"), [(32, 32), (12, 16), (1, 8)])
+def test_vectorised_channels_are_padded(opened, channels, padded):
+    module, _, _ = opened
+    engine = object.__new__(module._Engine)
+    engine._engine = SimpleNamespace(
+        get_tensor_format=lambda name: module.trt.TensorFormat.HWC8,
+        get_tensor_dtype=lambda name: module.trt.DataType.HALF,
+    )
+    shapes = SimpleNamespace(get_tensor_shape=lambda name: (1, channels, 5, 7))
+    assert engine._tensor(shapes, "p3").row_bytes == 5 * 7 * padded * 2
 
 
 def test_rows_of_images_or_boxes_are_not_selected(opened, exported):

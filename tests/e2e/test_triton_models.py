@@ -96,6 +96,11 @@ def test_an_answer(stream):
     assert 0 <= queue_us < 5_000_000
     assert engine_us > 0
     assert predicted_us > 0
+    # A status that is asked for now comes next: there was one answer and no more.
+    stream.send(command="status")
+    result, error = stream.receive()
+    assert error is None
+    assert result.as_numpy(wire.STATUS) is not None
 
 
 def test_without_a_budget_it_has_time(stream):
