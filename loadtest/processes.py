@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +106,7 @@ def is_ok(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S) as reply:
             return bool(reply.status == 200)
-    except (OSError, urllib.error.HTTPError):  # nobody listens, or not yet ready
+    except OSError:  # nobody listens yet, or it says that it is not ready
         return False
 
 

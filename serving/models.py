@@ -59,8 +59,8 @@ def open_runner(
     wanted: Collection[Segment] | None = None,
 ) -> SegmentRunner:
     """The runner called ``runtime`` over the segments in ``folder``: all that it can run, or those
-    ``wanted``. Raises StartError for an unknown name, ImportError when its
-    library is not installed."""
+    ``wanted``. Raises StartError for an unknown name, ImportError when its library is not
+    installed."""
     if runtime not in RUNNERS:
         raise StartError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
     module, _, name = RUNNERS[runtime].partition(":")

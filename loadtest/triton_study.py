@@ -1,0 +1,243 @@
+"""What Triton costs and what it serves: ``punctual study triton``.
+
+    perf        throughput and latency of one model behind Triton and behind the gateway
+    overhead    what a request pays for an engine in Triton instead of in the gateway
+    memory      what the weights take, by how they are spread over processes
+
+The report is written after each part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from loadtest import memory, overhead, perf, processes, tritonserver
+from loadtest.processes import StudyError
+from loadtest.triton_report import Report
+from serving.core.catalog import Catalog
+
+MODEL_SUFFIX = "_anytime"
+VERSION = "1"
+_RUNTIME = re.compile(r'key: "runtime" value \{ string_value: "(\w+)" \}')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure and how long."""
+
+    model_repository: Path
+    config_name: str
+    """Which configuration of each model Triton takes."""
+    server_folder: Path
+    """Where Triton is unpacked."""
+    image: Path
+    """What the gateways are sent."""
+    rounds: int
+    turns: int
+    window_ms: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under study."""
+
+    settings: Settings
+    folder: Path
+    catalog: Catalog
+    runtime: str
+    """What Triton's configuration runs the segments on; so does everything else here."""
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.catalog.name
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The shallowest and the deepest exit."""
+        return tuple(sorted({1, self.catalog.num_exits}))
+
+    def triton(
+        self, models: Sequence[str], log: Path
+    ) -> contextlib.AbstractContextManager[processes.TritonAddress]:
+        """A Triton with these models."""
+        settings = self.settings
+        return processes.triton_server(
+            settings.server_folder, settings.model_repository, settings.config_name, models, log
+        )
+
+    def gateway(
+        self, name: str, settings: Mapping[str, object], log: Path
+    ) -> contextlib.AbstractContextManager[str]:
+        """A gateway with this model and these further settings."""
+        common = {
+            "model_repository": self.settings.model_repository.resolve(),
+            "model": self.name,
+            "runtime": self.runtime,
+        }
+        return processes.gateway(name, {**common, **settings}, log)
+
+
+def find_subject(settings: Settings, name: str | None) -> Subject:
+    """The model called ``name``, or the only one there. Raises StudyError."""
+    repository = settings.model_repository
+    pattern = f"{name or '*'}{MODEL_SUFFIX}/{VERSION}/catalog.json"
+    found = sorted(repository.glob(pattern))
+    if len(found) != 1:
+        raise StudyError(f"{repository} has {len(found)} models {pattern}; name one that is there")
+    folder = found[0].parent
+    catalog = read_catalog(folder)
+    config = folder.parent / "configs" / f"{settings.config_name}.pbtxt"
+    try:
+        runtime = _RUNTIME.search(config.read_text())
+    except OSError as error:
+        raise StudyError(f"Triton's configuration cannot be read: {error}") from error
+    if runtime is None:
+        raise StudyError(f"{config} names no runtime")
+    return Subject(settings, folder, catalog, runtime[1])
+
+
+def read_catalog(folder: Path) -> Catalog:
+    """The catalogue in ``folder``. Raises StudyError."""
+    try:
+        return Catalog.from_json(json.loads((folder / "catalog.json").read_bytes()))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"the catalogue in {folder} cannot be used: {error}") from error
+
+
+# -- the parts -----------------------------------------------------------------------------------
+
+
+def measure_perf(subject: Subject, report: Report, logs: Path, say: Callable[[str], None]) -> None:
+    """Fill ``report.perf``. Raises StudyError, AssemblyError."""
+    folder, catalog = subject.settings.server_folder, subject.catalog
+    analyzer = perf.PerfAnalyzer(
+        tritonserver.assemble_perf_analyzer(folder),
+        tritonserver.server_environment(folder),
+        subject.settings.window_ms,
+    )
+    size = (catalog.input_height, catalog.input_width)
+    deepest = catalog.num_exits
+
+    @contextlib.contextmanager
+    def triton(model: str) -> Iterator[str]:
+        with subject.triton((model,), logs / "triton.log") as address:
+            yield address.grpc
+
+    def gateway() -> contextlib.AbstractContextManager[str]:
+        started = subject.gateway("embedded", overhead.BACKENDS["embedded"], logs / "gateway.log")
+        return perf.at_full_depth(started, deepest)
+
+    loads = (
+        *(perf.depth_loads(subject.name, depth) for depth in subject.depths),
+        perf.anytime_loads(subject.name, subject.depths, *size),
+    )
+    targets = (
+        *(perf.Target("grpc", partial(triton, each[0].model), each) for each in loads),
+        perf.Target("http", gateway, perf.gateway_loads(subject.name, deepest, *size)),
+    )
+    report.perf = perf.measure(targets, analyzer, subject.settings.rounds, say)
+
+
+def measure_overhead(
+    subject: Subject, report: Report, logs: Path, say: Callable[[str], None]
+) -> None:
+    """Fill ``report.overhead``. Raises StudyError, AssemblyError."""
+    settings, name = subject.settings, subject.name
+    image, media_type = overhead.read_image(settings.image)
+    models = [f"{name}{MODEL_SUFFIX}"]
+    models += [f"{name}_d{depth}" for depth in range(1, subject.catalog.num_exits + 1)]
+    with contextlib.ExitStack() as stack:
+        say("overhead: starting Triton and the gateways")
+        triton = stack.enter_context(subject.triton(models, logs / "triton.log"))
+        asks: dict[str, overhead.Ask] = {}
+        for index, (backend, chosen) in enumerate(overhead.BACKENDS.items()):
+            log = logs / f"gateway-{index}.log"
+            given = {**chosen, "triton_url": triton.grpc}
+            url = stack.enter_context(subject.gateway(backend, given, log))
+            asks[backend] = stack.enter_context(
+                contextlib.closing(overhead.Gateway(backend, url, image, media_type))
+            )
+        depth_models = overhead.DepthGateway(asks[overhead.DEPTH], triton.http_url, name)
+        asks[overhead.DEPTH] = depth_models
+        turns = overhead.measure(asks, subject.depths, settings.turns, settings.seed, say)
+    report.overhead, report.lost_turns = overhead.summarise(turns), turns.lost
+
+
+def measure_memory(
+    subject: Subject, report: Report, logs: Path, say: Callable[[str], None]
+) -> None:
+    """Fill ``report.memory``. Raises StudyError."""
+    del logs  # a process that fails is quoted from its pipe
+    rounds = subject.settings.rounds
+    report.memory = memory.measure(subject.catalog, subject.folder, subject.runtime, rounds, say)
+
+
+PARTS = {"perf": measure_perf, "overhead": measure_overhead, "memory": measure_memory}
+
+
+def study(
+    settings: Settings,
+    model: str | None,
+    parts: Sequence[str],
+    out: Path,
+    say: Callable[[str], None],
+) -> Report:
+    """Measure ``parts``, in the order of ``PARTS``, and write ``out``/triton-DATE.json and .md.
+    Raises StudyError, or AssemblyError where there is no Triton."""
+    subject = find_subject(settings, model)
+    report = Report(
+        machine=machine(),
+        versions=versions(subject.runtime),
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+        model=subject.name,
+        model_digest=subject.catalog.digest,
+        settings={
+            "rounds": settings.rounds,
+            "turns": settings.turns,
+            "window": f"{settings.window_ms} ms",
+            "seed": settings.seed,
+            "image": settings.image.name,
+            "configuration": settings.config_name,
+        },
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as logs:
+        for name in PARTS:
+            if name in parts:
+                PARTS[name](subject, report, Path(logs), say)
+                report.write(out / f"triton-{report.date}")
+    return report
+
+
+def machine() -> str:
+    """The processor, and how many of its cores this process may use."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def versions(runtime: str) -> dict[str, str]:
+    """Of everything whose figures these are."""
+    _, _, pytriton = tritonserver.PYTRITON.partition("==")
+    _, _, tritonclient = tritonserver.TRITONCLIENT.partition("==")
+    return {
+        "punctual": version("punctual"),
+        "Python": platform.python_version(),
+        runtime: version(runtime),
+        "Triton of nvidia-pytriton": pytriton,
+        "perf_analyzer of tritonclient": tritonclient,
+    }
