@@ -29,6 +29,8 @@ TRITONCLIENT = "tritonclient==2.50.0"
 """The newest wheel whose perf_analyzer runs on glibc 2.36."""
 SHARED_MEMORY_BYTES = 64 * 2**20
 """Of each model's stub process, allocated at its start: growing it costs a request milliseconds."""
+LEFTOVERS = "triton-of-punctual-"
+"""How the shared memory of a server begins that ``punctual triton`` started; its pid follows."""
 HIDDEN_LIBRARIES = ("libb64", "libcudart")
 """What perf_analyzer looks for under its plain name; the other wheel has both, renamed."""
 
@@ -91,10 +93,12 @@ def server_command(
     config_name: str,
     models: Sequence[str] = ("*",),
     log_level: str = "info",
+    shared_memory_prefix: str,
 ) -> list[str]:
     """The command line that serves ``repository``. ``config_name`` picks
     ``<model>/configs/<config_name>.pbtxt`` where a model has it; ``models`` names those that are
-    loaded at the start."""
+    loaded at the start. Its shared memory is in ``/dev/shm/<shared_memory_prefix>*``: a server that
+    is killed leaves it behind."""
     options: Mapping[str, object] = {
         "model-repository": repository.resolve(),
         "model-config-name": config_name,
@@ -111,13 +115,17 @@ def server_command(
         "allow-gpu-metrics": "false",
         "log-info": "true" if log_level in ("info", "debug") else "false",
         "log-warning": "true" if log_level != "error" else "false",
-        "backend-config": f"python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
+    }
+    python = {
+        "shm-default-byte-size": SHARED_MEMORY_BYTES,
+        "shm-region-prefix-name": shared_memory_prefix,
     }
     loads = [f"--load-model={model}" for model in models]
     return [
         str(folder / "bin" / "tritonserver"),
         "--disable-auto-complete-config",
         *(f"--{name}={value}" for name, value in options.items()),
+        *(f"--backend-config=python,{name}={value}" for name, value in python.items()),
         *loads,
     ]
 
@@ -222,7 +230,22 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=_run)
 
 
+def remove_shared_memory(prefix: str, folder: Path = Path("/dev/shm")) -> None:
+    """Remove what a server left behind that was started with ``prefix`` and has ended."""
+    for path in folder.glob(f"{prefix}*"):
+        path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path = Path("/dev/shm")) -> None:
+    """Of servers that ``punctual triton`` started and that were killed."""
+    for path in folder.glob(f"{LEFTOVERS}*"):
+        pid = path.name.removeprefix(LEFTOVERS).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            remove_shared_memory(f"{LEFTOVERS}{pid}-", folder)
+
+
 def _run(options: argparse.Namespace) -> None:
+    _remove_leftovers()
     try:
         folder = assemble(options.server_folder)
     except AssemblyError as error:
@@ -234,6 +257,7 @@ def _run(options: argparse.Namespace) -> None:
         config_name=options.config_name,
         models=options.load_model or ("*",),
         log_level=options.log_level,
+        shared_memory_prefix=f"{LEFTOVERS}{os.getpid()}-",
     )
     print(
         f"Triton: HTTP 127.0.0.1:{options.http_port}, gRPC 127.0.0.1:{options.grpc_port}, metrics "

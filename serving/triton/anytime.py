@@ -36,6 +36,7 @@ from serving.core.request import Answered, Request, Result
 from serving.engine import error_of, start_engine
 from serving.models import open_runner, read_catalog
 from serving.triton.metrics import HostMetrics
+from serving.triton.parent import end_with_parent
 from serving.triton.tensors import parameters, quieten_capsules, to_array, to_tensor
 
 DEFAULT_BUDGET_S = 1.0
@@ -93,6 +94,7 @@ class TritonPythonModel:
         """Open, warm up, start. Raising makes Triton report the model as unavailable."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         quieten_capsules()
+        end_with_parent()
         options = parameters(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         threads = options.get("num_threads")

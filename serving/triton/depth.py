@@ -18,6 +18,7 @@ from serving import wire
 from serving.core import segment as segments
 from serving.core.request import Detections
 from serving.models import MODEL_SUFFIX, open_runner, read_catalog
+from serving.triton.parent import end_with_parent
 from serving.triton.tensors import parameters, quieten_capsules, to_array, to_tensor
 
 
@@ -27,6 +28,7 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the runner with one fused segment."""
         quieten_capsules()
+        end_with_parent()
         options = parameters(args["model_config"])
         depth = int(options["depth"])
         name = args["model_name"].removesuffix(f"_d{depth}")

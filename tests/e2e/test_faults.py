@@ -124,6 +124,16 @@ def test_killed_under_load_and_restarted(backend, small_repository, own_triton):
     assert problems(ended, ready_s + 0.5)[""] > 0
 
 
+def test_a_crashed_server_takes_its_models_with_it(small_repository, own_triton):
+    """Otherwise each crash would leave an executor behind that probes its engine for ever."""
+    own_triton.start(f"{MODEL}_anytime", f"{MODEL}_d1")
+    stubs = own_triton.stub_pids()
+    assert len(stubs) == 2
+    own_triton.process.kill()
+    own_triton.process.wait()
+    eventually(lambda: not any(Path("/proc", str(pid)).exists() for pid in stubs))
+
+
 def test_stopped_for_five_seconds_and_continued(backend, small_repository, own_triton):
     own_triton.start()
 

@@ -166,10 +166,12 @@ def test_a_wrong_shape_is_refused(stream):
 def test_cancelling_by_id(stream, triton):
     """A gateway's stream carries many requests, so one of them is given up by its name."""
     before = results_counted(triton, "cancelled")
-    for number in range(12):
-        stream.send(pixels(1)[0], f"r{number}", timeout=10_000_000)
-    stream.send(command="cancel", target="r11")
-    ends = [stream.receive() for _ in range(13)]
+    image = pixels(1)[0]
+    last = 59  # far more than the engine has done when the last one arrives
+    for number in range(last + 1):
+        stream.send(image, f"r{number}", timeout=10_000_000)
+    stream.send(command="cancel", target=f"r{last}")
+    ends = [stream.receive() for _ in range(last + 1)]
     messages = [error.message() for _, error in ends if error is not None]
     assert messages == ["The request was cancelled. [cancelled]"]
     eventually(lambda: results_counted(triton, "cancelled") == before + 1)

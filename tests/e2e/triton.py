@@ -19,6 +19,7 @@ from loadtest.tritonserver import (
     Ports,
     assemble,
     default_folder,
+    remove_shared_memory,
     server_command,
     server_environment,
 )
@@ -33,6 +34,7 @@ class Triton:
         self.log = log
         self.ports = Ports(free_port(), free_port(), free_port())
         self.process: subprocess.Popen[bytes] | None = None
+        self._prefix = f"test-of-punctual-{self.ports.grpc}-"
 
     @property
     def url(self) -> str:
@@ -47,7 +49,12 @@ class Triton:
         """Start it with ``models`` (all), and wait until they are there."""
         folder = assemble(default_folder())
         command = server_command(
-            folder, self.repository, self.ports, config_name="cpu", models=models or ("*",)
+            folder,
+            self.repository,
+            self.ports,
+            config_name="cpu",
+            models=models or ("*",),
+            shared_memory_prefix=self._prefix,
         )
         environment = {**server_environment(folder), "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as sink:
@@ -67,6 +74,14 @@ class Triton:
             return httpx.get(f"{self.http_url}/v2/health/ready").status_code == 200
         return False
 
+    def stub_pids(self) -> list[int]:
+        """The processes that its Python models run in."""
+        assert self.process is not None
+        found = subprocess.run(
+            ["pgrep", "--parent", str(self.process.pid)], capture_output=True, text=True, check=True
+        )
+        return [int(pid) for pid in found.stdout.split()]
+
     def signal(self, number: int) -> None:
         """Send it, and its stub processes, a signal."""
         assert self.process is not None
@@ -78,6 +93,7 @@ class Triton:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGKILL)
             self.process.wait()
+        remove_shared_memory(self._prefix)
 
     def unload(self, model: str) -> None:
         """Unload one model, and wait until it is gone."""

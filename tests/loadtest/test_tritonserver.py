@@ -10,6 +10,7 @@ from loadtest.tritonserver import (
     Ports,
     assemble,
     default_folder,
+    remove_shared_memory,
     server_command,
     server_environment,
 )
@@ -20,8 +21,15 @@ def options(command: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def command_line(**changes) -> list[str]:
+    names = {"config_name": "cpu", "shared_memory_prefix": "x-"}
+    return server_command(Path("s"), Path("repo"), Ports(1, 2, 3), **names, **changes)
+
+
 def test_it_listens_on_loopback_only():
-    command = server_command(Path("s"), Path("repo"), Ports(1, 2, 3), config_name="cpu")
+    command = server_command(
+        Path("s"), Path("repo"), Ports(1, 2, 3), config_name="cpu", shared_memory_prefix="x-"
+    )
     given = options(command)
     assert {given[f"{kind}-address"] for kind in ("http", "grpc", "metrics")} == {"127.0.0.1"}
     assert [given[f"{kind}-port"] for kind in ("http", "grpc", "metrics")] == ["1", "2", "3"]
@@ -31,7 +39,12 @@ def test_it_listens_on_loopback_only():
 
 def test_models_are_loaded_by_name():
     command = server_command(
-        Path("s"), Path("r"), Ports(1, 2, 3), config_name="cpu", models=("a", "b")
+        Path("s"),
+        Path("r"),
+        Ports(1, 2, 3),
+        config_name="cpu",
+        models=("a", "b"),
+        shared_memory_prefix="x-",
     )
     assert [a for a in command if a.startswith("--load-model")] == [
         "--load-model=a",
@@ -59,6 +72,13 @@ def test_a_wheel_that_cannot_be_had_is_one_sentence_and_leaves_nothing(tmp_path,
     with pytest.raises(AssemblyError, match=r"nvidia-pytriton==\S+ could not be fetched: "):
         assemble(tmp_path / "server")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_server_left_is_removed(tmp_path):
+    (tmp_path / "x-1-of-a-model").touch()
+    (tmp_path / "x-12-of-another-server").touch()
+    remove_shared_memory("x-1-", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x-12-of-another-server"]
 
 
 def test_what_is_there_is_used(tmp_path, monkeypatch):

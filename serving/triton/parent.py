@@ -1,0 +1,22 @@
+"""A stub process must not outlive its server: one that crashes cannot end it, and the executor in
+it would go on probing its idle engine for ever."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+CHECK_EVERY_S = 1.0
+
+
+def end_with_parent() -> None:
+    """End this process, at once, when the one that started it has gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(CHECK_EVERY_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
