@@ -24,9 +24,9 @@ from serving.core.errors import (
     Overloaded,
     ShedReason,
 )
+from serving.core.observing import MARGIN_BUCKETS_S, RESULT_NAMES
 from serving.core.ports import Backend, Clock
-from serving.core.request import Answered, Failed, Result, Shed
-from serving.core.request import Cancelled as CancelledResult
+from serving.core.request import Result
 from serving.core.segment import Segment
 
 # 5 ms .. 10 s, at most a factor of 1.5 apart where budgets usually lie (20 .. 300 ms).
@@ -34,8 +34,6 @@ REQUEST_BUCKETS = (
     *(0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3),
     *(0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0),
 )
-# 0.5 ms .. 5 s: from "just in time" to "nearly the whole budget was left".
-MARGIN_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # 0.2 ms .. 500 ms: one segment on a GPU .. a large batch through a fused one on a small CPU.
 SEGMENT_BUCKETS = (
     *(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),
@@ -68,12 +66,6 @@ _OUTCOME_OF: dict[type[BaseException], str] = {
     BudgetInfeasible: "infeasible",
     DeadlineExceeded: "late",
     Cancelled: "cancelled",
-}
-_RESULTS: dict[type[Result], str] = {
-    Answered: "answered",
-    Shed: "shed",
-    CancelledResult: "cancelled",
-    Failed: "failed",
 }
 _KINDS = ("stem", "stack", "head", "exit")
 
@@ -202,7 +194,7 @@ class Metrics:
         )
         self._sheds = counter("shed", "Requests shed, by reason.", "reason", ShedReason)
         self._results = counter(
-            "engine_results", "Requests that left the engine.", "result", _RESULTS.values()
+            "engine_results", "Requests that left the engine.", "result", RESULT_NAMES.values()
         )
         self._exits = Counter(
             "exit_depth",
@@ -217,15 +209,15 @@ class Metrics:
             REQUEST_BUCKETS,
         )
         self._margin = histogram(
-            "deadline_margin_seconds", "Budget left when answered in time.", MARGIN_BUCKETS
+            "deadline_margin_seconds", "Budget left when answered in time.", MARGIN_BUCKETS_S
         )
         self._overrun = histogram(
-            "deadline_overrun_seconds", "Time past the deadline when late.", MARGIN_BUCKETS
+            "deadline_overrun_seconds", "Time past the deadline when late.", MARGIN_BUCKETS_S
         )
         self._queue = histogram(
             "queue_delay_seconds",
             "Time an answered request spent in the backend while none of its segments ran.",
-            MARGIN_BUCKETS,
+            MARGIN_BUCKETS_S,
         )
         segments = Histogram(
             "segment_duration_seconds",
@@ -309,7 +301,7 @@ class Metrics:
 
     def ended(self, result: Result) -> None:
         """A request left the executor."""
-        self._results[_RESULTS[type(result)]].inc()
+        self._results[RESULT_NAMES[type(result)]].inc()
 
 
 class _BackendGauges(Collector):

@@ -8,16 +8,9 @@ from collections.abc import Callable
 import triton_python_backend_utils as pb_utils
 
 from serving.core.catalog import Catalog
-from serving.core.request import Answered, Cancelled, Failed, Result, Shed
+from serving.core.observing import MARGIN_BUCKETS_S, RESULT_NAMES
+from serving.core.request import Answered, Result
 from serving.core.segment import Segment
-
-MARGIN_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-_RESULTS: dict[type[Result], str] = {
-    Answered: "answered",
-    Shed: "shed",
-    Cancelled: "cancelled",
-    Failed: "failed",
-}
 
 
 class HostMetrics:
@@ -44,9 +37,9 @@ class HostMetrics:
         }
         self._results = {
             kind: results.Metric(labels={**labels, "result": name})
-            for kind, name in _RESULTS.items()
+            for kind, name in RESULT_NAMES.items()
         }
-        self._margin = margin.Metric(labels=labels, buckets=list(MARGIN_BUCKETS))
+        self._margin = margin.Metric(labels=labels, buckets=list(MARGIN_BUCKETS_S))
         self._facts: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
