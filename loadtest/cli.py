@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,22 @@ if TYPE_CHECKING:
     from serving.core.ports import ServingTools
 
 READY_TIMEOUT_S = 120.0
+STUDY_PARTS = ("perf", "overhead", "memory")
+"""Names of ``triton_study.PARTS``, repeated so that --help need not import it."""
+IMAGE = Path("tests/data/bccd/JPEGImages/BloodImage_00031.jpg")
 
 
 def register(commands: Any, tools: ServingTools) -> None:
-    """Add sweep and triton to the subparsers ``commands``."""
-    del tools  # a load test sees a server from outside
+    """Add sweep, study and triton to the subparsers ``commands``."""
+    _add_sweep(commands)
+    _add_study(commands, tools)
     tritonserver.add_parser(commands)
+
+
+# -- sweep ---------------------------------------------------------------------------------------
+
+
+def _add_sweep(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "sweep",
         help="Try an idle server with every budget.",
@@ -63,4 +75,127 @@ def _sweep(options: argparse.Namespace) -> int:
         print(f"median depth falls between {small:.1f} and {large:.1f} ms")
     if not falls:
         print("median depth never falls as the budget grows")
+    return 0
+
+
+# -- study ---------------------------------------------------------------------------------------
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def _add_study(commands: Any, tools: ServingTools) -> None:
+    summary = "Measure by servers that the study starts itself."
+    parser = commands.add_parser("study", help=summary, description=summary)
+    studies = parser.add_subparsers(title="studies", metavar="STUDY", required=True)
+    _add_triton_study(studies)
+    _add_hold(studies, tools)
+
+
+def _add_triton_study(studies: Any) -> None:
+    summary = "What Triton costs, and what it serves."
+    parser: argparse.ArgumentParser = studies.add_parser(
+        "triton",
+        help=summary,
+        description=f"{summary} Throughput and latency by NVIDIA's perf_analyzer, the time that "
+        "Triton adds to a request, and the memory that segments take. The machine should have "
+        "nothing else to do. Writes OUT/triton-DATE.json and .md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    parser.add_argument("--model", help="the model's name [the only one there]")
+    parser.add_argument("--parts", nargs="+", choices=STUDY_PARTS, default=list(STUDY_PARTS))
+    parser.add_argument("--rounds", type=_positive, default=3, help="of perf and memory")
+    parser.add_argument(
+        "--callers", type=_positive, nargs="+", default=[1, 2], help="at once, of perf_analyzer"
+    )
+    parser.add_argument("--turns", type=_positive, default=300, help="of overhead")
+    parser.add_argument(
+        "--window-ms", type=_positive, default=2000, help="of perf_analyzer, three to a figure"
+    )
+    parser.add_argument(
+        "--image", type=Path, default=IMAGE, help="JPEG, PNG or WebP that the gateways are sent"
+    )
+    parser.add_argument("--config-name", default="cpu", help="which configuration Triton takes")
+    parser.add_argument("--seed", type=int, default=0, help="of the order within a turn")
+    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    parser.add_argument(
+        "--server-folder",
+        type=Path,
+        default=tritonserver.default_folder(),
+        help="where Triton is unpacked",
+    )
+    parser.set_defaults(run=_study_triton)
+
+
+def _study_triton(options: argparse.Namespace) -> int:
+    from loadtest import triton_study
+    from loadtest.processes import StudyError
+    from loadtest.triton_report import markdown
+
+    settings = triton_study.Settings(
+        model_repository=options.model_repository,
+        config_name=options.config_name,
+        server_folder=options.server_folder,
+        image=options.image,
+        rounds=options.rounds,
+        callers=tuple(options.callers),
+        turns=options.turns,
+        window_ms=options.window_ms,
+        seed=options.seed,
+    )
+    # As an exception, so that what the study has started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        report = triton_study.study(settings, options.model, options.parts, options.out, _say)
+    except (StudyError, tritonserver.AssemblyError) as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 2
+    print(markdown(report), end="")
+    return 0
+
+
+def _say(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)
+
+
+def _add_hold(studies: Any, tools: ServingTools) -> None:
+    summary = "Hold segments in memory, warm, until standard input ends."
+    parser: argparse.ArgumentParser = studies.add_parser(
+        "hold",
+        help=summary,
+        description=f"{summary} Says so in one line, once every segment has run. A process for "
+        "other programs to look at: the memory part of the study of Triton starts several.",
+    )
+    parser.add_argument("folder", type=Path, help="a model's folder with its catalogue")
+    parser.add_argument("--runtime", required=True, help="openvino or onnxruntime")
+    parser.add_argument(
+        "--runner",
+        nargs="*",
+        action="append",
+        default=[],
+        metavar="SEGMENT",
+        dest="runners",
+        help="a runner with these segments (stem, stack_K, head_K, exit_K); may be repeated",
+    )
+    parser.set_defaults(run=lambda options: _hold(options, tools))
+
+
+def _hold(options: argparse.Namespace, tools: ServingTools) -> int:
+    from loadtest import memory
+    from loadtest.processes import StudyError
+    from loadtest.triton_study import read_catalog
+    from serving.core.segment import parse
+
+    try:
+        catalog = read_catalog(options.folder)
+        runners = [list(map(parse, names)) for names in options.runners]
+    except (StudyError, ValueError) as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 2
+    memory.hold(tools, options.folder, catalog, options.runtime, runners, sys.stdin)
     return 0

@@ -161,12 +161,12 @@ def measure(
     for turn in range(rounds):
         for case in cases(catalog.num_exits):
             say(f"memory: round {turn + 1} of {rounds}, {case.name}")
-            measured[case].append(_resident(case, folder, runtime))
+            measured[case].append(held(case, folder, runtime))
     return summarise(measured, file_sizes(catalog, folder))
 
 
-def _resident(case: Case, folder: Path, runtime: str) -> Resident:
-    """Of all processes of ``case``, while all are there."""
+def held(case: Case, folder: Path, runtime: str) -> Resident:
+    """What all processes of ``case`` have while all of them are there. Raises StudyError."""
     with contextlib.ExitStack() as stack:
         pids = [
             stack.enter_context(_holding(process, folder, runtime)) for process in case.processes

@@ -21,7 +21,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,14 +109,12 @@ def measure(
     depths: Sequence[int],
     num_turns: int,
     seed: int,
-    say: Callable[[str], None],
 ) -> Turns:
     """``num_turns`` turns at each depth, after some that do not count. A turn in which a gateway
     does not answer is left out whole. Raises StudyError when too many are."""
     order = random.Random(seed)
     samples: dict[int, list[Mapping[str, Sample]]] = {depth: [] for depth in depths}
     lost: Counter[str] = Counter()
-    say(f"overhead: {num_turns} turns")
     for turn in range(-WARM_UP_TURNS, num_turns):
         for depth in depths:
             names = list(gateways)
@@ -128,7 +126,7 @@ def measure(
                     lost[str(refused)] += 1
                 continue
             if turn >= 0:
-                samples[depth].append(found)
+                samples[depth].append({name: found[name] for name in gateways})
         if lost.total() > MAX_LOST_SHARE * num_turns * len(depths):
             reasons = "; ".join(f"{reason} ({count})" for reason, count in lost.most_common(3))
             raise StudyError(f"too many requests were not answered as asked: {reasons}")
@@ -138,9 +136,7 @@ def measure(
 def summarise(turns: Turns) -> list[OverheadFigures]:
     """One line for each depth and gateway, ``embedded`` being one."""
     return [
-        _figures(name, depth, rows)
-        for depth, rows in turns.samples.items()
-        for name in rows[0]
+        _figures(name, depth, rows) for depth, rows in turns.samples.items() for name in rows[0]
     ]
 
 
@@ -194,6 +190,10 @@ class Gateway:
         if engine is None:
             raise Refused(f"{self._name}: a reply without the engine's time in Server-Timing")
         return Sample(elapsed_ms, float(engine[1]))
+
+    def close(self) -> None:
+        """Leave."""
+        self._connection.close()
 
 
 def _slug(problem: bytes) -> str:

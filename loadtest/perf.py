@@ -27,12 +27,11 @@ from loadtest.spread import Spread
 
 BUDGET_MS = 9000
 """Enough for any exit, however many wait."""
-CONCURRENCIES = (1, 2)
 WINDOWS = 3
 """perf_analyzer measures for this many windows at least, and reports them together."""
-ANY_STABILITY = "999"
+ANY_STABILITY = "1000000"
 """Per cent by which windows may differ: rounds show the spread instead."""
-WARM_UP_MS = 500
+WARM_UP_REQUESTS = 20
 PATIENCE_S = 120.0
 """For a run, beyond its windows."""
 TRITON, GATEWAY = "Triton", "gateway"
@@ -98,17 +97,19 @@ class Target:
 # -- which loads there are -----------------------------------------------------------------------
 
 
-def depth_loads(model: str, depth: int) -> tuple[Load, ...]:
+def depth_loads(model: str, depth: int, callers: Sequence[int]) -> tuple[Load, ...]:
     """Of ``<model>_d<depth>``, whose only input has a fixed shape."""
     name = f"{model}_d{depth}"
     return tuple(
         Load(TRITON, name, transport, depth, concurrency, options)
         for transport, options in ((PLAIN, ()), (f"{PLAIN}, shared memory", SHARED_MEMORY))
-        for concurrency in CONCURRENCIES
+        for concurrency in callers
     )
 
 
-def anytime_loads(model: str, depths: Sequence[int], height: int, width: int) -> tuple[Load, ...]:
+def anytime_loads(
+    model: str, depths: Sequence[int], height: int, width: int, callers: Sequence[int]
+) -> tuple[Load, ...]:
     """Of ``<model>_anytime``, held to one depth at a time. Its input is optional, so perf_analyzer
     wants the shape."""
     return tuple(
@@ -126,24 +127,23 @@ def anytime_loads(model: str, depths: Sequence[int], height: int, width: int) ->
             ),
         )
         for depth in depths
-        for concurrency in CONCURRENCIES
+        for concurrency in callers
     )
 
 
-def gateway_loads(model: str, num_exits: int, height: int, width: int) -> tuple[Load, ...]:
+def gateway_loads(
+    model: str, num_exits: int, height: int, width: int, callers: Sequence[int]
+) -> tuple[Load, ...]:
     """Of the gateway's own KServe v2 surface. perf_analyzer sends no parameters over HTTP, so only
     full depth can be had, by a generous budget."""
     options = ("--shape", f"image:{height},{width},3", "-H", f"X-Deadline-Ms: {BUDGET_MS}")
     return tuple(
-        Load(GATEWAY, model, "HTTP", num_exits, concurrency, options)
-        for concurrency in CONCURRENCIES
+        Load(GATEWAY, model, "HTTP", num_exits, concurrency, options) for concurrency in callers
     )
 
 
 @contextlib.contextmanager
-def at_full_depth(
-    gateway: contextlib.AbstractContextManager[str], num_exits: int
-) -> Iterator[str]:
+def at_full_depth(gateway: contextlib.AbstractContextManager[str], num_exits: int) -> Iterator[str]:
     """Host and port of a ``gateway`` that yields its URL. Raises StudyError at the end if it has
     answered from any other exit than the deepest."""
     with gateway as url:
@@ -175,24 +175,29 @@ class PerfAnalyzer:
 
     def measure(self, protocol: str, address: str, load: Load) -> Window:
         """One run of ``WINDOWS`` windows. Raises StudyError."""
-        return self._run(protocol, address, load, self._window_ms)
+        return self._run(
+            protocol,
+            address,
+            load,
+            *("--measurement-interval", str(self._window_ms), "--max-trials", str(WINDOWS)),
+            *("--stability-percentage", ANY_STABILITY),
+        )
 
     def warm_up(self, protocol: str, address: str, load: Load) -> None:
         """A run whose figures nobody wants. Raises StudyError."""
-        self._run(protocol, address, load, WARM_UP_MS)
+        self._run(protocol, address, load, "--request-count", str(WARM_UP_REQUESTS))
 
-    def _run(self, protocol: str, address: str, load: Load, window_ms: int) -> Window:
+    def _run(self, protocol: str, address: str, load: Load, *measurement: str) -> Window:
         with TemporaryDirectory() as folder:
             report = Path(folder) / "report.csv"
             command = [
                 *(str(self._binary), "-i", protocol, "-u", address, "-m", load.model),
                 *("--concurrency-range", str(load.concurrency), "-f", str(report)),
-                *("--measurement-interval", str(window_ms), "--max-trials", str(WINDOWS)),
-                *("--stability-percentage", ANY_STABILITY),
+                *measurement,
                 *load.options,
             ]
             log = Path(folder) / "log"
-            limit_s = PATIENCE_S + WINDOWS * window_ms / 1e3
+            limit_s = PATIENCE_S + WINDOWS * self._window_ms / 1e3
             name = f"perf_analyzer against {load.model} ({load.transport})"
             with log.open("wb") as sink:
                 try:
@@ -244,9 +249,7 @@ def measure(
     return summarise([load for target in targets for load in target.loads], windows)
 
 
-def summarise(
-    loads: Sequence[Load], windows: Mapping[Load, Sequence[Window]]
-) -> list[PerfFigures]:
+def summarise(loads: Sequence[Load], windows: Mapping[Load, Sequence[Window]]) -> list[PerfFigures]:
     """One line for each of ``loads``; ``windows`` has one for each round. Plain gRPC to a depth
     model must be among them for each depth and concurrency that is."""
     plain = {

@@ -23,7 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.tritonserver import Ports, assemble, server_command, server_environment
+from loadtest.tritonserver import (
+    LEFTOVERS,
+    Ports,
+    assemble,
+    remove_shared_memory,
+    server_command,
+    server_environment,
+)
 
 START_TIMEOUT_S = 300.0
 """Compiling every segment for every batch size takes a minute on a machine that does much else."""
@@ -45,6 +52,10 @@ class TritonAddress:
     http_url: str
     grpc: str
     """``host:port``"""
+
+    def version(self) -> str:
+        """What it says it is. Raises StudyError."""
+        return str(get_json(f"{self.http_url}/v2")["version"])
 
 
 @contextlib.contextmanager
@@ -135,6 +146,7 @@ def triton_server(
     """The tritonserver in ``folder`` with ``models`` of ``repository``, all ready."""
     ports = Ports(*(free_port() for _ in range(3)))
     address = TritonAddress(f"http://127.0.0.1:{ports.http}", f"127.0.0.1:{ports.grpc}")
+    prefix = f"{LEFTOVERS}{os.getpid()}-{ports.grpc}-"
     command = server_command(
         assemble(folder),
         repository,
@@ -142,11 +154,18 @@ def triton_server(
         config_name=config_name,
         models=models,
         log_level="warning",
+        shared_memory_prefix=prefix,
     )
     name = f"Triton with {', '.join(models)}"
-    ready_url = f"{address.http_url}/v2/health/ready"
-    with running(name, command, server_environment(folder), ready_url, log):
-        yield address
+    # It does not listen before it has tried to load every model.
+    loaded_url = f"{address.http_url}/v2/health/live"
+    try:
+        with running(name, command, server_environment(folder), loaded_url, log):
+            if not is_ok(f"{address.http_url}/v2/health/ready"):
+                raise StudyError(f"{name} could not load every model{quote(log)}")
+            yield address
+    finally:
+        remove_shared_memory(prefix)
 
 
 @contextlib.contextmanager

@@ -44,6 +44,8 @@ class Settings:
     image: Path
     """What the gateways are sent."""
     rounds: int
+    callers: tuple[int, ...]
+    """How many at once, of perf_analyzer."""
     turns: int
     window_ms: int
     seed: int
@@ -129,11 +131,13 @@ def measure_perf(subject: Subject, report: Report, logs: Path, say: Callable[[st
         subject.settings.window_ms,
     )
     size = (catalog.input_height, catalog.input_width)
+    callers = subject.settings.callers
     deepest = catalog.num_exits
 
     @contextlib.contextmanager
     def triton(model: str) -> Iterator[str]:
         with subject.triton((model,), logs / "triton.log") as address:
+            report.versions["Triton"] = address.version()
             yield address.grpc
 
     def gateway() -> contextlib.AbstractContextManager[str]:
@@ -141,12 +145,12 @@ def measure_perf(subject: Subject, report: Report, logs: Path, say: Callable[[st
         return perf.at_full_depth(started, deepest)
 
     loads = (
-        *(perf.depth_loads(subject.name, depth) for depth in subject.depths),
-        perf.anytime_loads(subject.name, subject.depths, *size),
+        *(perf.depth_loads(subject.name, depth, callers) for depth in subject.depths),
+        perf.anytime_loads(subject.name, subject.depths, *size, callers),
     )
     targets = (
         *(perf.Target("grpc", partial(triton, each[0].model), each) for each in loads),
-        perf.Target("http", gateway, perf.gateway_loads(subject.name, deepest, *size)),
+        perf.Target("http", gateway, perf.gateway_loads(subject.name, deepest, *size, callers)),
     )
     report.perf = perf.measure(targets, analyzer, subject.settings.rounds, say)
 
@@ -162,17 +166,19 @@ def measure_overhead(
     with contextlib.ExitStack() as stack:
         say("overhead: starting Triton and the gateways")
         triton = stack.enter_context(subject.triton(models, logs / "triton.log"))
+        report.versions["Triton"] = triton.version()
         asks: dict[str, overhead.Ask] = {}
         for index, (backend, chosen) in enumerate(overhead.BACKENDS.items()):
             log = logs / f"gateway-{index}.log"
             given = {**chosen, "triton_url": triton.grpc}
             url = stack.enter_context(subject.gateway(backend, given, log))
-            asks[backend] = stack.enter_context(
-                contextlib.closing(overhead.Gateway(backend, url, image, media_type))
-            )
+            gateway = overhead.Gateway(backend, url, image, media_type)
+            stack.callback(gateway.close)
+            asks[backend] = gateway
         depth_models = overhead.DepthGateway(asks[overhead.DEPTH], triton.http_url, name)
         asks[overhead.DEPTH] = depth_models
-        turns = overhead.measure(asks, subject.depths, settings.turns, settings.seed, say)
+        say(f"overhead: {settings.turns} turns")
+        turns = overhead.measure(asks, subject.depths, settings.turns, settings.seed)
     report.overhead, report.lost_turns = overhead.summarise(turns), turns.lost
 
 
@@ -195,17 +201,20 @@ def study(
     out: Path,
     say: Callable[[str], None],
 ) -> Report:
-    """Measure ``parts``, in the order of ``PARTS``, and write ``out``/triton-DATE.json and .md.
-    Raises StudyError, or AssemblyError where there is no Triton."""
+    """Measure ``parts``, in the order of ``PARTS``, and write ``out``/triton-DATE.json and .md, or
+    triton-PART-DATE where not all were asked for. Raises StudyError, or AssemblyError where there
+    is no Triton."""
     subject = find_subject(settings, model)
     report = Report(
         machine=machine(),
+        load_average=os.getloadavg()[0],
         versions=versions(subject.runtime),
         date=time.strftime("%Y-%m-%d", time.gmtime()),
         model=subject.name,
         model_digest=subject.catalog.digest,
         settings={
             "rounds": settings.rounds,
+            "callers": " and ".join(map(str, settings.callers)),
             "turns": settings.turns,
             "window": f"{settings.window_ms} ms",
             "seed": settings.seed,
@@ -213,12 +222,13 @@ def study(
             "configuration": settings.config_name,
         },
     )
+    wanted = [name for name in PARTS if name in parts]
+    stem = "-".join(("triton", *(wanted if len(wanted) < len(PARTS) else ()), report.date))
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as logs:
-        for name in PARTS:
-            if name in parts:
-                PARTS[name](subject, report, Path(logs), say)
-                report.write(out / f"triton-{report.date}")
+        for name in wanted:
+            PARTS[name](subject, report, Path(logs), say)
+            report.write(out / stem)
     return report
 
 
@@ -231,13 +241,11 @@ def machine() -> str:
 
 
 def versions(runtime: str) -> dict[str, str]:
-    """Of everything whose figures these are."""
-    _, _, pytriton = tritonserver.PYTRITON.partition("==")
-    _, _, tritonclient = tritonserver.TRITONCLIENT.partition("==")
+    """Of everything here whose figures these are; Triton's own it tells when it runs."""
+    wheels = (tritonserver.PYTRITON, f"perf_analyzer of {tritonserver.TRITONCLIENT}")
     return {
         "punctual": version("punctual"),
         "Python": platform.python_version(),
         runtime: version(runtime),
-        "Triton of nvidia-pytriton": pytriton,
-        "perf_analyzer of tritonclient": tritonclient,
+        **dict(wheel.split("==") for wheel in wheels),
     }
