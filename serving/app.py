@@ -34,6 +34,7 @@ from serving.backends.embedded import EmbeddedBackend
 from serving.core.ports import Backend, Clock, SegmentRunner
 from serving.engine import Engine, start_engine
 from serving.images import DecodePool
+from serving.memory import keep_freed_memory
 from serving.metrics import Metrics
 from serving.models import find_model, open_runner, read_catalog
 from serving.settings import Settings
@@ -314,6 +315,7 @@ def serve(
     # The engine's thread must get the interpreter back within a fraction of a segment after each
     # call into its runtime; with the default of 5 ms every boundary could cost that much.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_freed_memory()
     # A second series for each counter and histogram, of use to none of our dashboards.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics(CollectorRegistry(), time.monotonic)
