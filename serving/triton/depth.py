@@ -19,7 +19,7 @@ from serving.core import segment as segments
 from serving.core.request import Detections
 from serving.models import MODEL_SUFFIX, open_runner, read_catalog
 from serving.triton.parent import end_with_parent
-from serving.triton.tensors import parameters, quieten_capsules, to_array, to_tensor
+from serving.triton.tensors import parameters, to_array, to_tensor
 
 
 class TritonPythonModel:
@@ -27,7 +27,6 @@ class TritonPythonModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the runner with one fused segment."""
-        quieten_capsules()
         end_with_parent()
         options = parameters(args["model_config"])
         depth = int(options["depth"])

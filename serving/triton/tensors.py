@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,28 +14,44 @@ import triton_python_backend_utils as pb_utils
 _BY_DLPACK = int(np.__version__.partition(".")[0]) >= 2
 """Backends built for numpy 1 misread arrays of numpy 2, without an error: they send nothing of an
 output, and repeat an input's first element."""
-_CAPSULE_COMPLAINT = "PyCapsule_GetPointer called with incorrect name"
+
+_USED = b"used_dltensor"
+_set_name = ctypes.pythonapi.PyCapsule_SetName
+_set_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
-def quieten_capsules() -> None:
-    """Keep a harmless complaint out of the log. The backend marks a DLPack capsule as used by
-    another name than numpy expects, which numpy reports for each tensor, to no consequence: the
-    backend frees the memory itself."""
-    report = sys.unraisablehook
+class _Exported:
+    """An array that is handed over by DLPack. The backend marks the capsule as used by another
+    name than the standard's, over which numpy would complain; so it is renamed afterwards."""
 
-    def hook(unraisable: Any) -> None:
-        if _CAPSULE_COMPLAINT not in str(unraisable.exc_value):
-            report(unraisable)
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self._array = array
+        self._capsules: list[Any] = []
 
-    sys.unraisablehook = hook
+    def __dlpack__(self, **options: Any) -> Any:
+        capsule = self._array.__dlpack__(**options)
+        self._capsules.append(capsule)
+        return capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        kind, number = self._array.__dlpack_device__()
+        return int(kind), int(number)
+
+    def used(self) -> None:
+        """The backend has taken the memory over, and will free it."""
+        for capsule in self._capsules:
+            _set_name(capsule, _USED)
 
 
 def to_tensor(name: str, array: npt.NDArray[Any]) -> Any:
     """``array`` as an output called ``name``."""
     whole = np.ascontiguousarray(array)
-    if _BY_DLPACK:
-        return pb_utils.Tensor.from_dlpack(name, whole)
-    return pb_utils.Tensor(name, whole)
+    if not _BY_DLPACK:
+        return pb_utils.Tensor(name, whole)
+    exported = _Exported(whole)
+    tensor = pb_utils.Tensor.from_dlpack(name, exported)
+    exported.used()
+    return tensor
 
 
 def to_array(tensor: Any) -> npt.NDArray[Any]:
