@@ -44,9 +44,15 @@ class Bindings:
     """As the wheel calls it."""
     alias: str
     """As our modules import it."""
+    python: str = ".".join(map(str, sys.version_info[:2]))
+    """The interpreter that it is for."""
+    only: str = ""
+    """What is wanted of a large wheel: names that end so."""
 
 
 TENSORRT = {
+    # In the wheel with all of TensorRT, for one interpreter alone.
+    "8.6.0": Bindings("tensorrt==8.6.0", "tensorrt.tensorrt", "tensorrt", "3.10", "/tensorrt.so"),
     # 8.6.1 is the first release whose bindings are a wheel of their own.
     "8.6.1": Bindings("tensorrt_bindings==8.6.1", "tensorrt_bindings.tensorrt", "tensorrt"),
     "10.13.3.9": Bindings(
@@ -74,11 +80,21 @@ def stubs_of(bindings: Bindings) -> tuple[Path, dict[str, list[str]]]:
     return stubs, json.loads(names.read_text())
 
 
+def interpreter_of(bindings: Bindings) -> str | None:
+    """A Python that can import ``bindings``: this one, or one of pyenv's."""
+    if bindings.python == f"{sys.version_info[0]}.{sys.version_info[1]}":
+        return sys.executable
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = sorted(root.glob(f"versions/{bindings.python}.*/bin/python"))
+    return str(found[-1]) if found else None
+
+
 def _unpack(bindings: Bindings, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(folder), bindings.requirement]
+    command += ["--only-binary=:all:", "--python-version", bindings.python]
+    command += ["--dest", str(folder), bindings.requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:]
@@ -86,9 +102,10 @@ def _unpack(bindings: Bindings, folder: Path) -> Path:
     package = folder / "package"
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(package)
+            wanted = [name for name in archive.namelist() if name.endswith(bindings.only)]
+            archive.extractall(package, wanted)
         wheel.unlink()
-    for library in package.glob("tensorrt_bindings/*.so"):
+    for library in package.glob("tensorrt*/*.so"):
         _stand_in(library, folder / "lib")
     return package
 
@@ -118,7 +135,10 @@ def _write_stub(bindings: Bindings, package: Path, stubs: Path, names: Path) -> 
     for parent in path.parent.parents:
         if parent != stubs and stubs in parent.parents:
             (parent / "__init__.pyi").touch()
-    command = [sys.executable, "-m", "tests.bindings", bindings.module, path, names]
+    interpreter = interpreter_of(bindings)
+    if interpreter is None:
+        raise UnavailableError(f"{bindings.requirement} needs Python {bindings.python}")
+    command = [interpreter, "-m", "tests.bindings", bindings.module, path, names]
     environment = {
         **os.environ,
         "PYTHONPATH": f"{package}{os.pathsep}{ROOT}",
