@@ -85,7 +85,6 @@ def test_models_tells_what_each_exit_is_worth(punctual: Server) -> None:
     predicted = [entry["predicted_ms"] for entry in model["exits"]]
     # High quantiles of what a busy machine did: neighbouring exits may change places.
     assert 0 < predicted[0] < predicted[-1]
-    assert predicted[0] > 0
 
 
 def test_drains() -> None:
