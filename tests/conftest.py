@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +26,24 @@ def pytest_runtest_makereport(item: pytest.Item):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where everything must run: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Triton model repository with a small model, for all backends."""
+    from tests.e2e.backends import write_repository  # brings torch along
+
+    folder = tmp_path_factory.mktemp("model_repo")
+    write_repository(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tritonserver() -> None:
+    """Makes sure that there is one, and perf_analyzer."""
+    from loadtest.tritonserver import AssemblyError, assemble_perf_analyzer, default_folder
+
+    try:
+        assemble_perf_analyzer(default_folder())
+    except AssemblyError as error:
+        pytest.skip(f"no tritonserver: {error}")

@@ -6,14 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.tritonserver import (
-    AssemblyError,
-    assemble,
-    assemble_perf_analyzer,
-    default_folder,
-    server_environment,
-)
-from tests.e2e.backends import gateway, write_repository
+from loadtest.tritonserver import assemble_perf_analyzer, default_folder, server_environment
+from tests.e2e.backends import gateway
 from tests.e2e.process import PATIENCE_S, Server, fake_server
 from tests.e2e.triton import Triton
 
@@ -23,23 +17,6 @@ def server() -> Iterator[Server]:
     """One server for all tests that leave it as they found it."""
     with fake_server(PUNCTUAL_MAX_BODY_BYTES=1_000_000) as started:
         yield started
-
-
-@pytest.fixture(scope="session")
-def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Triton model repository with a small model, for all backends."""
-    folder = tmp_path_factory.mktemp("model_repo")
-    write_repository(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tritonserver() -> None:
-    """Makes sure that there is one."""
-    try:
-        assemble(default_folder())
-    except AssemblyError as error:
-        pytest.skip(f"no tritonserver: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -61,13 +38,10 @@ def embedded_server(small_repository: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def perf_analyzer() -> Callable[..., str]:
+def perf_analyzer(tritonserver: None) -> Callable[..., str]:
     """NVIDIA's load generator: called with a URL (http or grpc) and options, it returns what was
     printed."""
-    try:
-        binary = assemble_perf_analyzer(default_folder())
-    except AssemblyError as error:
-        pytest.skip(f"no perf_analyzer: {error}")
+    binary = assemble_perf_analyzer(default_folder())
 
     def run(url: str, *options: str) -> str:
         protocol, _, address = url.partition("://")
