@@ -22,6 +22,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
+RPC_TIMEOUT_S = 1.0
+"""For Triton to answer a question about itself."""
+
 _DTYPES = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64}
 
 

@@ -35,13 +35,14 @@ from serving.core.errors import (
     ServingError,
     ShedReason,
 )
-from serving.core.latency import quantile
+from serving.core.latency import TAIL_QUANTILE, quantile
 from serving.core.ports import Clock, Image, Observer
 from serving.core.request import Answered, Detections, Failed, Request, Shed
 from serving.core.request import Cancelled as CancelledResult
+from serving.engine import error_of
 from serving.models import MODEL_SUFFIX
 from serving.shared_memory import SharedImages, Slot
-from serving.tritonrpc import CHANNEL_OPTIONS, add_images, arrays, infer_request
+from serving.tritonrpc import CHANNEL_OPTIONS, RPC_TIMEOUT_S, add_images, arrays, infer_request
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +51,11 @@ STALE_S = 1.0
 """A Triton that has been silent for so long is not sent anything new."""
 SILENT_S = 10.0
 """And after so long, its connection is given up."""
-RPC_TIMEOUT_S = 1.0
 RETRY_S = 0.2
 SHARED_SLOTS = 32
 """Images in shared memory at once; more go through the stream."""
 TRANSPORT_WINDOW = 128
 TRANSPORT_SEED_S = 0.002
-TRANSPORT_QUANTILE = 0.97
 
 _HEARTBEAT = "heartbeat"
 _ANSWER: dict[str, tuple[str, int | None]] = {
@@ -70,7 +69,7 @@ _STATUS: dict[str, tuple[str, int | None]] = {wire.STATUS: ("INT64", 1)}
 
 
 class _Lost(Exception):
-    """This session is over; the message says why."""
+    """The stream is lost; the message says why."""
 
 
 @dataclass(slots=True)
@@ -180,7 +179,8 @@ class TritonBackend:
         if not self.ready:
             raise BackendUnavailable("Triton is not there.")
         if len(self._pending) >= self._max_pending:
-            raise Overloaded("The server's queue is full.", ShedReason.REJECTED_SATURATED, 0.0)
+            refused = Shed(request, ShedReason.REJECTED_SATURATED, self._clock(), 0.0)
+            raise error_of(refused)
         sent_s = self._clock()
         left_us = round((request.deadline_s - sent_s - self._transport_s) * wire.MICROSECONDS)
         if left_us <= 0:
@@ -302,7 +302,7 @@ class TritonBackend:
             if self._clock() - self._status_s > SILENT_S:
                 raise _Lost(f"nothing was heard for {SILENT_S:.0f} s")
             if self._transports:
-                self._transport_s = quantile(self._transports, TRANSPORT_QUANTILE)
+                self._transport_s = quantile(self._transports, TAIL_QUANTILE)
 
     async def _read(self, stream: Any) -> None:
         async for response in stream:

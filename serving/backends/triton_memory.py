@@ -11,11 +11,9 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.shared_memory import FOLDER, PREFIX, SharedImages, sweep
-from serving.tritonrpc import CHANNEL_OPTIONS, orphans, register_request
+from serving.tritonrpc import CHANNEL_OPTIONS, RPC_TIMEOUT_S, orphans, register_request
 
 log = logging.getLogger(__name__)
-
-RPC_TIMEOUT_S = 1.0
 
 
 class TritonMemory:

@@ -22,6 +22,7 @@ from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_rows, check_segment
+from serving.runners.rows import copied_rows
 
 BATCH_SIZES = (1, 4)
 """Shapes are dynamic; these are the sizes that are warmed up and planned with."""
@@ -99,11 +100,7 @@ class OnnxRuntimeRunner:
     def detections(self, batch: Batch) -> list[Detections]:
         """Copies, so the batch can be released."""
         self._check_open()
-        boxes, scores, labels, counts = batch.arrays
-        return [
-            Detections(boxes[row, :n].copy(), scores[row, :n].copy(), labels[row, :n].copy())
-            for row, n in enumerate(counts)
-        ]
+        return copied_rows(*batch.arrays)
 
     def close(self) -> None:
         """Free the sessions."""

@@ -31,6 +31,7 @@ from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_rows, check_segment
+from serving.runners.rows import copied_rows
 
 BATCH_SIZES = (1, 4)
 """Four images at once take 0.83 of the time of four alone on two cores; two save less than the
@@ -183,10 +184,7 @@ class OpenVinoRunner:
         """Copies, so the batch can be released."""
         self._check_open()
         boxes, scores, labels, counts = (tensor.data for tensor in batch.tensors)
-        return [
-            Detections(boxes[row, :n].copy(), scores[row, :n].copy(), labels[row, :n].copy())
-            for row, n in enumerate(counts[: batch.size])
-        ]
+        return copied_rows(boxes, scores, labels, counts[: batch.size])
 
     def close(self) -> None:
         """Free models and buffers."""

@@ -50,6 +50,7 @@ from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment
 from serving.runners.checks import check_images, check_rows, check_segment
+from serving.runners.rows import copied_rows
 
 SINCE_10 = int(trt.__version__.split(".")[0]) >= 10
 """The tests audit both branches of every ``if SINCE_10`` against the bindings."""
@@ -384,10 +385,7 @@ class TensorRtRunner:
             batch.buffer.view(index, tensor, batch.size)
             for index, tensor in enumerate(batch.pool.kind)
         )
-        return [
-            Detections(boxes[row, :n].copy(), scores[row, :n].copy(), labels[row, :n].copy())
-            for row, n in enumerate(counts)
-        ]
+        return copied_rows(boxes, scores, labels, counts)
 
     def close(self) -> None:
         """Free graphs, plans, memory and the stream."""

@@ -42,6 +42,7 @@ from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_rows, check_segment
+from serving.runners.rows import copied_rows
 from serving.runners.torch_program import load_programs
 
 CPU_BATCH_SIZES = (1, 4)
@@ -129,10 +130,7 @@ class TorchRunner:
         """Copies, so the batch can be released."""
         self._check_open()
         boxes, scores, labels, counts = self._lane.arrays(batch)
-        return [
-            Detections(boxes[row, :n].copy(), scores[row, :n].copy(), labels[row, :n].copy())
-            for row, n in enumerate(counts[: batch.size])
-        ]
+        return copied_rows(boxes, scores, labels, counts[: batch.size])
 
     def close(self) -> None:
         """Free programs, graphs and buffers."""

@@ -23,12 +23,12 @@ from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_segment
+from serving.runners.rows import copied_rows
 from serving.shared_memory import SharedImages
-from serving.tritonrpc import CHANNEL_OPTIONS, add_images, arrays, infer_request
+from serving.tritonrpc import CHANNEL_OPTIONS, RPC_TIMEOUT_S, add_images, arrays, infer_request
 
 BATCH_SIZES = (1, 4)
 """Tried of each model, up to the largest batch that its configuration allows."""
-RPC_TIMEOUT_S = 1.0
 CALL_TIMEOUT_S = 60.0
 """Nobody waits for so long; ``abort`` ends a call that hangs."""
 
@@ -173,7 +173,4 @@ def _detections(response: pb.ModelInferResponse, size: int) -> list[Detections]:
         or not ((counts >= 0) & (counts <= most)).all()
     ):
         raise BackendError("Triton's boxes, scores, labels and counts do not belong together.")
-    return [
-        Detections(boxes[row, :n].copy(), scores[row, :n].copy(), labels[row, :n].copy())
-        for row, n in enumerate(counts.tolist())
-    ]
+    return copied_rows(boxes, scores, labels, counts)
