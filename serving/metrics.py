@@ -3,6 +3,11 @@
 Two sources tell it facts: the gateway, once for each request (``ended_request``), and the executor,
 as it goes (``core.ports.Observer``). A client that left and a request that was shed never share a
 label; every label value is known beforehand and exported from the start, at zero.
+
+A request whose reply grows is one request, which ends as the last event of its reply says: "done"
+is "ok" or "degraded" by its deepest answer, "error" is that error. One whose client left before the
+last event is "cancelled", as any other, whatever it had been sent; ``growing_answers`` tells how
+much that was.
 """
 
 from __future__ import annotations
@@ -46,6 +51,9 @@ DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
 # Actual over predicted. Predictions are a high quantile, so a good model is mostly below 1.
 RATIO_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+# None, or one of each exit: most models have at most seven.
+ANSWER_BUCKETS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 
 DEMAND_WINDOW_S = 15.0
 _DEMAND_SLOT_S = 1.0
@@ -92,6 +100,8 @@ class RequestRecord:
     duration_s: float
     budget_s: float
     ending: Reply | BaseException
+    num_answers: int | None = None
+    """That were sent, of a request whose reply grows; otherwise None."""
 
     @property
     def outcome(self) -> str:
@@ -219,6 +229,11 @@ class Metrics:
             "Time an answered request spent in the backend while none of its segments ran.",
             MARGIN_BUCKETS_S,
         )
+        self._answers = histogram(
+            "growing_answers",
+            "Answers sent to one request whose reply grows, however it ended.",
+            ANSWER_BUCKETS,
+        )
         segments = Histogram(
             "segment_duration_seconds",
             "Runs of one segment with what it takes to decide on and hand over, by kind.",
@@ -274,6 +289,8 @@ class Metrics:
         self.totals.add(record, self._clock())
         self._requests[record.outcome].inc()
         self._duration.observe(record.duration_s)
+        if record.num_answers is not None:
+            self._answers.observe(record.num_answers)
         match record.ending:
             case Reply() as reply:
                 self._exits.labels(str(reply.depth)).inc()

@@ -40,7 +40,9 @@ STATUS = "status"  # int64: ``Status.to_numbers``
 IMAGES = "images"
 COUNTS = "counts"  # int32: how many rows of boxes, scores and labels are meant
 
-# Parameters of a request; ``timeout``, the budget in microseconds, is Triton's own.
+# Parameters of a request. Triton's own are ``timeout``, the budget in microseconds, and
+# ``EMPTY_FINAL``, which asks to be told of the end by a response without outputs.
+EMPTY_FINAL = "triton_enable_empty_final_response"
 MIN_DEPTH = "min_depth"
 MAX_DEPTH = "max_depth"
 EVERY_EXIT = "every_exit"

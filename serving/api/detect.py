@@ -1,9 +1,12 @@
 """One detection request, from its head to its reply, whichever surface it came by.
 
     budget -> admission -> head -> body -> message -> feasibility -> pixels -> boxes -> reply
+                                                                         ^        |
+                                                                         '-growing'
 
 Each arrow can end it with an error of ``core.errors``; whichever way it ends, it is counted once.
-What a surface adds is how the head and the body are read and how the reply is written.
+What a surface adds is how the head and the body are read and how the reply is written. A reply that
+grows is written exit by exit, and ends as its last event says.
 """
 
 from __future__ import annotations
@@ -12,22 +15,24 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Receive
+from starlette.types import Send
 
+from serving.api.ask import Ask, write_reply
 from serving.api.body import read_body
 from serving.api.budget import Budget, parse_budget
+from serving.api.connection import while_connected
 from serving.api.lifecycle import Lifecycle
-from serving.api.options import Options, parse_options
-from serving.api.problems import to_ms
+from serving.api.options import parse_options
+from serving.api.problems import details_of, to_ms
+from serving.api.stream import DONE, ERROR, EventStream
+from serving.api.surface import Message, Surface
 from serving.core.errors import (
     BackendError,
     BodyTimeout,
@@ -35,15 +40,14 @@ from serving.core.errors import (
     Cancelled,
     DeadlineExceeded,
     Overloaded,
+    ServingError,
     ShedReason,
 )
 from serving.core.letterbox import Letterbox
-from serving.core.ports import Backend, Clock
+from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
 from serving.images import DecodePool, Header
 from serving.metrics import Metrics, Reply, RequestRecord
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,15 @@ MIN_BUDGET_HEADROOM = 1.25
 
 MAX_READ_SHARE = 0.1
 """Reading a body is taken to need at most this share of what follows it, on an idle server."""
+
+STREAM_GRACE_S = 1.0
+"""How long after its deadline a client may take to read what a growing reply has for it; then it is
+hung up on."""
+
+# Why a growing reply went no deeper, as its last event says.
+AT_MAX_DEPTH = "max-depth"
+CONCLUDED = "concluded"
+AT_DEADLINE = "deadline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,81 +78,6 @@ class Limits:
     max_body_bytes: int
     max_pixels: int
     max_requests: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What any surface may tell of a request that was answered."""
-
-    request_id: str
-    placement: Letterbox
-    boxes_xyxy: npt.NDArray[np.float32]  # (N, 4), pixels of the original image, best first
-    scores: npt.NDArray[np.float32]  # (N,)
-    labels: npt.NDArray[np.int32]  # (N,)
-    facts: Mapping[str, float | bool]
-    """How it came about, under the names of ``schemas.Detected``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A request that has been read."""
-
-    data: bytes
-    header: Header
-    """What ``data`` is."""
-    options: Options
-    timeout_s: float | None
-    """The budget that was stated in the body, if any."""
-    write: Callable[[Answer], Response]
-
-
-class Surface(Protocol):
-    """How one protocol asks for boxes and is told them."""
-
-    def read_head(self, http: HttpRequest) -> Options:
-        """What is known of the options before the body. Raises InvalidRequest for a head that no
-        body could make good."""
-
-    async def read_body(self, headers: Headers, body: bytes, options: Options) -> Message:
-        """All of what is asked. Raises InvalidRequest, or Overloaded when there is no room to read
-        it."""
-
-
-@dataclass(slots=True)
-class _Ask:
-    """What a request asks, as far as it has been read, and since when."""
-
-    request_id: str
-    arrival_s: float
-    budget: Budget
-    options: Options
-
-    @property
-    def deadline_s(self) -> float:
-        """The instant by which the reply must be on its way."""
-        return self.arrival_s + self.budget.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What the backend made of an image, which was there at ``read_s`` and decoded at
-    ``decoded_s``."""
-
-    read_s: float
-    decoded_s: float
-    placement: Letterbox
-    answered: Answered
-
-    @property
-    def decode_s(self) -> float:
-        """Seconds from the message to its pixels."""
-        return self.decoded_s - self.read_s
-
-    @property
-    def queue_s(self) -> float:
-        """Seconds in the backend during which none of its segments ran."""
-        in_backend_s = self.answered.finished_s - self.decoded_s
-        return max(0.0, in_backend_s - self.answered.engine_s)
 
 
 class Detector:
@@ -167,29 +105,66 @@ class Detector:
 
     async def serve(self, http: HttpRequest, surface: Surface) -> Response:
         """The reply to one request. Raises ServingError."""
+        ask = self._ask(http)
+        with self._counted(ask):
+            message = await self._understand(http, surface, ask)
+            found = await while_connected(http.receive, self._find(message, ask))
+            response, ask.reply = self._reply(message, ask, *found)
+            return response
+
+    async def grow(self, http: HttpRequest, surface: Surface, media_type: str, send: Send) -> None:
+        """Send the reply to one request as a stream of ``media_type``. Raises ServingError for as
+        long as nothing has been sent."""
+        ask, stream = self._ask(http), EventStream(media_type, send)
+        try:
+            with self._counted(ask, stream):
+                message = await self._understand(http, surface, ask)
+                telling = self._tell(message, ask, stream)
+                ask.reply, reason = reply, _ = await while_connected(http.receive, telling)
+            event, details = DONE, self._done(ask, reply, reason, stream)
+        except Exception as error:
+            if not stream.started:
+                raise
+            if isinstance(error, Cancelled):
+                return  # there is nobody to be told
+            if not isinstance(error, ServingError):
+                logger.error("request %s failed", ask.request_id, exc_info=error)
+            event, details = ERROR, details_of(http, error)
+        try:
+            async with asyncio.timeout(ask.deadline_s + STREAM_GRACE_S - self._clock()):
+                await stream.end(event, details)
+        except TimeoutError:
+            logger.info("request %s: hung up, since nobody reads its answers", ask.request_id)
+
+    def _ask(self, http: HttpRequest) -> Ask:
         state = http.scope["state"]
         limits = self._limits
-        ask = _Ask(
+        return Ask(
             state["request_id"],
             state["arrival_s"],
             Budget(limits.default_budget_s, limits.max_budget_s),
             parse_options((), self._backend.catalog),
         )
+
+    @contextmanager
+    def _counted(self, ask: Ask, stream: EventStream | None = None) -> Iterator[None]:
+        """What is done within ends with ``ask.reply`` or an error, and is counted as that."""
         self._num_requests += 1
+        ending: Reply | BaseException | None = None
         try:
-            response, reply = await self._answer(http, surface, ask)
+            yield
+            ending = ask.reply
         except BaseException as error:
-            self._ended(ask, error)
+            ending = error
             raise
         finally:
             self._num_requests -= 1
-        self._ended(ask, reply)
-        return response
-
-    def _ended(self, ask: _Ask, ending: Reply | BaseException) -> None:
-        record = RequestRecord(self._clock() - ask.arrival_s, ask.budget.seconds, ending)
-        self._metrics.ended_request(record)
-        _log(record, ask.request_id)
+            assert ending is not None
+            num_answers = None if stream is None else stream.num_answers
+            duration_s = self._clock() - ask.arrival_s
+            record = RequestRecord(duration_s, ask.budget.seconds, ending, num_answers)
+            self._metrics.ended_request(record)
+            _log(record, ask.request_id)
 
     def min_budget_s(self, header: Header, depth: int) -> float:
         """Seconds that an idle server needs to answer at ``depth``, the body being there."""
@@ -200,9 +175,8 @@ class Detector:
             + self._limits.network_reserve_s,
         )
 
-    async def _answer(
-        self, http: HttpRequest, surface: Surface, ask: _Ask
-    ) -> tuple[Response, Reply]:
+    async def _understand(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
+        """All that is asked, once it is known to be feasible."""
         limits = self._limits
         _allow(
             http,
@@ -219,13 +193,12 @@ class Detector:
         ask.options = message.options
         if message.timeout_s is not None:
             _allow(http, ask, ask.budget.wished(message.timeout_s))
-        read_s = self._clock()
-        self._check_feasible(message.header, ask, read_s)
+        ask.read_s = self._clock()
+        self._check_feasible(message.header, ask)
         self._metrics.demanded()
-        found = await _while_connected(http.receive, self._find(message, ask, read_s))
-        return self._reply(message, ask, found)
+        return message
 
-    async def _read(self, http: HttpRequest, surface: Surface, ask: _Ask) -> Message:
+    async def _read(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
         # A budget that no server could meet is waited for as long as the smallest that one could,
         # so that it is refused with that number rather than for being slow.
         engine_s = self._backend.predicted_s(ask.options.min_depth)
@@ -245,9 +218,9 @@ class Detector:
                 ShedReason.REJECTED_EXPIRED,
             ) from error
 
-    def _check_feasible(self, header: Header, ask: _Ask, read_s: float) -> None:
+    def _check_feasible(self, header: Header, ask: Ask) -> None:
         needed_s = self.min_budget_s(header, ask.options.min_depth)
-        elapsed_s = read_s - ask.arrival_s
+        elapsed_s = ask.read_s - ask.arrival_s
         if ask.budget.seconds >= needed_s + elapsed_s:
             return
         # Reading takes a little always, which an idle server needs as well. What exceeds that is a
@@ -266,60 +239,75 @@ class Detector:
             min_budget_s,
         )
 
-    async def _find(self, message: Message, ask: _Ask, read_s: float) -> _Found:
-        """Pixels, then boxes. Raises Overloaded, DeadlineExceeded, InvalidImage or
-        BackendError."""
+    async def _decode(self, message: Message, ask: Ask) -> tuple[Image, Letterbox]:
+        """Its pixels. Raises Overloaded or InvalidImage."""
         try:
             async with asyncio.timeout(ask.deadline_s - self._clock()):
-                image, placement = await self._pool.decode(message.data, message.header)
+                decoded = await self._pool.decode(message.data, message.header)
         except TimeoutError as error:
             raise Overloaded(
                 "The deadline came while the image waited to be decoded.",
                 ShedReason.REJECTED_EXPIRED,
             ) from error
-        decoded_s = self._clock()
-        request = Request(
+        ask.decoded_s = self._clock()
+        return decoded
+
+    def _request(self, ask: Ask, growing: bool) -> Request:
+        return Request(
             id=next(self._ids),
             arrival_s=ask.arrival_s,
             deadline_s=ask.deadline_s - self._limits.network_reserve_s,
             min_depth=ask.options.min_depth,
             max_depth=ask.options.max_depth,
+            growing=growing,
         )
-        try:
-            async with asyncio.timeout(ask.deadline_s - decoded_s):
-                answered = await self._backend.detect(image, request)
-        except TimeoutError as error:
-            raise DeadlineExceeded("The engine had no boxes by the deadline.") from error
-        return _Found(read_s, decoded_s, placement, answered)
 
-    def _reply(self, message: Message, ask: _Ask, found: _Found) -> tuple[Response, Reply]:
-        answered, budget_s = found.answered, ask.budget.seconds
-        elapsed_s = self._clock() - ask.arrival_s
-        degraded = answered.depth < ask.options.max_depth
-        facts = {
-            "exit_depth": answered.depth,
-            "max_depth": ask.options.max_depth,
-            "degraded": degraded,
-            "expected_ap": self._backend.catalog.expected_ap(answered.depth),
-            "budget_ms": to_ms(budget_s),
-            "elapsed_ms": to_ms(elapsed_s),
-            "slack_ms": to_ms(budget_s - elapsed_s),
-            "predicted_ms": to_ms(answered.predicted_s),
-        }
-        response = message.write(_answer(ask, found, facts))
-        stages = (
-            ("read", found.read_s - ask.arrival_s, ""),
-            ("decode", found.decode_s, ""),
-            ("queue", found.queue_s, ""),
-            ("engine", answered.engine_s, f';desc="depth={answered.depth}"'),
-            ("total", elapsed_s, ""),
-        )
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["Server-Timing"] = ", ".join(
-            f"{name};dur={to_ms(seconds)}{desc}" for name, seconds, desc in stages
-        )
-        if ask.budget.wait is not None:
-            response.headers["Preference-Applied"] = f"wait={ask.budget.wait}"
+    async def _find(self, message: Message, ask: Ask) -> tuple[Letterbox, Answered]:
+        """Pixels, then boxes. Raises Overloaded, DeadlineExceeded, InvalidImage or
+        BackendError."""
+        image, placement = await self._decode(message, ask)
+        try:
+            async with asyncio.timeout(ask.deadline_s - ask.decoded_s):
+                answered = await self._backend.detect(image, self._request(ask, growing=False))
+        except TimeoutError as error:
+            raise _late() from error
+        return placement, answered
+
+    async def _tell(self, message: Message, ask: Ask, stream: EventStream) -> tuple[Reply, str]:
+        """Pixels, then boxes of each exit, sent as they come; returns the deepest and why there is
+        none deeper. Raises as ``_find``, and Cancelled for a client that does not read."""
+        image, placement = await self._decode(message, ask)
+        request = self._request(ask, growing=True)
+        reply: Reply | None = None
+        try:
+            async with (
+                asyncio.timeout(ask.deadline_s - ask.decoded_s),
+                aclosing(self._backend.grow(image, request)) as answers,
+            ):
+                async for answered in answers:
+                    response, sent = self._reply(message, ask, placement, answered)
+                    await stream.answer(response, answered.depth)
+                    reply = sent
+        except DeadlineExceeded:
+            if reply is None:
+                raise
+            return reply, AT_DEADLINE
+        except TimeoutError as error:
+            if reply is not None:
+                return reply, AT_DEADLINE
+            if stream.started:
+                raise Cancelled("The client did not read its first answer.") from error
+            raise _late() from error
+        if reply is None:
+            raise BackendError("The engine ended the request without an answer.")
+        return reply, CONCLUDED if reply.degraded else AT_MAX_DEPTH
+
+    def _reply(
+        self, message: Message, ask: Ask, placement: Letterbox, answered: Answered
+    ) -> tuple[Response, Reply]:
+        """What is told of an answer. Raises DeadlineExceeded."""
+        expected_ap = self._backend.catalog.expected_ap(answered.depth)
+        response = write_reply(ask, message.write, placement, answered, expected_ap, self._clock())
         # Asked last: a reply that took too long to write is late as well.
         now_s = self._clock()
         if now_s > ask.deadline_s:
@@ -327,52 +315,32 @@ class Detector:
             raise DeadlineExceeded(f"The boxes were ready {late_ms} ms after the deadline.")
         return response, Reply(
             depth=answered.depth,
-            degraded=degraded,
-            decode_s=found.decode_s,
-            queue_s=found.queue_s,
+            degraded=answered.depth < ask.options.max_depth,
+            decode_s=ask.decoded_s - ask.read_s,
+            queue_s=ask.queue_s(answered),
             engine_s=answered.engine_s,
             write_s=max(0.0, now_s - answered.finished_s),
         )
 
+    def _done(self, ask: Ask, reply: Reply, reason: str, stream: EventStream) -> dict[str, Any]:
+        """The last event; see ``schemas.Done``."""
+        expected_ap = self._backend.catalog.expected_ap(reply.depth)
+        return {
+            "request_id": ask.request_id,
+            "reason": reason,
+            "num_answers": stream.num_answers,
+            **ask.facts(reply.depth, expected_ap, self._clock()),
+        }
 
-def _allow(http: HttpRequest, ask: _Ask, budget: Budget) -> None:
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("The engine had no boxes by the deadline.")
+
+
+def _allow(http: HttpRequest, ask: Ask, budget: Budget) -> None:
     """From now on ``budget`` applies, and problems tell it."""
     ask.budget = budget
     http.scope["state"]["budget_ms"] = to_ms(budget.seconds)
-
-
-def _answer(ask: _Ask, found: _Found, facts: Mapping[str, float | bool]) -> Answer:
-    detections = found.answered.detections
-    kept = detections.scores >= ask.options.score_threshold
-    return Answer(
-        ask.request_id,
-        found.placement,
-        found.placement.to_original(detections.boxes_xyxy_input[kept]),
-        detections.scores[kept],
-        detections.labels[kept],
-        facts,
-    )
-
-
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, unless the client leaves first: then ``work`` is cancelled, and
-    Cancelled raised."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Cancelled("The client left.")
-        return working.result()
-    finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _log(record: RequestRecord, request_id: str) -> None:

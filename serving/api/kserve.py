@@ -26,11 +26,12 @@ from starlette.responses import Response
 
 from serving import wire
 from serving.api.body import check_head
-from serving.api.detect import Answer, Detector, Limits, Message
+from serving.api.detect import Detector, Limits
 from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
 from serving.api.options import Options, parse_options
 from serving.api.problems import PROTOCOL_PREFIX, UnknownModel
+from serving.api.surface import Answer, Message
 from serving.api.tensors import InferRequest, Tensor, read_request, split_body, write_response
 from serving.core.catalog import Catalog
 from serving.core.errors import InvalidParameter, InvalidRequest
@@ -78,7 +79,7 @@ _NOT_SERVED = {
     "headers": "the name is reserved",
 }
 # It asks to be told which response is the last; there is one.
-_MEANINGLESS = ("triton_enable_empty_final_response",)
+_MEANINGLESS = (wire.EMPTY_FINAL,)
 
 
 # ---- inference ----------------------------------------------------------------------------------

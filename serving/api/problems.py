@@ -82,14 +82,10 @@ def _extensions(error: ServingError) -> dict[str, Any]:
             return {}
 
 
-def problem_response(
-    request: Request,
-    slug: str,
-    detail: str,
-    extensions: Mapping[str, Any] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """The reply for ``slug``. The request's id, and its budget once known, are added to it."""
+def problem_details(
+    request: Request, slug: str, detail: str, extensions: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The problem for ``slug``. The request's id, and its budget once known, are added to it."""
     problem = PROBLEMS[slug]
     body: dict[str, Any] = {
         "type": TYPE_PREFIX + slug,
@@ -105,14 +101,28 @@ def problem_response(
         }
     )
     body.update(extensions or {})
+    return body
+
+
+def details_of(request: Request, error: Exception) -> dict[str, Any]:
+    """The problem that ``error`` is."""
+    if isinstance(error, ServingError):
+        return problem_details(request, error.slug, error.detail, _extensions(error))
+    return problem_details(
+        request, "internal", "The server failed on this request; its log says how."
+    )
+
+
+def _response(
+    request: Request, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
     all_headers = {"Cache-Control": "no-store", **(headers or {})}
     if "retry_after_ms" in body:
         all_headers["Retry-After"] = str(max(1, math.ceil(body["retry_after_ms"] / 1e3)))
     if _speaks_protocol(request):
-        return Response(
-            json.dumps({"error": detail}), problem.status, all_headers, "application/json"
-        )
-    return Response(json.dumps(body), problem.status, all_headers, MEDIA_TYPE)
+        error = json.dumps({"error": body["detail"]})
+        return Response(error, body["status"], all_headers, "application/json")
+    return Response(json.dumps(body), body["status"], all_headers, MEDIA_TYPE)
 
 
 def _speaks_protocol(request: Request) -> bool:
@@ -122,9 +132,8 @@ def _speaks_protocol(request: Request) -> bool:
     )
 
 
-async def _serving_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServingError)
-    return problem_response(request, error.slug, error.detail, _extensions(error))
+async def _error(request: Request, error: Exception) -> Response:
+    return _response(request, details_of(request, error))
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -135,24 +144,18 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         if isinstance(error, UnknownModel)
         else f"{request.method} {request.url.path} is not served; /docs says what is."
     )
-    return problem_response(request, slug, detail, headers=error.headers)
+    return _response(request, problem_details(request, slug, detail), error.headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     detail = "; ".join(f"{entry['loc'][-1]}: {entry['msg']}" for entry in error.errors())
-    return problem_response(request, "invalid-parameter", detail)
-
-
-async def _defect(request: Request, error: Exception) -> Response:
-    return problem_response(
-        request, "internal", "The server failed on this request; its log says how."
-    )
+    return _response(request, problem_details(request, "invalid-parameter", detail))
 
 
 def install(app: FastAPI) -> None:
     """Let ``app`` answer every exception with a problem."""
-    app.add_exception_handler(ServingError, _serving_error)
+    app.add_exception_handler(ServingError, _error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(Exception, _defect)
+    app.add_exception_handler(Exception, _error)

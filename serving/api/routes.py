@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from starlette.responses import Response
 
+from serving.api.accept import preferred
 from serving.api.body import FIELD, IMAGE_TYPES, MULTIPART
 from serving.api.budget import DEADLINE_HEADER
 from serving.api.detect import Detector
@@ -25,6 +27,7 @@ from serving.api.schemas import (
     ProblemDetails,
     Status,
 )
+from serving.api.stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.upload import Upload
 from serving.core.catalog import Catalog
 from serving.core.ports import Backend
@@ -50,7 +53,10 @@ def create_router(
     router = APIRouter()
 
     async def detect(request: Request) -> Response:
-        return await detector.serve(request, upload)
+        media_type = preferred(request.headers.getlist("accept"), STREAMS)
+        if media_type is None:
+            return await detector.serve(request, upload)
+        return Streamed(partial(detector.grow, request, upload, media_type))
 
     _add_detect(router, detect, backend.catalog)
 
@@ -96,7 +102,15 @@ def _add_detect(
         summary="Find objects in one image, within a latency budget",
         response_model=None,
         responses={
-            200: {"model": Detected, "description": "An exit was reached in time."},
+            200: {
+                "model": Detected,
+                "description": "An exit was reached in time. As a stream, each that was: events "
+                "`detections`, the same JSON, and `done`, or `error` with a problem.",
+                "content": {
+                    media_type: {"schema": {"type": "string"}, "example": _example(encode)}
+                    for media_type, encode in STREAMS.items()
+                },
+            },
             **{status: _problem_description(status) for status in statuses},
         },
         openapi_extra={
@@ -124,6 +138,16 @@ def _add_detect(
             },
         },
     )
+
+
+def _example(encode: Encode) -> str:
+    """A stream, without most of what is in it."""
+    events = (
+        encode(DETECTIONS, 1, b'{"detections":[],"exit_depth":1}'),
+        encode(DETECTIONS, 2, b'{"detections":[],"exit_depth":2}'),
+        encode(DONE, None, b'{"reason":"concluded","num_answers":2,"exit_depth":2}'),
+    )
+    return b"".join(events).decode()
 
 
 def _problem_description(status: int) -> dict[str, Any]:

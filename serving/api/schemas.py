@@ -6,6 +6,8 @@ time: validating a hundred boxes costs more than serialising them.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 
@@ -38,6 +40,24 @@ class Detected(BaseModel):
     elapsed_ms: float = Field(ge=0, description="From the request's head to this reply.")
     slack_ms: float = Field(description="What was left of the budget.")
     predicted_ms: float = Field(ge=0, description="What the engine was predicted to take.")
+
+
+class Done(BaseModel):
+    """The last event of a reply that grew exit by exit, each in an event like ``Detected``."""
+
+    request_id: str
+    reason: Literal["max-depth", "concluded", "deadline"] = Field(
+        description="Why it went no deeper: it was not allowed to; no further exit fitted into its "
+        "budget, given the other requests; or an exit came too late and was left out."
+    )
+    num_answers: int = Field(ge=1, description="Events before this one.")
+    exit_depth: int = Field(ge=1, description="The exit of the last answer, the deepest.")
+    max_depth: int = Field(ge=1, description="The deepest that was allowed.")
+    degraded: bool = Field(description="Whether it is shallower than that.")
+    expected_ap: float = Field(description="COCO AP of that exit on the evaluation data.")
+    budget_ms: float = Field(gt=0, description="The budget that was applied.")
+    elapsed_ms: float = Field(ge=0, description="From the request's head to this event.")
+    slack_ms: float = Field(description="What was left of the budget.")
 
 
 class ExitFacts(BaseModel):

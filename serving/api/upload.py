@@ -9,9 +9,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from serving.api.accept import JSON
 from serving.api.body import check_head, check_type, image_bytes
-from serving.api.detect import Answer, Limits, Message
+from serving.api.detect import Limits
 from serving.api.options import Options, parse_options
+from serving.api.surface import Answer, Message
 from serving.core.catalog import Catalog
 from serving.images import probe
 
@@ -46,7 +48,9 @@ class Upload:
             **answer.facts,
         }
         return Response(
-            json.dumps(body, separators=(",", ":")).encode(), media_type="application/json"
+            json.dumps(body, separators=(",", ":")).encode(),
+            headers={"Vary": "Accept"},  # the same exit by exit is another reply
+            media_type=JSON,
         )
 
 

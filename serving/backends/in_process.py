@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from functools import partial
 
+from serving.backends.answers import deepest
 from serving.core.catalog import Catalog
 from serving.core.errors import BackendUnavailable
 from serving.core.ports import Image
@@ -41,26 +44,31 @@ class InProcessBackend:
 
     async def detect(self, image: Image, request: Request) -> Answered:
         """Boxes for one image; see ``Backend.detect``."""
+        return await deepest(self.grow(image, request))
+
+    async def grow(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        """Boxes for one image, of each exit that answers it; see ``Backend.grow``."""
         executor = self._started().executor
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[Result] = loop.create_future()
+        # Never full: an answer from each exit, and then the end.
+        told: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(self.catalog.num_exits + 1)
 
-        def resolve(result: Result) -> None:
-            if not ended.done():  # the client may have gone meanwhile
-                ended.set_result(result)
+        def tell(result: Result, last: bool) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, (result, last))
 
-        def done(result: Result) -> None:
-            loop.call_soon_threadsafe(resolve, result)
-
-        executor.submit(request, image, done)
+        grew = partial(tell, last=False) if request.growing else None
+        executor.submit(request, image, partial(tell, last=True), grew)
+        last = False
         try:
-            result = await ended
-        except asyncio.CancelledError:
-            executor.cancel(request.id)
-            raise
-        if isinstance(result, Answered):
-            return result
-        raise error_of(result)
+            while not last:
+                result, last = await told.get()
+                if not isinstance(result, Answered):
+                    raise error_of(result)
+                if not (last and request.growing):  # then it is the answer before, once more
+                    yield result
+        finally:
+            if not last:
+                executor.cancel(request.id)
 
     def _started(self) -> Engine:
         if self._engine is None:

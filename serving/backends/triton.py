@@ -1,8 +1,8 @@
 """The Triton backend: the executor runs inside Triton; one gRPC stream carries all requests.
 
-    detect ---> outgoing ---> writer task ---> Triton
-       ^                                         |
-       '---- pending[id] <--- reader task <------'
+    detect, grow ---> outgoing ---> writer task ---> Triton
+         ^                                             |
+         '------ pending[id] <----- reader task <------'
 
 A session is one stream. When it ends, whatever waits on it fails at once and another is attempted,
 for as long as the gateway lives. A heartbeat on the same stream brings the executor's predictions;
@@ -17,8 +17,8 @@ import itertools
 import logging
 import secrets
 from collections import deque
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -26,6 +26,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving import wire
+from serving.backends.answers import deepest
+from serving.backends.triton_answer import read_answer
 from serving.backends.triton_memory import TritonMemory
 from serving.core.catalog import Catalog
 from serving.core.errors import (
@@ -37,7 +39,7 @@ from serving.core.errors import (
 )
 from serving.core.latency import TAIL_QUANTILE, quantile
 from serving.core.ports import Clock, Image, Observer
-from serving.core.request import Answered, Detections, Failed, Request, Shed
+from serving.core.request import Answered, Failed, Request, Shed
 from serving.core.request import Cancelled as CancelledResult
 from serving.engine import error_of
 from serving.models import MODEL_SUFFIX
@@ -58,13 +60,6 @@ TRANSPORT_WINDOW = 128
 TRANSPORT_SEED_S = 0.002
 
 _HEARTBEAT = "heartbeat"
-_ANSWER: dict[str, tuple[str, int | None]] = {
-    wire.BOXES: ("FP32", 2),
-    wire.SCORES: ("FP32", 1),
-    wire.LABELS: ("INT32", 1),
-    wire.EXIT_DEPTH: ("INT32", 1),
-    wire.TIMES: ("INT64", 1),
-}
 _STATUS: dict[str, tuple[str, int | None]] = {wire.STATUS: ("INT64", 1)}
 
 
@@ -72,13 +67,25 @@ class _Lost(Exception):
     """The stream is lost; the message says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A response with boxes, and when it came: whoever takes it may be slow to."""
+
+    response: pb.ModelInferResponse
+    arrived_s: float
+
+
 @dataclass(slots=True)
 class _Pending:
     """A request that Triton has not ended, though its sender may have left."""
 
-    future: asyncio.Future[pb.ModelStreamInferResponse]
+    told: asyncio.Queue[_Arrived | ServingError | None]
+    """Responses, then an error or, at the end of all, None."""
+    most: int
+    """Responses that may come; an only one ends it."""
     shared: SharedImages | None
     slot: Slot | None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class TritonBackend:
@@ -149,8 +156,8 @@ class TritonBackend:
         self._stopping = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                futures = [p.future for p in self._pending.values()]
-                await asyncio.gather(*futures, return_exceptions=True)
+                for entry in tuple(self._pending.values()):
+                    await entry.ended.wait()
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -158,9 +165,18 @@ class TritonBackend:
 
     async def detect(self, image: Image, request: Request) -> Answered:
         """Boxes for one image; see ``Backend.detect``."""
+        return await deepest(self.grow(image, request))
+
+    async def grow(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        """Boxes for one image, of each exit that answers it; see ``Backend.grow``."""
+        answered: Answered | None = None
         try:
-            answered = await self._detect(image, request)
-        except asyncio.CancelledError:
+            async with contextlib.aclosing(self._answers(image, request)) as answers:
+                async for answered in answers:
+                    yield answered
+            if answered is None:
+                raise BackendError("Triton ended the request without an answer.")
+        except (asyncio.CancelledError, GeneratorExit):
             self._observer.ended(CancelledResult(request, self._clock()))
             raise
         except Overloaded as error:
@@ -171,18 +187,30 @@ class TritonBackend:
             self._observer.ended(Failed(request, error, self._clock()))
             raise
         self._observer.ended(answered)
-        return answered
 
     # -- requests ------------------------------------------------------------------------------
 
-    async def _detect(self, image: Image, request: Request) -> Answered:
+    async def _answers(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        sent_s = self._clock()
+        name, entry = self._send(image, request, sent_s)
+        try:
+            while (told := await entry.told.get()) is not None:
+                if isinstance(told, ServingError):
+                    raise told
+                answered, in_triton_s = read_answer(request, told.response, told.arrived_s)
+                self._transports.append(told.arrived_s - sent_s - in_triton_s)
+                yield answered
+        finally:
+            if name in self._pending:
+                command = {wire.COMMAND: wire.COMMAND_CANCEL, wire.TARGET: name}
+                self._outgoing.put_nowait(infer_request(self._model, "", command))
+
+    def _send(self, image: Image, request: Request, now_s: float) -> tuple[str, _Pending]:
         if not self.ready:
             raise BackendUnavailable("Triton is not there.")
         if len(self._pending) >= self._max_pending:
-            refused = Shed(request, ShedReason.REJECTED_SATURATED, self._clock(), 0.0)
-            raise error_of(refused)
-        sent_s = self._clock()
-        left_us = round((request.deadline_s - sent_s - self._transport_s) * wire.MICROSECONDS)
+            raise error_of(Shed(request, ShedReason.REJECTED_SATURATED, now_s, 0.0))
+        left_us = round((request.deadline_s - now_s - self._transport_s) * wire.MICROSECONDS)
         if left_us <= 0:
             raise Overloaded(
                 "The budget ran out before the image could be sent to the engine.",
@@ -195,51 +223,16 @@ class TritonBackend:
             wire.MIN_DEPTH: request.min_depth,
             wire.MAX_DEPTH: request.max_depth,
             wire.CANCEL_BY_ID: True,
+            **({wire.EVERY_EXIT: True, wire.EMPTY_FINAL: True} if request.growing else {}),
         }
         message = infer_request(self._model, name, parameters)
         shared = self._memory.registered
         slot = add_images(message, wire.IMAGE, image.shape, [image], shared)
-        future: asyncio.Future[pb.ModelStreamInferResponse]
-        future = asyncio.get_running_loop().create_future()
-        self._pending[name] = _Pending(future, shared, slot)
+        most = request.max_depth - request.min_depth + 1 if request.growing else 1
+        entry = _Pending(asyncio.Queue(most + 1), most, shared, slot)
+        self._pending[name] = entry
         self._outgoing.put_nowait(message)
-        try:
-            response = await future
-        except asyncio.CancelledError:
-            if name in self._pending:
-                command = {wire.COMMAND: wire.COMMAND_CANCEL, wire.TARGET: name}
-                self._outgoing.put_nowait(infer_request(self._model, "", command))
-            raise
-        if response.error_message:
-            raise wire.error_from_text(response.error_message)
-        return self._answered(request, response.infer_response, sent_s)
-
-    def _answered(
-        self, request: Request, response: pb.ModelInferResponse, sent_s: float
-    ) -> Answered:
-        found = arrays(response, _ANSWER)
-        boxes, scores, labels = found[wire.BOXES], found[wire.SCORES], found[wire.LABELS]
-        if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
-            raise BackendError("Triton's boxes, scores and labels do not belong together.")
-        try:
-            (depth,) = found[wire.EXIT_DEPTH].tolist()
-            queue_us, engine_us, predicted_us = found[wire.TIMES].tolist()
-        except ValueError as error:
-            raise BackendError("Triton's answer says not how it came about.") from error
-        if not request.min_depth <= depth <= request.max_depth:
-            raise BackendError(f"Triton answered at exit {depth}, which was not asked for.")
-        finished_s = self._clock()
-        engine_s = engine_us / wire.MICROSECONDS
-        self._transports.append(finished_s - sent_s - engine_s - queue_us / wire.MICROSECONDS)
-        return Answered(
-            request,
-            Detections(boxes, scores, labels),
-            depth,
-            started_s=finished_s - engine_s,
-            finished_s=finished_s,
-            engine_s=engine_s,
-            predicted_s=predicted_us / wire.MICROSECONDS,
-        )
+        return name, entry
 
     # -- the session ---------------------------------------------------------------------------
 
@@ -282,9 +275,7 @@ class TritonBackend:
         self._memory.lose()
         error = BackendUnavailable("The connection to Triton was lost.")
         for name in tuple(self._pending):
-            entry = self._pop(name)
-            if entry is not None and not entry.future.done():
-                entry.future.set_exception(error)
+            self._end(name, error)
 
     async def _write(self, stream: Any) -> None:
         try:
@@ -309,22 +300,29 @@ class TritonBackend:
             name = response.infer_response.id
             if name == _HEARTBEAT:
                 self._heard(response)
-            elif response.error_message or response.infer_response.outputs:
-                entry = self._pop(name)
-                if entry is not None and not entry.future.done():
-                    entry.future.set_result(response)
-            elif name:
-                entry = self._pop(name)
-                if entry is not None and not entry.future.done():
-                    error = BackendError("Triton ended the request without an answer.")
-                    entry.future.set_exception(error)
+            elif name in self._pending:
+                self._take(name, response)
         raise _Lost("Triton closed the stream")
 
-    def _pop(self, name: str) -> _Pending | None:
-        entry = self._pending.pop(name, None)
-        if entry is not None and entry.shared is not None and entry.slot is not None:
+    def _take(self, name: str, response: pb.ModelStreamInferResponse) -> None:
+        entry = self._pending[name]
+        if response.error_message:
+            self._end(name, wire.error_from_text(response.error_message))
+        elif not response.infer_response.outputs:
+            self._end(name, None)
+        elif entry.told.qsize() == entry.most:
+            raise _Lost("Triton answered a request more often than it has exits")
+        else:
+            entry.told.put_nowait(_Arrived(response.infer_response, self._clock()))
+            if entry.most == 1:
+                self._end(name, None)
+
+    def _end(self, name: str, error: ServingError | None) -> None:
+        entry = self._pending.pop(name)
+        if entry.shared is not None and entry.slot is not None:
             entry.shared.free(entry.slot)
-        return entry
+        entry.told.put_nowait(error)
+        entry.ended.set()
 
     def _heard(self, response: pb.ModelStreamInferResponse) -> None:
         if response.error_message:

@@ -26,12 +26,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from serving.core import segment as segments
 from serving.core.errors import ShedReason
-from serving.core.plan import EPSILON_S, Costs, Paths, Plan, Task
+from serving.core.plan import EPSILON_S, Clock as PlanClock, Costs, Paths, Plan, Task
 from serving.core.policy import (
     Cohort,
     Conclude,
     Decision,
     Latency,
+    Merge,
     Run,
     ShedRequests,
     Snapshot,
@@ -45,6 +46,9 @@ FUSED_WORTH = 0.02
 unit segments would not get that far. A fused run that turns out slow cannot be cut short: about one
 in fifty exceeds its prediction on a shared machine."""
 MIN_GAIN = 1e-6
+import os
+_e=lambda k,d: float(os.environ.get(k,d))
+PROM=_e('PROM',1);AVG=_e('AVG',0);UP=_e('UP',1);US=_e('US',99);FO=_e('FO',0);HH=_e('HH',1);JP=_e('JP',1);SL=_e('SL',1);CB=_e('CB',1);PC=_e('PC',0);BF=_e('BF',1);PF=_e('PF',1);HUR=_e('HUR',1);MRG=_e('MRG',1);DST=_e('DST',1);OVH=_e('OVH',1)
 """Accuracy that an exit is taken to add where measurement says none or less, so that depth still
 follows the budget."""
 
@@ -75,6 +79,8 @@ class DeadlinePolicy:
             self._gain.append(max(ap - best_so_far, MIN_GAIN))
             best_so_far = max(best_so_far, ap)
             self._worth.append(self._gain[-1] / max(best_so_far, MIN_GAIN))
+        self._ap=tuple(accuracy)
+        self._first_ap = max(accuracy[0], MIN_GAIN)
         self._batch_sizes = tuple(batch_sizes)
         self._max_cohorts = max_cohorts
 
@@ -90,14 +96,96 @@ class DeadlinePolicy:
         final = _final(plan, costs, snapshot.answered) if snapshot.answered else ()
         if final:
             return Conclude(final)
+        self._mu = self._price(snapshot.demand, plan, costs)
         if plan.slack_s < 0:
-            # A batch may have delayed somebody too long.
-            one_by_one = Plan(snapshot, costs, (1,), growing)
-            plan = max(plan, one_by_one, key=lambda candidate: candidate.slack_s)
-            shed = plan.overload()
-            if shed is not None:
-                return ShedRequests((shed,), ShedReason.REJECTED_OVERLOAD, plan.length_s)
+            d = self._crowded(snapshot, plan, costs, growing)
+            if d is not None: return d
+        if MRG:
+            m = self._merge(plan, costs)
+            if m: return m
         return self._proceed(snapshot, plan, costs)
+
+    def _crowded(self, snapshot, plan, costs, growing):
+        now = snapshot.now_s
+        # in-flight ones leave in time
+        cs = math.inf; fin=0.0
+        for t in plan.tasks:
+            if t.cohort is not None and t.owed:
+                fin += t.cost_s
+                cs = min(cs, t.deadline_s - now - fin)
+        if not snapshot.waiting: return None
+        first=snapshot.waiting[0]
+        k=(first.min_depth, first.max_depth, first.id in growing)
+        q=[r for r in snapshot.waiting if (r.min_depth, r.max_depth, r.id in growing)==k]
+        sec=lambda n: costs.path(k[0],n,grows=k[2])
+        best=None
+        for size in reversed(self._batch_sizes):
+            L=sec(size)
+            el=[r for r in q if r.deadline_s+EPSILON_S>=now+L][:size]
+            if L<=cs and len(el)==size:
+                best=(0,k,el,[r for r in q if r.deadline_s<el[0].deadline_s] if el[0] is not q[0] else [])
+                break
+        if best is not None and best[2][0] is not q[0]:
+            el=best[2]
+            c = min(costs.path(1, b)/b for b in self._batch_sizes)
+            fitted=False
+            for size in reversed(self._batch_sizes):
+                ur=q[:size]
+                L=sec(len(ur))
+                if len(ur)==size and (size==1 or L<=ur[0].deadline_s-now+EPSILON_S) and L<=cs:
+                    if fitted and self._P*L/c > JP*size: break
+                    fitted=True
+                    ck=PlanClock(now, plan._calm if HH else 1.0); ck.add(L)
+                    if ck.add(sec(len(el))) <= el[0].deadline_s+EPSILON_S:
+                        best=(0,k,ur,[]); break
+                    if not JP: break
+        if best is None:
+            plan.tasks = [t for t in plan.tasks if t.cohort is not None] or plan.tasks
+            return None
+        score,k,el,lost=best
+        out=tuple(r for r in lost if r.id>snapshot.admitted) if SL else ()
+        if out: return ShedRequests(out, ShedReason.REJECTED_OVERLOAD, plan.length_s)
+        seg = segments.fused_exit(k[0])
+        if len(el)>=US and self._P<=UP and self._paths.units and len(snapshot.cohorts)<self._max_cohorts and costs.unit_path(k[0],len(el))<=min(cs, min(r.deadline_s for r in el)-now):
+            return Run(segments.STEM, tuple(el), None)
+        if k[2] or k[0] not in self._paths.fused:
+            if len(snapshot.cohorts)>=self._max_cohorts: return None
+            seg = segments.STEM
+        return Run(seg, tuple(el), None)
+
+    def _merge(self, plan, costs):
+        by={}
+        for task in plan.tasks:
+            c=task.cohort
+            if c is None or task.num_growing or not task.owed or c.depth<1: continue
+            o=by.get((c.depth,task.min_depth,task.max_depth))
+            if o is not None:
+                a,b=len(o.requests),len(task.requests)
+                if a+b<=self._batch_sizes[-1] and costs.head(c.depth,a+b)-costs.head(c.depth,a)<=plan.slack_s and costs.head(c.depth,a+b)<.95*(costs.head(c.depth,a)+costs.head(c.depth,b)):
+                    return Merge((o.cohort.id,c.id))
+            by[(c.depth,task.min_depth,task.max_depth)]=task
+        return None
+
+    def _hit(self, th, W, b):
+        if b<=W: return 1.0
+        x,y=th*W, th*b
+        if abs(y)<1e-6: P=W/b
+        elif y>50: P=math.exp(x-y)
+        elif y<-50: P=1-math.exp(max(x,-50))
+        else: P=math.expm1(x)/math.expm1(y)
+        return P
+    def _price(self, demand, plan, costs):
+        self._P=0.0
+        if demand.rate_hz <= 0: return 0.0
+        c = min(costs.path(1, b)/b for b in self._batch_sizes if b==1 or 2*costs.path(1,b)<=CB*demand.budget_s)
+        rho = demand.rate_hz*c
+        th = 2*(1-rho)/(rho*c*max(demand.cv2, .25))
+        W = plan.length_s
+        if AVG:
+            P=sum(self._hit(th,W,demand.budget_s*BF*f-c) for f in (.5,.833,1.667))/3
+        else: P=self._hit(th,W,demand.budget_s*BF-c)
+        P=min(P,1-math.exp(-demand.rate_hz*W))
+        self._P=min(1,P); return PF*P*self._first_ap/c
 
     def _shed_expired(
         self, snapshot: Snapshot, costs: Costs, growing: frozenset[int]
@@ -154,7 +242,7 @@ class DeadlinePolicy:
                 if kind in seen or not room:
                     continue
                 seen.add(kind)
-                step = self._start(task, plan.slack_s, costs)
+                step = self._start(task, plan.slack_s, costs) if not FO else None
             elif (
                 cohort.depth == task.max_depth
                 and costs.head(cohort.depth, len(task.requests)) <= plan.slack_s
@@ -164,7 +252,7 @@ class DeadlinePolicy:
             else:
                 step = self._go_on(cohort, task, plan.slack_s, costs)
             # Of equals the one with most time, which has paid for it.
-            if step is not None and (best is None or step[0] >= best[0]):
+            if step is not None and step[0] >= self._mu and (best is None or step[0] >= best[0]):
                 best = step
         return best and best[1]()
 
@@ -181,6 +269,8 @@ class DeadlinePolicy:
         if extra_s > slack_s:
             return None
         rate = self._rate(depth, batch, growing, costs)
+        if OVH and not growing:
+            rate = self._gain[depth]*batch/(costs.stack(depth+1,batch)+costs.unit_path(depth, batch) - task.cost_s)
         return rate, lambda: Run(segments.STEM, task.requests, None)
 
     def _go_on(self, cohort: Cohort, task: Task, slack_s: float, costs: Costs) -> _Step | None:
@@ -241,6 +331,10 @@ class DeadlinePolicy:
             return Run(segments.STEM, task.requests, None)
         depths = range(task.min_depth, task.max_depth + 1)
         unit = max((d for d in depths if costs.unit_path(d, batch) <= limit_s), default=0)
+        if DST and self._mu > 0 and task.min_depth in self._paths.fused and task.min_depth<task.max_depth:
+            d=task.min_depth
+            r=self._gain[d]*batch/(costs.stack(d+1,batch)+costs.unit_path(d, batch) - task.cost_s)
+            if r < self._mu: return Run(segments.fused_exit(d), task.requests, None)
         if unit == 0:  # only a fused run is quick enough, and only the first exit is certain
             unit, segment = task.min_depth, segments.fused_exit(task.min_depth)
         else:
@@ -278,7 +372,8 @@ class DeadlinePolicy:
         depths = [d for d in range(task.min_depth, task.max_depth + 1) if d in fused]
         fitting = [d for d in depths if costs.fused(d, batch) - task.cost_s <= slack_s]
         if fitting:
-            return segments.fused_exit(fitting[-1])
+            best=max(fitting,key=lambda d: batch*self._ap[d-1]-self._mu*costs.fused(d,batch))
+            return segments.fused_exit(best)
         if room:
             return segments.STEM
         return segments.fused_exit(depths[0]) if depths else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,32 +80,41 @@ class LatencyProfile:
 
 def quantile(values: Iterable[float], q: float) -> float:
     """The smallest value with at least a share ``q`` of ``values`` at or below it."""
-    ordered = sorted(values)
+    return quantile_of_sorted(sorted(values), q)
+
+
+def quantile_of_sorted(ordered: Sequence[float], q: float) -> float:
+    """``quantile`` of values that are in order."""
     return ordered[min(len(ordered) - 1, max(0, math.ceil(q * len(ordered)) - 1))]
 
 
 class _Window:
     """Recent runs of one (segment, batch), each divided by the slowdown of its time."""
 
-    __slots__ = ("base", "num_seen", "tail", "values")
+    __slots__ = ("_ordered", "_values", "base", "num_seen", "tail")
 
     def __init__(self, seed: Iterable[float]) -> None:
-        self.values: deque[float] = deque(seed, maxlen=BASE_WINDOW)
+        self._values: deque[float] = deque(seed, maxlen=BASE_WINDOW)
+        self._ordered = sorted(self._values)
         self.num_seen = 0
         self.base = self.tail = 0.0
         self._refresh()
 
     def add(self, value: float) -> None:
         if self.num_seen == MIN_BASE_SAMPLES:  # drop what the profile had put there
-            self.values = deque(list(self.values)[-self.num_seen :], maxlen=BASE_WINDOW)
+            self._values = deque(list(self._values)[-self.num_seen :], maxlen=BASE_WINDOW)
+            self._ordered = sorted(self._values)
         self.num_seen += 1
-        self.values.append(value)
+        if len(self._values) == BASE_WINDOW:
+            del self._ordered[bisect.bisect_left(self._ordered, self._values[0])]
+        self._values.append(value)
+        bisect.insort(self._ordered, value)
         self._refresh()
 
     def _refresh(self) -> None:
-        if self.values:
-            self.base = quantile(self.values, 0.5)
-            self.tail = quantile(self.values, TAIL_QUANTILE)
+        if self._ordered:
+            self.base = quantile_of_sorted(self._ordered, 0.5)
+            self.tail = quantile_of_sorted(self._ordered, TAIL_QUANTILE)
 
 
 class LatencyModel:
@@ -158,16 +167,10 @@ class LatencyModel:
         window = windows.get(batch)
         if window is not None:
             return (window.tail if tail else window.base) * self._slowdown
-        # Between two known sizes: a straight line. Outside: in proportion, which is pessimistic
-        # above the largest size and never below the smallest one.
+        # Between two known sizes: as the larger one, which most runners pad to. Above the largest:
+        # in proportion, which is pessimistic.
         sizes = sorted(windows)
         position = bisect.bisect(sizes, batch)
-        if position == 0:
-            return self._lookup(segment, sizes[0], tail=tail)
-        low = sizes[position - 1]
-        low_s = self._lookup(segment, low, tail=tail)
-        if position == len(sizes):
-            return low_s * batch / low
-        high = sizes[position]
-        high_s = self._lookup(segment, high, tail=tail)
-        return low_s + (high_s - low_s) * (batch - low) / (high - low)
+        if position < len(sizes):
+            return self._lookup(segment, sizes[position], tail=tail)
+        return self._lookup(segment, sizes[-1], tail=tail) * batch / sizes[-1]

@@ -23,6 +23,8 @@ BATCHING_GAIN = 0.95
 """A larger batch is formed only if it brings the time per request below this share of the smaller
 one's; otherwise it would delay the first request for nothing."""
 EPSILON_S = 1e-9
+import os
+LIM=int(os.environ.get("LIM","1"))
 """Two sums of the same times may differ by this much."""
 
 
@@ -72,6 +74,8 @@ class Costs:
     def __init__(self, latency: Latency, paths: Paths) -> None:
         self._latency = latency
         self.paths = paths
+        self._splits: dict[int, list[int]] = {}
+        self._totals: dict[int, list[float]] = {}
         self._known: dict[tuple[int, int, bool, int], float] = {}
         self._paths: dict[tuple[int, int, bool], float] = {}
 
@@ -123,6 +127,25 @@ class Costs:
             self._paths[key] = seconds
         return seconds
 
+    def first_batch(self, depth: int, count: int, sizes: Sequence[int]) -> int:
+        """How many of ``count`` waiting requests are best started together, when the others follow
+        at once: the first batch of the split that takes least time in all, the larger one of two
+        that hardly differ in that."""
+        sizes_ = self._splits.get(depth)
+        if sizes_ is None:
+            sizes_ = [1]
+            for size in sizes[1:]:
+                if self.path(depth, size) / size < BATCHING_GAIN * self.path(depth, sizes_[-1]) / sizes_[-1]:
+                    sizes_.append(size)
+            self._splits[depth] = sizes_
+        return max(size for size in sizes_ if size <= count)
+
+    @property
+    def calm(self) -> float:
+        """What the first exit typically takes, as a share of what it seldom exceeds."""
+        path = self.paths.to(1)[0]
+        return self.typical(path) / sum(self._latency.predict(segment, 1) for segment in path)
+
     def deeper(self, depth: int, batch: int, num_growing: int, num_owed: int) -> float:
         """What it adds to the plan that features go from ``depth`` to ``depth + 1``: a stack for
         ``batch`` rows, a head for those of them that grow, and the difference between the heads
@@ -156,6 +179,8 @@ class Task:
     """Growing rows that are to be answered at the cohort's depth before it goes on."""
     num_growing: int = 0
     """Rows that can be answered more than once."""
+    hurried: bool = False
+    """Whether more requests wait that would have come along, had the first one more time."""
     ahead_s: float = math.inf
     """By how much those before it can be put off."""
 
@@ -170,6 +195,25 @@ class Task:
         return self.requests[0].max_depth
 
 
+class Clock:
+    """When the steps of a plan end, one after the other: half of the time by ``typical_s``, seldom
+    later than ``finish_s``. What exceeds the typical time is independent from step to step, so it
+    adds up as a root of squares: ten steps are not all unlucky at once."""
+
+    def __init__(self, now_s: float, calm: float) -> None:
+        self._typical_s = self.finish_s = now_s
+        self._calm = calm
+        self._variance = 0.0
+
+    def add(self, cost_s: float) -> float:
+        """One more step; when it ends."""
+        typical_s = cost_s * self._calm
+        self._typical_s += typical_s
+        self._variance += (cost_s - typical_s) ** 2
+        self.finish_s = self._typical_s + math.sqrt(self._variance)
+        return self.finish_s
+
+
 class Plan:
     """The plan for one snapshot."""
 
@@ -179,24 +223,36 @@ class Plan:
         costs: Costs,
         batch_sizes: Sequence[int],
         growing: frozenset[int],
+        limited: bool = False,
     ) -> None:
         """``growing``: who of the snapshot can be answered more than once."""
         self.now_s = snapshot.now_s
         self._costs = costs
         self._growing = growing
-        tasks = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
-        tasks.extend(self._starting(snapshot.waiting, batch_sizes))
-        for task in tasks:
-            # A request that is late only by the cautious estimate still gets its chance, at once.
-            task.deadline_s = max(task.deadline_s, self.now_s + task.cost_s)
-        tasks.sort(key=lambda task: task.deadline_s)
-        self.tasks = tasks
-        slack_s, finish_s = math.inf, self.now_s
-        for task in tasks:
-            task.ahead_s = slack_s + EPSILON_S
-            finish_s += task.cost_s
-            slack_s = min(slack_s, task.deadline_s - finish_s)
-        self.slack_s = slack_s + EPSILON_S
+        self._sizes = batch_sizes
+        self._limited = limited
+        self._calm = costs.calm
+        self._clock = Clock(self.now_s, self._calm)
+        self.slack_s = math.inf
+        self.tasks: list[Task] = []
+        leaving = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
+        leaving.sort(key=lambda task: task.deadline_s)
+        waiting, start = snapshot.waiting, 0
+        for task in leaving:
+            while start < len(waiting) and waiting[start].deadline_s < task.deadline_s:
+                start = self._add_start(waiting, start)
+            self._add(task)
+        while start < len(waiting):
+            start = self._add_start(waiting, start)
+        self.slack_s += EPSILON_S
+
+    def _add(self, task: Task) -> None:
+        # A request that is late only by the cautious estimate still gets its chance, at once.
+        alone_s = task.cost_s if task.cohort else self._costs.path(task.min_depth, 1, grows=task.num_growing > 0)
+        task.deadline_s = max(task.deadline_s, self.now_s + alone_s)
+        task.ahead_s = self.slack_s + EPSILON_S
+        self.slack_s = min(self.slack_s, task.deadline_s - self._clock.add(task.cost_s))
+        self.tasks.append(task)
 
     def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> Task:
         requests, min_depth = cohort.requests, cohort.requests[0].min_depth
@@ -213,49 +269,38 @@ class Plan:
                 task.stale = tuple(r for r in growing if answered.get(r.id, 0) < cohort.depth)
         return task
 
-    def _starting(self, waiting: tuple[Request, ...], batch_sizes: Sequence[int]) -> list[Task]:
-        """Waiting requests in batches of equal depth bounds, each as large as pays."""
-        tasks = []
-        paying: dict[int, list[int]] = {}
-        start = 0
-        while start < len(waiting):
-            first = waiting[start]
-            depth = first.min_depth
-            if depth not in paying:
-                paying[depth] = self._paying_sizes(depth, batch_sizes)
-            size = 1
-            if len(paying[depth]) > 1:
-                size = self._batch_size(waiting, start, paying[depth])
-            requests = waiting[start : start + size]
-            growing = self._num_growing(requests) if self._growing else 0
-            cost_s = self._costs.path(depth, size, grows=growing > 0)
-            tasks.append(Task(first.deadline_s, cost_s, requests, None, requests, (), growing))
-            start += size
-        return tasks
-
-    def _paying_sizes(self, depth: int, batch_sizes: Sequence[int]) -> list[int]:
-        """Batch sizes of which each takes clearly less time per request than the one before."""
-        sizes = [1]
-        for size in batch_sizes[1:]:
-            best_s = self._costs.path(depth, sizes[-1]) / sizes[-1]
-            if self._costs.path(depth, size) / size < BATCHING_GAIN * best_s:
-                sizes.append(size)
-        return sizes
-
-    def _batch_size(self, waiting: tuple[Request, ...], start: int, sizes: list[int]) -> int:
-        """The largest of ``sizes`` that is there and makes its first request no late one."""
+    def _add_start(self, waiting: tuple[Request, ...], start: int) -> int:
+        """The next batch of waiting requests with equal depth bounds; where the one after it
+        begins."""
         first = waiting[start]
-        min_depth, max_depth = first.min_depth, first.max_depth
         most = 1
-        for request in waiting[start + 1 : start + sizes[-1]]:
-            if request.min_depth != min_depth or request.max_depth != max_depth:
+        for request in waiting[start + 1 : start + self._sizes[-1]]:
+            if request.min_depth != first.min_depth or request.max_depth != first.max_depth:
                 break
             most += 1
+        requests, hurried = waiting[start : start + 1], False
+        if most > 1:
+            size = self._batch_size(waiting, start, most)
+            wanted = self._costs.first_batch(first.min_depth, most, self._sizes)
+            requests, hurried = waiting[start : start + size], size < wanted
+        growing = self._num_growing(requests) if self._growing else 0
+        cost_s = self._costs.path(first.min_depth, len(requests), grows=growing > 0)
+        self._add(Task(first.deadline_s, cost_s, requests, None, requests, (), growing, hurried))
+        return start + len(requests)
+
+    def _batch_size(self, waiting: tuple[Request, ...], start: int, most: int) -> int:
+        """The first of the batches that ``most`` requests are best split into, or less of them if
+        that made the first request a late one."""
+        first = waiting[start]
         grows = bool(self._growing) and self._num_growing(waiting[start : start + most]) > 0
-        limit_s = first.deadline_s - self.now_s
-        for size in reversed(sizes):
-            if size <= most and self._costs.path(min_depth, size, grows=grows) <= limit_s:
+        if not self._limited:
+            return self._costs.first_batch(first.min_depth, most, self._sizes)
+        limit_s = first.deadline_s - (self.now_s if LIM else self._clock.finish_s)
+        while most > 1:
+            size = self._costs.first_batch(first.min_depth, most, self._sizes)
+            if self._costs.path(first.min_depth, size, grows=grows) <= limit_s:
                 return size
+            most = size - 1
         return 1
 
     def _num_growing(self, requests: tuple[Request, ...]) -> int:
@@ -264,10 +309,10 @@ class Plan:
     def overload(self) -> Request | None:
         """The newest waiting request of those up to the first that would be late; None if nobody
         would be, or if nobody waits there. Without it the rest makes another plan."""
-        finish_s = self.now_s
+        clock = Clock(self.now_s, self._calm)
         newest: Request | None = None
         for task in self.tasks:
-            finish_s += task.cost_s
+            finish_s = clock.add(task.cost_s)
             if task.cohort is None:
                 candidates = (newest, *task.requests) if newest else task.requests
                 newest = max(candidates, key=lambda request: request.id)
@@ -277,11 +322,11 @@ class Plan:
 
     def slack_without(self, task: Task) -> float:
         """How long the other tasks can be put off, were this one done first."""
-        slack_s, finish_s = math.inf, self.now_s + task.cost_s
+        clock, slack_s = Clock(self.now_s, self._calm), math.inf
+        clock.add(task.cost_s)
         for other in self.tasks:
             if other is not task:
-                finish_s += other.cost_s
-                slack_s = min(slack_s, other.deadline_s - finish_s)
+                slack_s = min(slack_s, other.deadline_s - clock.add(other.cost_s))
         return slack_s
 
     @property

@@ -15,10 +15,12 @@ it may be concluded at any time and at no cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from serving.core.demand import UNKNOWN, Demand
 from serving.core.errors import ShedReason
 from serving.core.request import Request
 from serving.core.segment import Segment
@@ -53,7 +55,26 @@ class Snapshot:
     cohorts: tuple[Cohort, ...]
     answered: Mapping[int, int] = field(default_factory=dict)
     """Request id -> the deepest exit it has been answered at: of growing requests in cohorts."""
+    demand: Demand = UNKNOWN
+    """What arrives, as measured."""
+    admitted: int = -1
+    """Requests with ids up to this one have been seen in an earlier decision: that they are still
+    here is a promise. Those beyond are newcomers."""
 
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a policy decided so: a sentence and the numbers in it, put together only when somebody
+    reads them."""
+
+    text: str
+    numbers: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text.format(*self.numbers)
+
+
+UNSAID = Why("")
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -63,6 +84,16 @@ class Run:
     segment: Segment
     requests: tuple[Request, ...]
     cohort: int | None
+    why: Why = field(default=UNSAID, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Make these cohorts, all at one depth, one: rows in this order, under the first one's id. There
+    must not be more rows than the runner's largest batch."""
+
+    cohorts: tuple[int, ...]
+    why: Why = field(default=UNSAID, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +103,7 @@ class ShedRequests:
     requests: tuple[Request, ...]
     reason: ShedReason
     retry_after_s: float
+    why: Why = field(default=UNSAID, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +111,18 @@ class Conclude:
     """End these growing requests with the deepest answer they have; each has one."""
 
     requests: tuple[Request, ...]
+    why: Why = field(default=UNSAID, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do until something arrives."""
+    """Nothing to do until something arrives, or until an instant, whichever comes first."""
+
+    until_s: float = math.inf
+    why: Why = field(default=UNSAID, compare=False)
 
 
-Decision = Run | ShedRequests | Conclude | Wait
+Decision = Run | Merge | ShedRequests | Conclude | Wait
 
 
 class Policy(Protocol):

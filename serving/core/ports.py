@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +95,12 @@ class Backend(Protocol):
     async def detect(self, image: Image, request: Request) -> Answered:
         """Boxes for one image. Cancelling the awaiting task cancels the request at the next
         segment boundary. Raises Overloaded, DeadlineExceeded or BackendError."""
+
+    def grow(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        """Boxes for one image, as ``request`` is growing: of every exit as it is reached, at least
+        one. Closing it, or cancelling the task that awaits the next one, cancels the request at the
+        next segment boundary; who is slow to take an answer delays nobody. Raises as
+        ``detect``."""
 
 
 class ServingTools(Protocol):

@@ -13,6 +13,7 @@ import tritonclient.http as triton_http
 
 from tests.e2e.backends import BACKENDS, MODEL, NUM_EXITS, Load, counted, gateway, noise
 from tests.e2e.process import Server, eventually
+from tests.serving.events import NDJSON, SSE, read_events
 from tests.serving.gateway import slug
 
 PNG = {"Content-Type": "image/png"}
@@ -62,6 +63,35 @@ def test_boxes_are_those_of_the_embedded_engine(server, embedded_server, depth):
     for name, tolerance in (("box", 0.05), ("score", 1e-3)):
         difference = np.array([d[name] for d in found]) - [d[name] for d in expected]
         assert np.abs(difference).max() <= tolerance
+
+
+@pytest.mark.parametrize("media_type", [SSE, NDJSON])
+def test_an_answer_grows_exit_by_exit(backend, server, media_type):
+    """Where only whole models can run, its one answer is the deepest."""
+    reply = server.detect(
+        noise(),
+        headers={**PNG, "X-Deadline-Ms": "5000", "Accept": media_type},
+        params={"min_depth": 2},
+    )
+    assert reply.status_code == 200
+    *answers, done = read_events(media_type, reply.text.splitlines())
+    depths = [event.data["exit_depth"] for event in answers]
+    assert depths == ([NUM_EXITS] if backend == "triton-depth" else [2, NUM_EXITS])
+    assert done.name == "done"
+    assert (done.data["reason"], done.data["num_answers"]) == ("max-depth", len(depths))
+    for event in answers:
+        depth = event.data["exit_depth"]
+        alone = detect(server, min_depth=depth, max_depth=depth).json()["detections"]
+        boxes = np.array(
+            [[found["box"] for found in each] for each in (event.data["detections"], alone)]
+        )
+        assert np.abs(boxes[0] - boxes[1]).max() <= 0.05
+
+
+def test_a_growing_answer_that_cannot_be_is_refused_as_any_other(server):
+    headers = {**PNG, "X-Deadline-Ms": "1.5", "Accept": SSE}
+    refused = server.detect(noise(), headers=headers)
+    assert (refused.status_code, slug(refused)) == (422, "budget-infeasible")
 
 
 def test_a_budget_that_is_too_small_is_refused_with_one_that_is_not(server):
@@ -129,6 +159,22 @@ def test_a_client_that_leaves_is_counted_as_cancelled(server):
         )
         connection.sendall(body)
     eventually(lambda: counted(server)["cancelled"] + counted(server)["ok"] > before)
+
+
+def test_hanging_up_after_the_first_answer_frees_the_place(server):
+    """Whether it was noticed before the last answer is the backend's luck: it is counted once."""
+    before = counted(server)
+    headers = {**PNG, "X-Deadline-Ms": "5000", "Accept": NDJSON}
+    for _ in range(10):
+        with (
+            server.client() as client,
+            client.stream("POST", "/v1/detect", content=noise(), headers=headers) as reply,
+        ):
+            assert next(read_events(NDJSON, reply.iter_lines())).name == "detections"
+    eventually(lambda: (counted(server) - before).total() == 10)
+    assert set(counted(server) - before) <= {"cancelled", "ok"}
+    eventually(lambda: server.metric("punctual_in_flight_requests") == 0)
+    assert detect(server).status_code == 200
 
 
 def test_every_request_of_a_flood_ends_once_and_in_time(server):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class FakeClock:
 
 
 Behaviour = Callable[[Image, Request], Awaitable[Answered]]
+Growth = Callable[[Image, Request], AsyncGenerator[Answered, None]]
 
 
 class FakeBackend:
@@ -67,6 +68,7 @@ class FakeBackend:
         self.start_error: Exception | None = None
         self.clock = clock
         self.behaviour: Behaviour = behaviour or self.answer
+        self.growth: Growth = self.answers
 
     def predicted_s(self, depth: int) -> float:
         return 0.010 * depth
@@ -82,6 +84,15 @@ class FakeBackend:
     async def detect(self, image: Image, request: Request) -> Answered:
         self.seen.append((image, request))
         return await self.behaviour(image, request)
+
+    def grow(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        self.seen.append((image, request))
+        return self.growth(image, request)
+
+    async def answers(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        """One at each exit that is wanted, all at once."""
+        for depth in range(request.min_depth, request.max_depth + 1):
+            yield await self.answer(image, request, depth)
 
     async def answer(self, _: Image, request: Request, depth: int | None = None) -> Answered:
         now_s = self.clock()

@@ -66,6 +66,21 @@ def test_outcomes(bench: Bench, ending: Reply | BaseException, outcome: str) -> 
     assert bench.metrics.totals.fail.count == (outcome not in ("ok", "degraded"))
 
 
+def test_answers_of_growing_replies_however_they_end(bench: Bench) -> None:
+    reply = Reply(3, False, 0.0, 0.0, 0.0, 0.0)
+    for ending, num_answers in (
+        (reply, None),
+        (reply, 3),
+        (Cancelled(""), 1),
+        (BudgetInfeasible("", 1.0), 0),
+    ):
+        bench.metrics.ended_request(RequestRecord(0.1, 0.2, ending, num_answers))
+    assert bench.sample("growing_answers_count") == 3
+    assert bench.sample("growing_answers_sum") == 4
+    assert bench.sample("growing_answers_bucket", le="0.0") == 1
+    assert bench.sample("growing_answers_bucket", le="1.0") == 2
+
+
 def test_every_error_has_an_outcome() -> None:
     for kind in tree(ServingError) - {Overloaded, BudgetInfeasible}:
         assert RequestRecord(0, 0, kind("")).outcome in OUTCOMES

@@ -6,7 +6,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.api.problems import PROBLEMS
-from serving.api.schemas import Models
+from serving.api.schemas import Detected, Done, Models
+from tests.serving.events import NDJSON, SSE, read_events
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -70,5 +71,12 @@ async def test_description(gateway: Gateway) -> None:
     assert set(detect["requestBody"]["content"]) == {
         *("image/jpeg", "image/png", "image/webp", "multipart/form-data")
     }
+    content = detect["responses"]["200"]["content"]
+    assert content["application/json"]["schema"]["$ref"].endswith("/Detected")
+    for media_type in (SSE, NDJSON):
+        *answers, done = read_events(media_type, content[media_type]["example"].splitlines())
+        assert [event.name for event in (*answers, done)] == ["detections", "detections", "done"]
+        assert set(answers[0].data) < set(Detected.model_fields)
+        assert set(done.data) < set(Done.model_fields)
     documented = {int(status) for status in detect["responses"]}
     assert {problem.status for problem in PROBLEMS.values()} - {404, 405, 499} <= documented

@@ -1,0 +1,101 @@
+"""One depth for everybody: what a server of a single exported network does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from loadtest.baselines.batching import Batcher
+from loadtest.baselines.exits import Exits, Queue, Seconds, nearest_depth
+from serving.core.policy import Decision, Latency, Snapshot, Wait
+from serving.core.segment import Segment
+
+BACKOFF = 0.9
+"""By how much Clipper shrinks its batches when somebody was late."""
+
+
+def serve_at(
+    depth: int, snapshot: Snapshot, latency: Latency, exits: Exits, batcher: Batcher
+) -> Decision:
+    """The next batch at ``depth``, of those that are to be run at the same depth as the head."""
+    shed = exits.shed_doomed(snapshot, latency, depth)
+    if shed is not None:
+        return shed
+    if not snapshot.waiting:
+        return Wait()
+    depth = nearest_depth(snapshot.waiting[0], depth)
+    queue = tuple(r for r in snapshot.waiting if r.min_depth <= depth <= r.max_depth)
+    seconds = exits.seconds(latency, depth)
+    batch = batcher(queue, snapshot.now_s, exits.paying_sizes(seconds), seconds)
+    return exits.run(depth, batch) if isinstance(batch, tuple) else Wait(batch)
+
+
+class FixedDepth:
+    """Everybody at exit ``depth``, in batches that ``batcher`` forms. Raises ValueError if the
+    model has no such exit."""
+
+    def __init__(
+        self,
+        available: Collection[Segment],
+        accuracy: Sequence[float],
+        batch_sizes: Sequence[int],
+        depth: int,
+        batcher: Batcher,
+    ) -> None:
+        self._exits = Exits(available, accuracy, batch_sizes)
+        if not 1 <= depth <= self._exits.num_exits:
+            raise ValueError(f"the model has exits 1 to {self._exits.num_exits}, not {depth}")
+        self._depth = depth
+        self._batcher = batcher
+
+    def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
+        """The next batch."""
+        return serve_at(self._depth, snapshot, latency, self._exits, self._batcher)
+
+
+class Aimd(FixedDepth):
+    """Everybody at exit ``depth``, in batches that grow by one while full ones make nobody late
+    and shrink by a tenth when somebody was (additive increase, multiplicative decrease).
+
+    Clipper (Crankshaw et al., NSDI 2017). It does not consult predictions for the
+    size of a batch, so it makes requests late in order to learn from it.
+    """
+
+    def __init__(
+        self,
+        available: Collection[Segment],
+        accuracy: Sequence[float],
+        batch_sizes: Sequence[int],
+        depth: int,
+    ) -> None:
+        super().__init__(available, accuracy, batch_sizes, depth, self._batch)
+        self._limit = 1.0
+        self._running: tuple[float, float, bool] | None = None
+
+    @property
+    def limit(self) -> float:
+        """The largest batch at the moment."""
+        return self._limit
+
+    def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
+        """The next batch, after having learnt from the one before."""
+        self._learn(snapshot.now_s)
+        return super().decide(snapshot, latency)
+
+    def _batch(self, queue: Queue, now_s: float, sizes: Sequence[int], seconds: Seconds) -> Queue:
+        allowed = [size for size in self._exits.batch_sizes if size <= self._limit]
+        batch = queue[: max(size for size in allowed if size <= len(queue))]
+        is_full = len(batch) == allowed[-1]
+        self._running = (now_s + seconds(len(batch)), batch[0].deadline_s, is_full)
+        return batch
+
+    def _learn(self, now_s: float) -> None:
+        """A policy is not told when a run ended: by now, but hardly later than predicted, since the
+        executor may have been idle since then."""
+        if self._running is None:
+            return
+        predicted_s, deadline_s, was_full = self._running
+        self._running = None
+        if min(now_s, predicted_s) > deadline_s:
+            self._limit = max(1.0, BACKOFF * self._limit)
+        elif was_full:
+            self._limit = min(self._limit + 1.0, float(self._exits.batch_sizes[-1]))

@@ -1,0 +1,93 @@
+"""One depth for everybody, chosen every second by how much arrives: coarse accuracy scaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+from loadtest.baselines.batching import Batcher
+from loadtest.baselines.exits import Exits
+from loadtest.baselines.fixed import serve_at
+from serving.core.policy import Decision, Latency, Snapshot
+from serving.core.segment import Segment
+
+WINDOW_S = 1.0
+FIRST_WINDOW_S = 0.1
+"""The first decision is sooner: the exit used until then was chosen blindly."""
+SMOOTHING = 0.5
+"""The weight of the latest window in the demand."""
+HEADROOM = 0.6
+"""The share of an exit's throughput that demand may take: queues grow without bound at 1. Of 0.6,
+0.7, 0.8 and 0.9 what serves best in simulation."""
+
+
+class AccuracyScaling:
+    """The most accurate exit whose sustained throughput is enough for the demand, an exponentially
+    weighted mean of arrivals per window.
+
+    Proteus (Ahmad et al., ASPLOS 2024) solves a linear program for many devices once in a while;
+    for one device that is all that is left of it. Until the first window has passed, the most
+    accurate exit is used.
+    """
+
+    def __init__(
+        self,
+        available: Collection[Segment],
+        accuracy: Sequence[float],
+        batch_sizes: Sequence[int],
+        batcher: Batcher,
+    ) -> None:
+        self._exits = Exits(available, accuracy, batch_sizes)
+        self._batcher = batcher
+        self._depth = self._best(range(1, len(accuracy) + 1))
+        self._demand_hz: float | None = None
+        self._num_arrived = 0
+        self._newest_id = -1
+        self._window_s = FIRST_WINDOW_S
+        self._window_end_s: float | None = None
+
+    @property
+    def depth(self) -> int:
+        """The exit in use."""
+        return self._depth
+
+    def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
+        """The next batch, at the depth of this window."""
+        if self._window_end_s is None:
+            self._window_end_s = snapshot.now_s + self._window_s
+        if snapshot.now_s >= self._window_end_s:
+            self._close_windows(snapshot.now_s, self._window_end_s)
+            self._depth = self._choose(latency)
+        arrived = [r.id for r in snapshot.waiting if r.id > self._newest_id]
+        if arrived:
+            self._num_arrived += len(arrived)
+            self._newest_id = max(arrived)
+        return serve_at(self._depth, snapshot, latency, self._exits, self._batcher)
+
+    def _close_windows(self, now_s: float, end_s: float) -> None:
+        """The one that ended at ``end_s``, and those since in which nothing arrived."""
+        rate_hz = self._num_arrived / self._window_s
+        if self._demand_hz is None:
+            self._demand_hz = rate_hz
+        else:
+            self._demand_hz += SMOOTHING * (rate_hz - self._demand_hz)
+        num_empty = math.floor((now_s - end_s) / WINDOW_S)
+        self._demand_hz *= (1.0 - SMOOTHING) ** num_empty
+        self._num_arrived = 0
+        self._window_s = WINDOW_S
+        self._window_end_s = end_s + (num_empty + 1) * WINDOW_S
+
+    def _choose(self, latency: Latency) -> int:
+        throughput_hz = {
+            depth: max(
+                size / self._exits.typical(latency, depth, size) for size in self._exits.batch_sizes
+            )
+            for depth in range(1, self._exits.num_exits + 1)
+        }
+        demand_hz = self._demand_hz or 0.0
+        enough = [d for d, hz in throughput_hz.items() if HEADROOM * hz >= demand_hz]
+        return self._best(enough) if enough else max(throughput_hz, key=throughput_hz.__getitem__)
+
+    def _best(self, depths: Sequence[int]) -> int:
+        """The most accurate; of equals the shallowest."""
+        return max(depths, key=lambda depth: (self._exits.accuracy[depth - 1], -depth))

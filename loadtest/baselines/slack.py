@@ -1,0 +1,100 @@
+"""Depth and batch by the slack of the most urgent request: SlackFit and its relatives.
+
+Each looks at what the head has time for, and ranks those pairs of depth and batch by its own idea.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from loadtest.baselines.exits import Exits
+from serving.core.plan import EPSILON_S
+from serving.core.policy import Decision, Latency, Snapshot, Wait
+from serving.core.segment import Segment
+
+NUM_BUCKETS = 4
+"""Of 4, 8, 16, 32 and 64 what serves best in simulation: the finer the buckets, the less a batch's
+size counts."""
+
+
+class Choice(NamedTuple):
+    """A run that the head has time for."""
+
+    bucket: int
+    """Of ``NUM_BUCKETS`` equal parts of the range of run times, the one that this time is in."""
+    batch: int
+    accuracy: float
+    depth: int
+
+
+Rank = Callable[[Choice], tuple[float, ...]]
+"""The choice with the largest rank is made."""
+
+
+def slackfit(choice: Choice) -> tuple[float, ...]:
+    """The longest runs that fit, in steps of a bucket; of those the largest batch, then the most
+    accurate. SuperServe (Khare et al., NSDI 2025)."""
+    return choice.bucket, choice.batch, choice.accuracy, -choice.depth
+
+
+def maxacc(choice: Choice) -> tuple[float, ...]:
+    """The most accurate, then the largest batch. SuperServe's MaxAcc."""
+    return choice.accuracy, choice.batch, -choice.depth
+
+
+def maxbatch(choice: Choice) -> tuple[float, ...]:
+    """The largest batch, then the most accurate. SuperServe's MaxBatch."""
+    return choice.batch, choice.accuracy, -choice.depth
+
+
+class SlackPolicy:
+    """Runs what has the largest ``rank`` among the batches that are filled, pay, and are predicted
+    to end by the head's deadline.
+
+    SlackFit's paper tabulates its buckets beforehand, from a profile and for every batch size. Here
+    they follow the predictions, and sizes that the queue does not fill are left out: they would
+    make the run shallow for the sake of empty rows.
+    """
+
+    def __init__(
+        self,
+        available: Collection[Segment],
+        accuracy: Sequence[float],
+        batch_sizes: Sequence[int],
+        rank: Rank,
+    ) -> None:
+        self._exits = Exits(available, accuracy, batch_sizes)
+        self._rank = rank
+
+    def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
+        """The next batch."""
+        shed = self._exits.shed_doomed(snapshot, latency)
+        if shed is not None:
+            return shed
+        if not snapshot.waiting:
+            return Wait()
+        head = snapshot.waiting[0]
+        choices = self._choices(snapshot, latency)
+        if not choices:
+            return self._exits.run(head.min_depth, (head,))
+        best = max(choices, key=self._rank)
+        fitting = (r for r in snapshot.waiting if r.min_depth <= best.depth <= r.max_depth)
+        return self._exits.run(best.depth, tuple(islice(fitting, best.batch)))
+
+    def _choices(self, snapshot: Snapshot, latency: Latency) -> list[Choice]:
+        exits, head = self._exits, snapshot.waiting[0]
+        slack_s = head.deadline_s - snapshot.now_s + EPSILON_S
+        shortest_s = exits.seconds(latency, 1)(exits.batch_sizes[0])
+        longest_s = exits.seconds(latency, exits.num_exits)(exits.batch_sizes[-1])
+        width_s = max((longest_s - shortest_s) / NUM_BUCKETS, EPSILON_S)
+        choices = []
+        for depth in range(head.min_depth, head.max_depth + 1):
+            seconds = exits.seconds(latency, depth)
+            num = sum(r.min_depth <= depth <= r.max_depth for r in snapshot.waiting)
+            for batch in exits.paying_sizes(seconds):
+                if batch <= num and seconds(batch) <= slack_s:
+                    bucket = int((seconds(batch) - shortest_s) / width_s)
+                    choices.append(Choice(bucket, batch, exits.accuracy[depth - 1], depth))
+        return choices

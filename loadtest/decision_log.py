@@ -1,0 +1,47 @@
+"""Decisions as lines that a person can follow.
+
+1.204310 s | 3 waiting, 12.1 ms left | cohort 7 at depth 2: #41 #43 | run stack_3 on #41 #43: why
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serving.core.policy import Conclude, Decision, Merge, Run, ShedRequests, Snapshot, Wait
+from serving.core.request import Request
+
+
+def describe(snapshot: Snapshot, decision: Decision) -> str:
+    """What the policy saw, what it decided and why, in one line."""
+    parts = [f"{snapshot.now_s:.6f} s"]
+    if snapshot.waiting:
+        left_ms = (snapshot.waiting[0].deadline_s - snapshot.now_s) * 1e3
+        parts.append(f"{len(snapshot.waiting)} waiting, {left_ms:.1f} ms left")
+    parts += [
+        f"cohort {cohort.id} at depth {cohort.depth}: {_ids(cohort.requests)}"
+        for cohort in snapshot.cohorts
+    ]
+    why = str(decision.why)
+    return " | ".join([*parts, _action(decision) + (f": {why}" if why else "")])
+
+
+def _action(decision: Decision) -> str:
+    match decision:
+        case Run():
+            return f"run {decision.segment.name} on {_ids(decision.requests)}"
+        case Merge():
+            return f"merge cohorts {', '.join(map(str, decision.cohorts))}"
+        case ShedRequests():
+            return f"shed {_ids(decision.requests)} ({decision.reason})"
+        case Conclude():
+            return f"conclude {_ids(decision.requests)}"
+        case Wait():
+            return (
+                "wait"
+                if decision.until_s == float("inf")
+                else f"wait until {decision.until_s:.6f} s"
+            )
+
+
+def _ids(requests: Sequence[Request]) -> str:
+    return " ".join(f"#{request.id}" for request in requests)

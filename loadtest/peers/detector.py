@@ -1,0 +1,133 @@
+"""What every peer serves: one exit of the model, on the engine that Punctual serves it with.
+
+    environment -> Settings -> Detector          the framework adds batching, timeouts and HTTP
+    JPEG -> pixels (1) -> boxes (1 .. 4 at once) -> JSON
+
+Decoder, runner, precision, threads and JSON are Punctual's own, so that a difference between two
+servers is one of serving.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from serving.core import segment as segments
+from serving.core.letterbox import Letterbox
+from serving.core.ports import Image
+from serving.core.request import Detections
+from serving.core.timing import time_every_segment
+from serving.engine import WARM_UP_ROUNDS
+from serving.images import load_image
+from serving.memory import keep_freed_memory
+from serving.models import StartError, find_model, open_runner, read_catalog
+from serving.runners.openvino import BATCH_SIZES
+
+RUNTIME = "openvino"
+MAX_BATCH_SIZE = BATCH_SIZES[-1]
+"""The largest that the engine is compiled for."""
+ROUTE = "/v1/detect"
+
+
+class SettingsError(Exception):
+    """The environment does not say what to serve; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to serve, from the environment.
+
+    ``PEER_MODEL_REPOSITORY``, and ``PEER_MODEL`` where several are in there; ``PEER_DEPTH``, the
+    exit; ``PEER_PORT`` on loopback; ``PEER_TIMEOUT_MS``."""
+
+    folder: Path
+    """With the catalogue and the segments."""
+    depth: int
+    port: int
+    timeout_s: float
+    """What the framework takes for its timeout: a later answer is of use to nobody."""
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Settings:
+        """Raises SettingsError, also for a model or a depth that is not there."""
+        try:
+            folder = find_model(
+                Path(environment["PEER_MODEL_REPOSITORY"]), environment.get("PEER_MODEL")
+            )
+            num_exits = read_catalog(folder).num_exits
+            settings = cls(
+                folder,
+                depth=int(environment["PEER_DEPTH"]),
+                port=int(environment["PEER_PORT"]),
+                timeout_s=float(environment["PEER_TIMEOUT_MS"]) / 1e3,
+            )
+        except KeyError as error:
+            raise SettingsError(f"{error.args[0]} is not set") from error
+        except (ValueError, StartError) as error:
+            raise SettingsError(f"the PEER_ variables cannot be used: {error}") from error
+        if not 1 <= settings.depth <= num_exits:
+            raise SettingsError(f"PEER_DEPTH={settings.depth}: the exits are 1 to {num_exits}")
+        if not settings.timeout_s > 0:
+            raise SettingsError("PEER_TIMEOUT_MS must be positive")
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One image as the model takes it, and where it lies in there."""
+
+    pixels: Image
+    placement: Letterbox
+
+
+class Detector:
+    """Exit ``depth`` of the model in ``folder`` as one fused segment, compiled and warm. One call
+    of ``detect`` at a time."""
+
+    def __init__(self, folder: Path, depth: int) -> None:
+        catalog = read_catalog(folder)
+        keep_freed_memory()
+        self._depth = depth
+        self._input_size = (catalog.input_width, catalog.input_height)
+        self._segment = segments.fused_exit(depth)
+        self._runner = open_runner(RUNTIME, folder, None, {self._segment})
+        blank = np.zeros((catalog.input_height, catalog.input_width, 3), dtype=np.uint8)
+        for _ in range(WARM_UP_ROUNDS):
+            for _ in time_every_segment(self._runner, blank, catalog.num_exits, time.perf_counter):
+                pass  # nobody asks for the times
+
+    def decode(self, data: bytes) -> Decoded:
+        """Raises InvalidImage or UnsupportedImage."""
+        return Decoded(*load_image(data, *self._input_size))
+
+    def detect(self, images: Sequence[Decoded]) -> list[bytes]:
+        """The reply to each of 1 to ``MAX_BATCH_SIZE`` images, found in one run."""
+        batch = self._runner.load([image.pixels for image in images])
+        boxes = self._runner.run(self._segment, batch)
+        found = self._runner.detections(boxes)
+        self._runner.release(batch)
+        self._runner.release(boxes)
+        return [
+            self._reply(detections, image.placement)
+            for detections, image in zip(found, images, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._runner.close()
+
+    def _reply(self, found: Detections, placement: Letterbox) -> bytes:
+        """JSON, to the digits of Punctual's own: a hundredth of a pixel of the original image."""
+        boxes = placement.to_original(found.boxes_xyxy_input).astype(float).round(2).tolist()
+        scores = found.scores.astype(float).round(4).tolist()
+        detections = [
+            {"box": box, "score": score, "class_id": class_id}
+            for box, score, class_id in zip(boxes, scores, found.labels.tolist(), strict=True)
+        ]
+        body = {"detections": detections, "exit_depth": self._depth}
+        return json.dumps(body, separators=(",", ":")).encode()

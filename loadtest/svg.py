@@ -1,0 +1,111 @@
+"""Charts as SVG text, for pages that must not fetch anything: axes, lines, bars.
+
+A chart maps data to a box of WIDTH by HEIGHT units; colours are CSS variables of the page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+WIDTH, HEIGHT = 720.0, 250.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 12.0, 42.0
+NUM_TICKS = 8
+
+Point = tuple[float, float]
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """About NUM_TICKS round numbers from ``low`` to ``high``."""
+    span = (high - low) or 1.0
+    power = 10 ** math.floor(math.log10(span / NUM_TICKS))
+    step = next(m * power for m in (1, 2, 5, 10) if span / (m * power) <= NUM_TICKS)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+@dataclass
+class Chart:
+    """Drawn piece by piece; ``render`` gives the SVG element."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    percent: bool = False
+    """Whether y is a share."""
+    _parts: list[str] = field(default_factory=list)
+
+    def x(self, value: float) -> float:
+        """From data to the picture."""
+        low, high = self.x_range
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        """From data to the picture."""
+        low, high = self.y_range
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def line(self, points: Sequence[Point], colour: str, label: str) -> None:
+        """A line through ``points``."""
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        self._parts.append(
+            f'<polyline points="{path}" fill="none" stroke="var(--{colour})" stroke-width="2" '
+            f'stroke-linejoin="round"><title>{escape(label)}</title></polyline>'
+        )
+
+    def bar(
+        self,
+        span: tuple[float, float],
+        low: float,
+        high: float,
+        colour: str,
+        label: str,
+        opacity: float = 1.0,
+    ) -> None:
+        """A bar over the x in ``span`` from ``low`` to ``high``."""
+        left, right = self.x(span[0]), self.x(span[1])
+        gap = min(1.0, 0.15 * (right - left))
+        self._parts.append(
+            f'<rect x="{left + gap / 2:.2f}" y="{self.y(high):.2f}" '
+            f'width="{right - left - gap:.2f}" height="{self.y(low) - self.y(high):.2f}" '
+            f'fill="var(--{colour})" fill-opacity="{opacity:.2f}">'
+            f"<title>{escape(label)}</title></rect>"
+        )
+
+    def mark(self, value: float, colour: str) -> None:
+        """A dashed vertical line at x = ``value``."""
+        self._parts.append(
+            f'<line x1="{self.x(value):.1f}" x2="{self.x(value):.1f}" y1="{TOP}" '
+            f'y2="{HEIGHT - BOTTOM}" stroke="var(--{colour})" stroke-dasharray="4 4"/>'
+        )
+
+    def render(self) -> str:
+        """The element."""
+        grid = [
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{self.y(tick):.1f}" '
+            f'y2="{self.y(tick):.1f}" class="grid"/>'
+            f'<text x="{LEFT - 8}" y="{self.y(tick) + 4:.1f}" text-anchor="end">'
+            f"{f'{tick:.0%}' if self.percent else f'{tick:g}'}</text>"
+            for tick in ticks(*self.y_range)
+        ]
+        below = [
+            f'<text x="{self.x(tick):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">'
+            f"{tick:g}</text>"
+            for tick in ticks(*self.x_range)
+        ]
+        middle = (TOP + HEIGHT - BOTTOM) / 2
+        labels = (
+            f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
+            f"{escape(self.x_label)}</text>"
+            f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
+            f"{escape(self.y_label)}</text>"
+        )
+        return (
+            f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" '
+            f'aria-label="{escape(self.title)}">'
+            f"{''.join(grid)}{''.join(below)}{''.join(self._parts)}{labels}</svg>"
+        )

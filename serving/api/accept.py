@@ -1,0 +1,54 @@
+"""What a client would like its reply to be, from its ``Accept`` headers (RFC 9110, 12.5.1).
+
+    Accept: text/event-stream;q=0.9, application/json;q=0.5, */*;q=0.1
+
+JSON is what everybody gets who does not say otherwise, and a stream is only for who asks for it by
+name: a wildcard means JSON. So nothing is ever refused for its ``Accept``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Sequence
+
+JSON = "application/json"
+_JSON_RANGES = (JSON, "application/*", "*/*")  # the most specific one counts
+
+MAX_CHARS = 1024
+"""Of all ``Accept`` headers together; longer ones are not read."""
+
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_ELEMENTS = re.compile(rf'(?:[^",]|{_QUOTED})+')
+_PARTS = re.compile(rf'(?:[^";]|{_QUOTED})+')
+_WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
+
+
+def preferred(accepts: Sequence[str], offered: Collection[str]) -> str | None:
+    """The media type among those ``offered`` beside JSON that ``accepts``, the values of all
+    ``Accept`` headers, prefer; None where that is JSON. Of equal weights, the one named first
+    wins."""
+    text = ",".join(accepts)
+    weights = _weights(text) if len(text) <= MAX_CHARS else {}
+    places = {name: place for place, name in enumerate(weights)}
+    json = next((name for name in _JSON_RANGES if name in weights), JSON)
+    ranks = {name: (weights[name], -places[name]) for name in offered if weights.get(name)}
+    if not ranks:
+        return None
+    best = max(ranks, key=ranks.__getitem__)
+    named = json == JSON and json in places
+    json_rank = (weights.get(json, 0.0), -places[json] if named else -math.inf)
+    return best if ranks[best] > json_rank else None
+
+
+def _weights(text: str) -> dict[str, float]:
+    """Media ranges in lower case and what they weigh, in the order of ``text``. One with a weight
+    that is none is left out."""
+    weights: dict[str, float] = {}
+    for element in _ELEMENTS.findall(text):
+        name, *parameters = (part.strip().lower() for part in _PARTS.findall(element))
+        stated = [parameter for parameter in parameters if parameter.startswith("q=")]
+        found = [_WEIGHT.fullmatch(weight) for weight in stated or ["q=1"]]
+        if len(found) == 1 and found[0] is not None:
+            weights.setdefault(name, float(found[0][1]))
+    return weights

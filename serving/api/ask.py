@@ -1,0 +1,96 @@
+"""What one request asks, how far it has come, and the reply that it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from serving.api.budget import Budget
+from serving.api.options import Options
+from serving.api.problems import to_ms
+from serving.api.surface import Answer
+from serving.core.letterbox import Letterbox
+from serving.core.request import Answered
+from serving.metrics import Reply
+
+
+@dataclass(slots=True)
+class Ask:
+    """What a request asks, as far as it has been read, and how far it has come. Instants are
+    seconds of the server's clock."""
+
+    request_id: str
+    arrival_s: float
+    budget: Budget
+    options: Options
+    read_s: float = 0.0
+    """When its image was there."""
+    decoded_s: float = 0.0
+    """And its pixels."""
+    reply: Reply | None = None
+    """How it was answered, once it has been."""
+
+    @property
+    def deadline_s(self) -> float:
+        """The instant by which the reply must be on its way."""
+        return self.arrival_s + self.budget.seconds
+
+    def facts(self, depth: int, expected_ap: float, now_s: float) -> dict[str, float | bool]:
+        """How an answer at exit ``depth``, which has ``expected_ap``, compares with what was asked,
+        as of ``now_s``."""
+        elapsed_s = now_s - self.arrival_s
+        return {
+            "exit_depth": depth,
+            "max_depth": self.options.max_depth,
+            "degraded": depth < self.options.max_depth,
+            "expected_ap": expected_ap,
+            "budget_ms": to_ms(self.budget.seconds),
+            "elapsed_ms": to_ms(elapsed_s),
+            "slack_ms": to_ms(self.budget.seconds - elapsed_s),
+        }
+
+    def queue_s(self, answered: Answered) -> float:
+        """Seconds in the backend during which none of its segments ran."""
+        return max(0.0, answered.finished_s - self.decoded_s - answered.engine_s)
+
+
+def write_reply(
+    ask: Ask,
+    write: Callable[[Answer], Response],
+    placement: Letterbox,
+    answered: Answered,
+    expected_ap: float,
+    now_s: float,
+) -> Response:
+    """What ``write`` makes, at ``now_s``, of an answer whose exit has ``expected_ap``."""
+    detections = answered.detections
+    kept = detections.scores >= ask.options.score_threshold
+    response = write(
+        Answer(
+            ask.request_id,
+            placement,
+            placement.to_original(detections.boxes_xyxy_input[kept]),
+            detections.scores[kept],
+            detections.labels[kept],
+            {
+                **ask.facts(answered.depth, expected_ap, now_s),
+                "predicted_ms": to_ms(answered.predicted_s),
+            },
+        )
+    )
+    stages = (
+        ("read", ask.read_s - ask.arrival_s, ""),
+        ("decode", ask.decoded_s - ask.read_s, ""),
+        ("queue", ask.queue_s(answered), ""),
+        ("engine", answered.engine_s, f';desc="depth={answered.depth}"'),
+        ("total", now_s - ask.arrival_s, ""),
+    )
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Server-Timing"] = ", ".join(
+        f"{name};dur={to_ms(seconds)}{desc}" for name, seconds, desc in stages
+    )
+    if ask.budget.wait is not None:
+        response.headers["Preference-Applied"] = f"wait={ask.budget.wait}"
+    return response

@@ -1,0 +1,72 @@
+"""What arrives at an executor: how often, how unevenly, and with how much time.
+
+Measured over the latest arrivals, so that a policy can weigh what it has against what will come.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+WINDOW = 64
+"""Arrivals that are looked back at: enough for a rate within a fifth, few enough to notice a burst
+while it lasts."""
+MIN_ARRIVALS = 8
+"""With fewer nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Of the latest arrivals."""
+
+    rate_hz: float
+    """Arrivals per second."""
+    cv2: float
+    """Squared coefficient of variation of the times between arrivals: 0 when they are even, 1 for a
+    Poisson process, more for bursts."""
+    budget_s: float
+    """Mean time from arrival to deadline."""
+
+
+UNKNOWN = Demand(0.0, 1.0, 0.0)
+"""Nobody has arrived lately."""
+
+
+class DemandMeter:
+    """Keeps the latest ``WINDOW`` arrivals. Not thread-safe: one executor owns it."""
+
+    def __init__(self) -> None:
+        self._arrivals: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._sum_gaps = self._sum_squares = self._sum_budgets = 0.0
+
+    def arrived(self, now_s: float, budget_s: float) -> None:
+        """A request that has ``budget_s`` left was taken in. ``now_s`` never falls."""
+        arrivals = self._arrivals
+        if len(arrivals) == WINDOW:
+            gap = arrivals[1][0] - arrivals[0][0]
+            self._sum_gaps -= gap
+            self._sum_squares -= gap * gap
+            self._sum_budgets -= arrivals[0][1]
+        if arrivals:
+            gap = now_s - arrivals[-1][0]
+            self._sum_gaps += gap
+            self._sum_squares += gap * gap
+        self._sum_budgets += budget_s
+        arrivals.append((now_s, budget_s))
+
+    def measure(self, now_s: float) -> Demand:
+        """As of ``now_s``: a silence that has lasted longer than the usual gap counts as one."""
+        count = len(self._arrivals)
+        if count < MIN_ARRIVALS:
+            return UNKNOWN
+        silence_s = now_s - self._arrivals[-1][0]
+        gaps = count - 1
+        mean_s = self._sum_gaps / gaps
+        span_s, squares = self._sum_gaps, self._sum_squares
+        if silence_s > mean_s:
+            gaps, span_s, squares = gaps + 1, span_s + silence_s, squares + silence_s**2
+            mean_s = span_s / gaps
+        if mean_s <= 0.0:
+            return UNKNOWN
+        cv2 = max(0.0, squares / gaps / mean_s**2 - 1.0)
+        return Demand(1.0 / mean_s, cv2, self._sum_budgets / count)

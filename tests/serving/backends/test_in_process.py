@@ -1,0 +1,142 @@
+"""The embedded backend over a real executor whose segments run only when they are let."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from serving.backends.embedded import EmbeddedBackend
+from serving.core.errors import Overloaded
+from serving.core.request import Answered, Cancelled, Request
+from tests.serving.gated import GATED_CATALOG, GatedRunner, gated_backend
+from tests.serving.world import NUM_EXITS, Recorder
+
+pytestmark = pytest.mark.anyio
+
+BUDGET_S = 300.0
+TO_EXIT_1 = ("stem", "stack_1", "head_1")
+IDS = itertools.count()
+
+
+def image() -> np.ndarray:
+    return np.ones((96, 128, 3), np.uint8)
+
+
+def request(growing: bool, budget_s: float = BUDGET_S, max_depth: int = NUM_EXITS) -> Request:
+    now_s = time.monotonic()
+    return Request(next(IDS), now_s, now_s + budget_s, 1, max_depth, growing)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.runner = GatedRunner()
+        self.recorder = Recorder()
+        self.backend: EmbeddedBackend = gated_backend(self.runner, self.recorder)
+
+    async def until(self, *runs: str) -> None:
+        await asyncio.to_thread(self.runner.wait_for, *runs)
+
+    async def until_ended(self, count: int) -> None:
+        while len(self.recorder.results) < count:
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    await made.backend.start()
+    yield made
+    made.runner.let(math.inf)
+    await made.backend.stop(grace_s=BUDGET_S)
+
+
+async def test_each_answer_comes_while_the_next_is_not_there(bench: Bench) -> None:
+    runs = ["stem"]
+    async with aclosing(bench.backend.grow(image(), request(growing=True))) as answers:
+        bench.runner.let()
+        for depth in range(1, NUM_EXITS + 1):
+            runs += [f"stack_{depth}", f"head_{depth}"]
+            bench.runner.let(2)
+            answered = await anext(answers)
+            assert answered.depth == depth
+            if depth < NUM_EXITS:
+                await bench.until(*runs, f"stack_{depth + 1}")
+        assert [answered async for answered in answers] == []
+    (ended,) = bench.recorder.results
+    assert ended is answered
+
+
+async def test_a_plain_request_has_one(bench: Bench) -> None:
+    bench.runner.let(math.inf)
+    plain = request(growing=False)
+    answered = await bench.backend.detect(image(), plain)
+    assert (answered.request, answered.depth) == (plain, NUM_EXITS)
+    assert bench.recorder.results == [answered]
+
+
+async def test_closing_cancels_at_the_next_boundary(bench: Bench) -> None:
+    bench.runner.let(3)
+    async with aclosing(bench.backend.grow(image(), request(growing=True))) as answers:
+        await anext(answers)
+        await bench.until(*TO_EXIT_1, "stack_2")
+    assert bench.backend.num_in_flight == 1  # its segment still runs
+    bench.runner.let()
+    await bench.until_ended(1)
+    assert isinstance(bench.recorder.results[0], Cancelled)
+    assert bench.backend.num_in_flight == 0
+    assert bench.runner.runs == [*TO_EXIT_1, "stack_2"]
+
+
+@pytest.mark.parametrize("growing", [False, True])
+async def test_cancelling_who_waits_cancels_at_the_next_boundary(
+    bench: Bench, growing: bool
+) -> None:
+    asked = request(growing)
+    answers = bench.backend.grow(image(), asked)
+    waiting = asyncio.create_task(
+        anext(answers) if growing else bench.backend.detect(image(), asked)
+    )
+    bench.runner.let()
+    await bench.until("stem", "stack_1")
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    bench.runner.let()
+    await bench.until_ended(1)
+    assert isinstance(bench.recorder.results[0], Cancelled)
+    assert bench.runner.runs == ["stem", "stack_1"]
+
+
+async def test_who_does_not_take_its_answers_delays_nobody(bench: Bench) -> None:
+    bench.runner.let(math.inf)
+    async with aclosing(bench.backend.grow(image(), request(growing=True))) as answers:
+        first = await anext(answers)
+        other = await bench.backend.detect(image(), request(growing=False))
+        assert other.depth == NUM_EXITS
+        await bench.until_ended(2)
+        rest = [answered async for answered in answers]
+    assert [answered.depth for answered in (first, *rest)] == list(range(1, NUM_EXITS + 1))
+
+
+async def test_a_refusal_is_raised(bench: Bench) -> None:
+    await bench.backend.stop(grace_s=0)
+    with pytest.raises(Overloaded):
+        await anext(bench.backend.grow(image(), request(growing=True)))
+
+
+async def test_one_answer_where_only_whole_models_can_run() -> None:
+    bench = Bench()
+    bench.runner.fused, bench.runner.units = True, False
+    bench.runner.let(math.inf)
+    await bench.backend.start()
+    growing = request(growing=True)
+    answers = [answered async for answered in bench.backend.grow(image(), growing)]
+    await bench.backend.stop(grace_s=BUDGET_S)
+    assert [answered.depth for answered in answers] == [GATED_CATALOG.num_exits]
+    assert isinstance(answers[0], Answered)

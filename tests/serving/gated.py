@@ -1,0 +1,77 @@
+"""A real executor over segments that run only when a test lets them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+
+from serving.backends.embedded import EmbeddedBackend
+from serving.core.catalog import Exit
+from serving.core.ports import Observer
+from serving.core.segment import Segment
+from serving.engine import start_engine
+from tests.serving.fakes import CATALOG
+from tests.serving.world import ACCURACY, FakeBatch, FakeClock, FakeRunner
+
+GATED_CATALOG = replace(
+    CATALOG, exits=tuple(Exit(depth, ap, ap, {}) for depth, ap in enumerate(ACCURACY, start=1))
+)
+
+
+@dataclass
+class GatedRunner(FakeRunner):
+    """Unit segments only. What warms up or probes the engine runs at once and leaves no trace; a
+    request's segment is noted in ``runs``, and then waits to be let."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    fused: bool = False
+    runs: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._changed = threading.Condition()
+        self._permits = 0.0
+        self._blank: object = None
+
+    def load(self, images):
+        if self._blank is None:
+            self._blank = images[0]
+        return super().load(images)
+
+    def run(self, segment: Segment, batch: FakeBatch) -> FakeBatch:
+        if batch.rows[0] is not self._blank:
+            with self._changed:
+                self.runs.append(segment.name)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._permits > 0)
+                self._permits -= 1
+        return super().run(segment, batch)
+
+    def let(self, count: float = 1) -> None:
+        """Let so many runs go on, those that have begun first."""
+        with self._changed:
+            self._permits += count
+            self._changed.notify_all()
+
+    def wait_for(self, *runs: str) -> None:
+        """Wait until just these have begun, in this order, and the last of them waits."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.runs) >= len(runs))
+            assert self.runs == list(runs)
+
+
+def gated_backend(runner: GatedRunner, observer: Observer) -> EmbeddedBackend:
+    """The embedded backend over ``runner``, not started."""
+    return EmbeddedBackend(
+        GATED_CATALOG,
+        lambda: runner,
+        lambda opened: start_engine(
+            opened,
+            GATED_CATALOG,
+            "fake",
+            clock=time.monotonic,
+            observer=observer,
+            max_waiting=64,
+            max_cohorts=4,
+        ),
+    )
