@@ -13,7 +13,7 @@ import bisect
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.core import segment as segments
@@ -59,6 +59,18 @@ class LatencyProfile:
             for batch, quantiles in batches.items()
         }
         return cls(data["runtime"], data["machine"], data["date"], int(data["threads"]), table)
+
+    @classmethod
+    def merged(cls, profiles: Iterable[tuple[int, LatencyProfile]]) -> LatencyProfile:
+        """One profile of several models' segments, from (number of the model, its profile). What
+        else it says is said of the first."""
+        numbered = tuple(profiles)
+        table = {
+            (segment.of(model), batch): quantiles
+            for model, profile in numbered
+            for (segment, batch), quantiles in profile.table.items()
+        }
+        return replace(numbered[0][1], table=table)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable form: segment name -> batch size -> quantiles in seconds."""

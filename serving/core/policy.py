@@ -43,6 +43,7 @@ class Cohort:
     id: int
     depth: int
     requests: tuple[Request, ...]
+    model: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serving.core.catalog import Catalog
+from serving.core.family import Family
 from serving.core.letterbox import Letterbox
+from serving.core.policy import Policy
 from serving.core.request import Answered, Detections, Request, Result
 from serving.core.segment import Segment
 
@@ -19,6 +20,10 @@ Clock = Callable[[], float]
 
 Image = npt.NDArray[np.uint8]
 """``(input_height, input_width, 3)`` RGB, letterboxed: what the stem takes."""
+
+CreatePolicy = Callable[[Collection[Segment], Sequence[float], Sequence[int], int], Policy]
+"""(what can be run, AP of exits 1 .. N, batch sizes, most cohorts at once) -> the policy of one
+executor. Raises ValueError if it cannot do with these."""
 
 
 class SegmentRunner(Protocol):
@@ -41,7 +46,14 @@ class SegmentRunner(Protocol):
         batch is not what the segment takes."""
 
     def select(self, batch: Any, rows: Sequence[int]) -> Any:
-        """A batch of these rows of a batch of features, in this order; ``batch`` stays valid."""
+        """A batch of these rows of a batch of features, in this order; ``batch`` stays valid.
+        Raises ValueError when it is not of features, when it has no such rows, or when there are
+        more rows than the largest batch has."""
+
+    def merge(self, batches: Sequence[Any]) -> Any:
+        """A batch of all rows of these batches of features, all at one depth, in their order; the
+        batches stay valid. Raises ValueError when there are fewer than two, when they are not
+        features or differ in depth, or when there are more rows than the largest batch has."""
 
     def release(self, batch: Any) -> None:
         """Give the batch's memory back; it must not be used again."""
@@ -69,7 +81,7 @@ class Observer(Protocol):
 class Backend(Protocol):
     """Where the gateway sends its images."""
 
-    catalog: Catalog
+    family: Family
 
     @property
     def ready(self) -> bool:
@@ -83,8 +95,9 @@ class Backend(Protocol):
     def num_in_flight(self) -> int:
         """Requests with features on the device."""
 
-    def predicted_s(self, depth: int) -> float:
-        """Engine seconds from image to exit ``depth`` on an idle engine, at the tail quantile."""
+    def predicted_s(self, depth: int, model: int = 0) -> float:
+        """Engine seconds from image to exit ``depth`` of ``model`` on an idle engine, at the tail
+        quantile."""
 
     async def start(self) -> None:
         """Load, warm up, and become ready. Raises BackendError if it never will."""
@@ -119,3 +132,7 @@ class ServingTools(Protocol):
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
         """An encoded image, decoded and letterboxed exactly as for a request."""
+
+    def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> int:
+        """``punctual serve`` with these options, but another policy, until told to end; the exit
+        code."""

@@ -49,6 +49,8 @@ class Answered:
     """Seconds that the segments it took part in ran."""
     predicted_s: float
     """What those segments had been predicted to take."""
+    model: int = 0
+    """Whose exit it was, where several models are served as one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@
 
 A *unit* segment covers one arrow; the *fused* segment ``exit_k`` covers the whole path from the
 image to the boxes of exit k, which is cheaper but cannot be stopped on the way.
+
+Where several models are served as one, each has such segments, told apart by ``model``; ``of`` turns
+those of the first into those of another.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 IMAGE = -1
 """The ``start`` of a segment that takes images; every other start is the depth of its features."""
@@ -28,19 +31,32 @@ class Segment:
     start: int
     stop: int
     head: bool
+    model: int = 0
+
+    @property
+    def kind(self) -> str:
+        """``stem``, ``stack``, ``head`` or ``exit``."""
+        if self.start == IMAGE:
+            return "exit" if self.head else "stem"
+        return "head" if self.head else "stack"
 
     @property
     def name(self) -> str:
-        """``stem``, ``stack_k``, ``head_k`` or ``exit_k``."""
-        if self.start == IMAGE:
-            return f"exit_{self.stop}" if self.head else "stem"
-        return f"head_{self.stop}" if self.head else f"stack_{self.stop}"
+        """``stem``, ``stack_k``, ``head_k`` or ``exit_k``; of model m, beyond the first, ``stem@m``
+        and so on."""
+        name = self.kind if self.kind == "stem" else f"{self.kind}_{self.stop}"
+        return f"{name}@{self.model}" if self.model else name
+
+    def of(self, model: int) -> Segment:
+        """The same segment of another model."""
+        return replace(self, model=model)
 
     @property
     def parts(self) -> tuple[Segment, ...]:
         """The unit segments that it is made of, in their order; itself, if it is one."""
-        fused = self.start == IMAGE and self.head
-        return unit_path(self.stop) if fused else (self,)
+        if self.start == IMAGE and self.head:
+            return tuple(part.of(self.model) for part in unit_path(self.stop))
+        return (self,)
 
 
 STEM = Segment(IMAGE, 0, head=False)
@@ -62,17 +78,17 @@ def fused_exit(depth: int) -> Segment:
 
 
 _NUMBERED: dict[str, Callable[[int], Segment]] = {"stack": stack, "head": head, "exit": fused_exit}
-_NAME = re.compile(r"(stack|head|exit)_([1-9][0-9]*)")
+_NAME = re.compile(r"(?:stem|(stack|head|exit)_([1-9][0-9]*))(?:@([1-9][0-9]*))?")
 
 
 def parse(name: str) -> Segment:
     """The segment called ``name``. Raises ValueError for any other text."""
-    if name == "stem":
-        return STEM
     matched = _NAME.fullmatch(name)
     if matched is None:
         raise ValueError(f"not a segment name: {name!r} (stem, stack_K, head_K or exit_K)")
-    return _NUMBERED[matched[1]](int(matched[2]))
+    kind, depth, model = matched.groups()
+    segment = _NUMBERED[kind](int(depth)) if kind else STEM
+    return segment.of(int(model)) if model else segment
 
 
 def unit_segments(num_exits: int) -> tuple[Segment, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from serving.core import segment as segments
@@ -14,27 +15,36 @@ from serving.core.segment import Segment
 def time_every_segment(
     runner: SegmentRunner, image: Image, num_exits: int, clock: Clock
 ) -> Iterator[tuple[Segment, int, float]]:
-    """Run each segment once at each batch size, on what the segments before it made of ``image``;
-    yields (segment, batch size, seconds)."""
-    trunk = (segments.STEM, *map(segments.stack, range(1, num_exits + 1)))
-    for size in runner.batch_sizes:
-        batch = runner.load([image] * size)
-        for segment in segments.fused_segments(num_exits):
-            if segment in runner.segments:
-                yield segment, size, _boxes(runner, segment, batch, clock)
-        for segment in trunk:
-            if segment not in runner.segments:
-                break
-            started_s = clock()
-            features = runner.run(segment, batch)
-            seconds = clock() - started_s
-            runner.release(batch)
-            batch = features
-            yield segment, size, seconds
-            head = segments.head(segment.stop)
-            if head in runner.segments:
-                yield head, size, _boxes(runner, head, batch, clock)
+    """Run each segment, of each model, once at each batch size, on what the segments before it made
+    of ``image``; yields (segment, batch size, seconds)."""
+    models = sorted({segment.model for segment in runner.segments})
+    for model, size in product(models, runner.batch_sizes):
+        yield from _time_model(runner, image, num_exits, clock, model, size)
+
+
+def _time_model(
+    runner: SegmentRunner, image: Image, num_exits: int, clock: Clock, model: int, size: int
+) -> Iterator[tuple[Segment, int, float]]:
+    """Those of one model, at one batch size."""
+    batch = runner.load([image] * size)
+    for fused in segments.fused_segments(num_exits):
+        segment = fused.of(model)
+        if segment in runner.segments:
+            yield segment, size, _boxes(runner, segment, batch, clock)
+    for unit in (segments.STEM, *map(segments.stack, range(1, num_exits + 1))):
+        segment = unit.of(model)
+        if segment not in runner.segments:
+            break
+        started_s = clock()
+        features = runner.run(segment, batch)
+        seconds = clock() - started_s
         runner.release(batch)
+        batch = features
+        yield segment, size, seconds
+        head = segments.head(segment.stop).of(model)
+        if head in runner.segments:
+            yield head, size, _boxes(runner, head, batch, clock)
+    runner.release(batch)
 
 
 def _boxes(runner: SegmentRunner, segment: Segment, batch: Any, clock: Clock) -> float:

@@ -1,0 +1,70 @@
+"""The Pareto front of operating points: exits that nothing quicker equals in accuracy.
+
+    AP |            x       o  on the front
+       |       o            x  dropped: an exit that is no slower is at least as accurate
+       |    o    x
+       | o
+       '--------------- latency
+
+What is off it is never worth its time. Measured accuracies need not rise with depth, so that even
+the exits of one model are not all on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """An exit of a model, by its position among those served, the time from an image to its boxes,
+    and its accuracy (AP, in 0..1)."""
+
+    model: int
+    depth: int
+    latency_s: float
+    ap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A point off the front, and the most accurate of those on it that are no slower."""
+
+    point: OperatingPoint
+    better: OperatingPoint
+
+    def reason(self, names: Sequence[str]) -> str:
+        """One sentence for a person; ``names`` are those of the models."""
+        point, better = self.point, self.better
+        whose = "" if better.model == point.model else f" of {names[better.model]}"
+        return (
+            f"exit {point.depth} of {names[point.model]}: {_short(point.ap)}, not above the "
+            f"{_short(better.ap)} of exit {better.depth}{whose} ({better.latency_s * 1e3:.1f} ms)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """``points`` rise in latency and in accuracy; ``dropped`` is by model, then depth."""
+
+    points: tuple[OperatingPoint, ...]
+    dropped: tuple[Dropped, ...]
+
+
+def pareto_front(points: Iterable[OperatingPoint]) -> Front:
+    """The front of ``points``. Of equals, the first model's shallowest exit is on it."""
+    front: list[OperatingPoint] = []
+    dropped: list[Dropped] = []
+    for point in sorted(points, key=lambda p: (p.latency_s, -p.ap, p.model, p.depth)):
+        if front and point.ap <= front[-1].ap:
+            dropped.append(Dropped(point, front[-1]))
+        else:
+            front.append(point)
+    dropped.sort(key=lambda each: (each.point.model, each.point.depth))
+    return Front(tuple(front), tuple(dropped))
+
+
+def _short(ap: float) -> str:
+    """As in tables of the field: .618."""
+    return f"{ap:.3f}".removeprefix("0")
