@@ -42,7 +42,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.core.latency import LatencyModel, LatencyProfile
-from serving.core.plan import EPSILON_S, Paths
+from serving.core.costs import EPSILON_S, Paths
 from serving.core.segment import Segment
 
 MAX_STEPS = 64

@@ -176,8 +176,8 @@ class Server:
         return self._num_open
 
     def submit(self, request: Request) -> None:
-        """It arrives at ``request.arrival_s``, no earlier than what came before; ``advance`` to that
-        instant first for the bound on waiting requests to be exact."""
+        """It arrives at ``request.arrival_s``, no earlier than what came before; ``advance`` to
+        that instant first for the bound on waiting requests to be exact."""
         if len(self._inbox) + len(self._waiting) >= self._max_waiting:
             reason = ShedReason.REJECTED_SATURATED
             self._ended(Outcome(request, request.arrival_s, 0, reason))
@@ -274,7 +274,8 @@ class Server:
         self._running = None
         if not run.segment.head:
             if run.cohort is None:
-                cohort = Cohort(self._next_cohort_id, run.segment.stop, run.requests)
+                segment = run.segment
+                cohort = Cohort(self._next_cohort_id, segment.stop, run.requests, segment.model)
                 self._next_cohort_id += 1
             else:
                 cohort = replace(self._cohorts[run.cohort], depth=run.segment.stop)

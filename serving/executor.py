@@ -17,6 +17,7 @@ refuse every budget, and nothing would ever run to correct them.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +26,19 @@ from typing import Any
 from serving.core import segment as segments
 from serving.core.errors import BackendUnavailable, ShedReason
 from serving.core.latency import LatencyModel
-from serving.core.plan import Costs, Paths
-from serving.core.policy import Cohort, Conclude, Policy, Run, ShedRequests, Snapshot, Wait
+from serving.core.costs import Costs, paths_of
+from serving.core.demand import DemandMeter
+from serving.core.policy import (
+    Cohort,
+    Conclude,
+    Decision,
+    Merge,
+    Policy,
+    Run,
+    ShedRequests,
+    Snapshot,
+    Wait,
+)
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
 
@@ -34,6 +46,11 @@ log = logging.getLogger(__name__)
 
 PROBE_AFTER_S = 2.0
 """An engine idle for so long is probed: less than a hundredth of its time."""
+RECHECK_AFTER_S = 0.1
+"""And after so long while it seems slower than usual: whoever was refused for that should come back
+to an engine that knows better."""
+SLOW = 1.2
+"""Runs that lately took so many times what they used to are slow."""
 PUBLISH_EVERY_S = 0.05
 """How old the predictions may be that admission goes by; making them takes some microseconds."""
 
@@ -41,6 +58,8 @@ Done = Callable[[Result], None]
 """Called in the executor's thread, or in the submitting one if the request is refused at once."""
 Grew = Callable[[Answered], None]
 """Called in the executor's thread."""
+Watch = Callable[[Snapshot, Decision], None]
+"""Told of each decision, in the executor's thread, before it is carried out."""
 
 
 @dataclass(slots=True)
@@ -51,6 +70,7 @@ class _Job:
     image: Image
     done: Done
     grew: Grew | None
+    submitted_s: float
     started_s: float = 0.0
     engine_s: float = 0.0
     predicted_s: float = 0.0
@@ -77,6 +97,7 @@ class Executor:
         observer: Observer,
         max_waiting: int,
         probe_image: Image,
+        watch: Watch | None = None,
     ) -> None:
         self._runner = runner
         self._policy = policy
@@ -85,8 +106,8 @@ class Executor:
         self._observer = observer
         self._max_waiting = max_waiting
         self._probe_image = probe_image
-        self._num_exits = max((segment.stop for segment in runner.segments), default=1)
-        self._paths = Paths(runner.segments, self._num_exits)
+        self._watch = watch
+        self._models = paths_of(runner.segments)
         self._exit_s = self._predict_exits()
         self._published_s = clock()
         self._changed = threading.Condition()
@@ -102,7 +123,10 @@ class Executor:
         self._answers: dict[int, Answered] = {}  # the deepest of each request that may go deeper
         self._features: dict[int, _Features] = {}
         self._next_cohort_id = 0
-        self._turn_s = clock()
+        self._demand = DemandMeter()
+        self._admitted = self._taken_in = -1
+        self._wake_s = math.inf
+        self._turn_s: float | None = None
         self._thread: threading.Thread | None = None
 
     # -- from any thread ----------------------------------------------------------------------
@@ -128,7 +152,7 @@ class Executor:
         with self._changed:
             reason = self._refusal()
             if reason is None:
-                self._inbox.append(_Job(request, image, done, grew))
+                self._inbox.append(_Job(request, image, done, grew, self._clock()))
                 self._num_open += 1
                 self._changed.notify_all()
                 return
@@ -175,12 +199,18 @@ class Executor:
         while not self._stopping:
             if self.step():
                 continue
+            waits = bool(self._waiting or self._features)
+            patience_s = self._wake_s - self._clock() if waits else self._probe_after_s()
             with self._changed:
                 woken = self._changed.wait_for(
-                    lambda: bool(self._inbox or self._cancelled or self._stopping), PROBE_AFTER_S
+                    lambda: bool(self._inbox or self._cancelled or self._stopping),
+                    None if patience_s == math.inf else max(0.0, patience_s),
                 )
-            if not woken:
+            if not woken and not waits:
                 self._probe_safely()
+
+    def _probe_after_s(self) -> float:
+        return RECHECK_AFTER_S if self._latency.slowdown > SLOW else PROBE_AFTER_S
 
     def _probe_safely(self) -> None:
         try:
@@ -193,7 +223,7 @@ class Executor:
         model sees the engine as it is now: what slows all segments down alike is learnt from any
         of them."""
         batch = self._runner.load([self._probe_image])
-        for segment in self._paths.to(1)[0]:
+        for segment in self._models[0].to(1)[0]:
             if self._inbox:
                 break
             self._turn_s = self._clock()
@@ -209,24 +239,37 @@ class Executor:
         self._published_s = self._clock()
 
     def _predict_exits(self) -> tuple[float, ...]:
-        """By the quickest path. In the loop's thread, since nobody else may read the model."""
-        costs = Costs(self._latency, self._paths)
-        return tuple(costs.path(depth, 1) for depth in range(1, self._num_exits + 1))
+        """By the quickest path of any model. In the loop's thread, since nobody else may read the
+        latency model."""
+        models = [Costs(self._latency, paths) for paths in self._models]
+        depths = range(1, max(paths.num_exits for paths in self._models) + 1)
+        return tuple(min(costs.path(depth, 1) for costs in models) for depth in depths)
 
     def step(self) -> bool:
         """Take in what arrived, decide, act. False if there was nothing to do."""
-        self._turn_s = self._clock()
+        if self._turn_s is None:
+            self._turn_s = self._clock()
         self._take_in()
+        now_s = self._clock()
         snapshot = Snapshot(
-            now_s=self._clock(),
+            now_s=now_s,
             waiting=tuple(self._waiting),
             cohorts=tuple(f.cohort for f in self._features.values()),
             answered={id: answer.depth for id, answer in self._answers.items()},
+            demand=self._demand.measure(now_s),
+            admitted=self._admitted,
         )
         if not snapshot.waiting and not snapshot.cohorts:
+            self._turn_s = None
             return False
         decision = self._policy.decide(snapshot, self._latency)
         self._observer.decided(self._clock() - snapshot.now_s)
+        self._admitted = self._taken_in
+        if self._watch is not None:
+            self._watch(snapshot, decision)
+        if isinstance(decision, Merge):
+            self._merge(decision)  # which counts towards the run that follows
+            return True
         match decision:
             case Run():
                 self._run(decision)
@@ -235,16 +278,20 @@ class Executor:
             case Conclude():
                 self._conclude(decision)
             case Wait():
-                return False
-        return True
+                self._wake_s = decision.until_s
+        self._turn_s = None
+        return not isinstance(decision, Wait)
 
     def _take_in(self) -> None:
         with self._changed:
             arrived, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, set()
             for job in arrived:
-                self._jobs[job.request.id] = job
-                self._waiting.append(job.request)
+                request = job.request
+                self._jobs[request.id] = job
+                self._waiting.append(request)
+                self._taken_in = max(self._taken_in, request.id)
+                self._demand.arrived(job.submitted_s, request.deadline_s - job.submitted_s)
         if arrived:
             self._waiting.sort(key=lambda request: (request.deadline_s, request.id))
         gone = [self._jobs[i].request for i in cancelled if i in self._jobs]
@@ -252,6 +299,26 @@ class Executor:
             self._remove(gone)
             for request in gone:
                 self._end(self._jobs[request.id], Cancelled(request, self._clock()))
+
+    def _merge(self, decision: Merge) -> None:
+        parts = [self._features[id] for id in decision.cohorts]
+        requests = tuple(request for part in parts for request in part.cohort.requests)
+        try:
+            batch = self._runner.merge([part.batch for part in parts])
+        except Exception as error:  # whatever a runtime raises must not end the loop
+            _report("cohorts could not be merged", error)
+            self._fail(requests, error)
+            return
+        for part in parts:
+            self._runner.release(part.batch)
+            del self._features[part.cohort.id]
+        cohort = replace(parts[0].cohort, requests=requests)
+        self._features[cohort.id] = _Features(cohort, batch)
+
+    def _fail(self, requests: tuple[Request, ...], error: Exception) -> None:
+        self._remove(requests)
+        for request in requests:
+            self._give_up(self._jobs[request.id], Failed(request, error, self._clock()))
 
     def _shed(self, decision: ShedRequests) -> None:
         self._remove(decision.requests)
@@ -281,9 +348,7 @@ class Executor:
                 self._release_input(decision, batch)
             if output is not None:
                 self._runner.release(output)
-            self._remove(decision.requests)
-            for job in jobs:
-                self._give_up(job, Failed(job.request, error, self._clock()))
+            self._fail(decision.requests, error)
             return
         if detections is None:
             self._advance(decision, batch, output)
@@ -318,6 +383,7 @@ class Executor:
     def _learn(self, segment: segments.Segment, size: int, predicted_s: float) -> None:
         """Teach the latency model what this turn took: deciding, loading and handing over belong
         to the price of a boundary, and a plan that left them out would be late."""
+        assert self._turn_s is not None, "nothing ran"
         now_s = self._clock()
         seconds = now_s - self._turn_s
         self._latency.observe(segment, size, seconds)
@@ -329,7 +395,8 @@ class Executor:
         """Features came out: a new cohort, or a deeper one."""
         self._runner.release(batch)
         if decision.cohort is None:
-            cohort = Cohort(self._next_cohort_id, decision.segment.stop, decision.requests)
+            segment = decision.segment
+            cohort = Cohort(self._next_cohort_id, segment.stop, decision.requests, segment.model)
             self._next_cohort_id += 1
             self._leave_queue(decision.requests)
         else:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from loadtest.baselines.exits import Exits
-from serving.core.plan import EPSILON_S
+from serving.core.costs import EPSILON_S
 from serving.core.policy import Decision, Latency, Snapshot, Wait
 from serving.core.segment import Segment
 

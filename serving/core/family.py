@@ -1,5 +1,5 @@
-"""A family: models for the same classes that one executor serves as one, such as a small and a large
-backbone, or two input sizes. Most often it has one member.
+"""A family: models for the same classes that one executor serves as one, such as a small and a
+large backbone, or two input sizes. Most often it has one member.
 
 A request does not name a model: it starts in the one whose operating points suit its budget and the
 load, and stays in it. What it says of depths is meant of exits of whichever model answers, where
@@ -109,9 +109,7 @@ class Family:
         best_ap = max(
             self._ladders[other].ap(exit_)
             for other in range(len(self.catalogs))
-            for exit_ in range(
-                self.clipped(other, min_depth), self.clipped(other, max_depth) + 1
-            )
+            for exit_ in range(self.clipped(other, min_depth), self.clipped(other, max_depth) + 1)
         )
         return self._ladders[model].ap(depth) < best_ap
 

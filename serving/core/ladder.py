@@ -26,8 +26,10 @@ class Ladder:
         self._ap = (0.0, *values)
         rungs = [d for d in range(1, len(self._ap)) if self._ap[d] > max(self._ap[:d], default=0)]
         self._next = [
-            [self._steepest(depth, [rung for rung in rungs if depth < rung <= limit])
-             for limit in range(len(self._ap))]
+            [
+                self._steepest(depth, [rung for rung in rungs if depth < rung <= limit])
+                for limit in range(len(self._ap))
+            ]
             for depth in range(len(self._ap))
         ]
 

@@ -77,6 +77,7 @@ class Why:
 
 UNSAID = Why("")
 
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """Run ``segment`` for ``requests``: all rows of ``cohort``, with a head also some of them, or

@@ -138,7 +138,9 @@ class Turn:
             both_s = costs.way_out(cohort.depth, max(cohort.depth, task.min_depth), rows)
             apart_s = other.cost_s + task.cost_s
             if both_s < BATCHING_GAIN * apart_s and both_s - other.cost_s <= self._plan.slack_s:
-                why = Why("{:.1f} ms to leave together, {:.1f} apart", (both_s * 1e3, apart_s * 1e3))
+                why = Why(
+                    "{:.1f} ms to leave together, {:.1f} apart", (both_s * 1e3, apart_s * 1e3)
+                )
                 return Merge((other.cohort.id, cohort.id), why)
         return None
 
@@ -234,7 +236,7 @@ class Turn:
         if not unanswered:
             return math.inf, lambda: Conclude(task.requests, _ENOUGH)
         if task.costs.head(cohort.depth, len(unanswered)) > self._plan.slack_s:
-            return None
+            return self._answer_first(cohort, task) if task.stale else None
         why = Why("nothing deeper is better, and there is time")
         return math.inf, lambda: Run(_head(cohort), unanswered, cohort.id, why)
 
@@ -307,9 +309,7 @@ class Turn:
             depth = target
         return depth
 
-    def _fused_beyond(
-        self, segment: Segment, reached: int, task: Task, limit_s: float
-    ) -> Segment:
+    def _fused_beyond(self, segment: Segment, reached: int, task: Task, limit_s: float) -> Segment:
         """``segment``, or a fused run in the same model to a deeper exit that is worth its risk."""
         model, batch = segment.model, len(task.requests)
         costs, ladder = self._models[model], self._ladders[model]
@@ -477,6 +477,8 @@ def _head(cohort: Cohort) -> Segment:
     return segments.head(cohort.depth).of(cohort.model)
 
 
-def _one_stack(cohort: Cohort, why: Why = Why("towards the shallowest exit that they accept")) -> Run:
+def _one_stack(
+    cohort: Cohort, why: Why = Why("towards the shallowest exit that they accept")
+) -> Run:
     segment = segments.stack(cohort.depth + 1).of(cohort.model)
     return Run(segment, cohort.requests, cohort.id, why)

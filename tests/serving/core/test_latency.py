@@ -40,7 +40,7 @@ def test_starts_from_the_profile():
 
 def test_batches_between_and_beyond_the_measured_ones():
     model = LatencyModel(PROFILE)
-    assert model.typical(segments.STEM, 2) == pytest.approx(0.010 + 0.020 / 3)
+    assert model.typical(segments.STEM, 2) == pytest.approx(0.030), "as the next larger one"
     assert model.typical(segments.STEM, 8) == pytest.approx(0.060)
     assert model.typical(segments.stack(1), 3) == pytest.approx(0.012)
 
