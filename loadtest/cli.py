@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest import tritonserver
+from loadtest import live_cli, load_cli, simulate_cli, tritonserver
 
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
@@ -20,7 +20,9 @@ IMAGE = Path("tests/data/bccd/JPEGImages/BloodImage_00031.jpg")
 
 
 def register(commands: Any, tools: ServingTools) -> None:
-    """Add sweep, study and triton to the subparsers ``commands``."""
+    """Add loadtest, loadgen, simulate, sweep, study and triton to the subparsers ``commands``."""
+    load_cli.add_parser(commands)
+    simulate_cli.add_parser(commands)
     _add_sweep(commands)
     _add_study(commands, tools)
     tritonserver.add_parser(commands)
@@ -92,6 +94,7 @@ def _add_study(commands: Any, tools: ServingTools) -> None:
     summary = "Measure by servers that the study starts itself."
     parser = commands.add_parser("study", help=summary, description=summary)
     studies = parser.add_subparsers(title="studies", metavar="STUDY", required=True)
+    live_cli.add_parser(studies, tools)
     _add_triton_study(studies)
     _add_hold(studies, tools)
 

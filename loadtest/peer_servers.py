@@ -1,7 +1,7 @@
 """Other servers with the same detector at a fixed depth, started for a study.
 
-    with peer("litserve", 1, Path(".venv-peers/bin/python"), settings, log) as url:
-        POST {url}/v1/detect                                    as to Punctual, without its options
+    with peer("litserve", 1, Path(".venv-peers/bin/python"), settings, log) as server:
+        POST {server.url}/v1/detect                             as to Punctual, without its options
 
 They run in a Python environment of their own: what they bring along (an event loop among other
 things) would change the servers that they are compared with. ``loadtest/peers`` has the programs.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from loadtest.processes import StudyError, free_port, running
+from loadtest.processes import Server, StudyError, free_port, running
 
 OWN_PREFIXES = ("PEER_", "PUNCTUAL_", "BENTOML_", "LIT_")
 """Variables that may be set for other servers of these kinds; none is passed on."""
@@ -61,10 +61,9 @@ PEERS = {
 @contextlib.contextmanager
 def peer(
     name: str, depth: int, environment_python: Path, settings: PeerSettings, log: Path
-) -> Iterator[str]:
-    """The peer called ``name`` of ``PEERS`` with exit ``depth``, ready; yields its URL.
-    ``environment_python`` is an interpreter that has its framework and this project. Raises
-    StudyError."""
+) -> Iterator[Server]:
+    """The peer called ``name`` of ``PEERS`` with exit ``depth``, ready. ``environment_python`` is
+    an interpreter that has its framework and this project. Raises StudyError."""
     if name not in PEERS:
         raise StudyError(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
     if not os.access(environment_python, os.X_OK):
@@ -86,5 +85,6 @@ def peer(
         command = (str(environment_python.absolute()), *chosen.arguments)
         url = f"http://127.0.0.1:{port}"
         ready_url = f"{url}{chosen.ready_path}"
-        with running(f"{name} at depth {depth}", command, inherited | given | own, ready_url, log):
-            yield url
+        environment = inherited | given | own
+        with running(f"{name} at depth {depth}", command, environment, ready_url, log) as group:
+            yield Server(url, group)

@@ -38,7 +38,9 @@ TRITON, GATEWAY = "Triton", "gateway"
 PLAIN = "gRPC"
 SHARED_MEMORY = ("--shared-memory", "system")
 
-_DEPTHS = re.compile(r'^punctual_exit_depth_total\{depth="([0-9]+)"\} ([0-9.e+]+)$', re.MULTILINE)
+_DEPTHS = re.compile(
+    r'^punctual_exit_depth_total\{depth="([0-9]+)",[^}]*\} ([0-9.e+]+)$', re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.simulation import Point
-from loadtest.simulation_report import SHIPPED, Cell, Report
+from loadtest.simulation import Point, Timeline
+from loadtest.simulation_report import SHIPPED, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ _BOUND_STYLE: Mapping[str, Any] = {
     "linestyle": "--",
     "zorder": 9,
 }
-_DPI = 120
+DPI = 120
 _MAX_COLUMNS = 3
 _SMOOTHED_BINS = 3
 
@@ -53,7 +53,8 @@ def plot(report: Report, folder: Path) -> list[Path]:
     """Writes every plot into ``folder``, which exists; their paths."""
     written = []
     points = list(report.cells)
-    styles = _styles(report)
+    policies = dict.fromkeys(policy for cells in report.cells.values() for policy in cells)
+    styles = line_styles(policies)
     for profile in dict.fromkeys(point.profile for point in points):
         by_arrivals: dict[str, list[Point]] = {}
         for point in sorted(points, key=lambda point: point.load):
@@ -65,9 +66,15 @@ def plot(report: Report, folder: Path) -> list[Path]:
                 written.append(_save(figure, folder, profile, arrivals))
             for point in of_arrivals:
                 cells = report.cells[point]
-                if any(cell.timeline for cell in cells.values()):
-                    duration_s = point.duration_s(report.conditions)
-                    figure = _timeline_figure(point, cells, duration_s, styles)
+                timelines = {p: line for p, cell in cells.items() if (line := cell.timeline)}
+                if timelines:
+                    figure = timeline_figure(
+                        f"{_short(profile)}, {arrivals}, load {point.load:g}",
+                        timelines,
+                        max(len(cell.runs) for cell in cells.values()),
+                        point.duration_s(report.conditions),
+                        styles,
+                    )
                     written.append(_save(figure, folder, profile, arrivals, f"{point.load:g}"))
         several = {name: of for name, of in by_arrivals.items() if len(of) > 1}
         if len(several) > 1:
@@ -75,31 +82,31 @@ def plot(report: Report, folder: Path) -> list[Path]:
     return written
 
 
-def _metrics_figure(report: Report, points: Sequence[Point], styles: _Styles) -> Figure:
-    figure, axes = _panels(len(METRIC_TITLES), 2)
+def _metrics_figure(report: Report, points: Sequence[Point], styles: Styles) -> Figure:
+    figure, axes = panels(len(METRIC_TITLES), 2)
     figure.suptitle(f"{_short(points[0].profile)}, {points[0].arrivals}")
     for (metric, title), ax in zip(METRIC_TITLES.items(), axes, strict=True):
         _draw_metric(ax, report, points, metric, styles)
         ax.set_title(title)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
 def _overview_figure(
-    report: Report, by_arrivals: Mapping[str, Sequence[Point]], styles: _Styles
+    report: Report, by_arrivals: Mapping[str, Sequence[Point]], styles: Styles
 ) -> Figure:
-    figure, axes = _panels(len(by_arrivals), min(_MAX_COLUMNS, len(by_arrivals)))
+    figure, axes = panels(len(by_arrivals), min(_MAX_COLUMNS, len(by_arrivals)))
     first = next(iter(by_arrivals.values()))[0]
     figure.suptitle(f"{_short(first.profile)}: in-time accuracy against load")
     for (arrivals, points), ax in zip(by_arrivals.items(), axes, strict=True):
         _draw_metric(ax, report, points, "in_time_accuracy", styles)
         ax.set_title(arrivals)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
 def _draw_metric(
-    ax: Axes, report: Report, points: Sequence[Point], metric: str, styles: _Styles
+    ax: Axes, report: Report, points: Sequence[Point], metric: str, styles: Styles
 ) -> None:
     for policy, style in styles.items():
         of_policy = [
@@ -131,28 +138,32 @@ def _draw_metric(
     ax.grid(alpha=0.3)
 
 
-def _timeline_figure(
-    point: Point, cells: Mapping[str, Cell], duration_s: float, styles: _Styles
+def timeline_figure(
+    title: str,
+    timelines: Mapping[str, Timeline],
+    num_runs: int,
+    duration_s: float,
+    styles: Styles,
 ) -> Figure:
-    """How often, how surely and how deeply answered, by instant of arrival."""
-    figure, axes = _panels(3, 1, height=2.4, width=10)
-    figure.suptitle(f"{_short(point.profile)}, {point.arrivals}, load {point.load:g}")
+    """How often, how surely and how deeply each policy answered, by instant of arrival; timelines
+    are of the same arrivals, summed over ``num_runs`` runs."""
+    figure, axes = panels(3, 1, height=2.4, width=10)
+    figure.suptitle(title)
     titles = ("Answered in time per second", "Attainment", "Mean depth of those in time")
-    for ax, title in zip(axes, titles, strict=True):
-        ax.set_ylabel(title)
+    for ax, label in zip(axes, titles, strict=True):
+        ax.set_ylabel(label)
         ax.set_xlim(0, duration_s)
         ax.grid(alpha=0.3)
     for policy, style in styles.items():
-        cell = cells.get(policy)
-        line = cell and cell.timeline
-        if not cell or not line:
+        line = timelines.get(policy)
+        if line is None:
             continue
         bin_s = duration_s / len(line.arrived)
         middle_s = (np.arange(len(line.arrived)) + 0.5) * bin_s
         arrived, in_time, depths = (
             _smooth(np.array(values)) for values in (line.arrived, line.in_time, line.depths)
         )
-        seconds = bin_s * len(cell.runs)
+        seconds = bin_s * num_runs
         if not axes[0].collections:  # the same arrivals for all
             axes[0].fill_between(middle_s, arrived / seconds, color="0.87", label="arrivals", lw=0)
         plain = {**style, "marker": None}
@@ -163,16 +174,17 @@ def _timeline_figure(
     axes[1].set_ylim(0, 1.03)
     axes[2].set_ylim(0)
     axes[-1].set_xlabel("instant of arrival, s")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
-_Styles = Mapping[str, Mapping[str, Any]]
+Styles = Mapping[str, Mapping[str, Any]]
 """Policy -> keyword arguments of its line; the shipped policy last, so that it is drawn on top."""
 
 
-def _styles(report: Report) -> _Styles:
-    policies = dict.fromkeys(policy for cells in report.cells.values() for policy in cells)
+def line_styles(policies: Iterable[str]) -> Styles:
+    """One for each of ``policies``; the same for the same ones in the same order."""
+    policies = tuple(policies)
     styles: dict[str, Mapping[str, Any]] = {}
     for number, policy in enumerate(policy for policy in policies if policy != SHIPPED):
         turn, colour = divmod(number, len(_COLOURS))
@@ -188,9 +200,10 @@ def _styles(report: Report) -> _Styles:
     return styles
 
 
-def _panels(
+def panels(
     count: int, num_columns: int, height: float = 3.6, width: float = 5.6
 ) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels, each ``width`` by ``height`` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -203,7 +216,7 @@ def _panels(
     return figure, axes[:count]
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One for all panels, to their right."""
     handles = {
         label: handle
@@ -226,7 +239,7 @@ def _ratio(values: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[
 
 def _save(figure: Figure, folder: Path, *parts: str) -> Path:
     path = folder / f"{_file_name(parts)}.png"
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=DPI)
     return path
 
 

@@ -58,6 +58,23 @@ class TritonAddress:
         return str(get_json(f"{self.http_url}/v2")["version"])
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is ready, in processes of its own."""
+
+    url: str
+    group: int
+    """The process group that it and all that it has started are in."""
+
+    def pause(self) -> None:
+        """Let none of its processes run, so that they take nothing of the machine."""
+        os.killpg(self.group, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them run again."""
+        os.killpg(self.group, signal.SIGCONT)
+
+
 @contextlib.contextmanager
 def running(
     name: str,
@@ -65,9 +82,10 @@ def running(
     environment: Mapping[str, str],
     ready_url: str,
     log: Path,
-) -> Iterator[None]:
-    """``command`` in a process of its own, from the moment that ``ready_url`` answers with 200.
-    Raises StudyError if it never does. At the end all that it has started ends as well."""
+) -> Iterator[int]:
+    """``command`` in a process of its own, from the moment that ``ready_url`` answers with 200;
+    yields its process group. Raises StudyError if it never does. At the end all that it has started
+    ends as well, paused or not."""
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command,
@@ -79,7 +97,7 @@ def running(
         )
     try:
         _wait_ready(name, process, ready_url, log)
-        yield
+        yield process.pid
     finally:
         _end(process)
 
@@ -96,6 +114,8 @@ def _wait_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGCONT)  # a paused process would not see it
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
     with contextlib.suppress(ProcessLookupError):  # nobody is left
@@ -171,6 +191,18 @@ def triton_server(
 @contextlib.contextmanager
 def gateway(name: str, settings: Mapping[str, object], log: Path) -> Iterator[str]:
     """A gateway with these ``settings`` (field -> value) and no others; yields its URL."""
+    with gateway_server(name, settings, log) as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def gateway_server(
+    name: str,
+    settings: Mapping[str, object],
+    log: Path,
+    command: Sequence[str] = ("serve",),
+) -> Iterator[Server]:
+    """The same by any ``command`` of ``punctual`` that starts one."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(SETTING_PREFIX)}
     port = free_port()
     given = {**settings, "port": port, "log_level": "warning"}
@@ -178,9 +210,9 @@ def gateway(name: str, settings: Mapping[str, object], log: Path) -> Iterator[st
         f"{SETTING_PREFIX}{field.upper()}": str(value) for field, value in given.items()
     }
     url = f"http://127.0.0.1:{port}"
-    command = (sys.executable, "-m", "serving", "serve")
-    with running(f"the gateway ({name})", command, environment, f"{url}/readyz", log):
-        yield url
+    whole = (sys.executable, "-m", "serving", *command)
+    with running(f"the gateway ({name})", whole, environment, f"{url}/readyz", log) as group:
+        yield Server(url, group)
 
 
 def free_port() -> int:

@@ -268,7 +268,7 @@ def _log_decisions(
     path: Path, points: Sequence[Point], policies: Sequence[str], conditions: Conditions
 ) -> None:
     """Seed 0 of the only policy at the only point."""
-    from loadtest.decision_log import describe
+    from serving.core.decision_log import describe
     from loadtest.simulation import run_policy
 
     if len(points) != 1 or len(policies) != 1:

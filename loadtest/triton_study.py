@@ -94,12 +94,7 @@ class Subject:
 
 def find_subject(settings: Settings, name: str | None) -> Subject:
     """The model called ``name``, or the only one there. Raises StudyError."""
-    repository = settings.model_repository
-    pattern = f"{name or '*'}{MODEL_SUFFIX}/{VERSION}/catalog.json"
-    found = sorted(repository.glob(pattern))
-    if len(found) != 1:
-        raise StudyError(f"{repository} has {len(found)} models {pattern}; name one that is there")
-    folder = found[0].parent
+    folder = find_folder(settings.model_repository, name)
     catalog = read_catalog(folder)
     config = folder.parent / "configs" / f"{settings.config_name}.pbtxt"
     try:
@@ -109,6 +104,16 @@ def find_subject(settings: Settings, name: str | None) -> Subject:
     if runtime is None:
         raise StudyError(f"{config} names no runtime")
     return Subject(settings, folder, catalog, runtime[1])
+
+
+def find_folder(repository: Path, name: str | None) -> Path:
+    """Where the model called ``name``, or the only one there, has its catalogue. Raises
+    StudyError."""
+    pattern = f"{name or '*'}{MODEL_SUFFIX}/{VERSION}/catalog.json"
+    found = sorted(repository.glob(pattern))
+    if len(found) != 1:
+        raise StudyError(f"{repository} has {len(found)} models {pattern}; name one that is there")
+    return found[0].parent
 
 
 def read_catalog(folder: Path) -> Catalog:

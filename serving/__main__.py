@@ -12,13 +12,14 @@ import argparse
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serving.core.letterbox import Letterbox
-    from serving.core.ports import Image, SegmentRunner
+    from serving.core.ports import CreatePolicy, Image, SegmentRunner
     from serving.core.segment import Segment
 
 COMMANDS_GROUP = "punctual.commands"
@@ -26,8 +27,10 @@ COMMANDS_GROUP = "punctual.commands"
 # Module -> the extra that installs it.
 EXTRAS = {
     "torch": "builder",
-    "pycocotools": "builder",
-    "tqdm": "builder",
+    "pycocotools": "loadtest",
+    "tqdm": "loadtest",
+    "matplotlib": "loadtest",
+    "mlperf_loadgen": "loadgen",
     "onnx": "builder",
     "onnxruntime": "onnxruntime",
     "tensorrt": "tensorrt",
@@ -67,7 +70,9 @@ SERVE_OPTIONS = (
     _Option("host", "ADDRESS", "address to listen on (127.0.0.1; 0.0.0.0 for all)"),
     _Option("port", "N", "port to listen on; 0 picks a free one (8000)"),
     _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
-    _Option("model", "NAME", "model to serve (the only one there)"),
+    _Option(
+        "model", "NAME", "model to serve, or several, as NAME,NAME, as one (the only one there)"
+    ),
     _Option("backend", "NAME", "embedded, triton or triton-depth (embedded)"),
     _Option("triton_url", "HOST:PORT", "gRPC address of that Triton (127.0.0.1:8001)"),
     _Option("runtime", "NAME", "openvino or onnxruntime (openvino)"),
@@ -77,6 +82,7 @@ SERVE_OPTIONS = (
     _Option("max_waiting", "N", "decoded images waiting for the engine (64)"),
     _Option("num_decode_workers", "N", "threads that decode images (2)"),
     _Option("drain_delay_ms", "MS", "after SIGTERM, keep serving this long, not ready (0)"),
+    _Option("decision_log", "FILE", "write each scheduling decision and why there (nowhere)"),
     _Option("log_level", "LEVEL", "debug, info, warning or error (info)"),
 )
 
@@ -100,8 +106,13 @@ class _Tools:
 
         return load_image(data, width, height)
 
+    def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> int:
+        parser = argparse.ArgumentParser(prog="punctual serve", add_help=False)
+        _add_serve_options(parser)
+        return _serve(parser.parse_args(arguments), create_policy)
 
-def _serve(arguments: argparse.Namespace) -> int:
+
+def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = None) -> int:
     from serving.settings import SettingsError, load
 
     given = {
@@ -114,11 +125,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         return _refuse(*error.problems)
 
-    from serving.app import serve
+    from serving.app import create_backend, serve
     from serving.models import StartError
 
     try:
-        return serve(settings, _announce)
+        return serve(settings, _announce, partial(create_backend, create_policy=create_policy))
     except StartError as error:
         return _refuse(str(error))
 
@@ -161,12 +172,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_SERVE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for option in SERVE_OPTIONS:
-        flag = "--" + option.setting.replace("_", "-")
-        serve.add_argument(flag, metavar=option.metavar, help=option.text)
+    _add_serve_options(serve)
     serve.set_defaults(run=_serve)
     _add_foreign(commands)
     return parser
+
+
+def _add_serve_options(parser: argparse.ArgumentParser) -> None:
+    for option in SERVE_OPTIONS:
+        flag = "--" + option.setting.replace("_", "-")
+        parser.add_argument(flag, metavar=option.metavar, help=option.text)
 
 
 def _add_foreign(commands: Any) -> None:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -31,12 +32,13 @@ from serving.api.lifecycle import Lifecycle
 from serving.api.routes import create_router
 from serving.api.upload import Upload
 from serving.backends.embedded import EmbeddedBackend
-from serving.core.ports import Backend, Clock, SegmentRunner
+from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
+from serving.decisions import DecisionLog
 from serving.engine import Engine, start_engine
-from serving.images import DecodePool
+from serving.images import DecodePool, refit
 from serving.memory import keep_freed_memory
 from serving.metrics import Metrics
-from serving.models import find_model, open_runner, read_catalog
+from serving.models import StartError, find_models, open_family, read_family
 from serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,27 +48,43 @@ BACKLOG = 512
 KEEP_ALIVE_S = 75
 
 
-def create_backend(settings: Settings, metrics: Metrics, clock: Clock) -> Backend:
-    """The backend that ``settings`` ask for, not started. Raises StartError, and ImportError when
-    what it needs is not installed."""
-    folder = find_model(settings.model_repository, settings.model)
-    catalog = read_catalog(folder)
+def create_backend(
+    settings: Settings,
+    metrics: Metrics,
+    clock: Clock,
+    create_policy: CreatePolicy | None = None,
+) -> Backend:
+    """The backend that ``settings`` ask for, not started; with another policy than the one that
+    serves, if ``create_policy`` is given. Raises StartError, and ImportError when what it needs is
+    not installed."""
+    if create_policy is not None and settings.backend == "triton":
+        raise StartError("with the backend triton the policy is not the gateway's to choose")
+    folders = find_models(settings.model_repository, settings.models)
+    family = read_family(folders)
+    if settings.backend != "embedded" and len(folders) > 1:
+        raise StartError(
+            f"the backend {settings.backend} serves one model, not {', '.join(family.names)}"
+        )
+    catalog = family.catalogs[0]
+    watch = None if settings.decision_log is None else _open_decisions(settings.decision_log)
 
     def start(runner: SegmentRunner, runtime: str) -> Engine:
         return start_engine(
             runner,
-            catalog,
+            family,
             runtime,
             clock=clock,
             observer=metrics,
             max_waiting=settings.max_waiting,
             max_cohorts=settings.max_cohorts,
+            create_policy=create_policy,
+            watch=watch,
         )
 
     def embedded() -> Backend:
         return EmbeddedBackend(
-            catalog,
-            lambda: open_runner(settings.runtime, folder, settings.num_threads),
+            family,
+            lambda: open_family(settings.runtime, folders, settings.num_threads, refit),
             lambda runner: start(runner, settings.runtime),
         )
 
@@ -97,6 +115,13 @@ def create_backend(settings: Settings, metrics: Metrics, clock: Clock) -> Backen
     return create[settings.backend]()
 
 
+def _open_decisions(path: Path) -> DecisionLog:
+    try:
+        return DecisionLog(path)
+    except OSError as error:
+        raise StartError(f"decisions cannot be written to {path}: {error}") from error
+
+
 # ---- the application ----------------------------------------------------------------------------
 
 
@@ -115,10 +140,10 @@ def create_app(
     Its lifespan starts the backend beside the server, so that health checks are answered while the
     model loads, and calls ``started`` with what became of that; at the end it stops the backend.
     """
-    catalog = backend.catalog
+    family = backend.family
     pool = DecodePool(
-        catalog.input_width,
-        catalog.input_height,
+        family.input_width,
+        family.input_height,
         num_workers=settings.num_decode_workers,
         max_pending=settings.max_pending_decodes,
         clock=clock,
@@ -141,6 +166,7 @@ def create_app(
             logger.error("the backend did not start: %s", error, exc_info=error)
             await started(error)
         else:
+            _report_front(backend)
             await started(None)
 
     @contextlib.asynccontextmanager
@@ -166,12 +192,12 @@ def create_app(
         backend, pool, lifecycle=lifecycle, metrics=metrics, limits=limits, clock=clock
     )
     page = files("serving").joinpath("ui", "index.html").read_text(encoding="utf-8")
-    upload = Upload(catalog, limits)
+    upload = Upload(family, limits)
     app.include_router(create_router(detector, upload, backend, lifecycle, metrics, page))
     app.include_router(
         kserve.create_router(
             detector,
-            kserve.KServe(catalog, limits, pool),
+            kserve.KServe(family, limits, pool),
             backend,
             lifecycle,
             metrics.totals,
@@ -180,6 +206,15 @@ def create_app(
         )
     )
     return Door(app, clock)
+
+
+def _report_front(backend: Backend) -> None:
+    """What is served and will not be used, since something that is no slower is as accurate."""
+    if not backend.ready:  # a Triton that is not there yet
+        return
+    family = backend.family
+    for dropped in family.front(backend.predicted_s).dropped:
+        logger.info("off the front: %s", dropped.reason(family.names))
 
 
 # ---- the server ---------------------------------------------------------------------------------

@@ -5,26 +5,20 @@ Whoever hosts the executor (the gateway, Triton's Python backend) starts it here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from serving.core.catalog import Catalog
 from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.errors import BackendError, Cancelled, Overloaded, ServingError, ShedReason
+from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.policy import Policy
-from serving.core.ports import Clock, Observer, SegmentRunner
+from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
 from serving.core.request import Cancelled as CancelledResult
 from serving.core.request import Failed, Shed
-from serving.core.segment import Segment
 from serving.core.timing import warm_up
 from serving.executor import Executor, Watch
-
-CreatePolicy = Callable[[Collection[Segment], Sequence[float], Sequence[int], int], Policy]
-"""(what the runner has, AP of exits 1 .. N, its batch sizes, how many cohorts it may hold) -> a
-policy for one executor."""
 
 WARM_UP_ROUNDS = 8
 """Enough for the latency model to stop consulting a profile from elsewhere."""
@@ -53,24 +47,29 @@ class Engine:
 
 def start_engine(
     runner: SegmentRunner,
-    catalog: Catalog,
+    family: Family,
     runtime: str,
     *,
     clock: Clock,
     observer: Observer,
     max_waiting: int,
     max_cohorts: int,
-    create_policy: CreatePolicy = DeadlinePolicy,
+    create_policy: CreatePolicy | None = None,
     watch: Watch | None = None,
 ) -> Engine:
     """Warm ``runner`` up and start its executor. ``runtime`` names the profile to begin with;
-    ``watch`` is told of each decision."""
-    latency = LatencyModel(catalog.profiles.get(runtime))
-    shape = (catalog.input_height, catalog.input_width, 3)
+    ``create_policy`` makes another policy than the one that serves, for a single model; ``watch``
+    is told of each decision."""
+    latency = LatencyModel(family.profile(runtime))
+    shape = (family.input_height, family.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    warm_up(runner, latency, noise, catalog.num_exits, clock, WARM_UP_ROUNDS)
-    accuracy = [entry.ap for entry in catalog.exits]
-    policy = create_policy(runner.segments, accuracy, runner.batch_sizes, max_cohorts)
+    warm_up(runner, latency, noise, family.num_exits, clock, WARM_UP_ROUNDS)
+    first, *others = family.accuracies
+    sizes = runner.batch_sizes
+    if create_policy is None:
+        policy: Policy = DeadlinePolicy(runner.segments, first, sizes, max_cohorts, others)
+    else:
+        policy = create_policy(runner.segments, first, sizes, max_cohorts)
     executor = Executor(
         runner, policy, latency, clock, observer, max_waiting, probe_image=noise, watch=watch
     )

@@ -24,10 +24,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.core import segment as segments
-from serving.core.errors import BackendUnavailable, ShedReason
-from serving.core.latency import LatencyModel
 from serving.core.costs import Costs, paths_of
 from serving.core.demand import DemandMeter
+from serving.core.errors import BackendUnavailable, ShedReason
+from serving.core.latency import LatencyModel
 from serving.core.policy import (
     Cohort,
     Conclude,
@@ -141,10 +141,12 @@ class Executor:
         """Requests with features on the device."""
         return sum(len(f.cohort.requests) for f in tuple(self._features.values()))
 
-    def predicted_s(self, depth: int) -> float:
-        """Seconds from image to exit ``depth`` on an idle engine, at the tail quantile, as of a
-        moment ago."""
-        return self._exit_s[depth - 1]
+    def predicted_s(self, depth: int, model: int | None = None) -> float:
+        """Seconds from image to exit ``depth`` of ``model``, or of whichever is there first, on an
+        idle engine, at the tail quantile, as of a moment ago."""
+        if model is not None:
+            return self._exit_s[model][depth - 1]
+        return min(seconds[depth - 1] for seconds in self._exit_s if len(seconds) >= depth)
 
     def submit(self, request: Request, image: Image, done: Done, grew: Grew | None = None) -> None:
         """Take a request; ``done`` is called exactly once, whatever becomes of it. ``grew`` is
@@ -238,12 +240,14 @@ class Executor:
         self._exit_s = self._predict_exits()
         self._published_s = self._clock()
 
-    def _predict_exits(self) -> tuple[float, ...]:
-        """By the quickest path of any model. In the loop's thread, since nobody else may read the
+    def _predict_exits(self) -> tuple[tuple[float, ...], ...]:
+        """Of each model, by the quickest path. In the loop's thread, since nobody else may read the
         latency model."""
-        models = [Costs(self._latency, paths) for paths in self._models]
-        depths = range(1, max(paths.num_exits for paths in self._models) + 1)
-        return tuple(min(costs.path(depth, 1) for costs in models) for depth in depths)
+        exits = []
+        for paths in self._models:
+            costs = Costs(self._latency, paths)
+            exits.append(tuple(costs.path(depth, 1) for depth in range(1, paths.num_exits + 1)))
+        return tuple(exits)
 
     def step(self) -> bool:
         """Take in what arrived, decide, act. False if there was nothing to do."""
@@ -431,6 +435,7 @@ class Executor:
                 finished_s,
                 job.engine_s,
                 job.predicted_s,
+                decision.segment.model,
             )
             if job.grew is not None:
                 job.grew(answer)

@@ -253,7 +253,7 @@ def _decode_upright(
     box = drafted[1] if drafted else None
     image = _to_rgb(stored)
     if image.size != target:
-        image = image.resize(target, PIL.Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+        image = _resized(image, target, box)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     return image, placement
@@ -275,14 +275,37 @@ def decode(
         raise InvalidImage(
             f"The {header.format.upper()} image is truncated or damaged ({error})."
         ) from error
+    return _padded(pixels, input_width, input_height), placement
+
+
+def _resized(
+    image: PIL.Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+) -> PIL.Image.Image:
+    return image.resize(size, PIL.Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+
+
+def _padded(pixels: Image, input_width: int, input_height: int) -> Image:
+    """``pixels`` in the top-left corner of an image of that size; itself, if it has it."""
     height, width = pixels.shape[:2]
     if (height, width) == (input_height, input_width):
-        return pixels, placement
+        return pixels
     canvas = np.empty((input_height, input_width, 3), dtype=np.uint8)
     canvas[:height, :width] = pixels
     canvas[height:] = PAD_VALUE
     canvas[:height, width:] = PAD_VALUE
-    return canvas, placement
+    return canvas
+
+
+def refit(image: Image, input_width: int, input_height: int) -> Image:
+    """Pixels that have been decoded for one input, letterboxed once more for a smaller one, where
+    ``letterbox.fit`` says."""
+    height, width = image.shape[:2]
+    placement = fit(width, height, input_width, input_height)
+    size = (placement.resized_width, placement.resized_height)
+    resized = _resized(PIL.Image.fromarray(image), size)
+    return _padded(np.asarray(resized), input_width, input_height)
 
 
 def load_image(data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:

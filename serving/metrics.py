@@ -91,6 +91,8 @@ class Reply:
     """Seconds that the segments it took part in ran."""
     write_s: float
     """From the boxes to the reply that holds them."""
+    model: int = 0
+    """Whose exit it was, where several models are served as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +210,12 @@ class Metrics:
         )
         self._exits = Counter(
             "exit_depth",
-            "Answers by the depth they left at.",
-            ["depth"],
+            "Answers by the depth they left at, and whose exit that is.",
+            ["depth", "model"],
             namespace="punctual",
             registry=registry,
         )
+        self._names: tuple[str, ...] = ()  # of the models, once described
         self._duration = histogram(
             "request_duration_seconds",
             "From the request's head to its reply, however it ended.",
@@ -263,10 +266,12 @@ class Metrics:
     def describe(self, backend: Backend, *, version: str, runtime: str) -> None:
         """Export what is being served, and from now on read ``backend``'s gauges."""
         Info("build", "What is running.", namespace="punctual", registry=self.registry).info(
-            {"version": version, "model": backend.catalog.name, "runtime": runtime}
+            {"version": version, "model": backend.family.name, "runtime": runtime}
         )
-        for entry in backend.catalog.exits:
-            self._exits.labels(str(entry.depth))
+        self._names = backend.family.names
+        for catalog in backend.family.catalogs:
+            for entry in catalog.exits:
+                self._exits.labels(str(entry.depth), catalog.name)
         self.registry.register(_BackendGauges(backend, self._demand))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
@@ -293,7 +298,7 @@ class Metrics:
             self._answers.observe(record.num_answers)
         match record.ending:
             case Reply() as reply:
-                self._exits.labels(str(reply.depth)).inc()
+                self._exits.labels(str(reply.depth), self._names[reply.model]).inc()
                 self._margin.observe(max(0.0, record.budget_s - record.duration_s))
                 self._queue.observe(reply.queue_s)
             case DeadlineExceeded():
@@ -307,7 +312,7 @@ class Metrics:
 
     def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
         """A segment ran."""
-        self._segments[segment.name.partition("_")[0]].observe(seconds)
+        self._segments[segment.kind].observe(seconds)
         self._batch.observe(batch)
         if predicted_s > 0:
             self._prediction.observe(seconds / predicted_s)
@@ -345,10 +350,14 @@ class _BackendGauges(Collector):
             "punctual_in_flight_requests", "Requests on the device.", backend.num_in_flight
         )
         if backend.ready:
-            full_depth_s = backend.predicted_s(backend.catalog.num_exits)
+            full_depth_s = max(
+                backend.predicted_s(catalog.num_exits, model)
+                for model, catalog in enumerate(backend.family.catalogs)
+            )
             yield GaugeMetricFamily(
                 "punctual_full_depth_demand_ratio",
-                "Share of the engine's time that full depth for every request would need; "
+                "Share of the engine's time that full depth, of the model where that takes "
+                "longest, would need for every request; "
                 "scale out on it, since degradation keeps queues and latency healthy.",
                 self._demand.per_second() * full_depth_s,
             )

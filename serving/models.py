@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from serving.core.catalog import Catalog
+from serving.core.family import Family
 from serving.core.ports import SegmentRunner
 from serving.core.segment import Segment
+from serving.runners.family import FamilyRunner, Refit
 
 RUNNERS = {
     "openvino": "serving.runners.openvino:OpenVinoRunner",
@@ -32,15 +34,35 @@ class StartError(Exception):
 def find_model(repository: Path, name: str | None) -> Path:
     """The folder with the catalogue of model ``name``, or of the only model there. Raises
     StartError."""
+    (folder,) = find_models(repository, () if name is None else (name,))
+    return folder
+
+
+def find_models(repository: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """The folders with the catalogues of the models called ``names``, in that order; without a
+    name, of the only model there. Raises StartError."""
     catalogs = sorted(repository.glob(f"*{MODEL_SUFFIX}/1/catalog.json"))
     found = {path.parents[1].name.removesuffix(MODEL_SUFFIX): path.parent for path in catalogs}
     if not found:
         raise StartError(f"there is no model in {repository} (no *{MODEL_SUFFIX}/1/catalog.json)")
-    if name is None and len(found) > 1:
-        raise StartError(f"{repository} has several models ({', '.join(found)}): name one")
-    if name is not None and name not in found:
-        raise StartError(f"there is no model {name!r} in {repository}; there is {', '.join(found)}")
-    return found[name] if name is not None else next(iter(found.values()))
+    if not names and len(found) > 1:
+        raise StartError(
+            f"{repository} has several models ({', '.join(found)}): name one, or those to be "
+            f"served as one, as in --model {','.join(found)}"
+        )
+    for name in names:
+        if name not in found:
+            there = ", ".join(found)
+            raise StartError(f"there is no model {name!r} in {repository}; there is {there}")
+    return tuple(found[name] for name in names) or tuple(found.values())
+
+
+def read_family(folders: Sequence[Path]) -> Family:
+    """The catalogues in ``folders``, as models that are served as one. Raises StartError."""
+    try:
+        return Family(tuple(map(read_catalog, folders)))
+    except ValueError as error:
+        raise StartError(str(error)) from error
 
 
 def read_catalog(folder: Path) -> Catalog:
@@ -69,3 +91,22 @@ def open_runner(
         folder, read_catalog(folder), num_threads, **choice
     )
     return runner
+
+
+def open_family(
+    runtime: str, folders: Sequence[Path], num_threads: int | None, refit: Refit
+) -> SegmentRunner:
+    """One runner over the models in ``folders``, all on the runtime called so, each with as many
+    threads, since only one of them runs at a time. ``refit`` brings images to the sizes of the
+    smaller ones. Raises as ``open_runner``."""
+    runners: list[SegmentRunner] = []
+    try:
+        for folder in folders:
+            runners.append(open_runner(runtime, folder, num_threads))
+        if len(runners) == 1:
+            return runners[0]
+        return FamilyRunner(read_family(folders), runners, refit)
+    except BaseException:
+        for runner in runners:
+            runner.close()
+        raise

@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         Path("model_repo"), description="Folder that holds <model>_anytime folders."
     )
     model: str | None = Field(
-        None, description="Model to serve; by default the only one in the repository."
+        None,
+        description="Model to serve; by default the only one in the repository. Several for the "
+        "same classes, separated by commas, are served as one.",
     )
     runtime: Literal["openvino", "onnxruntime"] = Field(
         "openvino", description="What runs the segments."
@@ -112,9 +114,19 @@ class Settings(BaseSettings):
     shutdown_grace_ms: float = Field(
         10_000.0, ge=0, description="After that: time for requests in flight to end."
     )
+    decision_log: Path | None = Field(
+        None,
+        description="File for the scheduler's decisions, a line each with what was seen and why; "
+        "not with the backend triton.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log lines that are written."
     )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names in ``model``; none, if that is not set."""
+        return tuple(name.strip() for name in (self.model or "").split(",") if name.strip())
 
     @model_validator(mode="after")
     def _ordered_budgets(self) -> Settings:

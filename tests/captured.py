@@ -65,6 +65,9 @@ class CapturedRunner(TorchRunner):
     def select(self, batch, rows):
         return self._waited(super().select(batch, rows))
 
+    def merge(self, batches):
+        return self._waited(super().merge(batches))
+
     def _waited(self, batch):
         assert not self.device.pending, "the work was not waited for"
         return batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +29,20 @@ class Exported:
     images: list[np.ndarray]
 
 
-def exported_detector(folder: Path) -> Exported:
-    """A detector with random weights whose heads find boxes in noise."""
+def exported_detector(folder: Path, **changes: Any) -> Exported:
+    """A detector with random weights whose heads find boxes in noise, with ``changes`` to its
+    configuration."""
     torch.manual_seed(0)
-    config = replace(
-        CONFIGS["bccd"].detector,
-        input_size=(128, 256),
-        num_stacks=3,
-        neck_channels=32,
-        head_channels=32,
-    )
+    small = {
+        "input_size": (128, 256),
+        "num_stacks": 3,
+        "neck_channels": 32,
+        "head_channels": 32,
+    }
+    config = replace(CONFIGS["bccd"].detector, **{**small, **changes})
     random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (128, 256, 3), dtype=np.uint8) for _ in range(4)]
+    shape = (*config.input_size, 3)
+    images = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(4)]
     detector = Detector(config).train()
     torch.nn.init.normal_(detector.retina_head.classes.predict.weight, std=0.15)
     torch.nn.init.normal_(detector.retina_head.boxes.predict.weight, std=0.02)

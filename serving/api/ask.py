@@ -11,6 +11,7 @@ from serving.api.budget import Budget
 from serving.api.options import Options
 from serving.api.problems import to_ms
 from serving.api.surface import Answer
+from serving.core.family import Family
 from serving.core.letterbox import Letterbox
 from serving.core.request import Answered
 from serving.metrics import Reply
@@ -37,15 +38,21 @@ class Ask:
         """The instant by which the reply must be on its way."""
         return self.arrival_s + self.budget.seconds
 
-    def facts(self, depth: int, expected_ap: float, now_s: float) -> dict[str, float | bool]:
-        """How an answer at exit ``depth``, which has ``expected_ap``, compares with what was asked,
-        as of ``now_s``."""
+    def degraded(self, family: Family, model: int, depth: int) -> bool:
+        """Whether a better exit than this one was allowed."""
+        return family.degraded(model, depth, self.options.min_depth, self.options.max_depth)
+
+    def facts(
+        self, family: Family, model: int, depth: int, now_s: float
+    ) -> dict[str, float | bool]:
+        """How an answer of exit ``depth`` of ``model`` compares with what was asked, as of
+        ``now_s``."""
         elapsed_s = now_s - self.arrival_s
         return {
             "exit_depth": depth,
-            "max_depth": self.options.max_depth,
-            "degraded": depth < self.options.max_depth,
-            "expected_ap": expected_ap,
+            "max_depth": family.deepest(model, self.options.max_depth),
+            "degraded": self.degraded(family, model, depth),
+            "expected_ap": family.expected_ap(model, depth),
             "budget_ms": to_ms(self.budget.seconds),
             "elapsed_ms": to_ms(elapsed_s),
             "slack_ms": to_ms(self.budget.seconds - elapsed_s),
@@ -61,21 +68,23 @@ def write_reply(
     write: Callable[[Answer], Response],
     placement: Letterbox,
     answered: Answered,
-    expected_ap: float,
+    family: Family,
     now_s: float,
 ) -> Response:
-    """What ``write`` makes, at ``now_s``, of an answer whose exit has ``expected_ap``."""
+    """What ``write`` makes, at ``now_s``, of an answer of ``family``."""
+    model, depth = answered.model, answered.depth
     detections = answered.detections
     kept = detections.scores >= ask.options.score_threshold
     response = write(
         Answer(
             ask.request_id,
+            family.names[model],
             placement,
             placement.to_original(detections.boxes_xyxy_input[kept]),
             detections.scores[kept],
             detections.labels[kept],
             {
-                **ask.facts(answered.depth, expected_ap, now_s),
+                **ask.facts(family, model, depth, now_s),
                 "predicted_ms": to_ms(answered.predicted_s),
             },
         )
@@ -84,7 +93,7 @@ def write_reply(
         ("read", ask.read_s - ask.arrival_s, ""),
         ("decode", ask.decoded_s - ask.read_s, ""),
         ("queue", ask.queue_s(answered), ""),
-        ("engine", answered.engine_s, f';desc="depth={answered.depth}"'),
+        ("engine", answered.engine_s, f';desc="depth={depth}"'),
         ("total", now_s - ask.arrival_s, ""),
     )
     response.headers["Cache-Control"] = "no-store"

@@ -143,7 +143,7 @@ class Detector:
             state["request_id"],
             state["arrival_s"],
             Budget(limits.default_budget_s, limits.max_budget_s),
-            parse_options((), self._backend.catalog),
+            parse_options((), self._backend.family),
         )
 
     @contextmanager
@@ -166,13 +166,12 @@ class Detector:
             self._metrics.ended_request(record)
             _log(record, ask.request_id)
 
-    def min_budget_s(self, header: Header, depth: int) -> float:
-        """Seconds that an idle server needs to answer at ``depth``, the body being there."""
+    def min_budget_s(self, header: Header, engine_s: float) -> float:
+        """Seconds that an idle server needs for an answer that takes the engine ``engine_s``, the
+        body being there."""
         return max(
             self._limits.min_budget_s,
-            self._pool.predicted_s(header)
-            + self._backend.predicted_s(depth)
-            + self._limits.network_reserve_s,
+            self._pool.predicted_s(header) + engine_s + self._limits.network_reserve_s,
         )
 
     async def _understand(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
@@ -219,7 +218,7 @@ class Detector:
             ) from error
 
     def _check_feasible(self, header: Header, ask: Ask) -> None:
-        needed_s = self.min_budget_s(header, ask.options.min_depth)
+        needed_s = self.min_budget_s(header, self._backend.predicted_s(ask.options.min_depth))
         elapsed_s = ask.read_s - ask.arrival_s
         if ask.budget.seconds >= needed_s + elapsed_s:
             return
@@ -300,14 +299,15 @@ class Detector:
             raise _late() from error
         if reply is None:
             raise BackendError("The engine ended the request without an answer.")
-        return reply, CONCLUDED if reply.degraded else AT_MAX_DEPTH
+        deepest = self._backend.family.deepest(reply.model, ask.options.max_depth)
+        return reply, CONCLUDED if reply.depth < deepest else AT_MAX_DEPTH
 
     def _reply(
         self, message: Message, ask: Ask, placement: Letterbox, answered: Answered
     ) -> tuple[Response, Reply]:
         """What is told of an answer. Raises DeadlineExceeded."""
-        expected_ap = self._backend.catalog.expected_ap(answered.depth)
-        response = write_reply(ask, message.write, placement, answered, expected_ap, self._clock())
+        family = self._backend.family
+        response = write_reply(ask, message.write, placement, answered, family, self._clock())
         # Asked last: a reply that took too long to write is late as well.
         now_s = self._clock()
         if now_s > ask.deadline_s:
@@ -315,21 +315,23 @@ class Detector:
             raise DeadlineExceeded(f"The boxes were ready {late_ms} ms after the deadline.")
         return response, Reply(
             depth=answered.depth,
-            degraded=answered.depth < ask.options.max_depth,
+            degraded=ask.degraded(family, answered.model, answered.depth),
             decode_s=ask.decoded_s - ask.read_s,
             queue_s=ask.queue_s(answered),
             engine_s=answered.engine_s,
             write_s=max(0.0, now_s - answered.finished_s),
+            model=answered.model,
         )
 
     def _done(self, ask: Ask, reply: Reply, reason: str, stream: EventStream) -> dict[str, Any]:
         """The last event; see ``schemas.Done``."""
-        expected_ap = self._backend.catalog.expected_ap(reply.depth)
+        family = self._backend.family
         return {
             "request_id": ask.request_id,
+            "model": family.names[reply.model],
             "reason": reason,
             "num_answers": stream.num_answers,
-            **ask.facts(reply.depth, expected_ap, self._clock()),
+            **ask.facts(family, reply.model, reply.depth, self._clock()),
         }
 
 

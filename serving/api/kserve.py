@@ -1,6 +1,7 @@
 """``/v2``: the Open Inference Protocol as Triton speaks it, so that its clients work unchanged.
 
-One model, under the catalogue's name:
+One model, under the catalogue's name; several that are served as one, under their names joined by
+``+``, with that of the one which answered among the reply's parameters:
 
     image    UINT8 [H, W, 3], RGB of any size, or BYTES [1], a JPEG, PNG or WebP file
     boxes    FP32 [N, 4]   x1, y1, x2, y2 in pixels of that image, best first
@@ -33,8 +34,8 @@ from serving.api.options import Options, parse_options
 from serving.api.problems import PROTOCOL_PREFIX, UnknownModel
 from serving.api.surface import Answer, Message
 from serving.api.tensors import InferRequest, Tensor, read_request, split_body, write_response
-from serving.core.catalog import Catalog
 from serving.core.errors import InvalidParameter, InvalidRequest
+from serving.core.family import Family
 from serving.core.ports import Backend, Clock
 from serving.images import RAW, DecodePool, Header, check_size, probe
 from serving.metrics import Total, Totals
@@ -88,11 +89,11 @@ _MEANINGLESS = (wire.EMPTY_FINAL,)
 class KServe:
     """``Surface`` for messages with tensors."""
 
-    def __init__(self, catalog: Catalog, limits: Limits, pool: DecodePool) -> None:
-        self._catalog = catalog
+    def __init__(self, family: Family, limits: Limits, pool: DecodePool) -> None:
+        self._family = family
         self._limits = limits
         self._pool = pool
-        self._defaults = parse_options((), catalog)
+        self._defaults = parse_options((), family)
 
     def read_head(self, http: HttpRequest) -> Options:
         """Options come in the body. Clients send any Content-Type, so none is asked for."""
@@ -114,7 +115,7 @@ class KServe:
     def _read(self, text: bytes, binary: bytes) -> Message:
         request, tensor = read_request(text, binary)
         data, header = _image(request.inputs[0].name, tensor, self._limits.max_pixels)
-        options, timeout_s, binary_output = _parameters(request.parameters, self._catalog)
+        options, timeout_s, binary_output = _parameters(request.parameters, self._family)
         outputs = _outputs(request, binary_output)
         write = partial(self._write, request.id, outputs)
         return Message(data, header, options, timeout_s, write)
@@ -123,9 +124,9 @@ class KServe:
         self, request_id: str | None, outputs: Mapping[str, bool], answer: Answer
     ) -> Response:
         head: dict[str, Any] = {
-            "model_name": self._catalog.name,
-            "model_version": self._catalog.version,
-            "parameters": answer.facts,
+            "model_name": self._family.name,
+            "model_version": self._family.version,
+            "parameters": {"model": answer.model, **answer.facts},
         }
         if request_id is not None:
             head["id"] = request_id
@@ -160,9 +161,7 @@ def _image(name: str, tensor: Tensor, max_pixels: int) -> tuple[bytes, Header]:
     return tensor.data, Header(RAW, width, height)
 
 
-def _parameters(
-    given: Mapping[str, object], catalog: Catalog
-) -> tuple[Options, float | None, bool]:
+def _parameters(given: Mapping[str, object], family: Family) -> tuple[Options, float | None, bool]:
     """Options, the timeout in seconds if any, and whether outputs are binary unless said."""
     left = dict(given)
     for name, reason in _NOT_SERVED.items():
@@ -174,7 +173,7 @@ def _parameters(
     if not isinstance(binary, bool):
         raise InvalidParameter(f"{BINARY_OUTPUT} must be true or false.")
     timeout_s = _timeout_s(left.pop(TIMEOUT)) if TIMEOUT in left else None
-    options = parse_options(left.items(), catalog, others=(TIMEOUT, BINARY_OUTPUT))
+    options = parse_options(left.items(), family, others=(TIMEOUT, BINARY_OUTPUT))
     return options, timeout_s, binary
 
 
@@ -216,7 +215,7 @@ def create_router(
     wall_clock: Clock,
 ) -> APIRouter:
     """All of ``/v2``. ``wall_clock`` tells seconds since the epoch, for the statistics."""
-    catalog = backend.catalog
+    family = backend.family
     router = APIRouter(prefix=PROTOCOL_PREFIX, tags=["Open Inference Protocol"])
 
     @router.get("", summary="The server and the protocol's extensions that it has")
@@ -239,43 +238,43 @@ def create_router(
     @router.post("/repository/index", summary="The models here")
     async def index() -> list[dict[str, str]]:
         state = "READY" if backend.ready else "UNAVAILABLE"
-        return [{"name": catalog.name, "version": catalog.version, "state": state, "reason": ""}]
+        return [{"name": family.name, "version": family.version, "state": state, "reason": ""}]
 
     async def statistics() -> dict[str, Any]:
         ago_s = None if totals.last_s is None else clock() - totals.last_s
         last_ms = 0 if ago_s is None else round((wall_clock() - ago_s) * 1e3)
-        return {"model_stats": [_statistics(catalog, totals, last_ms)]}
+        return {"model_stats": [_statistics(family, totals, last_ms)]}
 
     # Before the routes of one model, which might be called "stats".
     router.add_api_route("/models/stats", statistics, summary="Statistics of all models")
 
     async def check_model(model: str) -> None:
-        if model != catalog.name:
-            raise UnknownModel(f"There is no model {shown(model)}; there is {catalog.name!r}.")
+        if model != family.name:
+            raise UnknownModel(f"There is no model {shown(model)}; there is {family.name!r}.")
 
     async def check_version(version: str) -> None:
-        if version != catalog.version:
+        if version != family.version:
             raise UnknownModel(
-                f"There is no version {shown(version)} of {catalog.name!r}; there is "
-                f"{catalog.version!r}."
+                f"There is no version {shown(version)} of {family.name!r}; there is "
+                f"{family.version!r}."
             )
 
     one = APIRouter()
 
     @one.get("", summary="Inputs and outputs of a model")
     async def model_metadata() -> dict[str, Any]:
-        return _metadata(catalog)
+        return _metadata(family)
 
     @one.get("/ready", summary="Whether a model answers")
     async def model_ready() -> dict[str, Any]:
         lifecycle.check_ready()
-        return {"name": catalog.name, "ready": True}
+        return {"name": family.name, "ready": True}
 
     @one.get(
         "/config", summary="A model's configuration, as far as Triton's schema has words for it"
     )
     async def model_config() -> dict[str, Any]:
-        return _config(catalog)
+        return _config(family)
 
     one.add_api_route("/stats", statistics, summary="A model's statistics")
 
@@ -297,10 +296,10 @@ def create_router(
     return router
 
 
-def _metadata(catalog: Catalog) -> dict[str, Any]:
+def _metadata(family: Family) -> dict[str, Any]:
     return {
-        "name": catalog.name,
-        "versions": [catalog.version],
+        "name": family.name,
+        "versions": [family.version],
         "platform": PLATFORM,
         "inputs": [{"name": wire.IMAGE, "datatype": "UINT8", "shape": [-1, -1, CHANNELS]}],
         "outputs": [
@@ -310,16 +309,16 @@ def _metadata(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _config(catalog: Catalog) -> dict[str, Any]:
+def _config(family: Family) -> dict[str, Any]:
     def tensors(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
             {"name": each["name"], "data_type": f"TYPE_{each['datatype']}", "dims": each["shape"]}
             for each in entries
         ]
 
-    described = _metadata(catalog)
+    described = _metadata(family)
     return {
-        "name": catalog.name,
+        "name": family.name,
         "platform": PLATFORM,
         "backend": PLATFORM,
         "max_batch_size": 0,  # a request is one image; batches are formed inside
@@ -329,15 +328,15 @@ def _config(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _statistics(catalog: Catalog, totals: Totals, last_ms: int) -> dict[str, Any]:
+def _statistics(family: Family, totals: Totals, last_ms: int) -> dict[str, Any]:
     """In the words of Triton's extension "statistics"."""
 
     def duration(total: Total) -> dict[str, int]:
         return {"count": total.count, "ns": round(total.seconds * 1e9)}
 
     return {
-        "name": catalog.name,
-        "version": catalog.version,
+        "name": family.name,
+        "version": family.version,
         "last_inference": last_ms,
         "inference_count": totals.success.count,
         # A request runs through several segments, with other companions in each: it counts as one.

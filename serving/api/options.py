@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.api.numbers import decimal, integer, shown
-from serving.core.catalog import Catalog
 from serving.core.errors import InvalidParameter
+from serving.core.family import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Options:
 class _Parameter:
     parse: Callable[[str], float | None]
     kind: str
-    low: Callable[[Catalog], float]
-    high: Callable[[Catalog], float | None]
-    default: Callable[[Catalog], float]
+    low: Callable[[Family], float]
+    high: Callable[[Family], float | None]
+    default: Callable[[Family], float]
     text: str
 
 
@@ -38,7 +38,7 @@ _PARAMETERS = {
         integer,
         "integer",
         low=lambda _: 1,
-        high=lambda catalog: catalog.num_exits,
+        high=lambda family: family.num_exits,
         default=lambda _: 1,
         text="Shallowest exit that is worth an answer.",
     ),
@@ -47,22 +47,22 @@ _PARAMETERS = {
         "integer",
         low=lambda _: 1,
         high=lambda _: None,
-        default=lambda catalog: catalog.num_exits,
-        text="Deepest exit wanted; more than the model has means its deepest.",
+        default=lambda family: family.num_exits,
+        text="Deepest exit wanted; more than a model has means its deepest.",
     ),
     "score_threshold": _Parameter(
         decimal,
         "number",
-        low=lambda catalog: catalog.score_threshold,
+        low=lambda family: family.score_threshold,
         high=lambda _: 1.0,
-        default=lambda catalog: catalog.score_threshold,
+        default=lambda family: family.score_threshold,
         text="Boxes below it are left out.",
     ),
 }
 
 
 def parse_options(
-    given: Iterable[tuple[str, object]], catalog: Catalog, others: Iterable[str] = ()
+    given: Iterable[tuple[str, object]], family: Family, others: Iterable[str] = ()
 ) -> Options:
     """Read names and values, which are text or what JSON holds. ``others`` are names that are read
     elsewhere, for the sentence that lists what there is. Raises InvalidParameter for what is
@@ -74,11 +74,11 @@ def parse_options(
             raise InvalidParameter(f"There is no parameter {shown(name)}; there are {known}.")
         if name in values:
             raise InvalidParameter(f"{name} was given more than once.")
-        values[name] = _parse(name, _PARAMETERS[name], value, catalog)
+        values[name] = _parse(name, _PARAMETERS[name], value, family)
     for name, parameter in _PARAMETERS.items():
-        values.setdefault(name, parameter.default(catalog))
+        values.setdefault(name, parameter.default(family))
     min_depth = int(values["min_depth"])
-    max_depth = min(int(values["max_depth"]), catalog.num_exits)
+    max_depth = min(int(values["max_depth"]), family.num_exits)
     if min_depth > max_depth:
         raise InvalidParameter(f"min_depth, {min_depth}, is above max_depth, {max_depth}.")
     return Options(min_depth, max_depth, values["score_threshold"])
@@ -91,9 +91,9 @@ def _number(parameter: _Parameter, given: object) -> float | None:
     return parameter.parse(given) if isinstance(given, str) else None
 
 
-def _parse(name: str, parameter: _Parameter, given: object, catalog: Catalog) -> float:
+def _parse(name: str, parameter: _Parameter, given: object, family: Family) -> float:
     value = _number(parameter, given)
-    low, high = parameter.low(catalog), parameter.high(catalog)
+    low, high = parameter.low(family), parameter.high(family)
     # What JSON holds may be NaN, which is neither below nor above anything.
     if value is None or not (low <= value and (high is None or value <= high)):
         bounds = f"from {low:g}" + (f" to {high:g}" if high is not None else " up")
@@ -103,7 +103,7 @@ def _parse(name: str, parameter: _Parameter, given: object, catalog: Catalog) ->
     return value
 
 
-def describe_options(catalog: Catalog) -> list[dict[str, Any]]:
+def describe_options(family: Family) -> list[dict[str, Any]]:
     """The parameters as OpenAPI objects."""
     return [
         {
@@ -112,11 +112,11 @@ def describe_options(catalog: Catalog) -> list[dict[str, Any]]:
             "description": parameter.text,
             "schema": {
                 "type": parameter.kind,
-                "minimum": parameter.low(catalog),
-                "default": parameter.default(catalog),
+                "minimum": parameter.low(family),
+                "default": parameter.default(family),
                 **(
-                    {"maximum": parameter.high(catalog)}
-                    if parameter.high(catalog) is not None
+                    {"maximum": parameter.high(family)}
+                    if parameter.high(family) is not None
                     else {}
                 ),
             },

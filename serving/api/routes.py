@@ -22,6 +22,7 @@ from serving.api.schemas import (
     Detected,
     EvaluationFacts,
     ExitFacts,
+    FrontPoint,
     ModelFacts,
     Models,
     ProblemDetails,
@@ -29,7 +30,9 @@ from serving.api.schemas import (
 )
 from serving.api.stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.upload import Upload
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, Exit
+from serving.core.family import Family
+from serving.core.front import OperatingPoint
 from serving.core.ports import Backend
 from serving.images import Header
 from serving.metrics import Metrics
@@ -58,11 +61,11 @@ def create_router(
             return await detector.serve(request, upload)
         return Streamed(partial(detector.grow, request, upload, media_type))
 
-    _add_detect(router, detect, backend.catalog)
+    _add_detect(router, detect, backend.family)
 
     @router.get("/v1/models", summary="Models, and what can be expected of each exit")
     async def models() -> Models:
-        return Models(models=[_model_facts(backend, detector)])
+        return _models(backend, detector)
 
     @router.get("/livez", summary="Whether the process runs")
     async def livez() -> Status:
@@ -90,7 +93,7 @@ def create_router(
 
 
 def _add_detect(
-    router: APIRouter, detect: Callable[[Request], Awaitable[Response]], catalog: Catalog
+    router: APIRouter, detect: Callable[[Request], Awaitable[Response]], family: Family
 ) -> None:
     """The one route that reads its request by itself, so its description is written here."""
     binary = {"type": "string", "format": "binary"}
@@ -121,7 +124,7 @@ def _add_detect(
                     "description": "Budget in milliseconds, from the request's head to the reply.",
                     "schema": {"type": "number", "exclusiveMinimum": 0},
                 },
-                *describe_options(catalog),
+                *describe_options(family),
             ],
             "requestBody": {
                 "required": True,
@@ -158,20 +161,43 @@ def _problem_description(status: int) -> dict[str, Any]:
     }
 
 
-def _model_facts(backend: Backend, detector: Detector) -> ModelFacts:
-    catalog = backend.catalog
-    typical = Header("jpeg", catalog.input_width, catalog.input_height)
+def _models(backend: Backend, detector: Detector) -> Models:
+    family = backend.family
+    front = family.front(backend.predicted_s) if backend.ready else None
+    on_front = None if front is None else {(p.model, p.depth) for p in front.points}
 
-    def exit_facts(depth: int, ap: float, ap50: float) -> ExitFacts:
-        ready = backend.ready
+    def exit_facts(model: int, catalog: Catalog, entry: Exit) -> ExitFacts:
+        typical = Header("jpeg", catalog.input_width, catalog.input_height)
+        engine_s = None if on_front is None else backend.predicted_s(entry.depth, model)
+        min_budget_s = None if engine_s is None else detector.min_budget_s(typical, engine_s)
         return ExitFacts(
-            depth=depth,
-            ap=ap,
-            ap50=ap50,
-            predicted_ms=to_ms(backend.predicted_s(depth)) if ready else None,
-            min_budget_ms=to_ms(detector.min_budget_s(typical, depth)) if ready else None,
+            depth=entry.depth,
+            ap=entry.ap,
+            ap50=entry.ap50,
+            predicted_ms=None if engine_s is None else to_ms(engine_s),
+            min_budget_ms=None if min_budget_s is None else to_ms(min_budget_s),
+            on_front=None if on_front is None else (model, entry.depth) in on_front,
         )
 
+    return Models(
+        models=[
+            _model_facts(catalog, [exit_facts(model, catalog, entry) for entry in catalog.exits])
+            for model, catalog in enumerate(family.catalogs)
+        ],
+        front=None if front is None else [_front_point(family, point) for point in front.points],
+    )
+
+
+def _front_point(family: Family, point: OperatingPoint) -> FrontPoint:
+    return FrontPoint(
+        model=family.names[point.model],
+        depth=point.depth,
+        ap=family.expected_ap(point.model, point.depth),
+        predicted_ms=to_ms(point.latency_s),
+    )
+
+
+def _model_facts(catalog: Catalog, exits: list[ExitFacts]) -> ModelFacts:
     return ModelFacts(
         name=catalog.name,
         version=catalog.version,
@@ -183,7 +209,7 @@ def _model_facts(backend: Backend, detector: Detector) -> ModelFacts:
         input_height=catalog.input_height,
         max_detections=catalog.max_detections,
         score_threshold=catalog.score_threshold,
-        exits=[exit_facts(entry.depth, entry.ap, entry.ap50) for entry in catalog.exits],
+        exits=exits,
         evaluation=(EvaluationFacts(**asdict(catalog.evaluation)) if catalog.evaluation else None),
         profile_machines={name: p.machine for name, p in catalog.profiles.items()},
     )

@@ -28,13 +28,15 @@ class Detection(BaseModel):
 class Detected(BaseModel):
     """The boxes of one image, best first, and what it took to find them."""
 
-    model: str
+    model: str = Field(description="The model that answered.")
     request_id: str
     image: ImageSize
     detections: list[Detection]
     exit_depth: int = Field(ge=1, description="The exit that answered.")
-    max_depth: int = Field(ge=1, description="The deepest that was allowed.")
-    degraded: bool = Field(description="Whether it is shallower than that.")
+    max_depth: int = Field(ge=1, description="The deepest of that model that was allowed.")
+    degraded: bool = Field(
+        description="Whether a better exit was allowed, of any model: one with a higher AP."
+    )
     expected_ap: float = Field(description="COCO AP of this exit on the evaluation data.")
     budget_ms: float = Field(gt=0, description="The budget that was applied.")
     elapsed_ms: float = Field(ge=0, description="From the request's head to this reply.")
@@ -46,14 +48,18 @@ class Done(BaseModel):
     """The last event of a reply that grew exit by exit, each in an event like ``Detected``."""
 
     request_id: str
+    model: str = Field(description="The model that answered.")
     reason: Literal["max-depth", "concluded", "deadline"] = Field(
-        description="Why it went no deeper: it was not allowed to; no further exit fitted into its "
-        "budget, given the other requests; or an exit came too late and was left out."
+        description="Why it went no deeper: it was not allowed to; no further exit was better and "
+        "fitted into its budget, given the other requests; or an exit came too late and was left "
+        "out."
     )
     num_answers: int = Field(ge=1, description="Events before this one.")
     exit_depth: int = Field(ge=1, description="The exit of the last answer, the deepest.")
-    max_depth: int = Field(ge=1, description="The deepest that was allowed.")
-    degraded: bool = Field(description="Whether it is shallower than that.")
+    max_depth: int = Field(ge=1, description="The deepest of that model that was allowed.")
+    degraded: bool = Field(
+        description="Whether a better exit was allowed, of any model: one with a higher AP."
+    )
     expected_ap: float = Field(description="COCO AP of that exit on the evaluation data.")
     budget_ms: float = Field(gt=0, description="The budget that was applied.")
     elapsed_ms: float = Field(ge=0, description="From the request's head to this event.")
@@ -69,6 +75,10 @@ class ExitFacts(BaseModel):
     )
     min_budget_ms: float | None = Field(
         description="Smallest useful budget for a JPEG of the model's input size."
+    )
+    on_front: bool | None = Field(
+        description="Whether no exit here, of any model, is as accurate and no slower; null while "
+        "it is starting."
     )
 
 
@@ -99,8 +109,21 @@ class ModelFacts(BaseModel):
     )
 
 
+class FrontPoint(BaseModel):
+    model: str
+    depth: int
+    ap: float = Field(description="COCO AP (IoU .50:.95).")
+    predicted_ms: float = Field(description="Engine time on an idle server, at the tail.")
+
+
 class Models(BaseModel):
+    """What is served: several models for the same classes are served as one."""
+
     models: list[ModelFacts]
+    front: list[FrontPoint] | None = Field(
+        description="The exits that are worth their time, quickest first, each more accurate than "
+        "the one before; null while they are starting."
+    )
 
 
 class ProblemDetails(BaseModel):

@@ -22,6 +22,8 @@ class Answer:
     """What any surface may tell of a request that was answered."""
 
     request_id: str
+    model: str
+    """The name of the one that answered."""
     placement: Letterbox
     boxes_xyxy: npt.NDArray[np.float32]  # (N, 4), pixels of the original image, best first
     scores: npt.NDArray[np.float32]  # (N,)

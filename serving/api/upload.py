@@ -14,20 +14,20 @@ from serving.api.body import check_head, check_type, image_bytes
 from serving.api.detect import Limits
 from serving.api.options import Options, parse_options
 from serving.api.surface import Answer, Message
-from serving.core.catalog import Catalog
+from serving.core.family import Family
 from serving.images import probe
 
 
 class Upload:
     """``Surface`` for one image file, or a form with one, answered in JSON."""
 
-    def __init__(self, catalog: Catalog, limits: Limits) -> None:
-        self._catalog = catalog
+    def __init__(self, family: Family, limits: Limits) -> None:
+        self._family = family
         self._limits = limits
 
     def read_head(self, http: HttpRequest) -> Options:
         """The options are in the query string."""
-        options = parse_options(http.query_params.multi_items(), self._catalog)
+        options = parse_options(http.query_params.multi_items(), self._family)
         check_type(http.headers)
         check_head(http.headers, self._limits.max_body_bytes)
         return options
@@ -41,10 +41,10 @@ class Upload:
     def _write(self, answer: Answer) -> Response:
         placement = answer.placement
         body = {
-            "model": self._catalog.name,
+            "model": answer.model,
             "request_id": answer.request_id,
             "image": {"width": placement.original_width, "height": placement.original_height},
-            "detections": _detections(answer, self._catalog.classes),
+            "detections": _detections(answer, self._family.classes),
             **answer.facts,
         }
         return Response(

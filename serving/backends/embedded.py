@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 
 from serving.backends.in_process import InProcessBackend
-from serving.core.catalog import Catalog
 from serving.core.errors import BackendError
+from serving.core.family import Family
 from serving.core.ports import SegmentRunner
 from serving.engine import Engine
 
@@ -21,11 +21,11 @@ class EmbeddedBackend(InProcessBackend):
 
     def __init__(
         self,
-        catalog: Catalog,
+        family: Family,
         open_runner: Callable[[], SegmentRunner],
         start_engine: StartEngine,
     ) -> None:
-        super().__init__(catalog)
+        super().__init__(family)
         self._open_runner = open_runner
         self._start_engine = start_engine
         self._lifecycle = threading.Lock()

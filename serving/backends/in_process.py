@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 from functools import partial
 
 from serving.backends.answers import deepest
-from serving.core.catalog import Catalog
 from serving.core.errors import BackendUnavailable
+from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request, Result
 from serving.engine import Engine, error_of
@@ -17,8 +17,8 @@ from serving.engine import Engine, error_of
 class InProcessBackend:
     """All of ``Backend`` but its start and its stop; a subclass sets ``_engine``."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
+    def __init__(self, family: Family) -> None:
+        self.family = family
         self._engine: Engine | None = None
         self._stopping = False
 
@@ -37,9 +37,9 @@ class InProcessBackend:
         """Requests with features on the device."""
         return self._engine.executor.num_in_flight if self._engine else 0
 
-    def predicted_s(self, depth: int) -> float:
-        """Engine seconds from image to exit ``depth`` by the quickest path, at batch 1. Raises
-        BackendUnavailable before the engine is ready."""
+    def predicted_s(self, depth: int, model: int | None = None) -> float:
+        """Engine seconds from image to exit ``depth`` of ``model``, or of whichever is there first,
+        by the quickest path, at batch 1. Raises BackendUnavailable before the engine is ready."""
         return self._started().executor.predicted_s(depth)
 
     async def detect(self, image: Image, request: Request) -> Answered:
@@ -51,7 +51,7 @@ class InProcessBackend:
         executor = self._started().executor
         loop = asyncio.get_running_loop()
         # Never full: an answer from each exit, and then the end.
-        told: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(self.catalog.num_exits + 1)
+        told: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(self.family.num_exits + 1)
 
         def tell(result: Result, last: bool) -> None:
             loop.call_soon_threadsafe(told.put_nowait, (result, last))

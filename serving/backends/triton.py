@@ -37,6 +37,7 @@ from serving.core.errors import (
     ServingError,
     ShedReason,
 )
+from serving.core.family import Family
 from serving.core.latency import TAIL_QUANTILE, quantile
 from serving.core.ports import Clock, Image, Observer
 from serving.core.request import Answered, Failed, Request, Shed
@@ -100,7 +101,8 @@ class TritonBackend:
         max_pending: int,
         use_shared_memory: bool,
     ) -> None:
-        self.catalog = catalog
+        self.family = Family((catalog,))
+        self._catalog = catalog
         self._model = f"{catalog.name}{MODEL_SUFFIX}"
         self._url = url
         self._clock = clock
@@ -138,9 +140,9 @@ class TritonBackend:
         """As of the last heartbeat."""
         return self._status.num_in_flight if self._status else 0
 
-    def predicted_s(self, depth: int) -> float:
-        """The executor's prediction and the way to it and back, at the tail. Raises
-        BackendUnavailable before the first heartbeat."""
+    def predicted_s(self, depth: int, model: int | None = None) -> float:
+        """The executor's prediction and the way to it and back, at the tail, of the only ``model``.
+        Raises BackendUnavailable before the first heartbeat."""
         if self._status is None:
             raise BackendUnavailable("Triton is not there.")
         return self._status.exits_s[depth - 1] + self._transport_s
@@ -332,9 +334,9 @@ class TritonBackend:
             status = wire.Status.from_numbers(numbers.tolist())
         except (BackendError, ValueError) as error:
             raise _Lost(f"the executor's status is malformed: {error}") from error
-        if status.digest != wire.short_digest(self.catalog.digest):
+        if status.digest != wire.short_digest(self._catalog.digest):
             raise _Lost(f"{self._model} there has other weights than the catalogue here")
-        if len(status.exits_s) != self.catalog.num_exits:
+        if len(status.exits_s) != self._catalog.num_exits:
             raise _Lost(f"{self._model} there predicts {len(status.exits_s)} exits")
         if self._status is None:
             log.info("in touch with %s in Triton at %s", self._model, self._url)

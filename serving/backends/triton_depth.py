@@ -20,6 +20,7 @@ from serving.backends.in_process import InProcessBackend
 from serving.backends.triton_memory import TritonMemory
 from serving.core.catalog import Catalog
 from serving.core.errors import BackendError
+from serving.core.family import Family
 from serving.runners.triton import BATCH_SIZES, TritonRunner
 from serving.tritonrpc import CHANNEL_OPTIONS
 
@@ -43,7 +44,8 @@ class TritonDepthBackend(InProcessBackend):
     def __init__(
         self, catalog: Catalog, url: str, start_engine: StartEngine, use_shared_memory: bool
     ) -> None:
-        super().__init__(catalog)
+        super().__init__(Family((catalog,)))
+        self._catalog = catalog
         self._url = url
         self._start_engine = start_engine
         image_bytes = catalog.input_height * catalog.input_width * 3
@@ -114,11 +116,11 @@ class TritonDepthBackend(InProcessBackend):
         self._runner.share(self._memory.registered)
         self._reachable = True
         self._became_ready.set()
-        log.info("in touch with %s_d1 .. in Triton at %s", self.catalog.name, self._url)
+        log.info("in touch with %s_d1 .. in Triton at %s", self._catalog.name, self._url)
 
     def _open(self) -> None:
         """Warm the models up, from here. Raises BackendError."""
-        runner = TritonRunner(self.catalog, self._url)
+        runner = TritonRunner(self._catalog, self._url)
         runner.share(self._memory.registered)
         try:
             self._engine = self._start_engine(runner)

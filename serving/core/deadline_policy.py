@@ -3,17 +3,17 @@
 The plan (see ``serving.core.plan``) has everybody leave at the shallowest exit they accept, in
 order of deadline. Its **slack** is how long all of it can be put off before somebody is late.
 
-* Slack is spent on depth: on the request whose next exit buys most accuracy per second, if that fits
-  into the slack and buys more than the **price** (see ``serving.core.price``): what the same time is
-  worth to those who will arrive. Since each exit gains less than the one before, depth is shared
-  evenly.
+* Slack is spent on depth: on the request whose next exit buys most accuracy per second, if that
+  fits into the slack and buys more than the **price** (see ``serving.core.price``): what the same
+  time is worth to those who will arrive. Since each exit gains less than the one before, depth is
+  shared evenly.
 * When nothing is worth its price, the plan's first step is taken: the most urgent leave where they
   are, and who waits goes to the exit that is worth most at that price, in one fused run if there is
   one.
 * Cohorts that have come to the same depth are merged where a batch of both is quicker.
-* When the plan has no slack, not everybody who waits can be in time. Whoever is in flight will be;
-  of the others the largest batches go first (see ``serving.core.crowd``), and those whom that leaves
-  no chance are shed at once.
+* When the plan has no slack, not everybody who waits can be in time. Who is in flight will be;
+  among the others the largest batches go first (see ``serving.core.crowd``), and who has no chance
+  left after those is shed at once.
 
 Depth is thus never decided on arrival, and one request's depth never makes another one late.
 
@@ -21,8 +21,9 @@ A *growing* request is owed its first answer like any other; from then on the pl
 and it goes deeper in what slack there is: one more exit for it is a stack and a head. It ends with
 what it has when the next exit cannot be in time, or when others need its place.
 
-Several models may be served as one: a request starts in the one that promises most at the price, and
-stays there. Where there are only *fused* segments, requests go to an exit in one run and do not grow.
+Several models may be served as one: a request starts in the one that promises most at the price,
+and stays there. Where there are only *fused* segments, requests go to an exit in one run and do not
+grow.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class DeadlinePolicy:
         if not self._units:
             return frozenset()
         everybody = chain(snapshot.waiting, *(cohort.requests for cohort in snapshot.cohorts))
-        return frozenset(r.id for r in everybody if r.growing and r.min_depth < r.max_depth)
+        return frozenset([r.id for r in everybody if r.growing and r.min_depth < r.max_depth])
 
 
 def _shed_expired(
@@ -95,16 +96,17 @@ def _shed_expired(
 ) -> ShedRequests | None:
     """Those that would be late with their first answer even alone and at a typical pace."""
     latest_s = snapshot.now_s - EPSILON_S
-    known: dict[tuple[int, bool], float] = {}
+    # Whether it grows, by the shallowest exit: the last instant at which it can be started.
+    limits_s: tuple[dict[int, float], dict[int, float]] = ({}, {})
     expired = []
     for request in snapshot.waiting:
-        key = (request.min_depth, bool(growing) and request.id in growing)
-        needed_s = known.get(key)
-        if needed_s is None:
-            depth, grows = key
+        grows = bool(growing) and request.id in growing
+        limit_s = limits_s[grows].get(request.min_depth)
+        if limit_s is None:
+            depth = request.min_depth
             needed_s = min(costs.typical_path(depth, grows=grows) for costs in models)
-            known[key] = needed_s
-        if latest_s + needed_s > request.deadline_s:
+            limit_s = limits_s[grows][depth] = latest_s + needed_s
+        if limit_s > request.deadline_s:
             expired.append(request)
     if expired:
         return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)

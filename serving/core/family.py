@@ -2,9 +2,9 @@
 large backbone, or two input sizes. Most often it has one member.
 
 A request does not name a model: it starts in the one whose operating points suit its budget and the
-load, and stays in it. What it says of depths is meant of exits of whichever model answers, where
-more than that model has means its deepest. The order of the models is that in which they were
-named, and means nothing but their numbers.
+load, and stays in it. The depths it allows are exits of whichever model answers, so that one which
+is not as deep as ``min_depth`` does not. The order of the models is that in which they were named,
+and means nothing but their numbers.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ class Family:
     def _ladders(self) -> tuple[Ladder, ...]:
         return tuple(map(Ladder, self.accuracies))
 
-    def clipped(self, model: int, depth: int) -> int:
-        """Which exit of ``model`` is meant by ``depth``."""
-        return min(depth, self.catalogs[model].num_exits)
+    def deepest(self, model: int, max_depth: int) -> int:
+        """The deepest exit of ``model`` up to ``max_depth``."""
+        return min(max_depth, self.catalogs[model].num_exits)
 
     def expected_ap(self, model: int, depth: int) -> float:
         """AP of exit ``depth`` of ``model``, as measured."""
@@ -107,16 +107,11 @@ class Family:
         exit ``depth`` of ``model``. As for the policy, that is the deeper one of a model whose
         accuracies were not measured."""
         best_ap = max(
-            self._ladders[other].ap(exit_)
-            for other in range(len(self.catalogs))
-            for exit_ in range(self.clipped(other, min_depth), self.clipped(other, max_depth) + 1)
+            ladder.ap(allowed)
+            for other, ladder in enumerate(self._ladders)
+            for allowed in range(min_depth, self.deepest(other, max_depth) + 1)
         )
         return self._ladders[model].ap(depth) < best_ap
-
-    def quickest_s(self, seconds: PathSeconds, depth: int) -> float:
-        """Seconds to exit ``depth`` of the model that is there first."""
-        models = range(len(self.catalogs))
-        return min(seconds(self.clipped(model, depth), model) for model in models)
 
     def front(self, seconds: PathSeconds) -> Front:
         """The exits that are worth the time they take."""

@@ -3,7 +3,8 @@
 It is what the deadline policy goes by. ``Plan.slack_s`` is how long all of it can be put off before
 somebody in it is late; if it is negative, not everybody can be in time.
 
-What is planned for is one answer. Rows that have one are in the plan at no cost and with no deadline.
+What is planned for is one answer. Rows that have one are in the plan at no cost and with no
+deadline.
 """
 
 from __future__ import annotations
@@ -48,6 +49,19 @@ class Task:
         return self.requests[0].max_depth
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What waiting requests share that want the same shallowest exit, and features to go on with or
+    not."""
+
+    costs: Costs
+    """Of the model that one image is soonest through."""
+    sizes: tuple[int, ...]
+    """Batch sizes that pay, smallest first."""
+    alone_s: float
+    """One image to that exit."""
+
+
 class Finish:
     """When steps end that are taken one after the other: seldom later than ``latest_s``. What
     exceeds the typical time is independent from step to step, so it adds up as a root of squares:
@@ -89,7 +103,7 @@ class Plan:
         self._growing = growing
         self._sizes = batch_sizes
         self._finish = Finish(self.now_s, self.calm)
-        self._quickest: dict[tuple[int, bool], Costs] = {}
+        self._kinds: dict[tuple[int, bool], _Kind] = {}
         leaving = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
         leaving.sort(key=lambda task: task.deadline_s)
         waiting, start = snapshot.waiting, 0
@@ -128,21 +142,24 @@ class Plan:
         """The next of the waiting requests, in as large a batch with those behind it that have the
         same depth bounds as pays; where the ones after them begin."""
         first = waiting[start]
-        depth = first.min_depth
+        depth, max_depth = first.min_depth, first.max_depth
         grows = bool(self._growing) and first.id in self._growing
-        costs = self.quickest(depth, grows)
-        sizes, size = costs.paying_sizes(depth, self._sizes), 1
-        if len(sizes) > 1:
-            alike = 1
-            for request in waiting[start + 1 : start + sizes[-1]]:
-                if request.min_depth != depth or request.max_depth != first.max_depth:
-                    break
-                alike += 1
-            size = next(size for size in reversed(sizes) if size <= alike)
+        kind = self._kind(depth, grows)
+        end, limit = start + 1, min(len(waiting), start + kind.sizes[-1])
+        while end < limit:
+            request = waiting[end]
+            if request.min_depth != depth or request.max_depth != max_depth:
+                break
+            end += 1
+        size = 1
+        for paying in kind.sizes:
+            if paying <= end - start:
+                size = paying
         requests = waiting[start : start + size]
         growing = self._num_growing(requests) if self._growing else 0
         if growing and not grows:  # one that grows has joined
-            costs = self.quickest(depth, True)
+            kind = self._kind(depth, True)
+        costs = kind.costs
         task = Task(
             first.deadline_s,
             costs.path(depth, size, grows=growing > 0),
@@ -150,21 +167,25 @@ class Plan:
             None,
             requests,
             costs,
-            num_growing=growing,
+            (),
+            growing,
         )
-        self._add(task, costs.path(depth, 1, grows=growing > 0))
+        self._add(task, kind.alone_s)
         return start + size
+
+    def _kind(self, depth: int, grows: bool) -> _Kind:
+        key = (depth, grows)
+        kind = self._kinds.get(key)
+        if kind is None:
+            costs = min(self._models, key=lambda costs: costs.path(depth, 1, grows=grows))
+            sizes = costs.paying_sizes(depth, self._sizes)
+            kind = _Kind(costs, sizes, costs.path(depth, 1, grows=grows))
+            self._kinds[key] = kind
+        return kind
 
     def quickest(self, depth: int, grows: bool) -> Costs:
         """The model that one image is soonest through to exit ``depth`` of."""
-        if len(self._models) == 1:
-            return self._models[0]
-        key = (depth, grows)
-        if key not in self._quickest:
-            self._quickest[key] = min(
-                self._models, key=lambda costs: costs.path(depth, 1, grows=grows)
-            )
-        return self._quickest[key]
+        return self._kind(depth, grows).costs
 
     def _num_growing(self, requests: tuple[Request, ...]) -> int:
         return len([request for request in requests if request.id in self._growing])

@@ -91,8 +91,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Make these cohorts, all at one depth, one: rows in this order, under the first one's id. There
-    must not be more rows than the runner's largest batch."""
+    """Make these cohorts, all at one depth, one: rows in this order, under the first one's id.
+    There must not be more rows than the runner's largest batch."""
 
     cohorts: tuple[int, ...]
     why: Why = field(default=UNSAID, compare=False)

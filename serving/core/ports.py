@@ -95,9 +95,9 @@ class Backend(Protocol):
     def num_in_flight(self) -> int:
         """Requests with features on the device."""
 
-    def predicted_s(self, depth: int, model: int = 0) -> float:
-        """Engine seconds from image to exit ``depth`` of ``model`` on an idle engine, at the tail
-        quantile."""
+    def predicted_s(self, depth: int, model: int | None = None) -> float:
+        """Engine seconds from image to exit ``depth`` of ``model``, or of whichever is there first,
+        on an idle engine, at the tail quantile."""
 
     async def start(self) -> None:
         """Load, warm up, and become ready. Raises BackendError if it never will."""

@@ -22,7 +22,7 @@ from serving.core.demand import Demand
 CAUTION = 2.0
 """A request that is lost weighs this many times what it would have been answered with: a miss is
 worse than the same accuracy gained elsewhere. Simulated: with 1, up to 3 in 100 more are lost than
-if everybody left at the first exit; with 4, half of the accuracy that depth adds at load .6 goes."""
+if everybody left at the first exit; with 4, half of what depth adds at a load of .6 is."""
 REACH = 0.9
 """Share of the mean budget beyond which a backlog counts as too long."""
 MIN_CV2, MAX_CV2 = 0.25, 16.0

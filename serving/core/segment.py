@@ -9,8 +9,8 @@
 A *unit* segment covers one arrow; the *fused* segment ``exit_k`` covers the whole path from the
 image to the boxes of exit k, which is cheaper but cannot be stopped on the way.
 
-Where several models are served as one, each has such segments, told apart by ``model``; ``of`` turns
-those of the first into those of another.
+Where several models are served as one, each has such segments, told apart by ``model``; ``of``
+turns those of the first into those of another.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 IMAGE = -1
 """The ``start`` of a segment that takes images; every other start is the depth of its features."""
@@ -49,7 +50,7 @@ class Segment:
 
     def of(self, model: int) -> Segment:
         """The same segment of another model."""
-        return replace(self, model=model)
+        return self if model == self.model else replace(self, model=model)
 
     @property
     def parts(self) -> tuple[Segment, ...]:
@@ -61,17 +62,23 @@ class Segment:
 
 STEM = Segment(IMAGE, 0, head=False)
 
+# Remembered, since policies name segments more often than anything else.
 
+
+
+@lru_cache(maxsize=256)
 def stack(depth: int) -> Segment:
     """The unit segment that takes features from ``depth - 1`` to ``depth``."""
     return Segment(depth - 1, depth, head=False)
 
 
+@lru_cache(maxsize=256)
 def head(depth: int) -> Segment:
     """The unit segment that turns the features of ``depth`` into boxes."""
     return Segment(depth, depth, head=True)
 
 
+@lru_cache(maxsize=256)
 def fused_exit(depth: int) -> Segment:
     """The fused segment from the image to the boxes of exit ``depth``."""
     return Segment(IMAGE, depth, head=True)

@@ -19,7 +19,6 @@ from serving.core.policy import (
     Run,
     ShedRequests,
     Snapshot,
-    Wait,
     Why,
 )
 from serving.core.price import price
@@ -41,6 +40,7 @@ and what makes that step."""
 _FINAL = Why("the next exit could not be in time")
 _ROOM = Why("all are answered, and their place is needed")
 _ENOUGH = Why("all are answered, and nothing deeper is worth it or fits")
+_ON_THE_WAY = Why("towards the shallowest exit that they accept")
 _NO_CHANCE = Why("the batch that goes first leaves no time for these")
 
 
@@ -477,8 +477,6 @@ def _head(cohort: Cohort) -> Segment:
     return segments.head(cohort.depth).of(cohort.model)
 
 
-def _one_stack(
-    cohort: Cohort, why: Why = Why("towards the shallowest exit that they accept")
-) -> Run:
+def _one_stack(cohort: Cohort, why: Why = _ON_THE_WAY) -> Run:
     segment = segments.stack(cohort.depth + 1).of(cohort.model)
     return Run(segment, cohort.requests, cohort.id, why)

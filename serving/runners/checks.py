@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from serving.core.ports import Image
 from serving.core.segment import Segment
+
+
+class Rows(Protocol):
+    """What there is to know of a batch before its rows are copied."""
+
+    @property
+    def size(self) -> int:
+        """How many rows are meant."""
+
+    @property
+    def depth(self) -> int:
+        """Of the features."""
+
+    @property
+    def features(self) -> bool:
+        """Whether they are features: neither images nor detections."""
 
 
 def check_images(images: Sequence[Image], shape: tuple[int, ...], max_batch: int) -> None:
@@ -19,10 +36,31 @@ def check_images(images: Sequence[Image], shape: tuple[int, ...], max_batch: int
             raise ValueError(f"an image is uint8 {shape}, not {image.dtype} {image.shape}")
 
 
-def check_rows(rows: Sequence[int], size: int) -> None:
-    """Raises ValueError unless ``rows`` names at least one row, each of a batch of ``size``."""
-    if not rows or not all(0 <= row < size for row in rows):
-        raise ValueError(f"rows {list(rows)} of a batch of {size}")
+def check_select(batch: Rows, rows: Sequence[int], max_batch: int) -> None:
+    """Raises ValueError unless ``rows`` names 1 to ``max_batch`` rows of a batch of features."""
+    if not batch.features:
+        raise ValueError("rows can be selected of features only")
+    if not all(0 <= row < batch.size for row in rows):
+        raise ValueError(f"rows {list(rows)} of a batch of {batch.size}")
+    _check_size(len(rows), max_batch)
+
+
+def check_merge(batches: Sequence[Rows], max_batch: int) -> None:
+    """Raises ValueError unless these are two or more batches of features, all at one depth, of
+    ``max_batch`` rows or fewer together."""
+    if len(batches) <= 1:
+        raise ValueError(f"two batches or more can be merged, not {len(batches)}")
+    if not all(batch.features for batch in batches):
+        raise ValueError("features only can be merged")
+    depths = sorted({batch.depth for batch in batches})
+    if len(depths) > 1:
+        raise ValueError(f"batches of depths {depths} cannot be merged")
+    _check_size(sum(batch.size for batch in batches), max_batch)
+
+
+def _check_size(size: int, max_batch: int) -> None:
+    if not 1 <= size <= max_batch:
+        raise ValueError(f"a batch has 1 to {max_batch} rows, not {size}")
 
 
 def check_segment(segment: Segment, depth: int, available: Collection[Segment]) -> None:

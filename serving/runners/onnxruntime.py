@@ -21,8 +21,8 @@ from serving.core.composition import compose
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.runners.checks import check_images, check_rows, check_segment
-from serving.runners.rows import copied_rows
+from serving.runners.checks import check_images, check_merge, check_segment, check_select
+from serving.runners.rows import copied_rows, every_row, stretches
 
 BATCH_SIZES = (1, 4)
 """Shapes are dynamic; these are the sizes that are warmed up and planned with."""
@@ -34,7 +34,14 @@ class Batch:
 
     depth: int
     """``segments.IMAGE`` for images, the depth of features, or of the exit of detections."""
+    features: bool
+    """Whether they are features: neither images nor detections."""
     arrays: tuple[npt.NDArray[Any], ...]
+
+    @property
+    def size(self) -> int:
+        """Rows."""
+        return len(self.arrays[0])
 
 
 class OnnxRuntimeRunner:
@@ -79,20 +86,27 @@ class OnnxRuntimeRunner:
         """A batch of images, copied."""
         self._check_open()
         check_images(images, self._image_shape, BATCH_SIZES[-1])
-        return Batch(segments.IMAGE, (np.stack(images),))
+        return Batch(segments.IMAGE, False, (np.stack(images),))
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
         """One synchronous inference; releases the interpreter lock while it runs."""
         self._check_open()
         check_segment(segment, batch.depth, self.segments)
         feed = dict(zip(self._input_names[segment], batch.arrays, strict=True))
-        return Batch(segment.stop, tuple(self._sessions[segment].run(None, feed)))
+        outputs = tuple(self._sessions[segment].run(None, feed))
+        return Batch(segment.stop, not segment.head, outputs)
 
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
         """A copy of these rows."""
         self._check_open()
-        check_rows(rows, len(batch.arrays[0]))
-        return Batch(batch.depth, tuple(array[list(rows)] for array in batch.arrays))
+        check_select(batch, rows, BATCH_SIZES[-1])
+        return self._gather([(batch, row) for row in rows])
+
+    def merge(self, batches: Sequence[Batch]) -> Batch:
+        """A copy of all rows."""
+        self._check_open()
+        check_merge(batches, BATCH_SIZES[-1])
+        return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:
         """Memory goes with the last reference."""
@@ -106,6 +120,14 @@ class OnnxRuntimeRunner:
         """Free the sessions."""
         self._closed = True
         self._sessions.clear()
+
+    def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
+        """A copy of these rows of features."""
+        parts = [
+            [array[row : row + num_rows] for array in batch.arrays]
+            for batch, row, _, num_rows in stretches(picked)
+        ]
+        return Batch(picked[0][0].depth, True, tuple(map(np.concatenate, zip(*parts, strict=True))))
 
     def _check_open(self) -> None:
         if self._closed:

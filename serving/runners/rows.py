@@ -1,12 +1,36 @@
-"""What a head gives, image by image."""
+"""Rows of batches: where they are copied from, and what a head gives, image by image."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from serving.core.request import Detections
+from serving.runners.checks import Rows
+
+Batch = TypeVar("Batch", bound=Rows)
+
+
+def every_row(batches: Sequence[Batch]) -> list[tuple[Batch, int]]:
+    """All rows that are meant, of one batch after the other."""
+    return [(batch, row) for batch in batches for row in range(batch.size)]
+
+
+def stretches(picked: Sequence[tuple[Batch, int]]) -> Iterator[tuple[Batch, int, int, int]]:
+    """How to copy the rows in ``picked`` to positions 0, 1, ... with few copies: ``(batch, row,
+    position, num_rows)`` for each longest stretch that lies as it will lie."""
+
+    def shift(item: tuple[int, tuple[Batch, int]]) -> tuple[int, int]:
+        position, (batch, row) = item
+        return id(batch), row - position
+
+    for _, group in groupby(enumerate(picked), shift):
+        stretch = list(group)
+        position, (batch, row) = stretch[0]
+        yield batch, row, position, len(stretch)
 
 
 def copied_rows(

@@ -49,8 +49,8 @@ from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment
-from serving.runners.checks import check_images, check_rows, check_segment
-from serving.runners.rows import copied_rows
+from serving.runners.checks import check_images, check_merge, check_segment, check_select
+from serving.runners.rows import copied_rows, every_row, stretches
 
 SINCE_10 = int(trt.__version__.split(".")[0]) >= 10
 """The tests audit both branches of every ``if SINCE_10`` against the bindings."""
@@ -96,6 +96,10 @@ class _Buffer:
     address: int
     offsets: tuple[int, ...]
     host: npt.NDArray[np.uint8] | None
+
+    def row_address(self, index: int, tensor: _Tensor, row: int) -> int:
+        """Of one row of a tensor in device memory."""
+        return self.address + self.offsets[index] + row * tensor.row_bytes
 
     def view(self, index: int, tensor: _Tensor, rows: int) -> npt.NDArray[Any]:
         """The first rows of a tensor in host memory."""
@@ -199,6 +203,11 @@ class Batch:
     buffer: _Buffer = field(repr=False)
     pool: _Pool | None = field(repr=False)
     """Where the buffer goes when the batch is released; None from then on."""
+
+    @property
+    def features(self) -> bool:
+        """Whether they are features, which alone the host never sees."""
+        return self.buffer.host is None
 
 
 class _Engine:
@@ -354,22 +363,14 @@ class TensorRtRunner:
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
         """A copy of these rows of features, within the device."""
         self._check_open()
-        check_rows(rows, batch.size)
-        if batch.buffer.host is not None:
-            raise ValueError("rows can be selected of features only")
-        assert batch.pool is not None, "the batch has been released"
-        kind = batch.pool.kind
-        chosen = _batch(self._pool(kind, _padded(len(rows))), len(rows), batch.depth)
-        for index, tensor in enumerate(kind):
-            source = batch.buffer.address + batch.buffer.offsets[index]
-            target = chosen.buffer.address + chosen.buffer.offsets[index]
-            for position, row in enumerate(rows):
-                self._device.copy(
-                    target + position * tensor.row_bytes,
-                    source + row * tensor.row_bytes,
-                    tensor.row_bytes,
-                )
-        return chosen
+        check_select(batch, rows, BATCH_SIZES[-1])
+        return self._gather([(batch, row) for row in rows])
+
+    def merge(self, batches: Sequence[Batch]) -> Batch:
+        """A copy of all rows, within the device."""
+        self._check_open()
+        check_merge(batches, BATCH_SIZES[-1])
+        return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:
         """Back into the pool. What is in the stream comes before whatever uses the memory next."""
@@ -419,6 +420,23 @@ class TensorRtRunner:
             features |= {engine.outputs} if not segment.head else set()
         if len(features) > 1:
             raise PlansError(f"plans that lay out features differently: {features}")
+
+    def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
+        """A copy of these rows of features, within the device, in the stream's order."""
+        pools = {batch.pool for batch, _ in picked}
+        kinds = {pool.kind for pool in pools if pool is not None}
+        assert None not in pools, "a batch has been released"
+        (kind,) = kinds  # _prepare has seen that all features are alike
+        size = len(picked)
+        gathered = _batch(self._pool(kind, _padded(size)), size, picked[0][0].depth)
+        for batch, row, position, num_rows in stretches(picked):
+            for index, tensor in enumerate(kind):
+                self._device.copy(
+                    gathered.buffer.row_address(index, tensor, position),
+                    batch.buffer.row_address(index, tensor, row),
+                    num_rows * tensor.row_bytes,
+                )
+        return gathered
 
     def _pool(self, kind: _Kind, padded: int) -> _Pool:
         """The pool for these inputs or outputs; a stack's outputs are the next one's inputs."""

@@ -41,8 +41,8 @@ from serving.core.catalog import Catalog
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.runners.checks import check_images, check_rows, check_segment
-from serving.runners.rows import copied_rows
+from serving.runners.checks import check_images, check_merge, check_segment, check_select
+from serving.runners.rows import copied_rows, every_row, stretches
 from serving.runners.torch_program import load_programs
 
 CPU_BATCH_SIZES = (1, 4)
@@ -118,9 +118,14 @@ class TorchRunner:
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
         """A copy of these rows."""
         self._check_open()
-        check_rows(rows, batch.size)
-        with torch.inference_mode():
-            return self._lane.select(batch, rows)
+        check_select(batch, rows, self.batch_sizes[-1])
+        return self._gather([(batch, row) for row in rows])
+
+    def merge(self, batches: Sequence[Batch]) -> Batch:
+        """A copy of all rows."""
+        self._check_open()
+        check_merge(batches, self.batch_sizes[-1])
+        return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:
         """Back into the pool, if it came from one."""
@@ -141,6 +146,10 @@ class TorchRunner:
         if device.type == "cuda":
             return Captured(programs, self._image_shape, Cuda(device))
         return Eager(programs)
+
+    def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
+        with torch.inference_mode():
+            return self._lane.gather(picked)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -176,6 +185,8 @@ class Batch:
     size: int
     depth: int
     """``segments.IMAGE`` for images, the depth of features, or of the exit of detections."""
+    features: bool
+    """Whether they are features: neither images nor detections."""
     tensors: tuple[Tensor, ...]
     buffers: Buffers | None = None
     """Where the tensors lie, if they go back to a pool when the batch is released."""
@@ -193,8 +204,8 @@ class Lane(Protocol):
     def run(self, segment: Segment, batch: Batch) -> Batch:
         """Features, or detections that ``arrays`` can read."""
 
-    def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """A copy of these rows."""
+    def gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
+        """A copy of these rows of features, all at one depth."""
 
     def release(self, batch: Batch) -> None:
         """Take the batch's memory back."""
@@ -215,17 +226,21 @@ class Eager:
         self._programs = dict(programs)
 
     def load(self, images: Sequence[Image]) -> Batch:
-        return Batch(len(images), segments.IMAGE, (torch.from_numpy(np.stack(images)),))
+        pixels = torch.from_numpy(np.stack(images))
+        return Batch(len(images), segments.IMAGE, False, (pixels,))
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
-        return Batch(batch.size, segment.stop, self._programs[segment](*batch.tensors))
+        outputs = self._programs[segment](*batch.tensors)
+        return Batch(batch.size, segment.stop, not segment.head, outputs)
 
-    def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        chosen = tuple(
-            tensor[list(rows)].contiguous(memory_format=torch.channels_last)
-            for tensor in batch.tensors
-        )
-        return Batch(len(rows), batch.depth, chosen)
+    def gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
+        parts = [
+            [tensor[row : row + num_rows] for tensor in batch.tensors]
+            for batch, row, _, num_rows in stretches(picked)
+        ]
+        # What is joined is channels last, as all of its parts are.
+        gathered = tuple(map(torch.cat, zip(*parts, strict=True)))
+        return Batch(len(picked), picked[0][0].depth, True, gathered)
 
     def release(self, batch: Batch) -> None:
         pass
@@ -381,7 +396,7 @@ class Captured:
             buffers.to_device()
         # The pinned images may be written again as soon as the batch is released.
         self._device.synchronize()
-        return Batch(len(images), segments.IMAGE, buffers.tensors, buffers)
+        return Batch(len(images), segments.IMAGE, False, buffers.tensors, buffers)
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
         inputs = batch.buffers
@@ -395,18 +410,19 @@ class Captured:
             replay()
             output.to_host()
         self._device.synchronize()
-        return Batch(batch.size, segment.stop, output.tensors, output)
+        return Batch(batch.size, segment.stop, not segment.head, output.tensors, output)
 
-    def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        chosen = self._take(_FEATURES, len(rows))
+    def gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
+        assert all(batch.buffers is not None for batch, _ in picked), "a released batch"
+        gathered = self._take(_FEATURES, len(picked))
+        targets, sources = [], []
+        for batch, row, position, num_rows in stretches(picked):
+            targets += [tensor[position : position + num_rows] for tensor in gathered.tensors]
+            sources += [tensor[row : row + num_rows] for tensor in batch.tensors]
         with self._device.stream():
-            for position, row in enumerate(rows):
-                torch._foreach_copy_(
-                    [tensor[position] for tensor in chosen.tensors],
-                    [tensor[row] for tensor in batch.tensors],
-                )
+            torch._foreach_copy_(targets, sources)
         self._device.synchronize()
-        return Batch(len(rows), batch.depth, chosen.tensors, chosen)
+        return Batch(len(picked), picked[0][0].depth, True, gathered.tensors, gathered)
 
     def release(self, batch: Batch) -> None:
         buffers, batch.buffers = batch.buffers, None

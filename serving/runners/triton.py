@@ -31,6 +31,7 @@ BATCH_SIZES = (1, 4)
 """Tried of each model, up to the largest batch that its configuration allows."""
 CALL_TIMEOUT_S = 60.0
 """Nobody waits for so long; ``abort`` ends a call that hangs."""
+NO_FEATURES = "the depth models of a Triton have no features"
 
 _OUTPUTS: dict[str, tuple[str, int | None]] = {
     wire.BOXES: ("FP32", 3),
@@ -108,7 +109,11 @@ class TritonRunner:
 
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
         """There are no features here to select from."""
-        raise ValueError("the depth models of a Triton have no features")
+        raise ValueError(NO_FEATURES)
+
+    def merge(self, batches: Sequence[Batch]) -> Batch:
+        """There are no features here to merge."""
+        raise ValueError(NO_FEATURES)
 
     def release(self, batch: Batch) -> None:
         """Memory goes with the last reference."""

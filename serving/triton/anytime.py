@@ -33,6 +33,7 @@ from serving.core.errors import (
     Overloaded,
     ServingError,
 )
+from serving.core.family import Family
 from serving.core.request import Answered, Request, Result
 from serving.engine import error_of, start_engine
 from serving.models import open_runner, read_catalog
@@ -102,7 +103,7 @@ class TritonPythonModel:
         self._metrics = HostMetrics(self._catalog)
         self._engine = start_engine(
             open_runner(options["runtime"], folder, int(threads) if threads else None),
-            self._catalog,
+            Family((self._catalog,)),
             options["runtime"],
             clock=time.monotonic,
             observer=self._metrics,

@@ -70,3 +70,12 @@ def test_releasing_twice_does_not_hand_memory_out_twice(bf16_runner, exported):
         bf16_runner.run(segments.STEM, bf16_runner.load([image])) for image in exported.images[:2]
     )
     assert not np.shares_memory(first.tensors[0].data, second.tensors[0].data)
+
+
+def test_what_was_released_is_not_merged(bf16_runner, exported):
+    kept, gone = (
+        bf16_runner.run(segments.STEM, bf16_runner.load([image])) for image in exported.images[:2]
+    )
+    bf16_runner.release(gone)
+    with pytest.raises(AssertionError, match="has been released"):
+        bf16_runner.merge([kept, gone])

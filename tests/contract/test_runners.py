@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -148,15 +149,105 @@ def test_rows_do_not_depend_on_their_batch(runner, case, exported):
         assert_alike(case, alone, row)
 
 
-def test_select_keeps_rows_in_the_order_asked_for(runner, case, exported):
-    features = runner.run(segments.STEM, runner.load(exported.images))
-    features = runner.run(segments.stack(1), features)
-    whole = runner.detections(runner.run(segments.head(1), features))
-    chosen = runner.select(features, [3, 1])
-    part = runner.detections(runner.run(segments.head(1), chosen))
-    assert len(part) == 2
-    for expected, actual in zip((whole[3], whole[1]), part, strict=True):
+def features_of(runner, images, depth=1):
+    batch = runner.load(images)
+    for segment in segments.unit_path(depth)[:-1]:
+        batch = runner.run(segment, batch)
+    return batch
+
+
+def boxes_of(runner, features, depth=1):
+    return runner.detections(runner.run(segments.head(depth), features))
+
+
+def assert_same(expected: Sequence[Detections], actual: Sequence[Detections]) -> None:
+    for image_expected, image_actual in zip(expected, actual, strict=True):
+        assert len(image_expected.scores) > 10, "nothing to compare"
+        np.testing.assert_array_equal(
+            image_expected.boxes_xyxy_input, image_actual.boxes_xyxy_input
+        )
+        np.testing.assert_array_equal(image_expected.scores, image_actual.scores)
+        np.testing.assert_array_equal(image_expected.labels, image_actual.labels)
+
+
+@pytest.mark.parametrize("rows", [[3, 1], [1, 2, 0], [2, 2]])
+def test_select_keeps_rows_in_the_order_asked_for(runner, case, exported, rows):
+    features = features_of(runner, exported.images)
+    whole = boxes_of(runner, features)
+    part = boxes_of(runner, runner.select(features, rows))
+    for expected, actual in zip([whole[row] for row in rows], part, strict=True):
         assert_alike(case, expected, actual)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 2), (2, 1), (1, 1, 2), (3, 1)])
+def test_merged_rows_are_those_that_were_merged(runner, exported, sizes):
+    """To the bit: what is picked out of them again gives what it gave before."""
+    images = iter(exported.images)
+    batches = [features_of(runner, list(islice(images, size)), 2) for size in sizes]
+    expected = [boxes_of(runner, batch, 2) for batch in batches]
+    merged = runner.merge(batches)
+    stop = 0
+    for batch, boxes in zip(batches, expected, strict=True):
+        start, stop = stop, stop + len(boxes)
+        again = runner.select(merged, list(range(start, stop)))
+        assert_same(boxes, boxes_of(runner, again, 2))
+        assert_same(boxes, boxes_of(runner, batch, 2))
+
+
+def test_a_merged_batch_goes_on_as_if_loaded_together(runner, case, exported):
+    images = exported.images[:3]
+    together = unit_path(runner, images, 2)
+    merged = runner.merge([features_of(runner, images[:1]), features_of(runner, images[1:])])
+    actual = boxes_of(runner, runner.run(segments.stack(2), merged), 2)
+    for image_expected, image_actual in zip(together, actual, strict=True):
+        assert_alike(case, image_expected, image_actual)
+
+
+def test_a_merged_batch_outlives_what_it_was_merged_from(runner, exported):
+    batches = [features_of(runner, [image]) for image in exported.images[:2]]
+    merged = runner.merge(batches)
+    before = boxes_of(runner, merged)
+    for batch in batches:
+        runner.release(batch)
+    for image in exported.images[2:]:
+        features_of(runner, [image])
+    assert_same(before, boxes_of(runner, merged))
+
+
+def test_what_cannot_be_merged_is_refused(runner, exported):
+    images = runner.load(exported.images[:1])
+    shallow = runner.run(segments.STEM, images)
+    features = runner.run(segments.stack(1), shallow)
+    boxes = runner.run(segments.head(1), features)
+    full = [features] * runner.batch_sizes[-1]
+    for batches, message in (
+        ([], "two batches or more can be merged, not 0"),
+        ([features], "two batches or more can be merged, not 1"),
+        ([images, images], "features only can be merged"),
+        ([features, boxes], "features only can be merged"),
+        ([features, shallow], r"batches of depths \[0, 1\] cannot be merged"),
+        ([*full, features], f"1 to {len(full)} rows, not {len(full) + 1}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner.merge(batches)
+    assert len(boxes_of(runner, runner.merge(full))) == len(full)
+
+
+def test_what_cannot_be_selected_is_refused(runner, exported):
+    images = runner.load(exported.images[:2])
+    features = runner.run(segments.STEM, images)
+    boxes = runner.run(segments.fused_exit(1), images)
+    most = runner.batch_sizes[-1]
+    for batch, rows, message in (
+        (images, [0], "of features only"),
+        (boxes, [0], "of features only"),
+        (features, [2], r"rows \[2\] of a batch of 2"),
+        (features, [-1], r"rows \[-1\] of a batch of 2"),
+        (features, [], f"1 to {most} rows, not 0"),
+        (features, [0] * (most + 1), f"1 to {most} rows, not {most + 1}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner.select(batch, rows)
 
 
 def test_features_of_two_cohorts_do_not_disturb_each_other(runner, exported):
@@ -196,17 +287,18 @@ def test_wrong_segments_are_refused(runner, exported):
         runner.run(segments.stack(1), images)
     with pytest.raises(ValueError, match="no segment head_9"):
         runner.run(segments.head(9), images)
-    with pytest.raises(ValueError, match="rows"):
-        runner.select(runner.run(segments.STEM, images), [1])
 
 
 def test_use_after_close_is_an_error(case, exported):
     built = open_case(case, exported, num_threads=1)
     images = built.load(exported.images[:1])
+    features = built.run(segments.STEM, images)
     built.close()
     for use in (
         lambda: built.load(exported.images[:1]),
         lambda: built.run(segments.STEM, images),
+        lambda: built.select(features, [0]),
+        lambda: built.merge([features, features]),
     ):
         with pytest.raises(RuntimeError, match="closed"):
             use()

@@ -190,10 +190,50 @@ def test_vectorised_channels_are_padded(opened, channels, padded):
     assert engine._tensor(shapes, "p3").row_bytes == 5 * 7 * padded * 2
 
 
-def test_rows_of_images_or_boxes_are_not_selected(opened, exported):
+def test_rows_that_lie_together_are_copied_together(opened, exported):
+    """A merge is queued like a selection: nothing waits, and each batch is one copy a tensor."""
+    _, runner, device = opened
+    first, second = (
+        runner.run(segments.STEM, runner.load(images))
+        for images in (exported.images[:3], exported.images)
+    )
+    num_tensors = len(first.pool.kind)
+    for copy, num_stretches in (
+        (lambda: runner.merge([first, second]), 2),
+        (lambda: runner.select(second, [0, 1, 3]), 2),
+        (lambda: runner.select(second, [2, 1]), 2),
+        (lambda: runner.select(second, [1, 2]), 1),
+    ):
+        before = device.calls.copy()
+        copy()
+        new = device.calls - before
+        assert new["cudaMemcpyAsync"] == num_stretches * num_tensors
+        assert not new["cudaStreamSynchronize"]
+
+
+def test_the_memory_of_what_was_merged_may_be_used_at_once(opened, exported):
+    """Copies come before whatever is queued after them."""
     _, runner, _ = opened
-    with pytest.raises(ValueError, match="of features only"):
-        runner.select(runner.load(exported.images[:2]), [1])
+    expected = [chain(runner, [image], 1)[0] for image in exported.images[:2]]
+    batches = []
+    for image in exported.images[:2]:
+        features = runner.run(segments.STEM, runner.load([image]))
+        batches.append(runner.run(segments.stack(1), features))
+    merged = runner.merge(batches)
+    for batch in batches:
+        runner.release(batch)
+    chain(runner, exported.images[2:3], 3)
+    found = runner.detections(runner.run(segments.head(1), merged))
+    for alone, joined in zip(expected, found, strict=True):
+        np.testing.assert_allclose(joined.scores[:5], alone.scores[:5], atol=1e-3)
+
+
+def test_what_was_released_is_not_merged(opened, exported):
+    _, runner, _ = opened
+    kept, gone = (runner.run(segments.STEM, runner.load([image])) for image in exported.images[:2])
+    runner.release(gone)
+    with pytest.raises(AssertionError, match="has been released"):
+        runner.merge([kept, gone])
 
 
 def test_close_frees_everything(plans, exported):
@@ -209,6 +249,7 @@ def test_close_frees_everything(plans, exported):
             lambda: runner.load(exported.images),
             lambda: runner.run(segments.stack(1), kept),
             lambda: runner.select(kept, [0]),
+            lambda: runner.merge([kept, kept]),
             lambda: runner.detections(kept),
         ):
             with pytest.raises(RuntimeError, match="the runner is closed"):

@@ -202,6 +202,28 @@ def test_batches_are_padded_to_a_captured_size(captured, exported):
     assert batch.size == 3
     assert {len(tensor) for tensor in batch.tensors} == {4}
     assert {len(x) for x in captured.select(batch, [2]).tensors} == {1}
+    alone = captured.run(segments.STEM, captured.load(exported.images[:1]))
+    for batches, size, padded in (([alone, alone], 2, 4), ([alone, batch, batch], 7, 8)):
+        merged = captured.merge(batches)
+        assert merged.size == size
+        assert {len(tensor) for tensor in merged.tensors} == {padded}
+
+
+def test_what_was_released_is_not_merged(captured, exported):
+    kept, gone = (
+        captured.run(segments.STEM, captured.load([image])) for image in exported.images[:2]
+    )
+    captured.release(gone)
+    with pytest.raises(AssertionError, match="a released batch"):
+        captured.merge([kept, gone])
+
+
+def test_merged_features_stay_channels_last(exported):
+    runner = TorchRunner(exported.folder, exported.catalog, None, "cpu", "f32")
+    batches = [runner.run(segments.STEM, runner.load([image])) for image in exported.images[:2]]
+    for tensor in (*runner.merge(batches).tensors, *runner.select(batches[0], [0]).tensors):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+    runner.close()
 
 
 def test_releasing_twice_does_not_hand_memory_out_twice(captured, exported):

@@ -61,15 +61,15 @@ def test_a_peer_is_told_what_to_serve_and_nothing_that_was_meant_for_another(
 ) -> None:
     for name in ("PEER_DEPTH", "PUNCTUAL_PORT", "BENTOML_CONFIG", "LIT_SERVER_API_KEY"):
         monkeypatch.setenv(name, "of another")
-    with peer("fake", 3, PYTHON, SETTINGS, tmp_path / "log") as url:
-        with urllib.request.urlopen(f"{url}/environment") as reply:
+    with peer("fake", 3, PYTHON, SETTINGS, tmp_path / "log") as server:
+        with urllib.request.urlopen(f"{server.url}/environment") as reply:
             told = json.load(reply)
         assert Path(told["FAKE_HOME"]).is_dir()
     assert {k: v for k, v in told.items() if k.startswith(peer_servers.OWN_PREFIXES)} == {
         "PEER_MODEL_REPOSITORY": str(REPOSITORY),
         "PEER_MODEL": "bccd",
         "PEER_DEPTH": "3",
-        "PEER_PORT": url.rpartition(":")[2],
+        "PEER_PORT": server.url.rpartition(":")[2],
         "PEER_TIMEOUT_MS": "85",
     }
     assert told["FAKE_PORT"] == told["PEER_PORT"]
@@ -78,9 +78,9 @@ def test_a_peer_is_told_what_to_serve_and_nothing_that_was_meant_for_another(
 
 @pytest.mark.usefixtures("fake")
 def test_what_a_peer_has_started_ends_with_it(tmp_path: Path) -> None:
-    with peer("fake", 1, PYTHON, SETTINGS, tmp_path / "log") as url:
-        assert is_ok(f"{url}/fine")  # it is the child that answers
-    assert not is_ok(f"{url}/fine")
+    with peer("fake", 1, PYTHON, SETTINGS, tmp_path / "log") as server:
+        assert is_ok(f"{server.url}/fine")  # it is the child that answers
+    assert not is_ok(f"{server.url}/fine")
 
 
 @pytest.mark.parametrize("name", peer_servers.PEERS)

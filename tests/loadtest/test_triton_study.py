@@ -128,7 +128,8 @@ def test_servers_take_turns() -> None:
 
 
 def exits(**counts: int) -> str:
-    lines = (f'punctual_exit_depth_total{{depth="{d[1:]}"}} {n}.0' for d, n in counts.items())
+    name = "punctual_exit_depth_total"
+    lines = (f'{name}{{depth="{d[1:]}",model="m"}} {n}.0' for d, n in counts.items())
     return "\n".join(("# TYPE punctual_exit_depth counter", *lines, "other 3.0"))
 
 

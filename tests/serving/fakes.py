@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from serving.core.catalog import Catalog, Evaluation, Exit
+from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Detections, Request
 
@@ -34,6 +36,8 @@ CATALOG = Catalog(
     profiles={},
     command="none",
 )
+
+FAMILY = Family((CATALOG,))
 
 DETECTIONS = Detections(
     boxes_xyxy_input=np.array([[8, 16, 24, 32], [0, 0, 4, 4], [1, 1, 2, 2]], dtype=np.float32),
@@ -57,10 +61,16 @@ Growth = Callable[[Image, Request], AsyncGenerator[Answered, None]]
 
 
 class FakeBackend:
-    """Answers at the deepest exit allowed, at once, unless told to behave otherwise."""
+    """Answers at the deepest exit of the first model allowed, at once, unless told to behave
+    otherwise."""
 
-    def __init__(self, clock: Callable[[], float], behaviour: Behaviour | None = None) -> None:
-        self.catalog = CATALOG
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        behaviour: Behaviour | None = None,
+        family: Family = FAMILY,
+    ) -> None:
+        self.family = family
         self.ready = True
         self.num_waiting = self.num_in_flight = 0
         self.seen: list[tuple[Image, Request]] = []
@@ -70,8 +80,8 @@ class FakeBackend:
         self.behaviour: Behaviour = behaviour or self.answer
         self.growth: Growth = self.answers
 
-    def predicted_s(self, depth: int) -> float:
-        return 0.010 * depth
+    def predicted_s(self, depth: int, model: int | None = None) -> float:
+        return 0.010 * depth + 0.005 * (model or 0)
 
     async def start(self) -> None:
         if self.start_error is not None:
@@ -96,7 +106,7 @@ class FakeBackend:
 
     async def answer(self, _: Image, request: Request, depth: int | None = None) -> Answered:
         now_s = self.clock()
-        depth = depth or request.max_depth
+        depth = depth or self.family.deepest(0, request.max_depth)
         return Answered(request, DETECTIONS, depth, now_s, now_s, 0.0, self.predicted_s(depth))
 
 
@@ -126,10 +136,12 @@ def encode(pixels: npt.NDArray[Any] | PillowImage.Image, kind: str, **options: A
 JPEG = encode(picture(64, 48), "JPEG", quality=95)
 
 
-def write_catalogs(folder: Path, *names: str) -> Path:
-    """Models of these names, with nothing but ``CATALOG``. Returns ``folder``."""
-    for name in names:
-        version = folder / f"{name}_anytime" / "1"
+def write_catalogs(folder: Path, *models: str | Catalog) -> Path:
+    """Models with nothing but these catalogues, ``CATALOG`` where there is only a name. Returns
+    ``folder``."""
+    for model in models:
+        catalog = replace(CATALOG, name=model) if isinstance(model, str) else model
+        version = folder / f"{catalog.name}_anytime" / "1"
         version.mkdir(parents=True)
-        (version / "catalog.json").write_text(json.dumps(CATALOG.to_json()))
+        (version / "catalog.json").write_text(json.dumps(catalog.to_json()))
     return folder

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.catalog import Exit
+from serving.core.family import Family
 from serving.core.ports import Observer
 from serving.core.segment import Segment
 from serving.engine import start_engine
@@ -63,11 +64,11 @@ class GatedRunner(FakeRunner):
 def gated_backend(runner: GatedRunner, observer: Observer) -> EmbeddedBackend:
     """The embedded backend over ``runner``, not started."""
     return EmbeddedBackend(
-        GATED_CATALOG,
+        Family((GATED_CATALOG,)),
         lambda: runner,
         lambda opened: start_engine(
             opened,
-            GATED_CATALOG,
+            Family((GATED_CATALOG,)),
             "fake",
             clock=time.monotonic,
             observer=observer,

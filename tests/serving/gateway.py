@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app
+from serving.core.family import Family
 from serving.metrics import Metrics
 from serving.settings import Settings
-from tests.serving.fakes import JPEG, FakeBackend, FakeClock
+from tests.serving.fakes import FAMILY, JPEG, FakeBackend, FakeClock
 
 HEADERS = {"Content-Type": "image/jpeg"}
 
@@ -21,11 +22,11 @@ HEADERS = {"Content-Type": "image/jpeg"}
 class Gateway:
     """Settings as given, everything else at hand to be looked at or broken."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, family: Family = FAMILY, **settings: Any) -> None:
         self.clock = FakeClock()
         self.wall_clock = FakeClock()
         self.wall_clock.now = 1.7e9
-        self.backend = FakeBackend(self.clock)
+        self.backend = FakeBackend(self.clock, family=family)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.clock)
         self.metrics.describe(self.backend, version="0", runtime="fake")

@@ -1,25 +1,42 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app, create_backend, create_server
+from serving.core.catalog import Exit
+from serving.core.family import Family
 from serving.metrics import Metrics
+from serving.models import StartError
 from serving.settings import Settings
-from tests.serving.fakes import CATALOG, FakeBackend, FakeClock, write_catalogs
+from tests.serving.fakes import CATALOG, FAMILY, FakeBackend, FakeClock, write_catalogs
 
 
 def test_backend_is_of_the_model(tmp_path: Path) -> None:
     settings = Settings(model_repository=write_catalogs(tmp_path, "cells"))
     metrics = Metrics(CollectorRegistry(), FakeClock())
     backend = create_backend(settings, metrics, FakeClock())
-    assert backend.catalog == CATALOG
+    assert backend.family == FAMILY
     assert not backend.ready
+
+
+def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path) -> None:
+    write_catalogs(tmp_path, "small", "large")
+    metrics = Metrics(CollectorRegistry(), FakeClock())
+    settings = Settings(model_repository=tmp_path, model="small,large")
+    assert create_backend(settings, metrics, FakeClock()).family.names == ("small", "large")
+    for backend in ("triton", "triton-depth"):
+        settings = Settings(model_repository=tmp_path, model="small,large", backend=backend)  # type: ignore[arg-type]
+        with pytest.raises(StartError, match=f"{backend} serves one model, not small, large"):
+            create_backend(settings, metrics, FakeClock())
 
 
 class TestLifespan:
@@ -56,6 +73,16 @@ class TestLifespan:
         backend = FakeBackend(FakeClock())
         assert self.run(backend) == [None]
         assert backend.stopped_with == 1.5
+
+    def test_reports_the_exits_that_add_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
+        exits = tuple(Exit(depth, ap, ap, {}) for depth, ap in ((1, 0.5), (2, 0.6), (3, 0.59)))
+        backend = FakeBackend(FakeClock(), family=Family((replace(CATALOG, exits=exits),)))
+        with caplog.at_level(logging.INFO, "serving.app"):
+            self.run(backend)
+            backend.ready = False
+        assert caplog.messages == [
+            "off the front: exit 3 of cells: .590, not above the .600 of exit 2 (20.0 ms)"
+        ]
 
     def test_tells_of_a_backend_that_does_not_start(self) -> None:
         backend = FakeBackend(FakeClock())

@@ -22,7 +22,7 @@ from serving.core.errors import (
     ShedReason,
     UnsupportedImage,
 )
-from serving.core.letterbox import PAD_VALUE, Letterbox
+from serving.core.letterbox import PAD_VALUE, Letterbox, fit
 from serving.core.ports import Image
 from serving.images import (
     BACKGROUND,
@@ -33,6 +33,7 @@ from serving.images import (
     Header,
     load_image,
     probe,
+    refit,
 )
 from tests.serving.fakes import FakeClock, encode, picture
 
@@ -45,6 +46,18 @@ def assert_upright(pixels: Image, placement: Letterbox, tolerance: int = 12) -> 
         y = int(down * placement.resized_height)
         x = int(right * placement.resized_width)
         np.testing.assert_allclose(pixels[y, x].astype(int), color, atol=tolerance)
+
+
+def test_refit_is_the_same_picture_in_a_smaller_input() -> None:
+    frame, _ = load_image(encode(picture(256, 192), "PNG"), 256, 224)
+    small = refit(frame, 96, 64)
+    assert (small.shape, small.dtype) == ((64, 96, 3), np.uint8)
+    placement = fit(256, 224, 96, 64)
+    assert (placement.resized_width, placement.resized_height) == (73, 64)
+    assert (small[:, 73:] == PAD_VALUE).all()
+    assert_upright(small, fit(256, 192, 73, 64))
+    assert (small[-8:, :73] == PAD_VALUE).all()  # the padding of the frame, made smaller
+    assert (refit(frame, 256, 224) == frame).all()
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:

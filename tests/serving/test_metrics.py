@@ -89,7 +89,7 @@ def test_every_error_has_an_outcome() -> None:
 def test_labels_exist_before_anything_happens(bench: Bench) -> None:
     assert bench.sample("requests_total", outcome="late") == 0
     assert bench.sample("shed_total", reason="evicted-expired") == 0
-    assert bench.sample("exit_depth_total", depth="3") == 0
+    assert bench.sample("exit_depth_total", depth="3", model="cells") == 0
     assert bench.sample("segment_duration_seconds_count", kind="exit") == 0
     assert bench.sample("decode_seconds_count", format="webp") == 0
     assert bench.sample("engine_results_total", result="failed") == 0
@@ -103,7 +103,7 @@ def test_margin_and_overrun_are_never_negative(bench: Bench) -> None:
         bench.metrics.ended_request(RequestRecord(duration_s, 0.1, DeadlineExceeded("")))
     assert bench.sample("deadline_margin_seconds_sum") == pytest.approx(0.05)
     assert bench.sample("deadline_overrun_seconds_sum") == pytest.approx(0.15)
-    assert bench.sample("exit_depth_total", depth="2") == 2
+    assert bench.sample("exit_depth_total", depth="2", model="cells") == 2
     assert bench.sample("queue_delay_seconds_sum") == pytest.approx(0.02)
 
 

@@ -1,14 +1,27 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serving.core import segment as segments
-from serving.models import StartError, find_model, open_runner, read_catalog
+from serving.core.family import Family
+from serving.models import (
+    StartError,
+    find_model,
+    find_models,
+    open_family,
+    open_runner,
+    read_catalog,
+    read_family,
+)
 from tests.serving.fakes import CATALOG, write_catalogs
+from tests.serving.world import FakeClock, FakeRunner
 
 
 def test_the_only_model(tmp_path: Path) -> None:
@@ -20,10 +33,23 @@ def test_the_only_model(tmp_path: Path) -> None:
 def test_one_of_several_models(tmp_path: Path) -> None:
     write_catalogs(tmp_path, "cells", "streets")
     assert find_model(tmp_path, "streets").parts[-2] == "streets_anytime"
-    with pytest.raises(StartError, match="cells, streets"):
+    with pytest.raises(StartError, match="cells, streets.*--model cells,streets"):
         find_model(tmp_path, None)
     with pytest.raises(StartError, match="no model 'sea'"):
         find_model(tmp_path, "sea")
+
+
+def test_several_models_as_one(tmp_path: Path) -> None:
+    catalogs = {name: replace(CATALOG, name=name) for name in ("small", "large")}
+    other = replace(CATALOG, name="streets", classes=("car", "bus"))
+    write_catalogs(tmp_path, *catalogs.values(), other)
+    folders = find_models(tmp_path, ("small", "large"))
+    assert [folder.parts[-2] for folder in folders] == ["small_anytime", "large_anytime"]
+    assert read_family(folders) == Family(tuple(catalogs.values()))
+    with pytest.raises(StartError, match="classes differ: circle, square; car, bus"):
+        read_family(find_models(tmp_path, ("small", "streets")))
+    with pytest.raises(StartError, match="no model 'sea'"):
+        find_models(tmp_path, ("small", "sea"))
 
 
 def test_no_model(tmp_path: Path) -> None:
@@ -51,6 +77,51 @@ def test_some_segments_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
     wanted = {segments.fused_exit(2)}
     assert open_runner("openvino", folder, 2, wanted) == (folder, CATALOG, 2, wanted)  # type: ignore[comparison-overlap]
+
+
+class TestOpenFamily:
+    @pytest.fixture
+    def runners(self, monkeypatch: pytest.MonkeyPatch) -> list[FakeRunner]:
+        """Those that have been opened; there are two."""
+        opened: list[FakeRunner] = []
+
+        def create(*_: Any) -> FakeRunner:
+            if len(opened) == 2:
+                raise RuntimeError("no memory left")
+            opened.append(FakeRunner(FakeClock()))
+            return opened[-1]
+
+        module = SimpleNamespace(OpenVinoRunner=create)
+        monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+        return opened
+
+    def test_of_one_is_its_runner(self, tmp_path: Path, runners: list[FakeRunner]) -> None:
+        folders = find_models(write_catalogs(tmp_path, "cells"), ())
+        assert open_family("openvino", folders, None, unused) is runners[0]
+
+    def test_of_several(self, tmp_path: Path, runners: list[FakeRunner]) -> None:
+        catalogs = [replace(CATALOG, name=name) for name in ("small", "large")]
+        folders = find_models(write_catalogs(tmp_path, *catalogs), ("small", "large"))
+        runner = open_family("openvino", folders, None, unused)
+        assert {segment.model for segment in runner.segments} == {0, 1}
+        runner.run(segments.STEM.of(1), runner.load([np.zeros((96, 128, 3), np.uint8)]))
+        assert [member.log for member in runners] == [[], [("stem", 1)]]
+
+    def test_what_was_opened_is_closed_when_another_fails(
+        self, tmp_path: Path, runners: list[FakeRunner], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[FakeRunner] = []
+        monkeypatch.setattr(FakeRunner, "close", closed.append)
+        names = ("a", "b", "c")
+        folders = find_models(write_catalogs(tmp_path, *names), names)
+        with pytest.raises(RuntimeError, match="no memory left"):
+            open_family("openvino", folders, None, unused)
+        assert closed == runners
+
+
+def unused(*_: Any) -> Any:
+    """Models of one input size need no other."""
+    raise AssertionError("resized")
 
 
 class Runners:

@@ -23,6 +23,14 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.model_repository == Path("elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [(None, ()), ("cells", ("cells",)), ("small, large", ("small", "large")), (" ,", ())],
+)
+def test_names_of_models(model: str | None, names: tuple[str, ...]) -> None:
+    assert load({"model": model}).models == names
+
+
 def test_frozen() -> None:
     with pytest.raises(ValidationError):
         load({}).port = 1  # type: ignore[misc]

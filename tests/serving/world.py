@@ -1,8 +1,10 @@
 """A virtual world for executor and policy: a clock that only moves while a segment runs, and a
-runner that does nothing but take its time."""
+runner that does nothing but take its time. Whatever happens does so at its instant, also while a
+segment runs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from serving.core import segment as segments
 from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
+from serving.core.policy import Decision, Policy, Snapshot, Wait
 from serving.core.request import Answered, Cancelled, Detections, Request, Result
 from serving.core.segment import Segment
 from serving.executor import Executor
@@ -43,19 +46,46 @@ def cost_s(segment: Segment, batch: int = 1) -> float:
     return (STEM_S if segment.start == segments.IMAGE else STACK_S) * growth
 
 
+def batching(fixed: float) -> Cost:
+    """Run times of a device of which a share ``fixed`` does not depend on the batch."""
+    return lambda segment, batch=1: cost_s(segment) * (fixed + (1 - fixed) * batch)
+
+
 def unit_s(depth: int) -> float:
     """A lone request through unit segments."""
     return sum(map(cost_s, segments.unit_path(depth)))
 
 
 class FakeClock:
-    """Seconds that pass only when told to."""
+    """Seconds that pass only when told to. What is ``due``, as (instant, action) in order, happens
+    on the way past its instant."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        self._now_s = 0.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
 
     def __call__(self) -> float:
-        return self.now_s
+        return self._now_s
+
+    @property
+    def now_s(self) -> float:
+        return self._now_s
+
+    @now_s.setter
+    def now_s(self, now_s: float) -> None:
+        while self.due and self.due[0][0] < now_s:
+            self._happen()
+        self._now_s = now_s
+
+    def catch_up(self) -> None:
+        """Let happen what is due at this very instant."""
+        while self.due and self.due[0][0] <= self._now_s:
+            self._happen()
+
+    def _happen(self) -> None:
+        instant_s, action = self.due.pop(0)
+        self._now_s = max(self._now_s, instant_s)
+        action()
 
 
 @dataclass
@@ -64,12 +94,14 @@ class FakeBatch:
 
     depth: int
     rows: list[Any]
+    model: int = 0
     released: bool = False
 
 
 @dataclass
 class FakeRunner:
-    """``SegmentRunner`` on a ``FakeClock``. Fails on the runs whose number is in ``fail_on``."""
+    """``SegmentRunner`` on a ``FakeClock``, of a model for each number in ``exits``. Fails on the
+    runs whose number is in ``fail_on``."""
 
     clock: FakeClock
     cost: Cost = cost_s
@@ -78,17 +110,18 @@ class FakeRunner:
     units: bool = True
     batch_sizes: tuple[int, ...] = (1, 4)
     fail_on: frozenset[int] = frozenset()
+    exits: tuple[int, ...] = (NUM_EXITS,)
     log: list[tuple[str, int]] = field(default_factory=list)
     batches: list[FakeBatch] = field(default_factory=list)
 
     @property
     def segments(self) -> frozenset[Segment]:
-        fused = segments.fused_segments(NUM_EXITS) if self.fused else ()
-        units = segments.unit_segments(NUM_EXITS) if self.units else ()
-        return frozenset((*units, *fused))
+        every = every_segment(self.exits)
+        wanted = {"exit": self.fused, "stem": self.units, "stack": self.units, "head": self.units}
+        return frozenset(segment for segment in every if wanted[segment.kind])
 
-    def _new(self, depth: int, rows: Sequence[Any]) -> FakeBatch:
-        self.batches.append(FakeBatch(depth, list(rows)))
+    def _new(self, depth: int, rows: Sequence[Any], model: int = 0) -> FakeBatch:
+        self.batches.append(FakeBatch(depth, list(rows), model))
         return self.batches[-1]
 
     def load(self, images: Sequence[Any]) -> FakeBatch:
@@ -97,16 +130,26 @@ class FakeRunner:
     def run(self, segment: Segment, batch: FakeBatch) -> FakeBatch:
         assert not batch.released
         assert batch.depth == segment.start
+        assert batch.depth == segments.IMAGE or batch.model == segment.model
         assert len(batch.rows) <= self.batch_sizes[-1]
         self.log.append((segment.name, len(batch.rows)))
         self.clock.now_s += self.cost(segment, len(batch.rows))
         if len(self.log) in self.fail_on:
             raise RuntimeError("the device is on fire")
-        return self._new(segment.stop, batch.rows)
+        return self._new(segment.stop, batch.rows, segment.model)
 
     def select(self, batch: FakeBatch, rows: Sequence[int]) -> FakeBatch:
         assert not batch.released
-        return self._new(batch.depth, [batch.rows[row] for row in rows])
+        return self._new(batch.depth, [batch.rows[row] for row in rows], batch.model)
+
+    def merge(self, batches: Sequence[FakeBatch]) -> FakeBatch:
+        assert len(batches) > 1
+        assert not any(batch.released for batch in batches)
+        ((depth, model),) = {(batch.depth, batch.model) for batch in batches}
+        assert depth != segments.IMAGE
+        rows = [row for batch in batches for row in batch.rows]
+        assert len(rows) <= self.batch_sizes[-1]
+        return self._new(depth, rows, model)
 
     def release(self, batch: FakeBatch) -> None:
         assert not batch.released
@@ -144,15 +187,25 @@ class Recorder:
         self.results.append(result)
 
 
-def exact_profile(cost: Cost = cost_s, sizes: Sequence[int] = (1, 2, 3, 4)) -> LatencyProfile:
+def every_segment(exits: Sequence[int]) -> tuple[Segment, ...]:
+    """Of models with so many exits."""
+    return tuple(
+        segment.of(model)
+        for model, num_exits in enumerate(exits)
+        for segment in segments.every_segment(num_exits)
+    )
+
+
+def exact_profile(
+    cost: Cost = cost_s, sizes: Sequence[int] = (1, 2, 3, 4), exits: Sequence[int] = (NUM_EXITS,)
+) -> LatencyProfile:
     """A profile without any spread."""
-    every = (*segments.unit_segments(NUM_EXITS), *segments.fused_segments(NUM_EXITS))
     return LatencyProfile(
         "fake 1",
         "nowhere",
         "2026-01-01",
         1,
-        {(s, b): Quantiles(*[cost(s, b)] * 3) for s in every for b in sizes},
+        {(s, b): Quantiles(*[cost(s, b)] * 3) for s in every_segment(exits) for b in sizes},
     )
 
 
@@ -161,20 +214,29 @@ def make_policy(runner: FakeRunner, max_cohorts: int = 8) -> DeadlinePolicy:
 
 
 class World:
-    """An executor in a virtual world. ``play`` lets requests arrive and runs until all ended."""
+    """An executor in a virtual world whose run times it knows exactly. ``play`` lets requests
+    arrive and runs until all ended."""
 
-    def __init__(self, runner: FakeRunner | None = None, max_waiting: int = 1000) -> None:
+    def __init__(
+        self,
+        runner: FakeRunner | None = None,
+        max_waiting: int = 1000,
+        policy: Policy | None = None,
+    ) -> None:
         self.clock = runner.clock if runner else FakeClock()
         self.runner = runner or FakeRunner(self.clock)
         self.recorder = Recorder()
+        self.decisions: list[tuple[Snapshot, Decision]] = []
+        sizes = range(1, self.runner.batch_sizes[-1] + 1)
         self.executor = Executor(
             self.runner,
-            make_policy(self.runner),
-            LatencyModel(exact_profile()),
+            policy or make_policy(self.runner),
+            LatencyModel(exact_profile(self.runner.cost, sizes, self.runner.exits)),
             self.clock,
             self.recorder,
             max_waiting,
             probe_image=IMAGE,
+            watch=lambda *seen: self.decisions.append(seen),
         )
         self.results: dict[int, list[Result]] = {}
         self.answers: dict[int, list[Answered]] = {}
@@ -200,13 +262,14 @@ class World:
         events = [(r.arrival_s, 0, r.id, lambda r=r: self.submit(r)) for r in requests]
         events += [(at, 1, i, lambda i=i: self.executor.cancel(i)) for at, i in cancels]
         events.sort(key=lambda event: event[:3])
+        due = self.clock.due = [(at, action) for at, _, _, action in events]
         while True:
-            while events and events[0][0] <= self.clock.now_s:
-                events.pop(0)[3]()
+            self.clock.catch_up()
             if not self.executor.step():
-                if not events:
+                next_s = min(due[0][0] if due else math.inf, self._wake_s())
+                if next_s == math.inf:
                     break
-                self.clock.now_s = events[0][0]
+                self.clock.now_s = next_s
         assert all(len(ends) == 1 for ends in self.results.values()), "each ends exactly once"
         assert len(self.recorder.results) == len(self.results)
         assert self.executor.num_waiting == self.executor.num_in_flight == 0
@@ -216,6 +279,14 @@ class World:
             else:
                 assert not self.answers[i] or isinstance(end, Cancelled), "an answer is kept"
         return {i: ends[0] for i, ends in self.results.items()}
+
+    def _wake_s(self) -> float:
+        """Until when the executor waits with requests in its hands."""
+        if self.executor.num_waiting + self.executor.num_in_flight == 0:
+            return math.inf
+        decision = self.decisions[-1][1]
+        assert isinstance(decision, Wait)
+        return decision.until_s
 
 
 def depth_of(result: Result) -> int:

@@ -100,6 +100,7 @@ class TestReply:
             "model_version": "1",
             "id": "7",
             "parameters": {
+                "model": "cells",
                 "exit_depth": 2,
                 "max_depth": 3,
                 "degraded": True,

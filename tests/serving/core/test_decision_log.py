@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.decision_log import describe
+from serving.core.decision_log import describe
 from serving.core.errors import ShedReason
 from serving.core.policy import (
     Cohort,

@@ -1,0 +1,107 @@
+"""The servers that are compared live: Punctual with several policies, and its peers.
+
+All of them are started once, since that takes long, and paused but for the one whose turn it is:
+even an idle server takes something of a machine that it shares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.accounting import Account, account, server_counts
+from loadtest.load import LoadResult, LoadSettings, run_load
+from loadtest.load_summary import Summary, summarise
+from loadtest.peer_servers import PeerSettings, peer
+from loadtest.processes import Server, gateway_server, get_text
+from serving.core.demand import WINDOW
+
+SHIPPED, SHALLOWEST, DEEPEST, SLACKFIT = POLICIES = ("deadline", "fixed:1", "fixed:max", "slackfit")
+WARM_UP = WINDOW + 6
+"""Requests after each pause: enough for a server to forget how long it was."""
+GRACE_S = 1.0
+SETTLE_S = 1.0
+"""How long the server's counts may take to include the last replies."""
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class System:
+    """One server under study."""
+
+    name: str
+    server: Server
+    policy: str | None
+    """Of a gateway; None for a peer."""
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """It runs, for a while."""
+        self.server.resume()
+        try:
+            yield
+        finally:
+            self.server.pause()
+
+    def counts(self) -> Counter[str] | None:
+        """Requests since its start, by how they ended, if it tells. Raises StudyError."""
+        if self.policy is None:
+            return None
+        return server_counts(get_text(f"{self.server.url}/metrics"))
+
+    def counts_at_rest(self, total: int) -> Counter[str] | None:
+        """The same, as soon as they come to ``total``, or ``SETTLE_S`` have passed."""
+        give_up_s = time.monotonic() + SETTLE_S
+        while True:
+            counts = self.counts()
+            if counts is None or counts.total() == total or time.monotonic() > give_up_s:
+                return counts
+            time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def gateway_system(
+    policy: str, repository: Path, model: str, runtime: str, log: Path
+) -> Iterator[System]:
+    """A gateway with the policy called so, paused."""
+    settings = {"model_repository": repository.resolve(), "model": model, "runtime": runtime}
+    command = ("study", "serve", "--policy", policy)
+    with gateway_server(policy, settings, log, command) as server:
+        server.pause()
+        yield System(policy, server, policy)
+
+
+@contextlib.contextmanager
+def peer_system(
+    kind: str, depth: int, label: str, python: Path, settings: PeerSettings, log: Path
+) -> Iterator[System]:
+    """A peer at one exit, paused; its name ends in ``label``."""
+    with peer(kind, depth, python, settings, log) as server:
+        server.pause()
+        yield System(f"{kind}:{label}", server, None)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of one system."""
+
+    result: LoadResult
+    summary: Summary
+    account: Account
+
+
+def measure(system: System, settings: LoadSettings) -> Measured:
+    """A run of an otherwise paused ``system``, which is paused again before anything is computed:
+    its idle engine would be probed meanwhile, and a probe that the pause interrupts counts as one
+    that took minutes. Raises StudyError."""
+    with system.awake():
+        before = system.counts()
+        result = run_load(settings)
+        already = 0 if before is None else before.total()
+        after = system.counts_at_rest(already + settings.warm_up + len(result.rows))
+    summary = summarise(result)
+    return Measured(result, summary, account(summary, before, after, settings.warm_up))

@@ -1,0 +1,140 @@
+"""Several models on one device, as one runner: one of each, in one frame for images and boxes.
+
+Who loads images does not say which model will run on them. They are kept as they are, and loaded
+into the model's own runner when its first segment runs, in the size that it takes; its boxes are
+mapped back to the common frame, so that nobody else sees more than one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from serving.core import segment as segments
+from serving.core.family import Family
+from serving.core.letterbox import Letterbox, fit
+from serving.core.ports import Image, SegmentRunner
+from serving.core.request import Detections
+from serving.core.segment import Segment
+from serving.runners.checks import check_images, check_segment
+
+Refit = Callable[[Image, int, int], Image]
+"""(image, width, height) -> the image letterboxed to that size."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """Images in the common frame, for any model."""
+
+    rows: tuple[Image, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Features or detections of one model."""
+
+    model: int
+    inner: Any
+    """What they are to that model's runner."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A model's runner, and how the common frame lies in its input; None if that is the same."""
+
+    runner: SegmentRunner
+    input_width: int
+    input_height: int
+    placement: Letterbox | None
+
+
+class FamilyRunner:
+    """``SegmentRunner`` over ``runners``, one of each model of ``family``, in its order. Closes
+    them."""
+
+    def __init__(self, family: Family, runners: Sequence[SegmentRunner], refit: Refit) -> None:
+        self._refit = refit
+        self._image_shape = (family.input_height, family.input_width, 3)
+        self._members = tuple(
+            _Member(runner, width, height, _placement(family, width, height))
+            for runner, (width, height) in zip(
+                runners, ((c.input_width, c.input_height) for c in family.catalogs), strict=True
+            )
+        )
+        self.runtime = runners[0].runtime
+        self.segments = frozenset(
+            segment.of(model) for model, runner in enumerate(runners) for segment in runner.segments
+        )
+        common = set.intersection(*(set(runner.batch_sizes) for runner in runners))
+        self.batch_sizes = tuple(sorted(common))
+
+    def load(self, images: Sequence[Image]) -> Images:
+        """A batch of images, not copied: they must stay as they are until it is released."""
+        check_images(images, self._image_shape, self.batch_sizes[-1])
+        return Images(tuple(images))
+
+    def run(self, segment: Segment, batch: Images | Batch) -> Batch:
+        """A run of one model's segment. On images it includes bringing them to the model's size
+        and loading them."""
+        if isinstance(batch, Images):
+            check_segment(segment, segments.IMAGE, self.segments)
+            return self._begin(segment, batch)
+        if segment.model != batch.model:
+            raise ValueError(f"{segment.name} does not take a batch of model {batch.model}")
+        runner = self._members[batch.model].runner
+        return Batch(batch.model, runner.run(segment.of(0), batch.inner))
+
+    def _begin(self, segment: Segment, batch: Images) -> Batch:
+        member = self._members[segment.model]
+        rows: Sequence[Image] = batch.rows
+        if member.placement is not None:
+            rows = [self._refit(row, member.input_width, member.input_height) for row in rows]
+        loaded = member.runner.load(rows)
+        try:
+            return Batch(segment.model, member.runner.run(segment.of(0), loaded))
+        finally:
+            member.runner.release(loaded)
+
+    def select(self, batch: Images | Batch, rows: Sequence[int]) -> Batch:
+        """As the model's runner does."""
+        if isinstance(batch, Images):
+            raise ValueError("rows can be selected of features only")
+        return Batch(batch.model, self._members[batch.model].runner.select(batch.inner, rows))
+
+    def merge(self, batches: Sequence[Images | Batch]) -> Batch:
+        """As the model's runner does; all must be of one model."""
+        inner = [batch for batch in batches if isinstance(batch, Batch)]
+        models = sorted({batch.model for batch in inner})
+        if len(inner) < len(batches) or not models:
+            raise ValueError("features only can be merged")
+        if len(models) > 1:
+            raise ValueError(f"batches of models {models} cannot be merged")
+        runner = self._members[models[0]].runner
+        return Batch(models[0], runner.merge([batch.inner for batch in inner]))
+
+    def release(self, batch: Images | Batch) -> None:
+        """As the model's runner does; images go with the last reference."""
+        if isinstance(batch, Batch):
+            self._members[batch.model].runner.release(batch.inner)
+
+    def detections(self, batch: Batch) -> list[Detections]:
+        """Copies, in pixels of the common frame."""
+        member = self._members[batch.model]
+        found = member.runner.detections(batch.inner)
+        if member.placement is None:
+            return found
+        return [
+            replace(row, boxes_xyxy_input=member.placement.to_original(row.boxes_xyxy_input))
+            for row in found
+        ]
+
+    def close(self) -> None:
+        """Close all."""
+        for member in self._members:
+            member.runner.close()
+
+
+def _placement(family: Family, width: int, height: int) -> Letterbox | None:
+    frame = (family.input_width, family.input_height)
+    return None if frame == (width, height) else fit(*frame, width, height)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from serving.core import segment as segments
+from serving.core.catalog import Catalog, Exit
+from serving.core.family import Family
+from serving.core.latency import LatencyProfile, Quantiles
+from tests.serving.fakes import CATALOG
+
+
+def member(name: str, *accuracy: float, width: int = 128, **facts: object) -> Catalog:
+    exits = tuple(Exit(depth, ap, ap, {}) for depth, ap in enumerate(accuracy, start=1))
+    return replace(CATALOG, name=name, exits=exits, input_width=width, **facts)  # type: ignore[arg-type]
+
+
+SMALL = member("small", 0.4, 0.5, width=64, score_threshold=0.1)
+LARGE = member("large", 0.45, 0.6, 0.59, version="2")
+FAMILY = Family((SMALL, LARGE))
+
+
+def test_one_model_is_what_its_catalogue_says() -> None:
+    alone = Family((LARGE,))
+    assert (alone.name, alone.version, alone.classes) == ("large", "2", LARGE.classes)
+    assert (alone.num_exits, alone.score_threshold) == (3, 0.05)
+    assert alone.accuracies == ((0.45, 0.6, 0.59),)
+
+
+def test_several_are_served_under_all_their_names() -> None:
+    assert (FAMILY.name, FAMILY.version) == ("small+large", "1+2")
+    assert Family((SMALL, member("tiny", 0.1))).version == "1"
+    assert (FAMILY.num_exits, FAMILY.score_threshold) == (3, 0.1)
+    assert (FAMILY.input_width, FAMILY.input_height) == (128, 96)
+
+
+def test_classes_must_be_the_same() -> None:
+    other = member("other", 0.4, classes=("square", "circle"))
+    with pytest.raises(ValueError, match="large and other cannot be served as one"):
+        Family((LARGE, other))
+    with pytest.raises(ValueError, match="called large"):
+        Family((LARGE, SMALL, LARGE))
+
+
+@pytest.mark.parametrize(
+    ("model", "depth", "bounds", "degraded"),
+    [
+        (1, 2, (1, 3), False),  # exit 3 of large is no better
+        (1, 3, (1, 3), True),  # but exit 2 would have been better
+        (0, 2, (1, 3), True),  # exit 2 of large
+        (0, 2, (1, 1), False),
+        (1, 1, (1, 1), False),
+        (0, 1, (1, 1), True),  # exit 1 of large
+        (1, 3, (3, 3), False),  # nothing else is as deep
+    ],
+)
+def test_degraded_if_a_better_exit_was_allowed(
+    model: int, depth: int, bounds: tuple[int, int], degraded: bool
+) -> None:
+    assert FAMILY.degraded(model, depth, *bounds) is degraded
+
+
+def test_without_accuracies_deeper_is_better() -> None:
+    family = Family((member("unknown", 0.0, 0.0, 0.0),))
+    assert [family.degraded(0, depth, 1, 3) for depth in (1, 2, 3)] == [True, True, False]
+    assert len(family.front(lambda depth, _: depth / 1e3).points) == 3
+
+
+def test_max_depth_of_a_shallower_model() -> None:
+    assert [FAMILY.deepest(model, 3) for model in (0, 1)] == [2, 3]
+    assert FAMILY.deepest(1, 2) == 2
+    assert FAMILY.expected_ap(1, 2) == 0.6
+
+
+def test_front_over_all_models() -> None:
+    front = FAMILY.front(lambda depth, model: 0.004 * depth + 0.006 * model)
+    assert [(p.model, p.depth, p.ap) for p in front.points] == [
+        (0, 1, 0.4),
+        (0, 2, 0.5),
+        (1, 2, 0.6),
+    ]
+    assert [(each.point.model, each.point.depth) for each in front.dropped] == [(1, 1), (1, 3)]
+
+
+def test_one_profile_of_all_models() -> None:
+    def profile(seconds: float) -> LatencyProfile:
+        table = {(segments.STEM, 1): Quantiles(*[seconds] * 3)}
+        return LatencyProfile("fake 1", "here", "2026-01-01", 1, table)
+
+    def measured(catalog: Catalog, seconds: float) -> Catalog:
+        return replace(catalog, profiles={"fake": profile(seconds)})
+
+    assert FAMILY.profile("fake") is None
+    both = Family((measured(SMALL, 0.001), measured(LARGE, 0.002))).profile("fake")
+    assert both is not None
+    stems = {segments.STEM: 0.001, segments.STEM.of(1): 0.002}
+    assert {segment: q.p50_s for (segment, _), q in both.table.items()} == stems
+    assert LatencyProfile.from_json(both.to_json()) == both
+    second = Family((SMALL, measured(LARGE, 0.002))).profile("fake")
+    assert second is not None
+    assert [segment for segment, _ in second.table] == [segments.STEM.of(1)]
