@@ -20,7 +20,13 @@ from loadtest.rows import Outcome
 ENDS = ("answered", "rejected", "evicted", "infeasible", "late", "other")
 _SERVER_ENDS = {"ok": "answered", "degraded": "answered"}
 """Outcome in the server's metrics -> end, where they differ."""
-_REASON_ENDS = {"budget-infeasible": "infeasible", "deadline-exceeded": "late"}
+_REASON_ENDS = {
+    "budget-infeasible": "infeasible",
+    "deadline-exceeded": "late",
+    "http-503": "rejected",
+    "http-504": "late",
+}
+"""Reason that the client was given -> end; others are named after theirs. Peers give a status."""
 _SAMPLE = re.compile(r'^punctual_requests_total\{outcome="(\w+)"\} (\S+)$', re.MULTILINE)
 
 

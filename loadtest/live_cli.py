@@ -107,10 +107,11 @@ def _live(options: argparse.Namespace) -> int:
     import matplotlib  # noqa: F401  so that it is missed before the study, not after
 
     from loadtest import live_plots, live_study
+    from loadtest.live_subject import Settings
     from loadtest.live_tables import markdown
     from loadtest.processes import StudyError
 
-    settings = live_study.Settings(
+    settings = Settings(
         model_repository=options.model_repository,
         model=options.model,
         runtime=options.runtime,

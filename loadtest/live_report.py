@@ -148,8 +148,14 @@ class Report:
 
     @property
     def systems(self) -> list[str]:
-        """In the order of their names, the shipped policy first."""
-        return sorted({run.system for run in self.runs}, key=lambda name: (name != SHIPPED, name))
+        """Of all runs: the shipped policy, other policies, peers."""
+        return sorted(
+            {run.system for run in self.all_runs},
+            key=lambda name: (name != SHIPPED, self._is_peer(name), name),
+        )
+
+    def _is_peer(self, name: str) -> bool:
+        return any(run.system == name and run.account.server is None for run in self.all_runs)
 
     @property
     def arrivals(self) -> list[str]:
@@ -190,9 +196,9 @@ class Report:
 
     def accounts(self) -> dict[str, Account]:
         """System -> all its runs, bursts included."""
-        by_system: dict[str, list[Account]] = {}
+        by_system: dict[str, list[Account]] = {name: [] for name in self.systems}
         for run in self.all_runs:
-            by_system.setdefault(run.system, []).append(run.account)
+            by_system[run.system].append(run.account)
         return {name: total(accounts) for name, accounts in by_system.items()}
 
     def not_valid(self) -> list[LiveRun | BurstRun]:

@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,18 +23,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from loadtest.arrivals import parse_arrivals
-from loadtest.budgets import parse_budgets
-from loadtest.callers import ask_again_and_again
+from loadtest.live_reference import find_reference
 from loadtest.live_report import BurstRun, LiveRun, Reference, Report
-from loadtest.live_simulation import Twin, simulate_schedule
+from loadtest.live_simulation import simulate_schedule
+from loadtest.live_subject import BURST_LOAD, SEEDS_PER_ROUND, Settings, Subject
 from loadtest.live_systems import (
-    DEEPEST,
-    GRACE_S,
     POLICIES,
     SHALLOWEST,
     SHIPPED,
     SLACKFIT,
-    WARM_UP,
     System,
     gateway_system,
     measure,
@@ -43,175 +40,22 @@ from loadtest.live_systems import (
 from loadtest.live_tables import write
 from loadtest.load import LoadSettings
 from loadtest.peer_servers import PEERS, PeerSettings
-from loadtest.pictures import Picture, read_data
-from loadtest.processes import StudyError
-from loadtest.profiles import ModelProfile
 from loadtest.recovery import recovery
 from loadtest.rows import Outcome, Row
-from loadtest.segment_times import segments_now
 from loadtest.simulation import Timeline
-from loadtest.target import Target, describe_server
-from loadtest.triton_study import find_folder, machine, read_catalog
-from serving.core.catalog import Catalog
-from serving.core.latency import quantile
+from loadtest.target import Target
+from loadtest.triton_study import machine
 
-CALLERS = 8
-"""At once, to see what a server can do at most: two of its largest batches."""
-CAPACITY_WINDOWS = 3
-WINDOW_S = 4.0
-"""Of each of them, and of the caller who finds the server idle."""
 BURST_SYSTEMS = (SHIPPED, SHALLOWEST, SLACKFIT)
-BURST_LOAD = 0.5
-"""Before and after it."""
-BURST_OF_CAPACITY = 5.0
-"""In it."""
 BIN_S = 0.5
 """Of a burst's timeline."""
-_SEEDS_PER_ROUND = 1000
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to measure and how long."""
-
-    model_repository: Path
-    model: str | None
-    """None: the only one there."""
-    runtime: str
-    data: Path
-    """Annotated images, in Pascal VOC's layout or COCO's."""
-    split: str
-    peers_python: Path | None
-    """An interpreter that has the peers' frameworks; without it there are no peers."""
-    loads: tuple[float, ...]
-    """Shares of the server's depth-1 capacity."""
-    arrivals: tuple[str, ...]
-    budgets: str
-    rounds: int
-    seconds: float
-    """Of one run."""
-    burst_s: tuple[float, float, float]
-    """Before the burst, in it and after it."""
-    segment_rounds: int
-    """In which segments are timed for the simulator."""
-    seed: int
-
-    def check(self) -> None:
-        """Raises ValueError, with a sentence, for what cannot be meant."""
-        parse_budgets(self.budgets)
-        for name in self.arrivals:
-            parse_arrivals(name)
-        if not all(0 < load < float("inf") for load in self.loads):
-            raise ValueError("loads must be positive and finite")
-        if len(self.points) > _SEEDS_PER_ROUND:
-            raise ValueError(f"more than {_SEEDS_PER_ROUND} points are too many")
-
-    @property
-    def points(self) -> list[tuple[str, float]]:
-        """Arrivals and load."""
-        return [(name, load) for name in self.arrivals for load in self.loads]
-
-    @property
-    def burst(self) -> str:
-        """As ``parse_arrivals`` takes it."""
-        before_s, length_s, _ = self.burst_s
-        return f"burst:{before_s:g}:{length_s:g}:{BURST_OF_CAPACITY / BURST_LOAD:g}"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model under study, and what it is asked about."""
-
-    settings: Settings
-    folder: Path
-    catalog: Catalog
-    pictures: tuple[Picture, ...]
-
-    @classmethod
-    def find(cls, settings: Settings) -> Subject:
-        """Raises StudyError, ValueError."""
-        folder = find_folder(settings.model_repository, settings.model)
-        pictures = read_data(settings.data, settings.split)
-        return cls(settings, folder, read_catalog(folder), pictures)
-
-    def load(self, reference: Reference, arrivals: str, rate_hz: float) -> LoadSettings:
-        """A run of any system, but for where that is; of the study's usual length."""
-        exits = self.catalog.exits
-        return LoadSettings(
-            url="",
-            pictures=self.pictures,
-            arrivals=parse_arrivals(arrivals),
-            rate_hz=rate_hz,
-            duration_s=self.settings.seconds,
-            budgets=parse_budgets(self.settings.budgets),
-            full_depth_s=reference.full_depth_s,
-            seed=self.settings.seed,
-            classes=self.catalog.classes,
-            ap_by_depth={entry.depth: entry.ap for entry in exits},
-            grace_s=GRACE_S,
-            warm_up=WARM_UP,
-        )
-
-    def twin(self, reference: Reference) -> Twin:
-        """What the simulator knows of this machine."""
-        accuracy = tuple(entry.ap for entry in self.catalog.exits)
-        profile = ModelProfile(self.catalog.name, "now", accuracy, reference.profile)
-        return Twin(profile, reference.reserve_s, reference.slowdown)
 
 
 def sent_to(system: System, load: LoadSettings) -> LoadSettings:
     """``load`` for this system."""
     return replace(load, url=system.server.url, target=Target(system.name))
-
-
-# -- what to compare with what --------------------------------------------------------------------
-
-
-def find_reference(subject: Subject, systems: Mapping[str, System], say: Say) -> Reference:
-    """By the gateways of ``systems`` that have one depth. Raises StudyError."""
-    say("timing segments")
-    settings = subject.settings
-    profile = segments_now(subject.folder, settings.runtime, settings.segment_rounds)
-    engine = ModelProfile(
-        subject.catalog.name, "now", tuple(e.ap for e in subject.catalog.exits), profile
-    )
-    say("measuring capacity at depth 1 and the time of full depth")
-    shallow, deep = systems[SHALLOWEST], systems[DEEPEST]
-    with shallow.awake():
-        rates_hz = [
-            ask_again_and_again(
-                shallow.server.url, subject.pictures, CALLERS, WINDOW_S, Target()
-            ).rate_hz
-            for _ in range(CAPACITY_WINDOWS)
-        ]
-    with deep.awake():
-        alone = ask_again_and_again(deep.server.url, subject.pictures, 1, WINDOW_S, Target())
-        reserve_s = reserve_of(describe_server(deep.server.url))
-    reference = Reference(
-        capacity_hz=quantile(rates_hz, 0.5),
-        capacities_hz=tuple(rates_hz),
-        engine_capacity_hz=engine.capacity_hz,
-        full_depth_s=alone.p50_s,
-        engine_full_depth_s=engine.full_depth_s,
-        reserve_s=reserve_s,
-        peer_timeout_s=0.0,
-        profile=profile,
-    )
-    rng = np.random.default_rng(settings.seed)
-    budgets_s = parse_budgets(settings.budgets).sample_s(1001, reference.full_depth_s, rng)
-    return replace(reference, peer_timeout_s=quantile(budgets_s.tolist(), 0.5))
-
-
-def reserve_of(model: Mapping[str, object] | None) -> float:
-    """What a gateway keeps of a budget for decoding and sending, from its /v1/models: the smallest
-    budget for full depth without the engine's part of it. Raises StudyError."""
-    try:
-        deepest = model["exits"][-1]  # type: ignore[index]
-        return (float(deepest["min_budget_ms"]) - float(deepest["predicted_ms"])) / 1e3
-    except (LookupError, TypeError, ValueError) as error:
-        raise StudyError("the gateway does not say what it predicts of full depth") from error
 
 
 def plan(
@@ -224,7 +68,7 @@ def plan(
         yield [
             (
                 *points[index],
-                seed + _SEEDS_PER_ROUND * number + int(index),
+                seed + SEEDS_PER_ROUND * number + int(index),
                 tuple(names[i] for i in rng.permutation(len(names))),
             )
             for index in rng.permutation(len(points))
@@ -348,13 +192,16 @@ def study(settings: Settings, parts: Sequence[str], out: Path, say: Say) -> tupl
 def start_gateways(subject: Subject, logs: Path, stack: contextlib.ExitStack) -> dict[str, System]:
     """One for each policy, until ``stack`` ends. Raises StudyError."""
     settings = subject.settings
+    given = {
+        "model_repository": settings.model_repository.resolve(),
+        "model": subject.catalog.name,
+        "runtime": settings.runtime,
+    }
     systems = {}
     for policy in POLICIES:
         log = logs / f"{policy.replace(':', '-')}.log"
         systems[policy] = stack.enter_context(
-            gateway_system(
-                policy, settings.model_repository, subject.catalog.name, settings.runtime, log
-            )
+            gateway_system(policy, given, subject.pictures[0], log)
         )
     return systems
 
@@ -374,7 +221,9 @@ def start_peers(
     for label, depth in (("1", 1), ("max", subject.catalog.num_exits)):
         for kind in PEERS:
             log = logs / f"{kind}-{label}.log"
-            system = stack.enter_context(peer_system(kind, depth, label, python, told, log))
+            system = stack.enter_context(
+                peer_system(kind, depth, label, python, told, subject.pictures[0], log)
+            )
             systems[system.name] = system
     return systems
 

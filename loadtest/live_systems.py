@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,18 @@ from loadtest.accounting import Account, account, server_counts
 from loadtest.load import LoadResult, LoadSettings, run_load
 from loadtest.load_summary import Summary, summarise
 from loadtest.peer_servers import PeerSettings, peer
+from loadtest.pictures import Picture
 from loadtest.processes import Server, gateway_server, get_text
+from loadtest.target import DETECT_PATH
 from serving.core.demand import WINDOW
 
 SHIPPED, SHALLOWEST, DEEPEST, SLACKFIT = POLICIES = ("deadline", "fixed:1", "fixed:max", "slackfit")
 WARM_UP = WINDOW + 6
 """Requests after each pause: enough for a server to forget how long it was."""
-GRACE_S = 1.0
+GRACE_S = 10.0
+"""How long the late are waited for: everybody is to be told something."""
+PATIENCE_S = 15.0
+DEADLINE_HEADER = "X-Deadline-Ms"
 SETTLE_S = 1.0
 """How long the server's counts may take to include the last replies."""
 POLL_S = 0.02
@@ -37,6 +43,8 @@ class System:
     server: Server
     policy: str | None
     """Of a gateway; None for a peer."""
+    picture: Picture
+    """For a request that does not count."""
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
@@ -45,7 +53,21 @@ class System:
         try:
             yield
         finally:
-            self.server.pause()
+            self.fall_asleep()
+
+    def fall_asleep(self) -> None:
+        """Pause it when it surely runs nothing: just after it has answered its only request. An
+        idle engine is probed now and then, and a run that a pause interrupts would count as one
+        that took minutes."""
+        request = urllib.request.Request(
+            f"{self.server.url}{DETECT_PATH}",
+            self.picture.data,
+            {"Content-Type": self.picture.content_type, DEADLINE_HEADER: "10000"},
+        )
+        # Whatever it answers: whether it still serves is for the next run to find out.
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE_S) as r:
+            r.read()
+        self.server.pause()
 
     def counts(self) -> Counter[str] | None:
         """Requests since its start, by how they ended, if it tells. Raises StudyError."""
@@ -65,24 +87,31 @@ class System:
 
 @contextlib.contextmanager
 def gateway_system(
-    policy: str, repository: Path, model: str, runtime: str, log: Path
+    policy: str, settings: Mapping[str, object], picture: Picture, log: Path
 ) -> Iterator[System]:
-    """A gateway with the policy called so, paused."""
-    settings = {"model_repository": repository.resolve(), "model": model, "runtime": runtime}
+    """A gateway with the policy called so and these settings, paused."""
     command = ("study", "serve", "--policy", policy)
     with gateway_server(policy, settings, log, command) as server:
-        server.pause()
-        yield System(policy, server, policy)
+        system = System(policy, server, policy, picture)
+        system.fall_asleep()
+        yield system
 
 
 @contextlib.contextmanager
 def peer_system(
-    kind: str, depth: int, label: str, python: Path, settings: PeerSettings, log: Path
+    kind: str,
+    depth: int,
+    label: str,
+    python: Path,
+    settings: PeerSettings,
+    picture: Picture,
+    log: Path,
 ) -> Iterator[System]:
     """A peer at one exit, paused; its name ends in ``label``."""
     with peer(kind, depth, python, settings, log) as server:
-        server.pause()
-        yield System(f"{kind}:{label}", server, None)
+        system = System(f"{kind}:{label}", server, None, picture)
+        system.fall_asleep()
+        yield system
 
 
 @dataclass(frozen=True)
@@ -95,9 +124,8 @@ class Measured:
 
 
 def measure(system: System, settings: LoadSettings) -> Measured:
-    """A run of an otherwise paused ``system``, which is paused again before anything is computed:
-    its idle engine would be probed meanwhile, and a probe that the pause interrupts counts as one
-    that took minutes. Raises StudyError."""
+    """A run of an otherwise paused ``system``, which is paused again before anything is computed.
+    Raises StudyError."""
     with system.awake():
         before = system.counts()
         result = run_load(settings)

@@ -255,7 +255,7 @@ def _accounting(report: Report) -> Iterator[str]:
     )
     rows = [
         (name, side, account)
-        for name, account in sorted(accounts.items(), key=lambda item: item[0] != SHIPPED)
+        for name, account in accounts.items()
         for side in ("client", "server")
         if side == "client" or account.server is not None
     ]

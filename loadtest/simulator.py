@@ -245,19 +245,14 @@ class Server:
             self._decided(snapshot, decision)
         match decision:
             case Run():
-                if decision.cohort is None:
-                    self._leave_queue(decision.requests)
                 self._running, self._started_s = decision, self.now_s
                 self._finish_s = self.now_s + self._service.seconds(
                     decision.segment, len(decision.requests), self.now_s
                 )
             case Merge():
-                first, *others = (self._cohorts[id] for id in decision.cohorts)
-                rows = [*first.requests]
-                for other in others:
-                    rows.extend(other.requests)
-                    del self._cohorts[other.id]
-                self._cohorts[first.id] = replace(first, requests=tuple(rows))
+                parts = [self._cohorts.pop(id) for id in decision.cohorts]
+                rows = tuple(request for part in parts for request in part.requests)
+                self._cohorts[parts[0].id] = replace(parts[0], requests=rows)
             case ShedRequests():
                 self._remove(decision.requests)
                 for request in decision.requests:
@@ -272,6 +267,8 @@ class Server:
 
     def _finish(self, run: Run) -> None:
         self._running = None
+        if run.cohort is None:  # until now they took up room in the queue
+            self._leave_queue(run.requests)
         if not run.segment.head:
             if run.cohort is None:
                 segment = run.segment

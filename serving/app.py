@@ -61,10 +61,9 @@ def create_backend(
         raise StartError("with the backend triton the policy is not the gateway's to choose")
     folders = find_models(settings.model_repository, settings.models)
     family = read_family(folders)
-    if settings.backend != "embedded" and len(folders) > 1:
-        raise StartError(
-            f"the backend {settings.backend} serves one model, not {', '.join(family.names)}"
-        )
+    if len(folders) > 1 and (settings.backend != "embedded" or create_policy is not None):
+        single = "this policy" if create_policy else f"the backend {settings.backend}"
+        raise StartError(f"{single} serves one model, not {', '.join(family.names)}")
     catalog = family.catalogs[0]
     watch = None if settings.decision_log is None else _open_decisions(settings.decision_log)
 

@@ -63,6 +63,7 @@ hung up on."""
 
 # Why a growing reply went no deeper, as its last event says.
 AT_MAX_DEPTH = "max-depth"
+AT_BEST = "best"
 CONCLUDED = "concluded"
 AT_DEADLINE = "deadline"
 
@@ -299,8 +300,9 @@ class Detector:
             raise _late() from error
         if reply is None:
             raise BackendError("The engine ended the request without an answer.")
-        deepest = self._backend.family.deepest(reply.model, ask.options.max_depth)
-        return reply, CONCLUDED if reply.depth < deepest else AT_MAX_DEPTH
+        if reply.depth == self._backend.family.deepest(reply.model, ask.options.max_depth):
+            return reply, AT_MAX_DEPTH
+        return reply, CONCLUDED if reply.degraded else AT_BEST
 
     def _reply(
         self, message: Message, ask: Ask, placement: Letterbox, answered: Answered

@@ -49,10 +49,10 @@ class Done(BaseModel):
 
     request_id: str
     model: str = Field(description="The model that answered.")
-    reason: Literal["max-depth", "concluded", "deadline"] = Field(
-        description="Why it went no deeper: it was not allowed to; no further exit was better and "
-        "fitted into its budget, given the other requests; or an exit came too late and was left "
-        "out."
+    reason: Literal["max-depth", "best", "concluded", "deadline"] = Field(
+        description="Why it went no deeper: it was not allowed to; no exit that was allowed is "
+        "better; no further exit fitted into its budget, given the other requests; or an exit came "
+        "too late and was left out."
     )
     num_answers: int = Field(ge=1, description="Events before this one.")
     exit_depth: int = Field(ge=1, description="The exit of the last answer, the deepest.")

@@ -40,7 +40,7 @@ class InProcessBackend:
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Engine seconds from image to exit ``depth`` of ``model``, or of whichever is there first,
         by the quickest path, at batch 1. Raises BackendUnavailable before the engine is ready."""
-        return self._started().executor.predicted_s(depth)
+        return self._started().executor.predicted_s(depth, model)
 
     async def detect(self, image: Image, request: Request) -> Answered:
         """Boxes for one image; see ``Backend.detect``."""

@@ -53,10 +53,10 @@ class Paths:
 def paths_of(available: Collection[Segment]) -> tuple[Paths, ...]:
     """The ways through each model that ``available`` has segments of, in their order. Raises
     ValueError as ``Paths`` does."""
-    exits: dict[int, int] = {}
+    exits: dict[int, int] = {} if available else {0: 1}
     for segment in available:
         exits[segment.model] = max(exits.get(segment.model, 1), segment.stop)
-    return tuple(Paths(available, exits[model], model) for model in sorted(exits or {0: 1}))
+    return tuple(Paths(available, exits[model], model) for model in sorted(exits))
 
 
 _segment = lru_cache(maxsize=1024)(Segment)

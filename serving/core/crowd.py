@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from serving.core.costs import EPSILON_S
-from serving.core.plan import Finish
 from serving.core.request import Request
 
 _deadline_s = attrgetter("deadline_s")
@@ -22,7 +21,6 @@ _deadline_s = attrgetter("deadline_s")
 def choose(
     queue: Sequence[Request],
     now_s: float,
-    calm: float,
     sizes: Sequence[int],
     seconds: Callable[[int], float],
     limit_s: float,
@@ -43,11 +41,8 @@ def choose(
     if best[0] is queue[0]:
         return best
     urgent = _with_head(queue, now_s, usable, seconds)
-    finish = Finish(now_s, calm)
-    finish.add(seconds(len(urgent)))
-    if finish.add(seconds(len(best))) <= best[0].deadline_s + EPSILON_S:
-        return urgent
-    return best
+    both_s = seconds(len(urgent)) + seconds(len(best))
+    return urgent if now_s + both_s <= best[0].deadline_s + EPSILON_S else best
 
 
 def _with_head(

@@ -23,6 +23,9 @@ TAIL_QUANTILE = 0.97
 """The quantile that plans are made with; a path of several segments is safer than each alone."""
 BASE_WINDOW = 128
 SLOWDOWN_WINDOW = 15
+EXCESS_WINDOW = 256
+MIN_TAIL_SAMPLES = 34
+"""With fewer values their ``TAIL_QUANTILE`` is the largest of them: one hiccup."""
 MIN_BASE_SAMPLES = 6
 """From this many runs of a (segment, batch) on, its profile entry is no longer consulted."""
 
@@ -100,33 +103,53 @@ def quantile_of_sorted(ordered: Sequence[float], q: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, math.ceil(q * len(ordered)) - 1))]
 
 
+class _Recent:
+    """The latest values, in order."""
+
+    __slots__ = ("_ordered", "_values")
+
+    def __init__(self, maxlen: int, values: Iterable[float] = ()) -> None:
+        self._values: deque[float] = deque(values, maxlen=maxlen)
+        self._ordered = sorted(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, value: float) -> None:
+        if len(self._values) == self._values.maxlen:
+            del self._ordered[bisect.bisect_left(self._ordered, self._values[0])]
+        self._values.append(value)
+        bisect.insort(self._ordered, value)
+
+    def latest(self, count: int) -> list[float]:
+        return list(self._values)[-count:]
+
+    def quantile(self, q: float) -> float:
+        return quantile_of_sorted(self._ordered, q)
+
+
 class _Window:
     """Recent runs of one (segment, batch), each divided by the slowdown of its time."""
 
-    __slots__ = ("_ordered", "_values", "base", "num_seen", "tail")
+    __slots__ = ("base", "num_seen", "runs", "tail")
 
     def __init__(self, seed: Iterable[float]) -> None:
-        self._values: deque[float] = deque(seed, maxlen=BASE_WINDOW)
-        self._ordered = sorted(self._values)
+        self.runs = _Recent(BASE_WINDOW, seed)
         self.num_seen = 0
         self.base = self.tail = 0.0
         self._refresh()
 
     def add(self, value: float) -> None:
         if self.num_seen == MIN_BASE_SAMPLES:  # drop what the profile had put there
-            self._values = deque(list(self._values)[-self.num_seen :], maxlen=BASE_WINDOW)
-            self._ordered = sorted(self._values)
+            self.runs = _Recent(BASE_WINDOW, self.runs.latest(self.num_seen))
         self.num_seen += 1
-        if len(self._values) == BASE_WINDOW:
-            del self._ordered[bisect.bisect_left(self._ordered, self._values[0])]
-        self._values.append(value)
-        bisect.insort(self._ordered, value)
+        self.runs.add(value)
         self._refresh()
 
     def _refresh(self) -> None:
-        if self._ordered:
-            self.base = quantile_of_sorted(self._ordered, 0.5)
-            self.tail = quantile_of_sorted(self._ordered, TAIL_QUANTILE)
+        if len(self.runs):
+            self.base = self.runs.quantile(0.5)
+            self.tail = self.runs.quantile(TAIL_QUANTILE)
 
 
 class LatencyModel:
@@ -135,7 +158,8 @@ class LatencyModel:
 
     def __init__(self, profile: LatencyProfile | None) -> None:
         self._windows: dict[Segment, dict[int, _Window]] = {}
-        self._ratios: deque[float] = deque(maxlen=SLOWDOWN_WINDOW)
+        self._ratios = _Recent(SLOWDOWN_WINDOW)
+        self._excess = _Recent(EXCESS_WINDOW)
         self._slowdown = 1.0
         self._tails: dict[tuple[Segment, int], float] = {}
         if profile is not None:
@@ -155,9 +179,12 @@ class LatencyModel:
             # The first run at this size: no ratio, since there is nothing to compare it with.
             windows[batch] = window = _Window(())
         else:
-            self._ratios.append(seconds / window.base)
-            self._slowdown = quantile(self._ratios, 0.5)
-        window.add(seconds / self._slowdown)
+            self._ratios.add(seconds / window.base)
+            self._slowdown = self._ratios.quantile(0.5)
+        value = seconds / self._slowdown
+        window.add(value)
+        if window.num_seen > MIN_BASE_SAMPLES:
+            self._excess.add(value / window.base)
         self._tails.clear()
 
     def predict(self, segment: Segment, batch: int) -> float:
@@ -178,7 +205,7 @@ class LatencyModel:
             raise KeyError(f"segment {segment.name} was neither profiled nor run")
         window = windows.get(batch)
         if window is not None:
-            return (window.tail if tail else window.base) * self._slowdown
+            return (self._tail(window) if tail else window.base) * self._slowdown
         # Between two known sizes: as the larger one, which most runners pad to. Above the largest:
         # in proportion, which is pessimistic.
         sizes = sorted(windows)
@@ -186,3 +213,11 @@ class LatencyModel:
         if position < len(sizes):
             return self._lookup(segment, sizes[position], tail=tail)
         return self._lookup(segment, sizes[-1], tail=tail) * batch / sizes[-1]
+
+    def _tail(self, window: _Window) -> float:
+        """Of few runs the quantile would be the largest one; by how much runs of all segments have
+        exceeded their typical times is a better guess."""
+        few = 0 < window.num_seen < MIN_TAIL_SAMPLES
+        if few and len(self._excess) >= MIN_TAIL_SAMPLES:
+            return window.base * self._excess.quantile(TAIL_QUANTILE)
+        return window.tail

@@ -40,16 +40,18 @@ def price(demand: Demand, backlog_s: float, request_s: float, accuracy: float) -
     rho = demand.rate_hz * request_s
     cv2 = min(max(demand.cv2, MIN_CV2), MAX_CV2)
     theta = 2.0 * (1.0 - rho) / (rho * request_s * cv2)
-    ruin = _ruin(theta * backlog_s, theta * limit_s) if backlog_s < limit_s else 1.0
+    ruin = _ruin(theta, backlog_s, limit_s) if backlog_s < limit_s else 1.0
     # Nobody is lost who does not come.
     somebody = -math.expm1(-demand.rate_hz * min(backlog_s, limit_s))
     return CAUTION * min(ruin, somebody) * accuracy / request_s
 
 
-def _ruin(here: float, limit: float) -> float:
-    """``(exp(here) - 1) / (exp(limit) - 1)`` for 0 <= here / limit < 1."""
+def _ruin(theta: float, backlog_s: float, limit_s: float) -> float:
+    """``(exp(theta * backlog_s) - 1) / (exp(theta * limit_s) - 1)`` for 0 <= backlog_s < limit_s,
+    without overflow."""
+    here, limit = theta * backlog_s, theta * limit_s
     if abs(limit) < 1e-6:
-        return here / limit if limit else 1.0
+        return backlog_s / limit_s
     if limit > _STEEP:
         return math.exp(here - limit)
     if limit < -_STEEP:

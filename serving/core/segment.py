@@ -65,7 +65,6 @@ STEM = Segment(IMAGE, 0, head=False)
 # Remembered, since policies name segments more often than anything else.
 
 
-
 @lru_cache(maxsize=256)
 def stack(depth: int) -> Segment:
     """The unit segment that takes features from ``depth - 1`` to ``depth``."""

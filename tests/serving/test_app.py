@@ -13,6 +13,7 @@ from starlette.types import Message
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app, create_backend, create_server
 from serving.core.catalog import Exit
+from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.family import Family
 from serving.metrics import Metrics
 from serving.models import StartError
@@ -37,6 +38,9 @@ def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path)
         settings = Settings(model_repository=tmp_path, model="small,large", backend=backend)  # type: ignore[arg-type]
         with pytest.raises(StartError, match=f"{backend} serves one model, not small, large"):
             create_backend(settings, metrics, FakeClock())
+    settings = Settings(model_repository=tmp_path, model="small,large")
+    with pytest.raises(StartError, match="this policy serves one model"):
+        create_backend(settings, metrics, FakeClock(), create_policy=DeadlinePolicy)
 
 
 class TestLifespan:

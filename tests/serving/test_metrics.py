@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -13,21 +15,22 @@ from serving.core.errors import (
     ServingError,
     ShedReason,
 )
+from serving.core.family import Family
 from serving.core.ports import Observer
 from serving.core.request import Answered, Failed, Request, Shed
 from serving.core.request import Cancelled as CancelledResult
 from serving.metrics import OUTCOMES, Metrics, Reply, RequestRecord
-from tests.serving.fakes import DETECTIONS, FakeBackend, FakeClock
+from tests.serving.fakes import CATALOG, DETECTIONS, FAMILY, FakeBackend, FakeClock
 
 REQUEST = Request(1, 0.0, 1.0, 1, 3)
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, family: Family = FAMILY) -> None:
         self.clock = FakeClock()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.clock)
-        self.backend = FakeBackend(self.clock)
+        self.backend = FakeBackend(self.clock, family=family)
         self.metrics.describe(self.backend, version="1.2", runtime="fake")
 
     def sample(self, name: str, **labels: str) -> float | None:
@@ -105,6 +108,18 @@ def test_margin_and_overrun_are_never_negative(bench: Bench) -> None:
     assert bench.sample("deadline_overrun_seconds_sum") == pytest.approx(0.15)
     assert bench.sample("exit_depth_total", depth="2", model="cells") == 2
     assert bench.sample("queue_delay_seconds_sum") == pytest.approx(0.02)
+
+
+def test_exits_by_the_model_that_answered() -> None:
+    large = replace(CATALOG, name="large", exits=CATALOG.exits[:2])
+    bench = Bench(Family((CATALOG, large)))
+    reply = Reply(2, False, 0.0, 0.0, 0.0, 0.0, model=1)
+    bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
+    assert bench.sample("exit_depth_total", depth="2", model="large") == 1
+    assert bench.sample("exit_depth_total", depth="2", model="cells") == 0
+    assert bench.sample("exit_depth_total", depth="3", model="large") is None
+    labels = {"version": "1.2", "model": "cells+large", "runtime": "fake"}
+    assert bench.sample("build_info", **labels) == 1
 
 
 def test_sheds_by_reason(bench: Bench) -> None:

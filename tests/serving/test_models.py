@@ -33,7 +33,7 @@ def test_the_only_model(tmp_path: Path) -> None:
 def test_one_of_several_models(tmp_path: Path) -> None:
     write_catalogs(tmp_path, "cells", "streets")
     assert find_model(tmp_path, "streets").parts[-2] == "streets_anytime"
-    with pytest.raises(StartError, match="cells, streets.*--model cells,streets"):
+    with pytest.raises(StartError, match=r"cells, streets.*--model cells,streets"):
         find_model(tmp_path, None)
     with pytest.raises(StartError, match="no model 'sea'"):
         find_model(tmp_path, "sea")
@@ -111,7 +111,11 @@ class TestOpenFamily:
         self, tmp_path: Path, runners: list[FakeRunner], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         closed: list[FakeRunner] = []
-        monkeypatch.setattr(FakeRunner, "close", closed.append)
+
+        def close(runner: FakeRunner) -> None:
+            closed.append(runner)
+
+        monkeypatch.setattr(FakeRunner, "close", close)
         names = ("a", "b", "c")
         folders = find_models(write_catalogs(tmp_path, *names), names)
         with pytest.raises(RuntimeError, match="no memory left"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from starlette.types import Message
 
 from serving.api.detect import MIN_BUDGET_HEADROOM
 from serving.api.schemas import Detected
+from serving.core.catalog import Exit
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -19,14 +21,20 @@ from serving.core.errors import (
     Overloaded,
     ShedReason,
 )
+from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.metrics import OUTCOMES
-from tests.serving.fakes import DETECTIONS, JPEG, FakeBackend, encode, forever, picture
+from tests.serving.fakes import CATALOG, DETECTIONS, JPEG, FakeBackend, encode, forever, picture
 from tests.serving.gateway import Gateway, problem, slug
 from tests.serving.test_images import png
 
 pytestmark = pytest.mark.anyio
+
+
+FAMILY_OF_TWO = Family(
+    (CATALOG, replace(CATALOG, name="large", exits=(Exit(1, 0.5, 0.5, {}), Exit(2, 0.8, 0.8, {}))))
+)
 
 
 def raising(error: BaseException) -> Any:
@@ -89,6 +97,36 @@ class TestReply:
     async def test_not_degraded_when_it_got_what_it_asked(self, gateway: Gateway) -> None:
         reply = (await gateway.detect(params={"max_depth": 2})).json()
         assert (reply["exit_depth"], reply["max_depth"], reply["degraded"]) == (2, 2, False)
+
+    async def test_of_the_model_that_answered(self) -> None:
+        gateway = Gateway(FAMILY_OF_TWO)
+
+        async def behaviour(_: Image, request: Request) -> Answered:
+            now_s = gateway.clock.now
+            return Answered(request, DETECTIONS, 2, now_s, now_s, 0.0, 0.018, model=1)
+
+        first = (await gateway.detect()).json()
+        gateway.backend.behaviour = behaviour
+        second = (await gateway.detect()).json()
+        names = ("model", "exit_depth", "max_depth", "degraded", "expected_ap")
+        assert [first[name] for name in names] == ["cells", 3, 3, True, 0.6]
+        assert [second[name] for name in names] == ["large", 2, 2, False, 0.8]
+        assert gateway.outcomes() == {"degraded": 1, "ok": 1}
+        assert gateway.sample("punctual_exit_depth_total", depth="2", model="large") == 1
+
+    @pytest.mark.parametrize("depth", [1, 2, 3])
+    async def test_degraded_if_a_better_exit_was_allowed(self, depth: int) -> None:
+        exits = tuple(Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59), start=1))
+        gateway = Gateway(Family((replace(CATALOG, exits=exits),)))
+        reply = (await gateway.detect(params={"min_depth": depth, "max_depth": depth})).json()
+        assert not reply["degraded"]
+
+        async def behaviour(_: Image, request: Request) -> Answered:
+            return Answered(request, DETECTIONS, depth, 0.0, gateway.clock.now, 0.0, 0.018)
+
+        gateway.backend.behaviour = behaviour
+        reply = (await gateway.detect()).json()
+        assert (reply["max_depth"], reply["degraded"]) == (3, depth != 2)
 
     async def test_larger_budgets_are_cut_and_it_says_so(self, gateway: Gateway) -> None:
         reply = (await gateway.detect(headers={"X-Deadline-Ms": "99999999"})).json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 from starlette.types import Message
 
 from serving.api.schemas import Detected, Done, ProblemDetails
+from serving.core.catalog import Exit
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -20,10 +22,11 @@ from serving.core.errors import (
     Overloaded,
     ShedReason,
 )
+from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from tests.serving.events import NDJSON, SSE, Event, read_events
-from tests.serving.fakes import JPEG, Growth, forever
+from tests.serving.fakes import CATALOG, JPEG, Growth, forever
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -183,6 +186,14 @@ class TestEnds:
         assert gateway.outcomes() == {outcome: 1}
         assert gateway.sample("punctual_exit_depth_total", depth=str(told[-1]), model="cells") == 1
         assert gateway.sample("punctual_growing_answers_sum") == len(told)
+
+    async def test_at_the_best_exit(self) -> None:
+        exits = tuple(Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59), start=1))
+        gateway = Gateway(Family((replace(CATALOG, exits=exits),)))
+        gateway.backend.growth = answering(gateway, 1, 2)
+        _, events = await grow(gateway)
+        done = Done.model_validate(events[-1].data)
+        assert (done.reason, done.exit_depth, done.degraded) == ("best", 2, False)
 
     async def test_at_the_deadline_when_the_engine_hangs(self, gateway: Gateway) -> None:
         closed = asyncio.Event()

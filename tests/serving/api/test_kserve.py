@@ -5,6 +5,7 @@ import json
 import re
 import struct
 import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,10 +18,11 @@ from serving.api import kserve
 from serving.api.kserve import EXTENSIONS, INLINE_JSON_BYTES, MAX_TIMEOUT_US
 from serving.api.tensors import LENGTH_HEADER
 from serving.core.errors import BackendError, Overloaded, ShedReason
+from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.images import DecodeTimes, Header
-from tests.serving.fakes import DETECTIONS, JPEG, FakeClock, encode, forever, picture
+from tests.serving.fakes import CATALOG, DETECTIONS, JPEG, FakeClock, encode, forever, picture
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -171,6 +173,18 @@ class TestReply:
         path = MODEL + "/versions/1/infer"
         response = await send(gateway, {"inputs": [entry()]}, PIXELS.tobytes(), path=path)
         assert response.status_code == 200
+
+    async def test_models_served_as_one_are_one(self) -> None:
+        gateway = Gateway(Family((CATALOG, replace(CATALOG, name="large"))))
+        request = {"inputs": [entry()]}
+        for path in ("cells+large", "cells%2Blarge"):
+            response = await send(
+                gateway, request, PIXELS.tobytes(), path=f"/v2/models/{path}/infer"
+            )
+            assert response.json()["model_name"] == "cells+large"
+            assert response.json()["parameters"]["model"] == "cells"
+        response = await send(gateway, request, PIXELS.tobytes())
+        assert "'cells+large'" in refused(response, 404)
 
 
 class TestImages:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.api.problems import PROBLEMS
 from serving.api.schemas import Detected, Done, Models
+from serving.core.catalog import Exit
+from serving.core.family import Family
 from tests.serving.events import NDJSON, SSE, read_events
+from tests.serving.fakes import CATALOG
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -23,6 +27,36 @@ async def test_models(gateway: Gateway) -> None:
     assert [(e.depth, e.predicted_ms) for e in model.exits] == [(1, 10.0), (2, 20.0), (3, 30.0)]
     assert all(e.min_budget_ms > e.predicted_ms + 1 for e in model.exits)  # type: ignore[operator]
     assert [e["predicted_ms"] for e in starting["models"][0]["exits"]] == [None] * 3
+
+
+async def test_models_served_as_one() -> None:
+    small, large = (
+        replace(CATALOG, name=name, exits=tuple(Exit(d, ap, ap, {}) for d, ap in enumerate(aps, 1)))
+        for name, aps in (("small", (0.4, 0.5, 0.49)), ("large", (0.45, 0.6)))
+    )
+    gateway = Gateway(Family((small, large)))  # large takes 5 ms more at each depth
+    async with gateway.client() as client:
+        reply = Models.model_validate((await client.get("/v1/models")).json())
+        gateway.backend.ready = False
+        starting = Models.model_validate((await client.get("/v1/models")).json())
+    assert [model.name for model in reply.models] == ["small", "large"]
+    assert [[e.predicted_ms for e in model.exits] for model in reply.models] == [
+        [10.0, 20.0, 30.0],
+        [15.0, 25.0],
+    ]
+    assert [[e.on_front for e in model.exits] for model in reply.models] == [
+        [True, True, False],
+        [True, True],
+    ]
+    assert reply.front is not None
+    assert [(p.model, p.depth, p.ap, p.predicted_ms) for p in reply.front] == [
+        ("small", 1, 0.4, 10.0),
+        ("large", 1, 0.45, 15.0),
+        ("small", 2, 0.5, 20.0),
+        ("large", 2, 0.6, 25.0),
+    ]
+    assert starting.front is None
+    assert [e.on_front for model in starting.models for e in model.exits] == [None] * 5
 
 
 async def test_health(gateway: Gateway) -> None:

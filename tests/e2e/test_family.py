@@ -1,0 +1,146 @@
+"""Two models of different input sizes, served as one by a gateway in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from builder.repository import write_catalog
+from serving.api.schemas import Detected, Models
+from serving.core import segment as segments
+from serving.core.catalog import Exit
+from serving.core.letterbox import fit
+from serving.images import refit
+from serving.models import open_runner
+from tests.e2e.backends import RUNTIME
+from tests.e2e.process import PATIENCE_S, Server, eventually
+from tests.exported import exported_detector
+from tests.serving.fakes import encode
+
+LARGE, SMALL = "large", "small"
+SIZES = {LARGE: (384, 512), SMALL: (128, 128)}  # height, width
+ACCURACY = {LARGE: (0.60, 0.70, 0.69), SMALL: (0.40, 0.50)}
+PIXELS = np.random.default_rng(1).integers(0, 256, (*SIZES[LARGE], 3), dtype=np.uint8)
+LOOSE_MS = 10_000.0
+BOX_PIXELS = 0.5
+"""Batches of one and unit or fused segments round differently, and a reply to hundredths."""
+
+
+def write_model(repository: Path, name: str) -> None:
+    exits = tuple(Exit(depth, ap, ap, {}) for depth, ap in enumerate(ACCURACY[name], start=1))
+    folder = repository / f"{name}_anytime" / "1"
+    exported = exported_detector(folder, input_size=SIZES[name], num_stacks=len(exits))
+    write_catalog(replace(exported.catalog, name=name, exits=exits), folder)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The gateway and the models that it serves."""
+
+    server: Server
+    repository: Path
+
+    def models(self) -> Models:
+        reply = httpx.get(f"{self.server.url}/v1/models", timeout=PATIENCE_S)
+        return Models.model_validate(reply.json())
+
+    def detect(self, budget_ms: float, **params: Any) -> Detected | None:
+        """What is found; None if it was refused or late."""
+        headers = {"Content-Type": "image/png", "X-Deadline-Ms": str(budget_ms)}
+        reply = httpx.post(
+            f"{self.server.url}/v1/detect",
+            content=encode(PIXELS, "PNG", compress_level=0),
+            headers=headers,
+            params=params,
+            timeout=PATIENCE_S,
+        )
+        assert reply.status_code in (200, 422, 503, 504), reply.text
+        return Detected.model_validate(reply.json()) if reply.status_code == 200 else None
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    repository = tmp_path_factory.mktemp("family")
+    for name in SIZES:
+        write_model(repository, name)
+    environment = {
+        "PUNCTUAL_MODEL_REPOSITORY": repository,
+        "PUNCTUAL_MODEL": f"{LARGE},{SMALL}",
+        "PUNCTUAL_RUNTIME": RUNTIME,
+        "PUNCTUAL_NUM_THREADS": 1,
+    }
+    with Server("serving", "serve", **environment) as server:
+        yield Serving(server, repository)
+
+
+def assert_found_by(serving: Serving, found: Detected) -> None:
+    """The boxes are those that the model finds when it is run alone."""
+    folder = serving.repository / f"{found.model}_anytime" / "1"
+    runner = open_runner(RUNTIME, folder, 1)
+    height, width = SIZES[found.model]
+    placement = fit(SIZES[LARGE][1], SIZES[LARGE][0], width, height)
+    batch = runner.load([refit(PIXELS, width, height)])
+    (alone,) = runner.detections(runner.run(segments.fused_exit(found.exit_depth), batch))
+    runner.close()
+    assert len(alone.scores) > 10, "nothing to compare"
+    expected = placement.to_original(alone.boxes_xyxy_input)
+    actual = np.array([each.box for each in found.detections])
+    np.testing.assert_allclose(actual, expected, atol=BOX_PIXELS)
+
+
+def test_what_is_served(serving: Serving) -> None:
+    models = serving.models()
+    assert [model.name for model in models.models] == [LARGE, SMALL]
+    assert models.front is not None
+    aps = [point.ap for point in models.front]
+    assert aps == sorted(aps)
+    (last,) = [each for each in models.models[0].exits if each.depth == 3]
+    assert last.on_front is False
+    report = "off the front: exit 3 of large: .690, not above the .700 of exit 2"
+    eventually(lambda: report in serving.server.output)
+
+
+def test_a_loose_budget_is_answered_by_the_large_model(serving: Serving) -> None:
+    found = serving.detect(LOOSE_MS)
+    assert found is not None
+    assert (found.model, found.exit_depth, found.max_depth) == (LARGE, 2, 3)
+    assert (found.degraded, found.expected_ap) == (False, 0.70)
+    assert_found_by(serving, found)
+
+
+def test_a_tight_budget_is_answered_by_the_small_model(serving: Serving) -> None:
+    answers: list[Detected] = []
+
+    def answered() -> bool:
+        large, small = (model.exits[0].min_budget_ms for model in serving.models().models)
+        assert large is not None
+        assert small is not None
+        answer = serving.detect((large + small) / 2)
+        answers.extend([answer] if answer else [])
+        return answer is not None
+
+    eventually(answered)  # a moment's slowness may refuse one
+    (found,) = answers
+    assert (found.model, found.max_depth, found.degraded) == (SMALL, 2, True)
+    assert found.expected_ap == ACCURACY[SMALL][found.exit_depth - 1]
+    assert_found_by(serving, found)
+
+
+def test_a_depth_that_one_model_has(serving: Serving) -> None:
+    found = serving.detect(LOOSE_MS, min_depth=3)
+    assert found is not None
+    assert (found.model, found.exit_depth, found.degraded) == (LARGE, 3, False)
+
+
+def test_models_are_told_apart_in_metrics(serving: Serving) -> None:
+    assert serving.detect(LOOSE_MS) is not None
+    text = httpx.get(f"{serving.server.url}/metrics", timeout=PATIENCE_S).text
+    assert 'punctual_exit_depth_total{depth="2",model="large"}' in text
+    assert 'punctual_exit_depth_total{depth="1",model="small"}' in text
+    assert 'punctual_exit_depth_total{depth="3",model="small"}' not in text

@@ -1,0 +1,121 @@
+"""What is measured of arrivals: literal series, and running sums against sums over the window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.core.demand import MIN_ARRIVALS, UNKNOWN, WINDOW, Demand, DemandMeter
+
+
+def measured(instants: list[float], budgets: list[float], now_s: float) -> Demand:
+    meter = DemandMeter()
+    for instant_s, budget_s in zip(instants, budgets, strict=True):
+        meter.arrived(instant_s, budget_s)
+    return meter.measure(now_s)
+
+
+def recomputed(instants: list[float], budgets: list[float], now_s: float) -> Demand:
+    """As ``DemandMeter`` has it, over the window at once."""
+    instants, budgets = instants[-WINDOW:], budgets[-WINDOW:]
+    gaps = np.diff(instants)
+    if now_s - instants[-1] > gaps.mean():
+        gaps = np.append(gaps, now_s - instants[-1])
+    mean_s = float(gaps.mean())
+    return Demand(1 / mean_s, float(gaps.var()) / mean_s**2, float(np.mean(budgets)))
+
+
+def close(demand: Demand) -> object:
+    return pytest.approx((demand.rate_hz, demand.cv2, demand.budget_s), rel=1e-6, abs=1e-6)
+
+
+def values(demand: Demand) -> tuple[float, float, float]:
+    return demand.rate_hz, demand.cv2, demand.budget_s
+
+
+@pytest.mark.parametrize("count", range(MIN_ARRIVALS))
+def test_few_arrivals_tell_nothing(count):
+    assert measured([0.1 * i for i in range(count)], [1.0] * count, 1.0) is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("gaps", "rate_hz", "cv2"),
+    [
+        ([0.1] * 20, 10.0, 0.0),
+        ([0.1, 0.3] * 10, 5.0, 0.25),  # mean .2, deviation .1
+        ([0.0, 0.0, 0.0, 0.4] * 5, 10.0, 3.0),  # in groups of four
+        ([0.5] * 100 + [0.1] * (WINDOW - 1), 10.0, 0.0),  # long ago does not count
+    ],
+)
+def test_rate_and_unevenness(gaps, rate_hz, cv2):
+    instants = np.cumsum([0.0, *gaps]).tolist()
+    demand = measured(instants, [0.2] * len(instants), instants[-1])
+    assert values(demand) == pytest.approx((rate_hz, cv2, 0.2))
+
+
+def test_a_poisson_process_has_a_variation_near_one():
+    rng = np.random.default_rng(0)
+    seen = []
+    for _ in range(200):
+        instants = np.cumsum(rng.exponential(0.1, WINDOW)).tolist()
+        seen.append(measured(instants, [0.2] * WINDOW, instants[-1]).cv2)
+    assert np.mean(seen) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_budget_is_the_mean_of_those_in_the_window():
+    instants = [0.1 * i for i in range(2 * WINDOW)]
+    budgets = [9.0] * WINDOW + [0.1, 0.3] * (WINDOW // 2)
+    assert measured(instants, budgets, instants[-1]).budget_s == pytest.approx(0.2)
+
+
+def test_silence_counts_once_it_is_longer_than_the_usual_gap():
+    meter = DemandMeter()
+    for i in range(11):
+        meter.arrived(i * 0.1, 1.0)
+    for silence_s, rate_hz in ((0.0, 10.0), (0.099, 10.0), (0.2, 11 / 1.2), (9.0, 11 / 10)):
+        assert meter.measure(1.0 + silence_s).rate_hz == pytest.approx(rate_hz)
+    assert meter.measure(1.0).rate_hz == pytest.approx(10.0), "measuring changes nothing"
+
+
+def test_the_rate_falls_with_silence_towards_none():
+    meter = DemandMeter()
+    for i in range(MIN_ARRIVALS):
+        meter.arrived(i * 0.01, 1.0)
+    rates = [meter.measure(0.07 + silence_s).rate_hz for silence_s in np.geomspace(0.001, 1e6)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 1e-5
+
+
+def test_all_at_one_instant_is_no_rate_until_time_has_passed():
+    meter = DemandMeter()
+    for _ in range(MIN_ARRIVALS):
+        meter.arrived(5.0, 1.0)
+    assert meter.measure(5.0) is UNKNOWN
+    assert meter.measure(6.0).rate_hz == pytest.approx(MIN_ARRIVALS)
+
+
+@given(
+    gaps=st.lists(st.floats(1e-4, 10.0), min_size=MIN_ARRIVALS, max_size=3 * WINDOW),
+    start_s=st.sampled_from([0.0, 1e6]),
+    budget_s=st.floats(1e-3, 10.0),
+    silence_s=st.floats(0, 100.0),
+)
+@settings(deadline=None)
+def test_the_running_sums_are_those_over_the_window(gaps, start_s, budget_s, silence_s):
+    instants = (start_s + np.cumsum(gaps)).tolist()
+    budgets = [budget_s * (1 + i % 7) for i in range(len(gaps))]
+    now_s = instants[-1] + silence_s
+    assert values(measured(instants, budgets, now_s)) == close(recomputed(instants, budgets, now_s))
+
+
+def test_the_sums_do_not_drift():
+    """Long gaps that have left the window leave nothing of themselves in it."""
+    rng = np.random.default_rng(1)
+    gaps = rng.exponential(1.0, 30_000) * rng.choice([1e-3, 1.0, 300.0], 30_000)
+    gaps[-WINDOW:] = 0.001
+    instants = np.cumsum(gaps).tolist()
+    budgets = rng.uniform(0.01, 10.0, len(gaps)).tolist()
+    demand = measured(instants, budgets, instants[-1])
+    assert values(demand) == close(recomputed(instants, budgets, instants[-1]))

@@ -1,0 +1,168 @@
+"""What engine time is worth: limits, directions, and ruin against random walks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.core import price as prices
+from serving.core.demand import UNKNOWN, Demand
+from serving.core.price import CAUTION, MAX_CV2, MIN_CV2, REACH, price
+
+REQUEST_S, ACCURACY = 0.010, 0.5
+BUSY = Demand(rate_hz=80.0, cv2=1.0, budget_s=0.2)
+FLOOD = CAUTION * ACCURACY / REQUEST_S
+"""What engine time is worth when whoever comes is sure to be lost."""
+
+
+def of(demand: Demand, backlog_s: float = 0.05) -> float:
+    return price(demand, backlog_s, REQUEST_S, ACCURACY)
+
+
+def rising(values: list[float]) -> bool:
+    return all(low < high for low, high in pairwise(values))
+
+
+@pytest.mark.parametrize("backlog_s", [0.0, 0.05, 10.0])
+def test_time_is_free_when_nobody_will_come(backlog_s):
+    assert of(UNKNOWN, backlog_s) == 0.0
+    assert of(replace(BUSY, rate_hz=0.0), backlog_s) == 0.0
+
+
+def test_time_is_free_when_whoever_comes_would_be_late_anyway():
+    assert of(replace(BUSY, budget_s=REQUEST_S / REACH)) == 0.0
+    assert of(replace(BUSY, budget_s=REQUEST_S / REACH + 0.01)) > 0.0
+
+
+def test_without_a_backlog_nobody_is_delayed():
+    assert of(BUSY, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("rate_hz", [20.0, 80.0, 100.0, 120.0])
+def test_it_rises_with_the_backlog(rate_hz):
+    demand = replace(BUSY, rate_hz=rate_hz)
+    assert rising([of(demand, backlog_s) for backlog_s in np.linspace(0.0, 0.16, 20)])
+
+
+def test_it_rises_with_the_rate():
+    assert rising([of(replace(BUSY, rate_hz=rate_hz), 0.1) for rate_hz in range(10, 150, 10)])
+
+
+def test_it_rises_with_burstiness_while_the_engine_can_keep_up():
+    assert rising([of(replace(BUSY, cv2=cv2), 0.03) for cv2 in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)])
+
+
+def test_it_falls_as_newcomers_have_more_time():
+    budgets = (0.8, 0.4, 0.2, 0.15, 0.1)
+    assert rising([of(replace(BUSY, budget_s=budget_s)) for budget_s in budgets])
+
+
+def test_small_samples_are_not_believed_beyond_reason():
+    for measured, believed in ((0.0, MIN_CV2), (1e9, MAX_CV2)):
+        assert of(replace(BUSY, cv2=measured)) == of(replace(BUSY, cv2=believed))
+
+
+@pytest.mark.parametrize(
+    ("demand", "backlog_s"),
+    [
+        (replace(BUSY, rate_hz=10_000.0), 0.1),  # far more than the engine can do
+        (BUSY, 0.2),  # a backlog beyond any newcomer's budget
+        (replace(BUSY, rate_hz=300.0, cv2=MIN_CV2), 0.1),
+    ],
+)
+def test_in_a_flood_it_is_the_accuracy_that_the_time_would_have_made(demand, backlog_s):
+    assert of(demand, backlog_s) == pytest.approx(FLOOD, rel=1e-4)
+
+
+def test_it_is_proportional_to_accuracy():
+    assert price(BUSY, 0.05, REQUEST_S, 2 * ACCURACY) == pytest.approx(2 * of(BUSY))
+
+
+def test_nobody_is_lost_who_does_not_come():
+    """Of an overload that is about to ruin the next one, there must first be a next one."""
+    overload = Demand(rate_hz=200.0, cv2=MIN_CV2, budget_s=0.2)
+    assert of(overload, 0.001) == pytest.approx(FLOOD * (1 - math.exp(-0.2)))
+
+
+# ---- the ruin -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theta", [0.0, 1e-9, -1e-9])
+def test_a_fair_walk_is_ruined_in_proportion(theta):
+    assert prices._ruin(theta, 0.03, 0.1) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("theta", "ruin"),
+    [
+        (700.0, math.exp(-490)),  # an idle engine
+        (-700.0, 1.0),  # a hopeless one
+        (math.log(2), (2**0.3 - 1) / (2 - 1)),
+        (-math.log(2), (2**-0.3 - 1) / (2**-1 - 1)),
+    ],
+)
+def test_ruin_with_odds_on_one_side(theta, ruin):
+    assert prices._ruin(theta, 0.3, 1.0) == pytest.approx(ruin)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("limit", [1e-6, -1e-6, prices._STEEP, -prices._STEEP])
+def test_nothing_jumps_where_an_exponential_gives_way_to_another_form(share, limit):
+    low, high = (prices._ruin(limit * factor, share, 1.0) for factor in (1 - 1e-9, 1 + 1e-9))
+    assert low == pytest.approx(high, rel=1e-5, abs=1e-6)
+
+
+def ruined(theta_per_s: float, backlog_s: float, limit_s: float, rng: np.random.Generator) -> float:
+    """How many of many walks with drift ``-theta * variance / 2`` reach the limit before zero."""
+    step_s = limit_s / 100
+    # Of a walk with steps of +-step, the exponent is ln(down / up) / step.
+    up = 1 / (1 + math.exp(theta_per_s * step_s))
+    position = np.full(2000, round(backlog_s / step_s))
+    while np.any(inside := (position > 0) & (position < 100)):
+        steps = np.where(rng.random(int(inside.sum())) < up, 1, -1)
+        position[inside] += steps
+    return float(np.mean(position >= 100))
+
+
+@pytest.mark.parametrize("rho", [0.8, 0.95, 1.0, 1.05, 1.3])
+@pytest.mark.parametrize("cv2", [0.5, 2.0])
+def test_the_ruin_is_that_of_a_random_walk(rho, cv2):
+    backlog_s, budget_s = 0.06, 0.2
+    limit_s = REACH * budget_s - REQUEST_S
+    theta = 2 * (1 - rho) / (rho * REQUEST_S * cv2)
+    share = ruined(theta, backlog_s, limit_s, np.random.default_rng(7))
+    backlog_s = round(backlog_s / limit_s * 100) / 100 * limit_s  # where the walks begin
+    demand = Demand(rho / REQUEST_S, cv2, budget_s)
+    assert math.exp(-demand.rate_hz * backlog_s) < 0.02, "somebody will come"
+    assert of(demand, backlog_s) / FLOOD == pytest.approx(share, abs=0.04)
+
+
+@given(
+    rate_hz=st.just(0.0) | st.floats(1e-9, 1e9),
+    cv2=st.floats(0.0, 1e12),
+    budget_s=st.floats(-10.0, 1e9),
+    backlog_s=st.floats(0.0, 1e9),
+    request_s=st.floats(1e-9, 1e6),
+    accuracy=st.floats(0.0, 1.0),
+)
+def test_it_is_between_nothing_and_a_floods(rate_hz, cv2, budget_s, backlog_s, request_s, accuracy):
+    demand = Demand(rate_hz, cv2, budget_s)
+    value = price(demand, backlog_s, request_s, accuracy)
+    assert 0.0 <= value <= CAUTION * accuracy / request_s * (1 + 1e-12)
+
+
+@given(
+    st.floats(0.1, 1000.0),
+    st.floats(0.0, 20.0),
+    st.lists(st.floats(0.0, 1.0), min_size=2, max_size=6),
+)
+def test_more_backlog_never_makes_time_cheaper(rate_hz, cv2, backlogs):
+    demand = Demand(rate_hz, cv2, 0.2)
+    values = [of(demand, backlog_s) for backlog_s in sorted(backlogs)]
+    assert all(high >= low - 1e-9 * FLOOD for low, high in pairwise(values))
