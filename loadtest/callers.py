@@ -46,7 +46,7 @@ class Answers:
 def ask_again_and_again(
     url: str, pictures: Sequence[Picture], callers: int, duration_s: float, target: Target
 ) -> Answers:
-    """``callers`` at once, none of which asks again after ``duration_s``. Raises StudyError if one
+    """``callers`` at once, each at least once, and none again after ``duration_s``. Raises StudyError if one
     is not answered with 200."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_ask(Address.parse(url), pictures, callers, duration_s, target))
@@ -61,14 +61,21 @@ async def _ask(
     replies: list[Reply] = []
 
     async def call(number: int, until_s: float) -> None:
-        while loop.time() < until_s:
+        while True:
             ended: asyncio.Future[Reply] = loop.create_future()
             data = requests.request(number % len(requests), BUDGET_S)
-            client.send(data, loop.time() + PATIENCE_S, ended.set_result)
+
+            def end(reply: Reply, ended: asyncio.Future[Reply] = ended) -> None:
+                if not ended.done():  # cancelled, since another caller was refused
+                    ended.set_result(reply)
+
+            client.send(data, loop.time() + PATIENCE_S, end)
             reply = await ended
             if reply.status != 200:
                 raise StudyError(f"the server does not answer: {reply.reason or reply.status}")
             replies.append(reply)
+            if reply.finished_s >= until_s:
+                return
             number += 1
 
     try:

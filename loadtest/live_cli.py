@@ -98,6 +98,12 @@ def _add_live(studies: Any) -> None:
     parser.add_argument(
         "--segment-rounds", type=_count, default=30, help="in which segments are timed"
     )
+    parser.add_argument(
+        "--reference-seconds",
+        type=_positive,
+        default=3.0,
+        help="of each of six windows in which capacity and the time of full depth are measured",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of requests and order")
     parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
     parser.set_defaults(run=_live)
@@ -125,6 +131,7 @@ def _live(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         burst_s=tuple(options.burst_seconds),
         segment_rounds=options.segment_rounds,
+        reference_s=options.reference_seconds,
         seed=options.seed,
     )
     # As an exception, so that what the study has started ends with it.

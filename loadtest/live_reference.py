@@ -18,9 +18,8 @@ from serving.core.latency import quantile
 
 CALLERS = 8
 """At once, to see what a server can do at most: two of its largest batches."""
-CAPACITY_WINDOWS = 3
-WINDOW_S = 4.0
-"""Of each of them, and of the caller who finds the server idle."""
+WINDOWS = 3
+"""In turns: of callers who find it busy, and of one who finds it idle."""
 NUM_BUDGETS = 1001
 """Drawn to find the middle one."""
 
@@ -35,17 +34,19 @@ def find_reference(
     engine = subject.profile(profile)
     say("measuring capacity at depth 1 and the time of full depth")
     shallow, deep = systems[SHALLOWEST], systems[DEEPEST]
-    with shallow.awake():
-        rates_hz = [
-            ask_again_and_again(
-                shallow.server.url, subject.pictures, CALLERS, WINDOW_S, Target()
-            ).rate_hz
-            for _ in range(CAPACITY_WINDOWS)
-        ]
-    with deep.awake():
-        alone = ask_again_and_again(deep.server.url, subject.pictures, 1, WINDOW_S, Target())
-        reserve_s = reserve_of(describe_server(deep.server.url))
-    full_depth_s = alone.p50_s
+    window_s = settings.reference_s
+    rates_hz, alone_s = [], []
+    for _ in range(WINDOWS):
+        with shallow.awake():
+            many = ask_again_and_again(
+                shallow.server.url, subject.pictures, CALLERS, window_s, Target()
+            )
+        with deep.awake():
+            one = ask_again_and_again(deep.server.url, subject.pictures, 1, window_s, Target())
+            reserve_s = reserve_of(describe_server(deep.server.url))
+        rates_hz.append(many.rate_hz)
+        alone_s.append(one.p50_s)
+    full_depth_s = quantile(alone_s, 0.5)
     rng = np.random.default_rng(settings.seed)
     budgets_s = parse_budgets(settings.budgets).sample_s(NUM_BUDGETS, full_depth_s, rng)
     return Reference(
@@ -53,6 +54,7 @@ def find_reference(
         capacities_hz=tuple(rates_hz),
         engine_capacity_hz=engine.capacity_hz,
         full_depth_s=full_depth_s,
+        full_depths_s=tuple(alone_s),
         engine_full_depth_s=engine.full_depth_s,
         reserve_s=reserve_s,
         peer_timeout_s=quantile(budgets_s.tolist(), 0.5),

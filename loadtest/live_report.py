@@ -34,7 +34,9 @@ class Reference:
     engine_capacity_hz: float
     """The same of the engine alone, as the simulator has it."""
     full_depth_s: float
-    """What an idle server takes for a request at full depth, median, by the client's clock."""
+    """What an idle server takes for a request at full depth, by the client's clock, median."""
+    full_depths_s: tuple[float, ...]
+    """Medians, of which it is the median."""
     engine_full_depth_s: float
     reserve_s: float
     """What a gateway keeps of every budget for decoding and sending."""

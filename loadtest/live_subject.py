@@ -48,6 +48,8 @@ class Settings:
     """Before the burst, in it and after it."""
     segment_rounds: int
     """In which segments are timed for the simulator."""
+    reference_s: float
+    """Of each window in which capacity, or the time of full depth, is measured."""
     seed: int
 
     def check(self) -> None:

@@ -29,6 +29,7 @@ WARM_UP = WINDOW + 6
 GRACE_S = 10.0
 """How long the late are waited for: everybody is to be told something."""
 PATIENCE_S = 15.0
+REST_S = 0.04
 DEADLINE_HEADER = "X-Deadline-Ms"
 SETTLE_S = 1.0
 """How long the server's counts may take to include the last replies."""
@@ -56,9 +57,9 @@ class System:
             self.fall_asleep()
 
     def fall_asleep(self) -> None:
-        """Pause it when it surely runs nothing: just after it has answered its only request. An
-        idle engine is probed now and then, and a run that a pause interrupts would count as one
-        that took minutes."""
+        """Pause it when it runs nothing: ``REST_S`` after it has answered its only request. A run
+        that a pause interrupts would count as one that took minutes: what follows an answer takes
+        less than that, and an idle engine is left alone for longer before it is probed."""
         request = urllib.request.Request(
             f"{self.server.url}{DETECT_PATH}",
             self.picture.data,
@@ -67,6 +68,7 @@ class System:
         # Whatever it answers: whether it still serves is for the next run to find out.
         with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE_S) as r:
             r.read()
+        time.sleep(REST_S)
         self.server.pause()
 
     def counts(self) -> Counter[str] | None:

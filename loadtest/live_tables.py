@@ -60,6 +60,7 @@ def markdown(report: Report) -> str:
 
 def _reference(report: Report) -> Iterator[str]:
     reference = report.reference
+    depths = Spread.of(1e3 * seconds for seconds in reference.full_depths_s)
     yield from ("", "## What loads and budgets are of", "")
     yield (
         f"- Load 1 is {reference.capacity_hz:.1f} requests/s: what the whole server answers from "
@@ -72,8 +73,9 @@ def _reference(report: Report) -> Iterator[str]:
     )
     yield (
         f"- Budgets are multiples of {1e3 * reference.full_depth_s:.1f} ms: full depth as an idle "
-        f"server's only client sees it, median. {1e3 * reference.engine_full_depth_s:.1f} ms of it "
-        f"are the engine's; the gateway keeps {1e3 * reference.reserve_s:.1f} ms of each budget."
+        f"server's only client sees it ({depths.text(1)}). The engine alone takes "
+        f"{1e3 * reference.engine_full_depth_s:.1f} ms; the gateway keeps "
+        f"{1e3 * reference.reserve_s:.1f} ms of each budget."
     )
     if report.has_peers:
         yield (
@@ -251,7 +253,7 @@ def _accounting(report: Report) -> Iterator[str]:
     yield from ("", "## Every request's end", "")
     yield (
         "All runs of a system, by the client; where a server has counts of its own, they are the "
-        "growth of its punctual_requests_total, without the requests that warmed it up."
+        "growth of its punctual_requests_total, with the requests that warmed it up."
     )
     rows = [
         (name, side, account)
@@ -265,7 +267,7 @@ def _accounting(report: Report) -> Iterator[str]:
     yield ""
     yield (
         f"{len(runs) - len(off)} of {len(runs)} runs are exact: the ends add up to what was to be "
-        "sent, and the server counted the same."
+        "sent, and the server counted the same, but for those that warmed it up."
     )
     for run in off:
         yield (
@@ -296,6 +298,7 @@ ACCOUNTS: Columns[tuple[str, str, Account]] = (
     ("to be sent", lambda row: f"{row[2].scheduled:,}" if row[1] == "client" else ""),
     *((end, lambda row, end=end: _side(row, end)) for end in ENDS),
     ("sum", _sum),
+    ("of them warm-up", lambda row: f"{row[2].warm_up:,}" if row[1] == "server" else ""),
     (
         "connection errors",
         lambda row: f"{row[2].connection_errors:,}" if row[1] == "client" else "",

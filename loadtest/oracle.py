@@ -41,8 +41,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from serving.core.latency import LatencyModel, LatencyProfile
 from serving.core.costs import EPSILON_S, Paths
+from serving.core.latency import LatencyModel, LatencyProfile
 from serving.core.segment import Segment
 
 MAX_STEPS = 64

@@ -268,8 +268,8 @@ def _log_decisions(
     path: Path, points: Sequence[Point], policies: Sequence[str], conditions: Conditions
 ) -> None:
     """Seed 0 of the only policy at the only point."""
-    from serving.core.decision_log import describe
     from loadtest.simulation import run_policy
+    from serving.core.decision_log import describe
 
     if len(points) != 1 or len(policies) != 1:
         raise ValueError(

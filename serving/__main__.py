@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points, version
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from serving.core.letterbox import Letterbox
     from serving.core.ports import CreatePolicy, Image, SegmentRunner
     from serving.core.segment import Segment
+    from serving.settings import Settings
 
 COMMANDS_GROUP = "punctual.commands"
 
@@ -87,6 +88,13 @@ SERVE_OPTIONS = (
 )
 
 
+MODELS_OPTIONS = (
+    _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
+    _Option("model", "NAME", "model, or several, as NAME,NAME (all there)"),
+    _Option("runtime", "NAME", "whose profile is meant: openvino or onnxruntime (openvino)"),
+)
+
+
 class _Tools:
     """``core.ports.ServingTools``, importing the server only when asked for something."""
 
@@ -108,20 +116,26 @@ class _Tools:
 
     def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> int:
         parser = argparse.ArgumentParser(prog="punctual serve", add_help=False)
-        _add_serve_options(parser)
+        _add_options(parser, SERVE_OPTIONS)
         return _serve(parser.parse_args(arguments), create_policy)
 
 
-def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = None) -> int:
-    from serving.settings import SettingsError, load
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from serving.settings import load
 
     given = {
         option.setting: value
         for option in SERVE_OPTIONS
-        if (value := getattr(arguments, option.setting)) is not None
+        if (value := getattr(arguments, option.setting, None)) is not None
     }
+    return load(given)
+
+
+def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = None) -> int:
+    from serving.settings import SettingsError
+
     try:
-        settings = load(given)
+        settings = _settings(arguments)
     except SettingsError as error:
         return _refuse(*error.problems)
 
@@ -132,6 +146,23 @@ def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = N
         return serve(settings, _announce, partial(create_backend, create_policy=create_policy))
     except StartError as error:
         return _refuse(str(error))
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from serving.models import StartError, every_model, find_models, measured_front, read_family
+    from serving.settings import SettingsError
+
+    try:
+        settings = _settings(arguments)
+        names = settings.models or tuple(every_model(settings.model_repository))
+        family = read_family(find_models(settings.model_repository, names))
+        front = measured_front(family, settings.runtime)
+    except SettingsError as error:
+        return _refuse(*error.problems)
+    except StartError as error:
+        return _refuse(str(error))
+    print("\n".join(front.table(family.names)))
+    return 0
 
 
 def _announce(url: str) -> None:
@@ -172,14 +203,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_SERVE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_serve_options(serve)
+    _add_options(serve, SERVE_OPTIONS)
     serve.set_defaults(run=_serve)
+    models = commands.add_parser(
+        "models",
+        help="what the exits of the models here are worth",
+        description="Accuracy and measured time of each exit of the models here, were they served "
+        "as one, and which exits are worth their time.",
+    )
+    _add_options(models, MODELS_OPTIONS)
+    models.set_defaults(run=_models)
     _add_foreign(commands)
     return parser
 
 
-def _add_serve_options(parser: argparse.ArgumentParser) -> None:
-    for option in SERVE_OPTIONS:
+def _add_options(parser: argparse.ArgumentParser, options: Iterable[_Option]) -> None:
+    for option in options:
         flag = "--" + option.setting.replace("_", "-")
         parser.add_argument(flag, metavar=option.metavar, help=option.text)
 

@@ -38,7 +38,7 @@ from serving.engine import Engine, start_engine
 from serving.images import DecodePool, refit
 from serving.memory import keep_freed_memory
 from serving.metrics import Metrics
-from serving.models import StartError, find_models, open_family, read_family
+from serving.models import StartError, find_models, measured_front, open_family, read_family
 from serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def create_app(
             logger.error("the backend did not start: %s", error, exc_info=error)
             await started(error)
         else:
-            _report_front(backend)
+            _report_front(backend, _runtime(settings))
             await started(None)
 
     @contextlib.asynccontextmanager
@@ -207,12 +207,22 @@ def create_app(
     return Door(app, clock)
 
 
-def _report_front(backend: Backend) -> None:
-    """What is served and will not be used, since something that is no slower is as accurate."""
-    if not backend.ready:  # a Triton that is not there yet
-        return
+def _runtime(settings: Settings) -> str:
+    """What is said to run the segments."""
+    return settings.runtime if settings.backend == "embedded" else settings.backend
+
+
+def _report_front(backend: Backend, runtime: str) -> None:
+    """What is served and is not worth its time, since something that is no slower is as accurate:
+    by the profiles on ``runtime`` or, without them, by what is predicted now."""
     family = backend.family
-    for dropped in family.front(backend.predicted_s).dropped:
+    try:
+        front = measured_front(family, runtime)
+    except StartError:
+        if not backend.ready:  # a Triton that is not there yet
+            return
+        front = family.front(backend.predicted_s)
+    for dropped in front.dropped:
         logger.info("off the front: %s", dropped.reason(family.names))
 
 
@@ -354,8 +364,7 @@ def serve(
     disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics(CollectorRegistry(), time.monotonic)
     backend = create(settings, metrics, time.monotonic)
-    runtime = settings.runtime if settings.backend == "embedded" else settings.backend
-    metrics.describe(backend, version=version("punctual"), runtime=runtime)
+    metrics.describe(backend, version=version("punctual"), runtime=_runtime(settings))
     server = create_server(settings, backend, metrics, announce=announce)
     server.run()
     return 1 if server.failed else 0

@@ -11,7 +11,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from serving.core.catalog import Catalog
+from serving.core.costs import Costs, paths_of
 from serving.core.family import Family
+from serving.core.front import Front
+from serving.core.latency import LatencyModel
 from serving.core.ports import SegmentRunner
 from serving.core.segment import Segment
 from serving.runners.family import FamilyRunner, Refit
@@ -38,13 +41,20 @@ def find_model(repository: Path, name: str | None) -> Path:
     return folder
 
 
-def find_models(repository: Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """The folders with the catalogues of the models called ``names``, in that order; without a
-    name, of the only model there. Raises StartError."""
+def every_model(repository: Path) -> dict[str, Path]:
+    """The folders with the catalogues of all models there, at least one, by name. Raises
+    StartError."""
     catalogs = sorted(repository.glob(f"*{MODEL_SUFFIX}/1/catalog.json"))
     found = {path.parents[1].name.removesuffix(MODEL_SUFFIX): path.parent for path in catalogs}
     if not found:
         raise StartError(f"there is no model in {repository} (no *{MODEL_SUFFIX}/1/catalog.json)")
+    return found
+
+
+def find_models(repository: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """The folders with the catalogues of the models called ``names``, in that order; without a
+    name, of the only model there. Raises StartError."""
+    found = every_model(repository)
     if not names and len(found) > 1:
         raise StartError(
             f"{repository} has several models ({', '.join(found)}): name one, or those to be "
@@ -72,6 +82,26 @@ def read_catalog(folder: Path) -> Catalog:
         return Catalog.from_json(json.loads(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise StartError(f"{path} cannot be used: {error}") from error
+
+
+def measured_front(family: Family, runtime: str) -> Front:
+    """The exits of ``family`` that are worth the time they took, half of the time, when they were
+    profiled on ``runtime``. Raises StartError where they were not."""
+    for catalog in family.catalogs:
+        if runtime not in catalog.profiles:
+            raise StartError(
+                f"{catalog.name} was not profiled on {runtime}: "
+                f"punctual profile --model {catalog.name} --runtime {runtime} --write"
+            )
+    profile = family.profile(runtime)
+    assert profile is not None
+    latency = LatencyModel(profile)
+    try:
+        every = paths_of({segment for segment, _ in profile.table})
+    except ValueError as error:
+        raise StartError(f"the profile of {family.name} on {runtime}: {error}") from error
+    costs = [Costs(latency, paths) for paths in every]
+    return family.front(lambda depth, model: costs[model].typical_path(depth))
 
 
 def open_runner(

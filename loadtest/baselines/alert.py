@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from loadtest.baselines.exits import Exits
 from serving.core import segment as segments
-from serving.core.errors import ShedReason
 from serving.core.costs import EPSILON_S
+from serving.core.errors import ShedReason
 from serving.core.policy import (
     Cohort,
     Conclude,

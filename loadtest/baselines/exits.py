@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 
 from serving.core import segment as segments
-from serving.core.errors import ShedReason
 from serving.core.costs import BATCHING_GAIN, EPSILON_S
+from serving.core.errors import ShedReason
 from serving.core.policy import Latency, Run, ShedRequests, Snapshot
 from serving.core.request import Request
 from serving.core.segment import Segment

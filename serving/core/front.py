@@ -36,11 +36,17 @@ class Dropped:
 
     def reason(self, names: Sequence[str]) -> str:
         """One sentence for a person; ``names`` are those of the models."""
-        point, better = self.point, self.better
-        whose = "" if better.model == point.model else f" of {names[better.model]}"
+        point = self.point
+        subject = f"exit {point.depth} of {names[point.model]}: {_short(point.ap)}"
+        return f"{subject}, {self.verdict(names)}"
+
+    def verdict(self, names: Sequence[str]) -> str:
+        """Why it was dropped, to be said of it."""
+        better = self.better
+        whose = "" if better.model == self.point.model else f" of {names[better.model]}"
         return (
-            f"exit {point.depth} of {names[point.model]}: {_short(point.ap)}, not above the "
-            f"{_short(better.ap)} of exit {better.depth}{whose} ({better.latency_s * 1e3:.1f} ms)"
+            f"not above the {_short(better.ap)} of exit {better.depth}{whose} "
+            f"({better.latency_s * 1e3:.1f} ms)"
         )
 
 
@@ -50,6 +56,17 @@ class Front:
 
     points: tuple[OperatingPoint, ...]
     dropped: tuple[Dropped, ...]
+
+    def table(self, names: Sequence[str]) -> list[str]:
+        """A line for each point, by model, then depth; ``names`` are those of the models."""
+        verdicts = {each.point: each.verdict(names) for each in self.dropped}
+        width = max(map(len, (*names, "model")))
+        lines = [f"{'model':{width}}  exit    AP      ms"]
+        for point in sorted((*self.points, *verdicts), key=lambda p: (p.model, p.depth)):
+            facts = f"{point.depth:4}  {_short(point.ap)}  {point.latency_s * 1e3:6.1f}"
+            line = f"{names[point.model]:{width}}  {facts}  {verdicts.get(point, '')}"
+            lines.append(line.rstrip())
+        return lines
 
 
 def pareto_front(points: Iterable[OperatingPoint]) -> Front:

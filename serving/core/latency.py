@@ -103,6 +103,17 @@ def quantile_of_sorted(ordered: Sequence[float], q: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, math.ceil(q * len(ordered)) - 1))]
 
 
+def _weighted_median(pairs: Iterable[tuple[float, float]]) -> float:
+    """The value of the (value, weight) at which half of the weight is reached."""
+    ordered = sorted(pairs)
+    left = sum(weight for _, weight in ordered) / 2
+    for value, weight in ordered:
+        left -= weight
+        if left <= 0:
+            return value
+    raise ValueError("nothing has no median")
+
+
 class _Recent:
     """The latest values, in order."""
 
@@ -158,7 +169,7 @@ class LatencyModel:
 
     def __init__(self, profile: LatencyProfile | None) -> None:
         self._windows: dict[Segment, dict[int, _Window]] = {}
-        self._ratios = _Recent(SLOWDOWN_WINDOW)
+        self._ratios: deque[tuple[float, float]] = deque(maxlen=SLOWDOWN_WINDOW)
         self._excess = _Recent(EXCESS_WINDOW)
         self._slowdown = 1.0
         self._tails: dict[tuple[Segment, int], float] = {}
@@ -168,7 +179,8 @@ class LatencyModel:
 
     @property
     def slowdown(self) -> float:
-        """What recent runs took, over what their windows led one to expect (a median)."""
+        """What recent runs took, over what their windows led one to expect: a median in which a
+        run counts by the time expected, since the shortest are mostly overhead."""
         return self._slowdown
 
     def observe(self, segment: Segment, batch: int, seconds: float) -> None:
@@ -179,8 +191,8 @@ class LatencyModel:
             # The first run at this size: no ratio, since there is nothing to compare it with.
             windows[batch] = window = _Window(())
         else:
-            self._ratios.add(seconds / window.base)
-            self._slowdown = self._ratios.quantile(0.5)
+            self._ratios.append((seconds / window.base, window.base))
+            self._slowdown = _weighted_median(self._ratios)
         value = seconds / self._slowdown
         window.add(value)
         if window.num_seen > MIN_BASE_SAMPLES:

@@ -62,16 +62,19 @@ def test_a_refusal_ends_as_its_reason_says(reason: str, end: str) -> None:
 def test_what_warmed_the_server_up_is_not_of_the_run() -> None:
     summary = summarise(result([answer(0.0, 0.01), answer(0.1, 0.9)], pictures=(PLAIN,)))
     before = Counter(answered=100, rejected=3)
-    agreed = account(summary, before, Counter(answered=112, rejected=3), 10)
-    assert agreed.server == {**dict.fromkeys(ENDS, 0), "answered": 2}
+    agreed = account(summary, before, Counter(answered=111, rejected=4), 10)
+    assert agreed.server == {**dict.fromkeys(ENDS, 0), "answered": 11, "rejected": 1}
     assert agreed.agrees
     lost = account(summary, before, Counter(answered=111, rejected=3), 10)
     assert not lost.agrees
+    other_end = account(summary, before, Counter(answered=101, rejected=14), 10)
+    assert not other_end.agrees  # one of the two that the client saw answered
     both = total([agreed, lost])
     assert both.scheduled == 4
     assert both.client["answered"] == 4
     assert both.server is not None
-    assert both.server["answered"] == 3
+    assert both.server["answered"] == 22
+    assert both.warm_up == 20
     assert total([agreed, replace(agreed, server=None)]).server is None
     with pytest.raises(ValueError, match="no accounts"):
         total([])

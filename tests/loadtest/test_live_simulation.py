@@ -29,19 +29,17 @@ def test_an_idle_engine_gives_everybody_everything() -> None:
 def test_each_step_takes_away_what_it_is_named_after() -> None:
     steps = TWIN.steps()
     assert tuple(steps) == STEPS
-    requests = schedule(50, 10 * FULL_S, 1.15 * FULL_S)
-    attained = {
-        step: simulate_schedule(requests, "fixed:max", twin, 0).attainment
-        for step, twin in steps.items()
-    }
-    # Of 1.15 of the time, .95 are left to the engine; half of 2.3 on shared cores would be less.
-    assert attained == {"engine": 1.0, "gateway": 0.0, "shared": 0.0}
-    longer = schedule(50, 10 * FULL_S, 1.8 * FULL_S)
-    attained = {
-        step: simulate_schedule(longer, "fixed:max", twin, 0).attainment
-        for step, twin in steps.items()
-    }
-    assert attained == {"engine": 1.0, "gateway": 1.0, "shared": 0.0}
+
+    def attained(budget_s: float) -> list[float]:
+        """After each step."""
+        requests = schedule(50, 10 * FULL_S, budget_s)
+        found = [simulate_schedule(requests, "fixed:max", twin, 0) for twin in steps.values()]
+        return [one.attainment for one in found]
+
+    # What the gateway keeps leaves .95 of the time that an idle engine takes, and then 1.6 of it,
+    # which is not enough where segments take twice as long.
+    assert attained(1.15 * FULL_S) == [pytest.approx(1.0, abs=0.05), 0.0, 0.0]
+    assert attained(1.8 * FULL_S) == [1.0, 1.0, 0.0]
 
 
 def test_nobody_in_time_has_no_depth() -> None:

@@ -41,4 +41,4 @@ def test_all_of_a_server_is_paused_and_a_paused_one_ends(tmp_path: Path) -> None
         eventually(lambda: states(group) <= {"R", "S"})
         assert is_ok(url)
         server.pause()
-    assert not states(group)
+    eventually(lambda: states(group) <= {"Z"})  # not yet reaped

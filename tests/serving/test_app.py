@@ -5,11 +5,13 @@ import logging
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
+from serving import app
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app, create_backend, create_server
 from serving.core.catalog import Exit
@@ -19,6 +21,7 @@ from serving.metrics import Metrics
 from serving.models import StartError
 from serving.settings import Settings
 from tests.serving.fakes import CATALOG, FAMILY, FakeBackend, FakeClock, write_catalogs
+from tests.serving.world import exact_profile
 
 
 def test_backend_is_of_the_model(tmp_path: Path) -> None:
@@ -41,6 +44,26 @@ def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path)
     settings = Settings(model_repository=tmp_path, model="small,large")
     with pytest.raises(StartError, match="this policy serves one model"):
         create_backend(settings, metrics, FakeClock(), create_policy=DeadlinePolicy)
+
+
+def test_another_policy_is_the_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(model_repository=write_catalogs(tmp_path, "cells"))
+    given: dict[str, Any] = {}
+    # A backend is nothing but the function that starts its engine, and that notes its options.
+    monkeypatch.setattr(app, "EmbeddedBackend", lambda family, open_runner, start: start)
+    monkeypatch.setattr(app, "start_engine", lambda *_, **options: given.update(options))
+    metrics = Metrics(CollectorRegistry(), FakeClock())
+    start: Any = create_backend(settings, metrics, FakeClock(), DeadlinePolicy)
+    start(None)
+    assert given["create_policy"] is DeadlinePolicy
+
+
+def test_a_triton_has_a_policy_of_its_own(tmp_path: Path) -> None:
+    repository = write_catalogs(tmp_path, "cells")
+    settings = Settings(model_repository=repository, backend="triton")
+    metrics = Metrics(CollectorRegistry(), FakeClock())
+    with pytest.raises(StartError, match="is not the gateway's to choose"):
+        create_backend(settings, metrics, FakeClock(), DeadlinePolicy)
 
 
 class TestLifespan:
@@ -78,14 +101,17 @@ class TestLifespan:
         assert self.run(backend) == [None]
         assert backend.stopped_with == 1.5
 
-    def test_reports_the_exits_that_add_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
-        exits = tuple(Exit(depth, ap, ap, {}) for depth, ap in ((1, 0.5), (2, 0.6), (3, 0.59)))
-        backend = FakeBackend(FakeClock(), family=Family((replace(CATALOG, exits=exits),)))
+    @pytest.mark.parametrize(("profiled", "ms"), [("openvino", "13.5"), ("torch", "20.0")])
+    def test_reports_the_exits_that_add_nothing(
+        self, profiled: str, ms: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """By the profile on what it runs on or, without it, by what is predicted."""
+        exits = [Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59, 0.7, 0.8), start=1)]
+        catalog = replace(CATALOG, exits=tuple(exits), profiles={profiled: exact_profile()})
         with caplog.at_level(logging.INFO, "serving.app"):
-            self.run(backend)
-            backend.ready = False
+            self.run(FakeBackend(FakeClock(), family=Family((catalog,))))
         assert caplog.messages == [
-            "off the front: exit 3 of cells: .590, not above the .600 of exit 2 (20.0 ms)"
+            f"off the front: exit 3 of cells: .590, not above the .600 of exit 2 ({ms} ms)"
         ]
 
     def test_tells_of_a_backend_that_does_not_start(self) -> None:

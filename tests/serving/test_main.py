@@ -4,13 +4,16 @@ import argparse
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints, version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving import __main__ as command
 from serving.settings import Settings
+from tests.serving.fakes import write_catalogs
 
+REPOSITORY = Path(__file__).parents[2] / "model_repo"
 HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "fastapi", "pydantic", "numpy", "PIL")
 
 
@@ -25,7 +28,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_options_are_settings() -> None:
-    assert {option.setting for option in command.SERVE_OPTIONS} <= set(Settings.model_fields)
+    for options in (command.SERVE_OPTIONS, command.MODELS_OPTIONS):
+        assert {option.setting for option in options} <= set(Settings.model_fields)
 
 
 def test_help_repeats_the_true_defaults() -> None:
@@ -74,6 +78,22 @@ def test_no_model(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no model in" in capsys.readouterr().err
 
 
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["models", "--model-repository", str(REPOSITORY)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["model", "exit", "AP", "ms"]
+    assert [line.split()[:2] for line in lines] == [["bccd", str(d)] for d in range(1, 8)]
+    assert [line.split()[1] for line in lines if "not above" in line] == ["4", "6", "7"]
+
+
+def test_models_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(write_catalogs(tmp_path, "small", "large"))
+    assert command.main(["models", "--model-repository", folder]) == 2
+    assert "large was not profiled on openvino" in capsys.readouterr().err
+    assert command.main(["models", "--model-repository", folder, "--runtime", "magic"]) == 2
+    assert "--runtime=magic" in capsys.readouterr().err
+
+
 def entries(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     found = EntryPoints([EntryPoint("extra", value, command.COMMANDS_GROUP)])
     monkeypatch.setattr(command, "entry_points", lambda group: found.select(group=group))
@@ -109,3 +129,28 @@ def test_a_broken_foreign_command_leaves_the_others(
     entries(monkeypatch, "not_a_module_at_all:register")
     assert command.main(["serve", "--model-repository", str(tmp_path)]) == 2
     assert "the commands of 'extra' are left out" in capsys.readouterr().err
+
+
+def test_another_policy_is_served_with_the_same_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving import app
+
+    served: list[Any] = []
+    monkeypatch.setattr(app, "serve", lambda *arguments: served.append(arguments) or 4)
+    tools = command._Tools()
+
+    def create_policy(*_: Any) -> Any: ...
+
+    assert tools.serve(["--port", "8001", "--log-level", "error"], create_policy) == 4
+    assert command.main(["serve", "--port", "8001"]) == 4
+    (settings, _, create), (_, _, create_usual) = served
+    assert (settings.port, settings.log_level) == (8001, "error")
+    assert create.func is create_usual.func is app.create_backend
+    assert create.keywords == {"create_policy": create_policy}
+    assert create_usual.keywords == {"create_policy": None}
+
+
+def test_misuse_of_options_through_tools(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command._Tools().serve(["--nothing"], lambda *_: None)  # type: ignore[arg-type, return-value]
+    assert ended.value.code == 2
+    assert "usage: punctual serve" in capsys.readouterr().err

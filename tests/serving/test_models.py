@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 
 from serving.core import segment as segments
+from serving.core.catalog import Exit
 from serving.core.family import Family
 from serving.models import (
     StartError,
     find_model,
     find_models,
+    measured_front,
     open_family,
     open_runner,
     read_catalog,
     read_family,
 )
 from tests.serving.fakes import CATALOG, write_catalogs
-from tests.serving.world import FakeClock, FakeRunner
+from tests.serving.world import FakeClock, FakeRunner, cost_s, exact_profile
 
 
 def test_the_only_model(tmp_path: Path) -> None:
@@ -77,6 +79,31 @@ def test_some_segments_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
     wanted = {segments.fused_exit(2)}
     assert open_runner("openvino", folder, 2, wanted) == (folder, CATALOG, 2, wanted)  # type: ignore[comparison-overlap]
+
+
+class TestMeasuredFront:
+    @staticmethod
+    def family(*depths: int) -> Family:
+        """With a profile of exit 1 to 5, or of these alone."""
+        every = exact_profile()
+        known = {segments.fused_exit(depth) for depth in depths}
+        table = {key: q for key, q in every.table.items() if not known or key[0] in known}
+        exits = tuple(Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59, 0.7, 0.7), 1))
+        profiles = {"fake": replace(every, table=table)}
+        first = replace(CATALOG, exits=exits, profiles=profiles)
+        return Family((first, replace(first, name="again")))
+
+    def test_by_the_quickest_path_at_batch_1(self) -> None:
+        front = measured_front(self.family(), "fake")
+        assert [(point.model, point.depth) for point in front.points] == [(0, 1), (0, 2), (0, 4)]
+        for point in front.points:
+            assert point.latency_s == pytest.approx(cost_s(segments.fused_exit(point.depth)))
+
+    def test_what_was_not_profiled_is_said(self) -> None:
+        with pytest.raises(StartError, match="cells was not profiled on openvino"):
+            measured_front(self.family(), "openvino")
+        with pytest.raises(StartError, match=r"the profile of cells.again on fake: .* lacks"):
+            measured_front(self.family(1, 3), "fake")
 
 
 class TestOpenFamily:

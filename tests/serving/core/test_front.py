@@ -40,6 +40,17 @@ def test_of_equals_one_is_kept() -> None:
     assert [(each.point.model, each.point.depth) for each in front.dropped] == [(0, 2), (1, 1)]
 
 
+def test_table_of_all_exits() -> None:
+    given = points((0, 2, 6, 0.5), (0, 1, 4, 0.4), (1, 1, 7, 0.45), (1, 2, 12.34, 1.0))
+    assert pareto_front(given).table(NAMES) == [
+        "model  exit    AP      ms",
+        "small     1  .400     4.0",
+        "small     2  .500     6.0",
+        "large     1  .450     7.0  not above the .500 of exit 2 of small (6.0 ms)",
+        "large     2  1.000    12.3",
+    ]
+
+
 POINTS = st.lists(
     st.builds(
         OperatingPoint,
