@@ -1,10 +1,11 @@
 """Whether client and server counted the same requests with the same ends.
 
-    scheduled = answered + rejected + evicted + infeasible + late + other        by the client
-    scheduled + warm-up = the growth of punctual_requests_total                  by the server
+    scheduled = answered + rejected + evicted + infeasible + late + unseen + other   by the client
+    scheduled + warm-up = unseen + the growth of punctual_requests_total             by the server
 
-"Late" is a request that the server gave up with 504; an answer that reached the client too late is
-an answer here, as it is to the server.
+"Unseen" is what the HTTP server itself turns away with 503 at its limit of connections: the
+application, whose metrics they are, is not told. "Late" is a request that the server gave up with
+504; an answer that reached the client too late is an answer here, as it is to the server.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from dataclasses import dataclass
 from loadtest.load_summary import Summary
 from loadtest.rows import Outcome
 
-ENDS = ("answered", "rejected", "evicted", "infeasible", "late", "other")
+UNSEEN = "unseen"
+ENDS = ("answered", "rejected", "evicted", "infeasible", "late", UNSEEN, "other")
 _SERVER_ENDS = {"ok": "answered", "degraded": "answered"}
 """Outcome in the server's metrics -> end, where they differ."""
 _REASON_ENDS = {
     "budget-infeasible": "infeasible",
     "deadline-exceeded": "late",
-    "http-503": "rejected",
-    "http-504": "late",
+    "http-503": UNSEEN,
 }
-"""Reason that the client was given -> end; others are named after theirs. Peers give a status."""
+"""Reason that the client was given -> end; others are named after theirs."""
+_PEER_ENDS = {"http-503": "rejected", "http-504": "late"}
+"""Peers give no reasons but a status."""
 _SAMPLE = re.compile(r'^punctual_requests_total\{outcome="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
@@ -54,7 +57,7 @@ class Account:
         beyond that only those that warmed it up."""
         if self.server is None:
             return True
-        beyond = [self.server[end] - self.client[end] for end in ENDS]
+        beyond = [self.server[end] - self.client[end] for end in ENDS if end != UNSEEN]
         return min(beyond) >= 0 and sum(beyond) == self.warm_up
 
 
@@ -71,11 +74,12 @@ def account(
 ) -> Account:
     """Of one run. ``before`` and ``after`` it are the server's counts, if it has any; ``warm_up``
     requests between them are not of the run."""
+    ends = _PEER_ENDS if before is None else _REASON_ENDS
     client: Counter[str] = Counter()
     for outcome, count in summary.outcomes.items():
         if outcome == Outcome.REFUSED:
             for reason, of_reason in summary.reasons.get(outcome, {}).items():
-                end = _REASON_ENDS.get(reason, reason.partition("-")[0])
+                end = ends.get(reason, reason.partition("-")[0])
                 client[_known(end)] += of_reason
         else:
             answered = outcome in (Outcome.IN_TIME, Outcome.LATE)

@@ -46,8 +46,8 @@ class Answers:
 def ask_again_and_again(
     url: str, pictures: Sequence[Picture], callers: int, duration_s: float, target: Target
 ) -> Answers:
-    """``callers`` at once, each at least once, and none again after ``duration_s``. Raises StudyError if one
-    is not answered with 200."""
+    """``callers`` at once, each at least once, and none again after ``duration_s``. Raises
+    StudyError if one is not answered with 200."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_ask(Address.parse(url), pictures, callers, duration_s, target))
 

@@ -47,8 +47,15 @@ class Reference:
 
     @property
     def slowdown(self) -> float:
-        """What the engine loses to the gateway and the client on the same cores."""
-        return self.engine_capacity_hz / self.capacity_hz
+        """How many times as long segments take at capacity, where gateway and client are at work
+        all the time, as alone."""
+        return max(1.0, self.engine_capacity_hz / self.capacity_hz)
+
+    def slowdown_at(self, rate_hz: float) -> float:
+        """The same at any rate of requests, each of which takes the machine from the engine for as
+        long as one does at capacity; above it, most are refused, which costs less."""
+        taken = min(1.0, rate_hz / self.capacity_hz) * (1 - 1 / self.slowdown)
+        return 1 / (1 - taken)
 
 
 @dataclass(frozen=True)

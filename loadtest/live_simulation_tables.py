@@ -21,7 +21,7 @@ def simulation_tables(report: Report) -> Iterator[str]:
     yield (
         "The same requests in the simulator, with segments as timed when the study began: "
         + "; ".join(f"*{step}*: {text}" for step, text in zip(STEPS, _STEP_TEXTS, strict=True))
-        + f" (segments {report.reference.slowdown:.2f} times as slow). Means over rounds and "
+        + f" (segments {_slowdowns(report)} times as slow at these loads). Means over rounds and "
         "arrivals; in-time accuracy / % in time."
     )
     for system in systems:
@@ -32,6 +32,12 @@ def simulation_tables(report: Report) -> Iterator[str]:
         yield from table(SIMULATED, [group for group in groups if group])
     yield from ("", "Simulated less live, mean (and mean of the sizes) over all runs:")
     yield from table(ERRORS, [(s, [r for r in runs if r.system == s]) for s in systems])
+
+
+def _slowdowns(report: Report) -> str:
+    reference = report.reference
+    rates_hz = [load * reference.capacity_hz for load in report.loads]
+    return ", ".join(f"{reference.slowdown_at(rate_hz):.2f}" for rate_hz in rates_hz)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -83,11 +83,11 @@ def measure_loads(
 ) -> None:
     """Fill ``report.runs``. Raises StudyError."""
     settings, reference = subject.settings, report.reference
-    twins = subject.twin(reference).steps()
     order = plan(settings.points, tuple(systems), settings.rounds, settings.seed)
     for number, points in enumerate(order):
         for arrivals, load, seed, names in points:
             rate_hz = load * reference.capacity_hz
+            twins = subject.twin(reference, rate_hz).steps()
             common = replace(subject.load(reference, arrivals, rate_hz), seed=seed)
             say(f"loads: round {number + 1} of {settings.rounds}, {arrivals} at {load:g}")
             for name in names:

@@ -108,10 +108,10 @@ class Subject:
             warm_up=WARM_UP,
         )
 
-    def twin(self, reference: Reference) -> Twin:
-        """What the simulator knows of this machine."""
+    def twin(self, reference: Reference, rate_hz: float) -> Twin:
+        """What the simulator knows of this machine, with so many requests per second."""
         profile = self.profile(reference.profile)
-        return Twin(profile, reference.reserve_s, reference.slowdown)
+        return Twin(profile, reference.reserve_s, reference.slowdown_at(rate_hz))
 
     def profile(self, latency: LatencyProfile) -> ModelProfile:
         """The model with these times of its segments."""

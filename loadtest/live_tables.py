@@ -253,7 +253,8 @@ def _accounting(report: Report) -> Iterator[str]:
     yield from ("", "## Every request's end", "")
     yield (
         "All runs of a system, by the client; where a server has counts of its own, they are the "
-        "growth of its punctual_requests_total, with the requests that warmed it up."
+        "growth of its punctual_requests_total, with the requests that warmed it up. Unseen: "
+        "turned away by the HTTP server at its limit of connections, which those counts leave out."
     )
     rows = [
         (name, side, account)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from serving.core.costs import EPSILON_S
 from serving.core.demand import DemandMeter
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel, LatencyProfile
@@ -54,7 +55,7 @@ class Outcome:
     @property
     def in_time(self) -> bool:
         """Whether it was answered by its deadline."""
-        return self.depth > 0 and self.finished_s <= self.request.deadline_s
+        return self.depth > 0 and self.finished_s <= self.request.deadline_s + EPSILON_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +290,10 @@ class Server:
             for request in run.requests:
                 if request.id not in growing:
                     self._end(request, depth, None)
-                elif self.now_s <= request.deadline_s or request.id not in self._answers:
-                    self._answers[request.id] = Outcome(request, self.now_s, depth, None)
+                    continue
+                answer = Outcome(request, self.now_s, depth, None)
+                if answer.in_time or request.id not in self._answers:
+                    self._answers[request.id] = answer
         self._latency.observe(run.segment, len(run.requests), self.now_s - self._started_s)
 
     # -- bookkeeping ------------------------------------------------------------------------------

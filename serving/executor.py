@@ -127,6 +127,7 @@ class Executor:
         self._admitted = self._taken_in = -1
         self._wake_s = math.inf
         self._turn_s: float | None = None
+        self._learnt_s = clock()
         self._thread: threading.Thread | None = None
 
     # -- from any thread ----------------------------------------------------------------------
@@ -202,17 +203,19 @@ class Executor:
             if self.step():
                 continue
             waits = bool(self._waiting or self._features)
-            patience_s = self._wake_s - self._clock() if waits else self._probe_after_s()
+            patience_s = (self._wake_s if waits else self._probe_at_s()) - self._clock()
             with self._changed:
                 woken = self._changed.wait_for(
                     lambda: bool(self._inbox or self._cancelled or self._stopping),
                     None if patience_s == math.inf else max(0.0, patience_s),
                 )
-            if not woken and not waits:
+            # Also when somebody has come: an engine that refuses everybody would never know better.
+            if not waits and (not woken or self._clock() >= self._probe_at_s()):
                 self._probe_safely()
 
-    def _probe_after_s(self) -> float:
-        return RECHECK_AFTER_S if self._latency.slowdown > SLOW else PROBE_AFTER_S
+    def _probe_at_s(self) -> float:
+        slow = self._latency.slowdown > SLOW
+        return self._learnt_s + (RECHECK_AFTER_S if slow else PROBE_AFTER_S)
 
     def _probe_safely(self) -> None:
         try:
@@ -221,12 +224,12 @@ class Executor:
             _report("the idle engine failed a probe", error)
 
     def probe(self) -> None:
-        """Run a blank request to the first exit, or as far as nobody arrives, so that the latency
-        model sees the engine as it is now: what slows all segments down alike is learnt from any
-        of them."""
+        """Run a blank request to the first exit, or one segment and then as far as nobody arrives,
+        so that the latency model sees the engine as it is now: what slows all segments down alike
+        is learnt from any of them."""
         batch = self._runner.load([self._probe_image])
-        for segment in self._models[0].to(1)[0]:
-            if self._inbox:
+        for number, segment in enumerate(self._models[0].to(1)[0]):
+            if number > 0 and self._inbox:
                 break
             self._turn_s = self._clock()
             output = self._timed(segment, batch, ())
@@ -241,12 +244,14 @@ class Executor:
         self._published_s = self._clock()
 
     def _predict_exits(self) -> tuple[tuple[float, ...], ...]:
-        """Of each model, by the quickest path. In the loop's thread, since nobody else may read the
-        latency model."""
+        """Of each model, by the quickest path, on an engine that is not slower than usual. In the
+        loop's thread, since nobody else may read the latency model."""
+        slowdown = max(1.0, self._latency.slowdown)
         exits = []
         for paths in self._models:
             costs = Costs(self._latency, paths)
-            exits.append(tuple(costs.path(depth, 1) for depth in range(1, paths.num_exits + 1)))
+            depths = range(1, paths.num_exits + 1)
+            exits.append(tuple(costs.path(depth, 1) / slowdown for depth in depths))
         return tuple(exits)
 
     def step(self) -> bool:
@@ -391,6 +396,7 @@ class Executor:
         now_s = self._clock()
         seconds = now_s - self._turn_s
         self._latency.observe(segment, size, seconds)
+        self._learnt_s = now_s
         self._observer.ran(segment, size, predicted_s, seconds)
         if now_s - self._published_s > PUBLISH_EVERY_S:
             self._publish()

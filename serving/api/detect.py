@@ -54,6 +54,9 @@ logger = logging.getLogger(__name__)
 MIN_BUDGET_HEADROOM = 1.25
 """A budget that is suggested must still do a moment later, when predictions have moved."""
 
+BATCH_SHARE = 0.45
+"""A batch takes at least this share of the time per image that one image alone takes."""
+
 MAX_READ_SHARE = 0.1
 """Reading a body is taken to need at most this share of what follows it, on an idle server."""
 
@@ -103,6 +106,7 @@ class Detector:
         self._clock = clock
         self._ids = itertools.count()
         self._num_requests = 0
+        self._num_decoding = 0
 
     async def serve(self, http: HttpRequest, surface: Surface) -> Response:
         """The reply to one request. Raises ServingError."""
@@ -196,6 +200,7 @@ class Detector:
         ask.read_s = self._clock()
         self._check_feasible(message.header, ask)
         self._metrics.demanded()
+        self._check_room(ask)
         return message
 
     async def _read(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
@@ -239,8 +244,21 @@ class Detector:
             min_budget_s,
         )
 
+    def _check_room(self, ask: Ask) -> None:
+        """In a flood most images could only be decoded to be refused, and that would take the time
+        from those that are served."""
+        num_ahead = self._num_decoding + self._backend.num_waiting
+        ahead_s = num_ahead * self._backend.predicted_s(ask.options.min_depth) * BATCH_SHARE
+        if ahead_s > ask.budget.seconds:
+            raise Overloaded(
+                f"The {num_ahead} requests that wait leave no time for this one's budget.",
+                ShedReason.REJECTED_OVERLOAD,
+                ahead_s,
+            )
+
     async def _decode(self, message: Message, ask: Ask) -> tuple[Image, Letterbox]:
         """Its pixels. Raises Overloaded or InvalidImage."""
+        self._num_decoding += 1
         try:
             async with asyncio.timeout(ask.deadline_s - self._clock()):
                 decoded = await self._pool.decode(message.data, message.header)
@@ -249,6 +267,8 @@ class Detector:
                 "The deadline came while the image waited to be decoded.",
                 ShedReason.REJECTED_EXPIRED,
             ) from error
+        finally:
+            self._num_decoding -= 1
         ask.decoded_s = self._clock()
         return decoded
 

@@ -132,8 +132,8 @@ class TritonBackend:
 
     @property
     def num_waiting(self) -> int:
-        """As of the last heartbeat."""
-        return self._status.num_waiting if self._status else 0
+        """As of the last heartbeat, but no more than are pending now."""
+        return min(self._status.num_waiting, len(self._pending)) if self._status else 0
 
     @property
     def num_in_flight(self) -> int:

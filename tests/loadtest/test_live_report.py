@@ -1,12 +1,13 @@
 """Figures of a live study over its rounds."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from loadtest.live_report import ACCURACY, ATTAINMENT, METRICS, to_json
 from loadtest.spread import Spread
-from tests.loadtest.live_runs import report
+from tests.loadtest.live_runs import REFERENCE, report
 
 
 def test_what_was_measured_is_in_order() -> None:
@@ -50,6 +51,16 @@ def test_accounts_are_of_all_runs_of_a_system() -> None:
 
 def test_goodput_after_a_burst() -> None:
     assert report().bursts[0].goodput_after_hz == pytest.approx(9.0)
+
+
+def test_each_request_takes_as_much_of_the_machine_as_at_capacity() -> None:
+    # At 100/s a third of it, since the engine alone would answer 150.
+    assert REFERENCE.slowdown_at(0.0) == pytest.approx(1.0)
+    assert REFERENCE.slowdown_at(50.0) == pytest.approx(1 / (1 - 1 / 6))
+    assert REFERENCE.slowdown_at(100.0) == pytest.approx(1.5)
+    assert REFERENCE.slowdown_at(300.0) == pytest.approx(1.5)
+    noisy = replace(REFERENCE, engine_capacity_hz=80.0)  # timed while the machine did other things
+    assert noisy.slowdown_at(100.0) == 1.0
 
 
 def test_json_has_every_run() -> None:

@@ -43,12 +43,13 @@ def test_the_rest() -> None:
     burst = section(text, "A burst")
     assert "| deadline | 9.0, 20.0, 9.0 | 90.0, 40.0 | 2.00, 2.00 | 4.0 | 4.0 |" in burst
     ends = section(text, "Every request's end")
-    assert "| deadline | client | 70 | 54 | 16 | 0 | 0 | 0 | 0 | 70 |  | 0 |" in ends
-    assert "| deadline | server |  | 89 | 16 | 0 | 0 | 0 | 0 | 105 | 35 |  |" in ends
+    assert "| deadline | client | 70 | 54 | 16 | 0 | 0 | 0 | 0 | 0 | 70 |  | 0 |" in ends
+    assert "| deadline | server |  | 89 | 16 | 0 | 0 | 0 | 0 | 0 | 105 | 35 |  |" in ends
     assert "| litserve:1 | server" not in ends
     assert "20 of 20 runs are exact" in ends
     simulated = section(text, "Simulated beside live")
     assert "| 0.9 | 0.150 / 75.0 | 0.250 / 100.0 |" in simulated
+    assert "(segments 1.11, 1.43 times as slow" in simulated
     assert "litserve" not in simulated
     assert "20 of 20 runs are valid" in section(text, "The client")
 

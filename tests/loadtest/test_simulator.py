@@ -334,7 +334,7 @@ def test_a_lone_request_takes_what_its_segments_take() -> None:
 
 @pytest.mark.parametrize(
     ("depth", "finished_s", "in_time"),
-    [(1, 0.9, True), (1, 1.0, True), (1, 1.1, False), (0, 0.9, False)],
+    [(1, 0.9, True), (1, 1.0 + 1e-10, True), (1, 1.0 + 1e-8, False), (0, 0.9, False)],
 )
 def test_in_time_is_answered_by_the_deadline(depth: int, finished_s: float, in_time: bool) -> None:
     assert Outcome(request(0), finished_s, depth, None).in_time == in_time

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.core import segment as segments
+from serving.core.demand import UNKNOWN, DemandMeter
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
+from serving.core.policy import Decision, Merge, Policy, Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed
 from serving.core.timing import warm_up
-from serving.executor import Executor
+from serving.executor import PROBE_AFTER_S, RECHECK_AFTER_S, Executor
 from tests.serving.world import (
     IMAGE,
     NUM_EXITS,
@@ -22,6 +24,8 @@ from tests.serving.world import (
     FakeRunner,
     Recorder,
     World,
+    batching,
+    cost_s,
     depth_of,
     exact_profile,
     make_policy,
@@ -210,7 +214,7 @@ def test_unknown_cancellations_are_ignored():
 class Threaded:
     """An executor that runs in its thread, on a clock that only runs move."""
 
-    def __init__(self, hold: threading.Event | None = None) -> None:
+    def __init__(self, hold: threading.Event | None = None, policy: Policy | None = None) -> None:
         self.clock = FakeClock()
         self.entered = threading.Event()
         runner = FakeRunner(self.clock)
@@ -226,7 +230,7 @@ class Threaded:
         self.recorder = Recorder()
         self.executor = Executor(
             runner,
-            make_policy(runner),
+            policy or make_policy(runner),
             LatencyModel(exact_profile()),
             self.clock,
             self.recorder,
@@ -298,18 +302,19 @@ def test_warm_up_teaches_every_segment_and_batch_size(offer):
 
 
 def test_a_probe_unlearns_a_slowdown_that_refused_everybody():
-    """After a bad moment admission may refuse every budget; then only probes run."""
+    """After a bad moment the policy may refuse every budget; then only probes run. What is
+    published is of an engine that is not slow."""
     world = World()
-    honest_s = world.executor.predicted_s(1)
+    latency, honest_s = world.executor._latency, world.executor.predicted_s(1)
     for _ in range(40):
-        world.executor._latency.observe(segments.STEM, 1, 10 * world.runner.cost(segments.STEM, 1))
+        latency.observe(segments.STEM, 1, 10 * world.runner.cost(segments.STEM, 1))
     world.clock.now_s += 1.0
     world.executor.probe()
-    slowed_s = world.executor.predicted_s(1)
-    assert slowed_s > 5 * honest_s
+    assert latency.predict(segments.head(1), 1) > 5 * cost_s(segments.head(1))
+    assert world.executor.predicted_s(1) < 1.1 * honest_s
     for _ in range(8):
         world.executor.probe()
-    assert world.executor.predicted_s(1) < 1.1 * honest_s
+    assert latency.predict(segments.head(1), 1) < 1.1 * cost_s(segments.head(1))
     assert world.recorder.results == []
     assert held(world) == 0
 
@@ -338,11 +343,12 @@ def test_a_runner_that_cannot_be_scheduled_is_refused():
         )
 
 
-def test_a_probe_makes_way_for_a_request():
+def test_a_probe_makes_way_for_a_request_after_a_segment():
+    """One it runs, or a flood of requests that are all refused would keep it from ever learning."""
     world = World()
     world.submit(request(0))
     world.executor.probe()
-    assert world.runner.log == []
+    assert world.runner.log == [("stem", 1)]
     assert held(world) == 0
 
 
@@ -354,3 +360,296 @@ def test_predictions_are_of_the_quickest_path(offer):
         if world.runner.fused:
             quickest_s = min(quickest_s, world.runner.cost(segments.fused_exit(depth), 1))
         assert world.executor.predicted_s(depth) == pytest.approx(quickest_s)
+
+
+# ---- merging ------------------------------------------------------------------------------------
+
+
+class MergesAll:
+    """Each starts alone; at ``depth`` all become one cohort, and leave in it."""
+
+    def __init__(self, depth: int = 1) -> None:
+        self._depth = depth
+
+    def decide(self, snapshot: Snapshot, latency: object) -> Decision:
+        if snapshot.waiting:
+            return Run(segments.STEM, snapshot.waiting[:1], None)
+        for cohort in snapshot.cohorts:
+            if cohort.depth < self._depth:
+                segment = segments.stack(cohort.depth + 1)
+                return Run(segment, cohort.requests, cohort.id)
+        if len(snapshot.cohorts) > 1:
+            return Merge(tuple(cohort.id for cohort in reversed(snapshot.cohorts)))
+        (cohort,) = snapshot.cohorts
+        return Run(segments.head(self._depth), cohort.requests, cohort.id)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_merged_rows_run_together_and_keep_their_answers(depth, count):
+    world = World(policy=MergesAll(depth))
+    ends = world.play([Request(i, 0.0, 1.0, 1, NUM_EXITS) for i in range(count)])
+    assert world.runner.log[-1] == (f"head_{depth}", count)
+    for id, end in ends.items():
+        assert isinstance(end, Answered)
+        assert end.detections.scores[0] == id
+    (merge,) = [decision for _, decision in world.decisions if isinstance(decision, Merge)]
+    last, _ = world.decisions[-1]
+    (cohort,) = last.cohorts
+    assert cohort.id == merge.cohorts[0], "under the id of the first"
+    assert [r.id for r in cohort.requests] == list(reversed(range(count))), "rows in that order"
+    assert held(world) == 0
+
+
+@given(
+    gaps=st.lists(st.floats(0, 0.03), min_size=2, max_size=12),
+    cancels=st.lists(st.tuples(st.floats(0, 0.2), st.integers(0, 11)), max_size=4),
+    fail_on=st.frozensets(st.integers(1, 40), max_size=2),
+    failing_merge=st.integers(0, 4),
+)
+@settings(deadline=None)
+def test_whatever_is_merged_each_request_ends_once_with_its_own_boxes(
+    gaps, cancels, fail_on, failing_merge
+):
+    runner = FakeRunner(FakeClock(), batching(0.9), fused=False, fail_on=fail_on)
+    merge, merged = runner.merge, []
+
+    def may_fail(batches):
+        merged.append(sum(len(batch.rows) for batch in batches))
+        if len(merged) == failing_merge:
+            raise RuntimeError("no memory left")
+        return merge(batches)
+
+    runner.merge = may_fail
+    world = World(runner)
+    arrivals = [sum(gaps[: i + 1]) for i in range(len(gaps))]
+    ends = world.play([request(i, at, 0.3) for i, at in enumerate(arrivals)], cancels)
+    assert held(world) == 0
+    for id, end in ends.items():
+        if isinstance(end, Answered):
+            assert end.detections.scores[0] == id
+    unmerged = [end for end in ends.values() if isinstance(end, Failed) and "memory" in str(end)]
+    assert len(unmerged) == (merged[failing_merge - 1] if 0 < failing_merge <= len(merged) else 0)
+
+
+def test_a_merge_that_fails_fails_its_own_requests_and_leaves_answers_standing(caplog):
+    """Of three cohorts two are to be merged; in one of them a growing row has its first answer."""
+
+    class Merges(MergesAll):
+        def decide(self, snapshot, latency):
+            cohorts = snapshot.cohorts
+            if len(cohorts) == 3 and cohorts[2].depth == 1:
+                if cohorts[0].requests[0].id not in snapshot.answered:
+                    return Run(segments.head(1), cohorts[0].requests, cohorts[0].id)
+                return Merge((cohorts[0].id, cohorts[1].id))
+            return super().decide(snapshot, latency)
+
+    world = World(policy=Merges())
+
+    def fail(batches):
+        raise RuntimeError("no memory left")
+
+    world.runner.merge = fail
+    ends = world.play([request(0, growing=True), request(1), request(2)])
+    assert [(type(end), depth_of(end)) for end in ends.values()] == [
+        (Answered, 1),
+        (Failed, 0),
+        (Answered, 1),
+    ]
+    assert ends[2].detections.scores[0] == 2
+    assert "cohorts could not be merged" in caplog.text
+    assert held(world) == 0
+
+
+def test_rows_that_were_merged_leave_one_by_one():
+    world = World(policy=MergesAll(2))
+    merged_s = 3 * (cost_s(segments.STEM) + 2 * cost_s(segments.stack(1)))
+    run = world.runner.run
+
+    def cancel_during(segment, batch):
+        if segment.kind == "head":
+            world.executor.cancel(1)
+        return run(segment, batch)
+
+    world.runner.run = cancel_during
+    ends = world.play([request(i) for i in range(3)], cancels=[(merged_s - 1e-6, 0)])
+    assert isinstance(ends[0], Cancelled)
+    assert isinstance(ends[1], Answered), "too late to cancel"
+    assert ends[2].detections.scores[0] == 2
+    assert world.runner.log[-1] == ("head_2", 2)
+    assert held(world) == 0
+
+
+# ---- waiting ------------------------------------------------------------------------------------
+
+
+class Patient:
+    """Exit 1 for whoever waits, at an instant or when there are two."""
+
+    def __init__(self, until_s: float) -> None:
+        self._until_s = until_s
+
+    def decide(self, snapshot: Snapshot, latency: object) -> Decision:
+        if snapshot.now_s < self._until_s and len(snapshot.waiting) < 2:
+            return Wait(self._until_s)
+        return Run(segments.fused_exit(1), snapshot.waiting, None)
+
+
+def test_a_step_that_waits_does_nothing_until_its_instant():
+    world = World(policy=Patient(0.5))
+    world.submit(request(0))
+    for instant_s in (0.0, 0.3, 0.5 - 1e-9):
+        world.clock.now_s = instant_s
+        assert not world.executor.step()
+        assert world.executor.num_waiting == 1
+        assert world.runner.log == []
+    world.clock.now_s = 0.5
+    assert world.executor.step()
+    assert depth_of(world.results[0][0]) == 1
+    assert not world.executor.step()
+
+
+def test_waiting_takes_no_engine_time():
+    world = World(policy=Patient(0.5))
+    end = world.play([request(0)])[0]
+    assert end.finished_s == pytest.approx(0.5 + cost_s(segments.fused_exit(1)))
+    assert world.recorder.runs[0][3] == pytest.approx(cost_s(segments.fused_exit(1)))
+
+
+def test_who_arrives_meanwhile_is_decided_about_at_once():
+    world = World(policy=Patient(0.5))
+    ends = world.play([request(0), request(1, 0.2)])
+    finished_s = 0.2 + cost_s(segments.fused_exit(1), 2)
+    assert [end.finished_s for end in ends.values()] == pytest.approx([finished_s] * 2)
+
+
+class FastForward(threading.Condition):
+    """Whenever the loop waits, the time that it would wait is over at once: ``num_waits`` times,
+    and after that never."""
+
+    def __init__(self, clock: FakeClock, num_waits: int) -> None:
+        super().__init__()
+        self._clock = clock
+        self._num_waits = num_waits
+        self.timeouts: list[float | None] = []
+        self.over = threading.Event()
+
+    def wait_for(self, predicate, timeout=None):
+        if threading.current_thread().name != "executor":
+            return super().wait_for(predicate, timeout)
+        if predicate():
+            return True
+        if len(self.timeouts) == self._num_waits:
+            self.over.set()
+            return super().wait_for(predicate)
+        self.timeouts.append(timeout)
+        self._clock.now_s += timeout
+        return False
+
+
+def in_a_thread(world: World, num_waits: int) -> FastForward:
+    """Start the loop, in a world where waiting is over at once; stop it after ``num_waits``."""
+    world.executor._changed = waits = FastForward(world.clock, num_waits)
+    world.executor.start()
+    waits.over.wait()
+    world.executor.stop(grace_s=0.0)
+    return waits
+
+
+def test_the_loop_wakes_at_the_instant():
+    world = World(policy=Patient(0.5))
+    world.submit(request(0))
+    waits = in_a_thread(world, 1)
+    assert waits.timeouts == [0.5]
+    assert world.results[0][0].finished_s == pytest.approx(0.5 + cost_s(segments.fused_exit(1)))
+
+
+def test_the_loop_wakes_for_an_arrival_however_long_it_was_to_wait():
+    waiting = threading.Event()
+
+    class Waits(Patient):
+        def decide(self, snapshot, latency):
+            waiting.set()
+            return super().decide(snapshot, latency)
+
+    threaded, ends, both = Threaded(policy=Waits(float("inf"))), [], threading.Barrier(2)
+
+    def done(end):
+        ends.append(end)
+        if len(ends) == 2:
+            both.wait()
+
+    threaded.executor.submit(request(0), IMAGE, done)
+    waiting.wait()
+    threaded.executor.submit(request(1), IMAGE, done)
+    both.wait()
+    threaded.executor.stop(grace_s=30)
+    assert [depth_of(end) for end in ends] == [1, 1]
+
+
+def test_an_idle_engine_is_probed_now_and_then_and_at_once_while_it_seems_slow():
+    """It did so for others' sake: a probe finds it as quick as ever, and another one soon after."""
+    world = World()
+    waits = in_a_thread(world, 2)
+    assert waits.timeouts == pytest.approx([PROBE_AFTER_S] * 2)
+    assert world.runner.log == [("stem", 1), ("stack_1", 1), ("head_1", 1)] * 2
+
+    world = World()
+    latency = world.executor._latency
+    for _ in range(40):
+        latency.observe(segments.STEM, 1, 10 * cost_s(segments.STEM))
+    waits = in_a_thread(world, 30)
+    assert waits.timeouts[0] == pytest.approx(RECHECK_AFTER_S)
+    assert waits.timeouts[-1] == pytest.approx(PROBE_AFTER_S)
+    rounded = [round(timeout_s, 9) for timeout_s in waits.timeouts]
+    assert rounded == sorted(rounded), "once it is known to be quick, seldom again"
+    assert world.executor.predicted_s(1) < 1.1 * unit_s(1)
+
+
+# ---- what the policy is told --------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.03), st.floats(0.01, 0.3)), min_size=1, max_size=25))
+@settings(deadline=None)
+def test_snapshots_tell_what_arrived_and_who_is_new(kinds):
+    arrivals = [sum(gap for gap, _ in kinds[: i + 1]) for i in range(len(kinds))]
+    requests = [request(i, at, kinds[i][1]) for i, at in enumerate(arrivals)]
+    world = World()
+    world.play(requests)
+    seen = -1
+    for snapshot, _ in world.decisions:
+        meter, arrived = DemandMeter(), [r for r in requests if r.arrival_s <= snapshot.now_s]
+        for r in arrived:
+            meter.arrived(r.arrival_s, r.deadline_s - r.arrival_s)
+        assert snapshot.demand == meter.measure(snapshot.now_s)
+        assert snapshot.admitted == seen, "whom an earlier decision has seen"
+        seen = len(arrived) - 1
+
+
+def test_whom_a_full_queue_refuses_is_no_demand():
+    world = World(max_waiting=4)
+    world.play([request(i, 0.0001 * i) for i in range(100)])
+    assert {snapshot.demand for snapshot, _ in world.decisions} == {UNKNOWN}
+
+
+def test_every_decision_is_watched_before_it_is_carried_out():
+    runner = FakeRunner(FakeClock(), batching(0.9))
+    policy, decisions = make_policy(runner), []
+
+    class Telling:
+        def decide(self, snapshot, latency):
+            decisions.append((snapshot, policy.decide(snapshot, latency)))
+            return decisions[-1][1]
+
+    world = World(runner, policy=Telling())
+
+    def check(answer):
+        _, decision = world.decisions[-1]
+        assert answer.request in decision.requests
+        assert decision.segment.stop == answer.depth
+
+    world.on_answer = check
+    budgets = [0.001, 0.014, *[0.05] * 12, *[0.3] * 4]
+    world.play([request(i, 0.0, budget_s) for i, budget_s in enumerate(budgets)])
+    assert world.decisions == decisions
+    assert {Run, ShedRequests} <= {type(decision) for _, decision in decisions}
