@@ -421,17 +421,30 @@ class Patient:
         return Run(segments.fused_exit(1), snapshot.waiting, None)
 
 
-def test_a_policy_may_wait_until_an_instant_or_for_an_arrival() -> None:
+def test_a_policy_may_wait_until_an_instant() -> None:
     policy = Patient(0.5)
     server, outcomes = server_of(policy)
     simulate([request(0, 0.1), request(1, 0.2)], server)
     run_s = cost_s(segments.fused_exit(1), 2)
     assert [o.finished_s for o in outcomes] == pytest.approx([0.5 + run_s] * 2)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_arrival_ends_the_waiting(ahead: bool) -> None:
+    """Also where all are known beforehand."""
     policy = Patient(0.5)
     server, outcomes = server_of(policy)
-    simulate([request(i, 0.1 * (i + 1)) for i in range(3)], server)
+    requests = [request(i, 0.1 * (i + 1)) for i in range(3)]
+    if ahead:
+        for r in requests:
+            server.submit(r)
+        server.advance(math.inf)
+    else:
+        simulate(requests, server)
     run_s = cost_s(segments.fused_exit(1), 3)
     assert [o.finished_s for o in outcomes] == pytest.approx([0.3 + run_s] * 3)
+    if ahead:
+        assert policy.looked_at == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_a_policy_that_waits_for_ever_is_an_error() -> None:
@@ -443,12 +456,13 @@ def test_a_policy_that_waits_for_ever_is_an_error() -> None:
         server.advance(math.inf)
 
 
-def test_a_growing_request_ends_with_its_deepest_answer_in_time() -> None:
-    """It is answered at every exit; the last one turns out late, which nobody could foresee."""
+@pytest.mark.parametrize("late", range(2, NUM_EXITS + 1))
+def test_a_growing_request_ends_with_its_deepest_answer_in_time(late: int) -> None:
+    """It is answered at every exit, of which one turns out late, which nobody could foresee."""
     asked = replace(request(0, budget_s=0.1), growing=True)
     server, outcomes = server_of()
-    last_s = unit_s(NUM_EXITS) + (NUM_EXITS - 1) * HEAD_S
-    slow = Slowdown(last_s - HEAD_S - 1e-6, 1.0, 50.0)
+    late_s = unit_s(late) + (late - 1) * HEAD_S
+    slow = Slowdown(late_s - HEAD_S - 1e-6, 1.0, 50.0)
     server = Server(
         make_policy(FakeRunner(FakeClock())),
         LatencyModel(exact_profile()),
@@ -456,7 +470,7 @@ def test_a_growing_request_ends_with_its_deepest_answer_in_time() -> None:
         outcomes.append,
     )
     simulate([asked], server)
-    assert [(o.depth, o.in_time) for o in outcomes] == [(NUM_EXITS - 1, True)]
+    assert [(o.depth, o.in_time) for o in outcomes] == [(late - 1, True)]
 
 
 def test_the_latency_model_learns_from_what_runs_took() -> None:

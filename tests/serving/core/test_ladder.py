@@ -65,14 +65,11 @@ def test_the_next_exit_is_better_within_bounds_and_reached_most_steeply(values, 
     depth = min(start, ladder.num_exits)
     limit = min(max_depth, ladder.num_exits)
     target = ladder.next(depth, max_depth)
-    better = [d for d in range(depth + 1, limit + 1) if ladder.ap(d) > ladder.ap(depth)]
-    if target == 0:
-        assert all(ladder.ap(d) <= max(map(ladder.ap, range(d))) for d in better)
-        return
-    assert target in better
-    assert all(ladder.ap(d) < ladder.ap(target) for d in range(target)), "it is on the ladder"
-    if depth:
-        slopes = {d: ladder.gain(depth, d) / (d - depth) for d in better}
+    rungs = [d for d in range(depth + 1, limit + 1) if ladder.ap(d) > max(map(ladder.ap, range(d)))]
+    assert (target == 0) == (rungs == [])
+    assert target == 0 or target in rungs
+    if depth and target:
+        slopes = {d: ladder.gain(depth, d) / (d - depth) for d in rungs}
         assert slopes[target] == max(slopes.values())
 
 
