@@ -173,9 +173,10 @@ def _simulate(options: argparse.Namespace) -> int:
 
             options.out.mkdir(parents=True, exist_ok=True)
         report = _study(options, points, policies, conditions)
-        print(markdown(report), end="")
+        text = _head(report) + markdown(report)
+        print(text, end="")
         if options.out is not None:
-            _write(report, options.out)
+            _write(report, text, options.out)
     except ModuleNotFoundError as error:
         print(f"punctual: {error}; install the extra 'loadtest'", file=sys.stderr)
         return 2
@@ -245,16 +246,26 @@ def _study(
     return Report(conditions, points, policies, progress)
 
 
-def _write(report: Report, folder: Path) -> None:
-    """Tables and figures as JSON and Markdown, each whole or not at all, and the plots."""
+def _head(report: Report) -> str:
+    from loadtest.triton_study import machine
+
+    conditions, num_seeds = report.conditions, len({run.seed for run in report.runs})
+    return (
+        f"# Policies in simulation, {date.today().isoformat()}\n\n"
+        f"On {machine()}. Budgets {conditions.budgets}, jitter {conditions.jitter:g}, "
+        f"{num_seeds} seeds, executors: {conditions.executors}.\n\n"
+    )
+
+
+def _write(report: Report, tables: str, folder: Path) -> None:
+    """Figures as JSON, ``tables``, each whole or not at all, and the plots."""
     from loadtest import plots
-    from loadtest.simulation_tables import markdown
     from loadtest.triton_study import machine
 
     content = {"date": date.today().isoformat(), "machine": machine(), **report.to_json()}
     texts = {
         "simulation.json": json.dumps(content, indent=1) + "\n",
-        "simulation.md": markdown(report),
+        "simulation.md": tables,
     }
     for name, text in texts.items():
         partial = folder / f"{name}.partial"

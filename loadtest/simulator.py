@@ -166,7 +166,6 @@ class Server:
         self._cohorts: dict[int, Cohort] = {}
         self._answers: dict[int, Outcome] = {}
         self._next_cohort_id = 0
-        self._admitted = self._taken_in = -1
         self._num_open = 0
         self._running: Run | None = None
         self._started_s = self._finish_s = 0.0
@@ -223,7 +222,6 @@ class Server:
         while self._inbox and self._inbox[0].arrival_s <= self.now_s:
             request = self._inbox.popleft()
             self._waiting.append(request)
-            self._taken_in = request.id
             self._demand.arrived(request.arrival_s, request.deadline_s - request.arrival_s)
             arrived = True
         if arrived:
@@ -237,10 +235,8 @@ class Server:
             cohorts=tuple(self._cohorts.values()),
             answered={id: answer.depth for id, answer in self._answers.items()},
             demand=self._demand.measure(self.now_s),
-            admitted=self._admitted,
         )
         decision = self._policy.decide(snapshot, self._latency)
-        self._admitted = self._taken_in
         self.num_decisions += 1
         if self._decided is not None:
             self._decided(snapshot, decision)

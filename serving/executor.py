@@ -124,7 +124,6 @@ class Executor:
         self._features: dict[int, _Features] = {}
         self._next_cohort_id = 0
         self._demand = DemandMeter()
-        self._admitted = self._taken_in = -1
         self._wake_s = math.inf
         self._turn_s: float | None = None
         self._learnt_s = clock()
@@ -266,14 +265,12 @@ class Executor:
             cohorts=tuple(f.cohort for f in self._features.values()),
             answered={id: answer.depth for id, answer in self._answers.items()},
             demand=self._demand.measure(now_s),
-            admitted=self._admitted,
         )
         if not snapshot.waiting and not snapshot.cohorts:
             self._turn_s = None
             return False
         decision = self._policy.decide(snapshot, self._latency)
         self._observer.decided(self._clock() - snapshot.now_s)
-        self._admitted = self._taken_in
         if self._watch is not None:
             self._watch(snapshot, decision)
         if isinstance(decision, Merge):
@@ -299,7 +296,6 @@ class Executor:
                 request = job.request
                 self._jobs[request.id] = job
                 self._waiting.append(request)
-                self._taken_in = max(self._taken_in, request.id)
                 self._demand.arrived(job.submitted_s, request.deadline_s - job.submitted_s)
         if arrived:
             self._waiting.sort(key=lambda request: (request.deadline_s, request.id))

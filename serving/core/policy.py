@@ -58,9 +58,6 @@ class Snapshot:
     """Request id -> the deepest exit it has been answered at: of growing requests in cohorts."""
     demand: Demand = UNKNOWN
     """What arrives, as measured."""
-    admitted: int = -1
-    """Requests with ids up to this one have been seen in an earlier decision: that they are still
-    here is a promise. Those beyond are newcomers."""
 
 
 @dataclass(frozen=True, slots=True)
