@@ -143,7 +143,7 @@ class Executor:
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Seconds from image to exit ``depth`` of ``model``, or of whichever is there first, on an
-        idle engine, at the tail quantile, as of a moment ago."""
+        idle engine, typically, as of a moment ago."""
         if model is not None:
             return self._exit_s[model][depth - 1]
         return min(seconds[depth - 1] for seconds in self._exit_s if len(seconds) >= depth)
@@ -250,7 +250,7 @@ class Executor:
         for paths in self._models:
             costs = Costs(self._latency, paths)
             depths = range(1, paths.num_exits + 1)
-            exits.append(tuple(costs.path(depth, 1) / slowdown for depth in depths))
+            exits.append(tuple(costs.typical_path(depth) / slowdown for depth in depths))
         return tuple(exits)
 
     def step(self) -> bool:

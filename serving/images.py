@@ -319,7 +319,7 @@ def load_image(data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
 _WINDOW = 64
 _WINDOW_S = 30.0
 _NUM_SEEDS = 4
-_QUANTILE = 0.75
+_QUANTILE = 0.5
 _OVERHEAD_PIXELS = 50_000
 """What decoding an empty image costs, in pixels: parsing, scaling and copying."""
 
@@ -345,7 +345,7 @@ class DecodeTimes:
         self._rates[header.format].append((self._clock(), rate))
 
     def predict(self, header: Header) -> float:
-        """Seconds that three quarters of such images are predicted not to exceed."""
+        """Seconds that half of such images are predicted not to exceed."""
         oldest_s = self._clock() - _WINDOW_S
         seeds = [FORMATS[header.format].seed_s_per_pixel] * _NUM_SEEDS
         recent = [rate for seen_s, rate in self._rates[header.format] if seen_s >= oldest_s]

@@ -65,7 +65,7 @@ class Status:
     num_waiting: int
     num_in_flight: int
     exits_s: tuple[float, ...]
-    """Predicted seconds from image to each exit on an idle engine, at the tail quantile."""
+    """Predicted seconds from image to each exit on an idle engine, typically."""
 
     def to_numbers(self) -> list[int]:
         """As integers; times in microseconds."""

@@ -51,7 +51,7 @@ from serving.metrics import Metrics, Reply, RequestRecord
 
 logger = logging.getLogger(__name__)
 
-MIN_BUDGET_HEADROOM = 1.25
+MIN_BUDGET_HEADROOM = 1.5
 """A budget that is suggested must still do a moment later, when predictions have moved."""
 
 BATCH_SHARE = 0.45

@@ -71,7 +71,7 @@ class ExitFacts(BaseModel):
     ap: float = Field(description="COCO AP (IoU .50:.95).")
     ap50: float = Field(description="AP at IoU .50.")
     predicted_ms: float | None = Field(
-        description="Engine time on an idle server, at the tail; null while it is starting."
+        description="Engine time on an idle server, typically; null while it is starting."
     )
     min_budget_ms: float | None = Field(
         description="Smallest useful budget for a JPEG of the model's input size."
@@ -113,7 +113,7 @@ class FrontPoint(BaseModel):
     model: str
     depth: int
     ap: float = Field(description="COCO AP (IoU .50:.95).")
-    predicted_ms: float = Field(description="Engine time on an idle server, at the tail.")
+    predicted_ms: float = Field(description="Engine time on an idle server, typically.")
 
 
 class Models(BaseModel):

@@ -141,7 +141,7 @@ class TritonBackend:
         return self._status.num_in_flight if self._status else 0
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """The executor's prediction and the way to it and back, at the tail, of the only ``model``.
+        """The executor's prediction, and the way to it and back at the tail, of the only ``model``.
         Raises BackendUnavailable before the first heartbeat."""
         if self._status is None:
             raise BackendUnavailable("Triton is not there.")

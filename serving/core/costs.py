@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from serving.core import segment as segments
 from serving.core.policy import Latency
@@ -92,7 +92,16 @@ class Costs:
 
     def stacks(self, start: int, stop: int, batch: int) -> float:
         """Depth ``start`` to ``stop``."""
-        return sum(self.stack(depth, batch) for depth in range(start + 1, stop + 1))
+        return self._in_a_row([self.stack(depth, batch) for depth in range(start + 1, stop + 1)])
+
+    def _in_a_row(self, seconds: Sequence[float]) -> float:
+        """What several runs seldom exceed together. What exceeds the typical time is independent
+        from run to run, so it adds up as a root of squares."""
+        total_s = sum(seconds)
+        if len(seconds) < 2:
+            return total_s
+        calm = self.calm
+        return calm * total_s + (1.0 - calm) * math.sqrt(sum(s * s for s in seconds))
 
     def head(self, depth: int, batch: int) -> float:
         """Depth ``depth`` to boxes; 0 for no rows."""
@@ -106,13 +115,15 @@ class Costs:
 
     def way_out(self, start: int, depth: int, batch: int) -> float:
         """Features of depth ``start`` to the boxes of ``depth``."""
-        return self.stacks(start, depth, batch) + self.head(depth, batch)
+        runs = [self.stack(k, batch) for k in range(start + 1, depth + 1)]
+        return self._in_a_row([*runs, self.head(depth, batch)])
 
     def unit_path(self, depth: int, batch: int) -> float:
         """The image to the boxes of ``depth`` through unit segments; infinite without them."""
         if not self.paths.units:
             return math.inf
-        return self.stem(batch) + self.way_out(0, depth, batch)
+        stacks = [self.stack(k, batch) for k in range(1, depth + 1)]
+        return self._in_a_row([self.stem(batch), *stacks, self.head(depth, batch)])
 
     def path(self, depth: int, batch: int, *, grows: bool = False) -> float:
         """The image to the boxes of ``depth``, the quickest way; with ``grows`` one that leaves
@@ -166,8 +177,10 @@ class Costs:
             return math.inf
         return min(map(self.typical, self.paths.to(depth, grows=grows)), default=math.inf)
 
-    @property
+    @cached_property
     def calm(self) -> float:
-        """What the way to the first exit typically takes, as a share of what it seldom exceeds."""
+        """What the segments to the first exit typically take, as a share of what they seldom
+        exceed."""
         path = self.paths.to(1)[0]
-        return self.typical(path) / sum(self._latency.predict(segment, 1) for segment in path)
+        seldom_s = sum(self._predict(part.start, part.stop, part.head, 1) for part in path)
+        return self.typical(path) / seldom_s

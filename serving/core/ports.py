@@ -97,7 +97,7 @@ class Backend(Protocol):
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Engine seconds from image to exit ``depth`` of ``model``, or of whichever is there first,
-        on an idle engine, at the tail quantile."""
+        on an idle engine, typically."""
 
     async def start(self) -> None:
         """Load, warm up, and become ready. Raises BackendError if it never will."""

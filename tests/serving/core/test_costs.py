@@ -29,10 +29,13 @@ LOOKUPS = {
 
 
 class Table:
-    """Seldom more than in the table, and typically half of it."""
+    """Seldom more than in the table, and typically ``calm`` of it."""
 
-    def __init__(self, milliseconds: dict[Segment, tuple[int, int]] = LOOKUPS) -> None:
+    def __init__(
+        self, milliseconds: dict[Segment, tuple[int, int]] = LOOKUPS, calm: float = 1.0
+    ) -> None:
         self._milliseconds = milliseconds
+        self._calm = calm
         self.num_asked = 0
 
     def predict(self, segment: Segment, batch: int) -> float:
@@ -40,7 +43,7 @@ class Table:
         return self._milliseconds[segment][batch - 1] / 1e3
 
     def typical(self, segment: Segment, batch: int) -> float:
-        return self.predict(segment, batch) / 2
+        return self.predict(segment, batch) * self._calm
 
 
 def costs_of(available: object = tuple(LOOKUPS), table: Table | None = None) -> Costs:
@@ -126,7 +129,7 @@ def test_an_exit_that_the_model_lacks_is_never_reached():
 
 def test_where_all_is_fused_nothing_grows():
     table = {fused_exit(depth): (10 * depth, 15 * depth) for depth in (1, 2, 3)}
-    costs = costs_of(FUSED, Table(table))
+    costs = costs_of(FUSED, Table(table, calm=0.5))
     assert costs.path(2, 2) == ms(30)
     assert costs.unit_path(2, 1) == costs.path(2, 1, grows=True) == math.inf
     assert costs.typical_path(2) == ms(10)
@@ -165,8 +168,17 @@ def test_answering_apart(num_growing, num_plain, num_owed, expected):
     assert costs_of().apart(1, num_growing, num_plain, num_owed) == ms(expected)
 
 
+def test_runs_in_a_row_are_not_all_unlucky():
+    """Half of each is typical; of the other halves, the root of the squares."""
+    costs = costs_of(table=Table(calm=0.5))
+    assert costs.head(1, 1) == ms(5), "one run is as it is"
+    assert costs.way_out(0, 1, 1) == ms((3 + 5) / 2 + math.hypot(3, 5) / 2)
+    assert costs.unit_path(1, 1) == ms((4 + 3 + 5) / 2 + math.hypot(4, 3, 5) / 2)
+    assert costs.stacks(0, 3, 1) == ms((3 + 2 + 1) / 2 + math.hypot(3, 2, 1) / 2)
+
+
 def test_typical_times_are_of_the_path_that_is_typically_quickest():
-    costs = costs_of()
+    costs = costs_of(table=Table(calm=0.5))
     assert costs.typical((segments.STEM, head(1)), 2) == ms((5 + 6) / 2)
     assert costs.typical_path(1) == ms(11 / 2)
     assert costs.typical_path(1, grows=True) == ms(12 / 2)
@@ -175,7 +187,7 @@ def test_typical_times_are_of_the_path_that_is_typically_quickest():
 def test_calm_is_the_share_of_the_prediction_that_is_typical():
     profile = exact_profile()
     assert Costs(LatencyModel(profile), Paths(UNITS, 3)).calm == 1.0
-    assert costs_of().calm == 0.5
+    assert costs_of(table=Table(calm=0.5)).calm == 0.5
     spread = {key: Quantiles(q.p50_s, q.p50_s * 2, q.p50_s * 4) for key, q in profile.table.items()}
     profile = LatencyProfile("fake 1", "nowhere", "2026-01-01", 1, spread)
     assert Costs(LatencyModel(profile), Paths(UNITS, 3)).calm == 0.25
@@ -207,7 +219,8 @@ def test_a_question_is_asked_once():
             costs.deeper(1, depth, 1, 1, 1)
             costs.paying_sizes(depth, (1, 2))
     # At a batch of 1 all segments; at 2 all but the fused run to exit 2, that there is none of.
-    assert table.num_asked == 2 * len(LOOKUPS)
+    # And what is typical is asked of the segments to the first exit.
+    assert table.num_asked == 2 * len(LOOKUPS) + 3
 
 
 def test_times_are_those_of_the_own_model():
