@@ -82,7 +82,7 @@ class Serving:
             params=params,
             timeout=PATIENCE_S,
         )
-        assert reply.status_code in (200, 422, 503, 504), reply.text
+        assert reply.status_code in (200, 408, 422, 503, 504), reply.text
         return Detected.model_validate(reply.json()) if reply.status_code == 200 else None
 
 
