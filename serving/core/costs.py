@@ -73,6 +73,7 @@ class Costs:
         self._known: dict[tuple[int, int, bool, int], float] = {}
         self._paths: dict[tuple[int, int, bool], float] = {}
         self._paying: dict[int, tuple[int, ...]] = {}
+        self._typical: dict[tuple[Segment, int], float] = {}
 
     def _predict(self, start: int, stop: int, head: bool, batch: int) -> float:
         key = (start, stop, head, batch)
@@ -126,18 +127,27 @@ class Costs:
         return self._in_a_row([self.stem(batch), *stacks, self.head(depth, batch)])
 
     def path(self, depth: int, batch: int, *, grows: bool = False) -> float:
-        """The image to the boxes of ``depth``, the quickest way; with ``grows`` one that leaves
-        features to go on with. Infinite if the model has no such exit."""
+        """The image to the boxes of ``depth``, by the way that is typically quickest; with
+        ``grows`` one that leaves features to go on with. Infinite if the model has no such exit."""
         key = (depth, batch, grows)
         seconds = self._paths.get(key)
         if seconds is None:
             seconds = math.inf
             if depth <= self.paths.num_exits:
-                seconds = self.unit_path(depth, batch)
-                if not grows:
-                    seconds = min(seconds, self.fused(depth, batch))
+                fused = not grows and self.fused_is_quickest(depth, batch)
+                seconds = self.fused(depth, batch) if fused else self.unit_path(depth, batch)
             self._paths[key] = seconds
         return seconds
+
+    def fused_is_quickest(self, depth: int, batch: int) -> bool:
+        """Whether there is a fused segment to exit ``depth``, and it typically takes no longer than
+        unit segments. What each seldom exceeds is no guide: less is known of what runs less."""
+        if depth not in self.paths.fused:
+            return False
+        if not self.paths.units:
+            return True
+        unit, fused = self.paths.to(depth)
+        return self.typical(fused, batch) <= self.typical(unit, batch)
 
     def deeper(self, start: int, depth: int, batch: int, num_growing: int, num_owed: int) -> float:
         """What it adds to a plan that features go from ``start`` on to ``depth``: stacks for
@@ -168,7 +178,13 @@ class Costs:
 
     def typical(self, path: Sequence[Segment], batch: int = 1) -> float:
         """What ``path`` takes half of the time."""
-        return sum(self._latency.typical(segment, batch) for segment in path)
+        return sum([self._typical_of(segment, batch) for segment in path])
+
+    def _typical_of(self, segment: Segment, batch: int) -> float:
+        seconds = self._typical.get((segment, batch))
+        if seconds is None:
+            seconds = self._typical[segment, batch] = self._latency.typical(segment, batch)
+        return seconds
 
     def typical_path(self, depth: int, *, grows: bool = False) -> float:
         """What one image takes half of the time to the boxes of ``depth``, the quickest way;

@@ -40,8 +40,7 @@ def one_stack(cohort: Cohort, why: Why = _TO_FIRST) -> Run:
 def quickest_way_in(task: Task) -> Segment:
     """The first segment of a waiting task's quickest way to the shallowest exit it accepts."""
     costs, depth, batch = task.costs, task.min_depth, len(task.requests)
-    fused_s = math.inf if task.num_growing else costs.fused(depth, batch)
-    if fused_s <= costs.unit_path(depth, batch) and fused_s < math.inf:
+    if not task.num_growing and costs.fused_is_quickest(depth, batch):
         return segments.fused_exit(depth).of(costs.paths.model)
     return segments.STEM.of(costs.paths.model)
 
@@ -200,7 +199,8 @@ class Depth:
 
     def _start_alone(self, task: Task) -> Run:
         """Nobody else is here: fused if that reaches an exit worth it, else stoppable."""
-        limit_s = task.cost_s + self._plan.slack_s
+        left_s = task.requests[0].deadline_s - self._plan.now_s
+        limit_s = min(task.cost_s + self._plan.slack_s, left_s)
         way = self._way_up(task)
         if way is not None and way[0] >= self._price:
             rate, segment = way

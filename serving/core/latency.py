@@ -171,6 +171,7 @@ class LatencyModel:
         self._windows: dict[Segment, dict[int, _Window]] = {}
         self._ratios: deque[tuple[float, float]] = deque(maxlen=SLOWDOWN_WINDOW)
         self._excess = _Recent(EXCESS_WINDOW)
+        self._excess_s = _Recent(EXCESS_WINDOW)
         self._slowdown = 1.0
         self._tails: dict[tuple[Segment, int], float] = {}
         if profile is not None:
@@ -197,6 +198,7 @@ class LatencyModel:
         window.add(value)
         if window.num_seen > MIN_BASE_SAMPLES:
             self._excess.add(value / window.base)
+            self._excess_s.add(value - window.base)
         self._tails.clear()
 
     def predict(self, segment: Segment, batch: int) -> float:
@@ -231,5 +233,9 @@ class LatencyModel:
         exceeded their typical times is a better guess."""
         few = 0 < window.num_seen < MIN_TAIL_SAMPLES
         if few and len(self._excess) >= MIN_TAIL_SAMPLES:
-            return window.base * self._excess.quantile(TAIL_QUANTILE)
+            # Short runs exceed theirs by a larger share, long ones by more time.
+            return min(
+                window.base * self._excess.quantile(TAIL_QUANTILE),
+                window.base + self._excess_s.quantile(TAIL_QUANTILE),
+            )
         return window.tail

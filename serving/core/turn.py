@@ -86,7 +86,9 @@ class Turn:
             if TURNS_PER_BUDGET * batch_s <= demand.budget_s:
                 request_s = min(request_s, batch_s / size)
         accuracy = self._ladders[costs.paths.model].ap(1)
-        return price(demand, self._plan.length_s, request_s, accuracy)
+        # What is to be expected of a backlog is what its parts typically take.
+        calm = self._plan.calm
+        return price(demand, self._plan.length_s * calm, request_s * calm, accuracy)
 
     def _final(self) -> tuple[Request, ...]:
         """Those with an answer whose next one could not be in time."""
