@@ -234,8 +234,6 @@ class LatencyModel:
         few = 0 < window.num_seen < MIN_TAIL_SAMPLES
         if few and len(self._excess) >= MIN_TAIL_SAMPLES:
             # Short runs exceed theirs by a larger share, long ones by more time.
-            return min(
-                window.base * self._excess.quantile(TAIL_QUANTILE),
-                window.base + self._excess_s.quantile(TAIL_QUANTILE),
-            )
+            longest_s = max(window.tail, window.base + self._excess_s.quantile(TAIL_QUANTILE))
+            return min(longest_s, window.base * self._excess.quantile(TAIL_QUANTILE))
         return window.tail

@@ -24,7 +24,7 @@ CAUTION = 3.0
 worse than the same accuracy gained elsewhere. Simulated (``punctual simulate``, cpu-lite, Poisson,
 load .6): with 1, up to 3 in 100 more are lost than if everybody left at the first exit, with 3 less
 than 1, for half of the accuracy that depth adds with 1."""
-REACH = 0.9
+REACH = 0.8
 """Share of the mean budget beyond which a backlog counts as too long."""
 MIN_CV2, MAX_CV2 = 0.25, 16.0
 """Arrivals are never taken to be more even or more uneven than this: samples are small."""
