@@ -47,7 +47,8 @@ def test_without_a_backlog_nobody_is_delayed():
 @pytest.mark.parametrize("rate_hz", [20.0, 80.0, 100.0, 120.0])
 def test_it_rises_with_the_backlog(rate_hz):
     demand = replace(BUSY, rate_hz=rate_hz)
-    assert rising([of(demand, backlog_s) for backlog_s in np.linspace(0.0, 0.16, 20)])
+    limit_s = REACH * demand.budget_s - REQUEST_S
+    assert rising([of(demand, share * limit_s) for share in np.linspace(0.0, 1.0, 20)])
 
 
 def test_it_rises_with_the_rate():
