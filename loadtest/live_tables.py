@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loadtest.accounting import ENDS, Account
+from loadtest.files import write_whole
 from loadtest.live_report import (
     COMPARED,
     METRICS,
@@ -30,9 +31,7 @@ def write(report: Report, path: Path) -> None:
     """``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
     texts = {".json": json.dumps(to_json(report), indent=1) + "\n", ".md": markdown(report)}
     for suffix, text in texts.items():
-        partial = path.with_suffix(suffix + ".partial")
-        partial.write_text(text)
-        partial.replace(path.with_suffix(suffix))
+        write_whole(path.with_suffix(suffix), text)
 
 
 def markdown(report: Report) -> str:

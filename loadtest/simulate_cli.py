@@ -260,6 +260,7 @@ def _head(report: Report) -> str:
 def _write(report: Report, tables: str, folder: Path) -> None:
     """Figures as JSON, ``tables``, each whole or not at all, and the plots."""
     from loadtest import plots
+    from loadtest.files import write_whole
     from loadtest.triton_study import machine
 
     content = {"date": date.today().isoformat(), "machine": machine(), **report.to_json()}
@@ -268,9 +269,7 @@ def _write(report: Report, tables: str, folder: Path) -> None:
         "simulation.md": tables,
     }
     for name, text in texts.items():
-        partial = folder / f"{name}.partial"
-        partial.write_text(text)
-        partial.replace(folder / name)
+        write_whole(folder / name, text)
     paths = [folder / name for name in texts] + plots.plot(report, folder)
     print("wrote " + ", ".join(str(path) for path in paths), file=sys.stderr)
 

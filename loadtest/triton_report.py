@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from loadtest.files import write_whole
 from loadtest.memory import MemoryFigures
 from loadtest.overhead import BASELINE, TARGET_MS, OverheadFigures
 from loadtest.perf import PerfFigures
@@ -39,9 +40,7 @@ class Report:
         """``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
         texts = {".json": json.dumps(asdict(self), indent=2) + "\n", ".md": markdown(self)}
         for suffix, text in texts.items():
-            partial = path.with_suffix(suffix + ".partial")
-            partial.write_text(text)
-            partial.replace(path.with_suffix(suffix))
+            write_whole(path.with_suffix(suffix), text)
 
 
 def _met(row: OverheadFigures) -> str:
