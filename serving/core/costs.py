@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from serving.core import segment as segments
+from serving.core.latency import TAIL_QUANTILE
 from serving.core.policy import Latency
 from serving.core.segment import Segment
 
@@ -59,95 +60,140 @@ def paths_of(available: Collection[Segment]) -> tuple[Paths, ...]:
     return tuple(Paths(available, exits[model], model) for model in sorted(exits))
 
 
+Times = tuple[float, float]
+"""Of a run: seconds that it seldom exceeds, and seconds that it takes half of the time."""
+
+NEVER: Times = (math.inf, math.inf)
+
 _segment = lru_cache(maxsize=1024)(Segment)
 """Making one takes longer than looking its time up."""
 
 
+def late_share(times: Times, limit_s: float) -> float:
+    """How many of such runs take longer than ``limit_s``, which is no less than what they seldom
+    exceed: beyond that, times are taken to fall off exponentially."""
+    seldom_s, typical_s = times
+    if seldom_s <= typical_s:
+        return 0.0
+    return (1.0 - TAIL_QUANTILE) * math.exp((seldom_s - limit_s) / (seldom_s - typical_s))
+
+
+class Row:
+    """When runs end that are taken one after the other: seldom later than ``latest_s``. What
+    exceeds the typical time is independent from run to run, so it adds up as a root of squares: ten
+    runs are not all unlucky at once."""
+
+    __slots__ = ("_typical_s", "_variance", "latest_s")
+
+    def __init__(self, now_s: float) -> None:
+        self._typical_s = self.latest_s = now_s
+        self._variance = 0.0
+
+    def add(self, times: Times) -> float:
+        """One more run; when it ends."""
+        seldom_s, typical_s = times
+        self._typical_s += typical_s
+        self._variance += (seldom_s - typical_s) ** 2
+        self.latest_s = self._typical_s + math.sqrt(self._variance)
+        return self.latest_s
+
+
+def _in_a_row(parts: Sequence[Times]) -> Times:
+    """What several runs take together."""
+    row = Row(0.0)
+    for times in parts:
+        row.add(times)
+    return row.latest_s, sum([typical_s for _, typical_s in parts])
+
+
 class Costs:
     """Predicted seconds during one decision. Remembers what it was asked: segments are few, and
-    questions many."""
+    questions many.
+
+    What is called a time without further words is one that is seldom exceeded; ``typical_...`` is
+    exceeded half of the time.
+    """
 
     def __init__(self, latency: Latency, paths: Paths) -> None:
         self._latency = latency
         self.paths = paths
-        self._known: dict[tuple[int, int, bool, int], float] = {}
-        self._paths: dict[tuple[int, int, bool], float] = {}
+        self._known: dict[tuple[int, int, bool, int], Times] = {}
+        self._paths: dict[tuple[int, int, bool], Times] = {}
         self._paying: dict[int, tuple[int, ...]] = {}
-        self._typical: dict[tuple[Segment, int], float] = {}
 
-    def _predict(self, start: int, stop: int, head: bool, batch: int) -> float:
+    def _times(self, start: int, stop: int, head: bool, batch: int) -> Times:
         key = (start, stop, head, batch)
-        seconds = self._known.get(key)
-        if seconds is None:
+        times = self._known.get(key)
+        if times is None:
             segment = _segment(start, stop, head, self.paths.model)
-            seconds = self._known[key] = self._latency.predict(segment, batch)
-        return seconds
+            latency = self._latency
+            times = latency.predict(segment, batch), latency.typical(segment, batch)
+            self._known[key] = times
+        return times
+
+    def _stacks(self, start: int, stop: int, batch: int) -> list[Times]:
+        return [self._times(depth, depth + 1, False, batch) for depth in range(start, stop)]
 
     def stem(self, batch: int) -> float:
         """The image to depth 0."""
-        return self._predict(segments.IMAGE, 0, False, batch)
+        return self._times(segments.IMAGE, 0, False, batch)[0]
 
     def stack(self, depth: int, batch: int) -> float:
         """Depth ``depth - 1`` to ``depth``."""
-        return self._predict(depth - 1, depth, False, batch)
+        return self._times(depth - 1, depth, False, batch)[0]
 
     def stacks(self, start: int, stop: int, batch: int) -> float:
         """Depth ``start`` to ``stop``."""
-        return self._in_a_row([self.stack(depth, batch) for depth in range(start + 1, stop + 1)])
+        return _in_a_row(self._stacks(start, stop, batch))[0]
 
-    def _in_a_row(self, seconds: Sequence[float]) -> float:
-        """What several runs seldom exceed together. What exceeds the typical time is independent
-        from run to run, so it adds up as a root of squares."""
-        total_s = sum(seconds)
-        if len(seconds) < 2:
-            return total_s
-        calm = self.calm
-        return calm * total_s + (1.0 - calm) * math.sqrt(sum(s * s for s in seconds))
+    def typical_stacks(self, start: int, stop: int, batch: int) -> float:
+        """Depth ``start`` to ``stop``."""
+        return _in_a_row(self._stacks(start, stop, batch))[1]
 
     def head(self, depth: int, batch: int) -> float:
         """Depth ``depth`` to boxes; 0 for no rows."""
-        return self._predict(depth, depth, True, batch) if batch else 0.0
+        return self._times(depth, depth, True, batch)[0] if batch else 0.0
 
-    def fused(self, depth: int, batch: int) -> float:
+    def fused(self, depth: int, batch: int) -> Times:
         """The image to the boxes of ``depth`` in one run; infinite if there is no such segment."""
         if depth not in self.paths.fused:
-            return math.inf
-        return self._predict(segments.IMAGE, depth, True, batch)
+            return NEVER
+        return self._times(segments.IMAGE, depth, True, batch)
 
-    def way_out(self, start: int, depth: int, batch: int) -> float:
+    def way_out(self, start: int, depth: int, batch: int) -> Times:
         """Features of depth ``start`` to the boxes of ``depth``."""
-        runs = [self.stack(k, batch) for k in range(start + 1, depth + 1)]
-        return self._in_a_row([*runs, self.head(depth, batch)])
+        return _in_a_row(
+            [*self._stacks(start, depth, batch), self._times(depth, depth, True, batch)]
+        )
 
-    def unit_path(self, depth: int, batch: int) -> float:
+    def unit_path(self, depth: int, batch: int) -> Times:
         """The image to the boxes of ``depth`` through unit segments; infinite without them."""
         if not self.paths.units:
-            return math.inf
-        stacks = [self.stack(k, batch) for k in range(1, depth + 1)]
-        return self._in_a_row([self.stem(batch), *stacks, self.head(depth, batch)])
+            return NEVER
+        stem = self._times(segments.IMAGE, 0, False, batch)
+        head = self._times(depth, depth, True, batch)
+        return _in_a_row([stem, *self._stacks(0, depth, batch), head])
 
-    def path(self, depth: int, batch: int, *, grows: bool = False) -> float:
+    def path(self, depth: int, batch: int, *, grows: bool = False) -> Times:
         """The image to the boxes of ``depth``, by the way that is typically quickest; with
-        ``grows`` one that leaves features to go on with. Infinite if the model has no such exit."""
+        ``grows`` one that leaves features to go on with. Infinite if the model has no such exit or
+        no such way."""
         key = (depth, batch, grows)
-        seconds = self._paths.get(key)
-        if seconds is None:
-            seconds = math.inf
+        times = self._paths.get(key)
+        if times is None:
+            times = NEVER
             if depth <= self.paths.num_exits:
                 fused = not grows and self.fused_is_quickest(depth, batch)
-                seconds = self.fused(depth, batch) if fused else self.unit_path(depth, batch)
-            self._paths[key] = seconds
-        return seconds
+                times = self.fused(depth, batch) if fused else self.unit_path(depth, batch)
+            self._paths[key] = times
+        return times
 
     def fused_is_quickest(self, depth: int, batch: int) -> bool:
         """Whether there is a fused segment to exit ``depth``, and it typically takes no longer than
         unit segments. What each seldom exceeds is no guide: less is known of what runs less."""
         if depth not in self.paths.fused:
             return False
-        if not self.paths.units:
-            return True
-        unit, fused = self.paths.to(depth)
-        return self.typical(fused, batch) <= self.typical(unit, batch)
+        return self.fused(depth, batch)[1] <= self.unit_path(depth, batch)[1]
 
     def deeper(self, start: int, depth: int, batch: int, num_growing: int, num_owed: int) -> float:
         """What it adds to a plan that features go from ``start`` on to ``depth``: stacks for
@@ -164,39 +210,19 @@ class Costs:
         return heads_s - self.head(depth, num_owed)
 
     def paying_sizes(self, depth: int, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Of ``sizes``, smallest first: those of which each takes clearly less time per request to
-        exit ``depth`` than the one before."""
+        """Of ``sizes``, smallest first: those of which each typically takes clearly less time per
+        request to exit ``depth`` than the one before."""
         known = self._paying.get(depth)
         if known is None:
             paying = [1]
             for size in sizes[1:]:
-                smaller_s = self.path(depth, paying[-1]) / paying[-1]
-                if self.path(depth, size) / size < BATCHING_GAIN * smaller_s:
+                smaller_s = self.path(depth, paying[-1])[1] / paying[-1]
+                if self.path(depth, size)[1] / size < BATCHING_GAIN * smaller_s:
                     paying.append(size)
             known = self._paying[depth] = tuple(paying)
         return known
 
-    def typical(self, path: Sequence[Segment], batch: int = 1) -> float:
-        """What ``path`` takes half of the time."""
-        return sum([self._typical_of(segment, batch) for segment in path])
-
-    def _typical_of(self, segment: Segment, batch: int) -> float:
-        seconds = self._typical.get((segment, batch))
-        if seconds is None:
-            seconds = self._typical[segment, batch] = self._latency.typical(segment, batch)
-        return seconds
-
     def typical_path(self, depth: int, *, grows: bool = False) -> float:
         """What one image takes half of the time to the boxes of ``depth``, the quickest way;
         infinite if the model has no such exit or no such way."""
-        if depth > self.paths.num_exits:
-            return math.inf
-        return min(map(self.typical, self.paths.to(depth, grows=grows)), default=math.inf)
-
-    @cached_property
-    def calm(self) -> float:
-        """What the segments to the first exit typically take, as a share of what they seldom
-        exceed."""
-        path = self.paths.to(1)[0]
-        seldom_s = sum(self._predict(part.start, part.stop, part.head, 1) for part in path)
-        return self.typical(path) / seldom_s
+        return self.path(depth, 1, grows=grows)[1]

@@ -31,12 +31,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import chain
 
-from serving.core import segment as segments
 from serving.core.costs import EPSILON_S, Costs, paths_of
 from serving.core.errors import ShedReason
 from serving.core.ladder import Ladder
 from serving.core.plan import Plan
-from serving.core.policy import Cohort, Decision, Latency, ShedRequests, Snapshot, Wait, Why
+from serving.core.policy import Decision, Latency, ShedRequests, Snapshot, Wait, Why
 from serving.core.segment import Segment
 from serving.core.turn import Turn
 
@@ -111,17 +110,10 @@ def _shed_expired(
     if expired:
         return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)
     for cohort in snapshot.cohorts:
-        limit_s = latest_s + models[cohort.model].typical(_way_out(cohort))
+        depth = max(cohort.depth, cohort.requests[0].min_depth)
+        limit_s = latest_s + models[cohort.model].way_out(cohort.depth, depth, 1)[1]
         late = (request for request in cohort.requests if limit_s > request.deadline_s)
         expired = [request for request in late if request.id not in snapshot.answered]
         if expired:
             return ShedRequests(tuple(expired), ShedReason.EVICTED_EXPIRED, 0.0, _EXPIRED)
     return None
-
-
-def _way_out(cohort: Cohort) -> tuple[Segment, ...]:
-    """What a cohort must still run through to leave at the shallowest exit it accepts."""
-    depth = max(cohort.depth, cohort.requests[0].min_depth)
-    stacks = map(segments.stack, range(cohort.depth + 1, depth + 1))
-    path = (*stacks, segments.head(depth))
-    return tuple(part.of(cohort.model) for part in path) if cohort.model else path

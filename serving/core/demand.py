@@ -5,12 +5,15 @@ Measured over the latest arrivals, so that a policy can weigh what it has agains
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
 
 WINDOW = 64
 """Arrivals that are looked back at: enough for a rate within a fifth, few enough to notice a burst
 while it lasts."""
+NUM_BUDGETS = 6
+"""That the budgets of a window are summed up as: the middle of each sixth of them."""
 MIN_ARRIVALS = 8
 """With fewer nothing is known."""
 
@@ -24,11 +27,16 @@ class Demand:
     cv2: float
     """Squared coefficient of variation of the times between arrivals: 0 when they are even, 1 for a
     Poisson process, more for bursts."""
-    budget_s: float
-    """Mean time from arrival to deadline."""
+    budgets_s: tuple[float, ...]
+    """Times from arrival to deadline, smallest first: each stands for an equal share of them."""
+
+    @property
+    def budget_s(self) -> float:
+        """Their mean."""
+        return sum(self.budgets_s) / max(1, len(self.budgets_s))
 
 
-UNKNOWN = Demand(0.0, 1.0, 0.0)
+UNKNOWN = Demand(0.0, 1.0, ())
 """Nobody has arrived lately."""
 
 
@@ -37,7 +45,8 @@ class DemandMeter:
 
     def __init__(self) -> None:
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=WINDOW)
-        self._sum_gaps = self._sum_squares = self._sum_budgets = 0.0
+        self._budgets: list[float] = []  # of the same, in order
+        self._sum_gaps = self._sum_squares = 0.0
 
     def arrived(self, now_s: float, budget_s: float) -> None:
         """A request that has ``budget_s`` left was taken in. ``now_s`` never falls."""
@@ -46,12 +55,12 @@ class DemandMeter:
             gap = arrivals[1][0] - arrivals[0][0]
             self._sum_gaps -= gap
             self._sum_squares -= gap * gap
-            self._sum_budgets -= arrivals[0][1]
+            del self._budgets[bisect_left(self._budgets, arrivals[0][1])]
         if arrivals:
             gap = now_s - arrivals[-1][0]
             self._sum_gaps += gap
             self._sum_squares += gap * gap
-        self._sum_budgets += budget_s
+        insort(self._budgets, budget_s)
         arrivals.append((now_s, budget_s))
 
     def measure(self, now_s: float) -> Demand:
@@ -69,4 +78,6 @@ class DemandMeter:
         if mean_s <= 0.0:
             return UNKNOWN
         cv2 = max(0.0, squares / gaps / mean_s**2 - 1.0)
-        return Demand(1.0 / mean_s, cv2, self._sum_budgets / count)
+        step = count / NUM_BUDGETS
+        budgets_s = [self._budgets[int((i + 0.5) * step)] for i in range(NUM_BUDGETS)]
+        return Demand(1.0 / mean_s, cv2, tuple(budgets_s))

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from serving.core import segment as segments
-from serving.core.costs import EPSILON_S, Costs
+from serving.core.costs import EPSILON_S, Costs, late_share
 from serving.core.ladder import Ladder
 from serving.core.plan import Plan, Task
 from serving.core.policy import Cohort, Conclude, Decision, Run, Why
+from serving.core.price import Price
 from serving.core.segment import Segment
 
-FUSED_WORTH = 0.02
-"""Relative accuracy that an exit must add for a lone request to reach it by a fused run, where
-unit segments would not get that far. A fused run that turns out slow cannot be cut short: about one
-in fifty exceeds its prediction on a shared machine."""
+
+class _Way(NamedTuple):
+    """A start on unit segments."""
+
+    worth: float
+    """Accuracy of where it leads, less the price of what it takes beyond the plan."""
+    rate: float
+    """Accuracy per second that it buys first, beyond the shallowest exit."""
+    stem: Segment
+
 
 _Step = tuple[float, Callable[[], Decision]]
 """How much accuracy per second the next step of a task buys, infinite if it is in the plan anyway;
@@ -49,12 +57,17 @@ class Depth:
     """The steps that a plan's slack could be spent on, at a price of ``price`` AP per second."""
 
     def __init__(
-        self, plan: Plan, models: Sequence[Costs], ladders: Sequence[Ladder], price: float
+        self, plan: Plan, models: Sequence[Costs], ladders: Sequence[Ladder], price: Price
     ) -> None:
         self._plan = plan
         self._models = models
         self._ladders = ladders
-        self._price = price
+        self._backlog_s = plan.length_s
+        self._prices = price
+        # What one of those who have yet to start may take, so that it is enough for each of them.
+        num_waiting = sum([task.cohort is None for task in plan.tasks])
+        self._share_s = min(plan.slack_s, plan.slack_s / max(1, num_waiting))
+        self._price = price.at(self._backlog_s)
 
     def best_step(self, room: bool) -> Decision | None:
         """The step that buys most, None if none fits or is worth its price. ``room``: whether
@@ -87,45 +100,77 @@ class Depth:
 
     def _start(self, task: Task) -> _Step | None:
         """Its first unit segment, if it may go deeper than it must, and that fits into everybody's
-        slack and the segment into the slack of those before it."""
+        slack and the segment into the slack of those before it; and unless a fused run, when its
+        turn comes, promises more."""
         way = self._way_up(task)
         if way is None:
             return None
-        rate, stem = way
-        if self._models[stem.model].stem(len(task.requests)) > task.ahead_s:
+        if self._models[way.stem.model].stem(len(task.requests)) > task.ahead_s:
             return None
-        return rate, lambda: Run(stem, task.requests, None, self._because(rate))
+        fused = self.best_fused(task)
+        if fused is not None and fused[0] >= way.worth:
+            return None
+        return way.rate, lambda: Run(way.stem, task.requests, None, self._because(way.rate))
 
-    def _way_up(self, task: Task) -> tuple[float, Segment] | None:
-        """The accuracy per second that a start on unit segments buys beyond the shallowest exit,
-        and its first segment: in the model that promises most; None if nothing deeper fits."""
+    def best_fused(self, task: Task) -> tuple[float, Segment] | None:
+        """Of the fused runs that fit into its share of the slack, the one that is worth most: its
+        worth and itself; None if none fits.
+
+        Worth: the accuracy of its exit, if it is in time, less the price of a run that takes longer
+        than planned and cannot be stopped.
+        """
+        if task.num_growing:
+            return None
+        batch, limit_s = len(task.requests), task.cost_s + self._share_s
+        planned_s = task.times[1]
+        best: tuple[float, Segment] | None = None
+        for costs, ladder in zip(self._models, self._ladders, strict=True):
+            depth = task.min_depth
+            while depth and depth <= ladder.num_exits:
+                seldom_s, typical_s = times = costs.fused(depth, batch)
+                if seldom_s > limit_s:
+                    break
+                extra_s = typical_s - planned_s
+                paid = self._prices.of_run(typical_s, extra_s, self._backlog_s)
+                worth = ladder.ap(depth) * batch * (1.0 - late_share(times, limit_s)) - paid
+                if best is None or worth > best[0]:
+                    best = worth, segments.fused_exit(depth).of(costs.paths.model)
+                depth = ladder.next(depth, task.max_depth)
+        return best
+
+    def _way_up(self, task: Task) -> _Way | None:
+        """The most that a start on unit segments promises of what fits into the slack; None if
+        nothing deeper than the shallowest exit does."""
         batch, growing = len(task.requests), task.num_growing
         plain, least = batch - growing, task.min_depth
         base = self._ladders[task.costs.paths.model].ap(least)
-        best: tuple[float, float, Segment] | None = None
+        best: _Way | None = None
         for costs, ladder in zip(self._models, self._ladders, strict=True):
+            if not costs.paths.units or ladder.num_exits < least:
+                continue
             # Another model may be better at the same exit already.
-            target = least if costs is not task.costs and ladder.num_exits >= least else 0
-            if target == 0 or ladder.ap(target) <= base:
-                target = ladder.next(least, task.max_depth) if ladder.num_exits >= least else 0
-            promise = -math.inf
-            rate = 0.0
+            target = least
+            if costs is task.costs or ladder.ap(target) <= base:
+                target = ladder.next(least, task.max_depth)
+            way: _Way | None = None
             while target:
-                extra_s = costs.unit_path(least, batch) - task.cost_s
-                extra_s += costs.apart(least, growing, plain, batch)
-                extra_s += costs.deeper(least, target, batch, growing, plain)
-                if extra_s > self._plan.slack_s:
+                seldom_s, typical_s = costs.unit_path(least, batch)
+                more_s = costs.apart(least, growing, plain, batch)
+                more_s += costs.deeper(least, target, batch, growing, plain)
+                if seldom_s + more_s - task.cost_s > (self._share_s if way else self._plan.slack_s):
                     break
+                extra_s = typical_s * (1.0 + more_s / seldom_s) - task.times[1]
                 gain = (ladder.ap(target) - base) * batch
-                if promise == -math.inf:
+                worth = base * batch + gain - self._price * extra_s
+                if way is None:  # the first step is what must be worth it
                     rate = gain / max(extra_s, EPSILON_S)
-                promise = max(promise, gain - self._price * extra_s)
-                if len(self._models) == 1:
-                    break  # there is nothing to choose between
+                    way = _Way(worth, rate, segments.STEM.of(costs.paths.model))
+                elif worth > way.worth:
+                    way = way._replace(worth=worth)
                 target = ladder.next(target, task.max_depth)
-            if promise > -math.inf and (best is None or promise > best[0]):
-                best = (promise, rate, segments.STEM.of(costs.paths.model))
-        return best and best[1:]
+            if way is not None and (best is None or way.worth > best.worth):
+                best = way
+        return best
 
     def _go_on(self, cohort: Cohort, task: Task) -> _Step | None:
         """One more stack, but first a head for those rows that grow and are not yet answered at
@@ -193,45 +238,20 @@ class Depth:
         """Accuracy per second that exit ``target`` buys: heads that would be run anyway are
         free."""
         depth = cohort.depth
-        seconds = costs.stacks(depth, target, batch)
+        seconds = costs.typical_stacks(depth, target, batch)
         seconds += sum(costs.head(k, num_growing) for k in range(depth + 1, target + 1))
         return self._ladders[cohort.model].gain(depth, target) * batch / seconds
 
     def _start_alone(self, task: Task) -> Run:
-        """Nobody else is here: fused if that reaches an exit worth it, else stoppable."""
-        left_s = task.requests[0].deadline_s - self._plan.now_s
-        limit_s = min(task.cost_s + self._plan.slack_s, left_s)
-        way = self._way_up(task)
-        if way is not None and way[0] >= self._price:
-            rate, segment = way
-            reached = self._reached(segment.model, task, limit_s)
-            why = self._because(rate)
+        """Nobody else is here: on unit segments, which can stop, or by a fused run, whichever
+        promises more."""
+        way, fused = self._way_up(task), self.best_fused(task)
+        slack_ms = self._plan.slack_s * 1e3
+        if way is not None and way.rate >= self._price and (fused is None or way.worth > fused[0]):
+            segment, why = way.stem, self._because(way.rate)
+        elif fused is not None:
+            segment, why = fused[1], Why("alone; {:.1f} ms of slack", (slack_ms,))
         else:
-            segment, reached = quickest_way_in(task), task.min_depth
-            why = Why("the quickest way in: {:.1f} ms of slack", (self._plan.slack_s * 1e3,))
-        if task.num_growing:
-            return Run(segment, task.requests, None, why)
-        return Run(self._fused_beyond(segment, reached, task, limit_s), task.requests, None, why)
-
-    def _reached(self, model: int, task: Task, limit_s: float) -> int:
-        """The deepest exit worth going to that unit segments reach within ``limit_s``."""
-        costs, ladder, batch = self._models[model], self._ladders[model], len(task.requests)
-        depth = task.min_depth
-        while (target := ladder.next(depth, task.max_depth)) and (
-            costs.unit_path(target, batch) <= limit_s
-        ):
-            depth = target
-        return depth
-
-    def _fused_beyond(self, segment: Segment, reached: int, task: Task, limit_s: float) -> Segment:
-        """``segment``, or a fused run in the same model to a deeper exit that is worth its risk."""
-        model, batch = segment.model, len(task.requests)
-        costs, ladder = self._models[model], self._ladders[model]
-        while target := ladder.next(reached, task.max_depth):
-            gain = ladder.gain(reached, target)
-            fits = costs.fused(target, batch) <= limit_s
-            worth = gain >= FUSED_WORTH * ladder.ap(target)
-            if not (fits and worth and gain * batch >= self._price * costs.stack(target, batch)):
-                break
-            segment, reached = segments.fused_exit(target).of(model), target
-        return segment
+            segment = quickest_way_in(task)
+            why = Why("the quickest way in: {:.1f} ms of slack", (slack_ms,))
+        return Run(segment, task.requests, None, why)

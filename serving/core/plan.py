@@ -13,9 +13,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from serving.core.costs import EPSILON_S, Costs
+from serving.core.costs import EPSILON_S, Costs, Row, Times
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
+
+NOTHING: Times = (0.0, 0.0)
 
 
 @dataclass(slots=True)
@@ -23,12 +25,12 @@ class Task:
     """One step of the plan: a cohort that leaves, or waiting requests that go to an exit."""
 
     deadline_s: float
-    cost_s: float
+    times: Times
     requests: tuple[Request, ...]
     """Each row."""
     cohort: Cohort | None
     owed: tuple[Request, ...]
-    """Rows without an answer. If there are none, the step costs nothing and is never due."""
+    """Rows without an answer. If there are none, the step takes no time and is never due."""
     costs: Costs
     """Of the cohort's model, or of the one that waiting requests are answered soonest by."""
     stale: tuple[Request, ...] = ()
@@ -37,6 +39,11 @@ class Task:
     """Rows that can be answered more than once."""
     ahead_s: float = math.inf
     """By how much those before it can be put off."""
+
+    @property
+    def cost_s(self) -> float:
+        """What it seldom takes longer than."""
+        return self.times[0]
 
     @property
     def min_depth(self) -> int:
@@ -60,28 +67,8 @@ class _Kind:
     """Batch sizes that pay, smallest first."""
     alone_s: float
     """One image to that exit."""
-
-
-class Finish:
-    """When steps end that are taken one after the other: seldom later than ``latest_s``. What
-    exceeds the typical time is independent from step to step, so it adds up as a root of squares:
-    ten steps are not all unlucky at once."""
-
-    __slots__ = ("_calm", "_typical_s", "_variance", "latest_s")
-
-    def __init__(self, now_s: float, calm: float) -> None:
-        """``calm``: ``Costs.calm``."""
-        self._typical_s = self.latest_s = now_s
-        self._calm = calm
-        self._variance = 0.0
-
-    def add(self, cost_s: float) -> float:
-        """One more step, which seldom takes longer than ``cost_s``; when it ends."""
-        typical_s = cost_s * self._calm
-        self._typical_s += typical_s
-        self._variance += (cost_s - typical_s) ** 2
-        self.latest_s = self._typical_s + math.sqrt(self._variance)
-        return self.latest_s
+    typical_s: float
+    """The same, half of the time."""
 
 
 class Plan:
@@ -96,13 +83,12 @@ class Plan:
     ) -> None:
         """``growing``: who of the snapshot can be answered more than once."""
         self.now_s = snapshot.now_s
-        self.calm = models[0].calm
         self.slack_s = math.inf
         self.tasks: list[Task] = []
         self._models = models
         self._growing = growing
         self._sizes = batch_sizes
-        self._finish = Finish(self.now_s, self.calm)
+        self._row = Row(self.now_s)
         self._kinds: dict[tuple[int, bool], _Kind] = {}
         leaving = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
         leaving.sort(key=lambda task: task.deadline_s)
@@ -110,7 +96,7 @@ class Plan:
         for task in leaving:
             while start < len(waiting) and waiting[start].deadline_s < task.deadline_s:
                 start = self._add_waiting(waiting, start)
-            self._add(task, task.cost_s)
+            self._add(task, task.times[0])
         while start < len(waiting):
             start = self._add_waiting(waiting, start)
         self.slack_s += EPSILON_S
@@ -119,18 +105,18 @@ class Plan:
         # A request that is late only by the cautious estimate still gets its chance, at once.
         task.deadline_s = max(task.deadline_s, self.now_s + least_s)
         task.ahead_s = self.slack_s + EPSILON_S
-        self.slack_s = min(self.slack_s, task.deadline_s - self._finish.add(task.cost_s))
+        self.slack_s = min(self.slack_s, task.deadline_s - self._row.add(task.times))
         self.tasks.append(task)
 
     def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> Task:
         requests, costs = cohort.requests, self._models[cohort.model]
         min_depth = requests[0].min_depth
         owed = tuple(r for r in requests if r.id not in answered) if answered else requests
-        task = Task(math.inf, 0.0, requests, cohort, owed, costs)
+        task = Task(math.inf, NOTHING, requests, cohort, owed, costs)
         if owed:
             depth = max(cohort.depth, min_depth)
             task.deadline_s = min(r.deadline_s for r in owed)
-            task.cost_s = costs.way_out(cohort.depth, depth, len(owed))
+            task.times = costs.way_out(cohort.depth, depth, len(owed))
         if self._growing:
             growing = [request for request in requests if request.id in self._growing]
             task.num_growing = len(growing)
@@ -177,9 +163,9 @@ class Plan:
         key = (depth, grows)
         kind = self._kinds.get(key)
         if kind is None:
-            costs = min(self._models, key=lambda costs: costs.path(depth, 1, grows=grows))
+            costs = min(self._models, key=lambda costs: costs.typical_path(depth, grows=grows))
             sizes = costs.paying_sizes(depth, self._sizes)
-            kind = _Kind(costs, sizes, costs.path(depth, 1, grows=grows))
+            kind = _Kind(costs, sizes, *costs.path(depth, 1, grows=grows))
             self._kinds[key] = kind
         return kind
 
@@ -192,14 +178,14 @@ class Plan:
 
     def slack_without(self, task: Task) -> float:
         """How long the other tasks can be put off, were this one done first."""
-        finish, slack_s = Finish(self.now_s, self.calm), math.inf
-        finish.add(task.cost_s)
+        row, slack_s = Row(self.now_s), math.inf
+        row.add(task.times)
         for other in self.tasks:
             if other is not task:
-                slack_s = min(slack_s, other.deadline_s - finish.add(other.cost_s))
+                slack_s = min(slack_s, other.deadline_s - row.add(other.times))
         return slack_s
 
     @property
     def length_s(self) -> float:
-        """How long all of it takes."""
-        return sum(task.cost_s for task in self.tasks)
+        """How long all of it typically takes."""
+        return sum([task.times[1] for task in self.tasks])

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from serving.core import segment as segments
-from serving.core.costs import BATCHING_GAIN, EPSILON_S, Costs
+from serving.core.costs import BATCHING_GAIN, EPSILON_S, Costs, Row, Times
 from serving.core.crowd import choose
 from serving.core.depth import ENOUGH, ROOM, Depth, head_of, one_stack, quickest_way_in
 from serving.core.errors import ShedReason
 from serving.core.ladder import Ladder
-from serving.core.plan import Finish, Plan, Task
+from serving.core.plan import NOTHING, Plan, Task
 from serving.core.policy import (
     Cohort,
     Conclude,
@@ -22,7 +22,7 @@ from serving.core.policy import (
     Snapshot,
     Why,
 )
-from serving.core.price import price
+from serving.core.price import Price
 from serving.core.request import Request
 from serving.core.segment import Segment
 
@@ -32,6 +32,8 @@ budget: larger ones are for floods, since who arrives during one waits for its e
 
 LUCK = 0.9
 """Share of the typical time that runs seldom stay below."""
+FLOOD = 2.0
+"""So many times what the engine can do, request by request, is a flood."""
 
 _FINAL = Why("the next exit could not be in time")
 _NO_CHANCE = Why("the batch that goes first leaves no time for these")
@@ -58,8 +60,9 @@ class Turn:
         self._batch_sizes = batch_sizes
         self._max_cohorts = max_cohorts
         self._units = all(costs.paths.units for costs in models)
-        self._price = self._measure_price()
-        self._depth = Depth(plan, models, ladders, self._price)
+        self._prices = self._measure_price()
+        self._price = self._prices.at(plan.length_s)
+        self._depth = Depth(plan, models, ladders, self._prices)
 
     def decide(self) -> Decision:
         """The next action; there is something to do."""
@@ -75,20 +78,15 @@ class Turn:
             return Conclude(max(paid, key=lambda cohort: cohort.depth).requests, ROOM)
         return decision
 
-    def _measure_price(self) -> float:
+    def _measure_price(self) -> Price:
         demand = self._snapshot.demand
-        if demand.rate_hz <= 0.0:
-            return 0.0
         costs = self._plan.quickest(1, False)
-        request_s = costs.path(1, 1)
+        request_s = costs.typical_path(1)
         for size in self._batch_sizes[1:]:
-            batch_s = costs.path(1, size)
+            batch_s = costs.path(1, size)[1]
             if TURNS_PER_BUDGET * batch_s <= demand.budget_s:
                 request_s = min(request_s, batch_s / size)
-        accuracy = self._ladders[costs.paths.model].ap(1)
-        # What is to be expected of a backlog is what its parts typically take.
-        calm = self._plan.calm
-        return price(demand, self._plan.length_s * calm, request_s * calm, accuracy)
+        return Price(demand, request_s, self._ladders[costs.paths.model].ap(1))
 
     def _final(self) -> tuple[Request, ...]:
         """Those with an answer whose next one could not be in time."""
@@ -131,7 +129,7 @@ class Turn:
             rows, costs = len(other.requests) + len(task.requests), task.costs
             if rows > self._batch_sizes[-1]:
                 continue
-            both_s = costs.way_out(cohort.depth, max(cohort.depth, task.min_depth), rows)
+            both_s = costs.way_out(cohort.depth, max(cohort.depth, task.min_depth), rows)[0]
             apart_s = other.cost_s + task.cost_s
             if both_s < BATCHING_GAIN * apart_s and both_s - other.cost_s <= self._plan.slack_s:
                 why = Why(
@@ -165,18 +163,9 @@ class Turn:
         """The fused run that is worth most at the price, of those that fit into the slack, or else
         the start of the unit path; None if there is no room for another cohort and no fused segment
         does without."""
-        batch, limit_s = len(task.requests), task.cost_s + self._plan.slack_s
-        best: Segment | None = None
-        most = -math.inf
-        if not task.num_growing:
-            for costs, ladder in zip(self._models, self._ladders, strict=True):
-                for depth in range(task.min_depth, min(task.max_depth, ladder.num_exits) + 1):
-                    fused_s = costs.fused(depth, batch)
-                    value = ladder.ap(depth) * batch - self._price * fused_s
-                    if fused_s <= limit_s and value > most:
-                        best, most = segments.fused_exit(depth).of(costs.paths.model), value
+        best = self._depth.best_fused(task)
         if best is not None:
-            return best
+            return best[1]
         segment = quickest_way_in(task)
         return segment if room or segment.kind != "stem" else self._any_fused(task)
 
@@ -199,7 +188,7 @@ class Turn:
         num_growing = sum(request.growing for request in everybody)
         for num_leaving in range(max(1, num_growing), len(by_deadline)):
             leaving_s = costs.head(depth, num_leaving)
-            staying_s = costs.way_out(depth, target, len(by_deadline) - num_leaving)
+            staying_s = costs.way_out(depth, target, len(by_deadline) - num_leaving)[0]
             extra_s = leaving_s + staying_s - costs.head(depth, len(everybody))
             end_s = self._plan.now_s + leaving_s + staying_s
             if end_s <= by_deadline[num_leaving].deadline_s and extra_s <= others_slack_s:
@@ -228,9 +217,9 @@ class Turn:
         those in flight leave no time for any."""
         if not waiting:
             return None
-        finish, limit_s = Finish(self._plan.now_s, self._plan.calm), math.inf
+        row, limit_s = Row(self._plan.now_s), math.inf
         for task in in_flight:
-            limit_s = min(limit_s, task.deadline_s - finish.add(task.cost_s))
+            limit_s = min(limit_s, task.deadline_s - row.add(task.times))
         head = waiting[0]
         grows = head.id in self._growing
         kind = (head.min_depth, head.max_depth, grows)
@@ -245,13 +234,13 @@ class Turn:
             queue,
             self._plan.now_s,
             sizes,
-            lambda size: costs.path(head.min_depth, size, grows=grows),
+            lambda size: self._counted_on(costs.path(head.min_depth, size, grows=grows)),
             limit_s,
         )
         if not batch:
             return None
         requests = tuple(batch)
-        task = Task(head.deadline_s, 0.0, requests, None, requests, costs)
+        task = Task(head.deadline_s, NOTHING, requests, None, requests, costs)
         task.num_growing = len(requests) if grows else 0
         segment = quickest_way_in(task)
         if segment.kind == "stem" and not room:
@@ -259,17 +248,24 @@ class Turn:
             if fused is None:
                 return None
             segment = fused
-        doomed = self._doomed_by(costs.path(head.min_depth, len(batch), grows=grows), requests)
+        doomed = self._doomed_by(costs.path(head.min_depth, len(batch), grows=grows)[1], requests)
         if doomed:
             reason = ShedReason.REJECTED_OVERLOAD
             return ShedRequests(doomed, reason, self._plan.length_s, _NO_CHANCE)
         why = Why("not all {:.0f} can be in time: the largest batch first", (len(waiting),))
         return Run(segment, requests, None, why)
 
+    def _counted_on(self, times: Times) -> float:
+        """What a run is taken to need: midway between what it typically takes and what it seldom
+        exceeds, so that the most urgent are neither given up for a small risk nor kept for a small
+        chance. When more come than can be served, somebody who is safe can always be found."""
+        seldom_s, typical_s = times
+        return seldom_s if self._prices.rho >= FLOOD else (seldom_s + typical_s) / 2
+
     def _doomed_by(self, run_s: float, batch: tuple[Request, ...]) -> tuple[Request, ...]:
-        """Those who wait for a run of ``run_s`` and would be late after it even with luck."""
-        luck = LUCK * self._plan.calm
-        end_s = self._plan.now_s + run_s * luck - EPSILON_S
+        """Those who wait for a run of typically ``run_s`` and would be late after it even with
+        luck."""
+        end_s = self._plan.now_s + run_s * LUCK - EPSILON_S
         chosen = {request.id for request in batch}
         doomed = []
         for request in self._snapshot.waiting:
@@ -277,7 +273,7 @@ class Turn:
                 continue
             grows = request.id in self._growing
             costs = self._plan.quickest(request.min_depth, grows)
-            path_s = costs.path(request.min_depth, 1, grows=grows) * luck
+            path_s = costs.typical_path(request.min_depth, grows=grows) * LUCK
             if end_s + path_s > request.deadline_s:
                 doomed.append(request)
         return tuple(doomed)

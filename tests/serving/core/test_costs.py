@@ -7,8 +7,8 @@ import math
 import pytest
 
 from serving.core import segment as segments
-from serving.core.costs import BATCHING_GAIN, Costs, Paths, paths_of
-from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
+from serving.core.costs import BATCHING_GAIN, NEVER, Costs, Paths, late_share, paths_of
+from serving.core.latency import TAIL_QUANTILE, LatencyModel
 from serving.core.segment import Segment, fused_exit, head, stack
 from tests.serving.world import cost_s, exact_profile
 
@@ -52,6 +52,11 @@ def costs_of(available: object = tuple(LOOKUPS), table: Table | None = None) -> 
 
 def ms(value: float) -> object:
     return pytest.approx(value / 1e3)
+
+
+def exactly(value: float) -> object:
+    """Of times that are typical and never exceeded."""
+    return pytest.approx((value / 1e3, value / 1e3))
 
 
 # ---- ways ---------------------------------------------------------------------------------------
@@ -115,26 +120,25 @@ def test_nothing_is_no_way():
 def test_the_quickest_path_to_each_exit(batch, unit, fused, quickest):
     costs = costs_of()
     for depth in (1, 2, 3):
-        assert costs.unit_path(depth, batch) == ms(unit[depth - 1])
-        assert costs.fused(depth, batch) == ms(fused[depth - 1])
-        assert costs.path(depth, batch) == ms(quickest[depth - 1])
-        assert costs.path(depth, batch, grows=True) == ms(unit[depth - 1])
+        assert costs.unit_path(depth, batch) == exactly(unit[depth - 1])
+        assert costs.fused(depth, batch) == exactly(fused[depth - 1])
+        assert costs.path(depth, batch) == exactly(quickest[depth - 1])
+        assert costs.path(depth, batch, grows=True) == exactly(unit[depth - 1])
 
 
 def test_an_exit_that_the_model_lacks_is_never_reached():
     costs = costs_of()
-    assert costs.path(4, 1) == costs.path(4, 1, grows=True) == math.inf
+    assert costs.path(4, 1) == costs.path(4, 1, grows=True) == NEVER
     assert costs.typical_path(4) == math.inf
 
 
 def test_where_all_is_fused_nothing_grows():
     table = {fused_exit(depth): (10 * depth, 15 * depth) for depth in (1, 2, 3)}
     costs = costs_of(FUSED, Table(table, calm=0.5))
-    assert costs.path(2, 2) == ms(30)
-    assert costs.unit_path(2, 1) == costs.path(2, 1, grows=True) == math.inf
+    assert costs.path(2, 2) == pytest.approx((0.030, 0.015))
+    assert costs.unit_path(2, 1) == costs.path(2, 1, grows=True) == NEVER
     assert costs.typical_path(2) == ms(10)
     assert costs.typical_path(2, grows=True) == math.inf
-    assert costs.calm == 0.5
 
 
 def test_parts_of_a_path():
@@ -142,7 +146,7 @@ def test_parts_of_a_path():
     assert costs.stem(2) == ms(5)
     assert costs.stacks(0, 3, 1) == ms(3 + 2 + 1)
     assert costs.stacks(2, 2, 1) == 0
-    assert costs.way_out(1, 3, 2) == ms(3 + 2 + 10)
+    assert costs.way_out(1, 3, 2) == exactly(3 + 2 + 10)
     assert costs.head(2, 0) == 0, "no rows"
 
 
@@ -172,25 +176,26 @@ def test_runs_in_a_row_are_not_all_unlucky():
     """Half of each is typical; of the other halves, the root of the squares."""
     costs = costs_of(table=Table(calm=0.5))
     assert costs.head(1, 1) == ms(5), "one run is as it is"
-    assert costs.way_out(0, 1, 1) == ms((3 + 5) / 2 + math.hypot(3, 5) / 2)
-    assert costs.unit_path(1, 1) == ms((4 + 3 + 5) / 2 + math.hypot(4, 3, 5) / 2)
+    assert costs.way_out(0, 1, 1)[0] == ms((3 + 5) / 2 + math.hypot(3, 5) / 2)
+    assert costs.unit_path(1, 1)[0] == ms((4 + 3 + 5) / 2 + math.hypot(4, 3, 5) / 2)
     assert costs.stacks(0, 3, 1) == ms((3 + 2 + 1) / 2 + math.hypot(3, 2, 1) / 2)
+    assert costs.typical_stacks(0, 3, 1) == ms((3 + 2 + 1) / 2)
+    assert costs.unit_path(1, 1)[1] == ms((4 + 3 + 5) / 2)
 
 
 def test_typical_times_are_of_the_path_that_is_typically_quickest():
     costs = costs_of(table=Table(calm=0.5))
-    assert costs.typical((segments.STEM, head(1)), 2) == ms((5 + 6) / 2)
     assert costs.typical_path(1) == ms(11 / 2)
     assert costs.typical_path(1, grows=True) == ms(12 / 2)
 
 
-def test_calm_is_the_share_of_the_prediction_that_is_typical():
-    profile = exact_profile()
-    assert Costs(LatencyModel(profile), Paths(UNITS, 3)).calm == 1.0
-    assert costs_of(table=Table(calm=0.5)).calm == 0.5
-    spread = {key: Quantiles(q.p50_s, q.p50_s * 2, q.p50_s * 4) for key, q in profile.table.items()}
-    profile = LatencyProfile("fake 1", "nowhere", "2026-01-01", 1, spread)
-    assert Costs(LatencyModel(profile), Paths(UNITS, 3)).calm == 0.25
+@pytest.mark.parametrize(
+    ("limit_s", "late"),
+    [(0.020, 1 - TAIL_QUANTILE), (0.030, (1 - TAIL_QUANTILE) / math.e), (10.0, 0.0)],
+)
+def test_the_more_time_a_run_has_the_fewer_are_late(limit_s, late):
+    assert late_share((0.020, 0.010), limit_s) == pytest.approx(late)
+    assert late_share((0.020, 0.020), limit_s) == 0.0, "it always takes the same"
 
 
 @pytest.mark.parametrize(
@@ -229,5 +234,5 @@ def test_times_are_those_of_the_own_model():
     latency = LatencyModel(profile)
     small, large = (Costs(latency, paths) for paths in paths_of({s for s, _ in profile.table}))
     for depth in (1, 2, 3):
-        assert large.path(depth, 1) == pytest.approx(2 * small.path(depth, 1))
+        assert large.path(depth, 1)[0] == pytest.approx(2 * small.path(depth, 1)[0])
         assert large.typical_path(depth) == pytest.approx(2 * small.typical_path(depth))

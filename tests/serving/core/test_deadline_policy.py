@@ -92,11 +92,8 @@ def test_alone_a_looser_budget_never_yields_a_shallower_exit(offer, growing):
 
 @pytest.mark.parametrize("depth", range(1, NUM_EXITS + 1))
 @pytest.mark.parametrize("fused", [True, False])
-def test_alone_the_deepest_exit_that_fits_and_is_worth_its_risk_is_reached(depth, fused):
-    """The last exit adds 1.6 %, not enough to give up the chance to stop on the way."""
-    needed_s = unit_s(depth)
-    if fused and depth < NUM_EXITS:
-        needed_s = cost_s(segments.fused_exit(depth))
+def test_alone_the_deepest_exit_that_fits_is_reached(depth, fused):
+    needed_s = cost_s(segments.fused_exit(depth)) if fused else unit_s(depth)
     for budget_s, reached in ((needed_s + 1e-6, depth), (needed_s - 1e-6, depth - 1)):
         world = World(FakeRunner(FakeClock(), fused=fused))
         assert depth_of(world.play([request(0, budget_s=budget_s)])[0]) == reached
@@ -113,10 +110,10 @@ def test_alone_with_fused_segments_only_the_deepest_that_fits_is_reached(depth, 
         assert len(world.answers[0]) == (reached > 0), "one exit, one answer"
 
 
-def test_with_fused_segments_only_it_goes_as_deep_as_the_slack_of_those_behind_allows():
+def test_with_fused_segments_only_it_goes_as_deep_as_its_share_of_the_slack_allows():
     policy = make_policy(FakeRunner(FakeClock(), units=False, batch_sizes=(1,)))
     latency = LatencyModel(exact_profile())
-    both_s = cost_s(segments.fused_exit(2)) + cost_s(segments.fused_exit(1)) + 1e-6
+    both_s = 2 * cost_s(segments.fused_exit(2)) + 1e-6
     first, behind = request(0, budget_s=both_s), request(1, budget_s=both_s)
     alone = policy.decide(Snapshot(0.0, (first,), ()), latency)
     assert alone == Run(segments.fused_exit(5), (first,), None)

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.core.demand import MIN_ARRIVALS, UNKNOWN, WINDOW, Demand, DemandMeter
+from serving.core.demand import (
+    MIN_ARRIVALS,
+    NUM_BUDGETS,
+    UNKNOWN,
+    WINDOW,
+    Demand,
+    DemandMeter,
+)
 
 
 def measured(instants: list[float], budgets: list[float], now_s: float) -> Demand:
@@ -24,15 +31,18 @@ def recomputed(instants: list[float], budgets: list[float], now_s: float) -> Dem
     if now_s - instants[-1] > gaps.mean():
         gaps = np.append(gaps, now_s - instants[-1])
     mean_s = float(gaps.mean())
-    return Demand(1 / mean_s, float(gaps.var()) / mean_s**2, float(np.mean(budgets)))
+    ordered = sorted(budgets)
+    middles = [int((i + 0.5) * len(ordered) / NUM_BUDGETS) for i in range(NUM_BUDGETS)]
+    budgets_s = tuple(ordered[middle] for middle in middles)
+    return Demand(1 / mean_s, float(gaps.var()) / mean_s**2, budgets_s)
 
 
 def close(demand: Demand) -> object:
-    return pytest.approx((demand.rate_hz, demand.cv2, demand.budget_s), rel=1e-6, abs=1e-6)
+    return pytest.approx(values(demand), rel=1e-6, abs=1e-6)
 
 
-def values(demand: Demand) -> tuple[float, float, float]:
-    return demand.rate_hz, demand.cv2, demand.budget_s
+def values(demand: Demand) -> tuple[float, ...]:
+    return demand.rate_hz, demand.cv2, *demand.budgets_s
 
 
 @pytest.mark.parametrize("count", range(MIN_ARRIVALS))
@@ -52,7 +62,7 @@ def test_few_arrivals_tell_nothing(count):
 def test_rate_and_unevenness(gaps, rate_hz, cv2):
     instants = np.cumsum([0.0, *gaps]).tolist()
     demand = measured(instants, [0.2] * len(instants), instants[-1])
-    assert values(demand) == pytest.approx((rate_hz, cv2, 0.2))
+    assert values(demand) == pytest.approx((rate_hz, cv2, *[0.2] * NUM_BUDGETS))
 
 
 def test_a_poisson_process_has_a_variation_near_one():
@@ -64,10 +74,12 @@ def test_a_poisson_process_has_a_variation_near_one():
     assert np.mean(seen) == pytest.approx(1.0, abs=0.1)
 
 
-def test_the_budget_is_the_mean_of_those_in_the_window():
+def test_budgets_are_those_in_the_window_each_for_its_share():
     instants = [0.1 * i for i in range(2 * WINDOW)]
     budgets = [9.0] * WINDOW + [0.1, 0.3] * (WINDOW // 2)
-    assert measured(instants, budgets, instants[-1]).budget_s == pytest.approx(0.2)
+    demand = measured(instants, budgets, instants[-1])
+    assert demand.budgets_s == (0.1,) * 3 + (0.3,) * 3
+    assert demand.budget_s == pytest.approx(0.2)
 
 
 def test_silence_counts_once_it_is_longer_than_the_usual_gap():

@@ -39,8 +39,8 @@ def plain(id: int, budget_s: float = 1.0, min_depth: int = 1, max_depth: int = N
     return Request(id, 0.0, budget_s, min_depth, max_depth)
 
 
-def decide(waiting=(), cohorts=(), answered=None, max_cohorts=8):
-    policy = make_policy(FakeRunner(FakeClock()), max_cohorts)
+def decide(waiting=(), cohorts=(), answered=None, max_cohorts=8, **offer):
+    policy = make_policy(FakeRunner(FakeClock(), **offer), max_cohorts)
     return policy.decide(Snapshot(0.0, tuple(waiting), tuple(cohorts), answered or {}), LATENCY)
 
 
@@ -104,7 +104,7 @@ def test_its_first_answer_does_not_come_before_those_who_have_no_time_for_it():
 
 def test_its_heads_count_against_it_when_depth_is_shared_out():
     asked, other = grown(0, 0.9), plain(1)
-    assert decide([asked, other]) == Run(segments.STEM, (other,), None)
+    assert decide([asked, other], fused=False) == Run(segments.STEM, (other,), None)
 
 
 def test_a_batch_of_both_kinds_starts_early_only_with_time_for_all_its_heads():
@@ -144,10 +144,10 @@ def test_with_an_answer_it_makes_room_for_a_newcomer():
     decision = decide([newcomer], cohorts, {0: 1, 1: 3}, max_cohorts=2)
     assert decision == Run(segments.fused_exit(1), (newcomer,), None), "which needs no room"
     stopping = plain(2, unit_s(3) + 0.001)
-    decision = decide([stopping], cohorts, {0: 1, 1: 3}, max_cohorts=2)
+    decision = decide([stopping], cohorts, {0: 1, 1: 3}, max_cohorts=2, fused=False)
     assert decision == Conclude((asked[1],))
     cohorts.pop()
-    decision = decide([stopping], cohorts, {0: 1}, max_cohorts=2)
+    decision = decide([stopping], cohorts, {0: 1}, max_cohorts=2, fused=False)
     assert decision == Run(segments.STEM, (stopping,), None)
 
 

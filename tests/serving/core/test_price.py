@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from serving.core import price as prices
 from serving.core.demand import UNKNOWN, Demand
-from serving.core.price import CAUTION, MAX_CV2, MIN_CV2, REACH, price
+from serving.core.price import CAUTION, MAX_CV2, MIN_CV2, Price
 
 REQUEST_S, ACCURACY = 0.010, 0.5
-BUSY = Demand(rate_hz=80.0, cv2=1.0, budget_s=0.2)
+BUSY = Demand(rate_hz=80.0, cv2=1.0, budgets_s=(0.2,))
 FLOOD = CAUTION * ACCURACY / REQUEST_S
 """What engine time is worth when whoever comes is sure to be lost."""
 
 
 def of(demand: Demand, backlog_s: float = 0.05) -> float:
-    return price(demand, backlog_s, REQUEST_S, ACCURACY)
+    return Price(demand, REQUEST_S, ACCURACY).at(backlog_s)
 
 
 def rising(values: list[float]) -> bool:
@@ -36,8 +36,8 @@ def test_time_is_free_when_nobody_will_come(backlog_s):
 
 
 def test_time_is_free_when_whoever_comes_would_be_late_anyway():
-    assert of(replace(BUSY, budget_s=REQUEST_S / REACH)) == 0.0
-    assert of(replace(BUSY, budget_s=REQUEST_S / REACH + 0.01)) > 0.0
+    assert of(replace(BUSY, budgets_s=(REQUEST_S,))) == 0.0
+    assert of(replace(BUSY, budgets_s=(REQUEST_S + 0.01,))) > 0.0
 
 
 def test_without_a_backlog_nobody_is_delayed():
@@ -47,7 +47,7 @@ def test_without_a_backlog_nobody_is_delayed():
 @pytest.mark.parametrize("rate_hz", [20.0, 80.0, 100.0, 120.0])
 def test_it_rises_with_the_backlog(rate_hz):
     demand = replace(BUSY, rate_hz=rate_hz)
-    limit_s = REACH * demand.budget_s - REQUEST_S
+    limit_s = demand.budget_s - REQUEST_S
     assert rising([of(demand, share * limit_s) for share in np.linspace(0.0, 1.0, 20)])
 
 
@@ -61,7 +61,13 @@ def test_it_rises_with_burstiness_while_the_engine_can_keep_up():
 
 def test_it_falls_as_newcomers_have_more_time():
     budgets = (0.8, 0.4, 0.2, 0.15, 0.1)
-    assert rising([of(replace(BUSY, budget_s=budget_s)) for budget_s in budgets])
+    assert rising([of(replace(BUSY, budgets_s=(budget_s,))) for budget_s in budgets])
+
+
+def test_each_budget_counts_for_its_share():
+    mixed = of(replace(BUSY, budgets_s=(0.1, 0.4)))
+    apart = [of(replace(BUSY, budgets_s=(budget_s,))) for budget_s in (0.1, 0.4)]
+    assert mixed == pytest.approx(sum(apart) / 2)
 
 
 def test_small_samples_are_not_believed_beyond_reason():
@@ -81,14 +87,33 @@ def test_in_a_flood_it_is_the_accuracy_that_the_time_would_have_made(demand, bac
     assert of(demand, backlog_s) == pytest.approx(FLOOD, rel=1e-4)
 
 
+@pytest.mark.parametrize("rho", [0.1, 0.25, 0.4])
+def test_nobody_is_lost_who_does_not_come(rho):
+    """Behind a backlog that is too long already, another second is too long for as many seconds as
+    it takes to be worked off, and costs whoever comes in them."""
+    demand = replace(BUSY, rate_hz=rho / REQUEST_S)
+    lost_hz = demand.rate_hz / (1 - rho)
+    assert of(demand, 1.0) == pytest.approx(CAUTION * ACCURACY * lost_hz)
+
+
 def test_it_is_proportional_to_accuracy():
-    assert price(BUSY, 0.05, REQUEST_S, 2 * ACCURACY) == pytest.approx(2 * of(BUSY))
+    assert Price(BUSY, REQUEST_S, 2 * ACCURACY).at(0.05) == pytest.approx(2 * of(BUSY))
 
 
-def test_nobody_is_lost_who_does_not_come():
-    """Of an overload that is about to ruin the next one, there must first be a next one."""
-    overload = Demand(rate_hz=200.0, cv2=MIN_CV2, budget_s=0.2)
-    assert of(overload, 0.001) == pytest.approx(FLOOD * (1 - math.exp(-0.2)))
+# ---- runs that cannot be stopped ----------------------------------------------------------------
+
+
+def test_a_run_that_nobody_has_to_wait_for_costs_what_it_adds():
+    price = Price(BUSY, REQUEST_S, ACCURACY)
+    assert price.of_run(0.19, 0.05, 0.04) == pytest.approx(price.at(0.09) * 0.05)
+    assert price.of_run(0.19, -0.01, 0.04) == pytest.approx(-price.at(0.04) * 0.01)
+
+
+def test_a_longer_one_costs_those_who_come_early_in_it():
+    """Of arrivals at 80/s with 190 ms to wait, those in the first 60 of 250 ms are late."""
+    price = Price(BUSY, REQUEST_S, ACCURACY)
+    blocked = price.of_run(0.25, 0.05, 0.04) - price.of_run(0.19, 0.05, 0.04)
+    assert blocked == pytest.approx(CAUTION * ACCURACY * 80 * 0.06)
 
 
 # ---- the ruin -----------------------------------------------------------------------------------
@@ -96,7 +121,7 @@ def test_nobody_is_lost_who_does_not_come():
 
 @pytest.mark.parametrize("theta", [0.0, 1e-9, -1e-9])
 def test_a_fair_walk_is_ruined_in_proportion(theta):
-    assert prices._ruin(theta, 0.03, 0.1) == pytest.approx(0.3)
+    assert prices._ruin(theta * 0.03, theta * 0.1, 0.3) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +134,14 @@ def test_a_fair_walk_is_ruined_in_proportion(theta):
     ],
 )
 def test_ruin_with_odds_on_one_side(theta, ruin):
-    assert prices._ruin(theta, 0.3, 1.0) == pytest.approx(ruin)
+    assert prices._ruin(theta * 0.3, theta, 0.3) == pytest.approx(ruin)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
 @pytest.mark.parametrize("limit", [1e-6, -1e-6, prices._STEEP, -prices._STEEP])
 def test_nothing_jumps_where_an_exponential_gives_way_to_another_form(share, limit):
-    low, high = (prices._ruin(limit * factor, share, 1.0) for factor in (1 - 1e-9, 1 + 1e-9))
+    limits = (limit * (1 - 1e-9), limit * (1 + 1e-9))
+    low, high = (prices._ruin(near * share, near, share) for near in limits)
     assert low == pytest.approx(high, rel=1e-5, abs=1e-6)
 
 
@@ -135,26 +161,27 @@ def ruined(theta_per_s: float, backlog_s: float, limit_s: float, rng: np.random.
 @pytest.mark.parametrize("cv2", [0.5, 2.0])
 def test_the_ruin_is_that_of_a_random_walk(rho, cv2):
     backlog_s, budget_s = 0.06, 0.2
-    limit_s = REACH * budget_s - REQUEST_S
+    limit_s = budget_s - REQUEST_S
     theta = 2 * (1 - rho) / (rho * REQUEST_S * cv2)
     share = ruined(theta, backlog_s, limit_s, np.random.default_rng(7))
     backlog_s = round(backlog_s / limit_s * 100) / 100 * limit_s  # where the walks begin
-    demand = Demand(rho / REQUEST_S, cv2, budget_s)
-    assert math.exp(-demand.rate_hz * backlog_s) < 0.02, "somebody will come"
+    demand = Demand(rho / REQUEST_S, cv2, (budget_s,))
     assert of(demand, backlog_s) / FLOOD == pytest.approx(share, abs=0.04)
 
 
 @given(
     rate_hz=st.just(0.0) | st.floats(1e-9, 1e9),
     cv2=st.floats(0.0, 1e12),
-    budget_s=st.floats(-10.0, 1e9),
+    budgets_s=st.lists(st.floats(-10.0, 1e9), max_size=6),
     backlog_s=st.floats(0.0, 1e9),
     request_s=st.floats(1e-9, 1e6),
     accuracy=st.floats(0.0, 1.0),
 )
-def test_it_is_between_nothing_and_a_floods(rate_hz, cv2, budget_s, backlog_s, request_s, accuracy):
-    demand = Demand(rate_hz, cv2, budget_s)
-    value = price(demand, backlog_s, request_s, accuracy)
+def test_it_is_between_nothing_and_a_floods(
+    rate_hz, cv2, budgets_s, backlog_s, request_s, accuracy
+):
+    demand = Demand(rate_hz, cv2, tuple(sorted(budgets_s)))
+    value = Price(demand, request_s, accuracy).at(backlog_s)
     assert 0.0 <= value <= CAUTION * accuracy / request_s * (1 + 1e-12)
 
 
@@ -164,6 +191,6 @@ def test_it_is_between_nothing_and_a_floods(rate_hz, cv2, budget_s, backlog_s, r
     st.lists(st.floats(0.0, 1.0), min_size=2, max_size=6),
 )
 def test_more_backlog_never_makes_time_cheaper(rate_hz, cv2, backlogs):
-    demand = Demand(rate_hz, cv2, 0.2)
+    demand = Demand(rate_hz, cv2, (0.2,))
     values = [of(demand, backlog_s) for backlog_s in sorted(backlogs)]
     assert all(high >= low - 1e-9 * FLOOD for low, high in pairwise(values))

@@ -143,8 +143,8 @@ def test_merged_they_go_deep_together_and_both_in_time():
 
 # ---- the price ----------------------------------------------------------------------------------
 
-CALM = Demand(rate_hz=1.0, cv2=1.0, budget_s=0.1)
-FLOOD = Demand(rate_hz=1000.0, cv2=1.0, budget_s=0.1)
+CALM = Demand(rate_hz=1.0, cv2=1.0, budgets_s=(0.1,))
+FLOOD = Demand(rate_hz=1000.0, cv2=1.0, budgets_s=(0.1,))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,8 @@ def test_in_a_flood_a_lone_request_leaves_at_the_first_exit(demand, segment):
 @pytest.mark.parametrize(
     ("demand", "offer", "segment"),
     [
-        (UNKNOWN, "unit and fused", segments.STEM),
+        (UNKNOWN, "unit and fused", segments.fused_exit(5)),
+        (UNKNOWN, "unit only", segments.STEM),
         (UNKNOWN, "fused only", segments.fused_exit(5)),
         (CALM, "fused only", segments.fused_exit(5)),
         (FLOOD, "unit and fused", segments.fused_exit(1)),
@@ -182,12 +183,12 @@ def test_the_price_is_paid_by_a_batch_where_one_alone_could_not():
     alone = Cohort(7, 1, (request(0),))
     four = Cohort(7, 1, tuple(request(i) for i in range(4)))
     # Engine time is worth more than .05 AP in 3 ms, and less than .2 AP in 4.8 ms.
-    rates = [rate for rate in range(60, 240, 2) if leaves(alone, rate) and not leaves(four, rate)]
+    rates = [rate for rate in range(60, 1000, 4) if leaves(alone, rate) and not leaves(four, rate)]
     assert rates
 
 
 def leaves(cohort: Cohort, rate_hz: int) -> bool:
-    demand = Demand(rate_hz, 1.0, 0.1)
+    demand = Demand(rate_hz, 1.0, (0.1,))
     return decide((), [cohort], demand=demand).segment == segments.head(1)
 
 
