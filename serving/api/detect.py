@@ -15,16 +15,17 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Send
 
 from serving.api.ask import Ask, write_reply
+from serving.api.backlog import Backlog
 from serving.api.body import read_body
 from serving.api.budget import Budget, parse_budget
 from serving.api.connection import while_connected
@@ -51,11 +52,14 @@ from serving.metrics import Metrics, Reply, RequestRecord
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MIN_BUDGET_HEADROOM = 1.5
 """A budget that is suggested must still do a moment later, when predictions have moved."""
 
-BATCH_SHARE = 0.45
-"""A batch takes at least this share of the time per image that one image alone takes."""
+HOPELESS = 0.7
+"""Share of the expected wait that already leaves too little time. The estimate is rough, and who is
+refused for it might have been served."""
 
 MAX_READ_SHARE = 0.1
 """Reading a body is taken to need at most this share of what follows it, on an idle server."""
@@ -106,14 +110,15 @@ class Detector:
         self._clock = clock
         self._ids = itertools.count()
         self._num_requests = 0
-        self._num_decoding = 0
+        self._backlog = Backlog(clock)
 
     async def serve(self, http: HttpRequest, surface: Surface) -> Response:
         """The reply to one request. Raises ServingError."""
         ask = self._ask(http)
         with self._counted(ask):
             message = await self._understand(http, surface, ask)
-            found = await while_connected(http.receive, self._find(message, ask))
+            finding = self._inside(ask, self._find(message, ask))
+            found = await while_connected(http.receive, finding)
             response, ask.reply = self._reply(message, ask, *found)
             return response
 
@@ -124,7 +129,7 @@ class Detector:
         try:
             with self._counted(ask, stream):
                 message = await self._understand(http, surface, ask)
-                telling = self._tell(message, ask, stream)
+                telling = self._inside(ask, self._tell(message, ask, stream))
                 ask.reply, reason = reply, _ = await while_connected(http.receive, telling)
             event, details = DONE, self._done(ask, reply, reason, stream)
         except Exception as error:
@@ -198,9 +203,9 @@ class Detector:
         if message.timeout_s is not None:
             _allow(http, ask, ask.budget.wished(message.timeout_s))
         ask.read_s = self._clock()
-        self._check_feasible(message.header, ask)
+        needed_s = self._check_feasible(message.header, ask)
         self._metrics.demanded()
-        self._check_room(ask)
+        self._check_room(needed_s, ask)
         return message
 
     async def _read(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
@@ -223,11 +228,13 @@ class Detector:
                 ShedReason.REJECTED_EXPIRED,
             ) from error
 
-    def _check_feasible(self, header: Header, ask: Ask) -> None:
+    def _check_feasible(self, header: Header, ask: Ask) -> float:
+        """What an idle server would still need, in seconds. Raises BudgetInfeasible or
+        Overloaded."""
         needed_s = self.min_budget_s(header, self._backend.predicted_s(ask.options.min_depth))
         elapsed_s = ask.read_s - ask.arrival_s
         if ask.budget.seconds >= needed_s + elapsed_s:
-            return
+            return needed_s
         # Reading takes a little always, which an idle server needs as well. What exceeds that is a
         # slow sender or a busy server, and no reason to call the budget too small for ever.
         needed_s += min(elapsed_s, needed_s * MAX_READ_SHARE)
@@ -244,21 +251,25 @@ class Detector:
             min_budget_s,
         )
 
-    def _check_room(self, ask: Ask) -> None:
-        """In a flood most images could only be decoded to be refused, and that would take the time
-        from those that are served."""
-        num_ahead = self._num_decoding + self._backend.num_waiting
-        ahead_s = num_ahead * self._backend.predicted_s(ask.options.min_depth) * BATCH_SHARE
-        if ahead_s > ask.budget.seconds:
+    def _check_room(self, needed_s: float, ask: Ask) -> None:
+        wait_s = self._backlog.wait_s(ask.deadline_s) * HOPELESS
+        if ask.read_s + wait_s + needed_s > ask.deadline_s and wait_s > 0.0:
+            num_ahead = self._backlog.num_ahead(ask.deadline_s)
             raise Overloaded(
-                f"The {num_ahead} requests that wait leave no time for this one's budget.",
+                f"The {num_ahead} requests that are due before leave no time for this one.",
                 ShedReason.REJECTED_OVERLOAD,
-                ahead_s,
+                wait_s,
             )
+
+    async def _inside(self, ask: Ask, work: Awaitable[T]) -> T:
+        """The result of ``work``, during which others count this request as ahead of them."""
+        with self._backlog.joined(ask.deadline_s):
+            result = await work
+            self._backlog.answered()
+        return result
 
     async def _decode(self, message: Message, ask: Ask) -> tuple[Image, Letterbox]:
         """Its pixels. Raises Overloaded or InvalidImage."""
-        self._num_decoding += 1
         try:
             async with asyncio.timeout(ask.deadline_s - self._clock()):
                 decoded = await self._pool.decode(message.data, message.header)
@@ -267,8 +278,6 @@ class Detector:
                 "The deadline came while the image waited to be decoded.",
                 ShedReason.REJECTED_EXPIRED,
             ) from error
-        finally:
-            self._num_decoding -= 1
         ask.decoded_s = self._clock()
         return decoded
 

@@ -222,6 +222,13 @@ class Costs:
             known = self._paying[depth] = tuple(paying)
         return known
 
+    def slowest(self) -> float:
+        """What one image takes half of the time to the boxes of the deepest exit, by the slower way
+        there is."""
+        depth = self.paths.num_exits
+        ways = (self.fused(depth, 1)[1], self.unit_path(depth, 1)[1])
+        return max(seconds for seconds in ways if seconds < math.inf)
+
     def typical_path(self, depth: int, *, grows: bool = False) -> float:
         """What one image takes half of the time to the boxes of ``depth``, the quickest way;
         infinite if the model has no such exit or no such way."""

@@ -29,7 +29,7 @@ grow.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 
 from serving.core.costs import EPSILON_S, Costs, paths_of
 from serving.core.errors import ShedReason
@@ -95,10 +95,12 @@ def _shed_expired(
 ) -> ShedRequests | None:
     """Those that would be late with their first answer even alone and at a typical pace."""
     latest_s = snapshot.now_s - EPSILON_S
+    # Those behind, in order of deadline, have time for any exit.
+    enough_s = latest_s + max(costs.slowest() for costs in models)
     # Whether it grows, by the shallowest exit: the last instant at which it can be started.
     limits_s: tuple[dict[int, float], dict[int, float]] = ({}, {})
     expired = []
-    for request in snapshot.waiting:
+    for request in takewhile(lambda r: r.deadline_s < enough_s, snapshot.waiting):
         grows = bool(growing) and request.id in growing
         limit_s = limits_s[grows].get(request.min_depth)
         if limit_s is None:

@@ -65,28 +65,23 @@ class Depth:
         self._backlog_s = plan.length_s
         self._prices = price
         # What one of those who have yet to start may take, so that it is enough for each of them.
-        num_waiting = sum([task.cohort is None for task in plan.tasks])
-        self._share_s = min(plan.slack_s, plan.slack_s / max(1, num_waiting))
+        self._share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting))
         self._price = price.at(self._backlog_s)
 
     def best_step(self, room: bool) -> Decision | None:
         """The step that buys most, None if none fits or is worth its price. ``room``: whether
         another cohort could be held."""
         tasks = self._plan.tasks
-        if len(tasks) == 1 and tasks[0].cohort is None:
+        if self._plan.is_alone:
             return self._start_alone(tasks[0])
         best: _Step | None = None
-        seen: set[tuple[int, int, int, int]] = set()
         for task in tasks:
-            if task.cohort is None:
-                # Of waiting tasks that are alike, the first has the most slack ahead of it.
-                kind = (task.min_depth, task.max_depth, len(task.requests), task.num_growing)
-                if kind in seen or not room:
-                    continue
-                seen.add(kind)
+            if task.cohort is not None:
+                step = self._go_on(task.cohort, task)
+            elif room:
                 step = self._start(task)
             else:
-                step = self._go_on(task.cohort, task)
+                continue
             # Of equals the one with most time, which has paid for it.
             if step is not None and (best is None or step[0] >= best[0]):
                 best = step

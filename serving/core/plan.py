@@ -66,9 +66,7 @@ class _Kind:
     sizes: tuple[int, ...]
     """Batch sizes that pay, smallest first."""
     alone_s: float
-    """One image to that exit."""
-    typical_s: float
-    """The same, half of the time."""
+    """What one image to that exit seldom exceeds."""
 
 
 class Plan:
@@ -84,7 +82,16 @@ class Plan:
         """``growing``: who of the snapshot can be answered more than once."""
         self.now_s = snapshot.now_s
         self.slack_s = math.inf
+        self.length_s = 0.0
+        """How long all of it typically takes."""
+        self.num_waiting = 0
+        """Steps of waiting requests."""
         self.tasks: list[Task] = []
+        """Steps that a decision may be about, in their order: of waiting ones that are alike only
+        the first, which has the most slack ahead of it."""
+        self._steps: list[tuple[float, Times, Task | None]] = []
+        """All of them, with the instant by which each must end."""
+        self._alike: set[tuple[int, int, int, int]] = set()
         self._models = models
         self._growing = growing
         self._sizes = batch_sizes
@@ -96,17 +103,21 @@ class Plan:
         for task in leaving:
             while start < len(waiting) and waiting[start].deadline_s < task.deadline_s:
                 start = self._add_waiting(waiting, start)
-            self._add(task, task.times[0])
+            self._add(task)
         while start < len(waiting):
             start = self._add_waiting(waiting, start)
         self.slack_s += EPSILON_S
 
-    def _add(self, task: Task, least_s: float) -> None:
-        # A request that is late only by the cautious estimate still gets its chance, at once.
-        task.deadline_s = max(task.deadline_s, self.now_s + least_s)
+    def _add(self, task: Task) -> None:
         task.ahead_s = self.slack_s + EPSILON_S
-        self.slack_s = min(self.slack_s, task.deadline_s - self._row.add(task.times))
         self.tasks.append(task)
+        self._step(task.deadline_s, task.times, task)
+
+    def _step(self, deadline_s: float, times: Times, task: Task | None) -> None:
+        slack_s = deadline_s - self._row.add(times)
+        self.slack_s = min(self.slack_s, slack_s)
+        self.length_s += times[1]
+        self._steps.append((deadline_s, times, task))
 
     def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> Task:
         requests, costs = cohort.requests, self._models[cohort.model]
@@ -117,6 +128,7 @@ class Plan:
             depth = max(cohort.depth, min_depth)
             task.deadline_s = min(r.deadline_s for r in owed)
             task.times = costs.way_out(cohort.depth, depth, len(owed))
+            task.deadline_s = self._at_least(task.deadline_s, task.times[0])
         if self._growing:
             growing = [request for request in requests if request.id in self._growing]
             task.num_growing = len(growing)
@@ -145,19 +157,21 @@ class Plan:
         growing = self._num_growing(requests) if self._growing else 0
         if growing and not grows:  # one that grows has joined
             kind = self._kind(depth, True)
-        costs = kind.costs
-        task = Task(
-            first.deadline_s,
-            costs.path(depth, size, grows=growing > 0),
-            requests,
-            None,
-            requests,
-            costs,
-            (),
-            growing,
-        )
-        self._add(task, kind.alone_s)
+        times = kind.costs.path(depth, size, grows=growing > 0)
+        deadline_s = self._at_least(first.deadline_s, kind.alone_s)
+        self.num_waiting += 1
+        alike = (depth, max_depth, size, growing)
+        if alike in self._alike:
+            self._step(deadline_s, times, None)
+        else:
+            self._alike.add(alike)
+            task = Task(deadline_s, times, requests, None, requests, kind.costs, (), growing)
+            self._add(task)
         return start + size
+
+    def _at_least(self, deadline_s: float, needed_s: float) -> float:
+        """A request that is late only by the cautious estimate still gets its chance, at once."""
+        return max(deadline_s, self.now_s + needed_s)
 
     def _kind(self, depth: int, grows: bool) -> _Kind:
         key = (depth, grows)
@@ -165,7 +179,7 @@ class Plan:
         if kind is None:
             costs = min(self._models, key=lambda costs: costs.typical_path(depth, grows=grows))
             sizes = costs.paying_sizes(depth, self._sizes)
-            kind = _Kind(costs, sizes, *costs.path(depth, 1, grows=grows))
+            kind = _Kind(costs, sizes, costs.path(depth, 1, grows=grows)[0])
             self._kinds[key] = kind
         return kind
 
@@ -180,12 +194,12 @@ class Plan:
         """How long the other tasks can be put off, were this one done first."""
         row, slack_s = Row(self.now_s), math.inf
         row.add(task.times)
-        for other in self.tasks:
+        for deadline_s, times, other in self._steps:
             if other is not task:
-                slack_s = min(slack_s, other.deadline_s - row.add(other.times))
+                slack_s = min(slack_s, deadline_s - row.add(times))
         return slack_s
 
     @property
-    def length_s(self) -> float:
-        """How long all of it typically takes."""
-        return sum([task.times[1] for task in self.tasks])
+    def is_alone(self) -> bool:
+        """Whether all of it is one step of waiting requests."""
+        return len(self._steps) == self.num_waiting == 1

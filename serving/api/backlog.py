@@ -1,0 +1,70 @@
+"""Who was let in and has not left yet, and how fast they leave.
+
+In a flood most images could only be decoded to be refused, and decoding them takes the time from
+those that are served. So whoever comes is compared with those that are inside and due before it,
+and with how fast answers have lately come out: that has in it whatever slows this server down,
+wherever its engine runs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serving.core.ports import Clock
+
+WINDOW = 32
+"""Answers that are looked back at: a quarter of a second of a busy small server."""
+MIN_ANSWERS = 8
+"""With fewer nothing is known."""
+
+
+class Backlog:
+    """Of one server. Not thread-safe: the event loop owns it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._deadlines_s: list[float] = []  # of those inside, in order
+        self._gaps_s: deque[float] = deque(maxlen=WINDOW)
+        self._sum_s = 0.0
+        self._busy_since_s: float | None = None
+
+    @contextmanager
+    def joined(self, deadline_s: float) -> Iterator[None]:
+        """It is inside for as long as what is done within."""
+        insort(self._deadlines_s, deadline_s)
+        try:
+            yield
+        finally:
+            del self._deadlines_s[bisect_left(self._deadlines_s, deadline_s)]
+            if not self._deadlines_s:
+                self._busy_since_s = None  # the next answer will have been waited for, not queued
+
+    def answered(self) -> None:
+        """One of those inside has its answer."""
+        now_s = self._clock()
+        if self._busy_since_s is not None:
+            if len(self._gaps_s) == WINDOW:
+                self._sum_s -= self._gaps_s[0]
+            self._gaps_s.append(now_s - self._busy_since_s)
+            self._sum_s += self._gaps_s[-1]
+        self._busy_since_s = now_s
+
+    def num_ahead(self, deadline_s: float) -> int:
+        """Those inside that are due before ``deadline_s``."""
+        return bisect_left(self._deadlines_s, deadline_s)
+
+    def wait_s(self, deadline_s: float) -> float:
+        """Seconds until those ahead have left, at the pace of the latest answers; 0 for as long as
+        there have been few."""
+        count, sum_s = len(self._gaps_s), self._sum_s
+        if count < MIN_ANSWERS:
+            return 0.0
+        if (
+            self._busy_since_s is not None
+            and (open_s := self._clock() - self._busy_since_s) * count > sum_s
+        ):
+            count, sum_s = count + 1, sum_s + open_s  # that it takes longer is known before its end
+        return self.num_ahead(deadline_s) * sum_s / count

@@ -1,0 +1,89 @@
+"""How long who comes would wait: by those due before it, and by the pace of answers."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from serving.api.backlog import MIN_ANSWERS, WINDOW, Backlog
+from tests.serving.world import FakeClock
+
+
+class Server:
+    """A backlog in which ``inside`` wait, and answers as they are asked for."""
+
+    def __init__(self, *inside: float) -> None:
+        self.clock = FakeClock()
+        self.backlog = Backlog(self.clock)
+        self.stack = ExitStack()
+        self.enter(*inside)
+
+    def enter(self, *deadlines_s: float) -> None:
+        for deadline_s in deadlines_s:
+            self.stack.enter_context(self.backlog.joined(deadline_s))
+
+    def answer(self, count: int, gap_s: float) -> None:
+        for _ in range(count):
+            self.clock.now_s += gap_s
+            self.backlog.answered()
+
+    def wait_s(self, deadline_s: float = 100.0) -> float:
+        return self.backlog.wait_s(deadline_s)
+
+
+def test_those_due_before_are_waited_for_at_the_pace_of_answers():
+    server = Server(5.0, 3.0, 9.0, 3.0)
+    server.answer(MIN_ANSWERS + 1, 0.01)
+    for deadline_s, num_ahead in ((1.0, 0), (3.0, 0), (3.1, 2), (6.0, 3), (9.5, 4)):
+        assert server.backlog.num_ahead(deadline_s) == num_ahead
+        assert server.wait_s(deadline_s) == pytest.approx(num_ahead * 0.01)
+
+
+def test_few_answers_tell_nothing():
+    server = Server(1.0)
+    server.answer(MIN_ANSWERS, 0.01)
+    assert server.wait_s() == 0.0
+    server.answer(1, 0.01)
+    assert server.wait_s() > 0.0
+
+
+def test_answers_that_come_together_count_as_what_they_took_together():
+    server = Server(1.0)
+    for _ in range(4):
+        server.answer(1, 0.04)
+        server.answer(3, 0.0)
+    assert server.wait_s() == pytest.approx(3 * 0.04 / 15)
+
+
+def test_only_the_latest_count():
+    server = Server(1.0)
+    server.answer(100, 5.0)
+    server.answer(WINDOW, 0.01)
+    assert server.wait_s() == pytest.approx(0.01)
+
+
+def test_an_answer_that_does_not_come_counts_before_it_does():
+    server = Server(1.0)
+    server.answer(MIN_ANSWERS + 1, 0.01)
+    server.clock.now_s += 0.9
+    assert server.wait_s() == pytest.approx((MIN_ANSWERS * 0.01 + 0.9) / (MIN_ANSWERS + 1))
+
+
+def test_time_in_which_nobody_waits_is_nobodys():
+    server = Server(1.0)
+    server.answer(MIN_ANSWERS + 1, 0.01)
+    server.stack.close()
+    assert server.wait_s() == 0.0
+    server.clock.now_s += 1000.0
+    server.enter(2000.0)
+    server.answer(1, 0.01)  # what came before it was no queue
+    assert server.wait_s(3000.0) == pytest.approx(0.01)
+
+
+def test_whoever_ends_badly_is_not_inside_either():
+    server = Server()
+    with pytest.raises(RuntimeError), server.backlog.joined(1.0):
+        assert server.backlog.num_ahead(2.0) == 1
+        raise RuntimeError
+    assert server.backlog.num_ahead(2.0) == 0
