@@ -99,11 +99,12 @@ class Row:
 
 
 def _in_a_row(parts: Sequence[Times]) -> Times:
-    """What several runs take together."""
-    row = Row(0.0)
-    for times in parts:
-        row.add(times)
-    return row.latest_s, sum([typical_s for _, typical_s in parts])
+    """What several runs take together, as ``Row`` has it."""
+    typical_s = variance = 0.0
+    for seldom_s, half_s in parts:
+        typical_s += half_s
+        variance += (seldom_s - half_s) ** 2
+    return typical_s + math.sqrt(variance), typical_s
 
 
 class Costs:

@@ -64,6 +64,7 @@ class Depth:
         self._ladders = ladders
         self._backlog_s = plan.length_s
         self._prices = price
+        self._fused: dict[int, tuple[float, Segment] | None] = {}
         # What one of those who have yet to start may take, so that it is enough for each of them.
         self._share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting))
         self._price = price.at(self._backlog_s)
@@ -116,6 +117,11 @@ class Depth:
         """
         if task.num_growing:
             return None
+        if id(task) not in self._fused:
+            self._fused[id(task)] = self._find_fused(task)
+        return self._fused[id(task)]
+
+    def _find_fused(self, task: Task) -> tuple[float, Segment] | None:
         batch, limit_s = len(task.requests), task.cost_s + self._share_s
         planned_s = task.times[1]
         best: tuple[float, Segment] | None = None
@@ -148,10 +154,10 @@ class Depth:
             if costs is task.costs or ladder.ap(target) <= base:
                 target = ladder.next(least, task.max_depth)
             way: _Way | None = None
+            seldom_s, typical_s = costs.unit_path(least, batch)
+            apart_s = costs.apart(least, growing, plain, batch)
             while target:
-                seldom_s, typical_s = costs.unit_path(least, batch)
-                more_s = costs.apart(least, growing, plain, batch)
-                more_s += costs.deeper(least, target, batch, growing, plain)
+                more_s = apart_s + costs.deeper(least, target, batch, growing, plain)
                 if seldom_s + more_s - task.cost_s > (self._share_s if way else self._plan.slack_s):
                     break
                 extra_s = typical_s * (1.0 + more_s / seldom_s) - task.times[1]

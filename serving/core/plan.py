@@ -67,6 +67,8 @@ class _Kind:
     """Batch sizes that pay, smallest first."""
     alone_s: float
     """What one image to that exit seldom exceeds."""
+    times: dict[int, Times]
+    """Of batches of these sizes to that exit."""
 
 
 class Plan:
@@ -128,7 +130,7 @@ class Plan:
             depth = max(cohort.depth, min_depth)
             task.deadline_s = min(r.deadline_s for r in owed)
             task.times = costs.way_out(cohort.depth, depth, len(owed))
-            task.deadline_s = self._at_least(task.deadline_s, task.times[0])
+            task.deadline_s = max(task.deadline_s, self.now_s + task.times[0])
         if self._growing:
             growing = [request for request in requests if request.id in self._growing]
             task.num_growing = len(growing)
@@ -149,16 +151,16 @@ class Plan:
             if request.min_depth != depth or request.max_depth != max_depth:
                 break
             end += 1
-        size = 1
-        for paying in kind.sizes:
-            if paying <= end - start:
-                size = paying
+        size = end - start
+        if size not in kind.times:
+            size = max(paying for paying in kind.sizes if paying <= size)
         requests = waiting[start : start + size]
         growing = self._num_growing(requests) if self._growing else 0
         if growing and not grows:  # one that grows has joined
             kind = self._kind(depth, True)
-        times = kind.costs.path(depth, size, grows=growing > 0)
-        deadline_s = self._at_least(first.deadline_s, kind.alone_s)
+        times = kind.times[size] if size in kind.times else kind.costs.path(depth, size, grows=True)
+        # A request that is late only by the cautious estimate still gets its chance, at once.
+        deadline_s = max(first.deadline_s, self.now_s + kind.alone_s)
         self.num_waiting += 1
         alike = (depth, max_depth, size, growing)
         if alike in self._alike:
@@ -169,17 +171,14 @@ class Plan:
             self._add(task)
         return start + size
 
-    def _at_least(self, deadline_s: float, needed_s: float) -> float:
-        """A request that is late only by the cautious estimate still gets its chance, at once."""
-        return max(deadline_s, self.now_s + needed_s)
-
     def _kind(self, depth: int, grows: bool) -> _Kind:
         key = (depth, grows)
         kind = self._kinds.get(key)
         if kind is None:
             costs = min(self._models, key=lambda costs: costs.typical_path(depth, grows=grows))
             sizes = costs.paying_sizes(depth, self._sizes)
-            kind = _Kind(costs, sizes, costs.path(depth, 1, grows=grows)[0])
+            times = {size: costs.path(depth, size, grows=grows) for size in sizes}
+            kind = _Kind(costs, sizes, times[1][0], times)
             self._kinds[key] = kind
         return kind
 

@@ -20,6 +20,7 @@ drift ``rho - 1`` and variance ``rho * c * cv2``:
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 from serving.core.demand import Demand
 
@@ -30,55 +31,51 @@ load .6): with 1, up to 3 in 100 more are lost than if everybody left at the fir
 than 1, for half of the accuracy that depth adds with 1."""
 MIN_CV2, MAX_CV2 = 0.25, 16.0
 """Arrivals are never taken to be more even or more uneven than this: samples are small."""
-_STEEP = 50.0
-"""Where an exponential is all that is left of a quotient of two."""
+MIN_ODDS, MAX_ODDS = 1e-6, 700.0
+"""Exponents that are as good as none, and as good as certain, and that a float can hold."""
 
 
 class Price:
     """The price as a function of the backlog."""
 
-    __slots__ = ("_blocked", "_limits_s", "_theta", "flood", "rho")
+    __slots__ = ("_blocked", "_flood", "_limits_s", "_ruins", "_theta", "rho")
 
     def __init__(self, demand: Demand, request_s: float, accuracy: float) -> None:
         """``request_s``: engine seconds that a request typically needs; ``accuracy``: what it is
         answered with."""
-        self._limits_s = [budget_s - request_s for budget_s in demand.budgets_s]
+        # Whoever has no more time than it needs is late anyway.
+        limits_s = [budget_s - request_s for budget_s in demand.budgets_s if budget_s > request_s]
         self.rho = rho = demand.rate_hz * request_s
         cv2 = min(max(demand.cv2, MIN_CV2), MAX_CV2)
-        self._theta = 2.0 * (1.0 - rho) / (rho * request_s * cv2) if rho > 0.0 else 0.0
         lost = min(1.0, rho / (1.0 - rho)) if rho < 1.0 else 1.0
-        each = CAUTION * accuracy / max(1, len(self._limits_s))
-        self.flood = each * lost / request_s
+        each = CAUTION * accuracy / max(1, len(demand.budgets_s))
+        self._flood = each * lost / request_s
         self._blocked = each * demand.rate_hz
+        self._theta = 0.0
+        self._limits_s: list[float] = []
+        self._ruins: list[float] = []
+        if rho > 0.0 and limits_s:
+            theta, longest_s = 2.0 * (1.0 - rho) / (rho * request_s * cv2), limits_s[-1]
+            odds = min(max(abs(theta), MIN_ODDS / longest_s), MAX_ODDS / longest_s)
+            self._theta = theta = math.copysign(odds, theta)
+            self._limits_s = limits_s
+            self._ruins = [math.expm1(theta * limit_s) for limit_s in limits_s]
 
     def at(self, backlog_s: float) -> float:
         """Accuracy per second of engine time that is lost behind a backlog of so many seconds."""
-        if not self.flood:
+        if not self._limits_s:
             return 0.0
-        theta = self._theta
-        ruin = 0.0
-        for limit_s in self._limits_s:
-            if limit_s > backlog_s:
-                ruin += _ruin(theta * backlog_s, theta * limit_s, backlog_s / limit_s)
-            elif limit_s > 0.0:  # else whoever has so little time is late anyway
-                ruin += 1.0
-        return self.flood * ruin
+        num_short = bisect_right(self._limits_s, backlog_s)
+        ruin = float(num_short)
+        if num_short < len(self._limits_s):
+            here = math.expm1(self._theta * backlog_s)
+            ruin += sum([here / there for there in self._ruins[num_short:]])
+        return self._flood * ruin
 
     def of_run(self, seconds: float, extra_s: float, backlog_s: float) -> float:
         """Accuracy that is lost by a run of so many seconds that cannot be stopped, and that adds
         ``extra_s`` to the backlog: whoever comes early in it, with less time than is left of it, is
         late whatever is decided then."""
-        blocked_s = sum([seconds - s for s in self._limits_s if 0.0 < s < seconds])
+        blocked_s = sum([seconds - s for s in self._limits_s if s < seconds])
         priced_s = backlog_s + max(0.0, extra_s)
         return self.at(priced_s) * extra_s + self._blocked * blocked_s
-
-
-def _ruin(here: float, limit: float, share: float) -> float:
-    """``(exp(here) - 1) / (exp(limit) - 1)`` without overflow; ``share``: ``here / limit``."""
-    if abs(limit) < 1e-6:
-        return share
-    if limit > _STEEP:
-        return math.exp(here - limit)
-    if limit < -_STEEP:
-        return -math.expm1(max(here, -_STEEP))
-    return math.expm1(here) / math.expm1(limit)

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core import price as prices
 from serving.core.demand import UNKNOWN, Demand
 from serving.core.price import CAUTION, MAX_CV2, MIN_CV2, Price
 
@@ -119,30 +118,17 @@ def test_a_longer_one_costs_those_who_come_early_in_it():
 # ---- the ruin -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("theta", [0.0, 1e-9, -1e-9])
-def test_a_fair_walk_is_ruined_in_proportion(theta):
-    assert prices._ruin(theta * 0.03, theta * 0.1, 0.3) == pytest.approx(0.3)
+@pytest.mark.parametrize("rho", [1.0, 1.0 - 1e-12, 1.0 + 1e-12])
+def test_a_fair_walk_is_ruined_in_proportion(rho):
+    demand = Demand(rho / REQUEST_S, 1.0, (0.11,))
+    for share in (0.0, 0.3, 0.999):
+        assert of(demand, share * 0.1) == pytest.approx(FLOOD * share, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("theta", "ruin"),
-    [
-        (700.0, math.exp(-490)),  # an idle engine
-        (-700.0, 1.0),  # a hopeless one
-        (math.log(2), (2**0.3 - 1) / (2 - 1)),
-        (-math.log(2), (2**-0.3 - 1) / (2**-1 - 1)),
-    ],
-)
-def test_ruin_with_odds_on_one_side(theta, ruin):
-    assert prices._ruin(theta * 0.3, theta, 0.3) == pytest.approx(ruin)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
-@pytest.mark.parametrize("limit", [1e-6, -1e-6, prices._STEEP, -prices._STEEP])
-def test_nothing_jumps_where_an_exponential_gives_way_to_another_form(share, limit):
-    limits = (limit * (1 - 1e-9), limit * (1 + 1e-9))
-    low, high = (prices._ruin(near * share, near, share) for near in limits)
-    assert low == pytest.approx(high, rel=1e-5, abs=1e-6)
+def test_odds_beyond_what_a_float_can_hold_are_certainties():
+    idle, hopeless = (Demand(rate_hz, 0.0, (1e6,)) for rate_hz in (1e-3, 1e9))
+    assert of(idle, 0.9e6) < 1e-12 * FLOOD
+    assert of(hopeless, 0.1e6) == pytest.approx(FLOOD)
 
 
 def ruined(theta_per_s: float, backlog_s: float, limit_s: float, rng: np.random.Generator) -> float:
