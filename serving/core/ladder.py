@@ -54,7 +54,3 @@ class Ladder:
     def gain(self, depth: int, target: int) -> float:
         """What exit ``target`` adds to exit ``depth``; everything, if there is none yet."""
         return self._ap[target] - self._ap[depth] if depth else math.inf
-
-    def worth(self, target: int) -> float:
-        """What exit ``target`` adds to the one before, as a share of its accuracy."""
-        return (self._ap[target] - self._ap[target - 1]) / max(self._ap[target], MIN_GAIN)

@@ -163,7 +163,7 @@ def test_it_is_the_executor_where_cohorts_meet(seed: int) -> None:
     arrivals = np.cumsum(rng.exponential(0.013, 80)).tolist()
     budgets = rng.uniform(1.0, 8.0, 80) * unit_s(1)
     requests = [request(i, at, budgets[i]) for i, at in enumerate(arrivals)]
-    runner = FakeRunner(FakeClock(), batching(0.8), batch_sizes=(1, 2, 4, 8))
+    runner = FakeRunner(FakeClock(), batching(0.8), batch_sizes=(1, 2, 4, 8), fused=False)
     decisions = check_that_both_do_the_same(requests, runner, make_policy, 64)
     kinds = Counter(type(decision) for _, decision in decisions)
     assert kinds[Merge] > 0
@@ -316,7 +316,7 @@ def test_stalls_while_nothing_runs_delay_nobody() -> None:
 
 def server_of(policy: Policy | None = None, **how: object) -> tuple[Server, list[Outcome]]:
     outcomes: list[Outcome] = []
-    policy = policy or make_policy(FakeRunner(FakeClock()))
+    policy = policy or make_policy(FakeRunner(FakeClock(), fused=False))
     return Server(policy, LatencyModel(exact_profile()), times(), outcomes.append, **how), outcomes
 
 

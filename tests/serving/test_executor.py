@@ -45,7 +45,7 @@ def held(world: World) -> int:
 
 
 def test_a_lone_request_runs_through_every_stack_and_returns_its_memory():
-    world = World()
+    world = World(FakeRunner(FakeClock(), fused=False))
     result = world.play([request(0)])[0]
     assert isinstance(result, Answered)
     assert result.depth == NUM_EXITS
@@ -99,7 +99,7 @@ def test_cancelled_requests_leave_at_the_next_boundary(arrivals, cancels):
 
 
 def test_a_cancelled_request_stops_costing_time():
-    world = World()
+    world = World(FakeRunner(FakeClock(), fused=False))
     ends = world.play([request(0)], cancels=[(0.008, 0)])
     assert isinstance(ends[0], Cancelled)
     assert len(world.runner.log) == 3, "stem, and the two stacks under way until then"

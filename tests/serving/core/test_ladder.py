@@ -41,16 +41,13 @@ def test_the_next_exit_within_bounds(depth, max_depth, target):
     assert Ladder((0.1, 0.15, 0.5)).next(depth, max_depth) == target
 
 
-def test_accuracies_gains_and_worths():
+def test_accuracies_and_gains():
     ladder = Ladder((0.4, 0.5, 0.45))
     assert ladder.num_exits == 3
     assert [ladder.ap(d) for d in range(4)] == [0.0, 0.4, 0.5, 0.45]
     assert ladder.gain(0, 1) == math.inf, "who has nothing is owed something"
     assert ladder.gain(1, 2) == pytest.approx(0.1)
     assert ladder.gain(2, 3) == pytest.approx(-0.05)
-    assert ladder.worth(1) == 1.0
-    assert ladder.worth(2) == pytest.approx(0.2)
-    assert Ladder((0.0, 0.5)).worth(1) == 0.0
 
 
 def test_equal_accuracies_are_no_measurement():
