@@ -22,7 +22,6 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from builder.catalog import build_catalog
-from builder.config import LEVELS
 from builder.modeling.detector import Detector
 from builder.modeling.frozen import (
     MIN_HALF_ELEMENTS,
@@ -47,7 +46,8 @@ __all__ = [
 ]
 
 OPSET = 17
-FEATURES = tuple(f"p{level}" for level in LEVELS)
+NOISE_SCALES = tuple(10.0**exponent for exponent in range(9))
+"""An untrained head shrinks what passes its convolutions, a deep and narrow one the most."""
 DETECTIONS = ("boxes", "scores", "labels", "counts")
 MAX_ERROR = 1e-3
 """Of a segment's output, relative to its largest value: float32 sums in another order."""
@@ -61,17 +61,22 @@ def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
     files = {}
     for segment, module in segment_functions(frozen).items():
         path = folder / f"{segment.name}.onnx"
-        _export(module, example_inputs(frozen, segment), segment, path)
+        features = tuple(f"p{level}" for level in frozen.config.levels)
+        _export(module, example_inputs(frozen, segment), features, segment, path)
         files[segment.name] = SegmentFile(path.name, sha256(path))
     return files
 
 
 def _export(
-    module: nn.Module, inputs: tuple[Tensor, ...], segment: segments.Segment, path: Path
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    features: Sequence[str],
+    segment: segments.Segment,
+    path: Path,
 ) -> None:
-    input_names = ("images",) if segment.start == segments.IMAGE else FEATURES
+    input_names = ("images",) if segment.start == segments.IMAGE else features
     # An output may not be called like an input, and both are features in a stack.
-    output_names = DETECTIONS if segment.head else tuple(f"{name}_out" for name in FEATURES)
+    output_names = DETECTIONS if segment.head else tuple(f"{name}_out" for name in features)
     _trace(module, inputs, input_names, output_names, path)
     model = onnx.load(path)
     with torch.inference_mode():
@@ -154,7 +159,7 @@ def _telling_example(
 ) -> tuple[tuple[Tensor, ...], list[np.ndarray]]:
     """Random inputs and what torch makes of them. Noise looks like background to a head, so its
     features are made stronger until it finds boxes."""
-    for scale in (1.0, 10.0, 100.0, 1000.0):
+    for scale in NOISE_SCALES:
         generator = torch.Generator().manual_seed(0)
         inputs = tuple(
             torch.randint(0, 256, (2, *x.shape[1:]), generator=generator, dtype=torch.uint8)

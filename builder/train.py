@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from builder.config import LEVELS, Config, DetectorConfig, TrainConfig, replace
+from builder.config import Config, DetectorConfig, TrainConfig, replace
 from builder.data import DATASETS, AveragePrecision, Dataset, Detections, average_precision
 from builder.data.augment import Example, letterbox
 from builder.data.loader import epoch_batches, steps_per_epoch
@@ -34,6 +34,7 @@ from builder.losses import assign, exit_loss, total_loss
 from builder.modeling.anchors import anchors_per_level
 from builder.modeling.checkpoint import read_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
+from builder.modeling.layers import drop_rate_at, set_drop_rate
 from serving.core.letterbox import fit
 
 CHECKPOINT = "checkpoint.pt"
@@ -112,16 +113,16 @@ def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -
 
 
 def positives_per_level(config: DetectorConfig, dataset: Dataset) -> tuple[int, ...]:
-    """Positive anchors at P3..P7 over a data set without augmentation: a level without any is
+    """Positive anchors at each level over a data set without augmentation: a level without any is
     never trained to find anything."""
     anchors = Detector(config).anchors
-    counts = np.zeros(len(LEVELS), dtype=np.int64)
+    counts = np.zeros(len(config.levels), dtype=np.int64)
     bounds = np.cumsum(anchors_per_level(config))
     for sample in dataset.samples:
         example = letterbox(sample, config.input_size)
         targets = assign(anchors, *_truth([example], anchors.device), len(config.classes))
         levels = np.searchsorted(bounds, targets.rows.numpy(), side="right")
-        counts += np.bincount(levels, minlength=len(LEVELS))
+        counts += np.bincount(levels, minlength=len(config.levels))
     return tuple(counts.tolist())
 
 
@@ -213,13 +214,16 @@ def _train_epoch(run: _Run, dataset: Dataset, config: Config, bar: tqdm[Any]) ->
     weights = recipe.exit_weights or (1.0,) * num_exits
     steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
     random = np.random.default_rng((recipe.seed, run.epoch, 0xE817))
+    torch.manual_seed(recipe.seed * 1_000_003 + run.epoch)  # for DropBlock
     sums = torch.zeros(num_exits, 3)  # class loss, box loss, steps
     rate = 0.0
     batches = epoch_batches(dataset, config.detector.input_size, recipe, run.epoch)
     for index, examples in enumerate(batches):
-        rate = learning_rate_at(run.epoch * steps + index, recipe.epochs * steps, recipe)
+        step, num_steps = run.epoch * steps + index, recipe.epochs * steps
+        rate = learning_rate_at(step, num_steps, recipe)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
+        set_drop_rate(model, drop_rate_at(step, num_steps, recipe.drop_block))
         exits = draw_exits(num_exits, recipe.exits_per_step, random)
         targets = assign(model.anchors, *_truth(examples, device), len(config.detector.classes))
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
@@ -287,7 +291,7 @@ def train(
     if recipe.exit_weights and len(recipe.exit_weights) != config.detector.num_exits:
         raise ValueError("exit_weights must name every exit")
     positives = positives_per_level(config.detector, dataset)
-    log.info("%d images, positives at P3..P7: %s", len(dataset.samples), positives)
+    log.info("%d images, positives at each level: %s", len(dataset.samples), positives)
 
     model = Detector(config.detector).to(device, memory_format=torch.channels_last).train()
     run = _Run(model, make_optimizer(model, recipe), MovingAverage(model, recipe.ema_decay))
