@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from builder import gpu
 from builder.config import CONFIGS
+from builder.model_cli import add_neck, add_parsers, apply_neck
 
 if TYPE_CHECKING:
     from serving.core.catalog import Catalog
@@ -30,7 +31,8 @@ MAX_LEVEL = 5
 
 
 def register(commands: Any, tools: ServingTools) -> None:
-    """Add train, build, evaluate, profile and gpu to the subparsers ``commands``."""
+    """Add the builder's commands to the subparsers ``commands``."""
+    add_parsers(commands)
     _add_train(commands)
     _add_build(commands, tools)
     _add_evaluate(commands, tools)
@@ -64,8 +66,15 @@ def _add_train(commands: Any) -> None:
         "--resume as if it had not been stopped.",
     )
     parser.add_argument("--config", choices=sorted(CONFIGS), required=True, help="what to train")
+    add_neck(parser)
     parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="start from the detector in this checkpoint, its structure and its weights; the "
+        "configuration's are then the recipe, the classes and the input size",
+    )
     parser.add_argument("--seed", type=int, help="overrides the recipe's")
     parser.add_argument("--epochs", type=int, help="overrides the recipe's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -78,20 +87,33 @@ def _add_train(commands: Any) -> None:
         dest="assignments",
         help="override one field of the detector or train record; may be repeated",
     )
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=lambda options: _train(options, parser.error))
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     from builder.train import override, run_until_signal
 
     config = override(CONFIGS[options.config], options.assignments)
+    config = apply_neck(config, options.neck, refuse)
+    if options.init and options.neck:
+        refuse("the neck is that of --init")
+    if options.init:
+        from builder.modeling.checkpoint import structure_of
+
+        config = replace(config, detector=structure_of(options.init, config.detector))
     given = {"seed": options.seed, "epochs": options.epochs}
     changes = {name: value for name, value in given.items() if value is not None}
     config = replace(config, train=replace(config.train, **changes))
     data = options.data or Path("data") / config.train.dataset
     command = "punctual " + shlex.join(sys.argv[1:])
     return run_until_signal(
-        config, data, options.out, device=options.device, resume=options.resume, command=command
+        config,
+        data,
+        options.out,
+        device=options.device,
+        resume=options.resume,
+        initial=options.init,
+        command=command,
     )
 
 
@@ -115,6 +137,7 @@ def _add_build(commands: Any, tools: ServingTools) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", type=Path, help="what train wrote")
     source.add_argument("--config", choices=sorted(CONFIGS), help="an untrained detector")
+    add_neck(parser)
     parser.add_argument(
         "--target",
         action="append",
@@ -155,6 +178,7 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
             not source and not options.model,
             "say which model with --model, or give a --checkpoint or a --config",
         ),
+        (options.neck and not options.config, "--neck is for --config"),
         (
             options.model and not re.fullmatch(r"[\w.-]+", options.model, re.ASCII),
             f"a model's name has letters, digits, '_', '-' and '.' only, not {options.model!r}",
@@ -211,8 +235,12 @@ def _build(
     if options.checkpoint or options.config:
         from builder.build import open_detector, write_model
 
+        source = options.checkpoint
         made_by = f"punctual build --config {options.config}"
-        detector, command = open_detector(options.checkpoint, options.config, made_by)
+        if options.config:
+            source = apply_neck(CONFIGS[options.config], options.neck, refuse).detector
+            made_by += f" --neck {options.neck}" if options.neck else ""
+        detector, command = open_detector(source, made_by)
         catalog = write_model(detector, options.model, command, repository, time.perf_counter)
     else:
         catalog = _catalog_there(repository, options.model, refuse)

@@ -32,7 +32,7 @@ from builder.data.augment import Example, letterbox
 from builder.data.loader import epoch_batches, steps_per_epoch
 from builder.losses import assign, exit_loss, total_loss
 from builder.modeling.anchors import anchors_per_level
-from builder.modeling.checkpoint import read_checkpoint, save_checkpoint
+from builder.modeling.checkpoint import read_checkpoint, save_checkpoint, start_from
 from builder.modeling.detector import Detector
 from builder.modeling.layers import drop_rate_at, set_drop_rate
 from serving.core.letterbox import fit
@@ -273,11 +273,13 @@ def train(
     *,
     device: str = "cpu",
     resume: bool = False,
+    initial: Path | None = None,
     command: str = "",
 ) -> Path:
     """Train a detector and return the path of its checkpoint.
 
-    With ``resume`` an existing checkpoint in ``out`` is continued. ``command`` is kept in the
+    It starts from the weights in the checkpoint ``initial``, or from random ones. With ``resume``
+    an existing checkpoint in ``out`` is continued. ``command`` is kept in the
     metadata, to say how the weights were made. Raises KeyboardInterrupt when stopped; the
     checkpoint then holds the last whole epoch.
     """
@@ -293,7 +295,10 @@ def train(
     positives = positives_per_level(config.detector, dataset)
     log.info("%d images, positives at each level: %s", len(dataset.samples), positives)
 
-    model = Detector(config.detector).to(device, memory_format=torch.channels_last).train()
+    model = Detector(config.detector)
+    if initial is not None:
+        start_from(model, initial)
+    model = model.to(device, memory_format=torch.channels_last).train()
     run = _Run(model, make_optimizer(model, recipe), MovingAverage(model, recipe.ema_decay))
     path = out / CHECKPOINT
     out.mkdir(parents=True, exist_ok=True)
@@ -353,6 +358,7 @@ def run_until_signal(
     device: str = "cpu",
     resume: bool = False,
     *,
+    initial: Path | None = None,
     command: str = "",
 ) -> int:
     """``train`` for a command line: SIGTERM and Ctrl-C stop it. Returns the exit status, 130 for a
@@ -360,7 +366,9 @@ def run_until_signal(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        path = train(config, data, out, device=device, resume=resume, command=command)
+        path = train(
+            config, data, out, device=device, resume=resume, initial=initial, command=command
+        )
     except KeyboardInterrupt:
         log.info("stopped; --resume continues after the last whole epoch")
         return 130

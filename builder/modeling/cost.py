@@ -69,9 +69,7 @@ def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
         parameters += count_parameters(detector.stacks[first:last])
         head, exit = detector.head_of(depth)
         costs.append(
-            ExitCost(
-                backbone_macs, neck_macs, head_macs, parameters + head.count_parameters(exit)
-            )
+            ExitCost(backbone_macs, neck_macs, head_macs, parameters + head.count_parameters(exit))
         )
     return tuple(costs)
 

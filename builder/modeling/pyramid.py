@@ -141,9 +141,7 @@ class PyramidInput(nn.Module):
         self.laterals = nn.ModuleList(_projection(spec.channels, channels) for spec in specs)
         num_pooled = levels[-1] - COARSEST_BACKBONE_LEVEL
         self.coarser = nn.ModuleList(
-            _projection(channels, channels)
-            if FLAVOURS[flavour].projects_coarser
-            else nn.Identity()
+            _projection(channels, channels) if FLAVOURS[flavour].projects_coarser else nn.Identity()
             for _ in range(num_pooled)
         )
 

@@ -81,5 +81,5 @@ def test_a_neck_from_a_file_travels_with_the_configuration(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="'fpn' is the name of a built-in neck"):
         with_neck(config, tmp_path / "fpn.json")
     (tmp_path / "mine.json").write_text("{}")
-    with pytest.raises(InvalidGraph, match="mine.json"):
+    with pytest.raises(InvalidGraph, match=r"mine\.json"):
         with_neck(config, tmp_path / "mine.json")

@@ -150,5 +150,5 @@ def test_a_row_that_is_no_cell_says_why(change: dict, message: str, tmp_path: Pa
 
 def test_what_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("levels: 3")
-    with pytest.raises(InvalidGraph, match="mine.json"):
+    with pytest.raises(InvalidGraph, match=r"mine\.json"):
         read_graph(tmp_path / "mine.json")

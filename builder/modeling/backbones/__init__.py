@@ -13,7 +13,7 @@ from builder.modeling.backbones.features import FeatureSpec
 from builder.modeling.backbones.mobilenet_v2 import MobileNetV2
 from builder.modeling.backbones.resnet import ResNet, resnet10, resnet18, resnet50, resnet101
 
-__all__ = ["BACKBONES", "LAYERED_BACKBONES", "FeatureSpec", "make_backbone"]
+__all__ = ["BACKBONES", "LAYERED_BACKBONES", "Backbone", "FeatureSpec", "make_backbone"]
 
 Backbone = ResNet | MobileNetV2 | AmoebaNetD
 

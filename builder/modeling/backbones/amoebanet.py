@@ -82,16 +82,16 @@ def _bottleneck(channels: int, *kernels: tuple[Kernel, Kernel]) -> nn.Sequential
 
 OPERATIONS: dict[str, Callable[[int, int], nn.Module]] = {
     "identity": lambda channels, stride: nn.Identity(),
-    "conv_1x1": lambda channels, stride: _relu_conv_bn(channels, channels, (1, 1), (stride, stride)),
+    "conv_1x1": lambda channels, stride: _relu_conv_bn(
+        channels, channels, (1, 1), (stride, stride)
+    ),
     "conv_3x3": lambda channels, stride: _bottleneck(channels, ((3, 3), (stride, stride))),
     "conv_1x7_7x1": lambda channels, stride: _bottleneck(
         channels, ((1, 7), (1, stride)), ((7, 1), (stride, 1))
     ),
     "max_pool_2x2": lambda channels, stride: nn.MaxPool2d(2, stride),
     "max_pool_3x3": lambda channels, stride: nn.MaxPool2d(3, stride, 1),
-    "avg_pool_3x3": lambda channels, stride: nn.AvgPool2d(
-        3, stride, 1, count_include_pad=False
-    ),
+    "avg_pool_3x3": lambda channels, stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
 }
 """Name -> function of channels and stride."""
 

@@ -40,8 +40,8 @@ def _conv_bn_relu6(
     )
 
 
-# (expansion, channels at width 32, blocks, stride), from the MobileNetV2 paper's table 2.
-_MOBILENET_V2_STAGES = (
+# (expansion, channels at width 32, blocks, stride), from the paper's table 2.
+STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -52,7 +52,7 @@ _MOBILENET_V2_STAGES = (
 )
 
 # Indices into ``features`` of the last block at strides 8, 16 and 32.
-_MOBILENET_V2_TAPS = (6, 13, 17)
+_TAPS = (6, 13, 17)
 
 
 def _divisible(channels: float) -> int:
@@ -70,7 +70,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [_conv_bn_relu6(3, width, 3, 2, 1)]
         in_channels, channels = width, [width]
-        for expansion, base, blocks, stride in _MOBILENET_V2_STAGES:
+        for expansion, base, blocks, stride in STAGES:
             out_channels = _divisible(base * width / 32)
             for index in range(blocks):
                 step = stride if index == 0 else 1
@@ -80,7 +80,7 @@ class MobileNetV2(nn.Module):
         self.features = nn.ModuleList(layers)
         self.outputs = tuple(
             FeatureSpec(channels[tap], stride)
-            for tap, stride in zip(_MOBILENET_V2_TAPS, (8, 16, 32), strict=True)
+            for tap, stride in zip(_TAPS, (8, 16, 32), strict=True)
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -91,6 +91,6 @@ class MobileNetV2(nn.Module):
         taps = []
         for index, layer in enumerate(self.features):
             x = layer(x)
-            if index in _MOBILENET_V2_TAPS:
+            if index in _TAPS:
                 taps.append(x)
         return taps

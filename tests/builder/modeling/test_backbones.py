@@ -89,9 +89,7 @@ def test_factorized_reduction_reads_a_diagonal_each() -> None:
         ("amoebanet_d", 12, 3, "multiple of 8, not 12"),
     ],
 )
-def test_impossible_backbones_are_refused(
-    name: str, width: int, layers: int, message: str
-) -> None:
+def test_impossible_backbones_are_refused(name: str, width: int, layers: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_backbone(name, width, layers)
 
