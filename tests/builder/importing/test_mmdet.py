@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from builder.config import replace
 from builder.importing import WeightsError, load_nas_fpn
 from builder.importing.mmdet import class_names
 from builder.modeling.detector import PIXEL_MEAN, PIXEL_STD, Detector
@@ -69,8 +70,6 @@ def test_the_published_layout_has_as_many_keys() -> None:
     assert (config.backbone, config.num_stacks, config.num_exits) == ("resnet50", 7, 1)
     assert (config.flavour, config.anchor_offset) == ("mmdet", 0.0)
     with torch.device("meta"):
-        from builder.config import replace
-
         full = Detector(replace(config, backbone_width=64, neck_channels=256, head_channels=256))
     count = sum(p.numel() for p in full.parameters()) - 8 * 256
     assert count / 1e6 == pytest.approx(59.98, abs=0.005)
