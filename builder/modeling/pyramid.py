@@ -118,11 +118,7 @@ class Pyramid(nn.Module):
 
 
 def _projection(in_channels: int, channels: int) -> nn.Sequential:
-    projection = nn.Sequential(
-        nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels)
-    )
-    nn.init.kaiming_normal_(projection[0].weight, mode="fan_out")
-    return projection
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
 
 
 class PyramidInput(nn.Module):
@@ -144,6 +140,9 @@ class PyramidInput(nn.Module):
             _projection(channels, channels) if FLAVOURS[flavour].projects_coarser else nn.Identity()
             for _ in range(num_pooled)
         )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """[C3, C4, C5] -> [P3, P4, ...], all with the neck's channels."""
