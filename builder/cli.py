@@ -93,8 +93,8 @@ def _add_train(commands: Any) -> None:
 def _train(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     from builder.train import override, run_until_signal
 
-    config = override(CONFIGS[options.config], options.assignments)
-    config = apply_neck(config, options.neck, refuse)
+    config = apply_neck(CONFIGS[options.config], options.neck, refuse)
+    config = override(config, options.assignments)
     if options.init and options.neck:
         refuse("the neck is that of --init")
     if options.init:

@@ -14,6 +14,14 @@ from typing import Any, Self
 
 from builder.graphs import GRAPHS, Graph, Row, read_graph
 
+CHOICES = {
+    "conv": ("dense", "separable"),
+    "light_head_conv": ("dense", "separable"),
+    "activation": ("relu", "swish"),
+    "flavour": ("google", "mmdet"),
+}
+"""Fields of a detector that name something in ``builder.modeling``."""
+
 
 def _tuples(value: Any) -> Any:
     """JSON has only lists: give them back as tuples, all the way down."""
@@ -90,6 +98,10 @@ class DetectorConfig(JsonRecord):
     max_detections: int = 100
 
     def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                given = getattr(self, name)
+                raise ValueError(f"{name} is {given!r}, it must be one of {', '.join(choices)}")
         if not self.graph and self.neck not in GRAPHS:
             raise ValueError(f"there is no neck {self.neck!r}, but {', '.join(GRAPHS)}")
         if self.graph and self.neck in GRAPHS:
@@ -268,6 +280,7 @@ def with_neck(config: DetectorConfig, path: Path) -> DetectorConfig:
 
 
 __all__ = [
+    "CHOICES",
     "CONFIGS",
     "Config",
     "DetectorConfig",

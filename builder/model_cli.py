@@ -94,7 +94,8 @@ def _cost(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int
     print("|---|---|---|---|---|---|---|")
     for name in options.config:
         try:
-            config = apply_neck(override(CONFIGS[name], options.assignments), options.neck, refuse)
+            config = apply_neck(CONFIGS[name], options.neck, refuse)
+            config = override(config, options.assignments)
             costs = exit_costs(config.detector)
         except ValueError as error:
             refuse(str(error))

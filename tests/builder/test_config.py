@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.config import CONFIGS, DetectorConfig, TrainConfig, replace, with_neck
+from builder.config import CHOICES, CONFIGS, DetectorConfig, TrainConfig, replace, with_neck
 from builder.graphs import GRAPHS, InvalidGraph
 
 
@@ -34,6 +34,8 @@ def test_unknown_field_is_refused() -> None:
         {"classes": ()},
         {"max_detections": 2000},
         {"neck": "bifpn"},
+        {"conv": "depthwise"},
+        {"flavour": "tpu"},
         {"graph": GRAPHS["fpn"].rows},
         {"neck": "mine", "graph": GRAPHS["fpn"].rows[:-1]},
         {"num_stacks": 6, "stacks_per_exit": 4},
@@ -45,6 +47,15 @@ def test_unknown_field_is_refused() -> None:
 def test_impossible_detectors_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         replace(CONFIGS["bccd"].detector, **change)
+
+
+def test_choices_are_what_the_model_has() -> None:
+    from builder.modeling.layers import ACTIVATIONS, CONVS
+    from builder.modeling.pyramid import FLAVOURS
+
+    tables = {"conv": CONVS, "light_head_conv": CONVS}
+    tables |= {"activation": ACTIVATIONS, "flavour": FLAVOURS}
+    assert {name: tuple(table) for name, table in tables.items()} == CHOICES
 
 
 def test_derived_facts() -> None:

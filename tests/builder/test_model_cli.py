@@ -162,6 +162,16 @@ def test_a_backbone_is_imported_into_a_detector(tmp_path, capsys):
     assert "'conv1.weight' has shape (8, 3, 7, 7), expected (64, 3" in capsys.readouterr().err
 
 
+def test_training_takes_a_neck_from_a_file(bccd, tmp_path):
+    changes = ["detector.input_size=[64,64]", "detector.num_stacks=1", 'train.split="train"']
+    arguments = [text for change in changes for text in ("--set", change)]
+    neck = ["--neck", str(graph_file(tmp_path, GRAPHS["nas_fpn_p6"]))]
+    where = ["--data", str(bccd), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    assert main(["train", "--config", "bccd", *arguments, *where, *neck]) == 0
+    _, config, _ = load_checkpoint(tmp_path / "run/checkpoint.pt")
+    assert (config.neck, config.levels) == ("mine", (3, 4, 5, 6))
+
+
 def test_training_starts_from_a_checkpoint(bccd, tmp_path):
     """Of another structure than the configuration's and with other classes."""
     small = {"input_size": (128, 128), "num_stacks": 2, "neck_channels": 8, "head_channels": 8}

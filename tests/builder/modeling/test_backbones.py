@@ -24,6 +24,13 @@ def test_outputs_are_as_declared(name: str, layers: int) -> None:
             assert x.min() >= 0
 
 
+@pytest.mark.parametrize(("name", "layers"), NAMES)
+def test_every_parameter_has_a_gradient(name: str, layers: int) -> None:
+    backbone = make_backbone(name, 8, layers).to(memory_format=torch.channels_last).train()
+    sum(x.square().mean() for x in backbone(torch.randn(2, 3, 64, 64))).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "width", "whole", "left_out"),
     [
