@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from builder.export import verify_segments
+from builder.export import _detections_error, verify_segments
 from builder.graphs import GRAPHS
 from builder.repository import read_catalog, sha256, version_folder, write_catalog
 from serving.core import segment as segments
@@ -58,6 +58,35 @@ def test_every_option_agrees_with_torch(changes, tmp_path):
     stem = onnx.load(exported.folder / "stem.onnx")
     levels = exported.frozen.config.levels
     assert [port.name for port in stem.graph.output] == [f"p{level}_out" for level in levels]
+
+
+def detections(*rows):
+    """Boxes, scores, labels and counts of one image."""
+    columns = [np.array(column, np.float32)[None] for column in zip(*rows, strict=True)]
+    return [*columns, np.array([len(rows)], np.int32)]
+
+
+BEST, GOOD = ((0, 0, 8, 8), 0.9, 1), ((4, 4, 16, 16), 0.8, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        ((BEST, GOOD), 0),
+        ((BEST, (GOOD[0], 0.9, 0)), 0.1 / 0.9),  # another score
+        ((BEST, (GOOD[0], 0.8, 1)), 1),  # another class
+        ((BEST, ((4, 4, 16, 12), 0.8, 0)), 0.25),  # another box
+        ((BEST, BEST), 1),  # a row twice in the place of another
+    ],
+)
+def test_detections_that_differ_are_found_out(rows, error):
+    found = _detections_error(detections(*rows), detections(BEST, GOOD))
+    assert found == pytest.approx(error, abs=1e-6)
+
+
+def test_rows_of_equal_scores_may_change_places():
+    first, second = BEST, (GOOD[0], 0.9 - 1e-7, 0)
+    assert _detections_error(detections(first, second), detections(second, first)) < 1e-6
 
 
 def test_files_are_portable(exported):
