@@ -125,8 +125,6 @@ def _import(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
         state, beside = read_state_dict(options.file)
         if options.layout == MMDET:
             classes = _lines(options.classes) if options.classes else class_names(beside)
-            if classes is None:
-                refuse(f"{options.file} does not say what its classes are called: give --classes")
             detector = load_nas_fpn(
                 state,
                 name=options.name,

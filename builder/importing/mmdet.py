@@ -51,16 +51,17 @@ def load_nas_fpn(
     state: StateDict,
     *,
     name: str,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     input_size: tuple[int, int],
     every_exit: bool = False,
 ) -> Detector:
     """The detector in a state dict of MMDetection, in eval mode.
 
-    ``classes`` are its class names in order, ``input_size`` (height, width) is what it will be run
-    at. Raises WeightsError.
+    ``classes`` are its class names in order, None if they are not known, which is an error once
+    the rest fits; ``input_size`` (height, width) is what it will be run at. Raises WeightsError, and
+    ValueError for an input size that the levels do not divide.
     """
-    config = _config(state, name, tuple(classes), input_size, every_exit)
+    config = _config(state, name, classes, input_size, every_exit)
     detector = Detector(config)
     target = detector.state_dict()
     sources = {
@@ -87,7 +88,7 @@ def class_names(beside: Mapping[str, Any]) -> tuple[str, ...] | None:
 def _config(
     state: StateDict,
     name: str,
-    classes: tuple[str, ...],
+    classes: Sequence[str] | None,
     input_size: tuple[int, int],
     every_exit: bool,
 ) -> DetectorConfig:
@@ -109,6 +110,10 @@ def _config(
             f"'bbox_head.retina_reg.weight' has {num_deltas} outputs, "
             f"{num_anchors} anchors need {4 * num_anchors}"
         )
+    if classes is None:
+        raise WeightsError(
+            f"the names of its {num_logits // num_anchors} classes are not in it: give them"
+        )
     if num_logits != num_anchors * len(classes):
         raise WeightsError(
             f"'bbox_head.retina_cls.weight' has {num_logits} outputs, "
@@ -116,7 +121,7 @@ def _config(
         )
     return DetectorConfig(
         name=name,
-        classes=classes,
+        classes=tuple(classes),
         input_size=input_size,
         backbone=backbone,
         backbone_width=width,

@@ -37,8 +37,8 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
-            f"{path} is no torch file of tensors and plain data alone; if it is a training "
-            "checkpoint with more in it, save its weights by themselves"
+            "no torch file of tensors and plain data alone; if it is a training checkpoint with "
+            "more in it, save its weights by themselves"
         ) from error
     beside: dict[str, Any] = {}
     for wrapper in WRAPPERS:
@@ -47,10 +47,10 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             data = data[wrapper]
             break
     if not isinstance(data, dict) or not data:
-        raise WeightsError(f"{path} holds no state dict")
+        raise WeightsError("no state dict")
     for key, value in data.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{path} holds no state dict: {key!r} is a {type(value).__name__}")
+            raise WeightsError(f"no state dict: {key!r} is a {type(value).__name__}")
     if all(key.startswith(DATA_PARALLEL) for key in data):
         data = {key.removeprefix(DATA_PARALLEL): value for key, value in data.items()}
     return data, beside

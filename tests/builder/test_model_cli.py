@@ -130,7 +130,8 @@ def test_import_says_what_is_missing(mmdet, tmp_path, capsys):
     state = torch.load(mmdet, weights_only=True)["state_dict"]
     torch.save(state, mmdet)
     base = ["import", str(mmdet), "--layout", "mmdet-nas-fpn", "--out", str(tmp_path / "x.pt")]
-    assert "give --classes" in refused(capsys, *base)
+    assert main(base) == 1
+    assert "the names of its 2 classes are not in it" in capsys.readouterr().err
     assert "multiples of 128" in refused(
         capsys, *base, "--input-size", "100", "100", "--classes", str(classes(tmp_path, 2))
     )

@@ -128,6 +128,8 @@ def test_a_wrong_file_names_the_first_key(change: Change, message: str) -> None:
 
 
 def test_classes_must_be_as_many_as_there_are() -> None:
+    with pytest.raises(WeightsError, match="the names of its 2 classes are not in it"):
+        load(random_state(), classes=None)
     with pytest.raises(WeightsError, match="18 outputs, 9 anchors of 3 classes need 27"):
         load(random_state(), classes=("a", "b", "c"))
 

@@ -43,8 +43,8 @@ class Payload:
     ("data", "message"),
     [
         ({"state_dict": ONE, "config": Payload()}, "save its weights by themselves"),
-        ({}, "holds no state dict"),
-        ([1], "holds no state dict"),
+        ({}, "no state dict"),
+        ([1], "no state dict"),
         ({"epoch": 3}, "'epoch' is a int"),
     ],
 )
@@ -57,7 +57,7 @@ def test_other_files_are_refused(data: object, message: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("content", [b"", b"no torch file at all"])
 def test_what_torch_cannot_read_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"x\.pth is no torch file"):
+    with pytest.raises(WeightsError, match="no torch file of tensors"):
         read_state_dict(tmp_path / "x.pth")
 
 
