@@ -58,8 +58,8 @@ def load_nas_fpn(
     """The detector in a state dict of MMDetection, in eval mode.
 
     ``classes`` are its class names in order, None if they are not known, which is an error once
-    the rest fits; ``input_size`` (height, width) is what it will be run at. Raises WeightsError, and
-    ValueError for an input size that the levels do not divide.
+    the rest fits; ``input_size`` (height, width) is what it will be run at. Raises WeightsError,
+    and ValueError for an input size that the levels do not divide.
     """
     config = _config(state, name, classes, input_size, every_exit)
     detector = Detector(config)
