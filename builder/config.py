@@ -260,7 +260,7 @@ CONFIGS: dict[str, Config] = {
             max_candidates=256,
         ),
     ),
-    # AmoebaNet-D (18, 208), the smallest in print; which one the paper's detector has is not public.
+    # AmoebaNet-D (18, 208); which one the paper's detector has is not public.
     "coco_amoebanet": Config(
         replace(
             _COCO,
