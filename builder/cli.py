@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
 CPU_RUNTIMES = ("openvino", "onnxruntime")
 """What Triton's CPU variants can be configured for; the first is the default."""
+DATASETS = ("bccd", "coco", "deeppcb", "voc", "yolo")
+BAD_ANNOTATIONS = ("skip", "refuse")
+"""As in ``builder.data``, which --help need not import."""
 PRECISIONS = ("fp16", "int8")
 MAX_LEVEL = 5
 
@@ -48,6 +51,16 @@ def _add(commands: Any, name: str, summary: str, details: str) -> argparse.Argum
     return parser
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
+    parser.add_argument(
+        "--bad-annotations",
+        choices=BAD_ANNOTATIONS,
+        default=BAD_ANNOTATIONS[0],
+        help="what to do about those that cannot be used",
+    )
+
+
 def _today() -> str:
     return time.strftime("%Y-%m-%d", time.gmtime())
 
@@ -61,15 +74,24 @@ def _add_train(commands: Any) -> None:
         "train",
         "Train a detector.",
         "Writes OUT/checkpoint.pt after every epoch and OUT/log.jsonl; a stopped run goes on with "
-        "--resume as if it had not been stopped.",
+        "--resume as if it had not been stopped. On several GPUs: torchrun --nproc-per-node COUNT "
+        "--no-python punctual train ...",
     )
     parser.add_argument("--config", choices=sorted(CONFIGS), required=True, help="what to train")
-    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
+    parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        help="train for the classes of other data: how it is laid out [the recipe's]",
+    )
+    _add_data(parser)
+    parser.add_argument("--split", help="to train on [the recipe's]")
+    parser.add_argument("--validation-split", help="to measure accuracy on [the recipe's]")
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
     parser.add_argument("--seed", type=int, help="overrides the recipe's")
     parser.add_argument("--epochs", type=int, help="overrides the recipe's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="continue the run in OUT")
+    parser.add_argument("--tensorboard", action="store_true", help="write curves to OUT as well")
     parser.add_argument(
         "--set",
         action="append",
@@ -82,17 +104,31 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from builder.train import override, run_until_signal
+    from builder.data import DatasetError
+    from builder.train import Diverged, InvalidRecipe, override, run_until_signal
 
     config = override(CONFIGS[options.config], options.assignments)
-    given = {"seed": options.seed, "epochs": options.epochs}
+    names = ("dataset", "split", "validation_split", "seed", "epochs")
+    given = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
     config = replace(config, train=replace(config.train, **changes))
     data = options.data or Path("data") / config.train.dataset
     command = "punctual " + shlex.join(sys.argv[1:])
-    return run_until_signal(
-        config, data, options.out, device=options.device, resume=options.resume, command=command
-    )
+    try:
+        return run_until_signal(
+            config,
+            data,
+            options.out,
+            device=options.device,
+            resume=options.resume,
+            command=command,
+            bad_annotations=options.bad_annotations,
+            classes_of_data=options.dataset is not None,
+            tensorboard=options.tensorboard,
+        )
+    except (DatasetError, Diverged, InvalidRecipe) as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 1
 
 
 # -- build ---------------------------------------------------------------------------------------
@@ -293,8 +329,8 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
         "serves: from encoded image to boxes, as a request goes.",
     )
     _add_model(parser)
-    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
-    parser.add_argument("--dataset", default="bccd", help="which reader to use")
+    _add_data(parser)
+    parser.add_argument("--dataset", choices=DATASETS, default="bccd", help="how it is laid out")
     parser.add_argument("--split", default="test")
     parser.add_argument("--seed", type=int, default=0, help="of the training run, for the record")
     parser.add_argument(
@@ -304,7 +340,7 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
 
 
 def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
-    from builder.data import DATASETS, average_precision
+    from builder.data import DatasetError, average_precision, read_dataset
     from builder.evaluate import detect_all, rises
     from builder.repository import read_catalog, version_folder, write_catalog
     from serving.core.catalog import Evaluation, Exit
@@ -312,7 +348,13 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
     folder = version_folder(options.model_repository, options.model)
     catalog = read_catalog(folder)
     data = options.data or Path("data") / options.dataset
-    dataset = DATASETS[options.dataset](data, options.split)
+    try:
+        dataset = read_dataset(options.dataset, data, options.split, options.bad_annotations)
+    except DatasetError as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 1
+    for line in dataset.bad:
+        print(f"skipped: {line}", file=sys.stderr)
     runner = tools.open_runner(options.runtime, folder, options.threads)
     found = detect_all(runner, catalog, dataset, tools.load_image)
     runner.close()

@@ -28,9 +28,14 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
 
 
 def epoch_batches(
-    dataset: Dataset, input_size: tuple[int, int], config: TrainConfig, epoch: int
+    dataset: Dataset,
+    input_size: tuple[int, int],
+    config: TrainConfig,
+    epoch: int,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[Example]]:
-    """The batches of one epoch, shuffled."""
+    """The batches of one epoch, shuffled; of each, part i of n where ``part`` is (i, n)."""
+    index, num_parts = part
     order = np.random.default_rng((config.seed, epoch)).permutation(len(dataset.samples))
     steps = steps_per_epoch(len(order), config.batch_size)
 
@@ -42,8 +47,11 @@ def epoch_batches(
         batches = (
             [
                 pool.submit(example, position)
-                for position in range(step * config.batch_size, (step + 1) * config.batch_size)
-                if position < len(order)
+                for position in range(
+                    step * config.batch_size + index,
+                    min((step + 1) * config.batch_size, len(order)),
+                    num_parts,
+                )
             ]
             for step in range(steps)
         )

@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builder import cli
 from builder.cli import PRECISIONS, RUNTIMES, register
+from builder.data import BAD_ANNOTATIONS, DATASETS
+from builder.modeling.checkpoint import load_checkpoint
 from builder.repository import depth_folder, read_catalog, version_folder, write_catalog
 from builder.triton_config import PLAN
 from serving.__main__ import main
@@ -123,6 +126,39 @@ def test_segments_that_are_there_need_no_detector(repository, capsys):
 
 def test_every_runtime_can_be_built_for_and_profiled():
     assert set(RUNTIMES) == set(RUNNERS)
+
+
+def test_every_reader_can_be_named():
+    assert tuple(DATASETS) == cli.DATASETS
+    assert BAD_ANNOTATIONS == cli.BAD_ANNOTATIONS
+
+
+def test_bad_annotations_are_skipped_or_refused(repository, bccd, tmp_path, capsys):
+    data = ["--data", str(bccd), "--bad-annotations", "refuse"]
+    changes = [text for change in SMALL for text in ("--set", change)]
+    where = ["--out", str(tmp_path / "run"), *changes]
+    assert main(["train", "--config", "bccd", *data, *where]) == 1
+    refusal = "1 bad annotations\n  Annotations/image_0.xml:1: box (30.0, 30.0, 30.0, 40.0)"
+    assert refusal in capsys.readouterr().err
+    model = ["evaluate", "--model-repository", str(repository), "--model", "toy"]
+    assert main([*model, *data, "--split", "val"]) == 1
+    assert refusal in capsys.readouterr().err
+    assert main([*model, *data[:2], "--split", "val", "--threads", "1"]) == 0
+    assert "skipped: Annotations/image_0.xml:1: box" in capsys.readouterr().err
+
+
+def test_a_split_that_is_not_there(bccd, tmp_path, capsys):
+    data = ["--data", str(bccd), "--split", "test", "--out", str(tmp_path / "run")]
+    assert main(["train", "--config", "bccd", *data]) == 1
+    assert "has no split 'test'" in capsys.readouterr().err
+
+
+def test_data_of_ones_own(bccd, tmp_path):
+    (bccd / "classes.txt").write_text("WBC\nRBC\nPlatelets\n")
+    path = train(bccd, tmp_path / "run", "--dataset", "voc", "--validation-split", "val")
+    _, config, metadata = load_checkpoint(path)
+    assert config.classes == ("WBC", "RBC", "Platelets")
+    assert metadata["validation"]["split"] == "val"
 
 
 TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
