@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,9 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from builder import gpu
+from builder import gpu, train_cli
 from builder.config import CONFIGS
+from builder.options import add_command, add_data, add_split
 
 if TYPE_CHECKING:
     from serving.core.catalog import Catalog
@@ -25,110 +25,21 @@ if TYPE_CHECKING:
 RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
 CPU_RUNTIMES = ("openvino", "onnxruntime")
 """What Triton's CPU variants can be configured for; the first is the default."""
-DATASETS = ("bccd", "coco", "deeppcb", "voc", "yolo")
-BAD_ANNOTATIONS = ("skip", "refuse")
-"""As in ``builder.data``, which --help need not import."""
 PRECISIONS = ("fp16", "int8")
 MAX_LEVEL = 5
 
 
 def register(commands: Any, tools: ServingTools) -> None:
-    """Add train, build, evaluate, profile and gpu to the subparsers ``commands``."""
-    _add_train(commands)
+    """Add the builder's commands to the subparsers ``commands``."""
+    train_cli.add_parsers(commands)
     _add_build(commands, tools)
     _add_evaluate(commands, tools)
     _add_profile(commands, tools)
     gpu.add_parser(commands, tools)
 
 
-def _add(commands: Any, name: str, summary: str, details: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary} {details}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    return parser
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
-    parser.add_argument(
-        "--bad-annotations",
-        choices=BAD_ANNOTATIONS,
-        default=BAD_ANNOTATIONS[0],
-        help="what to do about those that cannot be used",
-    )
-
-
 def _today() -> str:
     return time.strftime("%Y-%m-%d", time.gmtime())
-
-
-# -- train ---------------------------------------------------------------------------------------
-
-
-def _add_train(commands: Any) -> None:
-    parser = _add(
-        commands,
-        "train",
-        "Train a detector.",
-        "Writes OUT/checkpoint.pt after every epoch and OUT/log.jsonl; a stopped run goes on with "
-        "--resume as if it had not been stopped. On several GPUs: torchrun --nproc-per-node COUNT "
-        "--no-python punctual train ...",
-    )
-    parser.add_argument("--config", choices=sorted(CONFIGS), required=True, help="what to train")
-    parser.add_argument(
-        "--dataset",
-        choices=DATASETS,
-        help="train for the classes of other data: how it is laid out [the recipe's]",
-    )
-    _add_data(parser)
-    parser.add_argument("--split", help="to train on [the recipe's]")
-    parser.add_argument("--validation-split", help="to measure accuracy on [the recipe's]")
-    parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
-    parser.add_argument("--seed", type=int, help="overrides the recipe's")
-    parser.add_argument("--epochs", type=int, help="overrides the recipe's")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--resume", action="store_true", help="continue the run in OUT")
-    parser.add_argument("--tensorboard", action="store_true", help="write curves to OUT as well")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PART.FIELD=JSON",
-        dest="assignments",
-        help="override one field of the detector or train record; may be repeated",
-    )
-    parser.set_defaults(run=_train)
-
-
-def _train(options: argparse.Namespace) -> int:
-    from builder.data import DatasetError
-    from builder.train import Diverged, InvalidRecipe, override, run_until_signal
-
-    config = override(CONFIGS[options.config], options.assignments)
-    names = ("dataset", "split", "validation_split", "seed", "epochs")
-    given = {name: getattr(options, name) for name in names}
-    changes = {name: value for name, value in given.items() if value is not None}
-    config = replace(config, train=replace(config.train, **changes))
-    data = options.data or Path("data") / config.train.dataset
-    command = "punctual " + shlex.join(sys.argv[1:])
-    try:
-        return run_until_signal(
-            config,
-            data,
-            options.out,
-            device=options.device,
-            resume=options.resume,
-            command=command,
-            bad_annotations=options.bad_annotations,
-            classes_of_data=options.dataset is not None,
-            tensorboard=options.tensorboard,
-        )
-    except (DatasetError, Diverged, InvalidRecipe) as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 1
 
 
 # -- build ---------------------------------------------------------------------------------------
@@ -139,7 +50,7 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_build(commands: Any, tools: ServingTools) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "build",
         "Write a model repository that the server and Triton read.",
@@ -321,7 +232,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(commands: Any, tools: ServingTools) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "evaluate",
         "Measure the accuracy of every exit.",
@@ -329,9 +240,8 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
         "serves: from encoded image to boxes, as a request goes.",
     )
     _add_model(parser)
-    _add_data(parser)
-    parser.add_argument("--dataset", choices=DATASETS, default="bccd", help="how it is laid out")
-    parser.add_argument("--split", default="test")
+    add_data(parser)
+    add_split(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the training run, for the record")
     parser.add_argument(
         "--resamples", type=int, default=0, help="for intervals of the rise over exits; 0: none"
@@ -394,7 +304,7 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
 
 
 def _add_profile(commands: Any, tools: ServingTools) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "profile",
         "Measure the latency of every segment.",

@@ -55,14 +55,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+Groups = list[dict[str, Any]]
+
+OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, config: torch.optim.AdamW(groups, lr=config.learning_rate, fused=True),
+    "sgd": lambda groups, config: torch.optim.SGD(
+        groups, lr=config.learning_rate, momentum=config.momentum
+    ),
+}
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer named in the recipe."""
-    groups = parameter_groups(model, config.weight_decay)
-    makers = {
-        "adamw": lambda: torch.optim.AdamW(groups, lr=config.learning_rate, fused=True),
-        "sgd": lambda: torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum),
-    }
-    return makers[config.optimizer]()
+    return OPTIMIZERS[config.optimizer](parameter_groups(model, config.weight_decay), config)
 
 
 class MovingAverage:

@@ -16,8 +16,8 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,16 @@ from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.augment import Example
 from builder.data.loader import epoch_batches, steps_per_epoch
 from builder.journal import Journal
+from builder.losses import BOX_LOSSES
 from builder.modeling.checkpoint import read_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
-from builder.optimization import MovingAverage, learning_rate_at, make_optimizer
+from builder.optimization import (
+    OPTIMIZERS,
+    SCHEDULES,
+    MovingAverage,
+    learning_rate_at,
+    make_optimizer,
+)
 from builder.processes import Processes, joined
 from builder.supervision import EXIT_WEIGHTS, Supervised, draw_exits, step_loss
 from builder.validation import positives_per_level, validate
@@ -44,6 +51,14 @@ CHECKPOINT = "checkpoint.pt"
 
 LOOK_EVERY = 20
 """Steps between looks at the loss, each of which waits for the device."""
+
+TABLES: dict[str, Mapping[str, Any]] = {
+    "box_loss": BOX_LOSSES,
+    "exit_weights": EXIT_WEIGHTS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+"""Fields of a recipe -> what they may name."""
 
 log = logging.getLogger(__name__)
 
@@ -187,9 +202,12 @@ def _check(config: Config, dataset: Dataset, processes: Processes) -> None:
             dataset.classes != config.detector.classes,
             f"the detector's classes are not those of {recipe.dataset}: {dataset.classes}",
         ),
-        (
-            recipe.exit_weights not in EXIT_WEIGHTS,
-            f"exit_weights {recipe.exit_weights!r} is not one of {', '.join(EXIT_WEIGHTS)}",
+        *(
+            (
+                getattr(recipe, name) not in table,
+                f"{name} {getattr(recipe, name)!r} is not one of {', '.join(table)}",
+            )
+            for name, table in TABLES.items()
         ),
         (
             recipe.batch_size % num_parts,
@@ -235,6 +253,8 @@ def train(
     """
     recipe = config.train
     with joined(device) as (processes, own):
+        if not processes.is_first:
+            log.setLevel(logging.ERROR)  # what the first one says is said once
         torch.manual_seed(recipe.seed)
         dataset = read_split(recipe, data, recipe.split, bad_annotations)
         if classes_of_data:
@@ -278,7 +298,8 @@ def _run_epochs(
     steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
     done = run.epoch * steps
     supervised = Supervised(run.model, recipe.gradient_equilibrium)
-    wrapped = processes.wrap(supervised, is_partial=recipe.exits_per_step is not None)
+    is_partial = (recipe.exits_per_step or config.detector.num_exits) < config.detector.num_exits
+    wrapped = processes.wrap(supervised, is_partial=is_partial)
     journal = Journal(path.parent, processes, run.epoch, done, tensorboard)
     quiet = not processes.is_first
     with tqdm(total=recipe.epochs * steps, initial=done, mininterval=5, disable=quiet) as bar:
@@ -316,9 +337,22 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
         if part not in ("detector", "train"):
             raise ValueError(f"expected detector.FIELD=JSON or train.FIELD=JSON: {assignment!r}")
         record = getattr(config, part)
-        changed = type(record).from_dict({**asdict(record), name: json.loads(text)})
+        try:
+            changed = type(record).from_dict({**asdict(record), name: json.loads(text)})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{assignment}: {error}") from error
         config = replace(config, **{part: changed})
     return config
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM is a KeyboardInterrupt, as Ctrl-C is."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupt(*_: object) -> None:
@@ -329,13 +363,11 @@ def run_until_signal(config: Config, data: Path, out: Path, **options: Any) -> i
     """``train`` for a command line, with its options: SIGTERM and Ctrl-C stop it. Returns the exit
     status, 130 for a run that was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        path = train(config, data, out, **options)
+        with interruptible():
+            path = train(config, data, out, **options)
     except KeyboardInterrupt:
         log.info("stopped; --resume continues after the last whole epoch")
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     log.info("wrote %s", path)
     return 0

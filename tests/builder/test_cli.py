@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder import cli
+from builder import options
 from builder.cli import PRECISIONS, RUNTIMES, register
 from builder.data import BAD_ANNOTATIONS, DATASETS
 from builder.modeling.checkpoint import load_checkpoint
@@ -129,8 +129,8 @@ def test_every_runtime_can_be_built_for_and_profiled():
 
 
 def test_every_reader_can_be_named():
-    assert tuple(DATASETS) == cli.DATASETS
-    assert BAD_ANNOTATIONS == cli.BAD_ANNOTATIONS
+    assert tuple(DATASETS) == options.DATASETS
+    assert BAD_ANNOTATIONS == options.BAD_ANNOTATIONS
 
 
 def test_bad_annotations_are_skipped_or_refused(repository, bccd, tmp_path, capsys):
@@ -161,6 +161,7 @@ def test_data_of_ones_own(bccd, tmp_path):
     assert metadata["validation"]["split"] == "val"
 
 
+TRAIN = ["train", "--config", "bccd", "--out", "x"]
 TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
 
 
@@ -168,6 +169,9 @@ TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
     ("arguments", "sentence"),
     [
         (["train", "--config", "nothing", "--out", "x"], "invalid choice"),
+        ([*TRAIN, "--set", "train.epochs=many"], "train.epochs=many: Expecting value"),
+        ([*TRAIN, "--set", "detector.input_size=[1,2]"], "must be multiples of 128"),
+        ([*TRAIN, "--set", "detector.input_size=5"], "detector.input_size=5: "),
         (["evaluate"], "required"),
         (["build"], "say which model"),
         (["build", "--config", "bccd", "--checkpoint", "x"], "not allowed"),

@@ -88,9 +88,10 @@ def test_a_detector_for_the_classes_of_the_data(bccd: Path, tmp_path: Path) -> N
     assert config.classes == ("Platelets", "RBC", "WBC", "Basophil")
 
 
-def test_wrong_weights_are_refused(bccd: Path, tmp_path: Path) -> None:
-    config = replace(TINY, train=replace(TINY.train, exit_weights="falling"))
-    with pytest.raises(InvalidRecipe, match="exit_weights 'falling' is not one of uniform, rising"):
+@pytest.mark.parametrize("field", training.TABLES)
+def test_unknown_choices_are_refused(bccd: Path, tmp_path: Path, field: str) -> None:
+    config = replace(TINY, train=replace(TINY.train, **{field: "nothing"}))
+    with pytest.raises(InvalidRecipe, match=f"{field} 'nothing' is not one of"):
         train(config, bccd, tmp_path / "run")
 
 
