@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from builder.data.coco import AveragePrecision, Detections, average_precision, resampled_ap
+from builder.data.coco import (
+    AveragePrecision,
+    Detections,
+    average_precision,
+    count_objects,
+    resampled_ap,
+)
 from builder.data.coco_json import read_coco
 from builder.data.dataset import Dataset, DatasetError, Sample
 from builder.data.deeppcb import read_deeppcb
@@ -51,6 +57,7 @@ __all__ = [
     "Detections",
     "Sample",
     "average_precision",
+    "count_objects",
     "read_bccd",
     "read_coco",
     "read_dataset",

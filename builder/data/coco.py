@@ -14,8 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from builder.data.dataset import Dataset
 
-SIZES = ("small", "medium", "large")
-"""Objects that cover less than 32**2 pixels of the image, up to 96**2, and more."""
+SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
+"""Name -> the fewest pixels of the image that objects of this size cover."""
 
 _ALL_SIZES = 0
 """Index of pycocotools' area range that holds every object; those of SIZES follow."""
@@ -127,6 +127,18 @@ def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> Ave
 def _mean(precision: npt.NDArray[np.float64]) -> float:
     """Over what there was something to find of; nan if there was nothing."""
     return float(precision[precision > -1].mean()) if (precision > -1).any() else float("nan")
+
+
+def count_objects(dataset: Dataset) -> dict[str, int]:
+    """How many objects there are of each class and of each of SIZES."""
+    labels = np.concatenate([sample.labels for sample in dataset.samples])
+    areas = np.concatenate([sample.areas for sample in dataset.samples])
+    sizes = np.searchsorted(list(SIZES.values()), areas, side="right") - 1
+    counts = (
+        *np.bincount(labels, minlength=len(dataset.classes)).tolist(),
+        *np.bincount(sizes, minlength=len(SIZES)).tolist(),
+    )
+    return dict(zip((*dataset.classes, *SIZES), counts, strict=True))
 
 
 def resampled_ap(

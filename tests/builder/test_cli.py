@@ -1,4 +1,4 @@
-"""The whole way of a model, by the commands a user types: train, build, evaluate, profile."""
+"""The whole way of a model, by the commands a user types, from train to report and profile."""
 
 from __future__ import annotations
 
@@ -159,6 +159,17 @@ def test_data_of_ones_own(bccd, tmp_path):
     _, config, metadata = load_checkpoint(path)
     assert config.classes == ("WBC", "RBC", "Platelets")
     assert metadata["validation"]["split"] == "val"
+
+
+def test_a_report(repository, bccd, tmp_path, capsys):
+    model = ["--model-repository", str(repository), "--model", "toy", "--threads", "1"]
+    page = tmp_path / "report.html"
+    data = ["--data", str(bccd), "--split", "val", "--images", "2", "--out", str(page)]
+    assert main(["report", *model, *data]) == 0
+    assert f"wrote {page}" in capsys.readouterr().out
+    text = page.read_text()
+    assert "Exits of toy" in text
+    assert text.count("data:image/jpeg;base64,") == 2
 
 
 TRAIN = ["train", "--config", "bccd", "--out", "x"]
