@@ -1,4 +1,4 @@
-"""Batches of augmented examples, prepared ahead of the training step by two threads.
+"""Batches of augmented examples, prepared ahead of the training step by a few threads.
 
 All randomness comes from (seed, epoch, position): the same epoch gives the same batches whatever
 the threads do, and a resumed run sees what an uninterrupted one would have seen.
@@ -6,6 +6,7 @@ the threads do, and a resumed run sees what an uninterrupted one would have seen
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from builder.config import TrainConfig
 from builder.data.augment import Example, augment
 from builder.data.dataset import Dataset
 
-THREADS = 2
+THREADS = min(8, len(os.sched_getaffinity(0)))
 AHEAD = 3
 """Batches prepared in advance."""
 
