@@ -4,7 +4,7 @@
     classes.txt: one class a line; without it, the twenty of Pascal VOC
 
 Corners are taken as they stand: pixels are areas here, and the data sets at hand do not say
-whether they count from 0 or 1.
+whether they count from 0 or 1. Objects marked as difficult count as any other.
 """
 
 from __future__ import annotations
