@@ -27,6 +27,7 @@ PLAIN: Mapping[str, Any] = {
     "exits_per_step": None,
     "gradient_equilibrium": False,
     "distillation_weight": 0.0,
+    "teacher": "deepest",
 }
 """Every exit at every step, all alike, each by itself."""
 
@@ -37,6 +38,7 @@ OPTIONS: dict[str, Mapping[str, Any]] = {
     "random": {**PLAIN, "exits_per_step": 2},
     "equilibrium": {**PLAIN, "gradient_equilibrium": True},
     "distillation": {**PLAIN, "distillation_weight": 1.0},
+    "ensemble": {**PLAIN, "distillation_weight": 1.0, "teacher": "ensemble"},
     SEPARATE: {**PLAIN, "exits_per_step": 1},
 }
 """Name -> fields of the recipe."""

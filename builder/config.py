@@ -138,7 +138,9 @@ class TrainConfig(JsonRecord):
     gradient_equilibrium: bool = False
     """Whether what all exits together send back into a stack is as much as one alone would."""
     distillation_weight: float = 0.0
-    """Of the deepest exit's outputs as targets of the others, beside the truth."""
+    """Of a teacher's outputs as targets of the other exits, beside the truth."""
+    teacher: str = "deepest"
+    """A key of ``builder.supervision.TEACHERS``."""
     focal_alpha: float = 0.25
     focal_gamma: float = 1.5
     box_loss: str = "giou"

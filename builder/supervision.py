@@ -35,6 +35,23 @@ EXIT_WEIGHTS: dict[str, Callable[[int], list[float]]] = {
 and the last twice as much as any other."""
 
 
+def _deepest(outputs: Mapping[int, RawOutputs]) -> RawOutputs:
+    return outputs[max(outputs)]
+
+
+def _ensemble(outputs: Mapping[int, RawOutputs]) -> RawOutputs:
+    logits, deltas = zip(*outputs.values(), strict=True)
+    return torch.stack(logits).mean(dim=0), torch.stack(deltas).mean(dim=0)
+
+
+TEACHERS: dict[str, Callable[[Mapping[int, RawOutputs]], RawOutputs]] = {
+    "deepest": _deepest,
+    "ensemble": _ensemble,
+}
+"""Name -> what exits learn from: the deepest exit of the step, or the mean of all, which is nearer
+to what a shallow one can do."""
+
+
 def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -> list[int]:
     """The exits to train in one step: all, or the last and ``count - 1`` others, ascending."""
     if count is None or count >= num_exits:
@@ -126,13 +143,13 @@ def step_loss(
     }
     terms = [exit_weights[depth - 1] * _sum(loss, config) for depth, loss in losses.items()]
     if config.distillation_weight:
-        deepest = max(outputs)
+        teacher = TEACHERS[config.teacher](outputs)
         terms.extend(
             config.distillation_weight
             * exit_weights[depth - 1]
-            * _sum(distillation_loss(of_exit, outputs[deepest], anchors, config, count), config)
+            * _sum(distillation_loss(of_exit, teacher, anchors, config, count), config)
             for depth, of_exit in outputs.items()
-            if depth != deepest
+            if of_exit is not teacher
         )
     return torch.stack(terms).sum(), losses
 

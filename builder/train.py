@@ -44,7 +44,7 @@ from builder.optimization import (
     make_optimizer,
 )
 from builder.processes import Processes, joined
-from builder.supervision import EXIT_WEIGHTS, Supervised, draw_exits, step_loss
+from builder.supervision import EXIT_WEIGHTS, TEACHERS, Supervised, draw_exits, step_loss
 from builder.validation import positives_per_level, validate
 
 CHECKPOINT = "checkpoint.pt"
@@ -57,6 +57,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "exit_weights": EXIT_WEIGHTS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "teacher": TEACHERS,
 }
 """Fields of a recipe -> what they may name."""
 

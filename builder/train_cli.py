@@ -13,7 +13,16 @@ from typing import Any, NoReturn
 from builder.config import CONFIGS, Config
 from builder.options import DATASETS, add_command, add_data
 
-OPTIONS = ("uniform", "rising", "last", "random", "equilibrium", "distillation", "separate")
+OPTIONS = (
+    "uniform",
+    "rising",
+    "last",
+    "random",
+    "equilibrium",
+    "distillation",
+    "ensemble",
+    "separate",
+)
 """As in ``builder.ablation``, which --help need not import."""
 
 Refuse = Callable[[str], NoReturn]
@@ -120,7 +129,8 @@ def _add_ablate(commands: Any) -> None:
         "comparison goes on when it is started again; runs that have ended are not repeated. "
         "Options: uniform, rising and last weights of exits (the last: twice any other's); random: "
         "one other exit and the last at each step; gradient equilibrium; distillation from the "
-        "deepest exit; separate: a model for each depth, trained at its last exit alone.",
+        "deepest exit, or from the ensemble of all; separate: a model for each depth, trained at "
+        "its last exit alone.",
     )
     _add_recipe(parser)
     parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS))

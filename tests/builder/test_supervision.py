@@ -14,6 +14,7 @@ from builder.losses import assign, exit_loss
 from builder.modeling.boxes import decode_boxes, encode_boxes
 from builder.supervision import (
     EXIT_WEIGHTS,
+    TEACHERS,
     Supervised,
     distillation_loss,
     draw_exits,
@@ -165,6 +166,33 @@ def test_descent_reaches_the_teacher() -> None:
     )
     boxes = [decode_boxes(deltas[0, ::2], ANCHORS[::2]) for deltas in (student[1], TEACHER[1])]
     torch.testing.assert_close(*boxes, atol=0.3, rtol=0.0)
+
+
+def test_teachers() -> None:
+    other = raw([[0.0, 1.0]] * 3, NO_DELTAS)
+    outputs = {1: other, 4: TEACHER}
+    assert TEACHERS["deepest"](outputs) is TEACHER
+    logits, deltas = TEACHERS["ensemble"](outputs)
+    torch.testing.assert_close(logits, (other[0] + TEACHER[0]) / 2)
+    torch.testing.assert_close(deltas, (other[1] + TEACHER[1]) / 2)
+
+
+def test_an_ensemble_teaches_every_exit() -> None:
+    boxes, labels = torch.tensor([[0.0, 0.0, 10.0, 12.0]]), torch.tensor([1])
+    targets = assign(ANCHORS, [boxes], [labels], 2)
+    outputs = {1: raw([[0.0, 1.0]] * 3, NO_DELTAS), 2: TEACHER}
+    config = replace(CONFIG, distillation_weight=2.0, teacher="ensemble")
+    plain = replace(config, distillation_weight=0.0)
+    loss, without = (
+        step_loss(outputs, targets, ANCHORS, recipe, [0.5, 1.5], 4.0)[0].item()
+        for recipe in (config, plain)
+    )
+    teacher = TEACHERS["ensemble"](outputs)
+    expected = without
+    for weight, student in zip([0.5, 1.5], outputs.values(), strict=True):
+        taught = distillation_loss(student, teacher, ANCHORS, config, 4.0)
+        expected += 2.0 * weight * (taught.classes + 2.0 * taught.boxes).item()
+    assert loss == pytest.approx(expected)
 
 
 def test_a_step_is_weighted_and_distilled() -> None:
