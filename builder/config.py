@@ -153,7 +153,8 @@ class DetectorConfig(JsonRecord):
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig(JsonRecord):
-    """One training recipe. Learning rates are those of the whole batch."""
+    """One training recipe. Batch and learning rate are those of a step of the optimizer, on however
+    many processes it is computed."""
 
     dataset: str
     """A key of ``builder.data.DATASETS``."""
@@ -161,25 +162,41 @@ class TrainConfig(JsonRecord):
     validation_split: str | None = "val"
     epochs: int = 100
     batch_size: int = 8
+    micro_batches: int = 1
+    """Each process computes its share of a batch in so many parts, one after the other, and adds up
+    their gradients."""
     optimizer: str = "adamw"
     learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    """What follows the warm-up: cosine, or steps by a tenth after each of ``milestones``."""
     final_learning_rate_ratio: float = 0.01
     """Cosine decay ends here, as a share of ``learning_rate``."""
+    milestones: tuple[int, ...] = ()
+    """Epochs."""
     warmup_steps: int = 200
+    warmup_ratio: float = 0.0
+    """The linear warm-up starts here, as a share of ``learning_rate``."""
     weight_decay: float = 0.05
     """On convolution kernels only."""
     momentum: float = 0.9
     """Read by the sgd optimizer."""
-    clip_norm: float = 10.0
-    exit_weights: tuple[float, ...] = ()
-    """Loss weight of each exit; empty: all 1."""
+    clip_norm: float | None = 10.0
+    exit_weights: str = "uniform"
+    """A key of ``builder.supervision.EXIT_WEIGHTS``."""
     exits_per_step: int | None = None
     """None: every exit at every step; n: the last one and n - 1 others drawn at random."""
+    gradient_equilibrium: bool = False
+    """Whether what all exits together send back into a stack is as much as one alone would."""
+    distillation_weight: float = 0.0
+    """Of a teacher's outputs as targets of the other exits, beside the truth."""
+    teacher: str = "deepest"
+    """A key of ``builder.supervision.TEACHERS``."""
     focal_alpha: float = 0.25
     focal_gamma: float = 1.5
     box_loss: str = "giou"
     box_weight: float = 2.0
     ema_decay: float = 0.999
+    """Of the moving average of the weights, which is what is served; 0: the last weights are."""
     drop_block: float = 0.0
     """Rate of DropBlock behind every cell of the neck at the last step; it grows from 0."""
     horizontal_flip: bool = True
@@ -238,6 +255,48 @@ _COCO = DetectorConfig(
     max_candidates=1000,
 )
 
+_PAPER = TrainConfig(
+    dataset="coco",
+    split="train2017",
+    validation_split="val2017",
+    epochs=50,
+    batch_size=64,
+    optimizer="sgd",
+    learning_rate=0.08,
+    schedule="step",
+    milestones=(30, 40),
+    warmup_steps=500,
+    warmup_ratio=0.0067 / 0.08,
+    weight_decay=1e-4,
+    clip_norm=None,
+    box_loss="huber",
+    box_weight=50.0,
+    ema_decay=0.0,
+    brightness_jitter=0.0,
+    contrast_jitter=0.0,
+    validate_every=10,
+)
+"""The short recipe of NAS-FPN (Ghiasi et al., 2019), with the warm-up, the box loss and its weight
+of Google's RetinaNet (tensorflow/tpu)."""
+
+_PAPER_LONG = replace(_PAPER, epochs=150, milestones=(120, 140))
+"""Its long one, which goes with DropBlock."""
+
+COCO_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
+    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
+    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
+    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
+    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
+    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
+    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier"),
+    "toothbrush",
+)
+"""The eighty of COCO, in the order of their ids."""
+
 CONFIGS: dict[str, Config] = {
     # punctual train --config bccd --data data/bccd --out runs/bccd
     "bccd": _BCCD,
@@ -273,6 +332,16 @@ CONFIGS: dict[str, Config] = {
             head_channels=384,
         ),
     ),
+}
+CONFIGS |= {
+    # punctual train --config coco_r50_50e --data data/coco --out runs/coco --device cuda
+    f"coco_r50_{train.epochs}e": Config(
+        replace(
+            CONFIGS["coco_r50"].detector, name=f"coco_r50_{train.epochs}e", classes=COCO_CLASSES
+        ),
+        train,
+    )
+    for train in (_PAPER, _PAPER_LONG)
 }
 
 

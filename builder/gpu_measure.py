@@ -195,12 +195,12 @@ def _measure_accuracy(
         figures.ap_skipped = "random weights" if data.exists() else f"there is no {data}"
         return
     try:
-        from builder.data import DATASETS, average_precision
+        from builder.data import average_precision, read_dataset
         from builder.evaluate import detect_all
     except ImportError as error:
         figures.ap_skipped = str(error)
         return
-    dataset = DATASETS[options.dataset](data, options.split)
+    dataset = read_dataset(options.dataset, data, options.split)
     found = detect_all(runner, model.catalog, dataset, tools.load_image)
     figures.ap = {
         depth: round(average_precision(dataset, rows).ap, 4) for depth, rows in found.items()
