@@ -100,7 +100,10 @@ def _train(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> in
     if options.init:
         from builder.modeling.checkpoint import structure_of
 
-        config = replace(config, detector=structure_of(options.init, config.detector))
+        try:
+            config = replace(config, detector=structure_of(options.init, config.detector))
+        except (OSError, ValueError) as error:
+            refuse(f"--init: {error}")
     given = {"seed": options.seed, "epochs": options.epochs}
     changes = {name: value for name, value in given.items() if value is not None}
     config = replace(config, train=replace(config.train, **changes))
