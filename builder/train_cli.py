@@ -112,7 +112,10 @@ def _train(options: argparse.Namespace, refuse: Refuse) -> int:
     if options.init:
         from builder.modeling.checkpoint import structure_of
 
-        config = replace(config, detector=structure_of(options.init, config.detector))
+        try:
+            config = replace(config, detector=structure_of(options.init, config.detector))
+        except (OSError, ValueError) as error:
+            refuse(f"--init: {error}")
     command = "punctual " + shlex.join(sys.argv[1:])
     try:
         return run_until_signal(

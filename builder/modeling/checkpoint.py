@@ -70,8 +70,8 @@ def start_from(detector: Detector, path: Path) -> None:
     if [*weights] != [*own]:
         raise ValueError(f"{path} holds a detector of another structure")
     fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
-    for name in weights.keys() - fitting.keys():
-        if ".classes.predict." not in name:
+    for name in weights:
+        if name not in fitting and ".classes.predict." not in name:
             raise ValueError(f"{path} holds a detector of another structure: {name} differs")
     detector.load_state_dict({**own, **fitting})
 

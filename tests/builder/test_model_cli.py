@@ -69,12 +69,20 @@ def test_cost_of_a_neck_from_a_file_and_of_changed_fields(capsys, tmp_path):
         (["cost", "--config", "bccd", "--set", "detector.neck_width=3"], "no field"),
         (["build", "--checkpoint", "x.pt", "--neck", "nowhere.json"], "--neck is for --config"),
         (["train", "--config", "bccd", "--out", "x", "--neck", "nowhere.json"], "nowhere.json"),
+        (["train", "--config", "bccd", "--out", "x", "--init", "y.pt"], "--init: .*y.pt"),
+        (["train", "--config", "bccd", "--out", "x", "--init", "raw.pt"], "--init: .*format None"),
+        (
+            ["train", "--config", "bccd", "--out", "x", "--init", "y.pt", "--neck", "mine.json"],
+            "the neck is that of --init",
+        ),
         (["import", "x", "--out", "y", "--layout", "imagenet-backbone"], "needs a --config"),
     ],
 )
 def test_what_cannot_be_done_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pt").write_bytes(b"")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "raw.pt")
+    graph_file(tmp_path, GRAPHS["fpn"])
     assert re.search(message, refused(capsys, *arguments))
 
 
@@ -171,6 +179,17 @@ def test_training_takes_a_neck_from_a_file(bccd, tmp_path):
     assert main(["train", "--config", "bccd", *arguments, *where, *neck]) == 0
     _, config, _ = load_checkpoint(tmp_path / "run/checkpoint.pt")
     assert (config.neck, config.levels) == ("mine", (3, 4, 5, 6))
+
+
+def test_blocks_are_dropped_ever_more(bccd, tmp_path, monkeypatch):
+    rates = []
+    monkeypatch.setattr("builder.train.set_drop_rate", lambda model, rate: rates.append(rate))
+    changes = ["detector.input_size=[128,128]", "detector.num_stacks=1", 'train.split="train"']
+    changes += ["train.drop_block=0.3", "train.batch_size=3"]
+    arguments = [text for change in changes for text in ("--set", change)]
+    where = ["--data", str(bccd), "--out", str(tmp_path / "run"), "--epochs", "2"]
+    assert main(["train", "--config", "bccd", *arguments, *where]) == 0
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 def test_training_starts_from_a_checkpoint(bccd, tmp_path):

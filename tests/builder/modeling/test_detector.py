@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from builder.config import CONFIGS, DetectorConfig, replace
-from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from builder.modeling.checkpoint import (
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    start_from,
+    structure_of,
+)
 from builder.modeling.detector import PIXEL_MEAN, Detector
 
 CONFIG = replace(
@@ -137,6 +143,36 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     with torch.no_grad():
         assert all(map(torch.equal, loaded(images())[3], model(images())[3]))
     assert [item.name for item in path.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_detector_starts_from_a_checkpoint_of_its_structure(tmp_path: Path) -> None:
+    stored = detector()
+    save_checkpoint(tmp_path / "x.pt", CONFIG, stored.state_dict(), {})
+    mine = replace(CONFIG, name="mine", classes=("a",), input_size=(256, 128))
+    assert structure_of(tmp_path / "x.pt", replace(mine, neck="fpn")) == mine
+    torch.manual_seed(1)
+    started = Detector(mine)
+    drawn = started.state_dict()["retina_head.classes.predict.weight"].clone()
+    start_from(started, tmp_path / "x.pt")
+    for name, value in started.state_dict().items():
+        same = drawn if name == "retina_head.classes.predict.weight" else stored.state_dict()[name]
+        if name != "retina_head.classes.predict.bias":
+            assert torch.equal(value, same)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"neck": "nas_fpn_p6"}, "another structure"),
+        ({"neck_channels": 12}, r"another structure: .* differs"),
+    ],
+)
+def test_another_structure_is_no_start(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "x.pt", CONFIG, detector().state_dict(), {})
+    with pytest.raises(ValueError, match=message):
+        start_from(detector(replace(CONFIG, **change)), tmp_path / "x.pt")
 
 
 def test_a_pyramid_of_ones_own_is_in_the_checkpoint(tmp_path: Path) -> None:
