@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from builder.graphs import GRAPHS
+from builder.graphs import GRAPHS, OPS
 from builder.modeling.backbones import FeatureSpec
-from builder.modeling.pyramid import FLAVOURS, Pyramid, PyramidInput, resample
+from builder.modeling.pyramid import FLAVOURS, Flavour, Pyramid, PyramidInput, resample
 
 CHANNELS = 4
 SIZES = ((16, 32), (8, 16), (4, 8), (2, 4), (1, 2))
@@ -57,6 +57,11 @@ def test_interpreter_against_the_graph_by_hand(
     out6 = c[6](attention(up(out7, 2), F.max_pool2d(out5, 2)))
     for got, want in zip(neck(inputs), (out3, out4, out5, out6, out7), strict=True):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS.values(), ids=FLAVOURS)
+def test_a_flavour_reads_every_op(flavour: Flavour) -> None:
+    assert set(flavour.merges) == set(OPS)
 
 
 @torch.no_grad()
