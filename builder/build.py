@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from builder.catalog import build_catalog
-from builder.config import CONFIGS
+from builder.config import DetectorConfig
 from builder.export import export_segments, measure_postprocess, verify_segments
 from builder.modeling.checkpoint import load_checkpoint
 from builder.modeling.detector import Detector
@@ -31,14 +31,14 @@ from serving.core.ports import Clock
 POSTPROCESS_ROUNDS = 200
 
 
-def open_detector(checkpoint: Path | None, config_name: str, command: str) -> tuple[Detector, str]:
-    """The trained detector in ``checkpoint`` or, without one, the configuration ``config_name``
-    with random weights; and the command that made it, ``command`` if it was not trained."""
-    if checkpoint is not None:
-        detector, _, metadata = load_checkpoint(checkpoint)
+def open_detector(source: Path | DetectorConfig, command: str) -> tuple[Detector, str]:
+    """The trained detector in a checkpoint, or an untrained one with random weights; and the
+    command that made it, ``command`` where the checkpoint does not say."""
+    if isinstance(source, Path):
+        detector, _, metadata = load_checkpoint(source)
         return detector, str(metadata.get("command", command))
     torch.manual_seed(0)
-    return Detector(CONFIGS[config_name].detector).eval(), command
+    return Detector(source).eval(), command
 
 
 def write_model(

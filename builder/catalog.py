@@ -12,13 +12,16 @@ def build_catalog(
     config: DetectorConfig, files: Mapping[str, SegmentFile], command: str
 ) -> Catalog:
     """A catalogue of facts that the export knows; accuracy and latency are measured later."""
+    exits = "an exit after each"
+    if config.stacks_per_exit > 1:
+        exits = f"an exit after every {config.stacks_per_exit} of them"
     return Catalog(
         name=config.name,
         version="1",
         description=(
             f"RetinaNet on {config.backbone} (width {config.backbone_width}), "
             f"{config.num_stacks} stacks of {config.neck} with {config.neck_channels} channels "
-            f"({config.conv}), an exit after each"
+            f"({config.conv}), {exits}"
         ),
         license=config.license,
         flavour=config.flavour,

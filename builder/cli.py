@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +14,15 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from builder import gpu
+from builder import evaluate_cli, gpu, model_cli, train_cli
 from builder.config import CONFIGS
+from builder.model_cli import add_neck, apply_neck
+from builder.options import RUNTIMES, add_command, add_model, add_threads, add_write, today
 
 if TYPE_CHECKING:
     from serving.core.catalog import Catalog
     from serving.core.ports import SegmentRunner, ServingTools
 
-RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
 CPU_RUNTIMES = ("openvino", "onnxruntime")
 """What Triton's CPU variants can be configured for; the first is the default."""
 PRECISIONS = ("fp16", "int8")
@@ -30,80 +30,20 @@ MAX_LEVEL = 5
 
 
 def register(commands: Any, tools: ServingTools) -> None:
-    """Add train, build, evaluate, profile and gpu to the subparsers ``commands``."""
-    _add_train(commands)
+    """Add the builder's commands to the subparsers ``commands``."""
+    model_cli.add_parsers(commands)
+    train_cli.add_parsers(commands)
     _add_build(commands, tools)
-    _add_evaluate(commands, tools)
+    evaluate_cli.add_parsers(commands, tools)
     _add_profile(commands, tools)
     gpu.add_parser(commands, tools)
-
-
-def _add(commands: Any, name: str, summary: str, details: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary} {details}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    return parser
-
-
-def _today() -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime())
-
-
-# -- train ---------------------------------------------------------------------------------------
-
-
-def _add_train(commands: Any) -> None:
-    parser = _add(
-        commands,
-        "train",
-        "Train a detector.",
-        "Writes OUT/checkpoint.pt after every epoch and OUT/log.jsonl; a stopped run goes on with "
-        "--resume as if it had not been stopped.",
-    )
-    parser.add_argument("--config", choices=sorted(CONFIGS), required=True, help="what to train")
-    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
-    parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
-    parser.add_argument("--seed", type=int, help="overrides the recipe's")
-    parser.add_argument("--epochs", type=int, help="overrides the recipe's")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--resume", action="store_true", help="continue the run in OUT")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PART.FIELD=JSON",
-        dest="assignments",
-        help="override one field of the detector or train record; may be repeated",
-    )
-    parser.set_defaults(run=_train)
-
-
-def _train(options: argparse.Namespace) -> int:
-    from builder.train import override, run_until_signal
-
-    config = override(CONFIGS[options.config], options.assignments)
-    given = {"seed": options.seed, "epochs": options.epochs}
-    changes = {name: value for name, value in given.items() if value is not None}
-    config = replace(config, train=replace(config.train, **changes))
-    data = options.data or Path("data") / config.train.dataset
-    command = "punctual " + shlex.join(sys.argv[1:])
-    return run_until_signal(
-        config, data, options.out, device=options.device, resume=options.resume, command=command
-    )
 
 
 # -- build ---------------------------------------------------------------------------------------
 
 
-def _add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, help="CPU threads of the runner [all cores]")
-
-
 def _add_build(commands: Any, tools: ServingTools) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "build",
         "Write a model repository that the server and Triton read.",
@@ -115,6 +55,7 @@ def _add_build(commands: Any, tools: ServingTools) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", type=Path, help="what train wrote")
     source.add_argument("--config", choices=sorted(CONFIGS), help="an untrained detector")
+    add_neck(parser)
     parser.add_argument(
         "--target",
         action="append",
@@ -124,7 +65,7 @@ def _add_build(commands: Any, tools: ServingTools) -> None:
     )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
     parser.add_argument("--model", help="the model's name [the configuration's]")
-    _add_threads(parser)
+    add_threads(parser)
     parser.add_argument(
         "--calibration-images",
         metavar="GLOB",
@@ -155,6 +96,7 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
             not source and not options.model,
             "say which model with --model, or give a --checkpoint or a --config",
         ),
+        (options.neck and not options.config, "--neck is for --config"),
         (
             options.model and not re.fullmatch(r"[\w.-]+", options.model, re.ASCII),
             f"a model's name has letters, digits, '_', '-' and '.' only, not {options.model!r}",
@@ -211,8 +153,12 @@ def _build(
     if options.checkpoint or options.config:
         from builder.build import open_detector, write_model
 
+        source = options.checkpoint
         made_by = f"punctual build --config {options.config}"
-        detector, command = open_detector(options.checkpoint, options.config, made_by)
+        if options.config:
+            source = apply_neck(CONFIGS[options.config], options.neck, refuse).detector
+            made_by += f" --neck {options.neck}" if options.neck else ""
+        detector, command = open_detector(source, made_by)
         catalog = write_model(detector, options.model, command, repository, time.perf_counter)
     else:
         catalog = _catalog_there(repository, options.model, refuse)
@@ -273,93 +219,19 @@ def _run_all(runner: SegmentRunner, catalog: Catalog) -> str:
     return f"{runner.runtime} ran all {len(ran)} segments once at batch {sizes}"
 
 
-# -- evaluate ------------------------------------------------------------------------------------
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
-    parser.add_argument("--model", required=True, help="name of the model, without _anytime")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="openvino")
-    _add_threads(parser)
-    parser.add_argument("--write", action="store_true", help="record the figures in the catalogue")
-
-
-def _add_evaluate(commands: Any, tools: ServingTools) -> None:
-    parser = _add(
-        commands,
-        "evaluate",
-        "Measure the accuracy of every exit.",
-        "COCO AP and AP50, overall and by class, of the exported segments on the runtime that "
-        "serves: from encoded image to boxes, as a request goes.",
-    )
-    _add_model(parser)
-    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
-    parser.add_argument("--dataset", default="bccd", help="which reader to use")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--seed", type=int, default=0, help="of the training run, for the record")
-    parser.add_argument(
-        "--resamples", type=int, default=0, help="for intervals of the rise over exits; 0: none"
-    )
-    parser.set_defaults(run=lambda options: _evaluate(options, tools))
-
-
-def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
-    from builder.data import DATASETS, average_precision
-    from builder.evaluate import detect_all, rises
-    from builder.repository import read_catalog, version_folder, write_catalog
-    from serving.core.catalog import Evaluation, Exit
-
-    folder = version_folder(options.model_repository, options.model)
-    catalog = read_catalog(folder)
-    data = options.data or Path("data") / options.dataset
-    dataset = DATASETS[options.dataset](data, options.split)
-    runner = tools.open_runner(options.runtime, folder, options.threads)
-    found = detect_all(runner, catalog, dataset, tools.load_image)
-    runner.close()
-    results = {depth: average_precision(dataset, rows) for depth, rows in found.items()}
-    print(f"{options.dataset} {options.split}, {len(dataset.samples)} images, {runner.runtime}")
-    print("exit      AP    AP50  " + "  ".join(f"{name:>9}" for name in catalog.classes))
-    for depth, result in results.items():
-        classes = "  ".join(f"{result.ap_by_class[name]:9.4f}" for name in catalog.classes)
-        print(f"{depth:4} {result.ap:8.4f} {result.ap50:7.4f}  {classes}")
-    if options.resamples:
-        print("exit   AP above that of exit 1 (95 % interval over resampled images)")
-        for depth, (middle, low, high) in rises(dataset, found, options.resamples).items():
-            print(f"{depth:4} {middle:+8.4f}  ({low:+.4f} .. {high:+.4f})")
-    if options.write:
-        exits = tuple(
-            Exit(
-                depth,
-                round(result.ap, 4),
-                round(result.ap50, 4),
-                {name: round(ap, 4) for name, ap in result.ap_by_class.items()},
-            )
-            for depth, result in results.items()
-        )
-        record = Evaluation(
-            options.dataset,
-            options.split,
-            len(dataset.samples),
-            options.seed,
-            runner.runtime,
-            _today(),
-        )
-        write_catalog(replace(catalog, exits=exits, evaluation=record), folder)
-    return 0
-
-
 # -- profile -------------------------------------------------------------------------------------
 
 
 def _add_profile(commands: Any, tools: ServingTools) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "profile",
         "Measure the latency of every segment.",
         "Interleaved rounds over all segments and batch sizes, then unit segments against the "
         "fused one at equal depth, as a ratio within each round.",
     )
-    _add_model(parser)
+    add_model(parser)
+    add_write(parser)
     parser.add_argument("--rounds", type=int, default=200, help="over all segments; 0: none")
     parser.add_argument("--path-rounds", type=int, default=200, help="of unit against fused")
     parser.add_argument("--depths", type=int, nargs="+", help="to compare paths at [all]")
@@ -383,10 +255,10 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
     catalog = read_catalog(folder)
     runner = tools.open_runner(options.runtime, folder, options.threads)
     threads = options.threads or len(os.sched_getaffinity(0))
-    print(f"{runner.runtime}, {machine()}, {threads} threads, {_today()}")
+    print(f"{runner.runtime}, {machine()}, {threads} threads, {today()}")
     if options.rounds:
         profile = measure_segments(
-            runner, catalog, options.rounds, time.perf_counter, _today(), threads
+            runner, catalog, options.rounds, time.perf_counter, today(), threads
         )
         decision_s = measure_decision(catalog, profile, options.rounds, time.perf_counter)
         print(f"one decision with {WAITING} waiting takes {1e6 * decision_s:.0f} us")

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
-LEVELS = (3, 4, 5, 6, 7)
-"""Pyramid levels of every neck; the stride of level l is 2**l pixels."""
+from builder.graphs import GRAPHS, Graph, Row, read_graph
 
-STRIDES = tuple(2**level for level in LEVELS)
-
-SIDE_MULTIPLE = 2 ** LEVELS[-1]
-"""Input sides are multiples of the coarsest stride, so that every resampling is exact."""
+CHOICES = {
+    "conv": ("dense", "separable"),
+    "light_head_conv": ("dense", "separable"),
+    "activation": ("relu", "swish"),
+    "flavour": ("google", "mmdet"),
+}
+"""Fields of a detector that name something in ``builder.modeling``."""
 
 
 def _tuples(value: Any) -> Any:
@@ -51,17 +54,35 @@ class DetectorConfig(JsonRecord):
     """(height, width)."""
     backbone: str = "resnet10"
     backbone_width: int = 8
+    """Channels of the stem; of AmoebaNet-D its F, four times as many."""
+    backbone_layers: int = 0
+    """Normal cells of AmoebaNet-D, its L; the depth of the others is in their name."""
     neck: str = "nas_fpn"
+    """A key of ``GRAPHS``, or the name of ``graph``."""
+    graph: tuple[Row, ...] = ()
+    """The rows of a pyramid that is not built in."""
     num_stacks: int = 7
-    """Pyramids in the neck, each followed by an exit."""
+    """Pyramids in the neck."""
+    stacks_per_exit: int = 1
+    """An exit follows every so many pyramids."""
     neck_channels: int = 64
     conv: str = "dense"
     """3x3 convolutions of neck and head: dense, or separable (depthwise, then pointwise)."""
+    activation: str = "relu"
+    """Of neck and head: relu or swish."""
     head_channels: int = 64
     head_convs: int = 4
     """Convolutions in each of the two towers, before the prediction."""
+    light_exits: int = 0
+    """The first so many exits have a light head: it is shared among them as the head is among the
+    others."""
+    light_head_channels: int = 64
+    light_head_convs: int = 1
+    light_head_conv: str = "separable"
     anchor_scale: float = 4.0
     """Side of the smallest square anchor of a level, in strides."""
+    anchor_offset: float = 0.5
+    """Where in a cell its anchors are centred, in strides from its upper left corner."""
     octave_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
     """Width over height."""
@@ -77,17 +98,46 @@ class DetectorConfig(JsonRecord):
     max_detections: int = 100
 
     def __post_init__(self) -> None:
-        if any(side <= 0 or side % SIDE_MULTIPLE for side in self.input_size):
-            raise ValueError(f"input sides must be multiples of {SIDE_MULTIPLE}: {self.input_size}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                given = getattr(self, name)
+                raise ValueError(f"{name} is {given!r}, it must be one of {', '.join(choices)}")
+        if not self.graph and self.neck not in GRAPHS:
+            raise ValueError(f"there is no neck {self.neck!r}, but {', '.join(GRAPHS)}")
+        if self.graph and self.neck in GRAPHS:
+            raise ValueError(f"{self.neck!r} is the name of a built-in neck: choose another")
+        # Multiples of the coarsest stride, so that every resampling is exact.
+        multiple = self.strides[-1]
+        if any(side <= 0 or side % multiple for side in self.input_size):
+            raise ValueError(f"input sides must be multiples of {multiple}: {self.input_size}")
         if self.num_stacks < 1 or self.head_convs < 0 or not self.classes:
             raise ValueError("a detector needs a class, a stack and a head")
+        if self.stacks_per_exit < 1 or self.num_stacks % self.stacks_per_exit:
+            raise ValueError("num_stacks must be a multiple of stacks_per_exit")
+        if not 0 <= self.light_exits < self.num_exits:
+            raise ValueError("the last exit has the head: light_exits must be less than all exits")
         if not 0 < self.max_detections <= self.max_candidates:
             raise ValueError("max_detections must lie in 1..max_candidates")
 
     @property
     def num_exits(self) -> int:
-        """One exit after each stack."""
-        return self.num_stacks
+        """One exit after every ``stacks_per_exit`` stacks."""
+        return self.num_stacks // self.stacks_per_exit
+
+    @property
+    def pyramid(self) -> Graph:
+        """The table that every stack of the neck interprets."""
+        return Graph.from_rows(self.graph) if self.graph else GRAPHS[self.neck]
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Of the features that stem and stacks give, from the finest to the coarsest."""
+        return self.pyramid.levels
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the input per cell, for each level."""
+        return tuple(2**level for level in self.levels)
 
     @property
     def anchors_per_location(self) -> int:
@@ -96,14 +146,15 @@ class DetectorConfig(JsonRecord):
 
     @property
     def feature_sizes(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) of the feature maps P3..P7."""
+        """(height, width) of the feature map of each level."""
         height, width = self.input_size
-        return tuple((height // stride, width // stride) for stride in STRIDES)
+        return tuple((height // stride, width // stride) for stride in self.strides)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig(JsonRecord):
-    """One training recipe. Learning rates are those of the whole batch."""
+    """One training recipe. Batch and learning rate are those of a step of the optimizer, on however
+    many processes it is computed."""
 
     dataset: str
     """A key of ``builder.data.DATASETS``."""
@@ -111,25 +162,43 @@ class TrainConfig(JsonRecord):
     validation_split: str | None = "val"
     epochs: int = 100
     batch_size: int = 8
+    micro_batches: int = 1
+    """Each process computes its share of a batch in so many parts, one after the other, and adds up
+    their gradients."""
     optimizer: str = "adamw"
     learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    """What follows the warm-up: cosine, or steps by a tenth after each of ``milestones``."""
     final_learning_rate_ratio: float = 0.01
     """Cosine decay ends here, as a share of ``learning_rate``."""
+    milestones: tuple[int, ...] = ()
+    """Epochs."""
     warmup_steps: int = 200
+    warmup_ratio: float = 0.0
+    """The linear warm-up starts here, as a share of ``learning_rate``."""
     weight_decay: float = 0.05
     """On convolution kernels only."""
     momentum: float = 0.9
     """Read by the sgd optimizer."""
-    clip_norm: float = 10.0
-    exit_weights: tuple[float, ...] = ()
-    """Loss weight of each exit; empty: all 1."""
+    clip_norm: float | None = 10.0
+    exit_weights: str = "uniform"
+    """A key of ``builder.supervision.EXIT_WEIGHTS``."""
     exits_per_step: int | None = None
     """None: every exit at every step; n: the last one and n - 1 others drawn at random."""
+    gradient_equilibrium: bool = False
+    """Whether what all exits together send back into a stack is as much as one alone would."""
+    distillation_weight: float = 0.0
+    """Of a teacher's outputs as targets of the other exits, beside the truth."""
+    teacher: str = "deepest"
+    """A key of ``builder.supervision.TEACHERS``."""
     focal_alpha: float = 0.25
     focal_gamma: float = 1.5
     box_loss: str = "giou"
     box_weight: float = 2.0
     ema_decay: float = 0.999
+    """Of the moving average of the weights, which is what is served; 0: the last weights are."""
+    drop_block: float = 0.0
+    """Rate of DropBlock behind every cell of the neck at the last step; it grows from 0."""
     horizontal_flip: bool = True
     vertical_flip: bool = False
     scale_jitter: tuple[float, float] = (0.8, 1.2)
@@ -174,32 +243,120 @@ _BCCD = Config(
     ),
 )
 
+# The class count of the published figures; untrained, so without a data set.
+_COCO = DetectorConfig(
+    name="coco_r50",
+    classes=tuple(f"class_{index}" for index in range(90)),
+    input_size=(640, 640),
+    backbone="resnet50",
+    backbone_width=64,
+    neck_channels=256,
+    head_channels=256,
+    max_candidates=1000,
+)
+
+_PAPER = TrainConfig(
+    dataset="coco",
+    split="train2017",
+    validation_split="val2017",
+    epochs=50,
+    batch_size=64,
+    optimizer="sgd",
+    learning_rate=0.08,
+    schedule="step",
+    milestones=(30, 40),
+    warmup_steps=500,
+    warmup_ratio=0.0067 / 0.08,
+    weight_decay=1e-4,
+    clip_norm=None,
+    box_loss="huber",
+    box_weight=50.0,
+    ema_decay=0.0,
+    brightness_jitter=0.0,
+    contrast_jitter=0.0,
+    validate_every=10,
+)
+"""The short recipe of NAS-FPN (Ghiasi et al., 2019), with the warm-up, the box loss and its weight
+of Google's RetinaNet (tensorflow/tpu)."""
+
+_PAPER_LONG = replace(_PAPER, epochs=150, milestones=(120, 140))
+"""Its long one, which goes with DropBlock."""
+
+COCO_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
+    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
+    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
+    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
+    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
+    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
+    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier"),
+    "toothbrush",
+)
+"""The eighty of COCO, in the order of their ids."""
+
 CONFIGS: dict[str, Config] = {
     # punctual train --config bccd --data data/bccd --out runs/bccd
     "bccd": _BCCD,
     # punctual build --config coco_r50: random weights, for cost only; no data set goes with it.
-    "coco_r50": Config(
-        DetectorConfig(
-            name="coco_r50",
-            classes=tuple(f"class_{index}" for index in range(90)),
-            input_size=(640, 640),
-            backbone="resnet50",
-            backbone_width=64,
-            neck_channels=256,
-            head_channels=256,
-            max_candidates=1000,
+    "coco_r50": Config(_COCO),
+    "coco_r50_5": Config(replace(_COCO, name="coco_r50_5", num_stacks=5)),
+    "coco_mobilenet_lite": Config(
+        replace(
+            _COCO,
+            name="coco_mobilenet_lite",
+            input_size=(320, 320),
+            backbone="mobilenet_v2",
+            backbone_width=32,
+            neck="nas_fpn_p6",
+            conv="separable",
+            num_stacks=3,
+            neck_channels=48,
+            head_channels=48,
+            # On a CPU, suppression among a thousand takes longer than all that comes before it.
+            max_candidates=256,
+        ),
+    ),
+    # AmoebaNet-D (18, 208); which one the paper's detector has is not public.
+    "coco_amoebanet": Config(
+        replace(
+            _COCO,
+            name="coco_amoebanet",
+            input_size=(1280, 1280),
+            backbone="amoebanet_d",
+            backbone_width=208,
+            backbone_layers=18,
+            neck_channels=384,
+            head_channels=384,
         ),
     ),
 }
+CONFIGS |= {
+    # punctual train --config coco_r50_50e --data data/coco --out runs/coco --device cuda
+    f"coco_r50_{train.epochs}e": Config(
+        replace(
+            CONFIGS["coco_r50"].detector, name=f"coco_r50_{train.epochs}e", classes=COCO_CLASSES
+        ),
+        train,
+    )
+    for train in (_PAPER, _PAPER_LONG)
+}
+
+
+def with_neck(config: DetectorConfig, path: Path) -> DetectorConfig:
+    """The detector with the pyramid in the JSON file ``path``, under the file's name. Raises
+    ``builder.graphs.InvalidGraph``, ValueError and OSError."""
+    return replace(config, neck=path.stem, graph=read_graph(path).rows)
 
 
 __all__ = [
+    "CHOICES",
     "CONFIGS",
-    "LEVELS",
-    "SIDE_MULTIPLE",
-    "STRIDES",
     "Config",
     "DetectorConfig",
     "TrainConfig",
     "replace",
+    "with_neck",
 ]

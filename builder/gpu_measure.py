@@ -23,7 +23,7 @@ from builder.catalog import build_catalog
 from builder.config import CONFIGS, DetectorConfig
 from builder.gpu_report import ModelFigures, PathFigures, Report, RuntimeFigures, with_rate
 from builder.measure import compare_paths, machine
-from builder.modeling.cost import exit_macs
+from builder.modeling.cost import exit_costs
 from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
 from builder.repository import read_catalog, version_folder, write_catalog
@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace, tools: ServingTools) -> Report:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for model in _models(options, scratch):
-            macs = exit_macs(model.config)
+            macs = [cost.macs for cost in exit_costs(model.config)]
             figures = ModelFigures(
                 model.name,
                 model.weights,
@@ -195,12 +195,12 @@ def _measure_accuracy(
         figures.ap_skipped = "random weights" if data.exists() else f"there is no {data}"
         return
     try:
-        from builder.data import DATASETS, average_precision
+        from builder.data import average_precision, read_dataset
         from builder.evaluate import detect_all
     except ImportError as error:
         figures.ap_skipped = str(error)
         return
-    dataset = DATASETS[options.dataset](data, options.split)
+    dataset = read_dataset(options.dataset, data, options.split)
     found = detect_all(runner, model.catalog, dataset, tools.load_image)
     figures.ap = {
         depth: round(average_precision(dataset, rows).ap, 4) for depth, rows in found.items()

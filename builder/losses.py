@@ -5,7 +5,7 @@ Anchors are assigned once per image and the assignment is shared by all exits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,27 +89,18 @@ BOX_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExitLoss:
-    """The two parts of one exit's loss, each per positive anchor."""
+    """The two parts of one exit's loss."""
 
     classes: Tensor
     boxes: Tensor
 
 
-def exit_loss(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig) -> ExitLoss:
-    """Loss of one exit's logits (B, A, C) and deltas (B, A, 4), computed in float32."""
-    count = max(1, len(targets.rows))
+def exit_loss(
+    logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig, count: float
+) -> ExitLoss:
+    """Loss of one exit's logits (B, A, C) and deltas (B, A, 4), computed in float32 and divided by
+    ``count``, the number of positive anchors in the whole batch that these images are of."""
     classes = focal_loss(logits.float(), targets.is_class, config.focal_alpha, config.focal_gamma)
     positive = deltas.float().flatten(0, 1)[targets.rows]  # (P, 4)
     boxes = BOX_LOSSES[config.box_loss](positive, targets.anchors, targets.boxes)
     return ExitLoss(classes / count, boxes / count)
-
-
-def total_loss(
-    losses: Mapping[int, ExitLoss], config: TrainConfig, exit_weights: Sequence[float]
-) -> Tensor:
-    """Weighted sum over the exits present; ``exit_weights[k - 1]`` belongs to exit k."""
-    terms = [
-        exit_weights[depth - 1] * (loss.classes + config.box_weight * loss.boxes)
-        for depth, loss in losses.items()
-    ]
-    return torch.stack(terms).sum()

@@ -1,176 +1,76 @@
-"""The training loop: one for every configuration, on a CPU or a GPU.
+"""The training loop: one for every configuration, on a CPU or on one or more GPUs.
 
     OUT/checkpoint.pt   weights to serve (the moving average) and the state to resume from
     OUT/log.jsonl       one line an epoch; a ``validation`` line after a validation
+    OUT/tensorboard/    the same and the loss within epochs, if asked for
 
 The checkpoint is replaced atomically after every epoch and all randomness is a function of (seed,
 epoch), so a run that is killed at any moment resumes as if it had not been. SIGTERM and Ctrl-C end
-a run in the same way.
+a run in the same way. Started by torchrun, processes share each batch and the first one writes;
+their normalisation statistics are each its own, as of a batch that is computed in parts.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
-import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from builder.config import LEVELS, Config, DetectorConfig, TrainConfig, replace
-from builder.data import DATASETS, AveragePrecision, Dataset, Detections, average_precision
-from builder.data.augment import Example, letterbox
+from builder.batch import assign_examples, stack_images
+from builder.config import Config, TrainConfig, replace
+from builder.data import AveragePrecision, Dataset, read_dataset
+from builder.data.augment import Example
 from builder.data.loader import epoch_batches, steps_per_epoch
-from builder.losses import assign, exit_loss, total_loss
-from builder.modeling.anchors import anchors_per_level
-from builder.modeling.checkpoint import read_checkpoint, save_checkpoint
+from builder.journal import Journal
+from builder.losses import BOX_LOSSES
+from builder.modeling.checkpoint import read_checkpoint, save_checkpoint, start_from
 from builder.modeling.detector import Detector
-from serving.core.letterbox import fit
+from builder.modeling.layers import drop_rate_at, set_drop_rate
+from builder.optimization import (
+    OPTIMIZERS,
+    SCHEDULES,
+    MovingAverage,
+    learning_rate_at,
+    make_optimizer,
+)
+from builder.processes import Processes, joined
+from builder.supervision import EXIT_WEIGHTS, TEACHERS, Supervised, draw_exits, step_loss
+from builder.validation import positives_per_level, validate
 
 CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
+
+LOOK_EVERY = 20
+"""Steps between looks at the loss, each of which waits for the device."""
+
+TABLES: dict[str, Mapping[str, Any]] = {
+    "box_loss": BOX_LOSSES,
+    "exit_weights": EXIT_WEIGHTS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "teacher": TEACHERS,
+}
+"""Fields of a recipe -> what they may name."""
 
 log = logging.getLogger(__name__)
 
 
-def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine down to the final share of the peak."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
-    floor = config.final_learning_rate_ratio
-    return config.learning_rate * (
-        floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-    )
+class InvalidRecipe(ValueError):
+    """A recipe that cannot train this detector on this data set."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Convolution kernels decay; biases and normalisation scales do not."""
-    kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    return [
-        {"params": kernels, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer named in the recipe."""
-    groups = parameter_groups(model, config.weight_decay)
-    makers = {
-        "adamw": lambda: torch.optim.AdamW(groups, lr=config.learning_rate, fused=True),
-        "sgd": lambda: torch.optim.SGD(
-            groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True
-        ),
-    }
-    return makers[config.optimizer]()
-
-
-class MovingAverage:
-    """An exponential moving average of a model's weights and normalisation statistics.
-
-    The decay grows with the number of updates as (1 + n) / (10 + n) up to its value, so that the
-    first weights do not linger.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
-        self._decay = decay
-        self.num_updates = 0
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move towards ``model``; integer buffers are copied."""
-        decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
-        self.num_updates += 1
-        pairs = list(
-            zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
-        )
-        floats = [(average, value) for average, value in pairs if value.is_floating_point()]
-        averages, values = map(list, zip(*floats, strict=True))
-        torch._foreach_lerp_(averages, values, 1 - decay)
-        for average, value in pairs:
-            if not value.is_floating_point():
-                average.copy_(value)
-
-
-def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -> list[int]:
-    """The exits to train in one step: all, or the last and ``count - 1`` others, ascending."""
-    if count is None or count >= num_exits:
-        return list(range(1, num_exits + 1))
-    others = random.choice(np.arange(1, num_exits), size=count - 1, replace=False)
-    return [*sorted(others.tolist()), num_exits]
-
-
-def positives_per_level(config: DetectorConfig, dataset: Dataset) -> tuple[int, ...]:
-    """Positive anchors at P3..P7 over a data set without augmentation: a level without any is
-    never trained to find anything."""
-    anchors = Detector(config).anchors
-    counts = np.zeros(len(LEVELS), dtype=np.int64)
-    bounds = np.cumsum(anchors_per_level(config))
-    for sample in dataset.samples:
-        example = letterbox(sample, config.input_size)
-        targets = assign(anchors, *_truth([example], anchors.device), len(config.classes))
-        levels = np.searchsorted(bounds, targets.rows.numpy(), side="right")
-        counts += np.bincount(levels, minlength=len(LEVELS))
-    return tuple(counts.tolist())
-
-
-def _truth(examples: Sequence[Example], device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-    """Boxes and labels of each example as tensors."""
-    boxes = [torch.from_numpy(example.boxes_xyxy).to(device) for example in examples]
-    labels = [torch.from_numpy(example.labels).to(device) for example in examples]
-    return boxes, labels
-
-
-def _images(examples: Sequence[Example], device: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8."""
-    return torch.from_numpy(np.stack([example.image for example in examples])).to(device)
-
-
-@torch.inference_mode()
-def validate(
-    detector: Detector, dataset: Dataset, batch_size: int = 8
-) -> dict[int, AveragePrecision]:
-    """AP of every exit on letterboxed images, through torch in float32.
-
-    For choosing between candidates; published figures come from the exported segments.
-    """
-    config = detector.config
-    device = detector.anchors.device
-    input_height, input_width = config.input_size
-    found: dict[int, list[Detections]] = {k: [] for k in range(1, config.num_exits + 1)}
-    was_training = detector.training
-    detector.eval()
-    for start in range(0, len(dataset.samples), batch_size):
-        samples = dataset.samples[start : start + batch_size]
-        examples = [letterbox(sample, config.input_size) for sample in samples]
-        for depth, outputs in detector(_images(examples, device)).items():
-            boxes, scores, labels, counts = (
-                tensor.cpu().numpy() for tensor in detector.postprocess(outputs)
-            )
-            for row, sample in enumerate(samples):
-                height, width = sample.image.shape[:2]
-                placement = fit(width, height, input_width, input_height)
-                count = counts[row]
-                found[depth].append(
-                    Detections(
-                        placement.to_original(boxes[row, :count]),
-                        scores[row, :count],
-                        labels[row, :count].astype(np.int64),
-                    )
-                )
-    detector.train(was_training)
-    return {depth: average_precision(dataset, rows) for depth, rows in found.items()}
+class Diverged(RuntimeError):
+    """The loss is no number any more."""
 
 
 @dataclass(slots=True)
@@ -205,46 +105,85 @@ class _Run:
         self.seconds = state["seconds"]
 
 
-def _train_epoch(run: _Run, dataset: Dataset, config: Config, bar: tqdm[Any]) -> dict[str, Any]:
-    """One pass over the data; returns the line to log."""
-    recipe, model = config.train, run.model
-    device = model.anchors.device
-    num_exits = config.detector.num_exits
-    weights = recipe.exit_weights or (1.0,) * num_exits
+def _train_epoch(
+    run: _Run,
+    wrapped: nn.Module,
+    dataset: Dataset,
+    config: Config,
+    processes: Processes,
+    journal: Journal,
+    bar: tqdm[Any],
+) -> dict[str, Any]:
+    """One pass over the data; returns the line to log. Raises Diverged."""
+    recipe, num_exits = config.train, config.detector.num_exits
     steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
+    torch.manual_seed((run.epoch * processes.count + processes.rank) * 2**32 + recipe.seed)
     random = np.random.default_rng((recipe.seed, run.epoch, 0xE817))
-    sums = torch.zeros(num_exits, 3)  # class loss, box loss, steps
+    # Class loss, box loss and how often, by exit.
+    sums = torch.zeros(num_exits, 3, device=run.model.anchors.device)
     rate = 0.0
-    batches = epoch_batches(dataset, config.detector.input_size, recipe, run.epoch)
-    for index, examples in enumerate(batches):
-        rate = learning_rate_at(run.epoch * steps + index, recipe.epochs * steps, recipe)
+    part = (processes.rank, processes.count)
+    batches = epoch_batches(dataset, config.detector.input_size, recipe, run.epoch, part)
+    for index, examples in enumerate(batches, start=run.epoch * steps):
+        rate = learning_rate_at(index, recipe.epochs * steps, recipe)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
+        set_drop_rate(run.model, drop_rate_at(index, recipe.epochs * steps, recipe.drop_block))
         exits = draw_exits(num_exits, recipe.exits_per_step, random)
-        targets = assign(model.anchors, *_truth(examples, device), len(config.detector.classes))
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
-            outputs = model(_images(examples, device), exits)
-        losses = {
-            depth: exit_loss(logits, deltas, targets, recipe)
-            for depth, (logits, deltas) in outputs.items()
-        }
-        loss = total_loss(losses, recipe, weights)
         run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        before = sums[-1, :2].clone()
+        _add_gradients(run.model, wrapped, examples, exits, config, processes, sums)
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip_norm)
         run.optimizer.step()
-        run.average.update(model)
-        for depth, part in losses.items():
-            sums[depth - 1] += torch.tensor([part.classes.item(), part.boxes.item(), 1.0])
+        run.average.update(run.model)
         bar.update()
-        bar.set_postfix(epoch=run.epoch + 1, loss=f"{loss.item():.3f}", refresh=False)
-    means = sums[:, :2] / sums[:, 2:].clamp(min=1)
+        if index % LOOK_EVERY == 0:
+            classes, boxes = processes.sum(sums[-1, :2] - before).tolist()
+            bar.set_postfix(epoch=run.epoch + 1, loss=f"{classes + boxes:.3f}", refresh=False)
+            for name, value in (("class", classes), ("box", boxes)):
+                journal.plot(f"step/{name}_loss_of_last_exit", value, index)
+            journal.plot("step/learning_rate", rate, index)
+    means = processes.sum(sums[:, :2].contiguous()) / sums[:, 2:].clamp(min=1)
+    if not means.isfinite().all():
+        raise Diverged(f"the loss of epoch {run.epoch + 1} is not finite: lower the learning rate")
     return {
         "epoch": run.epoch + 1,
         "learning_rate": rate,
         "class_loss": [round(value, 4) for value in means[:, 0].tolist()],
         "box_loss": [round(value, 4) for value in means[:, 1].tolist()],
     }
+
+
+def _add_gradients(
+    model: Detector,
+    wrapped: nn.Module,
+    examples: Sequence[Example],
+    exits: Sequence[int],
+    config: Config,
+    processes: Processes,
+    sums: torch.Tensor,
+) -> None:
+    """Forward and backward over this process's part of a batch, in micro-batches; adds each exit's
+    losses to ``sums``. Gradients are those of the whole batch when this returns."""
+    recipe, device = config.train, model.anchors.device
+    exit_weights = EXIT_WEIGHTS[recipe.exit_weights](config.detector.num_exits)
+    parts = [examples[index :: recipe.micro_batches] for index in range(recipe.micro_batches)]
+    targets = [assign_examples(p, model.anchors, len(config.detector.classes)) for p in parts]
+    positives = torch.tensor(float(sum(len(of_part.rows) for of_part in targets)), device=device)
+    count = max(1.0, processes.sum(positives).item())
+    for number, (part, of_part) in enumerate(zip(parts, targets, strict=True), start=1):
+        is_last = number == len(parts)
+        # Gradients are exchanged once, with those of all micro-batches in them.
+        waits = not is_last and isinstance(wrapped, nn.parallel.DistributedDataParallel)
+        with wrapped.no_sync() if waits else nullcontext():
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
+                outputs = wrapped(stack_images(part, device), exits)
+            loss, losses = step_loss(outputs, of_part, model.anchors, recipe, exit_weights, count)
+            (loss * processes.count).backward()  # they are averaged over processes
+        for depth, terms in losses.items():
+            sums[depth - 1, :2] += torch.stack([terms.classes, terms.boxes]).detach()
+            sums[depth - 1, 2] += is_last
 
 
 def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dict[str, Any]:
@@ -257,9 +196,43 @@ def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dic
     }
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def _check(config: Config, dataset: Dataset, processes: Processes) -> None:
+    """Raises InvalidRecipe."""
+    recipe = config.train
+    num_parts = processes.count * recipe.micro_batches
+    rules = (
+        (
+            dataset.classes != config.detector.classes,
+            f"the detector's classes are not those of {recipe.dataset}: {dataset.classes}",
+        ),
+        *(
+            (
+                getattr(recipe, name) not in table,
+                f"{name} {getattr(recipe, name)!r} is not one of {', '.join(table)}",
+            )
+            for name, table in TABLES.items()
+        ),
+        (
+            recipe.batch_size % num_parts,
+            f"a batch of {recipe.batch_size} cannot be shared by {processes.count} processes in "
+            f"{recipe.micro_batches} parts each",
+        ),
+        (
+            num_parts > 1 and len(dataset.samples) < recipe.batch_size,
+            f"{len(dataset.samples)} images are less than a batch of {recipe.batch_size}",
+        ),
+    )
+    for wrong, sentence in rules:
+        if wrong:
+            raise InvalidRecipe(sentence)
+
+
+def read_split(recipe: TrainConfig, data: Path, split: str, bad_annotations: str) -> Dataset:
+    """A split of the recipe's data set; what is left out is logged. Raises DatasetError."""
+    dataset = read_dataset(recipe.dataset, data, split, bad_annotations)
+    for line in dataset.bad:
+        log.warning("skipped: %s", line)
+    return dataset
 
 
 def train(
@@ -269,60 +242,99 @@ def train(
     *,
     device: str = "cpu",
     resume: bool = False,
+    initial: Path | None = None,
     command: str = "",
+    bad_annotations: str = "skip",
+    classes_of_data: bool = False,
+    tensorboard: bool = False,
 ) -> Path:
     """Train a detector and return the path of its checkpoint.
 
-    With ``resume`` an existing checkpoint in ``out`` is continued. ``command`` is kept in the
-    metadata, to say how the weights were made. Raises KeyboardInterrupt when stopped; the
-    checkpoint then holds the last whole epoch.
+    It starts from the weights in the checkpoint ``initial``, or from random ones. With ``resume``
+    an existing checkpoint in ``out`` is continued. ``command`` is kept in the
+    metadata, to say how the weights were made. With ``classes_of_data`` the detector is made for
+    the classes of the data set, whatever its own are. Raises DatasetError, InvalidRecipe,
+    Diverged, and KeyboardInterrupt when stopped; the checkpoint then holds the last whole epoch.
     """
     recipe = config.train
-    torch.manual_seed(recipe.seed)
-    dataset = DATASETS[recipe.dataset](data, recipe.split)
-    for dropped in dataset.dropped:
-        log.warning("dropped: %s", dropped)
-    if dataset.classes != config.detector.classes:
-        raise ValueError(f"the detector's classes are not those of {recipe.dataset}")
-    if recipe.exit_weights and len(recipe.exit_weights) != config.detector.num_exits:
-        raise ValueError("exit_weights must name every exit")
-    positives = positives_per_level(config.detector, dataset)
-    log.info("%d images, positives at P3..P7: %s", len(dataset.samples), positives)
+    with joined(device) as (processes, own):
+        if not processes.is_first:
+            log.setLevel(logging.ERROR)  # what the first one says is said once
+        torch.manual_seed(recipe.seed)
+        dataset = read_split(recipe, data, recipe.split, bad_annotations)
+        if classes_of_data:
+            config = replace(config, detector=replace(config.detector, classes=dataset.classes))
+        _check(config, dataset, processes)
+        held_out = (
+            read_split(recipe, data, recipe.validation_split, bad_annotations)
+            if recipe.validation_split
+            else None
+        )
+        positives = positives_per_level(config.detector, dataset)
+        log.info("%d images, positives by level: %s", len(dataset.samples), positives)
+        metadata = {
+            "command": command,
+            "train": recipe.to_dict(),
+            "positives_per_level": list(positives),
+        }
+        model = Detector(config.detector)
+        if initial is not None:
+            start_from(model, initial)
+        model = model.to(own, memory_format=torch.channels_last).train()
+        run = _Run(model, make_optimizer(model, recipe), MovingAverage(model, recipe.ema_decay))
+        path = out / CHECKPOINT
+        out.mkdir(parents=True, exist_ok=True)
+        if resume and path.exists():
+            run.restore(read_checkpoint(path))
+            log.info("resuming after epoch %d", run.epoch)
+        _run_epochs(run, dataset, held_out, config, processes, path, metadata, tensorboard)
+    return path
 
-    model = Detector(config.detector).to(device, memory_format=torch.channels_last).train()
-    run = _Run(model, make_optimizer(model, recipe), MovingAverage(model, recipe.ema_decay))
-    path = out / CHECKPOINT
-    out.mkdir(parents=True, exist_ok=True)
-    if resume and path.exists():
-        run.restore(read_checkpoint(path))
-        log.info("resuming after epoch %d", run.epoch)
 
-    metadata: dict[str, Any] = {
-        "command": command,
-        "train": recipe.to_dict(),
-        "positives_per_level": list(positives),
-    }
+def _run_epochs(
+    run: _Run,
+    dataset: Dataset,
+    held_out: Dataset | None,
+    config: Config,
+    processes: Processes,
+    path: Path,
+    metadata: dict[str, Any],
+    tensorboard: bool,
+) -> None:
+    """The epochs that are left, each with its checkpoint."""
+    recipe = config.train
     steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
-    with tqdm(total=recipe.epochs * steps, initial=run.epoch * steps, mininterval=5) as bar:
+    done = run.epoch * steps
+    supervised = Supervised(run.model, recipe.gradient_equilibrium)
+    is_partial = (recipe.exits_per_step or config.detector.num_exits) < config.detector.num_exits
+    wrapped = processes.wrap(supervised, is_partial=is_partial)
+    journal = Journal(path.parent, processes, run.epoch, done, tensorboard)
+    quiet = not processes.is_first
+    with tqdm(total=recipe.epochs * steps, initial=done, mininterval=5, disable=quiet) as bar:
         while run.epoch < recipe.epochs:
             started = time.monotonic()
-            line = _train_epoch(run, dataset, config, bar)
+            line = _train_epoch(run, wrapped, dataset, config, processes, journal, bar)
             run.epoch += 1
             run.seconds += time.monotonic() - started
-            _append(out / LOG, {**line, "seconds": round(run.seconds, 1)})
+            if quiet:
+                continue
+            journal.write({**line, "seconds": round(run.seconds, 1)})
             metadata.update(epochs=run.epoch, seconds=round(run.seconds, 1))
+            curves = {name: line[name] for name in ("class_loss", "box_loss")}
             last = run.epoch == recipe.epochs
             due = recipe.validate_every and run.epoch % recipe.validate_every == 0
-            if recipe.validation_split and (last or due):
-                held_out = DATASETS[recipe.dataset](data, recipe.validation_split)
-                results = validate(run.average.model, held_out)
-                validation = _validation_line(run.epoch, results)
-                _append(out / LOG, validation)
+            if held_out is not None and (last or due):
+                validation = _validation_line(run.epoch, validate(run.average.model, held_out))
+                journal.write(validation)
                 log.info("%s", validation)
                 metadata["validation"] = {"split": recipe.validation_split, **validation}
+                curves.update(validation["validation"])
+            for name, values in curves.items():
+                for depth, value in enumerate(values, start=1):
+                    journal.plot(f"{name}/exit_{depth}", value, run.epoch * steps)
             weights = run.average.model.state_dict()
             save_checkpoint(path, config.detector, weights, metadata, run.state())
-    return path
+    journal.close()
 
 
 def override(config: Config, assignments: Sequence[str]) -> Config:
@@ -333,34 +345,37 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
         if part not in ("detector", "train"):
             raise ValueError(f"expected detector.FIELD=JSON or train.FIELD=JSON: {assignment!r}")
         record = getattr(config, part)
-        changed = type(record).from_dict({**asdict(record), name: json.loads(text)})
+        try:
+            changed = type(record).from_dict({**asdict(record), name: json.loads(text)})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{assignment}: {error}") from error
         config = replace(config, **{part: changed})
     return config
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM is a KeyboardInterrupt, as Ctrl-C is."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def run_until_signal(
-    config: Config,
-    data: Path,
-    out: Path,
-    device: str = "cpu",
-    resume: bool = False,
-    *,
-    command: str = "",
-) -> int:
-    """``train`` for a command line: SIGTERM and Ctrl-C stop it. Returns the exit status, 130 for a
-    run that was stopped."""
+def run_until_signal(config: Config, data: Path, out: Path, **options: Any) -> int:
+    """``train`` for a command line, with its options: SIGTERM and Ctrl-C stop it. Returns the exit
+    status, 130 for a run that was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        path = train(config, data, out, device=device, resume=resume, command=command)
+        with interruptible():
+            path = train(config, data, out, **options)
     except KeyboardInterrupt:
         log.info("stopped; --resume continues after the last whole epoch")
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     log.info("wrote %s", path)
     return 0

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from loadtest.load import LoadResult
 from loadtest.load_summary import BudgetClass, Quantiles, Summary
 from loadtest.rows import Outcome, Row
 from loadtest.served import ServedAp
-from loadtest.svg import Chart
+from pages.html import SERIES, document, legend, section, table, tiles
+from pages.svg import Chart
 
 MAX_BINS = 120
 BIN_WIDTHS_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
-CLASS_COLOURS = tuple(f"class{i}" for i in range(8))
 OUTCOME_COLOURS = {
     Outcome.IN_TIME: "in-time",
     Outcome.LATE: "late",
@@ -29,46 +29,13 @@ BUDGET_HEAD = (
     *("mean depth", "in-time accuracy", "AP with misses"),
 )
 _STYLE = """
-:root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --text: #1c2530; --muted: #5c6875;
-  --rule: #e2e6eb; --in-time: #17807a; --late: #e8a317; --refused: #a3adb8; --http-error: #c8451f;
+:root { --in-time: #17807a; --late: #e8a317; --refused: #a3adb8; --http-error: #c8451f;
   --connection-error: #7d1f3a; --timeout: #a347b5; --unsent: #30343a; --depth: #3566c4;
-  --mean-depth: #d1431f; --good: #17807a; --bad: #b3261e;
-  --class0: #0b3c8c; --class1: #12a0a0; --class2: #d98a1f; --class3: #c0396b; --class4: #6ab04c;
-  --class5: #7b4fb5; --class6: #2f7fd0; --class7: #8a6d3b; }
-@media (prefers-color-scheme: dark) { :root { --page: #12161b; --card: #1b2129; --text: #e6eaef;
-  --muted: #98a4b1; --rule: #2c343e; --in-time: #35aaa2; --refused: #66727f; --depth: #7ba2f0;
-  --unsent: #d5dae0; --connection-error: #d2688c; --mean-depth: #ff9a76;
-  --good: #35aaa2; --bad: #ff8a80;
-  --class0: #7ba2f0; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text);
-  font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1040px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 22px; margin: 0 0 2px; } h2 { font-size: 16px; margin: 0 0 10px; }
-p { margin: 0 0 8px; } .muted, th, svg text { color: var(--muted); fill: var(--muted); }
-section { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
-  padding: 16px 18px; margin-top: 14px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px;
-  margin-top: 14px; }
-.tile { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
-  padding: 10px 14px; }
-.tile b { display: block; font-size: 23px; font-weight: 600; }
-.tile span, .tile small { color: var(--muted); } .tile small { display: block; }
+  --mean-depth: #d1431f; }
+@media (prefers-color-scheme: dark) { :root { --in-time: #35aaa2; --refused: #66727f;
+  --depth: #7ba2f0; --unsent: #d5dae0; --connection-error: #d2688c; --mean-depth: #ff9a76; } }
 .verdict { font-weight: 600; } .verdict.valid { color: var(--good); }
 .verdict.invalid { color: var(--bad); }
-svg { display: block; width: 100%; height: auto; } svg text { font-size: 11.5px; }
-.grid { stroke: var(--rule); }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 4px 0 0 52px; font-size: 13px; }
-.legend i { display: inline-block; width: 11px; height: 11px; border-radius: 2px;
-  margin-right: 6px; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr));
-  gap: 0 14px; align-items: start; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th { font-weight: 500; font-size: 13px; } th, td { padding: 4px 10px 4px 0; text-align: right;
-  border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-tr:last-child td { border-bottom: 0; }
 td.wide { text-align: left; width: 50%; } td.wide div { height: 12px; border-radius: 2px;
   background: var(--depth); }
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
@@ -82,24 +49,18 @@ def page(result: LoadResult, summary: Summary) -> str:
     bins = _bins(result)
     sections = (
         _tiles(summary),
-        _section("Outcome of requests, by when they were due", _outcomes_over_time(bins)),
-        _section("Exit depth of the answers in time", _depth_over_time(bins, summary)),
-        _section("Requests answered within a latency", _latencies(result.rows, summary)),
-        _section("By budget", _table(BUDGET_HEAD, map(budget_cells, summary.by_budget))),
+        section("Outcome of requests, by when they were due", _outcomes_over_time(bins)),
+        section("Exit depth of the answers in time", _depth_over_time(bins, summary)),
+        section("Requests answered within a latency", _latencies(result.rows, summary)),
+        section("By budget", table(BUDGET_HEAD, map(budget_cells, summary.by_budget))),
         '<div class="columns">',
-        _section("Accounting", _accounting(summary)),
-        _section("Answers in time, by depth", _depth_table(summary)),
+        section("Accounting", _accounting(summary)),
+        section("Answers in time, by depth", _depth_table(summary)),
         "</div>",
-        _section("The run", _facts(summary)),
+        section("The run", _facts(summary)),
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f"<h1>{escape(title)}</h1>"
-        f'<p class="muted">{escape(_subtitle(summary))}</p>{_verdict(summary)}'
-        f"{''.join(sections)}</main></body></html>\n"
-    )
+    subtitle = f'<p class="muted">{escape(_subtitle(summary))}</p>'
+    return document(title, f"{subtitle}{_verdict(summary)}{''.join(sections)}", _STYLE)
 
 
 def _subtitle(summary: Summary) -> str:
@@ -116,17 +77,13 @@ def _verdict(summary: Summary) -> str:
     return f'<p class="verdict invalid">Not valid: {escape(reasons)}.</p>'
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
 # -- tiles ---------------------------------------------------------------------------------------
 
 
 def _tiles(summary: Summary) -> str:
     served = summary.served_with_misses
     p50, _, p99 = latency_texts(summary.latency_ms)
-    tiles = [
+    entries = [
         ("in time", f"{summary.attainment:.1%}", f"of {summary.count:,}"),
         ("goodput", f"{summary.goodput_hz:.1f}/s", f"{summary.achieved_hz:.1f}/s were sent"),
         ("latency p99", f"{p99} ms", f"p50 {p50}, of answers"),
@@ -138,15 +95,12 @@ def _tiles(summary: Summary) -> str:
     ]
     if served is not None:
         in_time = ap_text(summary.served_in_time)
-        tiles.append(("AP with misses", ap_text(served), f"served AP {in_time} in time"))
+        entries.append(("AP with misses", ap_text(served), f"served AP {in_time} in time"))
     lag = summary.lag_ms
-    tiles.append(("client's lag p99", f"{lag.p99:.2f} ms", f"p50 {lag.p50:.2f}, max {lag.max:.1f}"))
-    content = "".join(
-        f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b>'
-        f"<small>{escape(note)}</small></div>"
-        for name, value, note in tiles
+    entries.append(
+        ("client's lag p99", f"{lag.p99:.2f} ms", f"p50 {lag.p50:.2f}, max {lag.max:.1f}")
     )
-    return f'<div class="tiles">{content}</div>'
+    return tiles(entries)
 
 
 def digits(value: float | None, count: int) -> str:
@@ -195,14 +149,6 @@ def _bins(result: LoadResult) -> _Bins:
     return _Bins(width_s, [tuple(rows) for rows in binned])
 
 
-def _legend(entries: Iterable[tuple[str, str]]) -> str:
-    items = "".join(
-        f'<span><i style="background:var(--{colour})"></i>{escape(name)}</span>'
-        for name, colour in entries
-    )
-    return f'<div class="legend">{items}</div>'
-
-
 def _outcomes_over_time(bins: _Bins) -> str:
     most = max(len(rows) for rows in bins.rows) / bins.width_s
     chart = Chart("Outcomes", "s", "requests/s", (0.0, bins.end_s), (0.0, 1.05 * most))
@@ -218,7 +164,7 @@ def _outcomes_over_time(bins: _Bins) -> str:
                 chart.bar(span, base, top, colour, label)
                 base = top
     used = [(o.value, colour) for o, colour in OUTCOME_COLOURS.items() if o in seen]
-    return chart.render() + _legend(used)
+    return chart.render() + legend(used)
 
 
 def _depth_over_time(bins: _Bins, summary: Summary) -> str:
@@ -241,8 +187,8 @@ def _depth_over_time(bins: _Bins, summary: Summary) -> str:
             mean.append([])
     for points in filter(None, mean):
         chart.line(points, "mean-depth", "mean depth")
-    legend = [("share of the answers, from none (pale) to all", "depth"), ("mean", "mean-depth")]
-    return chart.render() + _legend(legend)
+    entries = [("share of the answers, from none (pale) to all", "depth"), ("mean", "mean-depth")]
+    return chart.render() + legend(entries)
 
 
 def _latencies(rows: Sequence[Row], summary: Summary) -> str:
@@ -256,7 +202,7 @@ def _latencies(rows: Sequence[Row], summary: Summary) -> str:
         "Latencies", "ms from the scheduled moment", "of all", (0.0, end_ms), (0.0, 1.0), True
     )
     entries = []
-    for budget, colour in zip(summary.by_budget, CLASS_COLOURS, strict=False):
+    for budget, colour in zip(summary.by_budget, SERIES, strict=False):
         of_class = sorted(
             1e3 * row.latency_s
             for row in rows
@@ -273,18 +219,10 @@ def _latencies(rows: Sequence[Row], summary: Summary) -> str:
         chart.line(steps, colour, name)
         entries.append((name, colour))
     note = '<p class="muted">Dashed: the budgets. Late answers lie to the right of theirs.</p>'
-    return chart.render() + _legend(entries) + note
+    return chart.render() + legend(entries) + note
 
 
 # -- tables --------------------------------------------------------------------------------------
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def budget_text(entry: BudgetClass) -> str:
@@ -318,7 +256,7 @@ def _accounting(summary: Summary) -> str:
             share = f"{of_reason / summary.count:.1%}"
             rows.append((f"\N{EM SPACE}{reason}", f"{of_reason:,}", share))
     rows.append(("all", f"{sum(summary.outcomes.values()):,}", f"{summary.count:,} scheduled"))
-    return _table(("outcome", "requests", "share"), rows)
+    return table(("outcome", "requests", "share"), rows)
 
 
 def _depth_table(summary: Summary) -> str:

@@ -44,8 +44,10 @@ def exported_detector(folder: Path, **changes: Any) -> Exported:
     shape = (*config.input_size, 3)
     images = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(4)]
     detector = Detector(config).train()
-    torch.nn.init.normal_(detector.retina_head.classes.predict.weight, std=0.15)
-    torch.nn.init.normal_(detector.retina_head.boxes.predict.weight, std=0.02)
+    for head in filter(None, (detector.light_head, detector.retina_head)):
+        for tower, std in ((head.classes, 0.15), (head.boxes, 0.02)):
+            *_, last = tower.predict.modules()  # of a separable convolution the second
+            torch.nn.init.normal_(last.weight, std=std)
     for module in detector.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0  # one pass over the images sets the statistics

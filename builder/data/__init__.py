@@ -1,27 +1,68 @@
 """Data sets: readers, augmentation, batches, average precision."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 
-from builder.data.coco import AveragePrecision, Detections, average_precision, resampled_ap
-from builder.data.dataset import Dataset, Sample
+from builder.data.coco import (
+    AveragePrecision,
+    Detections,
+    average_precision,
+    count_objects,
+    resampled_ap,
+)
+from builder.data.coco_json import read_coco
+from builder.data.dataset import Dataset, DatasetError, Sample
 from builder.data.deeppcb import read_deeppcb
-from builder.data.voc import read_bccd
+from builder.data.voc import read_bccd, read_voc
+from builder.data.yolo import read_yolo
 
 DATASETS: dict[str, Callable[[Path, str], Dataset]] = {
     "bccd": read_bccd,
+    "coco": read_coco,
     "deeppcb": read_deeppcb,
+    "voc": read_voc,
+    "yolo": read_yolo,
 }
 """Name -> reader of (folder, split)."""
 
+BAD_ANNOTATIONS = ("skip", "refuse")
+"""What to do about annotations that cannot be used: leave them out, or use nothing."""
+
+MAX_LINES = 20
+"""Of bad annotations in a refusal."""
+
+
+def read_dataset(name: str, root: Path, split: str, bad_annotations: str = "skip") -> Dataset:
+    """A split by the reader ``name``. Raises DatasetError if it cannot be read or, by
+    "refuse", if any annotation in it cannot be used."""
+    if not root.is_dir():
+        raise DatasetError(f"there is no folder {root}")
+    dataset = DATASETS[name](root, split)
+    if bad_annotations == "refuse" and dataset.bad:
+        lines = "".join(f"\n  {line}" for line in dataset.bad[:MAX_LINES])
+        more = len(dataset.bad) - MAX_LINES
+        rest = f"\n  and {more} more" if more > 0 else ""
+        raise DatasetError(f"{root}: {len(dataset.bad)} bad annotations{lines}{rest}")
+    return dataset
+
+
 __all__ = [
+    "BAD_ANNOTATIONS",
     "DATASETS",
     "AveragePrecision",
     "Dataset",
+    "DatasetError",
     "Detections",
     "Sample",
     "average_precision",
+    "count_objects",
     "read_bccd",
+    "read_coco",
+    "read_dataset",
     "read_deeppcb",
+    "read_voc",
+    "read_yolo",
     "resampled_ap",
 ]

@@ -42,7 +42,7 @@ def place(
     those that lose more than 1 - MIN_VISIBLE of their area are dropped.
     """
     input_height, input_width = input_size
-    height, width = sample.image.shape[:2]
+    height, width = sample.size
     box = fit(width, height, input_width, input_height)
     resized = (max(1, round(box.resized_width * zoom)), max(1, round(box.resized_height * zoom)))
     room = np.array([input_width - resized[0], input_height - resized[1]])

@@ -14,6 +14,12 @@ from pycocotools.cocoeval import COCOeval
 
 from builder.data.dataset import Dataset
 
+SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
+"""Name -> the fewest pixels of the image that objects of this size cover."""
+
+_ALL_SIZES = 0
+"""Index of pycocotools' area range that holds every object; those of SIZES follow."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
@@ -34,6 +40,8 @@ class AveragePrecision:
     ap50: float
     ap_by_class: Mapping[str, float]
     """``ap`` of each class; nan where the data set has none of it."""
+    ap_by_size: Mapping[str, float]
+    """``ap`` of the objects of each of SIZES; nan where the data set has none."""
 
 
 def _xywh(box: npt.NDArray[np.float32]) -> list[float]:
@@ -47,7 +55,7 @@ def _ground_truth(dataset: Dataset) -> COCO:
     coco.dataset = {
         "info": {},
         "images": [
-            {"id": index, "width": sample.image.shape[1], "height": sample.image.shape[0]}
+            {"id": index, "width": sample.size[1], "height": sample.size[0]}
             for index, sample in enumerate(dataset.samples, start=1)
         ],
         "categories": [
@@ -58,11 +66,15 @@ def _ground_truth(dataset: Dataset) -> COCO:
                 "image_id": index,
                 "category_id": int(label) + 1,
                 "bbox": _xywh(box),
-                "area": float((box[2] - box[0]) * (box[3] - box[1])),
-                "iscrowd": 0,
+                "area": float(area),
+                "iscrowd": crowd,
             }
             for index, sample in enumerate(dataset.samples, start=1)
-            for box, label in zip(sample.boxes_xyxy, sample.labels, strict=True)
+            for crowd, boxes, labels, areas in (
+                (0, sample.boxes_xyxy, sample.labels, sample.areas),
+                (1, sample.crowds_xyxy, sample.crowd_labels, np.zeros(len(sample.crowds_xyxy))),
+            )
+            for box, label, area in zip(boxes, labels, areas, strict=True)
         ],
     }
     for annotation_id, annotation in enumerate(coco.dataset["annotations"], start=1):
@@ -96,16 +108,37 @@ def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> Ave
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluate(dataset, detections)
         if evaluation is None:
-            return AveragePrecision(0.0, 0.0, dict.fromkeys(dataset.classes, 0.0))
+            nothing = (dict.fromkeys(names, 0.0) for names in (dataset.classes, SIZES))
+            return AveragePrecision(0.0, 0.0, *nothing)
         evaluation.accumulate()
         evaluation.summarize()
     # (IoU thresholds, recalls, classes, areas, detection limits); -1 where there is no truth
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    by_class = {
-        name: float(values[values > -1].mean()) if (values > -1).any() else float("nan")
-        for name, values in zip(dataset.classes, np.moveaxis(precision, 2, 0), strict=True)
-    }
-    return AveragePrecision(float(evaluation.stats[0]), float(evaluation.stats[1]), by_class)
+    precision = evaluation.eval["precision"][:, :, :, :, -1]
+    by_class = np.moveaxis(precision[:, :, :, _ALL_SIZES], 2, 0)
+    by_size = np.moveaxis(precision, 3, 0)[_ALL_SIZES + 1 :]
+    return AveragePrecision(
+        float(evaluation.stats[0]),
+        float(evaluation.stats[1]),
+        dict(zip(dataset.classes, map(_mean, by_class), strict=True)),
+        dict(zip(SIZES, map(_mean, by_size), strict=True)),
+    )
+
+
+def _mean(precision: npt.NDArray[np.float64]) -> float:
+    """Over what there was something to find of; nan if there was nothing."""
+    return float(precision[precision > -1].mean()) if (precision > -1).any() else float("nan")
+
+
+def count_objects(dataset: Dataset) -> dict[str, int]:
+    """How many objects there are of each class and of each of SIZES."""
+    labels = np.concatenate([sample.labels for sample in dataset.samples])
+    areas = np.concatenate([sample.areas for sample in dataset.samples])
+    sizes = np.searchsorted(list(SIZES.values()), areas, side="right") - 1
+    counts = (
+        *np.bincount(labels, minlength=len(dataset.classes)).tolist(),
+        *np.bincount(sizes, minlength=len(SIZES)).tolist(),
+    )
+    return dict(zip((*dataset.classes, *SIZES), counts, strict=True))
 
 
 def resampled_ap(

@@ -1,70 +1,193 @@
-"""What every data set looks like to the rest of the builder."""
+"""What every data set looks like to the rest of the builder, and what readers are made of.
+
+A reader is a function of (folder, split). What it cannot use it reports and leaves out; whether
+that is good enough is for whoever asked (``builder.data.read_dataset``). Without its list of
+images or its classes it has nothing to read, and raises DatasetError.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+Corners = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels of the image."""
+
+
+class DatasetError(ValueError):
+    """A data set, or one of its files, that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One object, as a reader found it."""
+
+    where: str
+    """File and line, or file and place in the JSON."""
+    box_xyxy: Corners
+    label: int
+    area: float | None = None
+    """Of the object in square pixels; None: that of its box."""
+    is_crowd: bool = False
+    """Many objects in one box: nothing is learnt from it, and nothing found there is wrong."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One annotated image."""
+    """One annotated image. It is decoded whenever it is asked for: a data set may be larger than
+    memory."""
 
     image_id: str
     path: Path
     """The encoded image."""
-    image: npt.NDArray[np.uint8]
-    """(height, width, 3) RGB."""
+    size: tuple[int, int]
+    """(height, width) in pixels."""
     boxes_xyxy: npt.NDArray[np.float32]
-    """(boxes, 4) in pixels of the image, none degenerate."""
+    """(boxes, 4) in pixels of the image, inside it, none degenerate."""
     labels: npt.NDArray[np.int64]
     """(boxes,) indices into the data set's classes."""
+    areas: npt.NDArray[np.float32]
+    """(boxes,) square pixels that each object covers: what COCO's sizes go by."""
+    crowds_xyxy: npt.NDArray[np.float32] = field(default_factory=lambda: _boxes([]))
+    """(crowds, 4) boxes of crowds."""
+    crowd_labels: npt.NDArray[np.int64] = field(default_factory=lambda: _labels([]))
+
+    @property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """(height, width, 3) RGB. Raises DatasetError if the file cannot be decoded."""
+        return read_image(self.path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """A split of a data set, decoded and held in memory."""
+    """A split of a data set."""
 
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
-    dropped: tuple[str, ...] = ()
-    """One line for each annotation that was not usable."""
+    bad: tuple[str, ...] = ()
+    """One line for each annotation or image that was not usable: where, and what is wrong."""
+
+
+@dataclass(slots=True)
+class Collector:
+    """Makes samples of what a reader finds."""
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: list[Sample] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+    def where(self, path: Path) -> str:
+        """A file, as reports name it: relative to the data set's folder."""
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+    def report(self, where: str, problem: str) -> None:
+        """Note what was left out, and why."""
+        self.bad.append(f"{where}: {problem}")
+
+    def lines(self, path: Path) -> Iterator[tuple[str, list[str]]]:
+        """(where, fields) of each line of a text file that is not blank."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            self.report(self.where(path), f"is not text ({error.reason})")
+            return
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield f"{self.where(path)}:{number}", line.split()
+
+    def measure(self, path: Path) -> tuple[int, int] | None:
+        """(height, width) of an image, by its header; None, reported, if there is none."""
+        try:
+            with Image.open(path) as image:
+                return image.height, image.width
+        except FileNotFoundError:
+            self.report(self.where(path), "there is no such image")
+        except (UnidentifiedImageError, OSError) as error:
+            self.report(self.where(path), f"is not an image ({type(error).__name__})")
+        return None
+
+    def add(
+        self, image_id: str, path: Path, size: tuple[int, int], annotations: Iterable[Annotation]
+    ) -> None:
+        """Add an image of ``size`` (height, width). Boxes are clipped to it; of those that are
+        left without area each is reported."""
+        height, width = size
+        boxes, labels, areas = [], [], []
+        crowds, crowd_labels = [], []
+        for item in annotations:
+            x1, y1, x2, y2 = item.box_xyxy
+            left, right = max(x1, 0.0), min(x2, float(width))
+            top, bottom = max(y1, 0.0), min(y2, float(height))
+            if not all(map(math.isfinite, item.box_xyxy)):
+                self.report(item.where, f"box {item.box_xyxy} is not finite")
+            elif x1 >= x2 or y1 >= y2:
+                self.report(item.where, f"box {item.box_xyxy} has no area")
+            elif left >= right or top >= bottom:
+                self.report(item.where, f"box {item.box_xyxy} lies outside its image")
+            elif item.is_crowd:
+                crowds.append((left, top, right, bottom))
+                crowd_labels.append(item.label)
+            else:
+                boxes.append((left, top, right, bottom))
+                labels.append(item.label)
+                areas.append((right - left) * (bottom - top) if item.area is None else item.area)
+        self.samples.append(
+            Sample(
+                image_id,
+                path,
+                size,
+                _boxes(boxes),
+                _labels(labels),
+                np.array(areas, dtype=np.float32),
+                _boxes(crowds),
+                _labels(crowd_labels),
+            )
+        )
+
+    def dataset(self) -> Dataset:
+        """Everything that was found. Raises DatasetError if that is no image at all."""
+        if not self.samples:
+            first = f", first {self.bad[0]}" if self.bad else ""
+            raise DatasetError(f"{self.root}: no image is usable{first}")
+        return Dataset(self.classes, tuple(self.samples), tuple(self.bad))
+
+
+def _boxes(corners: list[Corners]) -> npt.NDArray[np.float32]:
+    return np.array(corners, dtype=np.float32).reshape(-1, 4)
+
+
+def _labels(labels: list[int]) -> npt.NDArray[np.int64]:
+    return np.array(labels, dtype=np.int64)
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Decode to (height, width, 3) RGB."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """Decode to (height, width, 3) RGB. Raises DatasetError naming the file."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be decoded ({error})") from error
 
 
-def make_sample(
-    image_id: str, path: Path, objects: Iterable[tuple[Sequence[float], int]]
-) -> tuple[Sample, list[str]]:
-    """A sample from an encoded image and (xyxy, label) pairs: boxes are clipped to the image; those
-    left without area are dropped and described in the second result."""
-    image = read_image(path)
-    height, width = image.shape[:2]
-    kept, labels, dropped = [], [], []
-    for corners, label in objects:
-        x1, y1, x2, y2 = np.clip(corners, 0, (width, height, width, height)).tolist()
-        if x1 < x2 and y1 < y2:
-            kept.append((x1, y1, x2, y2))
-            labels.append(label)
-        else:
-            dropped.append(f"{image_id}: box {tuple(corners)} of class {label} has no area")
-    boxes = np.array(kept, dtype=np.float32).reshape(-1, 4)
-    return Sample(image_id, path, image, boxes, np.array(labels, dtype=np.int64)), dropped
+def read_names(root: Path, path: Path) -> list[str]:
+    """The names in a list file, the first word of each line. Raises DatasetError without it."""
+    if not path.is_file():
+        raise DatasetError(f"{root} has no split {path.stem!r}: there is no {path}")
+    return [
+        line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()
+    ]
 
 
-def collect(classes: tuple[str, ...], parts: Iterable[tuple[Sample, list[str]]]) -> Dataset:
-    """A data set from the results of ``make_sample``."""
-    samples, dropped = [], []
-    for sample, lines in parts:
-        samples.append(sample)
-        dropped.extend(lines)
-    return Dataset(classes, tuple(samples), tuple(dropped))
+def find_image(folder: Path, name: str) -> Path:
+    """NAME with the first image suffix that exists; with .jpg if none does."""
+    paths = [folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
+    return next((path for path in paths if path.exists()), paths[0])

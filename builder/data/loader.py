@@ -1,4 +1,4 @@
-"""Batches of augmented examples, prepared ahead of the training step by two threads.
+"""Batches of augmented examples, prepared ahead of the training step by a few threads.
 
 All randomness comes from (seed, epoch, position): the same epoch gives the same batches whatever
 the threads do, and a resumed run sees what an uninterrupted one would have seen.
@@ -6,6 +6,7 @@ the threads do, and a resumed run sees what an uninterrupted one would have seen
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from builder.config import TrainConfig
 from builder.data.augment import Example, augment
 from builder.data.dataset import Dataset
 
-THREADS = 2
+THREADS = min(8, len(os.sched_getaffinity(0)))
 AHEAD = 3
 """Batches prepared in advance."""
 
@@ -28,9 +29,14 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
 
 
 def epoch_batches(
-    dataset: Dataset, input_size: tuple[int, int], config: TrainConfig, epoch: int
+    dataset: Dataset,
+    input_size: tuple[int, int],
+    config: TrainConfig,
+    epoch: int,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[Example]]:
-    """The batches of one epoch, shuffled."""
+    """The batches of one epoch, shuffled; of each, part i of n where ``part`` is (i, n)."""
+    index, num_parts = part
     order = np.random.default_rng((config.seed, epoch)).permutation(len(dataset.samples))
     steps = steps_per_epoch(len(order), config.batch_size)
 
@@ -42,8 +48,11 @@ def epoch_batches(
         batches = (
             [
                 pool.submit(example, position)
-                for position in range(step * config.batch_size, (step + 1) * config.batch_size)
-                if position < len(order)
+                for position in range(
+                    step * config.batch_size + index,
+                    min((step + 1) * config.batch_size, len(order)),
+                    num_parts,
+                )
             ]
             for step in range(steps)
         )

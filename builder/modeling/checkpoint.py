@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from builder.config import DetectorConfig
+from builder.config import DetectorConfig, replace
 from builder.modeling.detector import Detector
 
 FORMAT = 1
@@ -53,6 +53,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if data.get("format") != FORMAT:
         raise ValueError(f"{path}: checkpoint format {data.get('format')}, expected {FORMAT}")
     return data
+
+
+def structure_of(path: Path, config: DetectorConfig) -> DetectorConfig:
+    """``config`` for a detector of the structure in the checkpoint ``path``: only the name, the
+    classes and the input size stay."""
+    stored = DetectorConfig.from_dict(read_checkpoint(path)["detector"])
+    return replace(stored, name=config.name, classes=config.classes, input_size=config.input_size)
+
+
+def start_from(detector: Detector, path: Path) -> None:
+    """Give a detector of the structure in the checkpoint ``path`` its weights. Where there are
+    other classes, what predicts them stays as it is. Raises ValueError for another structure."""
+    weights = read_checkpoint(path)["weights"]
+    own = detector.state_dict()
+    if [*weights] != [*own]:
+        raise ValueError(f"{path} holds a detector of another structure")
+    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
+    for name in weights:
+        if name not in fitting and ".classes.predict." not in name:
+            raise ValueError(f"{path} holds a detector of another structure: {name} differs")
+    detector.load_state_dict({**own, **fitting})
 
 
 def load_checkpoint(path: str | Path) -> tuple[Detector, DetectorConfig, dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""What a detector costs: multiply-accumulates of its convolutions, and parameters."""
+"""What a detector costs: multiply-accumulates of its convolutions, and parameters, by exit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,22 @@ from torch import Tensor, nn
 
 from builder.config import DetectorConfig
 from builder.modeling.detector import Detector
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCost:
+    """Of one image that leaves by this exit, with one head run; and of a model that ends here."""
+
+    backbone_macs: int
+    neck_macs: int
+    head_macs: int
+    parameters: int
+    """Trainable values, normalisation scales and shifts included."""
+
+    @property
+    def macs(self) -> int:
+        """From the image to the raw outputs."""
+        return self.backbone_macs + self.neck_macs + self.head_macs
 
 
 def count_conv_macs(model: nn.Module, run: Callable[[], Any]) -> int:
@@ -34,16 +51,27 @@ def count_conv_macs(model: nn.Module, run: Callable[[], Any]) -> int:
     return total
 
 
-def exit_macs(config: DetectorConfig) -> tuple[int, ...]:
-    """Multiply-accumulates per image from the image to the raw outputs of each exit, one head run
-    each. Computed on the meta device: shapes only."""
+def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
+    """The cost of every exit. Computed on the meta device: shapes only."""
     with torch.device("meta"):
         detector = Detector(config).eval()
     images = torch.empty(1, *config.input_size, 3, dtype=torch.uint8, device="meta")
-    return tuple(
-        count_conv_macs(detector, lambda depth=depth: detector(images, [depth]))  # type: ignore[misc]
-        for depth in range(1, config.num_exits + 1)
-    )
+    backbone_macs = count_conv_macs(detector.backbone, lambda: detector.stem(images))
+    neck_macs = count_conv_macs(detector.neck_input, lambda: detector.stem(images))
+    parameters = count_parameters(detector.backbone) + count_parameters(detector.neck_input)
+    features = detector.stem(images)
+    costs = []
+    for depth in range(1, config.num_exits + 1):
+        # Every part and every head takes features of the same shapes.
+        neck_macs += count_conv_macs(detector, lambda k=depth: detector.stack(k, features))  # type: ignore[misc]
+        head_macs = count_conv_macs(detector, lambda k=depth: detector.head(k, features))  # type: ignore[misc]
+        first, last = (k * config.stacks_per_exit for k in (depth - 1, depth))
+        parameters += count_parameters(detector.stacks[first:last])
+        head, exit = detector.head_of(depth)
+        costs.append(
+            ExitCost(backbone_macs, neck_macs, head_macs, parameters + head.count_parameters(exit))
+        )
+    return tuple(costs)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,10 +1,11 @@
-"""The detector: a stem, N stacks and a head after each of them.
+"""The detector: a stem, a neck cut into N parts, and a head after each of them.
 
     stem(images) -> P3..P7 --stack(1)--> P3..P7 --stack(2)--> ... --stack(N)--> P3..P7
                                            |                                      |
                                         head(1)                                head(N)
 
-These three methods are the only places where the model may be cut.
+These three methods are the only places where the model may be cut. A part is one pyramid, or as
+many as the configuration puts between two exits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from builder.config import DetectorConfig
 from builder.modeling.anchors import make_anchors
-from builder.modeling.backbones import BACKBONES
+from builder.modeling.backbones import make_backbone
 from builder.modeling.heads import RetinaHead
 from builder.modeling.postprocess import PostprocessFacts, decode_and_suppress
 from builder.modeling.pyramid import Pyramid, PyramidInput
@@ -31,8 +32,24 @@ RawOutputs = tuple[Tensor, Tensor]
 """Logits (B, A, num_classes) and deltas (B, A, 4)."""
 
 
+def _make_head(
+    config: DetectorConfig, *, channels: int, num_convs: int, conv: str, num_exits: int
+) -> RetinaHead:
+    return RetinaHead(
+        in_channels=config.neck_channels,
+        channels=channels,
+        num_convs=num_convs,
+        num_anchors=config.anchors_per_location,
+        num_classes=len(config.classes),
+        num_levels=len(config.levels),
+        num_exits=num_exits,
+        conv=conv,
+        activation=config.activation,
+    )
+
+
 class Detector(nn.Module):
-    """A deep-supervised RetinaNet. Exits are numbered from 1, as the stacks are."""
+    """A deep-supervised RetinaNet. Exits are numbered from 1."""
 
     anchors: Tensor
     """(A, 4) float32 xyxy in input pixels: the rows of the raw outputs."""
@@ -42,37 +59,66 @@ class Detector(nn.Module):
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = BACKBONES[config.backbone](config.backbone_width)
-        self.neck_input = PyramidInput(self.backbone.outputs, config.neck_channels)
+        self.backbone = make_backbone(
+            config.backbone, config.backbone_width, config.backbone_layers
+        )
+        graph, channels = config.pyramid, config.neck_channels
+        self.neck_input = PyramidInput(
+            self.backbone.outputs, graph.levels, channels=channels, flavour=config.flavour
+        )
         self.stacks = nn.ModuleList(
-            Pyramid(config.neck, config.neck_channels, config.conv, config.flavour)
+            Pyramid(
+                graph,
+                channels=channels,
+                conv=config.conv,
+                flavour=config.flavour,
+                activation=config.activation,
+            )
             for _ in range(config.num_stacks)
         )
-        self.retina_head = RetinaHead(
-            in_channels=config.neck_channels,
+        self.retina_head = _make_head(
+            config,
             channels=config.head_channels,
             num_convs=config.head_convs,
-            num_anchors=config.anchors_per_location,
-            num_classes=len(config.classes),
-            num_exits=config.num_exits,
             conv=config.conv,
+            num_exits=config.num_exits - config.light_exits,
         )
+        self.light_head = None
+        if config.light_exits:
+            self.light_head = _make_head(
+                config,
+                channels=config.light_head_channels,
+                num_convs=config.light_head_convs,
+                conv=config.light_head_conv,
+                num_exits=config.light_exits,
+            )
         for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(value).reshape(3, 1, 1), persistent=False)
         self.register_buffer("anchors", torch.from_numpy(make_anchors(config)), persistent=False)
 
     def stem(self, images: Tensor) -> list[Tensor]:
-        """(B, H, W, 3) uint8 RGB at the input size -> features P3..P7 of depth 0."""
+        """(B, H, W, 3) uint8 RGB at the input size -> features of depth 0, one for each level."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)  # (B, 3, H, W)
         return self.neck_input(self.backbone((pixels - self.pixel_mean) / self.pixel_std))
 
     def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
         """Features of ``depth - 1`` -> features of ``depth`` (1..N)."""
-        return self.stacks[depth - 1](features)
+        count = self.config.stacks_per_exit
+        for stack in self.stacks[(depth - 1) * count : depth * count]:
+            features = stack(features)
+        return features
 
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
         """Features of ``depth`` -> raw outputs of that exit."""
-        return self.retina_head(features, depth)
+        head, exit = self.head_of(depth)
+        return head(features, exit)
+
+    def head_of(self, depth: int) -> tuple[RetinaHead, int]:
+        """The head that serves exit ``depth``, and which of its exits that is."""
+        light_exits = self.config.light_exits
+        if self.light_head is not None and depth <= light_exits:
+            return self.light_head, depth
+        return self.retina_head, depth - light_exits
 
     def forward(self, images: Tensor, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
         """Raw outputs of the given exits (default: all); runs no deeper than the deepest."""

@@ -1,6 +1,6 @@
-"""The RetinaNet head, shared by all levels and all exits.
+"""The RetinaNet head, shared by all levels and by the exits that it serves.
 
-Convolution weights exist once: for five levels and for every exit. Only the batch normalisations
+Convolution weights exist once: for all levels and for every exit. Only the batch normalisations
 are separate for each (exit, level), because the statistics of their inputs differ.
 """
 
@@ -11,15 +11,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from builder.config import LEVELS
-from builder.modeling.layers import CONVS
+from builder.modeling.layers import ACTIVATIONS, CONVS
 
 PRIOR_PROBABILITY = 0.01
 """Every score starts here, so that background does not drown the first steps (Lin et al., 2017)."""
 
 
 class Tower(nn.Module):
-    """Convolution, normalisation, ReLU, repeated; then a prediction convolution."""
+    """Convolution, normalisation, activation, repeated; then a prediction convolution."""
 
     def __init__(
         self,
@@ -28,29 +27,36 @@ class Tower(nn.Module):
         channels: int,
         num_convs: int,
         num_outputs: int,
+        num_levels: int,
         num_exits: int,
         conv: str,
+        activation: str,
     ) -> None:
         super().__init__()
+        self._activation = ACTIVATIONS[activation]
         widths = [in_channels, *[channels] * num_convs]
         self.convs = nn.ModuleList(CONVS[conv](width, channels) for width in widths[:-1])
         self.norms = nn.ModuleList(
             nn.ModuleList(
-                nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(num_convs)) for _ in LEVELS
+                nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(num_convs))
+                for _ in range(num_levels)
             )
             for _ in range(num_exits)
         )
         self.predict = CONVS[conv](widths[-1], num_outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
+                if module.groups > 1:  # the first half of a separable one keeps the scale
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                else:
+                    nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, exit_index: int, level_index: int) -> Tensor:
         """(B, C, H, W) -> (B, H * W, num_outputs), rows row-major over (y, x)."""
         for conv, norm in zip(self.convs, self.norms[exit_index][level_index], strict=True):
-            x = torch.relu(norm(conv(x)))
+            x = self._activation(norm(conv(x)))
         return self.predict(x).permute(0, 2, 3, 1).flatten(1, 2)
 
 
@@ -65,8 +71,10 @@ class RetinaHead(nn.Module):
         num_convs: int,
         num_anchors: int,
         num_classes: int,
+        num_levels: int,
         num_exits: int,
         conv: str,
+        activation: str,
     ) -> None:
         super().__init__()
         self._num_classes = num_classes
@@ -76,8 +84,10 @@ class RetinaHead(nn.Module):
                 channels=channels,
                 num_convs=num_convs,
                 num_outputs=num_anchors * outputs,
+                num_levels=num_levels,
                 num_exits=num_exits,
                 conv=conv,
+                activation=activation,
             )
             for outputs in (num_classes, 4)
         )
@@ -86,10 +96,10 @@ class RetinaHead(nn.Module):
         nn.init.constant_(last.bias, prior)
 
     def forward(self, features: list[Tensor], exit: int) -> tuple[Tensor, Tensor]:
-        """Predictions of one exit.
+        """Predictions of the ``exit``-th exit (from 1) of those that this head serves.
 
-        ``features`` are P3..P7 after stack ``exit`` (1..N). Returns logits (B, A, num_classes) and
-        deltas (B, A, 4); the A rows go over levels P3..P7, then y, then x, then anchors.
+        ``features`` has one map for each level. Returns logits (B, A, num_classes) and deltas
+        (B, A, 4); the A rows go over levels, finest first, then y, then x, then anchors.
         """
         batch = features[0].shape[0]
         logits, deltas = (
@@ -99,3 +109,12 @@ class RetinaHead(nn.Module):
             for tower in (self.classes, self.boxes)
         )
         return logits.reshape(batch, -1, self._num_classes), deltas.reshape(batch, -1, 4)
+
+    def count_parameters(self, exit: int) -> int:
+        """Trainable values that the ``exit``-th exit uses: not the others' normalisations."""
+        modules = [
+            module
+            for tower in (self.classes, self.boxes)
+            for module in (tower.convs, tower.norms[exit - 1], tower.predict)
+        ]
+        return sum(value.numel() for module in modules for value in module.parameters())

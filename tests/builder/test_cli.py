@@ -1,4 +1,4 @@
-"""The whole way of a model, by the commands a user types: train, build, evaluate, profile."""
+"""The whole way of a model, by the commands a user types, from train to report and profile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builder import options
 from builder.cli import PRECISIONS, RUNTIMES, register
+from builder.data import BAD_ANNOTATIONS, DATASETS
+from builder.modeling.checkpoint import load_checkpoint
 from builder.repository import depth_folder, read_catalog, version_folder, write_catalog
 from builder.triton_config import PLAN
 from serving.__main__ import main
@@ -125,6 +128,51 @@ def test_every_runtime_can_be_built_for_and_profiled():
     assert set(RUNTIMES) == set(RUNNERS)
 
 
+def test_every_reader_can_be_named():
+    assert tuple(DATASETS) == options.DATASETS
+    assert BAD_ANNOTATIONS == options.BAD_ANNOTATIONS
+
+
+def test_bad_annotations_are_skipped_or_refused(repository, bccd, tmp_path, capsys):
+    data = ["--data", str(bccd), "--bad-annotations", "refuse"]
+    changes = [text for change in SMALL for text in ("--set", change)]
+    where = ["--out", str(tmp_path / "run"), *changes]
+    assert main(["train", "--config", "bccd", *data, *where]) == 1
+    refusal = "1 bad annotations\n  Annotations/image_0.xml:1: box (30.0, 30.0, 30.0, 40.0)"
+    assert refusal in capsys.readouterr().err
+    model = ["evaluate", "--model-repository", str(repository), "--model", "toy"]
+    assert main([*model, *data, "--split", "val"]) == 1
+    assert refusal in capsys.readouterr().err
+    assert main([*model, *data[:2], "--split", "val", "--threads", "1"]) == 0
+    assert "skipped: Annotations/image_0.xml:1: box" in capsys.readouterr().err
+
+
+def test_a_split_that_is_not_there(bccd, tmp_path, capsys):
+    data = ["--data", str(bccd), "--split", "test", "--out", str(tmp_path / "run")]
+    assert main(["train", "--config", "bccd", *data]) == 1
+    assert "has no split 'test'" in capsys.readouterr().err
+
+
+def test_data_of_ones_own(bccd, tmp_path):
+    (bccd / "classes.txt").write_text("WBC\nRBC\nPlatelets\n")
+    path = train(bccd, tmp_path / "run", "--dataset", "voc", "--validation-split", "val")
+    _, config, metadata = load_checkpoint(path)
+    assert config.classes == ("WBC", "RBC", "Platelets")
+    assert metadata["validation"]["split"] == "val"
+
+
+def test_a_report(repository, bccd, tmp_path, capsys):
+    model = ["--model-repository", str(repository), "--model", "toy", "--threads", "1"]
+    page = tmp_path / "report.html"
+    data = ["--data", str(bccd), "--split", "val", "--images", "2", "--out", str(page)]
+    assert main(["report", *model, *data]) == 0
+    assert f"wrote {page}" in capsys.readouterr().out
+    text = page.read_text()
+    assert "Exits of toy" in text
+    assert text.count("data:image/jpeg;base64,") == 2
+
+
+TRAIN = ["train", "--config", "bccd", "--out", "x"]
 TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
 
 
@@ -132,6 +180,9 @@ TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
     ("arguments", "sentence"),
     [
         (["train", "--config", "nothing", "--out", "x"], "invalid choice"),
+        ([*TRAIN, "--set", "train.epochs=many"], "train.epochs=many: Expecting value"),
+        ([*TRAIN, "--set", "detector.input_size=[1,2]"], "must be multiples of 128"),
+        ([*TRAIN, "--set", "detector.input_size=5"], "detector.input_size=5: "),
         (["evaluate"], "required"),
         (["build"], "say which model"),
         (["build", "--config", "bccd", "--checkpoint", "x"], "not allowed"),

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from builder.export import verify_segments
+from builder.export import _detections_error, verify_segments
+from builder.graphs import GRAPHS
 from builder.repository import read_catalog, sha256, version_folder, write_catalog
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
@@ -34,6 +35,58 @@ def test_a_segment_that_computes_something_else_is_found_out(exported, tmp_path)
     (tmp_path / "stack_2.onnx").write_bytes((exported.folder / "stack_1.onnx").read_bytes())
     with pytest.raises(ValueError, match="stack_2 differs"):
         verify_segments(exported.frozen, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "resnet18"},
+        {"backbone": "resnet50"},
+        {"backbone": "mobilenet_v2", "conv": "separable", "neck": "nas_fpn_p6"},
+        {"backbone": "amoebanet_d", "backbone_layers": 3, "activation": "swish"},
+        {"flavour": "mmdet", "num_stacks": 2, "stacks_per_exit": 2, "anchor_offset": 0.0},
+        {"neck": "fpn", "light_exits": 1, "light_head_channels": 8},
+        {"neck": "mine", "graph": GRAPHS["fpn_p6"].rows, "light_exits": 1, "light_head_convs": 0},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values()))[:40],
+)
+def test_every_option_agrees_with_torch(changes, tmp_path):
+    small = {"neck_channels": 16, "head_channels": 16, "num_stacks": 2, "input_size": (128, 128)}
+    exported = exported_detector(tmp_path, **{**small, **changes})
+    errors = verify_segments(exported.frozen, exported.folder)
+    assert len(errors) == 1 + 2 * exported.catalog.num_exits
+    stem = onnx.load(exported.folder / "stem.onnx")
+    levels = exported.frozen.config.levels
+    assert [port.name for port in stem.graph.output] == [f"p{level}_out" for level in levels]
+
+
+def detections(*rows):
+    """Boxes, scores, labels and counts of one image."""
+    columns = [np.array(column, np.float32)[None] for column in zip(*rows, strict=True)]
+    return [*columns, np.array([len(rows)], np.int32)]
+
+
+BEST, GOOD = ((0, 0, 8, 8), 0.9, 1), ((4, 4, 16, 16), 0.8, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        ((BEST, GOOD), 0),
+        ((BEST, (GOOD[0], 0.9, 0)), 0.1 / 0.9),  # another score
+        ((BEST, (GOOD[0], 0.8, 1)), 1),  # another class
+        ((BEST, ((4, 4, 16, 12), 0.8, 0)), 0.25),  # another box
+        ((BEST, BEST), 1),  # a row twice in the place of another
+    ],
+)
+def test_detections_that_differ_are_found_out(rows, error):
+    found = _detections_error(detections(*rows), detections(BEST, GOOD))
+    assert found == pytest.approx(error, abs=1e-6)
+
+
+def test_rows_of_equal_scores_may_change_places():
+    first, second = BEST, (GOOD[0], 0.9 - 1e-7, 0)
+    assert _detections_error(detections(first, second), detections(second, first)) < 1e-6
 
 
 def test_files_are_portable(exported):

@@ -10,14 +10,12 @@ import torch
 from builder.config import TrainConfig, replace
 from builder.losses import (
     BOX_LOSSES,
-    ExitLoss,
     Targets,
     assign,
     exit_loss,
     focal_loss,
     giou_loss,
     huber_loss,
-    total_loss,
 )
 from builder.modeling.boxes import encode_boxes
 
@@ -85,26 +83,17 @@ def test_descent_reaches_the_truth(box_loss: str) -> None:
     optimizer = torch.optim.Adam([logits, deltas], lr=0.05)
     config, truth = replace(CONFIG, box_loss=box_loss), targets()
     for _ in range(300):
-        parts = exit_loss(logits, deltas, truth, config)
+        parts = exit_loss(logits, deltas, truth, config, len(truth.rows))
         optimizer.zero_grad()
-        total_loss({1: parts}, config, [1.0]).backward()
+        (parts.classes + parts.boxes).backward()
         optimizer.step()
     assert ((logits > 0) == truth.is_class).all()
     expected = encode_boxes(truth.boxes, truth.anchors)
     torch.testing.assert_close(deltas[0, :1], expected, atol=0.02, rtol=0.0)
 
 
-def test_exits_are_weighted() -> None:
-    losses = {
-        1: ExitLoss(torch.tensor(1.0), torch.tensor(10.0)),
-        3: ExitLoss(torch.tensor(2.0), torch.tensor(0.0)),
-    }
-    config = replace(CONFIG, box_weight=2.0)
-    assert total_loss(losses, config, [0.5, 9.0, 1.0]).item() == pytest.approx(0.5 * 21 + 2)
-
-
 def test_images_without_boxes() -> None:
     empty = assign(ANCHORS, [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], num_classes=2)
-    parts = exit_loss(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), empty, CONFIG)
+    parts = exit_loss(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), empty, CONFIG, 1)
     assert parts.boxes.item() == 0
     assert parts.classes.item() > 0

@@ -75,7 +75,8 @@ def test_accuracy_of_every_exit_in_original_pixels(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"encoded")
     box = np.array([[0, 0, 20, 20]], np.float32)  # of 40 x 40 pixels, which become 2 x 2
-    sample = Sample("a", path, np.zeros((40, 40, 3), np.uint8), box, np.zeros(1, np.int64))
+    area = np.array([400], np.float32)
+    sample = Sample("a", path, (40, 40), box, np.zeros(1, np.int64), area)
     runner = Oracle(FakeClock())
 
     def load_image(data, width, height):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,19 +11,19 @@ from builder.config import TrainConfig
 from builder.data.augment import Example, adjust, augment, flip, letterbox, place
 from builder.data.dataset import Sample
 from serving.core.letterbox import PAD_VALUE
+from tests.builder.data.samples import make_sample
 
 SIZE = (128, 256)
 BOX = (40, 24, 80, 56)
 
 
-def sample() -> Sample:
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """A white rectangle on black, 128 by 96."""
     image = np.zeros((96, 128, 3), dtype=np.uint8)
     x1, y1, x2, y2 = BOX
     image[y1:y2, x1:x2] = 255
-    return Sample(
-        "a", Path("a"), image, np.array([BOX], dtype=np.float32), np.array([1], dtype=np.int64)
-    )
+    return make_sample(tmp_path_factory.mktemp("samples") / "a.png", image, [BOX], [1])
 
 
 def bright_extent(image: np.ndarray) -> list[float]:
@@ -40,8 +38,10 @@ def bright_extent(image: np.ndarray) -> list[float]:
     axes=st.sets(st.sampled_from([0, 1])),
 )
 @settings(deadline=None, max_examples=50)
-def test_boxes_follow_pixels(zoom: float, position: tuple[float, float], axes: set[int]) -> None:
-    example = place(sample(), SIZE, zoom, position)
+def test_boxes_follow_pixels(
+    sample: Sample, zoom: float, position: tuple[float, float], axes: set[int]
+) -> None:
+    example = place(sample, SIZE, zoom, position)
     for axis in axes:
         example = flip(example, axis)
     assert example.image.shape == (*SIZE, 3)
@@ -49,23 +49,23 @@ def test_boxes_follow_pixels(zoom: float, position: tuple[float, float], axes: s
     assert example.labels.tolist() == [1]
 
 
-def test_letterbox_is_zoom_one() -> None:
-    example = letterbox(sample(), SIZE)
+def test_letterbox_is_zoom_one(sample: Sample) -> None:
+    example = letterbox(sample, SIZE)
     # The width is rounded to whole pixels: 171 for 170.67.
     np.testing.assert_allclose(example.boxes_xyxy[0], np.array(BOX) * 128 / 96, atol=0.25)
     assert (example.image[:, 171:] == PAD_VALUE).all()
 
 
-def test_boxes_that_are_cut_away_are_dropped() -> None:
-    assert not len(place(sample(), SIZE, 5.0, (1.0, 1.0)).boxes_xyxy)
-    partly = place(sample(), (128, 128), 2.0, (0.5, 0.5))
+def test_boxes_that_are_cut_away_are_dropped(sample: Sample) -> None:
+    assert not len(place(sample, SIZE, 5.0, (1.0, 1.0)).boxes_xyxy)
+    partly = place(sample, (128, 128), 2.0, (0.5, 0.5))
     assert (partly.boxes_xyxy >= 0).all()
     assert (partly.boxes_xyxy <= 128).all()
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_flipping_twice_is_nothing(axis: int) -> None:
-    example = letterbox(sample(), SIZE)
+def test_flipping_twice_is_nothing(sample: Sample, axis: int) -> None:
+    example = letterbox(sample, SIZE)
     twice = flip(flip(example, axis), axis)
     np.testing.assert_array_equal(twice.image, example.image)
     np.testing.assert_array_equal(twice.boxes_xyxy, example.boxes_xyxy)
@@ -78,11 +78,11 @@ def test_grey_levels() -> None:
     assert adjust(image, 0.2, 1.0).tolist() == [[[51, 179, 255]]]
 
 
-def test_same_seed_same_view() -> None:
+def test_same_seed_same_view(sample: Sample) -> None:
     config = TrainConfig(dataset="bccd", vertical_flip=True)
 
     def view(seed: int) -> Example:
-        return augment(sample(), SIZE, config, np.random.default_rng(seed))
+        return augment(sample, SIZE, config, np.random.default_rng(seed))
 
     np.testing.assert_array_equal(view(3).image, view(3).image)
     np.testing.assert_array_equal(view(3).boxes_xyxy, view(3).boxes_xyxy)

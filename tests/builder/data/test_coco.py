@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 from builder.data.coco import Detections, average_precision, resampled_ap
 from builder.data.dataset import Dataset, Sample
 
-IMAGE = np.zeros((100, 100, 3), dtype=np.uint8)
 BOXES = np.array([[0, 0, 40, 40], [50, 50, 90, 90]], dtype=np.float32)
+AREAS = np.array([900, 1600], dtype=np.float32)
 DATASET = Dataset(
     ("x", "y"),
     tuple(
-        Sample(name, Path(name), IMAGE, BOXES, np.array([0, 1], dtype=np.int64)) for name in "ab"
+        Sample(name, Path(name), (100, 100), BOXES, np.array([0, 1], dtype=np.int64), AREAS)
+        for name in "ab"
     ),
 )
 
@@ -51,6 +53,25 @@ def test_by_class() -> None:
     result = average_precision(DATASET, [found(BOXES[:1], [0.9], [0])] * 2)
     assert result.ap_by_class == {"x": pytest.approx(1.0), "y": pytest.approx(0.0)}
     assert result.ap == pytest.approx(0.5)
+
+
+def test_by_size() -> None:
+    """Class x counts as small, by the area it covers; class y is medium and not found."""
+    result = average_precision(DATASET, [found(BOXES[:1], [0.9], [0])] * 2)
+    assert result.ap_by_size["small"] == pytest.approx(1.0)
+    assert result.ap_by_size["medium"] == pytest.approx(0.0)
+    assert np.isnan(result.ap_by_size["large"])
+
+
+def test_nothing_is_wrong_in_a_crowd() -> None:
+    """Three boxes found where there is one object: the others only count outside the crowd."""
+    boxes = np.array([[0, 0, 40, 40], [50, 50, 60, 60], [70, 50, 80, 60]], dtype=np.float32)
+    rows = [found(boxes, [0.5, 0.9, 0.8], [0, 0, 0])]
+    one = np.zeros(1, dtype=np.int64)
+    alone = Sample("a", Path("a"), (100, 100), BOXES[:1], one, AREAS[:1])
+    beside = replace(alone, crowds_xyxy=BOXES[1:], crowd_labels=one)
+    assert average_precision(Dataset(("x",), (alone,)), rows).ap == pytest.approx(1 / 3)
+    assert average_precision(Dataset(("x",), (beside,)), rows).ap == pytest.approx(1.0)
 
 
 def test_resampling_moves_ap_between_its_extremes() -> None:

@@ -1,33 +1,67 @@
-"""Counted cost against the published figures of R-50 NAS-FPN 7 @ 256 (640 px, 90 classes)."""
+"""Counted cost against published figures of RetinaNet with 90 classes, and between exits."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from builder.config import CONFIGS
-from builder.modeling.cost import count_parameters, exit_macs
+from builder.config import CONFIGS, replace
+from builder.modeling.cost import count_parameters, exit_costs
 from builder.modeling.detector import Detector
 
-GMACS = (98.6, 105.5, 112.4, 119.3, 126.3, 133.2, 140.1)
+R50 = CONFIGS["coco_r50"].detector
+"""7 stacks of 256 channels at 640 px."""
 
 
-def test_multiply_accumulates_of_every_exit() -> None:
-    counted = [macs / 1e9 for macs in exit_macs(CONFIGS["coco_r50"].detector)]
-    assert counted == pytest.approx(GMACS, rel=0.005)
+@pytest.mark.parametrize(
+    ("change", "gmacs", "megaparameters"),
+    [
+        # tensorflow/tpu's model zoo and table 2 of EfficientDet: R-50 NAS-FPN, 7 @ 256
+        ({}, 140.6, 60.3),
+        ({"input_size": (1024, 1024)}, 360, 60.3),
+        # table 2 of EfficientDet: 7 @ 384
+        ({"input_size": (1280, 1280), "neck_channels": 384, "head_channels": 384}, 1043, 104),
+        # the same tables: R-50 and R-101 with one FPN
+        ({"neck": "fpn", "num_stacks": 1}, 97.0, 34.0),
+        ({"neck": "fpn", "num_stacks": 1, "backbone": "resnet101"}, 127, 53.1),
+    ],
+)
+def test_published_figures(change: dict, gmacs: float, megaparameters: float) -> None:
+    cost = exit_costs(replace(R50, **change))[-1]
+    assert cost.macs / 1e9 == pytest.approx(gmacs, rel=0.006)
+    assert cost.parameters / 1e6 == pytest.approx(megaparameters, rel=0.006)
 
 
-def test_parameters() -> None:
-    """The published model has one exit, so six sets of head normalisations fewer."""
+def test_the_ladder_of_exits() -> None:
+    costs = exit_costs(R50)
+    gmacs = (98.6, 105.5, 112.4, 119.3, 126.3, 133.2, 140.1)
+    megaparameters = (35.25, 39.39, 43.52, 47.66, 51.79, 55.92, 60.06)
+    assert [cost.macs / 1e9 for cost in costs] == pytest.approx(gmacs, abs=0.06)
+    assert [cost.parameters / 1e6 for cost in costs] == pytest.approx(megaparameters, abs=0.006)
+    assert costs[0].backbone_macs / 1e9 == pytest.approx(33.4, abs=0.06)
+    assert costs[0].head_macs / 1e9 == pytest.approx(56.8, abs=0.06)
+
+
+def test_a_light_head_makes_early_exits_cheaper() -> None:
+    plain, light = (exit_costs(replace(R50, num_stacks=3, light_exits=n)) for n in (0, 2))
+    assert light[0].head_macs < plain[0].head_macs / 20
+    assert light[1].head_macs == light[0].head_macs
+    assert light[2] == plain[2]
+
+
+def test_parts_of_several_stacks_have_the_cost_of_the_last() -> None:
+    every, second = (exit_costs(replace(R50, num_stacks=4, stacks_per_exit=n)) for n in (1, 2))
+    assert second == (every[1], every[3])
+
+
+def test_a_model_with_one_exit_has_the_parameters_that_are_counted() -> None:
+    config = replace(R50, stacks_per_exit=7)
     with torch.device("meta"):
-        detector = Detector(CONFIGS["coco_r50"].detector)
-    parameters = count_parameters(detector)
-    assert parameters == pytest.approx(60.06e6, rel=0.005)
-    extra = 6 * 5 * 2 * 4 * 2 * 256  # exits, levels, towers, convolutions, scale and shift
-    assert parameters - extra == pytest.approx(60.06e6, rel=0.0005)
+        detector = Detector(config)
+    assert [cost.parameters for cost in exit_costs(config)] == [count_parameters(detector)]
 
 
 def test_default_model_pays_for_depth() -> None:
-    macs = exit_macs(CONFIGS["bccd"].detector)
-    assert macs[-1] >= 2 * macs[0]
+    costs = exit_costs(CONFIGS["bccd"].detector)
+    assert costs[-1].macs >= 2 * costs[0].macs
     assert count_parameters(Detector(CONFIGS["bccd"].detector)) < 12e6

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from builder.config import CONFIGS, DetectorConfig, replace
-from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from builder.modeling.checkpoint import (
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    start_from,
+    structure_of,
+)
 from builder.modeling.detector import PIXEL_MEAN, Detector
 
 CONFIG = replace(
@@ -79,11 +85,50 @@ def test_normalisation_is_inside() -> None:
         {"neck": "fpn"},
         {"backbone": "mobilenet_v2"},
         {"head_convs": 3, "head_channels": 12},
+        {"neck": "nas_fpn_p6", "light_exits": 1},
     ],
 )
 @torch.no_grad()
 def test_variants_run(change: dict[str, object]) -> None:
-    assert set(detector(replace(CONFIG, **change))(images(1))) == {1, 2, 3}
+    model = detector(replace(CONFIG, **change))
+    outputs = model(images(1))
+    assert set(outputs) == {1, 2, 3}
+    assert all(logits.shape[1] == len(model.anchors) for logits, _ in outputs.values())
+
+
+@torch.no_grad()
+def test_early_exits_share_a_light_head_of_their_own() -> None:
+    config = replace(CONFIG, light_exits=2, light_head_channels=5, light_head_convs=2)
+    model = detector(config)
+    assert [model.head_of(depth) for depth in (1, 2, 3)] == [
+        (model.light_head, 1),
+        (model.light_head, 2),
+        (model.retina_head, 1),
+    ]
+    assert model.light_head.classes.norms[0][0][0].num_features == 5
+    assert len(model.light_head.classes.norms) == 2
+    assert len(model.retina_head.classes.norms) == 1
+    before = model(images(1))
+    for parameter in model.light_head.classes.predict.parameters():
+        parameter.add_(1.0)
+    after = model(images(1))
+    changed = {depth for depth in before if not torch.equal(before[depth][0], after[depth][0])}
+    assert changed == {1, 2}
+
+
+@torch.no_grad()
+def test_several_stacks_between_exits_are_the_stacks_one_after_another() -> None:
+    every = detector(replace(CONFIG, num_stacks=4))
+    second = detector(replace(CONFIG, num_stacks=4, stacks_per_exit=2))
+    second.backbone.load_state_dict(every.backbone.state_dict())
+    second.neck_input.load_state_dict(every.neck_input.state_dict())
+    second.stacks.load_state_dict(every.stacks.state_dict())
+    features, parts = every.stem(images(1)), second.stem(images(1))
+    for depth in (1, 2):
+        features = every.stack(2 * depth, every.stack(2 * depth - 1, features))
+        parts = second.stack(depth, parts)
+        assert all(map(torch.equal, features, parts))
+    assert second.config.num_exits == 2
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
@@ -98,6 +143,45 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     with torch.no_grad():
         assert all(map(torch.equal, loaded(images())[3], model(images())[3]))
     assert [item.name for item in path.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_detector_starts_from_a_checkpoint_of_its_structure(tmp_path: Path) -> None:
+    stored = detector()
+    save_checkpoint(tmp_path / "x.pt", CONFIG, stored.state_dict(), {})
+    mine = replace(CONFIG, name="mine", classes=("a",), input_size=(256, 128))
+    assert structure_of(tmp_path / "x.pt", replace(mine, neck="fpn")) == mine
+    torch.manual_seed(1)
+    started = Detector(mine)
+    drawn = started.state_dict()["retina_head.classes.predict.weight"].clone()
+    start_from(started, tmp_path / "x.pt")
+    for name, value in started.state_dict().items():
+        same = drawn if name == "retina_head.classes.predict.weight" else stored.state_dict()[name]
+        if name != "retina_head.classes.predict.bias":
+            assert torch.equal(value, same)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"neck": "nas_fpn_p6"}, "another structure"),
+        ({"neck_channels": 12}, r"another structure: .* differs"),
+    ],
+)
+def test_another_structure_is_no_start(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "x.pt", CONFIG, detector().state_dict(), {})
+    with pytest.raises(ValueError, match=message):
+        start_from(detector(replace(CONFIG, **change)), tmp_path / "x.pt")
+
+
+def test_a_pyramid_of_ones_own_is_in_the_checkpoint(tmp_path: Path) -> None:
+    rows = CONFIGS["coco_mobilenet_lite"].detector.pyramid.rows
+    config = replace(CONFIG, neck="mine", graph=rows)
+    save_checkpoint(tmp_path / "x.pt", config, detector(config).state_dict(), {})
+    loaded, read, _ = load_checkpoint(tmp_path / "x.pt")
+    assert read == config
+    assert loaded.config.levels == (3, 4, 5, 6)
 
 
 def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:

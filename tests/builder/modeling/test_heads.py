@@ -12,7 +12,7 @@ CELLS = sum(height * width for height, width in SIZES)
 ANCHORS, CLASSES, EXITS, CHANNELS = 2, 3, 4, 6
 
 
-def head(conv: str = "dense", num_convs: int = 1) -> RetinaHead:
+def head(conv: str = "dense", num_convs: int = 1, activation: str = "relu") -> RetinaHead:
     torch.manual_seed(0)
     return RetinaHead(
         in_channels=CHANNELS,
@@ -20,8 +20,10 @@ def head(conv: str = "dense", num_convs: int = 1) -> RetinaHead:
         num_convs=num_convs,
         num_anchors=ANCHORS,
         num_classes=CLASSES,
+        num_levels=len(SIZES),
         num_exits=EXITS,
         conv=conv,
+        activation=activation,
     ).eval()
 
 
@@ -73,3 +75,19 @@ def test_exits_differ_through_their_normalisation() -> None:
     rows = 8 * 16 * ANCHORS
     assert not torch.equal(first[:, :rows], second[:, :rows])
     assert torch.equal(first[:, rows:], second[:, rows:])
+
+
+@torch.no_grad()
+def test_swish_follows_the_normalisation() -> None:
+    module, x = head(activation="swish"), features()[4]
+    tower = module.classes
+    y = tower.norms[0][4][0](tower.convs[0](x))
+    want = tower.predict(y * torch.sigmoid(y)).permute(0, 2, 3, 1).flatten(1, 2)
+    torch.testing.assert_close(tower(x, 0, 4), want)
+
+
+def test_parameters_of_an_exit_leave_out_the_normalisations_of_the_others() -> None:
+    module = head(num_convs=2)
+    norms = sum(p.numel() for name, p in module.named_parameters() if ".norms." in name)
+    everything = sum(p.numel() for p in module.parameters())
+    assert module.count_parameters(1) == everything - norms + norms // EXITS

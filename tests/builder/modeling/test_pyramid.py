@@ -1,64 +1,52 @@
-"""The pyramid's table, and its interpreter against the graph written out by hand."""
+"""The pyramid's interpreter against graphs written out by hand, and its inputs."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from builder.config import LEVELS
+from builder.graphs import GRAPHS, OPS
 from builder.modeling.backbones import FeatureSpec
-from builder.modeling.pyramid import (
-    NAS_FPN,
-    TABLES,
-    Pyramid,
-    PyramidInput,
-    compile_table,
-    resample,
-)
+from builder.modeling.pyramid import FLAVOURS, Flavour, Pyramid, PyramidInput, resample
 
 CHANNELS = 4
 SIZES = ((16, 32), (8, 16), (4, 8), (2, 4), (1, 2))
 
 
-def features(batch: int = 2) -> list[Tensor]:
+def features(num_levels: int = 5, batch: int = 2) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(batch, CHANNELS, *size, generator=generator) for size in SIZES]
+    return [torch.randn(batch, CHANNELS, *s, generator=generator) for s in SIZES[:num_levels]]
 
 
-def pyramid(neck: str = "nas_fpn", conv: str = "dense") -> Pyramid:
+def pyramid(neck: str = "nas_fpn", **changes: str) -> Pyramid:
     torch.manual_seed(0)
-    return Pyramid(neck, CHANNELS, conv, "google").eval()
+    options = {"conv": "dense", "flavour": "google", "activation": "relu", **changes}
+    return Pyramid(GRAPHS[neck], channels=CHANNELS, **options).eval()
 
 
-def test_unused_features_of_the_seven_cell_graph() -> None:
-    """Exactly two inputs are consumed by no cell: P5 and P7."""
-    steps, outputs = compile_table(NAS_FPN)
-    assert [step.unused for step in steps] == [(), (), (), (), (2,), (4,), ()]
-    assert outputs == (7, 8, 9, 11, 10)
+def up(x: Tensor, factor: int) -> Tensor:
+    return x.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
-def test_attention_is_gated_by_the_coarser_input() -> None:
-    steps, _ = compile_table(NAS_FPN)
-    gates = {
-        offset: step.coarse
-        for offset, step in enumerate(steps, start=len(LEVELS))
-        if step.cell.op == "attention"
-    }
-    assert gates == {5: 3, 9: 8, 10: 9, 11: 10}  # P6, P4', P5', P7'
+def google(coarse: Tensor, fine: Tensor) -> Tensor:
+    return coarse + fine * torch.sigmoid(coarse.flatten(2).max(dim=2).values[:, :, None, None])
 
 
-def test_interpreter_against_the_graph_by_hand() -> None:
-    neck, inputs = pyramid(), features()
+def mmdet(coarse: Tensor, fine: Tensor) -> Tensor:
+    return fine + torch.sigmoid(fine.flatten(2).mean(dim=2)[:, :, None, None]) * coarse
+
+
+@pytest.mark.parametrize(("flavour", "attention"), [("google", google), ("mmdet", mmdet)])
+@torch.no_grad()
+def test_interpreter_against_the_graph_by_hand(
+    flavour: str, attention: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    neck, inputs = pyramid(flavour=flavour), features()
     p3, p4, p5, p6, p7 = inputs
-
-    def attention(coarse: Tensor, fine: Tensor) -> Tensor:
-        return coarse + fine * torch.sigmoid(coarse.flatten(2).max(dim=2).values[:, :, None, None])
-
-    def up(x: Tensor, factor: int) -> Tensor:
-        return x.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-
     c = neck.cells
     m5 = c[0](attention(up(p6, 4), p4))
     m6 = c[1](p4 + m5)
@@ -67,27 +55,32 @@ def test_interpreter_against_the_graph_by_hand() -> None:
     out5 = c[4](attention(F.max_pool2d(out4, 2), F.max_pool2d(out3, 4)) + p5)
     out7 = c[5](attention(F.max_pool2d(out5, 4), F.max_pool2d(m6, 8)) + p7)
     out6 = c[6](attention(up(out7, 2), F.max_pool2d(out5, 2)))
-    with torch.no_grad():
-        for got, want in zip(neck(inputs), (out3, out4, out5, out6, out7), strict=True):
-            torch.testing.assert_close(got, want)
+    for got, want in zip(neck(inputs), (out3, out4, out5, out6, out7), strict=True):
+        torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("neck", TABLES)
+@pytest.mark.parametrize("flavour", FLAVOURS.values(), ids=FLAVOURS)
+def test_a_flavour_reads_every_op(flavour: Flavour) -> None:
+    assert set(flavour.merges) == set(OPS)
+
+
+@torch.no_grad()
+def test_swish_comes_before_the_convolution() -> None:
+    cell = pyramid(activation="swish").cells[0]
+    x = features()[0]
+    torch.testing.assert_close(cell(x), cell.bn(cell.conv(x * torch.sigmoid(x))))
+
+
+@pytest.mark.parametrize("neck", GRAPHS)
 @pytest.mark.parametrize("conv", ["dense", "separable"])
 def test_shapes_and_gradients(neck: str, conv: str) -> None:
-    module = pyramid(neck, conv).train()
-    outputs = module(features())
-    assert [tuple(x.shape) for x in outputs] == [(2, CHANNELS, *size) for size in SIZES]
+    num_levels = len(GRAPHS[neck].levels)
+    module = pyramid(neck, conv=conv).train()
+    outputs = module(features(num_levels))
+    expected = [(2, CHANNELS, *size) for size in SIZES[:num_levels]]
+    assert [tuple(x.shape) for x in outputs] == expected
     sum(x.square().sum() for x in outputs).backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
-
-
-@pytest.mark.parametrize("table", TABLES.values())
-def test_tables_are_well_formed(table: tuple[object, ...]) -> None:
-    steps, outputs = compile_table(table)  # type: ignore[arg-type]
-    assert len(set(outputs)) == len(LEVELS)
-    for offset, step in enumerate(steps, start=len(LEVELS)):
-        assert max(step.cell.inputs) < offset
 
 
 def test_resampling() -> None:
@@ -102,11 +95,36 @@ def test_resampling() -> None:
     assert resample(x, 4, 4) is x
 
 
-def test_pyramid_input_pools_the_two_coarsest_levels() -> None:
-    specs = (FeatureSpec(3, 8), FeatureSpec(5, 16), FeatureSpec(6, 32))
-    module = PyramidInput(specs, CHANNELS).eval()
-    maps = [torch.randn(1, spec.channels, *size) for spec, size in zip(specs, SIZES, strict=False)]
-    outputs = module(maps)
-    assert [tuple(x.shape) for x in outputs] == [(1, CHANNELS, *size) for size in SIZES]
+SPECS = (FeatureSpec(3, 8), FeatureSpec(5, 16), FeatureSpec(6, 32))
+
+
+def backbone_features() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(1, spec.channels, *size, generator=generator)
+        for spec, size in zip(SPECS, SIZES, strict=False)
+    ]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("levels", [(3, 4, 5), (3, 4, 5, 6), (3, 4, 5, 6, 7)])
+def test_there_is_an_input_for_each_level(flavour: str, levels: tuple[int, ...]) -> None:
+    module = PyramidInput(SPECS, levels, channels=CHANNELS, flavour=flavour).eval()
+    outputs = module(backbone_features())
+    assert [tuple(x.shape) for x in outputs] == [(1, CHANNELS, *s) for s in SIZES[: len(levels)]]
+
+
+@torch.no_grad()
+def test_google_pools_the_coarsest_levels() -> None:
+    module = PyramidInput(SPECS, (3, 4, 5, 6, 7), channels=CHANNELS, flavour="google").eval()
+    outputs = module(backbone_features())
     torch.testing.assert_close(outputs[3], F.max_pool2d(outputs[2], 2))
     torch.testing.assert_close(outputs[4], F.max_pool2d(outputs[2], 4))
+
+
+@torch.no_grad()
+def test_mmdet_projects_before_it_pools() -> None:
+    module = PyramidInput(SPECS, (3, 4, 5, 6, 7), channels=CHANNELS, flavour="mmdet").eval()
+    outputs = module(backbone_features())
+    for projection, finer, coarser in zip(module.coarser, outputs[2:], outputs[3:], strict=False):
+        torch.testing.assert_close(coarser, F.max_pool2d(projection(finer), 2))

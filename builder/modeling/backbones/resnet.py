@@ -1,26 +1,12 @@
-"""Backbones: an image to the feature maps C3, C4 and C5.
-
-Each backbone declares its outputs as data (channels and stride), so that a neck is built from the
-declaration and never by probing a tensor. Parameter names are torchvision's, which is what
-published weights use.
-"""
+"""Residual networks (He et al., 2015), with torchvision's parameter names."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, slots=True)
-class FeatureSpec:
-    """What a feature map is like: its channels, and pixels of the image per cell."""
-
-    channels: int
-    stride: int
+from builder.modeling.backbones.features import FeatureSpec
 
 
 class BasicBlock(nn.Module):
@@ -127,87 +113,6 @@ class ResNet(nn.Module):
         return [c3, c4, self.layer4(c4)]
 
 
-class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution and linear projection (Sandler et al., 2018, table 1)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = in_channels * expansion
-        self.residual = stride == 1 and in_channels == out_channels
-        expand = [] if expansion == 1 else [_conv_bn_relu6(in_channels, hidden, 1, 1, 1)]
-        self.conv = nn.Sequential(
-            *expand,
-            _conv_bn_relu6(hidden, hidden, 3, stride, hidden),
-            nn.Conv2d(hidden, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
-        y = self.conv(x)
-        return x + y if self.residual else y
-
-
-def _conv_bn_relu6(
-    in_channels: int, out_channels: int, kernel: int, stride: int, groups: int
-) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(
-            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
-        ),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU6(),
-    )
-
-
-# (expansion, channels at width 32, blocks, stride), from the MobileNetV2 paper's table 2.
-_MOBILENET_V2_STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
-
-# Indices into ``features`` of the last block at strides 8, 16 and 32.
-_MOBILENET_V2_TAPS = (6, 13, 17)
-
-
-class MobileNetV2(nn.Module):
-    """MobileNetV2 without its last 1x1 convolution and classifier; ``width`` is the stem's."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [_conv_bn_relu6(3, width, 3, 2, 1)]
-        in_channels, channels = width, [width]
-        for expansion, base, blocks, stride in _MOBILENET_V2_STAGES:
-            out_channels = max(8, round(base * width / 32 / 8) * 8)
-            for index in range(blocks):
-                step = stride if index == 0 else 1
-                layers.append(InvertedResidual(in_channels, out_channels, step, expansion))
-                channels.append(out_channels)
-                in_channels = out_channels
-        self.features = nn.ModuleList(layers)
-        self.outputs = tuple(
-            FeatureSpec(channels[tap], stride)
-            for tap, stride in zip(_MOBILENET_V2_TAPS, (8, 16, 32), strict=True)
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float -> [C3, C4, C5], as declared in ``outputs``."""
-        taps = []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in _MOBILENET_V2_TAPS:
-                taps.append(x)
-        return taps
-
-
 def resnet10(width: int) -> ResNet:
     """One basic block a stage: the proxy backbone of the NAS-FPN search."""
     return ResNet(BasicBlock, (1, 1, 1, 1), width)
@@ -223,14 +128,6 @@ def resnet50(width: int) -> ResNet:
     return ResNet(Bottleneck, (3, 4, 6, 3), width)
 
 
-def mobilenet_v2(width: int) -> MobileNetV2:
-    """Torchvision's has width 32."""
-    return MobileNetV2(width)
-
-
-BACKBONES: dict[str, Callable[[int], ResNet | MobileNetV2]] = {
-    "resnet10": resnet10,
-    "resnet18": resnet18,
-    "resnet50": resnet50,
-    "mobilenet_v2": mobilenet_v2,
-}
+def resnet101(width: int) -> ResNet:
+    """The same with 23 blocks in its third stage."""
+    return ResNet(Bottleneck, (3, 4, 23, 3), width)

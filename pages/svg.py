@@ -6,7 +6,7 @@ A chart maps data to a box of WIDTH by HEIGHT units; colours are CSS variables o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -55,6 +55,14 @@ class Chart:
         self._parts.append(
             f'<polyline points="{path}" fill="none" stroke="var(--{colour})" stroke-width="2" '
             f'stroke-linejoin="round"><title>{escape(label)}</title></polyline>'
+        )
+
+    def dots(self, points: Iterable[tuple[float, float, str]], colour: str) -> None:
+        """A dot at each x and y, with its label."""
+        self._parts.extend(
+            f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="4" fill="var(--{colour})">'
+            f"<title>{escape(label)}</title></circle>"
+            for x, y, label in points
         )
 
     def bar(

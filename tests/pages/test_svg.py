@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from loadtest.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, ticks
+from pages.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, ticks
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_what_was_drawn_is_there_and_escaped():
     drawn.line([(0, 0), (10, 1)], "depth", "a < b")
     drawn.bar((2, 4), 0.0, 0.5, "late", "3 late & more", 0.25)
     drawn.mark(5, "late")
+    drawn.dots([(10, 0, "last & least")], "depth")
     root = ElementTree.fromstring(drawn.render())
     line = root.find("polyline")
     assert line is not None
@@ -45,6 +46,13 @@ def test_what_was_drawn_is_there_and_escaped():
     assert bar is not None
     assert float(bar.get("height", 0)) == pytest.approx(drawn.y(0) - drawn.y(0.5), abs=0.01)
     assert bar.get("fill-opacity") == "0.25"
-    assert [title.text for title in root.iter("title")] == ["a < b", "3 late & more"]
+    assert [title.text for title in root.iter("title")] == [
+        "a < b",
+        "3 late & more",
+        "last & least",
+    ]
+    dot = root.find("circle")
+    assert dot is not None
+    assert (dot.get("cx"), dot.get("cy")) == (str(WIDTH - RIGHT), str(HEIGHT - BOTTOM))
     texts = [text.text for text in root.iter("text")]
     assert {"100%", "x & y", "share", "10"} <= set(texts)

@@ -1,0 +1,116 @@
+"""Data sets in the JSON format and the layout of COCO.
+
+    annotations/instances_SPLIT.json: ``images``, ``categories``, ``annotations``    SPLIT/FILE_NAME
+
+Classes are the categories in the order of their ids. ``bbox`` is x, y, width, height in pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from builder.data.dataset import Annotation, Collector, Dataset, DatasetError
+
+Entries = list[Any]
+"""A section of the file, nothing about whose entries is certain."""
+
+
+def read_coco(root: Path, split: str) -> Dataset:
+    """A split such as train2017, images in the order of the file."""
+    path = root / "annotations" / f"instances_{split}.json"
+    sections = _sections(root, split, path)
+    categories = _categories(path, sections["categories"])
+    found = Collector(root, tuple(name for _, name in categories))
+    labels = {category_id: label for label, (category_id, _) in enumerate(categories)}
+    file = found.where(path)
+    images = _images(found, file, sections["images"])
+    by_image = defaultdict(list)
+    for image_id, item in _annotations(found, file, sections["annotations"], labels, images):
+        by_image[image_id].append(item)
+    for image_id, (where, entry) in images.items():
+        image = root / split / str(entry["file_name"])
+        size = found.measure(image)
+        if size is None:
+            continue
+        height, width = entry.get("height", size[0]), entry.get("width", size[1])
+        if (height, width) != size:
+            problem = f"is of {width}x{height} pixels, the file has {size[1]}x{size[0]}"
+            found.report(where, problem)
+            continue
+        found.add(str(image_id), image, size, by_image[image_id])
+    return found.dataset()
+
+
+def _sections(root: Path, split: str, path: Path) -> dict[str, Entries]:
+    """The three lists of the file. Raises DatasetError if they are not there."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{root} has no split {split!r}: there is no {path}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path} is not JSON: {error}") from error
+    names = ("images", "categories", "annotations")
+    for name in names:
+        if not isinstance(data, dict) or not isinstance(data.get(name), list):
+            raise DatasetError(f"{path} has no list {name!r}")
+    return {name: data[name] for name in names}
+
+
+def _categories(path: Path, entries: Entries) -> list[tuple[int, str]]:
+    """(id, name), ascending. Raises DatasetError: without them nothing else means anything."""
+    try:
+        categories = sorted((int(entry["id"]), str(entry["name"])) for entry in entries)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: a category lacks a whole 'id' or a 'name'") from error
+    if not categories or len(dict(categories)) < len(categories):
+        raise DatasetError(f"{path}: there are no categories, or two with one id")
+    return categories
+
+
+def _images(found: Collector, file: str, entries: Entries) -> dict[Any, tuple[str, dict[str, Any]]]:
+    """Id -> (where, entry) of each image that can be told from the others."""
+    images: dict[Any, tuple[str, dict[str, Any]]] = {}
+    for index, entry in enumerate(entries):
+        where = f"{file}: images[{index}]"
+        if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
+            found.report(where, "lacks an 'id' or a 'file_name'")
+        elif not isinstance(entry["id"], int | str) or entry["id"] in images:
+            found.report(where, f"id {entry['id']!r} is not its own")
+        else:
+            images[entry["id"]] = (where, entry)
+    return images
+
+
+def _annotations(
+    found: Collector,
+    file: str,
+    entries: Entries,
+    labels: Mapping[Any, int],
+    images: Mapping[Any, object],
+) -> Iterator[tuple[Any, Annotation]]:
+    """(image's id, annotation) of each that names an image, a category and a box."""
+    for index, entry in enumerate(entries):
+        where = f"{file}: annotations[{index}]"
+        try:
+            image_id, category_id = entry["image_id"], entry["category_id"]
+            x, y, width, height = map(float, entry["bbox"])
+            area = float(entry.get("area", width * height))
+            known_image, known_category = image_id in images, category_id in labels
+        except KeyError as error:
+            found.report(where, f"lacks {error}")
+            continue
+        except (TypeError, ValueError):
+            found.report(where, "is malformed: bbox must be four numbers, ids single values")
+            continue
+        if not known_image:
+            found.report(where, f"image_id {image_id!r} is not that of an image")
+        elif not known_category:
+            found.report(where, f"category_id {category_id!r} is not that of a category")
+        else:
+            box = (x, y, x + width, y + height)
+            crowd = bool(entry.get("iscrowd", 0))
+            yield image_id, Annotation(where, box, labels[category_id], area, crowd)

@@ -1,0 +1,123 @@
+"""Data sets as YOLO's trainers read them.
+
+    data.yaml              names: classes, a list or a mapping from 0
+                           path: the folder of the rest; without it, the folder of data.yaml
+                           SPLIT: a folder of images, a list file of them, or several
+    .../images/NAME.jpg    an image
+    .../labels/NAME.txt    its objects, ``class x y width height`` a line: centre and sides as
+                           shares of the image; or ``class x1 y1 x2 y2 x3 y3 ...``, an outline
+
+An image without a file of labels has no objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from builder.data.dataset import (
+    IMAGE_SUFFIXES,
+    Annotation,
+    Collector,
+    Corners,
+    Dataset,
+    DatasetError,
+)
+
+DESCRIPTION = "data.yaml"
+ROUNDING = 1e-3
+"""Shares of an image may miss 0 and 1 by this much."""
+
+
+def read_yolo(root: Path, split: str) -> Dataset:
+    """A split that ``root``/data.yaml names."""
+    description = _describe(root / DESCRIPTION)
+    found = Collector(root, _classes(root / DESCRIPTION, description.get("names")))
+    base = root / str(description.get("path") or ".")
+    for image in _images(base if base.is_dir() else root, split, description.get(split)):
+        size = found.measure(image)
+        if size is not None:
+            labels = _labels_of(image)
+            annotations = _annotations(found, labels, size) if labels.is_file() else ()
+            found.add(image.stem, image, size, annotations)
+    return found.dataset()
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    try:
+        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(f"there is no {path}") from error
+    except yaml.YAMLError as error:
+        raise DatasetError(f"{path} is not YAML: {error}") from error
+    if not isinstance(description, dict):
+        raise DatasetError(f"{path} describes no data set: it is not a mapping")
+    return description
+
+
+def _classes(path: Path, names: object) -> tuple[str, ...]:
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DatasetError(f"{path}: 'names' is neither a list nor a mapping of 0, 1, 2, ...")
+    return tuple(map(str, names))
+
+
+def _images(base: Path, split: str, entries: object) -> list[Path]:
+    """The images of a split, sorted within each of its folders. Raises DatasetError."""
+    if not entries:
+        raise DatasetError(f"{base / DESCRIPTION} names no split {split!r}")
+    images: list[Path] = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        path = base / str(entry)
+        if not path.exists():  # as exported by tools that count from a folder further down
+            path = base / str(entry).removeprefix("../")
+        if path.is_dir():
+            images.extend(
+                item for item in sorted(path.rglob("*")) if item.suffix.lower() in IMAGE_SUFFIXES
+            )
+        elif path.is_file():
+            lines = path.read_text(encoding="utf-8").split()
+            images.extend(path.parent / line for line in lines)
+        else:
+            raise DatasetError(f"{base} has no split {split!r}: there is no {path}")
+    return images
+
+
+def _labels_of(image: Path) -> Path:
+    """Under ``labels`` where the image is under ``images``; otherwise beside it."""
+    parts = list(image.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _annotations(found: Collector, path: Path, size: tuple[int, int]) -> Iterator[Annotation]:
+    height, width = size
+    for where, fields in found.lines(path):
+        try:
+            label, shares = int(fields[0]), [float(value) for value in fields[1:]]
+        except ValueError:
+            found.report(where, f"expected a class and numbers, not {' '.join(fields)!r}")
+            continue
+        if not 0 <= label < len(found.classes):
+            found.report(where, f"class {label} is not one of 0 to {len(found.classes) - 1}")
+        elif len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
+            found.report(where, f"{len(shares)} numbers are neither a box nor an outline")
+        elif not all(-ROUNDING <= share <= 1 + ROUNDING for share in shares):
+            found.report(where, "coordinates must be shares of the image, 0 to 1")
+        else:
+            x1, y1, x2, y2 = _corners(shares)
+            yield Annotation(where, (x1 * width, y1 * height, x2 * width, y2 * height), label)
+
+
+def _corners(shares: list[float]) -> Corners:
+    """Of a box (x, y, width, height), or around an outline (x1, y1, x2, y2, ...)."""
+    if len(shares) == 4:
+        x, y, w, h = shares
+        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    xs, ys = shares[::2], shares[1::2]
+    return min(xs), min(ys), max(xs), max(ys)

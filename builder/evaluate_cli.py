@@ -1,0 +1,148 @@
+"""The commands that try a model on a data set: ``punctual evaluate`` and ``punctual report``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.options import add_command, add_data, add_model, add_split, add_write, today
+
+if TYPE_CHECKING:
+    from builder.data import Dataset
+    from serving.core.ports import ServingTools
+
+
+def add_parsers(commands: Any, tools: ServingTools) -> None:
+    """Add evaluate and report to the subparsers ``commands``."""
+    _add_evaluate(commands, tools)
+    _add_report(commands, tools)
+
+
+def _read(options: argparse.Namespace) -> Dataset:
+    """The split to try a model on; what is left out is printed. Raises DatasetError."""
+    from builder.data import read_dataset
+
+    data = options.data or Path("data") / options.dataset
+    dataset = read_dataset(options.dataset, data, options.split, options.bad_annotations)
+    for line in dataset.bad:
+        print(f"skipped: {line}", file=sys.stderr)
+    return dataset
+
+
+# -- evaluate ------------------------------------------------------------------------------------
+
+
+def _add_evaluate(commands: Any, tools: ServingTools) -> None:
+    parser = add_command(
+        commands,
+        "evaluate",
+        "Measure the accuracy of every exit.",
+        "COCO AP and AP50, overall and by class, of the exported segments on the runtime that "
+        "serves: from encoded image to boxes, as a request goes.",
+    )
+    add_model(parser)
+    add_write(parser)
+    add_data(parser)
+    add_split(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the training run, for the record")
+    parser.add_argument(
+        "--resamples", type=int, default=0, help="for intervals of the rise over exits; 0: none"
+    )
+    parser.set_defaults(run=lambda options: _evaluate(options, tools))
+
+
+def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
+    from builder.data import DatasetError, average_precision
+    from builder.evaluate import detect_all, rises
+    from builder.repository import read_catalog, version_folder, write_catalog
+    from serving.core.catalog import Evaluation, Exit
+
+    folder = version_folder(options.model_repository, options.model)
+    catalog = read_catalog(folder)
+    try:
+        dataset = _read(options)
+    except DatasetError as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 1
+    runner = tools.open_runner(options.runtime, folder, options.threads)
+    found = detect_all(runner, catalog, dataset, tools.load_image)
+    runner.close()
+    results = {depth: average_precision(dataset, rows) for depth, rows in found.items()}
+    print(f"{options.dataset} {options.split}, {len(dataset.samples)} images, {runner.runtime}")
+    print("exit      AP    AP50  " + "  ".join(f"{name:>9}" for name in catalog.classes))
+    for depth, result in results.items():
+        classes = "  ".join(f"{result.ap_by_class[name]:9.4f}" for name in catalog.classes)
+        print(f"{depth:4} {result.ap:8.4f} {result.ap50:7.4f}  {classes}")
+    if options.resamples:
+        print("exit   AP above that of exit 1 (95 % interval over resampled images)")
+        for depth, (middle, low, high) in rises(dataset, found, options.resamples).items():
+            print(f"{depth:4} {middle:+8.4f}  ({low:+.4f} .. {high:+.4f})")
+    if options.write:
+        exits = tuple(
+            Exit(
+                depth,
+                round(result.ap, 4),
+                round(result.ap50, 4),
+                {name: round(ap, 4) for name, ap in result.ap_by_class.items()},
+            )
+            for depth, result in results.items()
+        )
+        record = Evaluation(
+            options.dataset,
+            options.split,
+            len(dataset.samples),
+            options.seed,
+            runner.runtime,
+            today(),
+        )
+        write_catalog(replace(catalog, exits=exits, evaluation=record), folder)
+    return 0
+
+
+# -- report --------------------------------------------------------------------------------------
+
+
+def _add_report(commands: Any, tools: ServingTools) -> None:
+    parser = add_command(
+        commands,
+        "report",
+        "Show what every exit finds, as one HTML page.",
+        "AP by depth, cost and latency, by class and by size, and detections drawn on images, exit "
+        "by exit. Accuracy is measured now, as 'punctual evaluate' does; latency is what 'punctual "
+        "profile --write' recorded for the runtime. Several models share the charts.",
+    )
+    add_model(parser, several=True)
+    add_data(parser)
+    add_split(parser)
+    parser.add_argument("--images", type=int, default=3, help="to draw on, evenly spaced")
+    parser.add_argument("--score", type=float, default=0.4, help="of detections that are drawn")
+    parser.add_argument("--out", type=Path, default=Path("report.html"))
+    parser.set_defaults(run=lambda options: _report(options, tools))
+
+
+def _report(options: argparse.Namespace, tools: ServingTools) -> int:
+    from builder.data import DatasetError
+    from builder.report import gather
+    from builder.report_page import page
+    from builder.repository import version_folder
+
+    models = []
+    try:
+        dataset = _read(options)
+        for name in dict.fromkeys(options.model):
+            folder = version_folder(options.model_repository, name)
+            runner = tools.open_runner(options.runtime, folder, options.threads)
+            models.append(
+                gather(runner, options.runtime, folder, dataset, tools.load_image, options.images)
+            )
+            runner.close()
+    except DatasetError as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 1
+    where = f"{options.dataset} {options.split}"
+    options.out.write_text(page(models, where, len(dataset.samples), options.score))
+    print(f"wrote {options.out}")
+    return 0

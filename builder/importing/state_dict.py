@@ -1,0 +1,118 @@
+"""Foreign state dicts: how they are read, and how a key map turns one into another."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+
+WRAPPERS = ("state_dict", "model", "model_state")
+"""Under which of its entries a training checkpoint may keep the weights."""
+
+DATA_PARALLEL = "module."
+"""What torch's data-parallel wrappers put before every key."""
+
+COUNTER = "num_batches_tracked"
+"""Of a normalisation; files older than torch 0.4.1 lack it, and inference does not read it."""
+
+
+class WeightsError(ValueError):
+    """A file that does not hold the weights asked for; the message names the first key that
+    differs."""
+
+
+def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in a torch file, and whatever lies beside them in it.
+
+    Nothing in the file is executed. Raises WeightsError and OSError.
+    """
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(
+            "no torch file of tensors and plain data alone; if it is a training checkpoint with "
+            "more in it, save its weights by themselves"
+        ) from error
+    beside: dict[str, Any] = {}
+    for wrapper in WRAPPERS:
+        if isinstance(data, dict) and isinstance(data.get(wrapper), dict):
+            beside = {key: value for key, value in data.items() if key != wrapper}
+            data = data[wrapper]
+            break
+    if not isinstance(data, dict) or not data:
+        raise WeightsError("no state dict")
+    for key, value in data.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"no state dict: {key!r} is a {type(value).__name__}")
+    if all(key.startswith(DATA_PARALLEL) for key in data):
+        data = {key.removeprefix(DATA_PARALLEL): value for key, value in data.items()}
+    return data, beside
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the weights of one target key come from."""
+
+    keys: tuple[str, ...]
+    """Of the foreign file; the first counts, the others must be copies of it."""
+    convert: Callable[[Tensor], Tensor] | None = None
+    """Puts the values into the target's order; the shape stays."""
+    optional: bool = False
+    """A file without the key leaves zeros: a bias that it did not have."""
+
+
+def translate(
+    state: StateDict, sources: Mapping[str, Source], target: StateDict, ignored: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """The weights of ``target`` (which gives keys and shapes) from ``state``.
+
+    ``sources`` has an entry for every key of ``target``. Every key of ``state`` must be used or
+    begin with one of the prefixes ``ignored``. Raises WeightsError.
+    """
+    result: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for key, wanted in target.items():
+        source = sources[key]
+        present = [name for name in source.keys if name in state]
+        if not present and (source.optional or key.endswith(COUNTER)):
+            result[key] = torch.zeros_like(wanted, device="cpu")
+            continue
+        for name in source.keys:
+            _check(state, name, wanted)
+            if not torch.equal(state[name], state[source.keys[0]]):
+                raise WeightsError(
+                    f"{name!r} differs from {source.keys[0]!r}, which it should be a copy of"
+                )
+        used.update(source.keys)
+        value = state[source.keys[0]]
+        result[key] = value if source.convert is None else source.convert(value)
+    prefixes = tuple(ignored)
+    for name, value in state.items():
+        if name not in used and not name.startswith(prefixes):
+            raise WeightsError(f"nothing here corresponds to {name!r} {tuple(value.shape)}")
+    return result
+
+
+def _check(state: StateDict, name: str, wanted: Tensor) -> None:
+    if name not in state:
+        raise WeightsError(f"{name!r} {tuple(wanted.shape)} is missing")
+    if state[name].shape != wanted.shape:
+        raise WeightsError(
+            f"{name!r} has shape {tuple(state[name].shape)}, expected {tuple(wanted.shape)}"
+        )
+
+
+def count_children(state: Collection[str], prefix: str) -> int:
+    """How many of ``prefix`` + 0, 1, ... have keys, without a gap from 0."""
+    heads = {key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)}
+    count = 0
+    while str(count) in heads:
+        count += 1
+    return count

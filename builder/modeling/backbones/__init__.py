@@ -1,0 +1,43 @@
+"""Backbones: an image to the feature maps C3, C4 and C5.
+
+Each backbone declares its outputs as data (channels and stride), so that a neck is built from the
+declaration and never by probing a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from builder.modeling.backbones.amoebanet import AmoebaNetD
+from builder.modeling.backbones.features import FeatureSpec
+from builder.modeling.backbones.mobilenet_v2 import MobileNetV2
+from builder.modeling.backbones.resnet import ResNet, resnet10, resnet18, resnet50, resnet101
+
+__all__ = ["BACKBONES", "LAYERED_BACKBONES", "Backbone", "FeatureSpec", "make_backbone"]
+
+Backbone = ResNet | MobileNetV2 | AmoebaNetD
+
+BACKBONES: dict[str, Callable[[int], Backbone]] = {
+    "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+    "mobilenet_v2": MobileNetV2,
+}
+"""Functions of the width."""
+
+LAYERED_BACKBONES: dict[str, Callable[[int, int], Backbone]] = {"amoebanet_d": AmoebaNetD}
+"""Functions of the width and the number of layers."""
+
+
+def make_backbone(name: str, width: int, layers: int) -> Backbone:
+    """The backbone ``name``. Raises ValueError for an unknown one, and for ``layers`` where it has
+    no such choice."""
+    if name in LAYERED_BACKBONES:
+        return LAYERED_BACKBONES[name](width, layers)
+    if name not in BACKBONES:
+        known = ", ".join((*BACKBONES, *LAYERED_BACKBONES))
+        raise ValueError(f"there is no backbone {name!r}, but {known}")
+    if layers:
+        raise ValueError(f"the number of layers of {name} is in its name: backbone_layers is 0")
+    return BACKBONES[name](width)

@@ -1,0 +1,66 @@
+"""The processes that train one model together, as torchrun starts them.
+
+Each computes its part of every batch; gradients are averaged, so that all hold the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+PATIENCE = timedelta(hours=3)
+"""While the first process validates, the others wait for it."""
+
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among its fellows."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Over all processes; ``values`` is overwritten."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wrap(self, model: nn.Module, *, is_partial: bool) -> nn.Module:
+        """A module that runs ``model`` and averages gradients in its backward pass. ``is_partial``:
+        a step may leave some parameters without gradient, the same ones in every process."""
+        if self.count == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=is_partial)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes that torchrun's environment tells of, and this one's device; without torchrun,
+    this process alone and ``device``."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes(), torch.device(device)
+        return
+    own = torch.device(device)
+    if own.type == "cuda":
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+    dist.init_process_group(BACKENDS[own.type], timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), count), own
+    finally:
+        dist.destroy_process_group()

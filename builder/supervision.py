@@ -1,0 +1,158 @@
+"""Which exits are trained, how much each counts, and what they learn from one another.
+
+stem -> stack 1 -> stack 2 -> ... -> stack N        exits drawn for this step
+           |          |                 |
+         head 1     head 2            head N        truth: focal and box loss, weighted by exit
+           ^          ^_________________|           distillation: outputs of the deepest exit
+           |____________________________|
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from builder.config import TrainConfig
+from builder.losses import BOX_LOSSES, ExitLoss, Targets, exit_loss
+from builder.modeling.boxes import decode_boxes
+from builder.modeling.detector import Detector, RawOutputs
+
+TEACHER_SCORE = 0.3
+"""Anchors with a class that the teacher gives more are its positives. Focal loss keeps scores low:
+half would leave out much of what the teacher finds."""
+
+EXIT_WEIGHTS: dict[str, Callable[[int], list[float]]] = {
+    "uniform": lambda count: [1.0] * count,
+    "rising": lambda count: [2 * depth / (count + 1) for depth in range(1, count + 1)],
+    "last": lambda count: [count / (count + 1)] * (count - 1) + [2 * count / (count + 1)],
+}
+"""Name -> loss weight of each of so many exits, 1 on average: all alike, in proportion to depth,
+and the last twice as much as any other."""
+
+
+def _deepest(outputs: Mapping[int, RawOutputs]) -> RawOutputs:
+    return outputs[max(outputs)]
+
+
+def _ensemble(outputs: Mapping[int, RawOutputs]) -> RawOutputs:
+    logits, deltas = zip(*outputs.values(), strict=True)
+    return torch.stack(logits).mean(dim=0), torch.stack(deltas).mean(dim=0)
+
+
+TEACHERS: dict[str, Callable[[Mapping[int, RawOutputs]], RawOutputs]] = {
+    "deepest": _deepest,
+    "ensemble": _ensemble,
+}
+"""Name -> what exits learn from: the deepest exit of the step, or the mean of all, which is nearer
+to what a shallow one can do."""
+
+
+def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -> list[int]:
+    """The exits to train in one step: all, or the last and ``count - 1`` others, ascending."""
+    if count is None or count >= num_exits:
+        return list(range(1, num_exits + 1))
+    others = random.choice(np.arange(1, num_exits), size=count - 1, replace=False)
+    return [*sorted(others.tolist()), num_exits]
+
+
+class Supervised(nn.Module):
+    """A detector as it is trained: ``forward`` gives the raw outputs of the exits of one step.
+
+    In gradient equilibrium (Li et al., Improved Techniques for Training Adaptive Deep Networks,
+    2019), exit i of k sends back 1 / (k - i + 1) of its gradient, and what comes from all deeper
+    ones passes it as (k - i) / (k - i + 1): whatever the depth, the shares add up to one.
+    """
+
+    def __init__(self, detector: Detector, gradient_equilibrium: bool) -> None:
+        super().__init__()
+        self.detector = detector
+        self._gradient_equilibrium = gradient_equilibrium
+
+    def forward(self, images: Tensor, exits: Sequence[int]) -> dict[int, RawOutputs]:
+        """Exits ascending. Images as ``Detector.stem`` takes them."""
+        features = self.detector.stem(images)
+        outputs: dict[int, RawOutputs] = {}
+        for depth in range(1, exits[-1] + 1):
+            features = self.detector.stack(depth, features)
+            if depth in exits:
+                of_head, remaining = features, len(exits) - len(outputs)
+                if self._gradient_equilibrium:
+                    of_head = [scale_gradient(x, 1 / remaining) for x in features]
+                    features = [scale_gradient(x, 1 - 1 / remaining) for x in features]
+                outputs[depth] = self.detector.head(depth, of_head)
+        return outputs
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, factor: float) -> Tensor:
+        context.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * context.factor, None
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """``x`` itself; the gradient that goes back through it is multiplied by ``factor``."""
+    scaled: Tensor = _ScaleGradient.apply(x, factor)
+    return scaled
+
+
+def distillation_loss(
+    student: RawOutputs, teacher: RawOutputs, anchors: Tensor, config: TrainConfig, count: float
+) -> ExitLoss:
+    """How far one exit's outputs are from another's, which are taken as they are; divided by
+    ``count``.
+
+    Classes at all anchors by the quality focal loss (Li et al., Generalized Focal Loss, 2020,
+    equation 3): cross entropy to the teacher's probability q, times ``|q - p|**gamma``. Boxes at
+    the teacher's positives by the recipe's box loss.
+    """
+    logits, deltas = (tensor.float() for tensor in student)
+    teacher_logits, teacher_deltas = (tensor.detach().float() for tensor in teacher)
+    target = torch.sigmoid(teacher_logits)  # (B, A, C)
+    distance = (target - torch.sigmoid(logits)).abs() ** config.focal_gamma
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    image, row = (target.amax(dim=2) > TEACHER_SCORE).nonzero(as_tuple=True)  # (P,) each
+    boxes = decode_boxes(teacher_deltas[image, row], anchors[row])
+    of_boxes = BOX_LOSSES[config.box_loss](deltas[image, row], anchors[row], boxes)
+    return ExitLoss((distance * entropy).sum() / count, of_boxes / count)
+
+
+def step_loss(
+    outputs: Mapping[int, RawOutputs],
+    targets: Targets,
+    anchors: Tensor,
+    config: TrainConfig,
+    exit_weights: Sequence[float],
+    count: float,
+) -> tuple[Tensor, dict[int, ExitLoss]]:
+    """What to minimise, given the outputs of the exits of one step, and the parts of it that
+    compare an exit with the truth. ``exit_weights[k - 1]`` belongs to exit k; everything is
+    divided by ``count``."""
+    losses = {
+        depth: exit_loss(logits, deltas, targets, config, count)
+        for depth, (logits, deltas) in outputs.items()
+    }
+    terms = [exit_weights[depth - 1] * _sum(loss, config) for depth, loss in losses.items()]
+    if config.distillation_weight:
+        teacher = TEACHERS[config.teacher](outputs)
+        terms.extend(
+            config.distillation_weight
+            * exit_weights[depth - 1]
+            * _sum(distillation_loss(of_exit, teacher, anchors, config, count), config)
+            for depth, of_exit in outputs.items()
+            if of_exit is not teacher
+        )
+    return torch.stack(terms).sum(), losses
+
+
+def _sum(loss: ExitLoss, config: TrainConfig) -> Tensor:
+    return loss.classes + config.box_weight * loss.boxes

@@ -1,0 +1,188 @@
+"""The commands that train: ``punctual train`` and ``punctual ablate``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from builder.config import CONFIGS, Config
+from builder.model_cli import add_neck, apply_neck
+from builder.options import DATASETS, add_command, add_data
+
+OPTIONS = (
+    "uniform",
+    "rising",
+    "last",
+    "random",
+    "equilibrium",
+    "distillation",
+    "ensemble",
+    "separate",
+)
+"""As in ``builder.ablation``, which --help need not import."""
+
+Refuse = Callable[[str], NoReturn]
+
+
+def add_parsers(commands: Any) -> None:
+    """Add train and ablate to the subparsers ``commands``."""
+    _add_train(commands)
+    _add_ablate(commands)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    """What is trained, on what."""
+    parser.add_argument("--config", choices=sorted(CONFIGS), required=True, help="what to train")
+    add_neck(parser)
+    parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        help="train for the classes of other data: how it is laid out [the recipe's]",
+    )
+    add_data(parser)
+    parser.add_argument("--split", help="to train on [the recipe's]")
+    parser.add_argument("--validation-split", help="to measure accuracy on [the recipe's]")
+    parser.add_argument("--epochs", type=int, help="overrides the recipe's")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PART.FIELD=JSON",
+        dest="assignments",
+        help="override one field of the detector or train record; may be repeated",
+    )
+
+
+def _recipe(options: argparse.Namespace, refuse: Refuse, *more: str) -> tuple[Config, Path]:
+    """The configuration that the options describe, ``more`` of them by name, and where its data
+    is."""
+    from builder.train import override
+
+    try:
+        config = apply_neck(CONFIGS[options.config], options.neck, refuse)
+        config = override(config, options.assignments)
+    except ValueError as error:
+        refuse(str(error))
+    names = ("dataset", "split", "validation_split", "epochs", *more)
+    given = {name: getattr(options, name) for name in names}
+    changes = {name: value for name, value in given.items() if value is not None}
+    config = replace(config, train=replace(config.train, **changes))
+    return config, options.data or Path("data") / config.train.dataset
+
+
+# -- train ---------------------------------------------------------------------------------------
+
+
+def _add_train(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        "Train a detector.",
+        "Writes OUT/checkpoint.pt after every epoch and OUT/log.jsonl; a stopped run goes on with "
+        "--resume as if it had not been stopped. On several GPUs: torchrun --nproc-per-node COUNT "
+        "--no-python punctual train ...",
+    )
+    _add_recipe(parser)
+    parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="start from the detector in this checkpoint, its structure and its weights; the "
+        "configuration's are then the recipe, the classes and the input size",
+    )
+    parser.add_argument("--seed", type=int, help="overrides the recipe's")
+    parser.add_argument("--resume", action="store_true", help="continue the run in OUT")
+    parser.add_argument("--tensorboard", action="store_true", help="write curves to OUT as well")
+    parser.set_defaults(run=lambda options: _train(options, parser.error))
+
+
+def _train(options: argparse.Namespace, refuse: Refuse) -> int:
+    from builder.data import DatasetError
+    from builder.train import Diverged, InvalidRecipe, run_until_signal
+
+    config, data = _recipe(options, refuse, "seed")
+    if options.init and options.neck:
+        refuse("the neck is that of --init")
+    if options.init:
+        from builder.modeling.checkpoint import structure_of
+
+        try:
+            config = replace(config, detector=structure_of(options.init, config.detector))
+        except (OSError, ValueError) as error:
+            refuse(f"--init: {error}")
+    command = "punctual " + shlex.join(sys.argv[1:])
+    try:
+        return run_until_signal(
+            config,
+            data,
+            options.out,
+            device=options.device,
+            resume=options.resume,
+            initial=options.init,
+            command=command,
+            bad_annotations=options.bad_annotations,
+            classes_of_data=options.dataset is not None,
+            tensorboard=options.tensorboard,
+        )
+    except (DatasetError, Diverged, InvalidRecipe) as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 1
+
+
+# -- ablate --------------------------------------------------------------------------------------
+
+
+def _add_ablate(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "ablate",
+        "Compare ways to train exits.",
+        "Trains one recipe with each option and each seed, one run after the other, and prints the "
+        "AP of every exit on the validation split, mean and spread over seeds. A stopped "
+        "comparison goes on when it is started again; runs that have ended are not repeated. "
+        "Options: uniform, rising and last weights of exits (the last: twice any other's); random: "
+        "one other exit and the last at each step; gradient equilibrium; distillation from the "
+        "deepest exit, or from the ensemble of all; separate: a model for each depth, trained at "
+        "its last exit alone.",
+    )
+    _add_recipe(parser)
+    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, required=True, help="runs, OUT/ablation.json and .md")
+    parser.set_defaults(run=lambda options: _ablate(options, parser.error))
+
+
+def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
+    from builder.ablation import OtherRun, ablate, markdown, trials
+    from builder.data import DatasetError
+    from builder.train import Diverged, InvalidRecipe, interruptible
+
+    config, data = _recipe(options, refuse)
+    if config.train.validation_split is None:
+        refuse("which images to measure accuracy on: give --validation-split")
+    planned = trials(config, dict.fromkeys(options.options), dict.fromkeys(options.seeds))
+    try:
+        with interruptible():
+            report = ablate(
+                planned,
+                data,
+                options.out,
+                device=options.device,
+                bad_annotations=options.bad_annotations,
+                classes_of_data=options.dataset is not None,
+                command="punctual " + shlex.join(sys.argv[1:]),
+            )
+    except (DatasetError, Diverged, InvalidRecipe, OtherRun) as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    print(markdown(report), end="")
+    return 0

@@ -1,0 +1,2 @@
+"""HTML pages that fetch nothing, and their charts: what the reports of builder and load tests are
+made of."""

@@ -1,0 +1,111 @@
+"""YOLO: its layout, and every way in which a file of it can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from builder.data import DatasetError, read_yolo
+
+DESCRIPTION = "path: .\ntrain: images/train\nval: val.txt\nnames: [cat, dog]\n"
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Two images in train, of which the second has no file of labels; one in val."""
+    for folder in ("images/train", "labels/train", "images/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("train/a", "train/b", "val/c"):
+        Image.new("RGB", (50, 40)).save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "labels/train/a.txt").write_text("1 0.5 0.5 0.4 0.5\n0 0 0 0 .5 .5 0\n")
+    (tmp_path / "data.yaml").write_text(DESCRIPTION)
+    (tmp_path / "val.txt").write_text("./images/val/c.png\n")
+    return tmp_path
+
+
+def test_boxes_and_outlines(pets: Path) -> None:
+    dataset = read_yolo(pets, "train")
+    assert (dataset.classes, dataset.bad) == (("cat", "dog"), ())
+    first, second = dataset.samples
+    assert (first.image_id, second.image_id) == ("a", "b")
+    assert first.labels.tolist() == [1, 0]
+    assert first.boxes_xyxy.tolist() == [[15, 10, 35, 30], [0, 0, 25, 20]]
+    assert not len(second.labels)
+
+
+def test_a_list_of_images(pets: Path) -> None:
+    (sample,) = read_yolo(pets, "val").samples
+    assert sample.image_id == "c"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        DESCRIPTION.replace("[cat, dog]", "{0: cat, 1: dog}"),
+        DESCRIPTION.replace("images/train", "[images/train]"),
+        DESCRIPTION.replace("images/train", "../images/train"),
+        DESCRIPTION.replace("path: .", "path: /of/another/machine"),
+        DESCRIPTION.replace("path: .\n", ""),
+    ],
+)
+def test_other_ways_to_say_it(pets: Path, changed: str) -> None:
+    (pets / "data.yaml").write_text(changed)
+    dataset = read_yolo(pets, "train")
+    assert (len(dataset.samples), dataset.classes) == (2, ("cat", "dog"))
+
+
+def test_labels_beside_the_images(pets: Path) -> None:
+    (pets / "all").mkdir()
+    Image.new("RGB", (50, 40)).save(pets / "all" / "d.jpg")
+    (pets / "all" / "d.txt").write_text("0 .5 .5 1 1\n")
+    (pets / "data.yaml").write_text(f"{DESCRIPTION}test: all\n")
+    (sample,) = read_yolo(pets, "test").samples
+    assert sample.boxes_xyxy.tolist() == [[0, 0, 50, 40]]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("cat .5 .5 .4 .5", "expected a class and numbers, not 'cat .5 .5 .4 .5'"),
+        ("0 .5 .5 .4 x", "expected a class and numbers"),
+        ("0 .5 .5 .4", "3 numbers are neither a box nor an outline"),
+        ("0 .5 .5 .4 .5 .9", "5 numbers are neither"),
+        ("2 .5 .5 .4 .5", "class 2 is not one of 0 to 1"),
+        ("-1 .5 .5 .4 .5", "class -1 is not one of 0 to 1"),
+        ("0 25 20 20 20", "coordinates must be shares of the image, 0 to 1"),
+        ("0 .5 .5 nan .5", "coordinates must be shares of the image, 0 to 1"),
+        ("0 .5 .5 0 .5", "box (25.0, 10.0, 25.0, 30.0) has no area"),
+    ],
+)
+def test_bad_lines_are_reported(pets: Path, line: str, problem: str) -> None:
+    (pets / "labels/train/a.txt").write_text(f"1 .5 .5 .4 .5\n{line}\n")
+    dataset = read_yolo(pets, "train")
+    (bad,) = dataset.bad
+    assert bad.startswith(f"labels/train/a.txt:2: {problem}")
+    assert dataset.samples[0].labels.tolist() == [1]
+
+
+def test_a_missing_image(pets: Path) -> None:
+    (pets / "val.txt").write_text("images/val/c.png\nimages/val/d.png\n")
+    dataset = read_yolo(pets, "val")
+    assert dataset.bad == ("images/val/d.png: there is no such image",)
+    assert len(dataset.samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("names: [", "is not YAML"),
+        ("- names", "not a mapping"),
+        ("train: images/train", "'names' is neither"),
+        ("names: {1: cat}\ntrain: images/train", "'names' is neither"),
+        ("names: [cat]", "names no split 'train'"),
+        ("names: [cat]\ntrain: nowhere", "has no split 'train': there is no"),
+    ],
+)
+def test_descriptions_of_nothing(pets: Path, text: str, problem: str) -> None:
+    (pets / "data.yaml").write_text(text)
+    with pytest.raises(DatasetError, match=problem):
+        read_yolo(pets, "train")
