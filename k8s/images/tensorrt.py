@@ -1,6 +1,6 @@
 """``tensorrt`` in an image that has TensorRT's libraries: its bindings, under the usual name.
 
-    python3 -m tensorrt VERSION     fails unless bindings and libraries are of that version
+Run as ``python3 -m tensorrt VERSION``, it fails unless bindings and libraries are of that version.
 """
 
 import ctypes
