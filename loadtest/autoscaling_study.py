@@ -219,7 +219,7 @@ def markdown(report: Report) -> str:
             when = f"in {len(fired)} of {len(of)}"
 
         def mean(field: str, of: Sequence[Run] = of) -> float:
-            return sum(getattr(run.flooded, field) for run in of) / len(of)
+            return sum(float(getattr(run.flooded, field)) for run in of) / len(of)
 
         lines.append(
             f"| {scaler} | {when} | {mean('servers'):.1f} | {mean('in_time'):.1%} "

@@ -7,7 +7,6 @@ import re
 import tomllib
 
 import pytest
-import yaml
 
 from serving.core.plans import DIGEST_DIGITS
 from serving.models import find_model, read_catalog
@@ -253,40 +252,6 @@ def test_pods_wait_for_what_the_job_builds():
         assert each["resources"]["limits"]["nvidia.com/gpu"] == 1
     for each in (plans, triton):  # who serves never builds
         assert {"name": "plans", "mountPath": "/plans", "readOnly": True} in each["volumeMounts"]
-
-
-# -- scaling -------------------------------------------------------------------------------------
-
-
-def test_both_scalers_do_the_same():
-    keda = find(render("cpu", "keda"), "ScaledObject")["spec"]
-    hpa = find(render("cpu", "hpa"), "HorizontalPodAutoscaler")["spec"]
-    assert (keda["minReplicaCount"], keda["maxReplicaCount"]) == (
-        hpa["minReplicas"],
-        hpa["maxReplicas"],
-    )
-    assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == hpa["behavior"]
-    rules = yaml.safe_load((K8S / "components/hpa/prometheus-adapter.yaml").read_text())["rules"]
-    queries = {rule["name"]["as"]: rule["metricsQuery"] for rule in rules["external"]}
-    for trigger, metric in zip(keda["triggers"], hpa["metrics"], strict=True):
-        query = queries[metric["external"]["metric"]["name"]]
-        assert trigger["metricType"] == metric["external"]["target"]["type"] == "AverageValue"
-        assert trigger["metadata"]["query"] == query.replace(
-            "<<.LabelMatchers>>", 'namespace="punctual"'
-        )
-        target = metric["external"]["target"]["averageValue"]
-        threshold = float(trigger["metadata"]["threshold"])
-        assert target in (f"{threshold:g}", f"{1e3 * threshold:g}m")
-
-
-@pytest.mark.parametrize(
-    ("component", "kind"), [("keda", "ScaledObject"), ("hpa", "HorizontalPodAutoscaler")]
-)
-def test_applying_again_does_not_undo_the_scaling(component, kind):
-    deployment = find(render("cpu", component), "Deployment")
-    assert "replicas" not in deployment["spec"]
-    target = find(render("cpu", component), kind)["spec"]["scaleTargetRef"]
-    assert target["name"] == deployment["metadata"]["name"]
 
 
 # -- images --------------------------------------------------------------------------------------
