@@ -204,7 +204,7 @@ def create_app(
             wall_clock=wall_clock,
         )
     )
-    return Door(app, clock)
+    return Door(app, clock, leaving=lambda: lifecycle.leaving)
 
 
 def _runtime(settings: Settings) -> str:

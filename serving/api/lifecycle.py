@@ -27,6 +27,11 @@ class Lifecycle:
         """Whether traffic should be sent here."""
         return self._backend.ready and not self._draining
 
+    @property
+    def leaving(self) -> bool:
+        """Whether clients should take their next request elsewhere."""
+        return self._draining
+
     def drain(self) -> None:
         """Say that the server is not ready, and go on serving."""
         self._draining = True

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from builder import options
-from builder.cli import PRECISIONS, RUNTIMES, register
+from builder.build_cli import PRECISIONS, RUNTIMES
+from builder.cli import register
 from builder.data import BAD_ANNOTATIONS, DATASETS
 from builder.modeling.checkpoint import load_checkpoint
 from builder.repository import depth_folder, read_catalog, version_folder, write_catalog

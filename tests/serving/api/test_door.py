@@ -127,6 +127,17 @@ async def test_a_body_that_was_read_keeps_the_connection() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("leaving", [False, True])
+async def test_a_server_about_to_end_sends_its_clients_elsewhere(leaving: bool) -> None:
+    conversation = Conversation({}, 200, [chunk(more=False)])
+    door = Door(conversation.app, FakeClock(), leaving=lambda: leaving)
+    await door(conversation.scope, conversation.receive, conversation.send)
+    headers = dict(conversation.sent[0]["headers"])
+    assert (headers.get(b"connection") == b"close") is leaving
+    assert conversation.sent[1:] == [{"type": "http.response.body", "body": b"reply"}]
+
+
+@pytest.mark.anyio
 async def test_other_scopes_pass() -> None:
     seen: list[Any] = []
 
