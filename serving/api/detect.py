@@ -343,6 +343,7 @@ class Detector:
             engine_s=answered.engine_s,
             write_s=max(0.0, now_s - answered.finished_s),
             model=answered.model,
+            depth_ratio=answered.depth / family.deepest(answered.model, ask.options.max_depth),
         )
 
     def _done(self, ask: Ask, reply: Reply, reason: str, stream: EventStream) -> dict[str, Any]:
