@@ -204,7 +204,7 @@ def create_app(
             wall_clock=wall_clock,
         )
     )
-    return Door(app, clock)
+    return Door(app, clock, lambda: lifecycle.draining)
 
 
 def _runtime(settings: Settings) -> str:

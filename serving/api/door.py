@@ -2,7 +2,8 @@
 
 Pure ASGI, since wrapping ``receive`` any other way hides a client's leaving. It stamps the instant
 a request's head had been read, gives the request its identity, and takes leave politely of clients
-that are still sending when the reply is written.
+that are still sending when the reply is written, and of all clients when the server is about to
+end.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,11 +33,15 @@ SKIPPABLE_BYTES = 2**20
 
 
 class Door:
-    """Wraps ``app``; adds ``arrival_s`` and ``request_id`` to the state of each request."""
+    """Wraps ``app``; adds ``arrival_s`` and ``request_id`` to the state of each request. While
+    ``draining`` says so, no connection outlives its reply."""
 
-    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+    def __init__(
+        self, app: ASGIApp, clock: Clock, draining: Callable[[], bool] = lambda: False
+    ) -> None:
         self._app = app
         self._clock = clock
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event stream of any type."""
@@ -48,7 +53,7 @@ class Door:
         scope.setdefault("state", {}).update(
             arrival_s=arrival_s, request_id=echoed[0][1].decode("ascii")
         )
-        exchange = _Exchange(scope, receive, send, echoed)
+        exchange = _Exchange(scope, receive, send, echoed, self._draining)
         await self._app(scope, exchange.receive, exchange.send)
 
 
@@ -69,12 +74,18 @@ class _Exchange:
     """One request and its reply."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, echoed: list[tuple[bytes, bytes]]
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        echoed: list[tuple[bytes, bytes]],
+        draining: Callable[[], bool],
     ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._echoed = echoed
+        self._draining = draining
         self._body_ended = False
         self._closing = False
 
@@ -87,7 +98,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._closing = not self._body_ended and self._must_close(message["status"])
-            close = [(b"connection", b"close")] if self._closing else []
+            close = [(b"connection", b"close")] if self._closing or self._draining() else []
             message["headers"] = [*message.get("headers", ()), *self._echoed, *close]
         elif self._closing and not message.get("more_body", False):
             await self._send({**message, "more_body": True})

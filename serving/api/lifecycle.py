@@ -3,9 +3,11 @@
     starting --> serving --> draining --> closed
        no          yes          no          no       says it is ready
        no          yes          yes         no       serves detection requests
+      yes          yes          no          no       keeps connections after a reply
 
 While it is draining, load balancers notice that it is no longer ready and stop sending; only then
-are requests refused.
+are requests refused. Most balancers choose a server for a connection and not for a request, so that
+clients who keep theirs would stay: each is told with its next reply to open another.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ class Lifecycle:
     def ready(self) -> bool:
         """Whether traffic should be sent here."""
         return self._backend.ready and not self._draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether clients should send their next requests elsewhere."""
+        return self._draining
 
     def drain(self) -> None:
         """Say that the server is not ready, and go on serving."""

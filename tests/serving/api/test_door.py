@@ -36,8 +36,9 @@ class Conversation:
     async def send(self, message: Message) -> None:
         self.sent.append(message)
 
-    async def hold(self) -> dict[bytes, bytes]:
-        await Door(self.app, FakeClock())(self.scope, self.receive, self.send)
+    async def hold(self, draining: bool = False) -> dict[bytes, bytes]:
+        door = Door(self.app, FakeClock(), lambda: draining)
+        await door(self.scope, self.receive, self.send)
         return dict(self.sent[0]["headers"])
 
 
@@ -124,6 +125,15 @@ async def test_does_not_linger_for_ever(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_a_body_that_was_read_keeps_the_connection() -> None:
     conversation = Conversation({"Transfer-Encoding": "chunked"}, 200, [chunk(), chunk(more=False)])
     assert b"connection" not in await conversation.hold()
+
+
+@pytest.mark.anyio
+async def test_no_connection_is_kept_by_a_server_that_is_about_to_end() -> None:
+    headers = {"Content-Length": "10"}
+    kept = await Conversation(headers, body=[chunk(10, more=False)]).hold()
+    left = await Conversation(headers, body=[chunk(10, more=False)]).hold(draining=True)
+    assert b"connection" not in kept
+    assert left[b"connection"] == b"close"
 
 
 @pytest.mark.anyio
