@@ -128,7 +128,7 @@ class Step:
 
 STEPS = (
     Step(
-        "three turns of the engine in ten take up to 200 ms longer",
+        "three turns of the engine in ten take up to 400 ms longer",
         frozenset({"PunctualBudgetMissFast", "PunctualBudgetMissSlow", "PunctualPredictionError"}),
         lambda bench: bench.suffering(ERRATIC),
     ),

@@ -179,7 +179,7 @@ def _add_alerts(studies: Any) -> None:
     parser.add_argument("--speed", type=_positive, default=60.0)
     parser.add_argument("--rate", type=_positive, default=5.0, help="requests a second")
     parser.add_argument("--flood-rate", type=_positive, default=300.0, help="of the flood")
-    parser.add_argument("--budgets", default="100", help="in milliseconds")
+    parser.add_argument("--budgets", default="250", help="in milliseconds")
     parser.add_argument("--baseline", type=_positive, default=60.0, help="seconds before the first")
     parser.add_argument(
         "--patience", type=_positive, default=120.0, help="seconds for an alert to fire or to end"

@@ -19,7 +19,7 @@ from serving.core.policy import Decision, Latency, Policy, Snapshot
 
 STUCK, ERRATIC = FAULTS = ("stuck", "erratic")
 ERRATIC_SHARE = 0.3
-ERRATIC_S = 0.2
+ERRATIC_S = 0.4
 POLL_S = 0.01
 
 Sleep = Callable[[float], None]

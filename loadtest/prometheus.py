@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -22,13 +23,15 @@ from typing import Any
 
 import yaml
 
-from loadtest.processes import StudyError, free_port, get_json, running
+from loadtest.processes import StudyError, free_port, get_json, quote, running
 
 RULES = Path("k8s/monitoring/rules.yaml")
 SCRAPE_INTERVAL_S = 15.0
 """That of the PodMonitor; rules are evaluated as often."""
-MIN_INTERVAL_S = 0.2
-"""More often than that, scraping would be a load of its own."""
+MIN_INTERVAL_S = 0.5
+"""A scrape may take as long, and a gateway on a machine that does much else needs some of it."""
+SCRAPE_TIMEOUT_S = 60.0
+POLL_S = 0.1
 JOB = "punctual"
 _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
@@ -113,8 +116,8 @@ def version_of(name: str) -> str:
 def prometheus(
     folder: Path, targets: Mapping[str, str], spec: Spec, speed: float = 1.0
 ) -> Iterator[Prometheus]:
-    """Scrapes ``targets`` (pod -> URL) and evaluates ``spec``, already ``speed`` times as fast as
-    the manifests ask; its files are in ``folder``. Raises StudyError."""
+    """Scrapes ``targets`` (pod -> URL), as it does now, ``speed`` times as often as the manifests
+    ask, and evaluates ``spec`` as often; its files are in ``folder``. Raises StudyError."""
     folder.mkdir(parents=True, exist_ok=True)
     interval = f"{round(1e3 * max(MIN_INTERVAL_S, SCRAPE_INTERVAL_S / speed))}ms"
     (folder / "rules.yaml").write_text(json.dumps(spec))  # JSON is YAML
@@ -129,7 +132,13 @@ def prometheus(
         "--log.level=warn",
     )
     with running("Prometheus", command, os.environ, f"{url}/-/ready", folder / "log"):
-        yield Prometheus(url)
+        found = Prometheus(url)
+        give_up_s = time.monotonic() + SCRAPE_TIMEOUT_S
+        while len(found.query("up == 1")) < len(targets):  # it begins some seconds after its start
+            if time.monotonic() > give_up_s:
+                raise StudyError(f"Prometheus does not scrape{quote(folder / 'log')}")
+            time.sleep(POLL_S)
+        yield found
 
 
 def _config(targets: Mapping[str, str], interval: str) -> dict[str, Any]:
