@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -48,6 +48,9 @@ from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
 from serving.images import DecodePool, Header
 from serving.metrics import Metrics, Reply, RequestRecord
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +100,7 @@ class Detector:
         metrics: Metrics,
         limits: Limits,
         clock: Clock,
+        tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
         self._pool = pool
@@ -104,6 +108,7 @@ class Detector:
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
+        self._tracing = tracing
         self._ids = itertools.count()
         self._num_requests = 0
         self._num_decoding = 0
@@ -149,6 +154,7 @@ class Detector:
             state["arrival_s"],
             Budget(limits.default_budget_s, limits.max_budget_s),
             parse_options((), self._backend.family),
+            trace=None if self._tracing is None else self._tracing.start(http),
         )
 
     @contextmanager
@@ -170,6 +176,8 @@ class Detector:
             record = RequestRecord(duration_s, ask.budget.seconds, ending, num_answers)
             self._metrics.ended_request(record)
             _log(record, ask.request_id)
+            if ask.trace is not None:
+                ask.trace.end(record, ask.read_s, ask.decoded_s)
 
     def min_budget_s(self, header: Header, engine_s: float) -> float:
         """Seconds that an idle server needs for an answer that takes the engine ``engine_s``, the
@@ -273,8 +281,11 @@ class Detector:
         return decoded
 
     def _request(self, ask: Ask, growing: bool) -> Request:
+        number = next(self._ids)
+        if ask.trace is not None:
+            ask.trace.follow(number)
         return Request(
-            id=next(self._ids),
+            id=number,
             arrival_s=ask.arrival_s,
             deadline_s=ask.deadline_s - self._limits.network_reserve_s,
             min_depth=ask.options.min_depth,

@@ -120,7 +120,7 @@ def test_the_runbook_names_panels_and_settings_that_exist() -> None:
     assert settings <= set(map(variable, Settings.model_fields))
 
 
-# -- what rules and dashboard speak of --------------------------------------------------------------
+# -- what rules and dashboard speak of ------------------------------------------------------------
 
 
 def test_every_metric_exists() -> None:
@@ -151,7 +151,7 @@ def test_every_label_and_every_value_exists() -> None:
                 assert operator != "=" or len(values) == 1, expression
 
 
-# -- the dashboard ----------------------------------------------------------------------------------
+# -- the dashboard --------------------------------------------------------------------------------
 
 
 def test_panels_are_where_they_do_not_overlap() -> None:
@@ -159,9 +159,7 @@ def test_panels_are_where_they_do_not_overlap() -> None:
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
         assert at["x"] + at["w"] <= 24
-        cells = {
-            (at["x"] + dx, at["y"] + dy) for dx in range(at["w"]) for dy in range(at["h"])
-        }
+        cells = {(at["x"] + dx, at["y"] + dy) for dx in range(at["w"]) for dy in range(at["h"])}
         assert not cells & taken, panel["title"]
         taken |= cells
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
