@@ -220,7 +220,7 @@ def create_app(
             wall_clock=wall_clock,
         )
     )
-    return Door(app, clock, lambda: lifecycle.draining)
+    return Door(app, clock, leaving=lambda: lifecycle.leaving)
 
 
 def _runtime(settings: Settings) -> str:

@@ -291,7 +291,7 @@ class Metrics:
     # ---- told by the gateway --------------------------------------------------------------------
 
     def demanded(self) -> None:
-        """A request that an idle server could answer has arrived."""
+        """A request has arrived that an idle server could answer, as far as was looked."""
         self._demand.add()
 
     def decoded(self, image_format: str, seconds: float) -> None:
@@ -360,14 +360,11 @@ class _BackendGauges(Collector):
             "punctual_in_flight_requests", "Requests on the device.", backend.num_in_flight
         )
         if backend.ready:
-            full_depth_s = max(
-                backend.predicted_s(catalog.num_exits, model)
-                for model, catalog in enumerate(backend.family.catalogs)
-            )
+            best = backend.family.front(backend.predicted_s).points[-1]
             yield GaugeMetricFamily(
                 "punctual_full_depth_demand_ratio",
-                "Share of the engine's time that full depth, of the model where that takes "
-                "longest, would need for every request; "
+                "Share of the engine's time that the most accurate exit would need for every "
+                "request, one by one; "
                 "scale out on it, since degradation keeps queues and latency healthy.",
-                self._demand.per_second() * full_depth_s,
+                self._demand.per_second() * best.latency_s,
             )

@@ -199,6 +199,7 @@ class Detector:
         )
         self._lifecycle.admit()
         if self._num_requests > limits.max_requests:
+            self._metrics.demanded()  # of those that are not read most could have been answered
             raise Overloaded("Too many requests are being served.", ShedReason.REJECTED_SATURATED)
         ask.options = surface.read_head(http)
         message = await self._read(http, surface, ask)

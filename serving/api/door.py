@@ -2,8 +2,7 @@
 
 Pure ASGI, since wrapping ``receive`` any other way hides a client's leaving. It stamps the instant
 a request's head had been read, gives the request its identity, and takes leave politely of clients
-that are still sending when the reply is written, and of all clients when the server is about to
-end.
+that are still sending when the reply is written.
 """
 
 from __future__ import annotations
@@ -33,15 +32,19 @@ SKIPPABLE_BYTES = 2**20
 
 
 class Door:
-    """Wraps ``app``; adds ``arrival_s`` and ``request_id`` to the state of each request. While
-    ``draining`` says so, no connection outlives its reply."""
+    """Wraps ``app``; adds ``arrival_s`` and ``request_id`` to the state of each request.
+
+    While ``leaving`` says so, every reply is the last of its connection: a client that keeps one to
+    a server that is about to end would lose what it sends as that closes, and a Service moves new
+    connections only.
+    """
 
     def __init__(
-        self, app: ASGIApp, clock: Clock, draining: Callable[[], bool] = lambda: False
+        self, app: ASGIApp, clock: Clock, leaving: Callable[[], bool] = lambda: False
     ) -> None:
         self._app = app
         self._clock = clock
-        self._draining = draining
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event stream of any type."""
@@ -53,7 +56,7 @@ class Door:
         scope.setdefault("state", {}).update(
             arrival_s=arrival_s, request_id=echoed[0][1].decode("ascii")
         )
-        exchange = _Exchange(scope, receive, send, echoed, self._draining)
+        exchange = _Exchange(scope, receive, send, echoed, self._leaving)
         await self._app(scope, exchange.receive, exchange.send)
 
 
@@ -79,13 +82,13 @@ class _Exchange:
         receive: Receive,
         send: Send,
         echoed: list[tuple[bytes, bytes]],
-        draining: Callable[[], bool],
+        leaving: Callable[[], bool],
     ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._echoed = echoed
-        self._draining = draining
+        self._leaving = leaving
         self._body_ended = False
         self._closing = False
 
@@ -98,7 +101,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._closing = not self._body_ended and self._must_close(message["status"])
-            close = [(b"connection", b"close")] if self._closing or self._draining() else []
+            last = self._closing or self._leaving()
+            close = [(b"connection", b"close")] if last else []
             message["headers"] = [*message.get("headers", ()), *self._echoed, *close]
         elif self._closing and not message.get("more_body", False):
             await self._send({**message, "more_body": True})

@@ -6,8 +6,7 @@
       yes          yes          no          no       keeps connections after a reply
 
 While it is draining, load balancers notice that it is no longer ready and stop sending; only then
-are requests refused. Most balancers choose a server for a connection and not for a request, so that
-clients who keep theirs would stay: each is told with its next reply to open another.
+are requests refused.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Lifecycle:
         return self._backend.ready and not self._draining
 
     @property
-    def draining(self) -> bool:
-        """Whether clients should send their next requests elsewhere."""
+    def leaving(self) -> bool:
+        """Whether clients should take their next request elsewhere."""
         return self._draining
 
     def drain(self) -> None:

@@ -34,12 +34,14 @@ def test_requests_in_flight_are_answered(number: signal.Signals) -> None:
 def test_drain() -> None:
     with fake_server(PUNCTUAL_DRAIN_DELAY_MS=3000) as server, ThreadPoolExecutor() as threads:
         with server.client() as client:
-            assert client.get("/readyz").status_code == 200
+            ready = client.get("/readyz")
+            assert (ready.status_code, ready.headers.get("connection")) == (200, None)
             server.terminate()
             eventually(lambda: client.get("/readyz").status_code == 503)
             # Load balancers have not noticed yet: it must go on serving.
             assert client.get("/livez").status_code == 200
-            assert server.detect(JPEG).status_code == 200
+            answered = server.detect(JPEG)
+            assert (answered.status_code, answered.headers["connection"]) == (200, "close")
             in_flight = threads.submit(server.detect, JPEG, params=SLOW)
             assert in_flight.result().status_code == 200
         assert server.ended() == 0

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serving.core import segment as segments
+from serving.core.catalog import Exit
 from serving.core.errors import (
     BudgetInfeasible,
     Cancelled,
@@ -179,6 +180,17 @@ def test_full_depth_demand(bench: Bench) -> None:
     assert bench.sample("full_depth_demand_ratio") == pytest.approx(1.8, rel=0.07)
     bench.clock.now += 60
     assert bench.sample("full_depth_demand_ratio") == 0
+
+
+def test_full_depth_is_the_most_accurate_exit_of_all_models() -> None:
+    plain, best = Exit(1, 0.4, 0.6, {}), Exit(2, 0.7, 0.9, {})
+    small = replace(CATALOG, exits=(plain, best, Exit(3, 0.7, 0.9, {})))
+    large = replace(CATALOG, name="large", exits=(plain, Exit(2, 0.6, 0.8, {})))
+    bench = Bench(Family((small, large)))
+    for _ in range(100):
+        bench.clock.now += 0.02
+        bench.metrics.demanded()
+    assert bench.sample("full_depth_demand_ratio") == pytest.approx(50 * 0.020, rel=0.02)
 
 
 def test_full_depth_demand_just_after_the_start(bench: Bench) -> None:

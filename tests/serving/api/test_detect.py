@@ -243,7 +243,10 @@ class TestRefusals:
         first = asyncio.create_task(gateway.detect())
         while not gateway.backend.seen:
             await asyncio.sleep(0.001)
+        before = gateway.sample("punctual_full_depth_demand_ratio")
         assert problem(await gateway.detect())["reason"] == "rejected-saturated"
+        # Whoever is turned away at the door is demand as well, and most of it in a flood.
+        assert gateway.sample("punctual_full_depth_demand_ratio") == 2 * before > 0
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         gateway.backend.behaviour = gateway.backend.answer

@@ -36,9 +36,8 @@ class Conversation:
     async def send(self, message: Message) -> None:
         self.sent.append(message)
 
-    async def hold(self, draining: bool = False) -> dict[bytes, bytes]:
-        door = Door(self.app, FakeClock(), lambda: draining)
-        await door(self.scope, self.receive, self.send)
+    async def hold(self) -> dict[bytes, bytes]:
+        await Door(self.app, FakeClock())(self.scope, self.receive, self.send)
         return dict(self.sent[0]["headers"])
 
 
@@ -128,12 +127,14 @@ async def test_a_body_that_was_read_keeps_the_connection() -> None:
 
 
 @pytest.mark.anyio
-async def test_no_connection_is_kept_by_a_server_that_is_about_to_end() -> None:
-    headers = {"Content-Length": "10"}
-    kept = await Conversation(headers, body=[chunk(10, more=False)]).hold()
-    left = await Conversation(headers, body=[chunk(10, more=False)]).hold(draining=True)
-    assert b"connection" not in kept
-    assert left[b"connection"] == b"close"
+@pytest.mark.parametrize("leaving", [False, True])
+async def test_a_server_about_to_end_sends_its_clients_elsewhere(leaving: bool) -> None:
+    conversation = Conversation({}, 200, [chunk(more=False)])
+    door = Door(conversation.app, FakeClock(), leaving=lambda: leaving)
+    await door(conversation.scope, conversation.receive, conversation.send)
+    headers = dict(conversation.sent[0]["headers"])
+    assert (headers.get(b"connection") == b"close") is leaving
+    assert conversation.sent[1:] == [{"type": "http.response.body", "body": b"reply"}]
 
 
 @pytest.mark.anyio
