@@ -119,7 +119,7 @@ def _add_restart(studies: Any) -> None:
         "--drain-delays",
         type=_not_negative,
         nargs="+",
-        default=[3.0],
+        default=[5.0],
         help="seconds for which a gateway that was told to end goes on serving",
     )
     parser.set_defaults(run=_run(_restart))

@@ -16,6 +16,7 @@ Where to, how many and under what name is told by the variables of the OpenTelem
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -42,6 +43,9 @@ from serving.core.ports import Clock
 from serving.metrics import Reply, RequestRecord
 
 SERVICE = "punctual"
+CLOSE_S = 2.0
+MAX_DRIFT_NS = 1_000_000
+"""Between the gateway's clock and that of the wall, before spans follow the latter."""
 FAILURES = frozenset({"late", "error"})
 """Outcomes that are the server's own fault."""
 
@@ -61,13 +65,14 @@ class Tracing:
         self._tracer = provider.get_tracer("serving", version("punctual"))
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
+        self._epoch_ns = 0
         self._propagator = TraceContextTextMapPropagator()
         self._followed: dict[int, RequestTrace] = {}  # as many as there are requests inside
 
     def start(self, http: HttpRequest) -> RequestTrace | None:
         """Follow a request whose head has been read; None if it is not sampled."""
         state = http.scope["state"]
-        epoch_ns = self._wall_clock_ns() - round(1e9 * self._clock())
+        epoch_ns = self._follow_wall_clock()
         span = self._tracer.start_span(
             f"{http.method} {http.url.path}",
             self._propagator.extract(http.headers),
@@ -83,6 +88,14 @@ class Tracing:
             return None
         return RequestTrace(span, self._tracer, self._followed, state["arrival_s"], epoch_ns)
 
+    def _follow_wall_clock(self) -> int:
+        """When the clock was 0. As long as that seems to be the same, it is, so that a run has the
+        same instants in every trace."""
+        epoch_ns = self._wall_clock_ns() - round(1e9 * self._clock())
+        if abs(epoch_ns - self._epoch_ns) > MAX_DRIFT_NS:
+            self._epoch_ns = epoch_ns
+        return self._epoch_ns
+
     def ran(self, run: SegmentRun) -> None:
         """As ``core.observing.Trace``."""
         for request in run.requests:
@@ -91,8 +104,11 @@ class Tracing:
                 trace.runs.append(run)
 
     def close(self) -> None:
-        """Send what has not been sent, and stop."""
-        self._provider.shutdown()
+        """Send what has not been sent, and stop. What cannot be sent within ``CLOSE_S`` is lost: a
+        collector that has gone must not hold up the server's end, as the SDK would let it."""
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
 
 
 class RequestTrace:
@@ -176,6 +192,7 @@ def _facts_of_ending(record: RequestRecord) -> Facts:
 def open_tracing(clock: Clock) -> Tracing:
     """To where the environment says, over OTLP and HTTP."""
     ours = Resource({"service.name": SERVICE, "service.version": version("punctual")})
-    provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
+    resource = ours.merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider, clock)

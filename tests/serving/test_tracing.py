@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request as HttpRequest
 
 from serving.__main__ import main
 from serving.api.lifecycle import Lifecycle
@@ -36,6 +37,8 @@ from tests.serving.gateway import HEADERS
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
+BUDGET_MS = 600_000.0
+
 
 def traceparent(sampled: bool) -> dict[str, str]:
     return {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-0{int(sampled)}"}
@@ -44,31 +47,32 @@ def traceparent(sampled: bool) -> dict[str, str]:
 class Bench:
     """A gateway whose traces are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing | None = None) -> None:
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.tracing = Tracing(provider, time.monotonic)
+        self.tracing = tracing or Tracing(provider, time.monotonic)
         self.metrics = Metrics(CollectorRegistry(), time.monotonic)
         self.runner = GatedRunner()
+        self.backend: Backend = gated_backend(self.runner, self.metrics, self.tracing.ran)
 
     @asynccontextmanager
-    async def serving(self, backend: Backend | None = None) -> AsyncIterator[httpx.AsyncClient]:
-        backend = backend or gated_backend(self.runner, self.metrics, self.tracing.ran)
-        self.metrics.describe(backend, version="0", runtime="fake")
+    async def serving(self) -> AsyncIterator[httpx.AsyncClient]:
+        self.metrics.describe(self.backend, version="0", runtime="fake")
         app = create_app(
-            Settings(),
-            backend,
+            # So that a busy machine ends no request.
+            Settings(default_budget_ms=BUDGET_MS, max_budget_ms=BUDGET_MS),
+            self.backend,
             self.metrics,
-            Lifecycle(backend),
+            Lifecycle(self.backend),
             tracing=self.tracing,
             started=_ignore,
         )
-        await backend.start()
+        await self.backend.start()
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             yield client
-        await backend.stop(0.0)
+        await self.backend.stop(0.0)
 
     def requests(self) -> list[ReadableSpan]:
         return [s for s in self.exporter.get_finished_spans() if s.kind is SpanKind.SERVER]
@@ -111,7 +115,7 @@ async def test_a_request_and_all_that_ran_for_it(bench: Bench) -> None:
         "url.path": "/v1/detect",
         "punctual.request_id": reply.headers["x-request-id"],
         "punctual.outcome": "degraded" if reply.json()["degraded"] else "ok",
-        "punctual.budget_ms": 1000.0,
+        "punctual.budget_ms": BUDGET_MS,
         "punctual.exit_depth": depth,
         "punctual.degraded": reply.json()["degraded"],
     }
@@ -138,7 +142,7 @@ async def test_a_batch_is_in_the_trace_of_each_of_its_requests(bench: Bench) -> 
         first = asyncio.create_task(detect(client))
         await asyncio.to_thread(bench.runner.wait_for, "stem")
         others = [asyncio.create_task(detect(client)) for _ in range(4)]
-        while bench.metrics.registry.get_sample_value("punctual_waiting_requests") != 4:
+        while bench.backend.num_waiting < len(others):
             await asyncio.sleep(0)
         bench.runner.let(math.inf)
         replies = await asyncio.gather(first, *others)
@@ -154,6 +158,18 @@ async def test_a_batch_is_in_the_trace_of_each_of_its_requests(bench: Bench) -> 
             batches[run] = facts["punctual.batch"]
     assert {run: len(ids) for run, ids in traces.items()} == batches
     assert max(batches.values()) > 1
+
+
+def test_spans_follow_the_clock_on_the_wall() -> None:
+    wall_s = 1.7e9
+    tracing = Tracing(TracerProvider(), lambda: 7.0, lambda: round(1e9 * wall_s))
+    for change_s, followed_s in ((0.0, 0.0), (0.0005, 0.0), (60.0, 60.0005)):
+        wall_s += change_s
+        scope = {"state": {"arrival_s": 7.0, "request_id": "1"}, "headers": []}
+        http = HttpRequest({"type": "http", "method": "POST", "path": "/", **scope})
+        trace = tracing.start(http)
+        assert trace is not None
+        assert trace._at_ns(7.0) == pytest.approx(1e9 * (1.7e9 + followed_s), abs=1e3)
 
 
 @pytest.mark.anyio
@@ -202,8 +218,8 @@ async def test_errors(
     async def late(*_: object) -> None:
         raise DeadlineExceeded("x")
 
-    backend = FakeBackend(time.monotonic, late)  # type: ignore[arg-type]
-    async with bench.serving(backend) as client:
+    bench.backend = FakeBackend(time.monotonic, late)  # type: ignore[arg-type]
+    async with bench.serving() as client:
         await client.post("/v1/detect", content=content, headers=HEADERS)
     (request,) = bench.requests()
     assert request.status.status_code is status
@@ -241,7 +257,6 @@ def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", [None, "cells-in-paris"])
 async def test_the_environment_says_where_to(
-    bench: Bench,
     collector: tuple[str, list[ExportTraceServiceRequest]],
     name: str | None,
     monkeypatch: pytest.MonkeyPatch,
@@ -250,8 +265,8 @@ async def test_the_environment_says_where_to(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
     if name is not None:
         monkeypatch.setenv("OTEL_SERVICE_NAME", name)
+    bench = Bench(open_tracing(time.monotonic))
     bench.runner.let(math.inf)
-    bench.tracing = open_tracing(time.monotonic)
     async with bench.serving() as client:
         await detect(client)
     await asyncio.to_thread(bench.tracing.close)
@@ -263,6 +278,17 @@ async def test_the_environment_says_where_to(
     assert {"POST /v1/detect", "decode", "stem"} <= {span.name for span in scope.spans}
 
 
+def test_a_collector_that_has_gone_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.tracing.CLOSE_S", 0.01)
+    provider, let = TracerProvider(), threading.Event()
+    monkeypatch.setattr(provider, "shutdown", let.wait)
+    Tracing(provider, time.monotonic).close()
+    assert not let.is_set()
+    let.set()
+
+
 def test_nothing_of_it_is_loaded_unless_asked_for() -> None:
     script = """
 import sys
@@ -271,6 +297,7 @@ from serving.metrics import Metrics
 from serving.settings import Settings
 from tests.serving.fakes import FakeBackend, FakeClock
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request as HttpRequest
 clock = FakeClock()
 create_server(Settings(), FakeBackend(clock), Metrics(CollectorRegistry(), clock))
 loaded = [name for name in sys.modules if name.startswith(("opentelemetry.sdk",
