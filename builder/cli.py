@@ -124,6 +124,14 @@ def _add_build(commands: Any, tools: ServingTools) -> None:
     )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
     parser.add_argument("--model", help="the model's name [the configuration's]")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="leave the repository as it is, and put a copy with the plans into FOLDER/KEY, KEY "
+        "being this GPU, TensorRT and the model's digest, unless it is there; of the target "
+        "tensorrt",
+    )
     _add_threads(parser)
     parser.add_argument(
         "--calibration-images",
@@ -173,6 +181,10 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
         ),
         (images and not glob(images), f"no file is called {images}"),
         (
+            options.store and (source or images or tuple(targets) != ("tensorrt",)),
+            "--store: only with --target tensorrt, of segments that are in the repository already",
+        ),
+        (
             options.level is not None and not 0 <= options.level <= MAX_LEVEL,
             f"--level is 0 to {MAX_LEVEL}, not {options.level}",
         ),
@@ -193,12 +205,38 @@ def _tensorrt_only(options: argparse.Namespace) -> list[str]:
 def _build(
     options: argparse.Namespace, tools: ServingTools, refuse: Callable[[str], NoReturn]
 ) -> int:
-    from builder.repository import depth_folder, version_folder, write_texts
-
     targets = tuple(dict.fromkeys(options.targets or CPU_RUNTIMES[:1]))
     problem = _refusal(options, targets)
     if problem:
         refuse(problem)
+    if options.store is None:
+        return _build_in(options.model_repository, targets, options, tools, refuse)
+    from builder.plan_store import StoreError, build_once
+
+    catalog = _catalog_there(options.model_repository, options.model, refuse)
+    precision = options.precision or PRECISIONS[0]
+    try:
+        return build_once(
+            options.store,
+            options.model_repository,
+            catalog,
+            precision,
+            lambda copy: _build_in(copy, targets, options, tools, refuse),
+        )
+    except (StoreError, OSError) as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 1
+
+
+def _build_in(
+    repository: Path,
+    targets: Sequence[str],
+    options: argparse.Namespace,
+    tools: ServingTools,
+    refuse: Callable[[str], NoReturn],
+) -> int:
+    from builder.repository import depth_folder, version_folder, write_texts
+
     # What is not installed is to be missed before the work, not after it.
     if options.calibration_images:
         from builder.quantize import quantize_segments
@@ -207,7 +245,6 @@ def _build(
     if "tensorrt" in targets:
         from builder.tensorrt import PlanBuildError, build_plans
 
-    repository = options.model_repository
     if options.checkpoint or options.config:
         from builder.build import open_detector, write_model
 

@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest import drill_cli, live_cli, load_cli, simulate_cli, tritonserver
+from loadtest import (
+    autoscaling_cli,
+    drill_cli,
+    live_cli,
+    load_cli,
+    simulate_cli,
+    tritonserver,
+)
 
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
@@ -91,11 +98,12 @@ def _positive(text: str) -> int:
 
 
 def _add_study(commands: Any, tools: ServingTools) -> None:
-    summary = "Measure by servers that the study starts itself."
+    summary = "Measure by servers that the study starts itself, or simulates."
     parser = commands.add_parser("study", help=summary, description=summary)
     studies = parser.add_subparsers(title="studies", metavar="STUDY", required=True)
     live_cli.add_parser(studies, tools)
     drill_cli.add_parser(studies)
+    autoscaling_cli.add_parser(studies)
     _add_triton_study(studies)
     _add_hold(studies, tools)
 

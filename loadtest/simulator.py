@@ -175,10 +175,15 @@ class Server:
         """Requests that have been submitted and not ended."""
         return self._num_open
 
+    @property
+    def num_waiting(self) -> int:
+        """Of those, requests that no segment has run for, as of the latest ``advance``."""
+        return len(self._inbox) + len(self._waiting)
+
     def submit(self, request: Request) -> None:
         """It arrives at ``request.arrival_s``, no earlier than what came before; ``advance`` to
         that instant first for the bound on waiting requests to be exact."""
-        if len(self._inbox) + len(self._waiting) >= self._max_waiting:
+        if self.num_waiting >= self._max_waiting:
             reason = ShedReason.REJECTED_SATURATED
             self._ended(Outcome(request, request.arrival_s, 0, reason))
             return

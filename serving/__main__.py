@@ -96,6 +96,15 @@ MODELS_OPTIONS = (
 )
 
 
+PLANS_OPTIONS = (
+    _Option("store", "FOLDER", "where punctual build --store puts repositories"),
+    _Option("link", "PATH", "what is to point to the one for this GPU, TensorRT and model"),
+    _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
+    _Option("model", "NAME", "the model (the only one there)"),
+    _Option("wait_s", "SECONDS", "how long to wait for them to be built (0)"),
+)
+
+
 class _Tools:
     """``core.ports.ServingTools``, importing the server only when asked for something."""
 
@@ -166,6 +175,29 @@ def _models(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plans(arguments: argparse.Namespace) -> int:
+    import time
+
+    from serving.models import StartError
+    from serving.triton.plans import link_plans
+
+    try:
+        target = link_plans(
+            Path(arguments.store),
+            Path(arguments.model_repository or "model_repo"),
+            arguments.model,
+            Path(arguments.link),
+            wait_s=float(arguments.wait_s or 0),
+            clock=time.monotonic,
+            sleep=time.sleep,
+            say=partial(print, flush=True),
+        )
+    except (StartError, ValueError, OSError) as error:
+        return _refuse(str(error))
+    print(f"{arguments.link} is {target}")
+    return 0
+
+
 def _announce(url: str) -> None:
     print(
         f"Punctual is ready: {url}\n"
@@ -214,14 +246,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_options(models, MODELS_OPTIONS)
     models.set_defaults(run=_models)
+    plans = commands.add_parser(
+        "plans",
+        help="find the TensorRT plans that were built for this machine's GPU",
+        description="Wait for the model repository with TensorRT plans for this machine's GPU and "
+        "TensorRT, check every plan in it, and link it to where Triton is told to look.",
+    )
+    _add_options(plans, PLANS_OPTIONS, required=("store", "link"))
+    plans.set_defaults(run=_plans)
     _add_foreign(commands)
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser, options: Iterable[_Option]) -> None:
+def _add_options(
+    parser: argparse.ArgumentParser, options: Iterable[_Option], required: Collection[str] = ()
+) -> None:
     for option in options:
         flag = "--" + option.setting.replace("_", "-")
-        parser.add_argument(flag, metavar=option.metavar, help=option.text)
+        parser.add_argument(
+            flag, metavar=option.metavar, help=option.text, required=option.setting in required
+        )
 
 
 def _add_foreign(commands: Any) -> None:

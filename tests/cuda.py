@@ -42,7 +42,12 @@ POISON = 0xFF
 SCRATCH_BYTES = 1000
 ALIGNMENT = 256
 FAKED_MODULES = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.runtime")
-USERS = ("builder.tensorrt", "serving.runners.tensorrt")
+USERS = (
+    "builder.tensorrt",
+    "builder.plan_store",
+    "serving.runners.tensorrt",
+    "serving.triton.plans",
+)
 VERSIONS = ("8.6.1", "10.13.3.9", "11.4.0.106")
 
 

@@ -1,12 +1,17 @@
 """What compiled plans are, beside their bytes: ``tensorrt/plans.json`` next to the catalogue.
 
 A plan runs on the GPU and with the TensorRT version that compiled it, and computes what the
-segments with the model's digest compute; a runner refuses it anywhere else.
+segments with the model's digest compute; a runner refuses it anywhere else. So a store, from which
+machines of several kinds take theirs, has a whole model repository for each such triple:
+
+    STORE/NVIDIA-H200-sm90-trt10.13.3.9-3f2a8c01d4e5/<model>_anytime/1/tensorrt/plans.json
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +22,8 @@ from serving.core.cuda import Gpu
 FORMAT = 1
 FOLDER = "tensorrt"
 MANIFEST = "plans.json"
+DIGEST_DIGITS = 12
+"""Of a model's digest, in the name of a repository in a store; all are compared on loading."""
 
 BATCH_SIZES = (1, 4, 8)
 """Batches are padded to the next of these, so that a segment has a CUDA graph for each. Eight rows
@@ -138,3 +145,42 @@ def read_plans(folder: Path) -> Plans:
         raise PlansError(f"there are no TensorRT plans: {path} is missing") from None
     except json.JSONDecodeError as error:
         raise PlansError(f"{path} cannot be used: {error}") from error
+
+
+def read_plan(folder: Path, plan: Plan) -> bytes:
+    """The bytes of ``plan``, from the folder of its manifest. Raises PlansError if they are not
+    those that were built."""
+    try:
+        data = (folder / plan.file).read_bytes()
+    except OSError as error:
+        raise PlansError(f"{folder / plan.file} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != plan.sha256:
+        raise PlansError(f"{folder / plan.file} is not the plan that was built")
+    return data
+
+
+def store_key(tensorrt: str, gpu: Gpu, model_digest: str) -> str:
+    """What the repository with the plans for these is called in a store."""
+    product = re.sub(r"[^A-Za-z0-9]+", "-", gpu.name).strip("-")
+    capability = gpu.compute_capability.replace(".", "")
+    return f"{product}-sm{capability}-trt{tensorrt}-{model_digest[:DIGEST_DIGITS]}"
+
+
+def check_stored(
+    repository: Path, folder: str, tensorrt: str, gpu: Gpu, model_digest: str
+) -> Plans:
+    """The plans in ``repository``, below which ``folder`` has the model's catalogue: for exactly
+    these, and every one as it was built. Raises PlansError."""
+    store = repository.parent
+    if not repository.is_dir():
+        others = sorted(path.name for path in store.glob("[!.]*") if path.is_dir())
+        raise PlansError(
+            f"{store} has no TensorRT plans for {gpu}, TensorRT {tensorrt} and model digest "
+            f"{model_digest[:DIGEST_DIGITS]} (no {repository.name}; there is "
+            f"{', '.join(others) or 'nothing'}): they must be built on such a GPU"
+        )
+    plans = read_plans(repository / folder)
+    plans.check(tensorrt, gpu, model_digest)
+    for plan in plans.plans.values():
+        read_plan(repository / folder / FOLDER, plan)
+    return plans

@@ -18,7 +18,6 @@ time. Needs ``tensorrt`` and ``cuda-python``, and nothing newer than Python 3.10
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import heapq
 import itertools
 from collections import OrderedDict
@@ -43,6 +42,7 @@ from serving.core.plans import (
     Plan,
     PlansError,
     profile_of,
+    read_plan,
     read_plans,
 )
 from serving.core.ports import Image
@@ -320,7 +320,7 @@ class TensorRtRunner:
         self._device = _Device()
         try:
             self._engines = {
-                segment: _Engine(self._trt, segment.name, plan, _read(folder / FOLDER, plan))
+                segment: _Engine(self._trt, segment.name, plan, read_plan(folder / FOLDER, plan))
                 for segment, plan in plans.items()
             }
             self._prepare()
@@ -494,14 +494,3 @@ def _padded(size: int) -> int:
 
 def _batch(pool: _Pool, size: int, depth: int) -> Batch:
     return Batch(size, _padded(size), depth, pool.take(), pool)
-
-
-def _read(folder: Path, plan: Plan) -> bytes:
-    """A plan's bytes. Raises PlansError if they are not those that were built."""
-    try:
-        data = (folder / plan.file).read_bytes()
-    except OSError as error:
-        raise PlansError(f"{folder / plan.file} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != plan.sha256:
-        raise PlansError(f"{folder / plan.file} is not the plan that was built")
-    return data

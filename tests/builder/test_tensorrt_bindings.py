@@ -22,7 +22,12 @@ from tests.bindings import (
 )
 from tests.cuda import VERSIONS, CudaRuntime, fake_cuda
 
-MODULES = ("builder/tensorrt.py", "serving/runners/tensorrt.py")
+MODULES = (
+    "builder/tensorrt.py",
+    "builder/plan_store.py",
+    "serving/runners/tensorrt.py",
+    "serving/triton/plans.py",
+)
 
 CONFIG = """\
 check_untyped_defs = true

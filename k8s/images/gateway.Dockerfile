@@ -1,0 +1,34 @@
+# syntax=docker/dockerfile:1
+# The gateway with the engine for CPUs and the default model. From the root of the repository:
+#   docker build -f k8s/images/gateway.Dockerfile -t punctual-gateway .
+ARG PYTHON=3.11.14-slim-bookworm
+
+FROM python:${PYTHON} AS build
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+WORKDIR /src
+# Neither pip nor setuptools goes into the environment that is served from.
+RUN pip install --no-cache-dir setuptools==80.9.0 \
+    && python -m venv --without-pip /opt/punctual
+COPY k8s/images/gateway.lock ./
+RUN pip --python /opt/punctual/bin/python install --no-cache-dir --require-hashes \
+    --only-binary :all: -r gateway.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY serving serving
+COPY builder builder
+COPY loadtest loadtest
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && pip --python /opt/punctual/bin/python install --no-cache-dir --no-deps /wheels/*.whl
+
+FROM python:${PYTHON}
+COPY --from=build /opt/punctual /opt/punctual
+COPY model_repo /models
+ENV PATH=/opt/punctual/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    PUNCTUAL_HOST=0.0.0.0 \
+    PUNCTUAL_MODEL_REPOSITORY=/models
+USER 1000:1000
+EXPOSE 8000
+ENTRYPOINT ["punctual"]
+CMD ["serve"]
