@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.alert_drill import STEPS
-from loadtest.prometheus import RULES, alerts_of, read_rules, shortened
+from loadtest.prometheus import RULES, SCRAPE_INTERVAL_S, alerts_of, read_rules, shortened
 from serving.metrics import Metrics
+from tests.k8s.manifests import containers, find, pod_specs, render, render_folder
 from tests.serving.fakes import FakeBackend, FakeClock
 
 MONITORING = RULES.parent
@@ -178,9 +179,38 @@ def test_panels_use_the_variables_of_the_dashboard() -> None:
 
 
 def test_it_becomes_a_config_map() -> None:
-    kustomization = yaml.safe_load((MONITORING / "kustomization.yaml").read_text())
-    (generator,) = kustomization["configMapGenerator"]
-    (entry,) = generator["files"]
-    assert entry.partition("=")[2] == "dashboard.json"
-    assert generator["options"]["labels"] == {"grafana_dashboard": "1"}
-    assert all((MONITORING / name).exists() for name in kustomization["resources"])
+    rendered = find(render_folder(MONITORING), "ConfigMap")
+    assert json.loads(rendered["data"]["punctual.json"]) == DASHBOARD
+    assert rendered["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+# -- what is scraped ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("overlay", "ports"), [("cpu", 1), ("gpu", 2)])
+def test_pods_have_the_labels_and_ports_that_are_scraped(overlay: str, ports: int) -> None:
+    monitor = find(render_folder(MONITORING), "PodMonitor")
+    manifests = render(overlay)
+    deployment = find(manifests, "Deployment")
+    assert monitor["metadata"]["namespace"] == deployment["metadata"]["namespace"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels
+    named = {
+        port["name"]
+        for container in containers(pod_specs(manifests)["Deployment"])
+        for port in container.get("ports", ())
+    }
+    scraped = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    assert len(scraped & named) == ports
+    allowed = {
+        port["port"]
+        for rule in find(manifests, "NetworkPolicy")["spec"]["ingress"]
+        for port in rule["ports"]
+    }
+    assert scraped & named <= allowed
+
+
+def test_what_the_rules_take_a_scrape_to_be() -> None:
+    monitor = find(render_folder(MONITORING), "PodMonitor")
+    intervals = {endpoint["interval"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    assert intervals == {f"{SCRAPE_INTERVAL_S:g}s"}
