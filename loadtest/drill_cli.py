@@ -47,7 +47,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=Path,
         nargs="+",
-        default=sorted(IMAGES.glob("*.jpg")),
         help=f"JPEG, PNG or WebP files [those in {IMAGES}]",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the requests")
@@ -61,6 +60,7 @@ def _run(drill: Callable[[argparse.Namespace, Path], int]) -> Callable[[argparse
     def run(options: argparse.Namespace) -> int:
         from loadtest.processes import StudyError
 
+        options.images = options.images or sorted(IMAGES.glob("*.jpg"))
         # As an exception, so that what the drill has started ends with it.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
