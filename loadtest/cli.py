@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest import autoscaling_cli, live_cli, load_cli, simulate_cli, tritonserver
+from loadtest import (
+    autoscaling_cli,
+    drill_cli,
+    live_cli,
+    load_cli,
+    simulate_cli,
+    tritonserver,
+)
 
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
@@ -95,6 +102,7 @@ def _add_study(commands: Any, tools: ServingTools) -> None:
     parser = commands.add_parser("study", help=summary, description=summary)
     studies = parser.add_subparsers(title="studies", metavar="STUDY", required=True)
     live_cli.add_parser(studies, tools)
+    drill_cli.add_parser(studies)
     autoscaling_cli.add_parser(studies)
     _add_triton_study(studies)
     _add_hold(studies, tools)

@@ -165,11 +165,18 @@ def _add_serve(studies: Any, tools: ServingTools) -> None:
     parser.add_argument(
         "--policy", required=True, help="its name; 'punctual simulate --policy list' has them"
     )
+    parser.add_argument(
+        "--fault-file",
+        type=Path,
+        metavar="FILE",
+        help="what the engine suffers from while this file says so: stuck or erratic (for drills)",
+    )
     parser.add_argument("options", nargs="*", metavar="OPTION", help="of 'punctual serve'")
     parser.set_defaults(run=lambda options: _serve(options, tools))
 
 
 def _serve(options: argparse.Namespace, tools: ServingTools) -> int:
+    from loadtest.faults import faulty
     from loadtest.policies import parse_policy
 
     try:
@@ -177,6 +184,8 @@ def _serve(options: argparse.Namespace, tools: ServingTools) -> int:
     except ValueError as error:
         print(f"punctual: {error}", file=sys.stderr)
         return 2
+    if options.fault_file is not None:
+        factory = faulty(factory, options.fault_file)
     return tools.serve(options.options, factory)
 
 

@@ -190,7 +190,8 @@ def triton_server(
 
 @contextlib.contextmanager
 def gateway(name: str, settings: Mapping[str, object], log: Path) -> Iterator[str]:
-    """A gateway with these ``settings`` (field -> value) and no others; yields its URL."""
+    """A gateway with these ``settings`` (field -> value) and no others, on a free port unless they
+    name one; yields its URL."""
     with gateway_server(name, settings, log) as server:
         yield server.url
 
@@ -204,12 +205,11 @@ def gateway_server(
 ) -> Iterator[Server]:
     """The same by any ``command`` of ``punctual`` that starts one."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(SETTING_PREFIX)}
-    port = free_port()
-    given = {**settings, "port": port, "log_level": "warning"}
+    given = {"port": free_port(), **settings, "log_level": "warning"}
     environment = inherited | {
         f"{SETTING_PREFIX}{field.upper()}": str(value) for field, value in given.items()
     }
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{given['port']}"
     whole = (sys.executable, "-m", "serving", *command)
     with running(f"the gateway ({name})", whole, environment, f"{url}/readyz", log) as group:
         yield Server(url, group)

@@ -38,6 +38,7 @@ EXTRAS = {
     "cuda": "tensorrt",
     "grpc": "triton",
     "tritonclient": "triton",
+    "opentelemetry": "otel",
 }
 
 _DESCRIPTION = """\

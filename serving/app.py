@@ -19,6 +19,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -41,6 +42,9 @@ from serving.metrics import Metrics
 from serving.models import StartError, find_models, measured_front, open_family, read_family
 from serving.settings import Settings
 
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
+
 logger = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005
@@ -53,10 +57,12 @@ def create_backend(
     metrics: Metrics,
     clock: Clock,
     create_policy: CreatePolicy | None = None,
+    tracing: Tracing | None = None,
 ) -> Backend:
     """The backend that ``settings`` ask for, not started; with another policy than the one that
-    serves, if ``create_policy`` is given. Raises StartError, and ImportError when what it needs is
-    not installed."""
+    serves, if ``create_policy`` is given. ``tracing`` is told of each run of a segment, where the
+    executor is in this process. Raises StartError, and ImportError when what it needs is not
+    installed."""
     if create_policy is not None and settings.backend == "triton":
         raise StartError("with the backend triton the policy is not the gateway's to choose")
     folders = find_models(settings.model_repository, settings.models)
@@ -78,6 +84,7 @@ def create_backend(
             max_cohorts=settings.max_cohorts,
             create_policy=create_policy,
             watch=watch,
+            trace=None if tracing is None else tracing.ran,
         )
 
     def embedded() -> Backend:
@@ -132,6 +139,7 @@ def create_app(
     *,
     clock: Clock = time.monotonic,
     wall_clock: Clock = time.time,
+    tracing: Tracing | None = None,
     started: Callable[[Exception | None], Awaitable[None]],
 ) -> ASGIApp:
     """The gateway over a backend that is not started yet.
@@ -179,6 +187,8 @@ def create_app(
             await asyncio.gather(starting, return_exceptions=True)
             await backend.stop(settings.shutdown_grace_ms / 1e3)
             pool.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Punctual",
@@ -188,7 +198,13 @@ def create_app(
     )
     problems.install(app)
     detector = Detector(
-        backend, pool, lifecycle=lifecycle, metrics=metrics, limits=limits, clock=clock
+        backend,
+        pool,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        limits=limits,
+        clock=clock,
+        tracing=tracing,
     )
     page = files("serving").joinpath("ui", "index.html").read_text(encoding="utf-8")
     upload = Upload(family, limits)
@@ -312,6 +328,7 @@ def create_server(
     metrics: Metrics,
     *,
     clock: Clock = time.monotonic,
+    tracing: Tracing | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Server:
     """The server over a backend; ``announce`` is called with its URL once it is ready."""
@@ -329,7 +346,9 @@ def create_server(
         gc.freeze()
         announce(server.url)
 
-    app = create_app(settings, backend, metrics, lifecycle, clock=clock, started=started)
+    app = create_app(
+        settings, backend, metrics, lifecycle, clock=clock, tracing=tracing, started=started
+    )
     server = Server(
         app,
         lifecycle,
@@ -343,12 +362,21 @@ def create_server(
     return server
 
 
+class CreateBackend(Protocol):
+    """``create_backend``, or something in its place."""
+
+    def __call__(
+        self, settings: Settings, metrics: Metrics, clock: Clock, *, tracing: Tracing | None
+    ) -> Backend: ...
+
+
 def serve(
     settings: Settings,
     announce: Callable[[str], None],
-    create: Callable[[Settings, Metrics, Clock], Backend] = create_backend,
+    create: CreateBackend = create_backend,
 ) -> int:
-    """Serve what ``create`` makes until told to end; the exit code. Raises StartError."""
+    """Serve what ``create`` makes until told to end; the exit code. Raises StartError, and
+    ImportError when what it needs is not installed."""
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -363,8 +391,15 @@ def serve(
     # A second series for each counter and histogram, of use to none of our dashboards.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics(CollectorRegistry(), time.monotonic)
-    backend = create(settings, metrics, time.monotonic)
+    tracing = _open_tracing() if settings.tracing else None
+    backend = create(settings, metrics, time.monotonic, tracing=tracing)
     metrics.describe(backend, version=version("punctual"), runtime=_runtime(settings))
-    server = create_server(settings, backend, metrics, announce=announce)
+    server = create_server(settings, backend, metrics, tracing=tracing, announce=announce)
     server.run()
     return 1 if server.failed else 0
+
+
+def _open_tracing() -> Tracing:
+    from serving.tracing import open_tracing  # noqa: PLC0415  not to be loaded unless asked for
+
+    return open_tracing(time.monotonic)

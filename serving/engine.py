@@ -13,6 +13,7 @@ from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.errors import BackendError, Cancelled, Overloaded, ServingError, ShedReason
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
+from serving.core.observing import Trace
 from serving.core.policy import Policy
 from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
 from serving.core.request import Cancelled as CancelledResult
@@ -56,10 +57,11 @@ def start_engine(
     max_cohorts: int,
     create_policy: CreatePolicy | None = None,
     watch: Watch | None = None,
+    trace: Trace | None = None,
 ) -> Engine:
     """Warm ``runner`` up and start its executor. ``runtime`` names the profile to begin with;
     ``create_policy`` makes another policy than the one that serves, for a single model; ``watch``
-    is told of each decision."""
+    is told of each decision, ``trace`` of each run of a segment."""
     latency = LatencyModel(family.profile(runtime))
     shape = (family.input_height, family.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -71,7 +73,15 @@ def start_engine(
     else:
         policy = create_policy(runner.segments, first, sizes, max_cohorts)
     executor = Executor(
-        runner, policy, latency, clock, observer, max_waiting, probe_image=noise, watch=watch
+        runner,
+        policy,
+        latency,
+        clock,
+        observer,
+        max_waiting,
+        probe_image=noise,
+        watch=watch,
+        trace=trace,
     )
     executor.start()
     return Engine(runner, executor)

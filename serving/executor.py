@@ -28,6 +28,7 @@ from serving.core.costs import Costs, paths_of
 from serving.core.demand import DemandMeter
 from serving.core.errors import BackendUnavailable, ShedReason
 from serving.core.latency import LatencyModel
+from serving.core.observing import SegmentRun, Trace
 from serving.core.policy import (
     Cohort,
     Conclude,
@@ -98,6 +99,7 @@ class Executor:
         max_waiting: int,
         probe_image: Image,
         watch: Watch | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self._runner = runner
         self._policy = policy
@@ -107,6 +109,7 @@ class Executor:
         self._max_waiting = max_waiting
         self._probe_image = probe_image
         self._watch = watch
+        self._trace = trace
         self._models = paths_of(runner.segments)
         self._exit_s = self._predict_exits()
         self._published_s = clock()
@@ -355,11 +358,21 @@ class Executor:
                 self._runner.release(output)
             self._fail(decision.requests, error)
             return
+        if self._trace is not None:
+            self._trace(self._traced(decision, predicted_s))
         if detections is None:
             self._advance(decision, batch, output)
         else:
             self._answer(decision, batch, output, jobs, detections)
         self._learn(decision.segment, len(jobs), predicted_s)
+
+    def _traced(self, decision: Run, predicted_s: float) -> SegmentRun:
+        assert self._turn_s is not None, "nothing ran"
+        segment, cohort = decision.segment, decision.cohort
+        if cohort is None and not segment.head:
+            cohort = self._next_cohort_id  # that it is about to become
+        now_s = self._clock()
+        return SegmentRun(segment, decision.requests, cohort, self._turn_s, now_s, predicted_s)
 
     def _input(self, decision: Run, jobs: list[_Job]) -> Any:
         """The batch that the segment takes; the cohort keeps its own."""

@@ -50,6 +50,8 @@ DECODE_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 
 DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
 # Actual over predicted. Predictions are a high quantile, so a good model is mostly below 1.
 RATIO_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+# Eighths: models have some seven exits.
+DEPTH_RATIO_BUCKETS = tuple(eighth / 8 for eighth in range(1, 9))
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 # None, or one of each exit: most models have at most seven.
@@ -93,6 +95,8 @@ class Reply:
     """From the boxes to the reply that holds them."""
     model: int = 0
     """Whose exit it was, where several models are served as one."""
+    depth_ratio: float = 1.0
+    """Its depth over that of the deepest exit of this model that the request allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,11 @@ class Metrics:
             registry=registry,
         )
         self._names: tuple[str, ...] = ()  # of the models, once described
+        self._depth_ratio = histogram(
+            "exit_depth_ratio",
+            "Depth of an answer over that of the deepest exit that its request allowed.",
+            DEPTH_RATIO_BUCKETS,
+        )
         self._duration = histogram(
             "request_duration_seconds",
             "From the request's head to its reply, however it ended.",
@@ -299,6 +308,7 @@ class Metrics:
         match record.ending:
             case Reply() as reply:
                 self._exits.labels(str(reply.depth), self._names[reply.model]).inc()
+                self._depth_ratio.observe(reply.depth_ratio)
                 self._margin.observe(max(0.0, record.budget_s - record.duration_s))
                 self._queue.observe(reply.queue_s)
             case DeadlineExceeded():

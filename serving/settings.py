@@ -119,6 +119,11 @@ class Settings(BaseSettings):
         description="File for the scheduler's decisions, a line each with what was seen and why; "
         "not with the backend triton.",
     )
+    tracing: bool = Field(
+        False,
+        description="Send OpenTelemetry traces over OTLP (extra otel); its variables, OTEL_..., "
+        "say where to, and of which requests.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log lines that are written."
     )

@@ -12,7 +12,7 @@ lock() { # file, Python of the image, what to pin
         --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file "$file" "$@"
 }
 
-lock gateway.lock 3.11 --extra triton pyproject.toml
+lock gateway.lock 3.11 --extra otel --extra triton pyproject.toml
 # What builds is added to what serves, and agrees with it.
 printf '%s\n' "tensorrt-cu13-bindings==$tensorrt" 'cuda-bindings>=13.0,<13.1' 'numpy>=2.0,<2.5' |
     lock triton.lock 3.12 -

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
@@ -15,6 +16,9 @@ from serving.core.family import Family
 from serving.core.letterbox import Letterbox
 from serving.core.request import Answered
 from serving.metrics import Reply
+
+if TYPE_CHECKING:
+    from serving.tracing import RequestTrace
 
 
 @dataclass(slots=True)
@@ -32,6 +36,8 @@ class Ask:
     """And its pixels."""
     reply: Reply | None = None
     """How it was answered, once it has been."""
+    trace: RequestTrace | None = None
+    """If it is traced."""
 
     @property
     def deadline_s(self) -> float:

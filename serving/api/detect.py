@@ -18,7 +18,7 @@ import math
 from collections.abc import Awaitable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -49,6 +49,9 @@ from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
 from serving.images import DecodePool, Header
 from serving.metrics import Metrics, Reply, RequestRecord
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ class Detector:
         metrics: Metrics,
         limits: Limits,
         clock: Clock,
+        tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
         self._pool = pool
@@ -108,6 +112,7 @@ class Detector:
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
+        self._tracing = tracing
         self._ids = itertools.count()
         self._num_requests = 0
         self._backlog = Backlog(clock)
@@ -154,6 +159,7 @@ class Detector:
             state["arrival_s"],
             Budget(limits.default_budget_s, limits.max_budget_s),
             parse_options((), self._backend.family),
+            trace=None if self._tracing is None else self._tracing.start(http),
         )
 
     @contextmanager
@@ -175,6 +181,8 @@ class Detector:
             record = RequestRecord(duration_s, ask.budget.seconds, ending, num_answers)
             self._metrics.ended_request(record)
             _log(record, ask.request_id)
+            if ask.trace is not None:
+                ask.trace.end(record, ask.read_s, ask.decoded_s)
 
     def min_budget_s(self, header: Header, engine_s: float) -> float:
         """Seconds that an idle server needs for an answer that takes the engine ``engine_s``, the
@@ -283,8 +291,11 @@ class Detector:
         return decoded
 
     def _request(self, ask: Ask, growing: bool) -> Request:
+        number = next(self._ids)
+        if ask.trace is not None:
+            ask.trace.follow(number)
         return Request(
-            id=next(self._ids),
+            id=number,
             arrival_s=ask.arrival_s,
             deadline_s=ask.deadline_s - self._limits.network_reserve_s,
             min_depth=ask.options.min_depth,
@@ -353,6 +364,7 @@ class Detector:
             engine_s=answered.engine_s,
             write_s=max(0.0, now_s - answered.finished_s),
             model=answered.model,
+            depth_ratio=answered.depth / family.deepest(answered.model, ask.options.max_depth),
         )
 
     def _done(self, ask: Ask, reply: Reply, reason: str, stream: EventStream) -> dict[str, Any]:

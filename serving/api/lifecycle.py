@@ -3,6 +3,7 @@
     starting --> serving --> draining --> closed
        no          yes          no          no       says it is ready
        no          yes          yes         no       serves detection requests
+      yes          yes          no          no       keeps connections after a reply
 
 While it is draining, load balancers notice that it is no longer ready and stop sending; only then
 are requests refused.

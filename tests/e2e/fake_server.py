@@ -45,7 +45,7 @@ class Engine(FakeBackend):
             self.num_waiting -= 1
 
 
-def create(settings: Settings, metrics: Metrics, clock: Clock) -> Engine:
+def create(settings: Settings, metrics: Metrics, clock: Clock, *, tracing: object) -> Engine:
     return Engine(clock)
 
 

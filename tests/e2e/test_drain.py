@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.e2e.process import Server, eventually, fake_server, free_port
+from tests.e2e.process import Server, eventually, fake_server, free_port, head, read_reply
 from tests.serving.fakes import JPEG
 from tests.serving.gateway import slug
 
@@ -47,6 +47,22 @@ def test_drain() -> None:
         assert server.ended() == 0
         with pytest.raises(ConnectionRefusedError):
             server.connect()
+
+
+def test_clients_that_keep_their_connections_are_told_to_go() -> None:
+    """A balancer of connections leaves those that are open where they are."""
+    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=3000) as server, server.connect() as connection:
+        request = head(f"Content-Length: {len(JPEG)}") + JPEG
+        connection.sendall(request)
+        assert read_reply(connection)[0] == 200
+        server.terminate()
+        with server.client() as client:
+            eventually(lambda: client.get("/readyz").status_code == 503)
+        connection.sendall(request)
+        assert read_reply(connection)[0] == 200
+        assert connection.recv(1) == b""  # long before the drain ends
+        assert server.process.poll() is None
+        assert server.ended() == 0
 
 
 def test_every_request_sent_during_a_drain_is_accounted_for() -> None:

@@ -33,12 +33,17 @@ def render(overlay: str, *components: str) -> tuple[Manifest, ...]:
             ],
         }
         (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        done = subprocess.run(
-            [Path(sys.executable).parent / "kubectl", "kustomize", folder],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return render_folder(Path(folder))
+
+
+def render_folder(folder: Path) -> tuple[Manifest, ...]:
+    """What would be applied of a folder with a kustomization."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "kubectl", "kustomize", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     # Warnings too: a deprecated field still renders.
     assert (done.returncode, done.stderr) == (0, "")
     return tuple(yaml.safe_load_all(done.stdout))

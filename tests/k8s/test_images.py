@@ -61,7 +61,8 @@ def test_images_end_as_an_unprivileged_user(path):
 
 def test_the_gateway_has_what_the_project_asks_for_and_no_torch():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["triton"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["otel"], *extras["triton"]]
     pinned = pins("gateway.lock")
     for requirement in map(Requirement, wanted):
         version = pinned[canonicalize_name(requirement.name)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.catalog import Exit
 from serving.core.family import Family
+from serving.core.observing import Trace
 from serving.core.ports import Observer
 from serving.core.segment import Segment
 from serving.engine import start_engine
@@ -61,7 +62,9 @@ class GatedRunner(FakeRunner):
             assert self.runs == list(runs)
 
 
-def gated_backend(runner: GatedRunner, observer: Observer) -> EmbeddedBackend:
+def gated_backend(
+    runner: GatedRunner, observer: Observer, trace: Trace | None = None
+) -> EmbeddedBackend:
     """The embedded backend over ``runner``, not started."""
     return EmbeddedBackend(
         Family((GATED_CATALOG,)),
@@ -74,5 +77,6 @@ def gated_backend(runner: GatedRunner, observer: Observer) -> EmbeddedBackend:
             observer=observer,
             max_waiting=64,
             max_cohorts=4,
+            trace=trace,
         ),
     )

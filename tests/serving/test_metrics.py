@@ -123,6 +123,16 @@ def test_exits_by_the_model_that_answered() -> None:
     assert bench.sample("build_info", **labels) == 1
 
 
+def test_depth_as_a_share_of_what_was_allowed(bench: Bench) -> None:
+    for depth_ratio in (0.25, 1.0):
+        reply = Reply(1, False, 0.0, 0.0, 0.0, 0.0, depth_ratio=depth_ratio)
+        bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
+    bench.metrics.ended_request(RequestRecord(0.1, 0.2, DeadlineExceeded("")))
+    assert bench.sample("exit_depth_ratio_count") == 2
+    assert bench.sample("exit_depth_ratio_sum") == 1.25
+    assert bench.sample("exit_depth_ratio_bucket", le="0.25") == 1
+
+
 def test_sheds_by_reason(bench: Bench) -> None:
     for reason in ShedReason:
         bench.metrics.ended_request(RequestRecord(0.1, 0.1, Overloaded("", reason)))

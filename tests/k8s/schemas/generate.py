@@ -1,6 +1,7 @@
 """JSON schemas of custom resources, from the types in the npm packages of @kubernetes-models.
 
-    npm install @kubernetes-models/gateway-api@2.0.0 @kubernetes-models/keda@2.0.0
+    npm install @kubernetes-models/gateway-api@2.0.0 @kubernetes-models/keda@2.0.0 \
+        @kubernetes-models/prometheus-operator@6.0.0
     python tests/k8s/schemas/generate.py node_modules
 
 Those are generated from the Go types of each project. A field that a type does not have is an error
@@ -15,8 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+OPERATOR = "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1"
 RESOURCES = {
     "HTTPRoute": "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/HTTPRoute",
+    "PodMonitor": f"{OPERATOR}/PodMonitor",
+    "PrometheusRule": f"{OPERATOR}/PrometheusRule",
     "ScaledObject": "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject",
 }
 SCALARS = {name: {"type": name} for name in ("string", "number", "boolean")}
@@ -77,7 +81,7 @@ class Types:
             return self.reference(imports[text])
         if text.startswith("Array<"):
             return {"type": "array", "items": self._type(text[len("Array<") : -1], imports)}
-        if mapped := re.search(r"\[key: string\]: (\w+)", text):
+        if mapped := re.search(r"\[key: string\]: ([\w<>]+)", text):
             return {"type": "object", "additionalProperties": self._type(mapped[1], imports)}
         parts = text.split(" | ")
         if set(parts) <= set(SCALARS):

@@ -127,6 +127,8 @@ class TestReply:
         gateway.backend.behaviour = behaviour
         reply = (await gateway.detect()).json()
         assert (reply["max_depth"], reply["degraded"]) == (3, depth != 2)
+        ratios = gateway.sample("punctual_exit_depth_ratio_sum")
+        assert ratios == pytest.approx(1 + depth / 3)
 
     async def test_larger_budgets_are_cut_and_it_says_so(self, gateway: Gateway) -> None:
         reply = (await gateway.detect(headers={"X-Deadline-Ms": "99999999"})).json()
