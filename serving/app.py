@@ -27,7 +27,8 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
 from serving.api import kserve, problems
-from serving.api.detect import Detector, Limits
+from serving.api.admission import Limits
+from serving.api.detect import Detector
 from serving.api.door import Door
 from serving.api.lifecycle import Lifecycle
 from serving.api.routes import create_router

@@ -14,18 +14,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import math
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Send
 
+from serving.api.admission import Admission, Limits
 from serving.api.ask import Ask, write_reply
-from serving.api.backlog import Backlog
 from serving.api.body import read_body
 from serving.api.budget import Budget, parse_budget
 from serving.api.connection import while_connected
@@ -37,7 +35,6 @@ from serving.api.surface import Message, Surface
 from serving.core.errors import (
     BackendError,
     BodyTimeout,
-    BudgetInfeasible,
     Cancelled,
     DeadlineExceeded,
     Overloaded,
@@ -47,25 +44,13 @@ from serving.core.errors import (
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
-from serving.images import DecodePool, Header
+from serving.images import DecodePool
 from serving.metrics import Metrics, Reply, RequestRecord
 
 if TYPE_CHECKING:
     from serving.tracing import Tracing
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-MIN_BUDGET_HEADROOM = 1.5
-"""A budget that is suggested must still do a moment later, when predictions have moved."""
-
-HOPELESS = 0.7
-"""Share of the expected wait that already leaves too little time. The estimate is rough, and who is
-refused for it might have been served."""
-
-MAX_READ_SHARE = 0.1
-"""Reading a body is taken to need at most this share of what follows it, on an idle server."""
 
 STREAM_GRACE_S = 1.0
 """How long after its deadline a client may take to read what a growing reply has for it; then it is
@@ -76,19 +61,6 @@ AT_MAX_DEPTH = "max-depth"
 AT_BEST = "best"
 CONCLUDED = "concluded"
 AT_DEADLINE = "deadline"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one server allows; durations in seconds."""
-
-    default_budget_s: float
-    min_budget_s: float
-    max_budget_s: float
-    network_reserve_s: float
-    max_body_bytes: int
-    max_pixels: int
-    max_requests: int
 
 
 class Detector:
@@ -115,14 +87,14 @@ class Detector:
         self._tracing = tracing
         self._ids = itertools.count()
         self._num_requests = 0
-        self._backlog = Backlog(clock)
+        self.admission = Admission(backend, pool, limits, clock)
 
     async def serve(self, http: HttpRequest, surface: Surface) -> Response:
         """The reply to one request. Raises ServingError."""
         ask = self._ask(http)
         with self._counted(ask):
             message = await self._understand(http, surface, ask)
-            finding = self._inside(ask, self._find(message, ask))
+            finding = self.admission.inside(ask, self._find(message, ask))
             found = await while_connected(http.receive, finding)
             response, ask.reply = self._reply(message, ask, *found)
             return response
@@ -134,7 +106,7 @@ class Detector:
         try:
             with self._counted(ask, stream):
                 message = await self._understand(http, surface, ask)
-                telling = self._inside(ask, self._tell(message, ask, stream))
+                telling = self.admission.inside(ask, self._tell(message, ask, stream))
                 ask.reply, reason = reply, _ = await while_connected(http.receive, telling)
             event, details = DONE, self._done(ask, reply, reason, stream)
         except Exception as error:
@@ -184,14 +156,6 @@ class Detector:
             if ask.trace is not None:
                 ask.trace.end(record, ask.read_s, ask.decoded_s)
 
-    def min_budget_s(self, header: Header, engine_s: float) -> float:
-        """Seconds that an idle server needs for an answer that takes the engine ``engine_s``, the
-        body being there."""
-        return max(
-            self._limits.min_budget_s,
-            self._pool.predicted_s(header) + engine_s + self._limits.network_reserve_s,
-        )
-
     async def _understand(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
         """All that is asked, once it is known to be feasible."""
         limits = self._limits
@@ -212,9 +176,9 @@ class Detector:
         if message.timeout_s is not None:
             _allow(http, ask, ask.budget.wished(message.timeout_s))
         ask.read_s = self._clock()
-        needed_s = self._check_feasible(message.header, ask)
+        needed_s = self.admission.check_feasible(message.header, ask)
         self._metrics.demanded()
-        self._check_room(needed_s, ask)
+        self.admission.check_room(needed_s, ask)
         return message
 
     async def _read(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
@@ -236,46 +200,6 @@ class Detector:
                 "The deadline came while the request waited to be read.",
                 ShedReason.REJECTED_EXPIRED,
             ) from error
-
-    def _check_feasible(self, header: Header, ask: Ask) -> float:
-        """What an idle server would still need, in seconds. Raises BudgetInfeasible or
-        Overloaded."""
-        needed_s = self.min_budget_s(header, self._backend.predicted_s(ask.options.min_depth))
-        elapsed_s = ask.read_s - ask.arrival_s
-        if ask.budget.seconds >= needed_s + elapsed_s:
-            return needed_s
-        # Reading takes a little always, which an idle server needs as well. What exceeds that is a
-        # slow sender or a busy server, and no reason to call the budget too small for ever.
-        needed_s += min(elapsed_s, needed_s * MAX_READ_SHARE)
-        if ask.budget.seconds >= needed_s:
-            raise Overloaded(
-                f"The request took {to_ms(elapsed_s)} ms to arrive and be read, which left too "
-                "little time.",
-                ShedReason.REJECTED_EXPIRED,
-            )
-        min_budget_s = math.ceil(needed_s * MIN_BUDGET_HEADROOM * 1e3) / 1e3
-        raise BudgetInfeasible(
-            f"An idle server needs {to_ms(needed_s)} ms to read this image and answer at depth "
-            f"{ask.options.min_depth}; allow {to_ms(min_budget_s)} ms.",
-            min_budget_s,
-        )
-
-    def _check_room(self, needed_s: float, ask: Ask) -> None:
-        wait_s = self._backlog.wait_s(ask.deadline_s) * HOPELESS
-        if ask.read_s + wait_s + needed_s > ask.deadline_s and wait_s > 0.0:
-            num_ahead = self._backlog.num_ahead(ask.deadline_s)
-            raise Overloaded(
-                f"The {num_ahead} requests that are due before leave no time for this one.",
-                ShedReason.REJECTED_OVERLOAD,
-                wait_s,
-            )
-
-    async def _inside(self, ask: Ask, work: Awaitable[T]) -> T:
-        """The result of ``work``, during which others count this request as ahead of them."""
-        with self._backlog.joined(ask.deadline_s):
-            result = await work
-            self._backlog.answered()
-        return result
 
     async def _decode(self, message: Message, ask: Ask) -> tuple[Image, Letterbox]:
         """Its pixels. Raises Overloaded or InvalidImage."""

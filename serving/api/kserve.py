@@ -26,8 +26,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from serving import wire
+from serving.api.admission import Limits
 from serving.api.body import check_head
-from serving.api.detect import Detector, Limits
+from serving.api.detect import Detector
 from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
 from serving.api.options import Options, parse_options

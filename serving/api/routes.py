@@ -166,10 +166,12 @@ def _models(backend: Backend, detector: Detector) -> Models:
     front = family.front(backend.predicted_s) if backend.ready else None
     on_front = None if front is None else {(p.model, p.depth) for p in front.points}
 
+    needs = detector.admission.min_budget_s
+
     def exit_facts(model: int, catalog: Catalog, entry: Exit) -> ExitFacts:
         typical = Header("jpeg", catalog.input_width, catalog.input_height)
         engine_s = None if on_front is None else backend.predicted_s(entry.depth, model)
-        min_budget_s = None if engine_s is None else detector.min_budget_s(typical, engine_s)
+        min_budget_s = None if engine_s is None else needs(typical, engine_s)
         return ExitFacts(
             depth=entry.depth,
             ap=entry.ap,

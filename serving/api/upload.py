@@ -10,8 +10,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from serving.api.accept import JSON
+from serving.api.admission import Limits
 from serving.api.body import check_head, check_type, image_bytes
-from serving.api.detect import Limits
 from serving.api.options import Options, parse_options
 from serving.api.surface import Answer, Message
 from serving.core.family import Family

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from serving.api.detect import MIN_BUDGET_HEADROOM
+from serving.api.admission import MIN_BUDGET_HEADROOM
 from serving.api.schemas import Detected
 from serving.core.catalog import Exit
 from serving.core.errors import (

@@ -1,0 +1,101 @@
+"""Who is let in: whose budget an idle server could meet, and whom those inside leave time for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from serving.api.ask import Ask
+from serving.api.backlog import Backlog
+from serving.api.problems import to_ms
+from serving.core.errors import BudgetInfeasible, Overloaded, ShedReason
+from serving.core.ports import Backend, Clock
+from serving.images import DecodePool, Header
+
+T = TypeVar("T")
+
+MIN_BUDGET_HEADROOM = 1.5
+"""A budget that is suggested must still do a moment later, when predictions have moved."""
+
+HOPELESS = 0.7
+"""Share of the expected wait that already leaves too little time. The estimate is rough, and who is
+refused for it might have been served."""
+
+MAX_READ_SHARE = 0.1
+"""Reading a body is taken to need at most this share of what follows it, on an idle server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server allows; durations in seconds."""
+
+    default_budget_s: float
+    min_budget_s: float
+    max_budget_s: float
+    network_reserve_s: float
+    max_body_bytes: int
+    max_pixels: int
+    max_requests: int
+
+
+class Admission:
+    """Of one server. Not thread-safe: the event loop owns it."""
+
+    def __init__(self, backend: Backend, pool: DecodePool, limits: Limits, clock: Clock) -> None:
+        self._backend = backend
+        self._pool = pool
+        self._limits = limits
+        self._backlog = Backlog(clock)
+
+    def min_budget_s(self, header: Header, engine_s: float) -> float:
+        """Seconds that an idle server needs for an answer that takes the engine ``engine_s``, the
+        body being there."""
+        return max(
+            self._limits.min_budget_s,
+            self._pool.predicted_s(header) + engine_s + self._limits.network_reserve_s,
+        )
+
+    def check_feasible(self, header: Header, ask: Ask) -> float:
+        """What an idle server would still need, in seconds. Raises BudgetInfeasible or
+        Overloaded."""
+        needed_s = self.min_budget_s(header, self._backend.predicted_s(ask.options.min_depth))
+        elapsed_s = ask.read_s - ask.arrival_s
+        if ask.budget.seconds >= needed_s + elapsed_s:
+            return needed_s
+        # Reading takes a little always, which an idle server needs as well. What exceeds that is a
+        # slow sender or a busy server, and no reason to call the budget too small for ever.
+        needed_s += min(elapsed_s, needed_s * MAX_READ_SHARE)
+        if ask.budget.seconds >= needed_s:
+            raise Overloaded(
+                f"The request took {to_ms(elapsed_s)} ms to arrive and be read, which left too "
+                "little time.",
+                ShedReason.REJECTED_EXPIRED,
+            )
+        min_budget_s = math.ceil(needed_s * MIN_BUDGET_HEADROOM * 1e3) / 1e3
+        raise BudgetInfeasible(
+            f"An idle server needs {to_ms(needed_s)} ms to read this image and answer at depth "
+            f"{ask.options.min_depth}; allow {to_ms(min_budget_s)} ms.",
+            min_budget_s,
+        )
+
+    def check_room(self, needed_s: float, ask: Ask) -> None:
+        """Before its image is decoded: that takes the time from those that are served. Raises
+        Overloaded if it needs ``needed_s`` once those that are due before it have left, and would
+        then be late."""
+        wait_s = self._backlog.wait_s(ask.deadline_s) * HOPELESS
+        if ask.read_s + wait_s + needed_s > ask.deadline_s and wait_s > 0.0:
+            num_ahead = self._backlog.num_ahead(ask.deadline_s)
+            raise Overloaded(
+                f"The {num_ahead} requests that are due before leave no time for this one.",
+                ShedReason.REJECTED_OVERLOAD,
+                wait_s,
+            )
+
+    async def inside(self, ask: Ask, work: Awaitable[T]) -> T:
+        """The result of ``work``, during which others count this request as ahead of them."""
+        with self._backlog.joined(ask.deadline_s):
+            result = await work
+            self._backlog.answered()
+        return result
