@@ -240,6 +240,41 @@ def test_who_can_go_before_the_largest_batch_does():
     assert decision == Run(segments.fused_exit(1), (waiting[0],), None)
 
 
+class Erratic:
+    """Typically as in the table, and seldom more than twice that."""
+
+    def __init__(self) -> None:
+        self._model = LatencyModel(exact_profile(cost_s, (1,)))
+
+    def predict(self, segment: Segment, batch: int) -> float:
+        return 2 * self._model.predict(segment, batch)
+
+    def typical(self, segment: Segment, batch: int) -> float:
+        return self._model.typical(segment, batch)
+
+
+@pytest.mark.parametrize(
+    ("share", "demand", "kept"),
+    [
+        (1.6, CALM, True),  # more than midway between what is typical and what is never exceeded
+        (1.4, CALM, False),
+        (1.6, FLOOD, False),
+        (2.1, FLOOD, True),
+    ],
+)
+def test_risks_are_taken_until_there_is_a_flood(share, demand, kept):
+    """Of two that cannot both be safe, the first has ``share`` of the time that a run takes."""
+    exit_s = cost_s(segments.fused_exit(1))
+    first, second = request(0, share * exit_s), request(1, 2.9 * exit_s)
+    policy = make_policy(FakeRunner(FakeClock(), batch_sizes=(1,)))
+    decision = policy.decide(Snapshot(0.0, (first, second), (), {}, demand), Erratic())
+    if kept:
+        assert decision == Run(segments.fused_exit(1), (first,), None)
+    else:
+        assert isinstance(decision, ShedRequests)
+        assert decision.requests == (first,)
+
+
 def test_who_is_shed_had_been_waiting_for_nothing():
     world = World(FakeRunner(FakeClock(), HALF))
     ends = world.play(crowd(EXIT_S + 0.001))
