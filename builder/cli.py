@@ -4,35 +4,25 @@ needs it."""
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from builder import gpu
+from builder import build_cli, gpu
+from builder.build_cli import RUNTIMES
 from builder.config import CONFIGS
 
 if TYPE_CHECKING:
-    from serving.core.catalog import Catalog
-    from serving.core.ports import SegmentRunner, ServingTools
-
-RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
-CPU_RUNTIMES = ("openvino", "onnxruntime")
-"""What Triton's CPU variants can be configured for; the first is the default."""
-PRECISIONS = ("fp16", "int8")
-MAX_LEVEL = 5
+    from serving.core.ports import ServingTools
 
 
 def register(commands: Any, tools: ServingTools) -> None:
     """Add train, build, evaluate, profile and gpu to the subparsers ``commands``."""
     _add_train(commands)
-    _add_build(commands, tools)
+    build_cli.add_parser(commands, tools)
     _add_evaluate(commands, tools)
     _add_profile(commands, tools)
     gpu.add_parser(commands, tools)
@@ -95,222 +85,11 @@ def _train(options: argparse.Namespace) -> int:
     )
 
 
-# -- build ---------------------------------------------------------------------------------------
+# -- evaluate ------------------------------------------------------------------------------------
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads of the runner [all cores]")
-
-
-def _add_build(commands: Any, tools: ServingTools) -> None:
-    parser = _add(
-        commands,
-        "build",
-        "Write a model repository that the server and Triton read.",
-        "A checkpoint is cut into ONNX segments; every one is run once more by ONNX Runtime and "
-        "must agree with torch. With --config instead the weights are random: enough to measure "
-        "latency. With neither, the segments that are in the repository already are used. Then "
-        "they are compiled for each target, and every one is run once by the runner that serves.",
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", type=Path, help="what train wrote")
-    source.add_argument("--config", choices=sorted(CONFIGS), help="an untrained detector")
-    parser.add_argument(
-        "--target",
-        action="append",
-        choices=RUNTIMES,
-        dest="targets",
-        help=f"what will run it; may be repeated [{CPU_RUNTIMES[0]}]",
-    )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
-    parser.add_argument("--model", help="the model's name [the configuration's]")
-    parser.add_argument(
-        "--store",
-        type=Path,
-        metavar="FOLDER",
-        help="leave the repository as it is, and put a copy with the plans into FOLDER/KEY, KEY "
-        "being this GPU, TensorRT and the model's digest, unless it is there; of the target "
-        "tensorrt",
-    )
-    _add_threads(parser)
-    parser.add_argument(
-        "--calibration-images",
-        metavar="GLOB",
-        help="image files: quantise the segments with ranges seen on these",
-    )
-    tensorrt = parser.add_argument_group("of the target tensorrt")
-    tensorrt.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help=f"int8 takes segments that were quantised, now or before [{PRECISIONS[0]}]",
-    )
-    tensorrt.add_argument("--level", type=int, help=f"builder optimisation level, 0 to {MAX_LEVEL}")
-    tensorrt.add_argument("--timing-cache", type=Path, help="file [MODEL/tensorrt/timing.cache]")
-    parser.set_defaults(run=lambda options: _build(options, tools, parser.error))
-
-
-def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
-    """Why this cannot be built, as far as it is known before any work."""
-    source = options.checkpoint or options.config
-    tensorrt_only = _tensorrt_only(options)
-    images = options.calibration_images
-    rules = (
-        (
-            options.checkpoint and not options.checkpoint.is_file(),
-            f"there is no checkpoint {options.checkpoint}",
-        ),
-        (
-            not source and not options.model,
-            "say which model with --model, or give a --checkpoint or a --config",
-        ),
-        (
-            options.model and not re.fullmatch(r"[\w.-]+", options.model, re.ASCII),
-            f"a model's name has letters, digits, '_', '-' and '.' only, not {options.model!r}",
-        ),
-        (
-            "torch" in targets and not source,
-            "--target torch is made of the detector itself: give its --checkpoint or --config",
-        ),
-        (
-            tensorrt_only and "tensorrt" not in targets,
-            f"{', '.join(map(_flag, tensorrt_only))}: only for --target tensorrt",
-        ),
-        (
-            options.precision == "int8" and source and not images,
-            "--precision int8 of other weights needs --calibration-images",
-        ),
-        (images and not glob(images), f"no file is called {images}"),
-        (
-            options.store and (source or images or tuple(targets) != ("tensorrt",)),
-            "--store: only with --target tensorrt, of segments that are in the repository already",
-        ),
-        (
-            options.level is not None and not 0 <= options.level <= MAX_LEVEL,
-            f"--level is 0 to {MAX_LEVEL}, not {options.level}",
-        ),
-    )
-    return next((sentence for wrong, sentence in rules if wrong), None)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _tensorrt_only(options: argparse.Namespace) -> list[str]:
-    """Those options of the target tensorrt that were given."""
-    names = ("precision", "level", "timing_cache")
-    return [name for name in names if getattr(options, name) is not None]
-
-
-def _build(
-    options: argparse.Namespace, tools: ServingTools, refuse: Callable[[str], NoReturn]
-) -> int:
-    targets = tuple(dict.fromkeys(options.targets or CPU_RUNTIMES[:1]))
-    problem = _refusal(options, targets)
-    if problem:
-        refuse(problem)
-    if options.store is None:
-        return _build_in(options.model_repository, targets, options, tools, refuse)
-    from builder.plan_store import StoreError, build_once
-
-    catalog = _catalog_there(options.model_repository, options.model, refuse)
-    precision = options.precision or PRECISIONS[0]
-    try:
-        return build_once(
-            options.store,
-            options.model_repository,
-            catalog,
-            precision,
-            lambda copy: _build_in(copy, targets, options, tools, refuse),
-        )
-    except (StoreError, OSError) as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 1
-
-
-def _build_in(
-    repository: Path,
-    targets: Sequence[str],
-    options: argparse.Namespace,
-    tools: ServingTools,
-    refuse: Callable[[str], NoReturn],
-) -> int:
-    from builder.repository import depth_folder, version_folder, write_texts
-
-    # What is not installed is to be missed before the work, not after it.
-    if options.calibration_images:
-        from builder.quantize import quantize_segments
-    if "torch" in targets:
-        from builder.torch_export import export_programs
-    if "tensorrt" in targets:
-        from builder.tensorrt import PlanBuildError, build_plans
-
-    if options.checkpoint or options.config:
-        from builder.build import open_detector, write_model
-
-        made_by = f"punctual build --config {options.config}"
-        detector, command = open_detector(options.checkpoint, options.config, made_by)
-        catalog = write_model(detector, options.model, command, repository, time.perf_counter)
-    else:
-        catalog = _catalog_there(repository, options.model, refuse)
-    folder = version_folder(repository, catalog.name)
-    cpu_runtimes = [target for target in targets if target in CPU_RUNTIMES]
-    num_texts = write_texts(repository, catalog, (cpu_runtimes or CPU_RUNTIMES)[0])
-    print(f"wrote {num_texts} configurations and adapters for Triton")
-    if options.calibration_images:
-        paths = sorted(map(Path, glob(options.calibration_images)))
-        input_size = catalog.input_width, catalog.input_height
-        images = (tools.load_image(path.read_bytes(), *input_size)[0] for path in paths)
-        print(f"wrote {quantize_segments(folder, catalog, images)}")
-    for target in targets:
-        if target == "torch":
-            export_programs(detector, folder)
-        if target == "tensorrt":
-            given = {name: getattr(options, name) for name in _tensorrt_only(options)}
-            depths = partial(depth_folder, repository, catalog.name)
-            try:
-                build_plans(folder, catalog, depths, **given)
-            except PlanBuildError as error:
-                print(f"punctual: {error}", file=sys.stderr)
-                return 1
-        print(_run_all(tools.open_runner(target, folder, options.threads), catalog))
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")
-    return 0
-
-
-def _catalog_there(repository: Path, name: str, refuse: Callable[[str], NoReturn]) -> Catalog:
-    """The catalogue of a model whose segments are all there."""
-    from builder.repository import check_segments, read_catalog, version_folder
-
-    folder = version_folder(repository, name)
-    try:
-        catalog = read_catalog(folder)
-        check_segments(catalog, folder)
-    except FileNotFoundError as error:
-        refuse(f"there is no {error.filename}: give --checkpoint or --config to make it")
-    except (OSError, ValueError) as error:
-        refuse(f"the segments in {folder} cannot be used: {error}")
-    if catalog.name != name:
-        refuse(f"the catalogue in {folder} is that of a model {catalog.name!r}")
-    return catalog
-
-
-def _run_all(runner: SegmentRunner, catalog: Catalog) -> str:
-    """Run every segment once at every batch size and close ``runner``; a sentence about it."""
-    import numpy as np
-
-    from serving.core.timing import time_every_segment
-
-    image = np.zeros((catalog.input_height, catalog.input_width, 3), np.uint8)
-    times = time_every_segment(runner, image, catalog.num_exits, time.perf_counter)
-    ran = {segment for segment, _, _ in times}
-    runner.close()
-    sizes = ", ".join(map(str, runner.batch_sizes))
-    return f"{runner.runtime} ran all {len(ran)} segments once at batch {sizes}"
-
-
-# -- evaluate ------------------------------------------------------------------------------------
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

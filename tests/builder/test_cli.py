@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.cli import PRECISIONS, RUNTIMES, register
+from builder.build_cli import PRECISIONS, RUNTIMES
+from builder.cli import register
 from builder.repository import depth_folder, read_catalog, version_folder, write_catalog
 from builder.triton_config import PLAN
 from serving.__main__ import main
