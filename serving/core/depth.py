@@ -54,7 +54,7 @@ def quickest_way_in(task: Task) -> Segment:
 
 
 class Depth:
-    """The steps that a plan's slack could be spent on, at a price of ``price`` AP per second."""
+    """The steps that a plan's slack could be spent on, at what ``price`` asks for engine time."""
 
     def __init__(
         self, plan: Plan, models: Sequence[Costs], ladders: Sequence[Ladder], price: Price
@@ -65,7 +65,8 @@ class Depth:
         self._backlog_s = plan.length_s
         self._prices = price
         self._fused: dict[int, tuple[float, Segment] | None] = {}
-        # What one of those who have yet to start may take, so that it is enough for each of them.
+        # What one of those who have yet to start may take, so that it is enough for each of them;
+        # of what is missing each has all.
         self._share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting))
         self._price = price.at(self._backlog_s)
 
@@ -129,13 +130,12 @@ class Depth:
             depth = task.min_depth
             while depth and depth <= ladder.num_exits:
                 seldom_s, typical_s = times = costs.fused(depth, batch)
-                if seldom_s > limit_s:
-                    break
-                extra_s = typical_s - planned_s
-                paid = self._prices.of_run(typical_s, extra_s, self._backlog_s)
-                worth = ladder.ap(depth) * batch * (1.0 - late_share(times, limit_s)) - paid
-                if best is None or worth > best[0]:
-                    best = worth, segments.fused_exit(depth).of(costs.paths.model)
+                if seldom_s <= limit_s:
+                    extra_s = typical_s - planned_s
+                    paid = self._prices.of_run(typical_s, extra_s, self._backlog_s)
+                    worth = ladder.ap(depth) * batch * (1.0 - late_share(times, limit_s)) - paid
+                    if best is None or worth > best[0]:
+                        best = worth, segments.fused_exit(depth).of(costs.paths.model)
                 depth = ladder.next(depth, task.max_depth)
         return best
 
