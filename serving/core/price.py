@@ -27,8 +27,8 @@ from serving.core.demand import Demand
 CAUTION = 1.5
 """A request that is lost weighs this many times what it would have been answered with: a miss is
 worse than the same accuracy gained elsewhere. Simulated (``punctual simulate``, cpu-lite, Poisson,
-loads .4 and .6): with 1, up to 2 in 100 more are lost than if everybody left at the first exit, with
-1.5 less than 1, for a fifth of the accuracy that depth adds with 1."""
+loads .4 and .6): with 1, up to 2 in 100 more are lost than if everybody left at the first exit,
+with 1.5 less than 1, for a fifth of the accuracy that depth adds with 1."""
 MIN_CV2, MAX_CV2 = 0.25, 16.0
 """Arrivals are never taken to be more even or more uneven than this: samples are small."""
 MIN_ODDS, MAX_ODDS = 1e-6, 700.0
