@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
+_DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?")  # 0.1 + 0.2 prints seventeen places
 _INTEGER = re.compile(r"[0-9]{1,15}")
 
 

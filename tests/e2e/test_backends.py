@@ -95,9 +95,11 @@ def test_a_growing_answer_that_cannot_be_is_refused_as_any_other(server):
 
 
 def test_a_budget_that_is_too_small_is_refused_with_one_that_is_not(server):
-    refused = detect(server, 1.5)
+    # On a busy machine its body may come too late even to be refused so.
+    replies = (detect(server, 0.5) for _ in range(50))
+    refused = next(reply for reply in replies if reply.status_code != 408)
     assert (refused.status_code, slug(refused)) == (422, "budget-infeasible")
-    assert refused.json()["min_budget_ms"] > 1.5
+    assert refused.json()["min_budget_ms"] > 0.5
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,8 @@ def test_the_default_is_bounded_too() -> None:
 def test_once_is_allowed(name: str) -> None:
     with pytest.raises(InvalidParameter, match="2 times"):
         parse((name, "40"), (name, "40"))
+
+
+def test_what_a_program_prints_of_a_float_is_understood():
+    headers = Headers({"X-Deadline-Ms": str(0.1 + 0.2)})
+    assert parse_budget(headers, default_s=1.0, max_s=10.0).seconds == pytest.approx(0.0003)
