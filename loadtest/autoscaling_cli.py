@@ -8,6 +8,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from loadtest.numbers import count, positive
+
 DEFAULT_DEMANDS = (0.2, 0.4, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -28,38 +30,24 @@ def add_parser(studies: Any) -> None:
         help="of loadtest/profiles, or files; the flood is on the first",
     )
     parser.add_argument(
-        "--budget", type=_positive, default=3.0, help="of every request, in full-depth times"
+        "--budget", type=positive, default=3.0, help="of every request, in full-depth times"
     )
     parser.add_argument(
-        "--target", type=_positive, default=0.7, help="full-depth demand that a server is to have"
+        "--target", type=positive, default=0.7, help="full-depth demand that a server is to have"
     )
-    parser.add_argument("--demand", type=_positive, nargs="+", default=list(DEFAULT_DEMANDS))
-    parser.add_argument("--servers", type=_count, default=2, help="that the flood meets")
+    parser.add_argument("--demand", type=positive, nargs="+", default=list(DEFAULT_DEMANDS))
+    parser.add_argument("--servers", type=count, default=2, help="that the flood meets")
     parser.add_argument(
         "--flood",
-        type=_positive,
+        type=positive,
         nargs=3,
         default=[180.0, 300.0, 3.0],
         metavar=("START_S", "LENGTH_S", "FACTOR"),
     )
-    parser.add_argument("--duration", type=_positive, default=720.0, help="of a run, in seconds")
-    parser.add_argument("--seeds", type=_count, default=3)
+    parser.add_argument("--duration", type=positive, default=720.0, help="of a run, in seconds")
+    parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
     parser.set_defaults(run=_study)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 BASE_DEMAND = 0.5

@@ -16,6 +16,7 @@ from loadtest import (
     simulate_cli,
     tritonserver,
 )
+from loadtest.numbers import count
 
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
@@ -90,13 +91,6 @@ def _sweep(options: argparse.Namespace) -> int:
 # -- study ---------------------------------------------------------------------------------------
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
-
-
 def _add_study(commands: Any, tools: ServingTools) -> None:
     summary = "Measure by servers that the study starts itself, or simulates."
     parser = commands.add_parser("study", help=summary, description=summary)
@@ -121,13 +115,13 @@ def _add_triton_study(studies: Any) -> None:
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
     parser.add_argument("--model", help="the model's name [the only one there]")
     parser.add_argument("--parts", nargs="+", choices=STUDY_PARTS, default=list(STUDY_PARTS))
-    parser.add_argument("--rounds", type=_positive, default=3, help="of perf and memory")
+    parser.add_argument("--rounds", type=count, default=3, help="of perf and memory")
     parser.add_argument(
-        "--callers", type=_positive, nargs="+", default=[1, 2], help="at once, of perf_analyzer"
+        "--callers", type=count, nargs="+", default=[1, 2], help="at once, of perf_analyzer"
     )
-    parser.add_argument("--turns", type=_positive, default=300, help="of overhead")
+    parser.add_argument("--turns", type=count, default=300, help="of overhead")
     parser.add_argument(
-        "--window-ms", type=_positive, default=2000, help="of perf_analyzer, three to a figure"
+        "--window-ms", type=count, default=2000, help="of perf_analyzer, three to a figure"
     )
     parser.add_argument(
         "--image", type=Path, default=IMAGE, help="JPEG, PNG or WebP that the gateways are sent"

@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from loadtest.numbers import positive
+
 if TYPE_CHECKING:
     from loadtest.drill_report import Circumstances
 
@@ -29,15 +31,8 @@ def add_parser(studies: Any) -> None:
     _add_alerts(studies)
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
 def _not_negative(text: str) -> float:
-    return 0.0 if float(text) == 0 else _positive(text)
+    return 0.0 if float(text) == 0 else positive(text)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -112,8 +107,8 @@ def _add_restart(studies: Any) -> None:
     parser.add_argument(
         "--modes", nargs="+", choices=MODES, default=list(MODES), help="what the proxy is one of"
     )
-    parser.add_argument("--rate", type=_positive, default=20.0, help="requests a second")
-    parser.add_argument("--seconds", type=_positive, default=60.0, help="of load, in each mode")
+    parser.add_argument("--rate", type=positive, default=20.0, help="requests a second")
+    parser.add_argument("--seconds", type=positive, default=60.0, help="of load, in each mode")
     parser.add_argument("--budgets", default="2000", help="in milliseconds")
     parser.add_argument(
         "--drain-delays",
@@ -176,15 +171,15 @@ def _add_alerts(studies: Any) -> None:
     _add_common(parser)
     parser.add_argument("--rules", type=Path, default=Path("k8s/monitoring/rules.yaml"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--speed", type=_positive, default=60.0)
-    parser.add_argument("--rate", type=_positive, default=5.0, help="requests a second")
-    parser.add_argument("--flood-rate", type=_positive, default=300.0, help="of the flood")
+    parser.add_argument("--speed", type=positive, default=60.0)
+    parser.add_argument("--rate", type=positive, default=5.0, help="requests a second")
+    parser.add_argument("--flood-rate", type=positive, default=300.0, help="of the flood")
     parser.add_argument("--budgets", default="250", help="in milliseconds")
-    parser.add_argument("--baseline", type=_positive, default=60.0, help="seconds before the first")
+    parser.add_argument("--baseline", type=positive, default=60.0, help="seconds before the first")
     parser.add_argument(
-        "--patience", type=_positive, default=120.0, help="seconds for an alert to fire or to end"
+        "--patience", type=positive, default=120.0, help="seconds for an alert to fire or to end"
     )
-    parser.add_argument("--healthy", type=_positive, default=600.0, help="seconds of good health")
+    parser.add_argument("--healthy", type=positive, default=600.0, help="seconds of good health")
     parser.set_defaults(run=_run(_alerts))
 
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.numbers import count, positive
+
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
 
@@ -22,20 +24,6 @@ def add_parser(studies: Any, tools: ServingTools) -> None:
     _add_live(studies)
     _add_serve(studies, tools)
     _add_segments(studies, tools)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 # -- live ----------------------------------------------------------------------------------------
@@ -71,7 +59,7 @@ def _add_live(studies: Any) -> None:
     )
     parser.add_argument(
         "--loads",
-        type=_positive,
+        type=positive,
         nargs="+",
         default=[0.3, 0.6, 0.9, 1.2],
         help="shares of what the server answers at depth 1",
@@ -85,22 +73,22 @@ def _add_live(studies: Any) -> None:
     parser.add_argument(
         "--budgets", default="1.2x,2x,4x", help="multiples of the full-depth time, or milliseconds"
     )
-    parser.add_argument("--rounds", type=_count, default=3)
-    parser.add_argument("--seconds", type=_positive, default=7.0, help="of each run")
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--seconds", type=positive, default=7.0, help="of each run")
     parser.add_argument(
         "--burst-seconds",
-        type=_positive,
+        type=positive,
         nargs=3,
         default=[10.0, 10.0, 20.0],
         metavar=("BEFORE", "IN", "AFTER"),
         help="of the burst",
     )
     parser.add_argument(
-        "--segment-rounds", type=_count, default=30, help="in which segments are timed"
+        "--segment-rounds", type=count, default=30, help="in which segments are timed"
     )
     parser.add_argument(
         "--reference-seconds",
-        type=_positive,
+        type=positive,
         default=3.0,
         help="of each of six windows in which capacity and the time of full depth are measured",
     )
@@ -202,7 +190,7 @@ def _add_segments(studies: Any, tools: ServingTools) -> None:
     )
     parser.add_argument("folder", type=Path, help="a model's folder with its catalogue")
     parser.add_argument("--runtime", default="openvino", help="openvino or onnxruntime")
-    parser.add_argument("--rounds", type=_count, default=30)
+    parser.add_argument("--rounds", type=count, default=30)
     parser.set_defaults(run=lambda options: _segments(options, tools))
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.numbers import positive
+
 if TYPE_CHECKING:
     from loadtest.pictures import Picture
     from loadtest.target import Target
@@ -21,13 +23,6 @@ def add_parser(commands: Any) -> None:
     """Add loadtest and loadgen to the subparsers ``commands``."""
     _add_loadtest(commands)
     _add_loadgen(commands)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def _natural(text: str) -> int:
@@ -121,8 +116,8 @@ def _add_loadtest(commands: Any) -> None:
         help="poisson, constant, gamma:CV2, ramp:FROM:TO, onoff:ON_S:OFF_S[:LOW], "
         "burst:START_S:LENGTH_S:FACTOR or trace:FILE",
     )
-    parser.add_argument("--rate", type=_positive, default=20.0, help="requests a second, the mean")
-    parser.add_argument("--duration", type=_positive, default=30.0, help="seconds")
+    parser.add_argument("--rate", type=positive, default=20.0, help="requests a second, the mean")
+    parser.add_argument("--duration", type=positive, default=30.0, help="seconds")
     parser.add_argument(
         "--budgets",
         default="1.2x,2x,4x",
@@ -131,7 +126,7 @@ def _add_loadtest(commands: Any) -> None:
     )
     parser.add_argument(
         "--full-depth-ms",
-        type=_positive,
+        type=positive,
         help="what the multiples are of [the deepest exit's min_budget_ms in /v1/models]",
     )
     parser.add_argument(
@@ -139,7 +134,7 @@ def _add_loadtest(commands: Any) -> None:
         type=Path,
         help="folder of a catalog.json with classes and APs, for servers without /v1/models",
     )
-    parser.add_argument("--grace", type=_positive, default=2.0, help="seconds to wait for the late")
+    parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
     parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/load"))
     parser.set_defaults(run=_run(_loadtest))
@@ -226,13 +221,13 @@ def _add_loadgen(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     _add_server(parser)
-    parser.add_argument("--budget-ms", type=_positive, required=True, help="of every request")
-    parser.add_argument("--rate", type=_positive, default=20.0, help="target queries a second")
+    parser.add_argument("--budget-ms", type=positive, required=True, help="of every request")
+    parser.add_argument("--rate", type=positive, default=20.0, help="target queries a second")
     parser.add_argument(
-        "--percentile", type=_positive, default=0.99, help="share that must be within the budget"
+        "--percentile", type=positive, default=0.99, help="share that must be within the budget"
     )
     parser.add_argument(
-        "--min-duration", type=_positive, default=60.0, help="seconds; MLPerf's own rules ask 600"
+        "--min-duration", type=positive, default=60.0, help="seconds; MLPerf's own rules ask 600"
     )
     parser.add_argument(
         "--max-queries",
@@ -240,7 +235,7 @@ def _add_loadgen(commands: Any) -> None:
         default=200_000,
         help="more are not sent, however long it lasts",
     )
-    parser.add_argument("--grace", type=_positive, default=2.0, help="seconds to wait for the late")
+    parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
     parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/loadgen"))
     parser.set_defaults(run=_run(_loadgen))

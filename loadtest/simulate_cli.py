@@ -10,6 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.numbers import count
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -56,7 +58,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--rate", type=float, metavar="HZ", help="requests per second of all executors, for --load"
     )
-    parser.add_argument("--requests", type=_positive, default=5000, help="of a run, on average")
+    parser.add_argument("--requests", type=count, default=5000, help="of a run, on average")
     parser.add_argument(
         "--duration", type=float, metavar="S", help="of a run's arrivals, in place of --requests"
     )
@@ -66,7 +68,7 @@ def add_parser(commands: Any) -> None:
         help="multiples of the full-depth time or milliseconds, with @WEIGHT if not equally "
         "often; uniform:LOW:HIGH; lognormal:MEDIAN:SIGMA",
     )
-    parser.add_argument("--seeds", type=_positive, default=5, help="how many runs of each")
+    parser.add_argument("--seeds", type=count, default=5, help="how many runs of each")
     parser.add_argument(
         "--profile",
         dest="profiles",
@@ -91,13 +93,13 @@ def add_parser(commands: Any) -> None:
         metavar="EVERY:LENGTH",
         help="the machine stands still for LENGTH seconds, every EVERY seconds on average",
     )
-    parser.add_argument("--executors", type=_positive, default=1, help="up to 1000")
+    parser.add_argument("--executors", type=count, default=1, help="up to 1000")
     parser.add_argument("--balancer", choices=BALANCERS, default=BALANCERS[0])
     parser.add_argument(
         "--no-oracle", action="store_true", help="without the bound on what any schedule can do"
     )
     parser.add_argument(
-        "--jobs", type=_positive, default=len(os.sched_getaffinity(0)), help="processes"
+        "--jobs", type=count, default=len(os.sched_getaffinity(0)), help="processes"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results and plots")
     parser.add_argument(
@@ -107,13 +109,6 @@ def add_parser(commands: Any) -> None:
         help="why each decision was taken; of one policy at one point, with seed 0",
     )
     parser.set_defaults(run=_simulate)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 def _not_negative(text: str) -> float:
