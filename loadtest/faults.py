@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loadtest.policies import Factory
-from serving.core.policy import Decision, Latency, Policy, Snapshot
+from serving.core.latency import Latency
+from serving.core.policy import Decision, Policy, Snapshot
 
 STUCK, ERRATIC = FAULTS = ("stuck", "erratic")
 ERRATIC_SHARE = 0.3

@@ -14,11 +14,11 @@ from loadtest.baselines.exits import Exits
 from serving.core import segment as segments
 from serving.core.costs import EPSILON_S
 from serving.core.errors import ShedReason
+from serving.core.latency import Latency
 from serving.core.policy import (
     Cohort,
     Conclude,
     Decision,
-    Latency,
     Run,
     ShedRequests,
     Snapshot,

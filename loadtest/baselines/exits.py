@@ -8,7 +8,8 @@ from itertools import takewhile
 from serving.core import segment as segments
 from serving.core.costs import BATCHING_GAIN, EPSILON_S
 from serving.core.errors import ShedReason
-from serving.core.policy import Latency, Run, ShedRequests, Snapshot
+from serving.core.latency import Latency
+from serving.core.policy import Run, ShedRequests, Snapshot
 from serving.core.request import Request
 from serving.core.segment import Segment
 

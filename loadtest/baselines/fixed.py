@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 from loadtest.baselines.batching import Batcher
 from loadtest.baselines.exits import Exits, Queue, Seconds, nearest_depth
-from serving.core.policy import Decision, Latency, Snapshot, Wait
+from serving.core.latency import Latency
+from serving.core.policy import Decision, Snapshot, Wait
 from serving.core.segment import Segment
 
 BACKOFF = 0.9

@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 from loadtest.baselines.batching import Batcher
 from loadtest.baselines.exits import Exits
 from loadtest.baselines.fixed import serve_at
-from serving.core.policy import Decision, Latency, Snapshot
+from serving.core.latency import Latency
+from serving.core.policy import Decision, Snapshot
 from serving.core.segment import Segment
 
 WINDOW_S = 1.0

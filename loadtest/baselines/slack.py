@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from loadtest.baselines.exits import Exits
 from serving.core.costs import EPSILON_S
-from serving.core.policy import Decision, Latency, Snapshot, Wait
+from serving.core.latency import Latency
+from serving.core.policy import Decision, Snapshot, Wait
 from serving.core.segment import Segment
 
 NUM_BUCKETS = 4

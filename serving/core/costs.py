@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from serving.core import segment as segments
-from serving.core.latency import TAIL_QUANTILE
-from serving.core.policy import Latency
+from serving.core.latency import TAIL_QUANTILE, Latency, Times
 from serving.core.segment import Segment
 
 BATCHING_GAIN = 0.95
@@ -60,9 +59,6 @@ def paths_of(available: Collection[Segment]) -> tuple[Paths, ...]:
     return tuple(Paths(available, exits[model], model) for model in sorted(exits))
 
 
-Times = tuple[float, float]
-"""Of a run: seconds that it seldom exceeds, and seconds that it takes half of the time."""
-
 NEVER: Times = (math.inf, math.inf)
 
 _segment = lru_cache(maxsize=1024)(Segment)
@@ -78,33 +74,28 @@ def late_share(times: Times, limit_s: float) -> float:
     return (1.0 - TAIL_QUANTILE) * math.exp((seldom_s - limit_s) / (seldom_s - typical_s))
 
 
-class Row:
-    """When runs end that are taken one after the other: seldom later than ``latest_s``. What
-    exceeds the typical time is independent from run to run, so it adds up as a root of squares: ten
-    runs are not all unlucky at once."""
+def _seldom(typical_s: float, variance: float) -> float:
+    """What runs seldom exceed that typically take ``typical_s``. What exceeds the typical time is
+    independent from run to run, so it adds up as a root of squares: ten runs are not all unlucky at
+    once."""
+    return typical_s + math.sqrt(variance)
 
-    __slots__ = ("_typical_s", "_variance", "latest_s")
+
+class Row:
+    """When runs end that are taken one after the other."""
+
+    __slots__ = ("_typical_s", "_variance")
 
     def __init__(self, now_s: float) -> None:
-        self._typical_s = self.latest_s = now_s
+        self._typical_s = now_s
         self._variance = 0.0
 
     def add(self, times: Times) -> float:
-        """One more run; when it ends."""
+        """One more run; when it ends, seldom later."""
         seldom_s, typical_s = times
         self._typical_s += typical_s
         self._variance += (seldom_s - typical_s) ** 2
-        self.latest_s = self._typical_s + math.sqrt(self._variance)
-        return self.latest_s
-
-
-def _in_a_row(parts: Sequence[Times]) -> Times:
-    """What several runs take together, as ``Row`` has it."""
-    typical_s = variance = 0.0
-    for seldom_s, half_s in parts:
-        typical_s += half_s
-        variance += (seldom_s - half_s) ** 2
-    return typical_s + math.sqrt(variance), typical_s
+        return _seldom(self._typical_s, self._variance)
 
 
 class Costs:
@@ -119,6 +110,7 @@ class Costs:
         self._latency = latency
         self.paths = paths
         self._known: dict[tuple[int, int, bool, int], Times] = {}
+        self._sums: dict[int, tuple[list[float], list[float]]] = {}
         self._paths: dict[tuple[int, int, bool], Times] = {}
         self._paying: dict[int, tuple[int, ...]] = {}
 
@@ -127,13 +119,35 @@ class Costs:
         times = self._known.get(key)
         if times is None:
             segment = _segment(start, stop, head, self.paths.model)
-            latency = self._latency
-            times = latency.predict(segment, batch), latency.typical(segment, batch)
-            self._known[key] = times
+            times = self._known[key] = self._latency.times(segment, batch)
         return times
 
-    def _stacks(self, start: int, stop: int, batch: int) -> list[Times]:
-        return [self._times(depth, depth + 1, False, batch) for depth in range(start, stop)]
+    def _row(
+        self, start: int, stop: int, batch: int, *, stem: bool = False, head: bool = False
+    ) -> Times:
+        """Stacks from depth ``start`` to ``stop``, and what else is run before and after them."""
+        typical, variance = self._sums.get(batch) or self._sums.setdefault(batch, ([0.0], [0.0]))
+        if stop >= len(typical):
+            self._add_up(typical, variance, stop, batch)
+        typical_s = typical[stop] - typical[start]
+        squares = max(0.0, variance[stop] - variance[start])
+        if stem:
+            seldom_s, half_s = self._times(segments.IMAGE, 0, False, batch)
+            typical_s += half_s
+            squares += (seldom_s - half_s) ** 2
+        if head:
+            seldom_s, half_s = self._times(stop, stop, True, batch)
+            typical_s += half_s
+            squares += (seldom_s - half_s) ** 2
+        return _seldom(typical_s, squares), typical_s
+
+    def _add_up(self, typical: list[float], variance: list[float], stop: int, batch: int) -> None:
+        """Go on to ``stop`` with typical times and variances of stacks from depth 0 to each depth:
+        any sequence of stacks is a difference of two."""
+        for depth in range(len(typical) - 1, stop):
+            seldom_s, half_s = self._times(depth, depth + 1, False, batch)
+            typical.append(typical[-1] + half_s)
+            variance.append(variance[-1] + (seldom_s - half_s) ** 2)
 
     def stem(self, batch: int) -> float:
         """The image to depth 0."""
@@ -145,11 +159,11 @@ class Costs:
 
     def stacks(self, start: int, stop: int, batch: int) -> float:
         """Depth ``start`` to ``stop``."""
-        return _in_a_row(self._stacks(start, stop, batch))[0]
+        return self._row(start, stop, batch)[0]
 
     def typical_stacks(self, start: int, stop: int, batch: int) -> float:
         """Depth ``start`` to ``stop``."""
-        return _in_a_row(self._stacks(start, stop, batch))[1]
+        return self._row(start, stop, batch)[1]
 
     def head(self, depth: int, batch: int) -> float:
         """Depth ``depth`` to boxes; 0 for no rows."""
@@ -163,17 +177,13 @@ class Costs:
 
     def way_out(self, start: int, depth: int, batch: int) -> Times:
         """Features of depth ``start`` to the boxes of ``depth``."""
-        return _in_a_row(
-            [*self._stacks(start, depth, batch), self._times(depth, depth, True, batch)]
-        )
+        return self._row(start, depth, batch, head=True)
 
     def unit_path(self, depth: int, batch: int) -> Times:
         """The image to the boxes of ``depth`` through unit segments; infinite without them."""
         if not self.paths.units:
             return NEVER
-        stem = self._times(segments.IMAGE, 0, False, batch)
-        head = self._times(depth, depth, True, batch)
-        return _in_a_row([stem, *self._stacks(0, depth, batch), head])
+        return self._row(0, depth, batch, stem=True, head=True)
 
     def path(self, depth: int, batch: int, *, grows: bool = False) -> Times:
         """The image to the boxes of ``depth``, by the way that is typically quickest; with
@@ -200,8 +210,9 @@ class Costs:
         """What it adds to a plan that features go from ``start`` on to ``depth``: stacks for
         ``batch`` rows, heads for those of them that grow, and the difference between the heads that
         those leave by to whom an answer is owed."""
-        heads_s = sum(self.head(k, num_growing) for k in range(start + 1, depth + 1))
-        heads_s += self.head(depth, num_owed) - self.head(start, num_owed)
+        heads_s = self.head(depth, num_owed) - self.head(start, num_owed)
+        if num_growing:
+            heads_s += sum(self.head(k, num_growing) for k in range(start + 1, depth + 1))
         return self.stacks(start, depth, batch) + heads_s
 
     def apart(self, depth: int, num_growing: int, num_plain: int, num_owed: int) -> float:
@@ -222,13 +233,6 @@ class Costs:
                     paying.append(size)
             known = self._paying[depth] = tuple(paying)
         return known
-
-    def slowest(self) -> float:
-        """What one image takes half of the time to the boxes of the deepest exit, by the slower way
-        there is."""
-        depth = self.paths.num_exits
-        ways = (self.fused(depth, 1)[1], self.unit_path(depth, 1)[1])
-        return max(seconds for seconds in ways if seconds < math.inf)
 
     def typical_path(self, depth: int, *, grows: bool = False) -> float:
         """What one image takes half of the time to the boxes of ``depth``, the quickest way;

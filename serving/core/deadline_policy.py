@@ -34,8 +34,9 @@ from itertools import chain, takewhile
 from serving.core.costs import EPSILON_S, Costs, paths_of
 from serving.core.errors import ShedReason
 from serving.core.ladder import Ladder
+from serving.core.latency import Latency
 from serving.core.plan import Plan
-from serving.core.policy import Decision, Latency, ShedRequests, Snapshot, Wait, Why
+from serving.core.policy import Decision, ShedRequests, Snapshot, Wait, Why
 from serving.core.segment import Segment
 from serving.core.turn import Turn
 
@@ -95,22 +96,24 @@ def _shed_expired(
 ) -> ShedRequests | None:
     """Those that would be late with their first answer even alone and at a typical pace."""
     latest_s = snapshot.now_s - EPSILON_S
-    # Those behind, in order of deadline, have time for any exit.
-    enough_s = latest_s + max(costs.slowest() for costs in models)
-    # Whether it grows, by the shallowest exit: the last instant at which it can be started.
-    limits_s: tuple[dict[int, float], dict[int, float]] = ({}, {})
-    expired = []
-    for request in takewhile(lambda r: r.deadline_s < enough_s, snapshot.waiting):
-        grows = bool(growing) and request.id in growing
-        limit_s = limits_s[grows].get(request.min_depth)
-        if limit_s is None:
-            depth = request.min_depth
-            needed_s = min(costs.typical_path(depth, grows=grows) for costs in models)
-            limit_s = limits_s[grows][depth] = latest_s + needed_s
-        if limit_s > request.deadline_s:
-            expired.append(request)
-    if expired:
-        return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)
+    if snapshot.waiting:
+        # By shallowest exit, of those that grow and of those that do not: the last instant at which
+        # one can be started.
+        deepest = max([request.min_depth for request in snapshot.waiting])
+        limits_s = [
+            [latest_s + _quickest_s(models, depth, grows) for depth in range(1, deepest + 1)]
+            for grows in ((False, True) if growing else (False,))
+        ]
+        # Those behind, in order of deadline, have time for any exit.
+        enough_s = max(map(max, limits_s))
+        hurried = takewhile(lambda request: request.deadline_s < enough_s, snapshot.waiting)
+        expired = [
+            request
+            for request in hurried
+            if limits_s[request.id in growing][request.min_depth - 1] > request.deadline_s
+        ]
+        if expired:
+            return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)
     for cohort in snapshot.cohorts:
         depth = max(cohort.depth, cohort.requests[0].min_depth)
         limit_s = latest_s + models[cohort.model].way_out(cohort.depth, depth, 1)[1]
@@ -119,3 +122,7 @@ def _shed_expired(
         if expired:
             return ShedRequests(tuple(expired), ShedReason.EVICTED_EXPIRED, 0.0, _EXPIRED)
     return None
+
+
+def _quickest_s(models: Sequence[Costs], depth: int, grows: bool) -> float:
+    return min([costs.typical_path(depth, grows=grows) for costs in models])

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import bisect
 import math
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from serving.core import segment as segments
 from serving.core.segment import Segment
@@ -28,6 +29,25 @@ MIN_TAIL_SAMPLES = 34
 """With fewer values their ``TAIL_QUANTILE`` is the largest of them: one hiccup."""
 MIN_BASE_SAMPLES = 6
 """From this many runs of a (segment, batch) on, its profile entry is no longer consulted."""
+
+Times = tuple[float, float]
+"""Of a run: seconds that it seldom exceeds, and seconds that it takes half of the time."""
+
+
+class Latency(Protocol):
+    """Predicted seconds of one run of a segment at a batch size."""
+
+    @abstractmethod
+    def times(self, segment: Segment, batch: int) -> Times:
+        """What a run seldom exceeds, and what half of the runs do not exceed."""
+
+    def predict(self, segment: Segment, batch: int) -> float:
+        """The first of ``times``."""
+        return self.times(segment, batch)[0]
+
+    def typical(self, segment: Segment, batch: int) -> float:
+        """The second of ``times``."""
+        return self.times(segment, batch)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +183,7 @@ class _Window:
             self.tail = self.runs.quantile(TAIL_QUANTILE)
 
 
-class LatencyModel:
+class LatencyModel(Latency):
     """Predicts run times in seconds and learns from each run. Not thread-safe: one executor owns
     it."""
 
@@ -173,7 +193,9 @@ class LatencyModel:
         self._excess = _Recent(EXCESS_WINDOW)
         self._excess_s = _Recent(EXCESS_WINDOW)
         self._slowdown = 1.0
-        self._tails: dict[tuple[Segment, int], float] = {}
+        self._excess_tails = (0.0, 0.0)
+        # Without the slowdown, so that a run changes little of it.
+        self._known: dict[Segment, dict[int, Times]] = {}
         if profile is not None:
             for (segment, batch), quantiles in profile.table.items():
                 self._windows.setdefault(segment, {})[batch] = _Window(quantiles.spread())
@@ -196,37 +218,41 @@ class LatencyModel:
             self._slowdown = _weighted_median(self._ratios)
         value = seconds / self._slowdown
         window.add(value)
+        self._known.pop(segment, None)
         if window.num_seen > MIN_BASE_SAMPLES:
             self._excess.add(value / window.base)
             self._excess_s.add(value - window.base)
-        self._tails.clear()
+            tails = self._excess.quantile(TAIL_QUANTILE), self._excess_s.quantile(TAIL_QUANTILE)
+            if tails != self._excess_tails or len(self._excess) == MIN_TAIL_SAMPLES:
+                self._excess_tails = tails
+                self._known.clear()
 
-    def predict(self, segment: Segment, batch: int) -> float:
-        """Seconds that a run is predicted not to exceed, at ``TAIL_QUANTILE``."""
-        key = (segment, batch)
-        seconds = self._tails.get(key)
-        if seconds is None:
-            seconds = self._tails[key] = self._lookup(segment, batch, tail=True)
-        return seconds
+    def times(self, segment: Segment, batch: int) -> Times:
+        """What a run exceeds with a probability of 1 - ``TAIL_QUANTILE``, and what half of the runs
+        do not exceed. Raises KeyError for a segment that was neither profiled nor run."""
+        known = self._known.get(segment)
+        if known is None:
+            known = self._known[segment] = {}
+        times = known.get(batch)
+        if times is None:
+            times = known[batch] = self._lookup(segment, batch)
+        return times[0] * self._slowdown, times[1] * self._slowdown
 
-    def typical(self, segment: Segment, batch: int) -> float:
-        """Seconds that half of the runs are predicted not to exceed."""
-        return self._lookup(segment, batch, tail=False)
-
-    def _lookup(self, segment: Segment, batch: int, *, tail: bool) -> float:
+    def _lookup(self, segment: Segment, batch: int) -> Times:
         windows = self._windows.get(segment)
         if not windows:
             raise KeyError(f"segment {segment.name} was neither profiled nor run")
         window = windows.get(batch)
         if window is not None:
-            return (self._tail(window) if tail else window.base) * self._slowdown
+            return self._tail(window), window.base
         # Between two known sizes: as the larger one, which most runners pad to. Above the largest:
         # in proportion, which is pessimistic.
         sizes = sorted(windows)
         position = bisect.bisect(sizes, batch)
         if position < len(sizes):
-            return self._lookup(segment, sizes[position], tail=tail)
-        return self._lookup(segment, sizes[-1], tail=tail) * batch / sizes[-1]
+            return self._lookup(segment, sizes[position])
+        seldom_s, typical_s = self._lookup(segment, sizes[-1])
+        return seldom_s * batch / sizes[-1], typical_s * batch / sizes[-1]
 
     def _tail(self, window: _Window) -> float:
         """Of few runs the quantile would be the largest one; by how much runs of all segments have
@@ -234,6 +260,6 @@ class LatencyModel:
         few = 0 < window.num_seen < MIN_TAIL_SAMPLES
         if few and len(self._excess) >= MIN_TAIL_SAMPLES:
             # Short runs exceed theirs by a larger share, long ones by more time.
-            longest_s = max(window.tail, window.base + self._excess_s.quantile(TAIL_QUANTILE))
-            return min(longest_s, window.base * self._excess.quantile(TAIL_QUANTILE))
+            times, seconds = self._excess_tails
+            return min(max(window.tail, window.base + seconds), window.base * times)
         return window.tail

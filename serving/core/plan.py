@@ -13,7 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from serving.core.costs import EPSILON_S, Costs, Row, Times
+from serving.core.costs import EPSILON_S, Costs, Row
+from serving.core.latency import Times
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
 
@@ -145,13 +146,11 @@ class Plan:
         depth, max_depth = first.min_depth, first.max_depth
         grows = bool(self._growing) and first.id in self._growing
         kind = self._kind(depth, grows)
-        end, limit = start + 1, min(len(waiting), start + kind.sizes[-1])
-        while end < limit:
-            request = waiting[end]
+        size = 1
+        for request in waiting[start + 1 : start + kind.sizes[-1]]:
             if request.min_depth != depth or request.max_depth != max_depth:
                 break
-            end += 1
-        size = end - start
+            size += 1
         if size not in kind.times:
             size = max(paying for paying in kind.sizes if paying <= size)
         requests = waiting[start : start + size]

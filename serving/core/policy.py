@@ -22,18 +22,9 @@ from typing import Protocol
 
 from serving.core.demand import UNKNOWN, Demand
 from serving.core.errors import ShedReason
+from serving.core.latency import Latency
 from serving.core.request import Request
 from serving.core.segment import Segment
-
-
-class Latency(Protocol):
-    """Predicted seconds of one run of a segment at a batch size."""
-
-    def predict(self, segment: Segment, batch: int) -> float:
-        """A time that a run seldom exceeds."""
-
-    def typical(self, segment: Segment, batch: int) -> float:
-        """A time that half of the runs do not exceed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from serving.core import segment as segments
-from serving.core.costs import BATCHING_GAIN, EPSILON_S, Costs, Row, Times
+from serving.core.costs import BATCHING_GAIN, EPSILON_S, Costs, Row
 from serving.core.crowd import choose
 from serving.core.depth import ENOUGH, ROOM, Depth, head_of, one_stack, quickest_way_in
 from serving.core.errors import ShedReason
 from serving.core.ladder import Ladder
+from serving.core.latency import Times
 from serving.core.plan import NOTHING, Plan, Task
 from serving.core.policy import (
     Cohort,

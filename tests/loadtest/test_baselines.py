@@ -14,6 +14,7 @@ from loadtest.baselines.fixed import Aimd, FixedDepth
 from loadtest.baselines.scaling import FIRST_WINDOW_S, HEADROOM, AccuracyScaling
 from loadtest.baselines.slack import Choice, Rank, SlackPolicy, maxacc, maxbatch, slackfit
 from serving.core import segment as segments
+from serving.core.latency import Latency, Times
 from serving.core.policy import (
     Cohort,
     Conclude,
@@ -32,19 +33,17 @@ FUSED = segments.fused_segments(3)
 UNITS = segments.unit_segments(3)
 
 
-class Times:
+class Table(Latency):
     """``Latency``: exit d takes d + 1 seconds, a unit segment one; a batch of b takes
     1 + ``growth`` * (b - 1) times as long; predictions exceed the typical by ``caution``."""
 
     def __init__(self, growth: float = 0.5, caution: float = 1.0) -> None:
         self.growth, self.caution = growth, caution
 
-    def typical(self, segment: Segment, batch: int) -> float:
+    def times(self, segment: Segment, batch: int) -> Times:
         fused = segment.head and segment.start == segments.IMAGE
-        return (segment.stop + 1.0 if fused else 1.0) * (1 + self.growth * (batch - 1))
-
-    def predict(self, segment: Segment, batch: int) -> float:
-        return self.caution * self.typical(segment, batch)
+        typical_s = (segment.stop + 1.0 if fused else 1.0) * (1 + self.growth * (batch - 1))
+        return self.caution * typical_s, typical_s
 
 
 def waiting(*deadlines_s: float, depths: tuple[int, int] = (1, 3)) -> tuple[Request, ...]:
@@ -52,9 +51,9 @@ def waiting(*deadlines_s: float, depths: tuple[int, int] = (1, 3)) -> tuple[Requ
 
 
 def decide(
-    policy: Policy, requests: Sequence[Request], now_s: float = 0.0, times: Times | None = None
+    policy: Policy, requests: Sequence[Request], now_s: float = 0.0, times: Latency | None = None
 ) -> Decision:
-    return policy.decide(Snapshot(now_s, tuple(requests), ()), times or Times())
+    return policy.decide(Snapshot(now_s, tuple(requests), ()), times or Table())
 
 
 def ran(decision: Decision) -> tuple[int, list[int]]:
@@ -77,13 +76,13 @@ def ran(decision: Decision) -> tuple[int, list[int]]:
 )
 def test_batches_must_pay(growth: float, sizes: list[int]) -> None:
     exits = Exits(FUSED, ACCURACY, (1, 2, 4, 8))
-    assert exits.paying_sizes(exits.seconds(Times(growth), 2)) == sizes
+    assert exits.paying_sizes(exits.seconds(Table(growth), 2)) == sizes
 
 
 def test_who_is_late_by_caution_alone_still_gets_a_chance() -> None:
     policy = FixedDepth(FUSED, ACCURACY, (1, 2), 1, batching.clockwork)
-    assert ran(decide(policy, waiting(2.1), times=Times(caution=1.5))) == (1, [0])
-    shed = decide(policy, waiting(1.9, 2.1), times=Times(caution=1.5))
+    assert ran(decide(policy, waiting(2.1), times=Table(caution=1.5))) == (1, [0])
+    shed = decide(policy, waiting(1.9, 2.1), times=Table(caution=1.5))
     assert isinstance(shed, ShedRequests)
     assert [request.id for request in shed.requests] == [0]
 
@@ -194,9 +193,10 @@ def test_accuracy_scaling_follows_the_demand_of_windows() -> None:
     # Throughput at exits 1, 2, 3: 4 in 5 s, 4 in 7.5 s, 4 in 10 s; sped up by 1000.
     throughput_hz = [4000 / 5, 4000 / 7.5, 4000 / 10]
 
-    class Quick(Times):
-        def typical(self, segment: Segment, batch: int) -> float:
-            return super().typical(segment, batch) / 1000
+    class Quick(Table):
+        def times(self, segment: Segment, batch: int) -> Times:
+            seldom_s, typical_s = super().times(segment, batch)
+            return seldom_s / 1000, typical_s / 1000
 
     ids = iter(range(10**6))
 
@@ -314,7 +314,7 @@ def test_alert_learns_from_its_own_runs_if_it_was_busy() -> None:
 
 
 def staged(policy: StagedAlert, depth: int, now_s: float, request: Request) -> Decision:
-    return policy.decide(Snapshot(now_s, (), (Cohort(0, depth, (request,)),)), Times())
+    return policy.decide(Snapshot(now_s, (), (Cohort(0, depth, (request,)),)), Table())
 
 
 def test_staged_alert_gives_up_depth_when_it_is_slow() -> None:
@@ -331,5 +331,5 @@ def test_staged_alert_ends_growing_requests_with_their_first_answer() -> None:
     policy = StagedAlert(UNITS, ACCURACY, (1,))
     request = Request(0, 0.0, 99.0, 1, 3, growing=True)
     cohort = Cohort(0, 2, (request,))
-    decision = policy.decide(Snapshot(5.0, (), (cohort,), {0: 2}), Times())
+    decision = policy.decide(Snapshot(5.0, (), (cohort,), {0: 2}), Table())
     assert decision == Conclude((request,))

@@ -8,7 +8,7 @@ import pytest
 
 from serving.core import segment as segments
 from serving.core.costs import BATCHING_GAIN, NEVER, Costs, Paths, late_share, paths_of
-from serving.core.latency import TAIL_QUANTILE, LatencyModel
+from serving.core.latency import TAIL_QUANTILE, Latency, LatencyModel, Times
 from serving.core.segment import Segment, fused_exit, head, stack
 from tests.serving.world import cost_s, exact_profile
 
@@ -28,7 +28,7 @@ LOOKUPS = {
 """Unit path to exit 1, 2, 3: 12, 16, 19 ms; in twos 15, 20, 24."""
 
 
-class Table:
+class Table(Latency):
     """Seldom more than in the table, and typically ``calm`` of it."""
 
     def __init__(
@@ -38,12 +38,10 @@ class Table:
         self._calm = calm
         self.num_asked = 0
 
-    def predict(self, segment: Segment, batch: int) -> float:
+    def times(self, segment: Segment, batch: int) -> Times:
         self.num_asked += 1
-        return self._milliseconds[segment][batch - 1] / 1e3
-
-    def typical(self, segment: Segment, batch: int) -> float:
-        return self.predict(segment, batch) * self._calm
+        seldom_s = self._milliseconds[segment][batch - 1] / 1e3
+        return seldom_s, seldom_s * self._calm
 
 
 def costs_of(available: object = tuple(LOOKUPS), table: Table | None = None) -> Costs:

@@ -15,7 +15,7 @@ from serving.core import segment as segments
 from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.demand import UNKNOWN, Demand
 from serving.core.errors import ShedReason
-from serving.core.latency import LatencyModel
+from serving.core.latency import Latency, LatencyModel, Times
 from serving.core.policy import Cohort, Decision, Merge, Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Answered, Request, Shed
 from serving.core.segment import Segment
@@ -240,17 +240,15 @@ def test_who_can_go_before_the_largest_batch_does():
     assert decision == Run(segments.fused_exit(1), (waiting[0],), None)
 
 
-class Erratic:
+class Erratic(Latency):
     """Typically as in the table, and seldom more than twice that."""
 
     def __init__(self) -> None:
         self._model = LatencyModel(exact_profile(cost_s, (1,)))
 
-    def predict(self, segment: Segment, batch: int) -> float:
-        return 2 * self._model.predict(segment, batch)
-
-    def typical(self, segment: Segment, batch: int) -> float:
-        return self._model.typical(segment, batch)
+    def times(self, segment: Segment, batch: int) -> Times:
+        seldom_s, typical_s = self._model.times(segment, batch)
+        return 2 * seldom_s, typical_s
 
 
 @pytest.mark.parametrize(
@@ -434,20 +432,16 @@ def test_every_decision_says_why(requests, offer, family):
         assert str(decision.why)
 
 
-class Counting:
+class Counting(Latency):
     """A latency model that counts what it is asked."""
 
     def __init__(self) -> None:
         self._model = LatencyModel(exact_profile(GAINS, range(1, 9)))
         self.num_asked = 0
 
-    def predict(self, segment: Segment, batch: int) -> float:
+    def times(self, segment: Segment, batch: int) -> Times:
         self.num_asked += 1
-        return self._model.predict(segment, batch)
-
-    def typical(self, segment: Segment, batch: int) -> float:
-        self.num_asked += 1
-        return self._model.typical(segment, batch)
+        return self._model.times(segment, batch)
 
 
 def questions(num_waiting: int, budget_s: float) -> int:
