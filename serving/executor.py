@@ -28,6 +28,7 @@ from serving.core.costs import Costs, paths_of
 from serving.core.demand import DemandMeter
 from serving.core.errors import BackendUnavailable, ShedReason
 from serving.core.latency import LatencyModel
+from serving.core.least import Least
 from serving.core.observing import SegmentRun, Trace
 from serving.core.policy import (
     Cohort,
@@ -54,6 +55,9 @@ SLOW = 1.2
 """Runs that lately took so many times what they used to are slow."""
 PUBLISH_EVERY_S = 0.05
 """How old the predictions may be that admission goes by; making them takes some microseconds."""
+IDLE_PERIOD_S = 30.0
+"""An idle engine would take the least that it has typically taken within one to two of these: in a
+flood everything around it slows it down, and not all segments alike."""
 
 Done = Callable[[Result], None]
 """Called in the executor's thread, or in the submitting one if the request is refused at once."""
@@ -111,8 +115,10 @@ class Executor:
         self._watch = watch
         self._trace = trace
         self._models = paths_of(runner.segments)
+        now_s = clock()
         self._exit_s = self._predict_exits()
-        self._published_s = clock()
+        self._least_s = [Least(IDLE_PERIOD_S, now_s, seconds) for seconds in self._exit_s]
+        self._published_s = now_s
         self._changed = threading.Condition()
         # Shared with other threads, guarded by _changed:
         self._inbox: list[_Job] = []
@@ -146,7 +152,7 @@ class Executor:
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Seconds from image to exit ``depth`` of ``model``, or of whichever is there first, on an
-        idle engine, typically, as of a moment ago."""
+        idle engine, typically, as of the last ``IDLE_PERIOD_S``."""
         if model is not None:
             return self._exit_s[model][depth - 1]
         return min(seconds[depth - 1] for seconds in self._exit_s if len(seconds) >= depth)
@@ -242,8 +248,10 @@ class Executor:
         self._publish()
 
     def _publish(self) -> None:
-        self._exit_s = self._predict_exits()
-        self._published_s = self._clock()
+        self._published_s = now_s = self._clock()
+        for least, seconds in zip(self._least_s, self._predict_exits(), strict=True):
+            least.add(now_s, seconds)
+        self._exit_s = tuple(least.values for least in self._least_s)
 
     def _predict_exits(self) -> tuple[tuple[float, ...], ...]:
         """Of each model, by the quickest path, on an engine that is not slower than usual. In the
