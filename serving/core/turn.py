@@ -9,6 +9,7 @@ from serving.core import segment as segments
 from serving.core.costs import BATCHING_GAIN, EPSILON_S, Costs, Row
 from serving.core.crowd import choose
 from serving.core.depth import ENOUGH, ROOM, Depth, head_of, one_stack, quickest_way_in
+from serving.core.errors import ShedReason
 from serving.core.ladder import Ladder
 from serving.core.latency import Times
 from serving.core.plan import NOTHING, Plan, Task
@@ -18,6 +19,7 @@ from serving.core.policy import (
     Decision,
     Merge,
     Run,
+    ShedRequests,
     Snapshot,
     Why,
 )
@@ -29,10 +31,13 @@ TURNS_PER_BUDGET = 4.0
 """The time that a request needs is taken from the largest batch that fits so often into the mean
 budget: larger ones are for floods, since who arrives during one waits for its end."""
 
+LUCK = 0.9
+"""Share of the typical time that runs seldom stay below."""
 FLOOD = 2.0
 """So many times what the engine can do, request by request, is a flood."""
 
 _FINAL = Why("the next exit could not be in time")
+_NO_CHANCE = Why("the batch that goes first leaves no time for these")
 
 
 class Turn:
@@ -208,9 +213,9 @@ class Turn:
 
     def _serve_crowd(
         self, waiting: Sequence[Request], in_flight: Sequence[Task], room: bool
-    ) -> Run | None:
-        """A batch of those who are like the most urgent one; None if those in flight leave no time
-        for any."""
+    ) -> Decision | None:
+        """A batch of those who are like the most urgent one, or who is shed because of it; None if
+        those in flight leave no time for any."""
         if not waiting:
             return None
         row, limit_s = Row(self._plan.now_s), math.inf
@@ -244,6 +249,10 @@ class Turn:
             if fused is None:
                 return None
             segment = fused
+        doomed = self._doomed_by(costs.path(head.min_depth, len(batch), grows=grows)[1], requests)
+        if doomed:
+            reason = ShedReason.REJECTED_OVERLOAD
+            return ShedRequests(doomed, reason, self._plan.length_s, _NO_CHANCE)
         why = Why("not all {:.0f} can be in time: the largest batch first", (len(waiting),))
         return Run(segment, requests, None, why)
 
@@ -253,3 +262,19 @@ class Turn:
         chance. When more come than can be served, somebody who is safe can always be found."""
         seldom_s, typical_s = times
         return seldom_s if self._prices.rho >= FLOOD else (seldom_s + typical_s) / 2
+
+    def _doomed_by(self, run_s: float, batch: tuple[Request, ...]) -> tuple[Request, ...]:
+        """Those who wait for a run of typically ``run_s`` and would be late after it even with
+        luck."""
+        end_s = self._plan.now_s + run_s * LUCK - EPSILON_S
+        chosen = {request.id for request in batch}
+        doomed = []
+        for request in self._snapshot.waiting:
+            if request.id in chosen:
+                continue
+            grows = request.id in self._growing
+            costs = self._plan.quickest(request.min_depth, grows)
+            path_s = costs.typical_path(request.min_depth, grows=grows) * LUCK
+            if end_s + path_s > request.deadline_s:
+                doomed.append(request)
+        return tuple(doomed)
