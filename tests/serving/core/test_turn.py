@@ -266,11 +266,7 @@ def test_risks_are_taken_until_there_is_a_flood(share, demand, kept):
     first, second = request(0, share * exit_s), request(1, 2.9 * exit_s)
     policy = make_policy(FakeRunner(FakeClock(), batch_sizes=(1,)))
     decision = policy.decide(Snapshot(0.0, (first, second), (), {}, demand), Erratic())
-    if kept:
-        assert decision == Run(segments.fused_exit(1), (first,), None)
-    else:
-        assert isinstance(decision, ShedRequests)
-        assert decision.requests == (first,)
+    assert decision == Run(segments.fused_exit(1), (first if kept else second,), None)
 
 
 def test_who_is_shed_had_been_waiting_for_nothing():
