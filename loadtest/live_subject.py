@@ -17,8 +17,8 @@ from loadtest.triton_study import find_folder, read_catalog
 from serving.core.catalog import Catalog
 from serving.core.latency import LatencyProfile
 
-BURST_LOAD = 0.5
-"""Before and after the burst."""
+BURST_LOAD = 0.25
+"""Before and after the burst: little, so that there is depth to come back to."""
 BURST_OF_CAPACITY = 5.0
 """In it."""
 SEEDS_PER_ROUND = 1000
