@@ -66,8 +66,6 @@ class _Kind:
     """Of the model that one image is soonest through."""
     sizes: tuple[int, ...]
     """Batch sizes that pay, smallest first."""
-    alone_s: float
-    """What one image to that exit seldom exceeds."""
     times: dict[int, Times]
     """Of batches of these sizes to that exit."""
 
@@ -159,7 +157,7 @@ class Plan:
             kind = self._kind(depth, True)
         times = kind.times[size] if size in kind.times else kind.costs.path(depth, size, grows=True)
         # A request that is late only by the cautious estimate still gets its chance, at once.
-        deadline_s = max(first.deadline_s, self.now_s + kind.alone_s)
+        deadline_s = max(first.deadline_s, self.now_s + kind.times[1][0])
         self.num_waiting += 1
         alike = (depth, max_depth, size, growing)
         if alike in self._alike:
@@ -177,7 +175,7 @@ class Plan:
             costs = min(self._models, key=lambda costs: costs.typical_path(depth, grows=grows))
             sizes = costs.paying_sizes(depth, self._sizes)
             times = {size: costs.path(depth, size, grows=grows) for size in sizes}
-            kind = _Kind(costs, sizes, times[1][0], times)
+            kind = _Kind(costs, sizes, times)
             self._kinds[key] = kind
         return kind
 

@@ -32,9 +32,9 @@ TURNS_PER_BUDGET = 4.0
 budget: larger ones are for floods, since who arrives during one waits for its end."""
 
 LUCK = 0.7
-"""Share of the typical time that runs seldom stay below where others are on the same cores. Live, on
-two cores with the client on them, .9 gave up requests that others then answered: in-time accuracy was
-.02 to .05 lower at loads .3 to .9, and a tenth fewer were answered in a flood."""
+"""Share of the typical time that runs seldom stay below where others are on the same cores. Live,
+on two cores with the client on them, .9 gave up requests that others then answered: in-time
+accuracy was .02 to .05 lower at loads .3 to .9, and a tenth fewer were answered in a flood."""
 FLOOD = 2.0
 """So many times what the engine can do, request by request, is a flood."""
 
