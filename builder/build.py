@@ -62,7 +62,7 @@ def write_model(
     catalog = build_catalog(config, files, command)
     earlier = _catalog_in(folder)
     if earlier is not None and earlier.digest == catalog.digest:
-        measured = ("exits", "evaluation", "profiles")
+        measured = ("exits", "evaluation", "profiles", "precisions")
         catalog = replace(catalog, **{fact: getattr(earlier, fact) for fact in measured})
     else:
         for path in remove_leftovers(repository, catalog):

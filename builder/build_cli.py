@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -62,7 +63,8 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     parser.add_argument(
         "--calibration-images",
         metavar="GLOB",
-        help="image files: quantise the segments with ranges seen on these",
+        help="image files: quantise the segments with ranges seen on these, for CPUs (punctual "
+        "serve --precision int8) and TensorRT",
     )
     tensorrt = parser.add_argument_group("of the target tensorrt")
     tensorrt.add_argument(
@@ -162,7 +164,8 @@ def _build_in(
     tools: ServingTools,
     refuse: Callable[[str], NoReturn],
 ) -> int:
-    from builder.repository import depth_folder, version_folder, write_texts
+    from builder.repository import depth_folder, version_folder, write_catalog, write_texts
+    from serving.core.quantized import CPU_FOLDER
 
     # What is not installed is to be missed before the work, not after it.
     if options.calibration_images:
@@ -192,7 +195,12 @@ def _build_in(
         paths = sorted(map(Path, glob(options.calibration_images)))
         input_size = catalog.input_width, catalog.input_height
         images = (tools.load_image(path.read_bytes(), *input_size)[0] for path in paths)
-        print(f"wrote {quantize_segments(folder, catalog, images)}")
+        # Figures of other scales say nothing of these.
+        kept = {name: each for name, each in catalog.precisions.items() if name != "int8"}
+        catalog = replace(catalog, precisions=kept)
+        write_catalog(catalog, folder)
+        written = quantize_segments(folder, catalog, images)
+        print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")
     for target in targets:
         if target == "torch":
             export_programs(detector, folder)

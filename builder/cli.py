@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from builder import build_cli, evaluate_cli, gpu, model_cli, train_cli
-from builder.options import add_command, add_model, add_write, today
+from builder.options import PRECISIONS, add_command, add_model, add_precision, add_write, today
 
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
@@ -37,10 +37,16 @@ def _add_profile(commands: Any, tools: ServingTools) -> None:
         "fused one at equal depth, as a ratio within each round.",
     )
     add_model(parser)
+    add_precision(parser)
     add_write(parser)
     parser.add_argument("--rounds", type=int, default=200, help="over all segments; 0: none")
     parser.add_argument("--path-rounds", type=int, default=200, help="of unit against fused")
     parser.add_argument("--depths", type=int, nargs="+", help="to compare paths at [all]")
+    parser.add_argument(
+        "--against",
+        choices=PRECISIONS,
+        help="compare paths in this precision too, with those in the other, in interleaved rounds",
+    )
     parser.set_defaults(run=lambda options: _profile(options, tools))
 
 
@@ -50,6 +56,7 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
     from builder.measure import (
         WAITING,
         compare_paths,
+        compare_runners,
         machine,
         measure_decision,
         measure_segments,
@@ -58,10 +65,14 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
     from serving.core import segment as segments
 
     folder = version_folder(options.model_repository, options.model)
-    catalog = read_catalog(folder)
-    runner = tools.open_runner(options.runtime, folder, options.threads)
+    whole = read_catalog(folder)
+    catalog = whole.at(options.precision)
+    runner = tools.open_runner(
+        options.runtime, folder, options.threads, precision=options.precision
+    )
     threads = options.threads or len(os.sched_getaffinity(0))
-    print(f"{runner.runtime}, {machine()}, {threads} threads, {today()}")
+    asked = f" in {options.precision}" if options.precision else ""
+    print(f"{runner.runtime}{asked}, {machine()}, {threads} threads, {today()}")
     if options.rounds:
         profile = measure_segments(
             runner, catalog, options.rounds, time.perf_counter, today(), threads
@@ -81,7 +92,21 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
                 f"{row.depth:4} {1e3 * row.unit_s:9.2f} {1e3 * row.fused_s:9.2f}"
                 f"{row.ratio_p50:17.3f}  ({row.ratio_p10:.3f} .. {row.ratio_p90:.3f})"
             )
+    if options.against:
+        other = tools.open_runner(
+            options.runtime, folder, options.threads, precision=options.against
+        )
+        print(f"exit  batch  path      ms  {options.against:>6}  ratio p50  (p10 .. p90)")
+        for each in compare_runners(
+            runner, other, catalog, depths, options.path_rounds, time.perf_counter
+        ):
+            print(
+                f"{each.depth:4} {each.size:6}  {'fused' if each.fused else 'unit':5}"
+                f"{1e3 * each.this_s:7.2f} {1e3 * each.other_s:7.2f}"
+                f"{each.ratio_p50:11.3f}  ({each.ratio_p10:.3f} .. {each.ratio_p90:.3f})"
+            )
+        other.close()
     runner.close()
     if options.write:
-        write_catalog(catalog, folder)
+        write_catalog(whole.with_figures(catalog), folder)
     return 0

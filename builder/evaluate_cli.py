@@ -8,7 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.options import add_command, add_data, add_model, add_split, add_write, today
+from builder.options import (
+    add_command,
+    add_data,
+    add_model,
+    add_precision,
+    add_split,
+    add_write,
+    today,
+)
 
 if TYPE_CHECKING:
     from builder.data import Dataset
@@ -44,6 +52,7 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
         "serves: from encoded image to boxes, as a request goes.",
     )
     add_model(parser)
+    add_precision(parser)
     add_write(parser)
     add_data(parser)
     add_split(parser)
@@ -61,17 +70,22 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
     from serving.core.catalog import Evaluation, Exit
 
     folder = version_folder(options.model_repository, options.model)
-    catalog = read_catalog(folder)
+    whole = read_catalog(folder)
+    catalog = whole.at(options.precision)
     try:
         dataset = _read(options)
     except DatasetError as error:
         print(f"punctual: {error}", file=sys.stderr)
         return 1
-    runner = tools.open_runner(options.runtime, folder, options.threads)
+    runner = tools.open_runner(
+        options.runtime, folder, options.threads, precision=options.precision
+    )
     found = detect_all(runner, catalog, dataset, tools.load_image)
     runner.close()
     results = {depth: average_precision(dataset, rows) for depth, rows in found.items()}
-    print(f"{options.dataset} {options.split}, {len(dataset.samples)} images, {runner.runtime}")
+    asked = f" in {options.precision}" if options.precision else ""
+    where = f"{options.dataset} {options.split}, {len(dataset.samples)} images"
+    print(f"{where}, {runner.runtime}{asked}")
     print("exit      AP    AP50  " + "  ".join(f"{name:>9}" for name in catalog.classes))
     for depth, result in results.items():
         classes = "  ".join(f"{result.ap_by_class[name]:9.4f}" for name in catalog.classes)
@@ -98,7 +112,8 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
             runner.runtime,
             today(),
         )
-        write_catalog(replace(catalog, exits=exits, evaluation=record), folder)
+        measured = replace(catalog, exits=exits, evaluation=record)
+        write_catalog(whole.with_figures(measured), folder)
     return 0
 
 

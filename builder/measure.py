@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,80 @@ def measure_segments(
     return LatencyProfile(runner.runtime, machine(), date, threads, table)
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerComparison:
+    """One path from images to boxes on two runners. Medians in seconds; the ratio of this runner to
+    the other is taken round by round."""
+
+    depth: int
+    fused: bool
+    size: int
+    """Images in the batch."""
+    this_s: float
+    other_s: float
+    ratio_p10: float
+    ratio_p50: float
+    ratio_p90: float
+
+
+def compare_runners(
+    this: SegmentRunner,
+    other: SegmentRunner,
+    catalog: Catalog,
+    depths: Sequence[int],
+    rounds: int,
+    clock: Clock,
+) -> list[RunnerComparison]:
+    """Every path to ``depths``, in unit segments and fused, at every batch size, on both runners in
+    turn."""
+    paths = [
+        (size, fused, depth)
+        for size in this.batch_sizes
+        for fused in (False, True)
+        for depth in depths
+    ]
+    pairs: dict[tuple[int, bool, int], list[tuple[float, float]]] = {path: [] for path in paths}
+    loaded = {
+        size: [(runner, runner.load([_noise(catalog)] * size)) for runner in (this, other)]
+        for size in this.batch_sizes
+    }
+    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="this against other", unit="round"):
+        for size, fused, depth in paths:
+            (this_s, other_s) = (
+                _timed(runner, images, depth, fused, clock) for runner, images in loaded[size]
+            )
+            if turn >= 0:
+                pairs[size, fused, depth].append((this_s, other_s))
+    for runner, images in (each for both in loaded.values() for each in both):
+        runner.release(images)
+    return [
+        RunnerComparison(depth, fused, size, *_medians(measured))
+        for (size, fused, depth), measured in pairs.items()
+    ]
+
+
+def _timed(runner: SegmentRunner, images: Any, depth: int, fused: bool, clock: Clock) -> float:
+    """Seconds from ``images`` to the boxes of exit ``depth``."""
+    path = (segments.fused_exit(depth),) if fused else segments.unit_path(depth)
+    started_s = clock()
+    batch = images
+    for segment in path:
+        output = runner.run(segment, batch)
+        if batch is not images:
+            runner.release(batch)
+        batch = output
+    runner.release(batch)
+    return clock() - started_s
+
+
+def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float, float, float]:
+    """The medians of both and the 10th, 50th and 90th percentile of the first over the second."""
+    ratios = [first_s / second_s for first_s, second_s in pairs]
+    first_s, second_s = (quantile(values, 0.5) for values in zip(*pairs, strict=True))
+    p10, p50, p90 = (quantile(ratios, q) for q in (0.1, 0.5, 0.9))
+    return first_s, second_s, p10, p50, p90
+
+
 def compare_paths(
     runner: SegmentRunner,
     catalog: Catalog,
@@ -106,43 +180,16 @@ def compare_paths(
 ) -> list[Comparison]:
     """Unit segments against the fused segment, from ``size`` images to boxes."""
     images = runner.load([_noise(catalog)] * size)
-
-    def unit(depth: int) -> None:
-        batch = images
-        for segment in segments.unit_path(depth):
-            output = runner.run(segment, batch)
-            if batch is not images:
-                runner.release(batch)
-            batch = output
-        runner.release(batch)
-
-    def fused(depth: int) -> None:
-        runner.release(runner.run(segments.fused_exit(depth), images))
-
-    def timed(path: Callable[[int], None], depth: int) -> float:
-        started_s = clock()
-        path(depth)
-        return clock() - started_s
-
     pairs: dict[int, list[tuple[float, float]]] = {depth: [] for depth in depths}
     for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="unit against fused", unit="round"):
         for depth in depths:
-            pair = (timed(unit, depth), timed(fused, depth))
-            if turn >= 0:
-                pairs[depth].append(pair)
-    runner.release(images)
-    comparisons = []
-    for depth, measured in pairs.items():
-        ratios = [unit_s / fused_s for unit_s, fused_s in measured]
-        comparisons.append(
-            Comparison(
-                depth,
-                quantile((unit_s for unit_s, _ in measured), 0.5),
-                quantile((fused_s for _, fused_s in measured), 0.5),
-                *(quantile(ratios, q) for q in (0.1, 0.5, 0.9)),
+            unit_s, fused_s = (
+                _timed(runner, images, depth, fused, clock) for fused in (False, True)
             )
-        )
-    return comparisons
+            if turn >= 0:
+                pairs[depth].append((unit_s, fused_s))
+    runner.release(images)
+    return [Comparison(depth, *_medians(measured)) for depth, measured in pairs.items()]
 
 
 def measure_decision(catalog: Catalog, profile: LatencyProfile, rounds: int, clock: Clock) -> float:

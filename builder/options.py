@@ -9,6 +9,9 @@ from typing import Any
 
 RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
 
+PRECISIONS = ("f32", "bf16", "int8")
+"""As in ``serving.models``: where a runtime can be asked for one."""
+
 DATASETS = ("bccd", "coco", "deeppcb", "voc", "yolo")
 BAD_ANNOTATIONS = ("skip", "refuse")
 """As in ``builder.data``, which --help need not import."""
@@ -54,6 +57,16 @@ def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None
     parser.add_argument("--model", required=True, nargs="+" if several else None, help=text)
     parser.add_argument("--runtime", choices=RUNTIMES, default="openvino")
     add_threads(parser)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """What to measure it in; the figures are kept apart from those of other precisions."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of convolutions, on openvino; int8 takes segments that build quantised [what is fast "
+        "here of f32 and bf16]",
+    )
 
 
 def add_write(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ Symmetric everywhere (zero points are 0): kernels have one scale for each output
 activations one for the whole tensor. Only what enters a convolution is quantised; what leaves it,
 merges, and a head's tail are left to the precision around them. Files are float32 ONNX in operator
 set 17; a builder that types strongly has ``builder.precision.to_half`` put the rest into float16.
+CPU runtimes get the same numbers in another form, see ``integer_kernels``.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from builder.integer_kernels import fold_kernels
 from builder.precision import to_float
-from builder.quantized import FOLDER, MANIFEST, Quantized
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.ports import Image
+from serving.core.quantized import CPU_FOLDER, MANIFEST, TENSORRT_FOLDER, Quantized
 from serving.core.segment import Segment
 
 MAX_IMAGES = 512
@@ -60,26 +62,30 @@ OPTIONS = {
 
 def quantize_segments(folder: Path, catalog: Catalog, images: Iterable[Image]) -> Path:
     """Quantise all unit segments in ``folder`` with scales from ``images``, (H, W, 3) uint8 RGB,
-    letterboxed; at most ``MAX_IMAGES`` of them are used. Writes
-    ``tensorrt/int8/<segment>.onnx`` and ``quantized.json``, and returns that folder.
+    letterboxed; at most ``MAX_IMAGES`` of them are used. Writes ``<segment>.onnx`` and
+    ``quantized.json`` into ``tensorrt/int8`` and, for CPUs, ``int8``; returns the former.
 
     Scales are the largest magnitude seen, over 127. Raises ValueError without images.
     """
     batch = [image[None] for image, _ in zip(images, range(MAX_IMAGES), strict=False)]
     if not batch:
         raise ValueError("calibration needs at least one image")
-    target = folder / FOLDER
-    target.mkdir(parents=True, exist_ok=True)
-    (target / MANIFEST).unlink(missing_ok=True)
+    targets = {folder / TENSORRT_FOLDER: lambda model: model, folder / CPU_FOLDER: fold_kernels}
+    for target in targets:
+        target.mkdir(parents=True, exist_ok=True)
+        (target / MANIFEST).unlink(missing_ok=True)
     inputs: list[Features] = [(image,) for image in batch]
     for segment in calibration_order(catalog.num_exits):
         model = to_float(onnx.load(folder / catalog.segments[segment.name].file))
-        _quantize(model, inputs, target / f"{segment.name}.onnx")
+        quantized = _quantize(model, inputs)
+        for target, convert in targets.items():
+            onnx.save(convert(quantized), target / f"{segment.name}.onnx")
         if not segment.head:
             inputs = _run(model, inputs)
     record = Quantized(catalog.digest, len(batch), f"onnxruntime {onnxruntime.__version__}")
-    (target / MANIFEST).write_text(json.dumps(asdict(record), indent=2) + "\n")
-    return target
+    for target in targets:
+        (target / MANIFEST).write_text(json.dumps(asdict(record), indent=2) + "\n")
+    return folder / TENSORRT_FOLDER
 
 
 def calibration_order(num_exits: int) -> Iterator[Segment]:
@@ -101,7 +107,7 @@ class _Reader(CalibrationDataReader):
         return next(self._feeds, None)
 
 
-def _quantize(model: onnx.ModelProto, inputs: Sequence[Features], path: Path) -> None:
+def _quantize(model: onnx.ModelProto, inputs: Sequence[Features]) -> onnx.ModelProto:
     names = [port.name for port in model.graph.input]
     with TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -121,7 +127,7 @@ def _quantize(model: onnx.ModelProto, inputs: Sequence[Features], path: Path) ->
             )
         quantized = onnx.load(target)
     onnx.checker.check_model(quantized, full_check=True)
-    onnx.save(quantized, path)
+    return quantized
 
 
 @contextlib.contextmanager

@@ -15,9 +15,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder import quantized
 from builder.triton_config import PLAN, VERSION, anytime_model, depth_model, repository_files
-from serving.core import plans, programs
+from serving.core import plans, programs, quantized
 from serving.core.catalog import Catalog
 
 CATALOG = "catalog.json"
@@ -26,8 +25,10 @@ COMPILED = (
     f"{plans.FOLDER}/{plans.MANIFEST}",
     f"{programs.FOLDER}/*.pt2",
     f"{programs.FOLDER}/{programs.RECORD}",
-    f"{quantized.FOLDER}/*.onnx",
-    f"{quantized.FOLDER}/{quantized.MANIFEST}",
+    f"{quantized.CPU_FOLDER}/*.onnx",
+    f"{quantized.CPU_FOLDER}/{quantized.MANIFEST}",
+    f"{quantized.TENSORRT_FOLDER}/*.onnx",
+    f"{quantized.TENSORRT_FOLDER}/{quantized.MANIFEST}",
 )
 """What a build leaves beside the segments that is worth nothing without exactly these weights. A
 timing cache is not: it knows layers and a GPU, no weights."""

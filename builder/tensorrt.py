@@ -32,13 +32,13 @@ import onnx
 import tensorrt as trt
 from cuda.bindings import runtime as cudart
 
-from builder import quantized
 from builder.precision import to_float, to_half
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.composition import compose
 from serving.core.cuda import CudaError, Gpu
 from serving.core.plans import FOLDER, MANIFEST, PROFILES, Plan, Plans
+from serving.core.quantized import TENSORRT_FOLDER, read_quantized
 from serving.core.segment import Segment
 
 SINCE_10 = int(trt.__version__.split(".")[0]) >= 10
@@ -131,9 +131,9 @@ def _unit_models(
     """Every unit segment in the types that this TensorRT wants to see."""
     source = folder
     if precision == "int8":
-        source = folder / quantized.FOLDER
+        source = folder / TENSORRT_FOLDER
         try:
-            quantized.read_quantized(source, catalog.digest)
+            read_quantized(source, catalog.digest)
         except ValueError as error:
             raise PlanBuildError(str(error)) from error
     convert = to_half if SINCE_10 else to_float

@@ -78,6 +78,7 @@ SERVE_OPTIONS = (
     _Option("backend", "NAME", "embedded, triton or triton-depth (embedded)"),
     _Option("triton_url", "HOST:PORT", "gRPC address of that Triton (127.0.0.1:8001)"),
     _Option("runtime", "NAME", "openvino or onnxruntime (openvino)"),
+    _Option("precision", "NAME", "f32, bf16 or int8 (what is fast here of the first two)"),
     _Option("num_threads", "N", "threads of the runtime (one per core)"),
     _Option("default_budget_ms", "MS", "budget of a request that states none (1000)"),
     _Option("max_budget_ms", "MS", "larger budgets are cut to this (10000)"),
@@ -93,6 +94,7 @@ MODELS_OPTIONS = (
     _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
     _Option("model", "NAME", "model, or several, as NAME,NAME (all there)"),
     _Option("runtime", "NAME", "whose profile is meant: openvino or onnxruntime (openvino)"),
+    _Option("precision", "NAME", "in which: f32, bf16 or int8 (the runtime's choice)"),
 )
 
 
@@ -114,10 +116,14 @@ class _Tools:
         folder: Path,
         num_threads: int | None,
         wanted: Collection[Segment] | None = None,
+        precision: str | None = None,
     ) -> SegmentRunner:
-        from serving.models import open_runner
+        from serving.models import StartError, open_runner
 
-        return open_runner(runtime, folder, num_threads, wanted)
+        try:
+            return open_runner(runtime, folder, num_threads, wanted, precision)
+        except StartError as error:
+            raise SystemExit(_refuse(str(error))) from error
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
         from serving.images import load_image
@@ -165,12 +171,13 @@ def _models(arguments: argparse.Namespace) -> int:
     try:
         settings = _settings(arguments)
         names = settings.models or tuple(every_model(settings.model_repository))
-        family = read_family(find_models(settings.model_repository, names))
+        family = read_family(find_models(settings.model_repository, names), settings.precision)
         front = measured_front(family, settings.runtime)
     except SettingsError as error:
         return _refuse(*error.problems)
     except StartError as error:
         return _refuse(str(error))
+    print(f"{settings.runtime}, {settings.precision or 'in the precision that it chooses'}")
     print("\n".join(front.table(family.names)))
     return 0
 

@@ -40,7 +40,14 @@ from serving.engine import Engine, start_engine
 from serving.images import DecodePool, refit
 from serving.memory import keep_freed_memory
 from serving.metrics import Metrics
-from serving.models import StartError, find_models, measured_front, open_family, read_family
+from serving.models import (
+    StartError,
+    check_precision,
+    find_models,
+    measured_front,
+    open_family,
+    read_family,
+)
 from serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,7 +74,9 @@ def create_backend(
     if create_policy is not None and settings.backend == "triton":
         raise StartError("with the backend triton the policy is not the gateway's to choose")
     folders = find_models(settings.model_repository, settings.models)
-    family = read_family(folders)
+    family = read_family(folders, settings.precision)
+    for folder in folders:
+        check_precision(settings.runtime, folder, settings.precision)
     if len(folders) > 1 and (settings.backend != "embedded" or create_policy is not None):
         single = "this policy" if create_policy else f"the backend {settings.backend}"
         raise StartError(f"{single} serves one model, not {', '.join(family.names)}")
@@ -91,7 +100,9 @@ def create_backend(
     def embedded() -> Backend:
         return EmbeddedBackend(
             family,
-            lambda: open_family(settings.runtime, folders, settings.num_threads, refit),
+            lambda: open_family(
+                settings.runtime, folders, settings.num_threads, refit, settings.precision
+            ),
             lambda runner: start(runner, settings.runtime),
         )
 
@@ -230,9 +241,14 @@ def _runtime(settings: Settings) -> str:
 
 
 def _report_front(backend: Backend, runtime: str) -> None:
-    """What is served and is not worth its time, since something that is no slower is as accurate:
-    by the profiles on ``runtime`` or, without them, by what is predicted now."""
+    """What is served without its accuracy being known, and what is not worth its time, since
+    something that is no slower is as accurate: by the profiles on ``runtime`` or, without them, by
+    what is predicted now."""
     family = backend.family
+    for catalog in family.catalogs:
+        if catalog.evaluation is None:
+            precision = f" in {catalog.precision}" if catalog.precision else ""
+            logger.warning("the accuracy of %s%s was not measured", catalog.name, precision)
     try:
         front = measured_front(family, runtime)
     except StartError:

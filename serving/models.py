@@ -16,6 +16,7 @@ from serving.core.family import Family
 from serving.core.front import Front
 from serving.core.latency import LatencyModel
 from serving.core.ports import SegmentRunner
+from serving.core.quantized import CPU_FOLDER, read_quantized
 from serving.core.segment import Segment
 from serving.runners.family import FamilyRunner, Refit
 
@@ -26,6 +27,10 @@ RUNNERS = {
     "tensorrt": "serving.runners.tensorrt:TensorRtRunner",
 }
 """Runtime -> its runner, imported when chosen: each drags in a library of its own."""
+
+PRECISIONS = {"openvino": ("f32", "bf16", "int8")}
+"""Runtime -> what convolutions can be computed in, where that can be chosen; a runtime's own choice
+is one of the first two. ONNX Runtime stays with float32: int8 segments take longer there."""
 
 MODEL_SUFFIX = "_anytime"
 
@@ -67,10 +72,11 @@ def find_models(repository: Path, names: Sequence[str]) -> tuple[Path, ...]:
     return tuple(found[name] for name in names) or tuple(found.values())
 
 
-def read_family(folders: Sequence[Path]) -> Family:
-    """The catalogues in ``folders``, as models that are served as one. Raises StartError."""
+def read_family(folders: Sequence[Path], precision: str | None = None) -> Family:
+    """The catalogues in ``folders``, as models that are served as one, with the figures of
+    ``precision``. Raises StartError."""
     try:
-        return Family(tuple(map(read_catalog, folders)))
+        return Family(tuple(read_catalog(folder).at(precision) for folder in folders))
     except ValueError as error:
         raise StartError(str(error)) from error
 
@@ -84,14 +90,30 @@ def read_catalog(folder: Path) -> Catalog:
         raise StartError(f"{path} cannot be used: {error}") from error
 
 
+def check_precision(runtime: str, folder: Path, precision: str | None) -> None:
+    """Raises StartError unless the model in ``folder`` can be run in ``precision``."""
+    if precision is None:
+        return
+    offered = PRECISIONS.get(runtime, ())
+    if precision not in offered:
+        there = f"there are {', '.join(offered)}" if offered else "it has no choice of precision"
+        raise StartError(f"{runtime} does not run segments in {precision}: {there}")
+    if precision == "int8":
+        try:
+            read_quantized(folder / CPU_FOLDER, read_catalog(folder).digest)
+        except ValueError as error:
+            raise StartError(str(error)) from error
+
+
 def measured_front(family: Family, runtime: str) -> Front:
     """The exits of ``family`` that are worth the time they took, half of the time, when they were
     profiled on ``runtime``. Raises StartError where they were not."""
     for catalog in family.catalogs:
         if runtime not in catalog.profiles:
+            asked = f" --precision {catalog.precision}" if catalog.precision else ""
             raise StartError(
                 f"{catalog.name} was not profiled on {runtime}: "
-                f"punctual profile --model {catalog.name} --runtime {runtime} --write"
+                f"punctual profile --model {catalog.name} --runtime {runtime}{asked} --write"
             )
     profile = family.profile(runtime)
     assert profile is not None
@@ -109,14 +131,17 @@ def open_runner(
     folder: Path,
     num_threads: int | None,
     wanted: Collection[Segment] | None = None,
+    precision: str | None = None,
 ) -> SegmentRunner:
     """The runner called ``runtime`` over the segments in ``folder``: all that it can run, or those
-    ``wanted``. Raises StartError for an unknown name, ImportError when its library is not
-    installed."""
+    ``wanted``, in ``precision`` or, without one, what the runtime chooses. Raises StartError for an
+    unknown name or a precision that is not there, ImportError when its library is not installed."""
     if runtime not in RUNNERS:
         raise StartError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
+    check_precision(runtime, folder, precision)
     module, _, name = RUNNERS[runtime].partition(":")
-    choice = {} if wanted is None else {"wanted": wanted}
+    choices = {"wanted": wanted, "precision": precision}
+    choice = {key: value for key, value in choices.items() if value is not None}
     runner: SegmentRunner = getattr(importlib.import_module(module), name)(
         folder, read_catalog(folder), num_threads, **choice
     )
@@ -124,7 +149,11 @@ def open_runner(
 
 
 def open_family(
-    runtime: str, folders: Sequence[Path], num_threads: int | None, refit: Refit
+    runtime: str,
+    folders: Sequence[Path],
+    num_threads: int | None,
+    refit: Refit,
+    precision: str | None = None,
 ) -> SegmentRunner:
     """One runner over the models in ``folders``, all on the runtime called so, each with as many
     threads, since only one of them runs at a time. ``refit`` brings images to the sizes of the
@@ -132,7 +161,7 @@ def open_family(
     runners: list[SegmentRunner] = []
     try:
         for folder in folders:
-            runners.append(open_runner(runtime, folder, num_threads))
+            runners.append(open_runner(runtime, folder, num_threads, precision=precision))
         if len(runners) == 1:
             return runners[0]
         return FamilyRunner(read_family(folders), runners, refit)

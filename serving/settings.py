@@ -59,6 +59,12 @@ class Settings(BaseSettings):
     runtime: Literal["openvino", "onnxruntime"] = Field(
         "openvino", description="What runs the segments."
     )
+    precision: Literal["f32", "bf16", "int8"] | None = Field(
+        None,
+        description="What the embedded engine computes convolutions in, if the runtime has a "
+        "choice; int8 needs quantised segments. By default bf16 where the CPU multiplies it "
+        "natively, else f32.",
+    )
     num_threads: int | None = Field(
         None, ge=1, le=1024, description="Threads of the runtime; by default one per core."
     )
@@ -132,6 +138,15 @@ class Settings(BaseSettings):
     def models(self) -> tuple[str, ...]:
         """The names in ``model``; none, if that is not set."""
         return tuple(name.strip() for name in (self.model or "").split(",") if name.strip())
+
+    @model_validator(mode="after")
+    def _own_precision(self) -> Settings:
+        if self.precision is not None and self.backend != "embedded":
+            raise ValueError(
+                f"precision is for the embedded engine: with the backend {self.backend}, what "
+                "Triton runs decides"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ordered_budgets(self) -> Settings:

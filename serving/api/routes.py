@@ -212,6 +212,7 @@ def _model_facts(catalog: Catalog, exits: list[ExitFacts]) -> ModelFacts:
         max_detections=catalog.max_detections,
         score_threshold=catalog.score_threshold,
         exits=exits,
+        precision=catalog.precision,
         evaluation=(EvaluationFacts(**asdict(catalog.evaluation)) if catalog.evaluation else None),
         profile_machines={name: p.machine for name, p in catalog.profiles.items()},
     )

@@ -103,6 +103,10 @@ class ModelFacts(BaseModel):
     max_detections: int
     score_threshold: float = Field(description="Lowest threshold that a request may ask for.")
     exits: list[ExitFacts]
+    precision: str | None = Field(
+        description="What convolutions are computed in, and accuracies and latencies were measured "
+        "in; null: what is chosen by itself."
+    )
     evaluation: EvaluationFacts | None = Field(description="What the APs were measured on.")
     profile_machines: dict[str, str] = Field(
         description="By runtime, the machine whose latencies the server starts from."

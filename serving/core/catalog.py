@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from serving.core.latency import LatencyProfile
@@ -47,8 +47,37 @@ class SegmentFile:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What was measured of the segments in one precision that was asked for."""
+
+    exits: tuple[Exit, ...]
+    evaluation: Evaluation | None
+    profiles: Mapping[str, LatencyProfile]
+    """By runtime name."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Figures:
+        """Parse what ``to_json`` writes. Raises KeyError, TypeError or ValueError on anything
+        else."""
+        return cls(
+            exits=tuple(Exit(**entry) for entry in data["exits"]),
+            evaluation=Evaluation(**data["evaluation"]) if data["evaluation"] else None,
+            profiles={k: LatencyProfile.from_json(v) for k, v in data["profiles"].items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable form."""
+        return {
+            "exits": [asdict(entry) for entry in self.exits],
+            "evaluation": asdict(self.evaluation) if self.evaluation else None,
+            "profiles": {name: p.to_json() for name, p in sorted(self.profiles.items())},
+        }
+
+
+@dataclass(frozen=True)
 class Catalog:
-    """One model."""
+    """One model. ``exits``, ``evaluation`` and ``profiles`` are of the precision that a runtime
+    chooses by itself or, in what ``at`` gives, of ``precision``."""
 
     name: str
     version: str
@@ -68,6 +97,33 @@ class Catalog:
     """By runtime name, such as ``openvino``."""
     command: str
     """What trained and exported it."""
+    precisions: Mapping[str, Figures] = field(default_factory=dict)
+    """What was measured in precisions that were asked for, such as ``int8``."""
+    precision: str | None = None
+    """That of the figures; None: what the runtime chooses."""
+
+    def at(self, precision: str | None) -> Catalog:
+        """The catalogue with the figures of ``precision`` in place of those of the runtime's
+        choice. Where that was not measured, neither accuracies nor latencies are known."""
+        if precision is None:
+            return self
+        unknown = Figures(tuple(Exit(e.depth, 0.0, 0.0, {}) for e in self.exits), None, {})
+        known = self.precisions.get(precision, unknown)
+        return replace(
+            self,
+            exits=known.exits,
+            evaluation=known.evaluation,
+            profiles=known.profiles,
+            precision=precision,
+        )
+
+    def with_figures(self, measured: Catalog) -> Catalog:
+        """This catalogue with the figures of ``measured``, which is what ``at`` gave of it with
+        others in their place."""
+        if measured.precision is None:
+            return measured
+        figures = Figures(measured.exits, measured.evaluation, measured.profiles)
+        return replace(self, precisions={**self.precisions, measured.precision: figures})
 
     @property
     def num_exits(self) -> int:
@@ -91,6 +147,8 @@ class Catalog:
         if data.get("format") != FORMAT:
             raise ValueError(f"catalogue format {data.get('format')!r}, this server reads {FORMAT}")
         try:
+            chosen = Figures.from_json(data)
+            asked_for = {k: Figures.from_json(v) for k, v in data.get("precisions", {}).items()}
             catalog = cls(
                 name=data["name"],
                 version=data["version"],
@@ -102,22 +160,29 @@ class Catalog:
                 input_width=int(data["input_width"]),
                 max_detections=int(data["max_detections"]),
                 score_threshold=float(data["score_threshold"]),
-                exits=tuple(Exit(**entry) for entry in data["exits"]),
-                evaluation=Evaluation(**data["evaluation"]) if data["evaluation"] else None,
+                exits=chosen.exits,
+                evaluation=chosen.evaluation,
                 segments={k: SegmentFile(**v) for k, v in data["segments"].items()},
-                profiles={k: LatencyProfile.from_json(v) for k, v in data["profiles"].items()},
+                profiles=chosen.profiles,
                 command=data["command"],
+                precisions=asked_for,
             )
         except KeyError as error:
             raise ValueError(f"the catalogue lacks {error.args[0]!r}") from error
         except TypeError as error:
             raise ValueError(f"the catalogue has a malformed entry: {error}") from error
-        if [entry.depth for entry in catalog.exits] != list(range(1, catalog.num_exits + 1)):
-            raise ValueError("the catalogue's exits are not numbered 1, 2, ...")
+        depths = list(range(1, catalog.num_exits + 1))
+        for figures in (chosen, *asked_for.values()):
+            if [entry.depth for entry in figures.exits] != depths:
+                raise ValueError("the catalogue's exits are not numbered 1, 2, ...")
         return catalog
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
+        """A JSON-serialisable form, of a catalogue that is not one ``at`` a precision."""
+        assert self.precision is None, "figures of one precision only"
+        own = Figures(self.exits, self.evaluation, self.profiles).to_json()
+        profiles = own.pop("profiles")
+        precisions = {name: each.to_json() for name, each in sorted(self.precisions.items())}
         return {
             "format": FORMAT,
             **{
@@ -136,8 +201,8 @@ class Catalog:
                 )
             },
             "classes": list(self.classes),
-            "exits": [asdict(entry) for entry in self.exits],
-            "evaluation": asdict(self.evaluation) if self.evaluation else None,
+            **own,
             "segments": {name: asdict(entry) for name, entry in sorted(self.segments.items())},
-            "profiles": {name: p.to_json() for name, p in sorted(self.profiles.items())},
+            "profiles": profiles,
+            **({"precisions": precisions} if precisions else {}),
         }

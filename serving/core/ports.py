@@ -126,9 +126,10 @@ class ServingTools(Protocol):
         folder: Path,
         num_threads: int | None,
         wanted: Collection[Segment] | None = None,
+        precision: str | None = None,
     ) -> SegmentRunner:
         """The runner called ``runtime`` over the segments in ``folder``: all that it can run, or
-        those ``wanted`` (CPU runtimes only)."""
+        those ``wanted`` (CPU runtimes only), in ``precision`` or what the runtime chooses."""
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
         """An encoded image, decoded and letterboxed exactly as for a request."""

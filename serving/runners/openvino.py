@@ -28,6 +28,7 @@ from openvino.preprocess import PrePostProcessor
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.ports import Image
+from serving.core.quantized import CPU_FOLDER
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
@@ -36,6 +37,9 @@ from serving.runners.rows import copied_rows, every_row, stretches
 BATCH_SIZES = (1, 4)
 """Four images at once take 0.83 of the time of four alone on two cores; two save less than the
 memory and the start-up time of another set of compiled models are worth."""
+
+BOUNDARIES = {"bf16": ov.Type.bf16, "f32": ov.Type.f32}
+"""Precision of convolutions, where it is not int8 -> type of features."""
 
 FEATURE_RANK = 4
 """Images and detections have fewer dimensions than feature maps, or another element type."""
@@ -98,8 +102,10 @@ class _Compiled:
 
 class OpenVinoRunner:
     """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores.
-    ``precision`` of convolutions, ``bf16`` or ``f32``; None: the one that is fast here. ``wanted``:
-    the segments to compile; None: all."""
+    ``precision`` of convolutions: ``bf16`` or ``f32``; ``int8``, of the quantised segments, with
+    what surrounds convolutions, and features, in the one of the two that is fast here; None: that
+    one. ``wanted``: the segments to compile; None: all. Raises ValueError for bfloat16 on a CPU
+    that does not multiply it."""
 
     def __init__(
         self,
@@ -116,18 +122,20 @@ class OpenVinoRunner:
         )
         self._image_shape = (catalog.input_height, catalog.input_width, 3)
         self._core = ov.Core()
-        if precision is None:
-            capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            precision = "bf16" if "BF16" in capabilities else "f32"
-        self._boundary = {"bf16": ov.Type.bf16, "f32": ov.Type.f32}[precision]
+        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and not has_bf16:
+            raise ValueError("this CPU does not multiply bfloat16")
+        source = folder / CPU_FOLDER if precision == "int8" else folder
+        around = precision if precision in BOUNDARIES else "bf16" if has_bf16 else "f32"
+        self._boundary = BOUNDARIES[around]
         self._config = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": around,
             "INFERENCE_NUM_THREADS": num_threads or 0,
         }
         unit = {
-            part: self._core.read_model(folder / catalog.segments[part.name].file)
+            part: self._core.read_model(source / catalog.segments[part.name].file)
             for part in sorted({part for segment in self.segments for part in segment.parts})
         }
         self._pools: dict[tuple[Any, ...], _Pool] = {}

@@ -19,6 +19,7 @@ from builder.modeling.checkpoint import load_checkpoint
 from builder.repository import depth_folder, read_catalog, version_folder, write_catalog
 from builder.triton_config import PLAN
 from serving.__main__ import main
+from serving.core.catalog import Catalog
 from serving.models import RUNNERS, find_model
 from tests.cuda import fake_cuda
 from tests.exported import exported_detector
@@ -54,6 +55,32 @@ def refused(capsys, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
+def measured_in_int8_too(repository: Path, bccd: Path, evaluation: list[str], capsys) -> Catalog:
+    """The catalogue of the model with figures of int8, which left the others as they were."""
+    model, data = evaluation[:7], evaluation[7:]
+    folder = version_folder(repository, "toy")
+    before = read_catalog(folder)
+    build(repository, "--model", "toy", "--calibration-images", str(bccd / "JPEGImages/*.jpg"))
+    assert f"for CPUs, {folder / 'int8'}" in capsys.readouterr().out
+    int8 = ["--precision", "int8"]
+    assert main(["evaluate", *model, *data, *int8]) == 0
+    rounds = ["--rounds", "2", "--path-rounds", "2"]
+    assert main(["profile", *model, *rounds, *int8, "--against", "f32"]) == 0
+    said = capsys.readouterr().out
+    assert "in int8" in said
+    assert "ms     f32  ratio p50" in said
+    both = read_catalog(folder)
+    assert replace(both, precisions={}) == before
+    assert both.at("int8").evaluation.split == "val"
+    assert set(both.at("int8").profiles) == {"openvino"}
+    assert main(["models", *model[:4], *int8]) == 0
+    assert capsys.readouterr().out.startswith("openvino, int8\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["profile", *model[:4], "--runtime", "onnxruntime", *int8])
+    assert "onnxruntime does not run segments in int8" in capsys.readouterr().err
+    return both
+
+
 def test_from_images_to_a_model_with_measured_facts(bccd, tmp_path, capsys):
     checkpoint = train(bccd, tmp_path / "run")
     written = checkpoint.read_bytes()
@@ -82,6 +109,8 @@ def test_from_images_to_a_model_with_measured_facts(bccd, tmp_path, capsys):
     assert all(0 <= entry.ap <= entry.ap50 <= 1 for entry in catalog.exits)
     assert set(catalog.exits[0].ap_by_class) == set(catalog.classes)
     assert all(q.p50_s <= q.p99_s for q in catalog.profiles["openvino"].table.values())
+
+    catalog = measured_in_int8_too(tmp_path, bccd, [*model, *data], capsys)
 
     # The same weights again keep what was measured and what was compiled.
     plan = tmp_path / "toy_d1/1/model.plan"
@@ -294,13 +323,16 @@ def test_segments_are_quantised_with_the_images_given(repository, tmp_path, monk
         return folder / "int8"
 
     monkeypatch.setattr("builder.quantize.quantize_segments", quantize_segments)
+    folder = version_folder(repository, "toy")
+    catalog = read_catalog(folder)
+    write_catalog(catalog.with_figures(catalog.at("int8")), folder)
     for size in (3, 1, 2):
         (tmp_path / f"{size}.jpg").write_bytes(b"x" * size)
     images = ["--calibration-images", str(tmp_path / "*.jpg")]
     where = ["--model-repository", str(repository), "--model", "toy"]
     assert run_build(Tools(), *where, *images) == 0
-    folder = version_folder(repository, "toy")
     assert calls == [(folder, read_catalog(folder), [1, 2, 3])]
+    assert not read_catalog(folder).precisions, "they are of other scales"
     assert f"wrote {folder / 'int8'}" in capsys.readouterr().out
 
 

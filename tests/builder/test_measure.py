@@ -10,7 +10,13 @@ import pytest
 from builder.data import Dataset, average_precision
 from builder.data.dataset import Sample
 from builder.evaluate import detect_all, rises
-from builder.measure import compare_paths, machine, measure_decision, measure_segments
+from builder.measure import (
+    compare_paths,
+    compare_runners,
+    machine,
+    measure_decision,
+    measure_segments,
+)
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit
 from serving.core.letterbox import fit
@@ -57,6 +63,24 @@ def test_unit_and_fused_paths_are_compared_within_rounds():
         assert row.unit_s == pytest.approx(unit_s(row.depth))
         assert row.ratio_p50 == pytest.approx(1 / FUSED_GAIN)
     assert all(batch.released for batch in runner.batches)
+
+
+def test_runners_are_compared_within_rounds():
+    clock = FakeClock()
+    this = FakeRunner(clock, cost=lambda segment, batch: 0.8 * cost_s(segment, batch))
+    other = FakeRunner(clock)
+    rows = compare_runners(this, other, CATALOG, [1, NUM_EXITS], 3, clock)
+    assert [(row.size, row.fused, row.depth) for row in rows] == [
+        (size, fused, depth)
+        for size in (1, 4)
+        for fused in (False, True)
+        for depth in (1, NUM_EXITS)
+    ]
+    for row in rows:
+        assert (row.ratio_p10, row.ratio_p50, row.ratio_p90) == pytest.approx((0.8,) * 3)
+    assert rows[1].other_s == pytest.approx(unit_s(NUM_EXITS))
+    assert rows[-1].this_s == pytest.approx(0.8 * cost_s(segments.fused_exit(NUM_EXITS), 4))
+    assert all(batch.released for runner in (this, other) for batch in runner.batches)
 
 
 class Oracle(FakeRunner):

@@ -16,9 +16,9 @@ from onnx import TensorProto, numpy_helper
 
 from builder.precision import half_nodes, to_half
 from builder.quantize import MAX_IMAGES, calibration_order, quantize_segments
-from builder.quantized import read_quantized
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
+from serving.core.quantized import read_quantized
 from serving.images import load_image
 from tests.exported import exported_detector
 

@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 from builder.quantize import quantize_segments
-from builder.quantized import FOLDER as INT8
 from serving.core import segment as segments
 from serving.core.plans import PROFILES, Plans, read_plans
+from serving.core.quantized import TENSORRT_FOLDER as INT8
 from tests.cuda import VERSIONS, fake_cuda
 from tests.exported import exported_detector
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from builder.quantize import quantize_segments
 from tests.exported import Exported, exported_detector, write_programs
 
 
@@ -9,4 +10,5 @@ from tests.exported import Exported, exported_detector, write_programs
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     exported = exported_detector(tmp_path_factory.mktemp("segments"))
     write_programs(exported)
+    quantize_segments(exported.folder, exported.catalog, exported.images)
     return exported

@@ -50,6 +50,20 @@ def test_features_cross_boundaries_in_the_computing_type(bf16_runner, exported):
     assert tuple(features.tensors[0].shape) == (1, height, width, channels)
 
 
+def test_convolutions_of_quantised_segments_are_computed_in_int8(exported):
+    """All of a stack and a head, whose kernels levels share; the rest, and features, are in the
+    type that they are in without quantisation."""
+    runner = OpenVinoRunner(exported.folder, exported.catalog, 1, "int8", segments.unit_segments(1))
+    for segment in (segments.stack(1), segments.head(1)):
+        nodes = compiled_nodes(runner, segment)
+        assert {precision for kind, precision in nodes if kind == "Convolution"} <= {"i8", "u8"}
+    has_bf16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    features = runner.run(segments.STEM, runner.load(exported.images[:1]))
+    (kind,) = {tensor.get_element_type().get_type_name() for tensor in features.tensors}
+    assert kind == ("bf16" if has_bf16 else "f32")
+    runner.close()
+
+
 def test_memory_is_reused(bf16_runner, exported):
     def run() -> int:
         batch = bf16_runner.load(exported.images[:1])

@@ -46,6 +46,18 @@ def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path)
         create_backend(settings, metrics, FakeClock(), create_policy=DeadlinePolicy)
 
 
+def test_a_precision_that_cannot_be_served_is_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(model_repository=write_catalogs(tmp_path, "cells"), precision="int8")
+    metrics = Metrics(CollectorRegistry(), FakeClock())
+    with pytest.raises(StartError, match="no quantised segments"):
+        create_backend(settings, metrics, FakeClock())
+    settings = settings.model_copy(update={"precision": "bf16"})
+    family = create_backend(settings, metrics, FakeClock()).family
+    assert [catalog.precision for catalog in family.catalogs] == ["bf16"]
+
+
 def test_another_policy_is_the_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(model_repository=write_catalogs(tmp_path, "cells"))
     given: dict[str, Any] = {}

@@ -80,7 +80,8 @@ def test_no_model(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["models", "--model-repository", str(REPOSITORY)]) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
+    what, head, *lines = capsys.readouterr().out.splitlines()
+    assert what == "openvino, in the precision that it chooses"
     assert head.split() == ["model", "exit", "AP", "ms"]
     assert [line.split()[:2] for line in lines] == [["bccd", str(d)] for d in range(1, 8)]
     assert [line.split()[1] for line in lines if "not above" in line] == ["4", "6", "7"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from serving.core import segment as segments
 from serving.core.catalog import Exit
 from serving.core.family import Family
+from serving.core.quantized import CPU_FOLDER, MANIFEST
 from serving.models import (
     StartError,
     find_model,
@@ -79,6 +81,52 @@ def test_some_segments_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
     wanted = {segments.fused_exit(2)}
     assert open_runner("openvino", folder, 2, wanted) == (folder, CATALOG, 2, wanted)  # type: ignore[comparison-overlap]
+
+
+def test_a_precision_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_model(write_catalogs(tmp_path, "cells"), None)
+    opened: list[Any] = []
+
+    def create(*given: Any, **choice: Any) -> FakeRunner:
+        opened.append(choice)
+        return FakeRunner(FakeClock())
+
+    module = SimpleNamespace(OpenVinoRunner=create)
+    monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+    (folder / CPU_FOLDER).mkdir()
+    record = {"model_digest": CATALOG.digest, "num_images": 1, "runtime": "test"}
+    (folder / CPU_FOLDER / MANIFEST).write_text(json.dumps(record))
+    for precision in ("f32", "bf16", "int8"):
+        open_family("openvino", (folder,), None, unused, precision)
+    assert opened == [{"precision": name} for name in ("f32", "bf16", "int8")]
+
+
+def test_a_precision_that_is_not_there(tmp_path: Path) -> None:
+    folder = find_model(write_catalogs(tmp_path, "cells"), None)
+    with pytest.raises(StartError, match=r"no quantised segments in .*--calibration-images"):
+        open_runner("openvino", folder, None, precision="int8")
+    with pytest.raises(
+        StartError, match=r"openvino does not run .* int4: there are f32, bf16, int8"
+    ):
+        open_runner("openvino", folder, None, precision="int4")
+    with pytest.raises(StartError, match=r"onnxruntime .* it has no choice of precision"):
+        open_runner("onnxruntime", folder, None, precision="f32")
+    (folder / CPU_FOLDER).mkdir()
+    record = {"model_digest": "0123", "num_images": 1, "runtime": "test"}
+    (folder / CPU_FOLDER / MANIFEST).write_text(json.dumps(record))
+    with pytest.raises(StartError, match=r"were made of model 0123.* calibrate again"):
+        open_runner("openvino", folder, None, precision="int8")
+
+
+def test_a_family_has_the_figures_of_the_precision(tmp_path: Path) -> None:
+    exits = tuple(replace(entry, ap=0.1) for entry in CATALOG.exits)
+    catalog = CATALOG.with_figures(replace(CATALOG.at("int8"), exits=exits))
+    folders = find_models(write_catalogs(tmp_path, catalog), ())
+    assert read_family(folders).expected_ap(0, 1) == CATALOG.expected_ap(1)
+    family = read_family(folders, "int8")
+    assert family.expected_ap(0, 1) == 0.1
+    with pytest.raises(StartError, match="--runtime openvino --precision int8 --write"):
+        measured_front(family, "openvino")
 
 
 class TestMeasuredFront:

@@ -31,6 +31,15 @@ def test_names_of_models(model: str | None, names: tuple[str, ...]) -> None:
     assert load({"model": model}).models == names
 
 
+def test_precision_is_the_embedded_engines() -> None:
+    assert load({}).precision is None
+    assert load({"precision": "int8"}).precision == "int8"
+    (problem,) = problems(precision="int8", backend="triton")
+    assert "with the backend triton, what Triton runs decides" in problem
+    (problem,) = problems(precision="int4")
+    assert problem.startswith("--precision=int4: Input should be 'f32', 'bf16' or 'int8'")
+
+
 def test_frozen() -> None:
     with pytest.raises(ValidationError):
         load({}).port = 1  # type: ignore[misc]

@@ -25,8 +25,20 @@ async def test_models(gateway: Gateway) -> None:
     (model,) = Models.model_validate(reply).models
     assert (model.name, model.classes) == ("cells", ["circle", "square"])
     assert [(e.depth, e.predicted_ms) for e in model.exits] == [(1, 10.0), (2, 20.0), (3, 30.0)]
+    assert model.precision is None
     assert all(e.min_budget_ms > e.predicted_ms + 1 for e in model.exits)  # type: ignore[operator]
     assert [e["predicted_ms"] for e in starting["models"][0]["exits"]] == [None] * 3
+
+
+async def test_models_and_answers_are_of_the_precision_served() -> None:
+    exits = tuple(replace(entry, ap=0.11) for entry in CATALOG.exits)
+    gateway = Gateway(Family((replace(CATALOG.at("int8"), exits=exits),)))
+    async with gateway.client() as client:
+        (model,) = Models.model_validate((await client.get("/v1/models")).json()).models
+        answer = Detected.model_validate((await gateway.detect()).json())
+    assert model.precision == "int8"
+    assert [e.ap for e in model.exits] == [0.11] * 3
+    assert answer.expected_ap == 0.11
 
 
 async def test_models_served_as_one() -> None:

@@ -1,5 +1,9 @@
-"""What says which weights a folder of quantised segments belongs to. Apart from ``quantize``, since
-reading it needs no runtime."""
+"""Int8 segments: where they lie beside the catalogue, and the record that says of which weights.
+
+<model>_anytime/1/catalog.json
+                  int8/quantized.json, stem.onnx, stack_1.onnx, ..., head_N.onnx     for CPUs
+                  tensorrt/int8/...                                 the same numbers, for TensorRT
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = "tensorrt/int8"
-"""Beside the catalogue."""
+CPU_FOLDER = "int8"
+TENSORRT_FOLDER = "tensorrt/int8"
 MANIFEST = "quantized.json"
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """``tensorrt/int8/quantized.json``."""
+    """``quantized.json``."""
 
     model_digest: str
     """``Catalog.digest`` of the segments that were quantised."""
@@ -30,7 +34,8 @@ def read_quantized(folder: Path, model_digest: str) -> Quantized:
         record = Quantized(**json.loads(path.read_text()))
     except FileNotFoundError:
         raise ValueError(
-            f"there are no quantised segments in {folder}: calibrate them on images first"
+            f"there are no quantised segments in {folder}: calibrate them on images first "
+            "(punctual build --calibration-images)"
         ) from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
