@@ -5,8 +5,8 @@ order of deadline. Its **slack** is how long all of it can be put off before som
 
 * Slack is spent on depth: on the request whose next exit buys most accuracy per second, if that
   fits into the slack and buys more than the **price** (see ``serving.core.price``): what the same
-  time is worth to those who will arrive. Since each exit gains less than the one before, depth is
-  shared evenly.
+  time is worth to those who will arrive and cannot overtake. Since each exit gains less than the
+  one before, depth is shared evenly.
 * When nothing is worth its price, the plan's first step is taken: the most urgent leave where they
   are, and who waits goes to the exit that is worth most at that price, in one fused run if there is
   one.

@@ -19,7 +19,8 @@ class _Way(NamedTuple):
     """A start on unit segments."""
 
     worth: float
-    """Accuracy of where it leads, less the price of what it takes beyond the plan."""
+    """Accuracy of where it leads, less the price of what it takes beyond the plan, and what its
+    runs lose."""
     rate: float
     """Accuracy per second that it buys first, beyond the shallowest exit."""
     stem: Segment
@@ -57,18 +58,23 @@ class Depth:
     """The steps that a plan's slack could be spent on, at what ``price`` asks for engine time."""
 
     def __init__(
-        self, plan: Plan, models: Sequence[Costs], ladders: Sequence[Ladder], price: Price
+        self,
+        plan: Plan,
+        models: Sequence[Costs],
+        ladders: Sequence[Ladder],
+        price: Price,
+        backlogs_s: Sequence[float],
     ) -> None:
         self._plan = plan
         self._models = models
         self._ladders = ladders
-        self._backlog_s = plan.length_s
+        self._backlogs_s = backlogs_s
         self._prices = price
         self._fused: dict[int, tuple[float, Segment] | None] = {}
         # What one of those who have yet to start may take, so that it is enough for each of them;
         # of what is missing each has all.
         self._share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting))
-        self._price = price.at(self._backlog_s)
+        self._price = price.at(backlogs_s)
 
     def best_step(self, room: bool) -> Decision | None:
         """The step that buys most, None if none fits or is worth its price. ``room``: whether
@@ -132,7 +138,7 @@ class Depth:
                 seldom_s, typical_s = times = costs.fused(depth, batch)
                 if seldom_s <= limit_s:
                     extra_s = typical_s - planned_s
-                    paid = self._prices.of_run(typical_s, extra_s, self._backlog_s)
+                    paid = self._prices.of_run(typical_s, extra_s, self._backlogs_s)
                     worth = ladder.ap(depth) * batch * (1.0 - late_share(times, limit_s)) - paid
                     if best is None or worth > best[0]:
                         best = worth, segments.fused_exit(depth).of(costs.paths.model)
@@ -156,15 +162,20 @@ class Depth:
             way: _Way | None = None
             seldom_s, typical_s = costs.unit_path(least, batch)
             apart_s = costs.apart(least, growing, plain, batch)
+            blocked = self._prices.blocked(costs.stem(batch))
+            blocked += self._prices.blocked(costs.head(least, batch))
+            depth = 0
             while target:
                 more_s = apart_s + costs.deeper(least, target, batch, growing, plain)
                 if seldom_s + more_s - task.cost_s > (self._share_s if way else self._plan.slack_s):
                     break
                 extra_s = typical_s * (1.0 + more_s / seldom_s) - task.times[1]
                 gain = (ladder.ap(target) - base) * batch
-                worth = base * batch + gain - self._price * extra_s
+                blocked += self._blocked(costs, depth, target, batch)
+                depth = target
+                worth = base * batch + gain - self._price * extra_s - blocked
                 if way is None:  # the first step is what must be worth it
-                    rate = gain / max(extra_s, EPSILON_S)
+                    rate = (gain - blocked) / max(extra_s, EPSILON_S)
                     way = _Way(worth, rate, segments.STEM.of(costs.paths.model))
                 elif worth > way.worth:
                     way = way._replace(worth=worth)
@@ -236,12 +247,22 @@ class Depth:
     def rate(
         self, cohort: Cohort, target: int, batch: int, num_growing: int, costs: Costs
     ) -> float:
-        """Accuracy per second that exit ``target`` buys: heads that would be run anyway are
-        free."""
+        """Accuracy per second that exit ``target`` buys, less what the stacks lose: heads that
+        would be run anyway are free."""
         depth = cohort.depth
         seconds = costs.typical_stacks(depth, target, batch)
         seconds += sum(costs.head(k, num_growing) for k in range(depth + 1, target + 1))
-        return self._ladders[cohort.model].gain(depth, target) * batch / seconds
+        lost = self._blocked(costs, depth, target, batch)
+        return (self._ladders[cohort.model].gain(depth, target) * batch - lost) / seconds
+
+    def _blocked(self, costs: Costs, depth: int, target: int, batch: int) -> float:
+        """What stacks from ``depth`` to ``target`` lose, each of which runs to its end."""
+        return sum(
+            [
+                self._prices.blocked(costs.typical_stacks(k, k + 1, batch))
+                for k in range(depth, target)
+            ]
+        )
 
     def _start_alone(self, task: Task) -> Run:
         """Nobody else is here: on unit segments, which can stop, or by a fused run, whichever

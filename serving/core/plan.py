@@ -186,6 +186,19 @@ class Plan:
     def _num_growing(self, requests: tuple[Request, ...]) -> int:
         return len([request for request in requests if request.id in self._growing])
 
+    def ahead_s(self, budgets_s: Sequence[float]) -> list[float]:
+        """How long what is due before somebody typically takes who comes now, for each of these
+        budgets, smallest first."""
+        ahead, seconds, steps = [], 0.0, iter(self._steps)
+        step = next(steps, None)
+        for budget_s in budgets_s:
+            due_s = self.now_s + budget_s
+            while step is not None and step[0] <= due_s:
+                seconds += step[1][1]
+                step = next(steps, None)
+            ahead.append(seconds)
+        return ahead
+
     def slack_without(self, task: Task) -> float:
         """How long the other tasks can be put off, were this one done first."""
         row, slack_s = Row(self.now_s), math.inf

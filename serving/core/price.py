@@ -1,12 +1,13 @@
 """What a second of engine time is worth to those who have not arrived yet.
 
-Work that is done now delays all that comes later, by just as much until the backlog is next gone,
-and costs nothing if it goes. If it first grows so long that a newcomer's budget does not reach
-beyond it, newcomers are lost for as long as it stays so. With budgets ``b_i``, each of one request
-in ``n``, that is
+Work that is done now delays all that comes later and is not due before it, by just as much until
+the backlog is next gone, and costs nothing if it goes. If it first grows so long that a newcomer's
+budget does not reach beyond it, newcomers are lost for as long as it stays so. What is due before
+whoever comes with budget ``b_i`` is its backlog, and ``limit_i`` how long that may be: ``b_i`` less
+what a request seldom exceeds. With budgets of one request in ``n`` each, that is
 
-    price(backlog) = accuracy / c * min(1, rho / (1 - rho)) * mean of P_i
-    P_i = P(the backlog reaches b_i - c before it is gone)
+    price(backlogs) = accuracy / c * min(1, rho / (1 - rho)) * mean of P_i
+    P_i = P(backlog_i reaches limit_i before it is gone)
 
 per second, where ``c`` is the time that a request needs and ``rho`` the share of the engine's time
 that requests need: another second of backlog stays above a limit for ``1 / (1 - rho)`` seconds, in
@@ -14,21 +15,25 @@ which ``rho / c`` requests come each second, but no more are lost than could hav
 ``P_i`` is that of a gambler's ruin (Feller, vol. I, ch. XIV) for the backlog as a diffusion with
 drift ``rho - 1`` and variance ``rho * c * cv2``:
 
-    P_i = (exp(theta * backlog) - 1) / (exp(theta * limit) - 1),  theta = 2 (1 - rho) / (rho c cv2)
+    P_i = (exp(theta backlog_i) - 1) / (exp(theta limit_i) - 1),  theta = 2 (1 - rho) / (rho c cv2)
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from collections.abc import Sequence
 
 from serving.core.demand import Demand
+from serving.core.latency import Times
 
-CAUTION = 1.5
+CAUTION = 1.8
 """A request that is lost weighs this many times what it would have been answered with: a miss is
-worse than the same accuracy gained elsewhere. Simulated (``punctual simulate``, cpu-lite, Poisson,
-loads .4 and .6): with 1, up to 2 in 100 more are lost than if everybody left at the first exit,
-with 1.5 less than 1, for a fifth of the accuracy that depth adds with 1."""
+worse than the same accuracy gained elsewhere. Simulated (``punctual simulate``, cpu-lite and
+gpu-like, Poisson, loads .4 and .6): with 1.5, up to 1 in 100 more are lost than if everybody left
+at the first exit, with 2.2 up to .7, for a tenth of the accuracy that depth adds with 1.5."""
+MIN_LIMIT = 0.1
+"""Who can be in time by luck alone is not given up: it can wait for this share of what a request
+typically takes."""
 MIN_CV2, MAX_CV2 = 0.25, 16.0
 """Arrivals are never taken to be more even or more uneven than this: samples are small."""
 MIN_ODDS, MAX_ODDS = 1e-6, 700.0
@@ -36,15 +41,21 @@ MIN_ODDS, MAX_ODDS = 1e-6, 700.0
 
 
 class Price:
-    """The price as a function of the backlog."""
+    """The price as a function of the backlogs of newcomers."""
 
-    __slots__ = ("_blocked", "_flood", "_limits_s", "_ruins", "_theta", "rho")
+    __slots__ = ("_blocked", "_flood", "_limits", "_skipped", "_theta", "rho")
 
-    def __init__(self, demand: Demand, request_s: float, accuracy: float) -> None:
-        """``request_s``: engine seconds that a request typically needs; ``accuracy``: what it is
-        answered with."""
+    def __init__(self, demand: Demand, request_s: float, accuracy: float, alone: Times) -> None:
+        """``request_s``: engine seconds that a request typically needs, in the batches that there
+        are; ``alone``: what it takes by itself; ``accuracy``: what it is answered with."""
+        seldom_s, typical_s = alone
         # Whoever has no more time than it needs is late anyway.
-        limits_s = [budget_s - request_s for budget_s in demand.budgets_s if budget_s > request_s]
+        limits_s = [
+            max(budget_s - seldom_s, MIN_LIMIT * typical_s)
+            for budget_s in demand.budgets_s
+            if budget_s > typical_s
+        ]
+        self._skipped = len(demand.budgets_s) - len(limits_s)
         self.rho = rho = demand.rate_hz * request_s
         cv2 = min(max(demand.cv2, MIN_CV2), MAX_CV2)
         lost = min(1.0, rho / (1.0 - rho)) if rho < 1.0 else 1.0
@@ -52,30 +63,33 @@ class Price:
         self._flood = each * lost / request_s
         self._blocked = each * demand.rate_hz
         self._theta = 0.0
-        self._limits_s: list[float] = []
-        self._ruins: list[float] = []
+        self._limits: list[tuple[float, float]] = []  # in seconds, and exp(theta limit) - 1
         if rho > 0.0 and limits_s:
             theta, longest_s = 2.0 * (1.0 - rho) / (rho * request_s * cv2), limits_s[-1]
             odds = min(max(abs(theta), MIN_ODDS / longest_s), MAX_ODDS / longest_s)
             self._theta = theta = math.copysign(odds, theta)
-            self._limits_s = limits_s
-            self._ruins = [math.expm1(theta * limit_s) for limit_s in limits_s]
+            self._limits = [(limit_s, math.expm1(theta * limit_s)) for limit_s in limits_s]
 
-    def at(self, backlog_s: float) -> float:
-        """Accuracy per second of engine time that is lost behind a backlog of so many seconds."""
-        if not self._limits_s:
-            return 0.0
-        num_short = bisect_right(self._limits_s, backlog_s)
-        ruin = float(num_short)
-        if num_short < len(self._limits_s):
-            here = math.expm1(self._theta * backlog_s)
-            ruin += sum([here / there for there in self._ruins[num_short:]])
+    def at(self, backlogs_s: Sequence[float]) -> float:
+        """Accuracy per second of engine time that is lost to newcomers, given how long what is due
+        before them takes: one figure for each budget of the demand, in their order."""
+        theta, ruin = self._theta, 0.0
+        for (limit_s, there), backlog_s in zip(
+            self._limits, backlogs_s[self._skipped :], strict=False
+        ):
+            if backlog_s > 0.0:
+                ruin += math.expm1(theta * backlog_s) / there if backlog_s < limit_s else 1.0
         return self._flood * ruin
 
-    def of_run(self, seconds: float, extra_s: float, backlog_s: float) -> float:
-        """Accuracy that is lost by a run of so many seconds that cannot be stopped, and that adds
-        ``extra_s`` to the backlog: whoever comes early in it, with less time than is left of it, is
-        late whatever is decided then."""
-        blocked_s = sum([seconds - s for s in self._limits_s if s < seconds])
-        priced_s = backlog_s + max(0.0, extra_s)
-        return self.at(priced_s) * extra_s + self._blocked * blocked_s
+    def blocked(self, seconds: float) -> float:
+        """Accuracy that is lost by a run of so many seconds, since it cannot be stopped: whoever
+        comes early in it, with less time than is left of it, is late whatever is decided then."""
+        short_s = [limit_s for limit_s, _ in self._limits if limit_s < seconds]
+        return self._blocked * (len(short_s) * seconds - sum(short_s))
+
+    def of_run(self, seconds: float, extra_s: float, backlogs_s: Sequence[float]) -> float:
+        """Accuracy that is lost by a run of so many seconds that adds ``extra_s`` to the
+        backlogs."""
+        more_s = max(0.0, extra_s)
+        priced_s = [backlog_s + more_s if backlog_s else 0.0 for backlog_s in backlogs_s]
+        return self.at(priced_s) * extra_s + self.blocked(seconds)

@@ -64,8 +64,13 @@ class Turn:
         self._max_cohorts = max_cohorts
         self._units = all(costs.paths.units for costs in models)
         self._prices = self._measure_price()
-        self._price = self._prices.at(plan.length_s)
-        self._depth = Depth(plan, models, ladders, self._prices)
+        budgets_s = snapshot.demand.budgets_s
+        if self._prices.rho < 1.0:
+            backlogs_s = plan.ahead_s(budgets_s)
+        else:  # the engine is never idle, so whatever it does keeps somebody from it
+            backlogs_s = [plan.length_s] * len(budgets_s)
+        self._price = self._prices.at(backlogs_s)
+        self._depth = Depth(plan, models, ladders, self._prices, backlogs_s)
 
     def decide(self) -> Decision:
         """The next action; there is something to do."""
@@ -89,7 +94,8 @@ class Turn:
             batch_s = costs.path(1, size)[1]
             if TURNS_PER_BUDGET * batch_s <= demand.budget_s:
                 request_s = min(request_s, batch_s / size)
-        return Price(demand, request_s, self._ladders[costs.paths.model].ap(1))
+        accuracy = self._ladders[costs.paths.model].ap(1)
+        return Price(demand, request_s, accuracy, costs.path(1, 1))
 
     def _final(self) -> tuple[Request, ...]:
         """Those with an answer whose next one could not be in time."""

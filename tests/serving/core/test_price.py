@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.demand import UNKNOWN, Demand
-from serving.core.price import CAUTION, MAX_CV2, MIN_CV2, Price
+from serving.core.price import CAUTION, MAX_CV2, MIN_CV2, MIN_LIMIT, Price
 
 REQUEST_S, ACCURACY = 0.010, 0.5
 BUSY = Demand(rate_hz=80.0, cv2=1.0, budgets_s=(0.2,))
@@ -20,8 +20,14 @@ FLOOD = CAUTION * ACCURACY / REQUEST_S
 """What engine time is worth when whoever comes is sure to be lost."""
 
 
+def price_of(demand: Demand, accuracy: float = ACCURACY, request_s: float = REQUEST_S) -> Price:
+    """Requests take what they always take."""
+    return Price(demand, request_s, accuracy, (request_s, request_s))
+
+
 def of(demand: Demand, backlog_s: float = 0.05) -> float:
-    return Price(demand, REQUEST_S, ACCURACY).at(backlog_s)
+    """Whatever their budget, newcomers have the same backlog."""
+    return price_of(demand).at([backlog_s] * len(demand.budgets_s))
 
 
 def rising(values: list[float]) -> bool:
@@ -69,6 +75,30 @@ def test_each_budget_counts_for_its_share():
     assert mixed == pytest.approx(sum(apart) / 2)
 
 
+def test_each_budget_has_a_backlog_of_its_own():
+    demand = replace(BUSY, budgets_s=(0.1, 0.4))
+    tight, loose = (of(replace(BUSY, budgets_s=(budget_s,)), 0.05) for budget_s in (0.1, 0.4))
+    assert price_of(demand).at([0.05, 0.05]) == pytest.approx((tight + loose) / 2)
+    assert price_of(demand).at([0.0, 0.05]) == pytest.approx(loose / 2), "they can overtake"
+
+
+def test_a_budget_that_is_too_small_takes_its_backlog_with_it():
+    demand = replace(BUSY, budgets_s=(REQUEST_S / 2, 0.1, 0.4))
+    expected = price_of(replace(BUSY, budgets_s=(0.1, 0.4))).at([0.03, 0.05])
+    assert price_of(demand).at([0.02, 0.03, 0.05]) == pytest.approx(expected * 2 / 3)
+
+
+def test_newcomers_can_wait_for_what_a_request_seldom_leaves_of_their_budget():
+    erratic = Price(BUSY, REQUEST_S, ACCURACY, (5 * REQUEST_S, REQUEST_S))
+    assert erratic.at([0.1]) == pytest.approx(of(replace(BUSY, budgets_s=(0.16,)), 0.1))
+
+
+def test_who_can_be_in_time_by_luck_alone_counts():
+    demand = replace(BUSY, budgets_s=(1.01 * REQUEST_S,))
+    erratic = Price(demand, REQUEST_S, ACCURACY, (5 * REQUEST_S, REQUEST_S))
+    assert erratic.at([MIN_LIMIT * REQUEST_S]) == pytest.approx(FLOOD)
+
+
 def test_small_samples_are_not_believed_beyond_reason():
     for measured, believed in ((0.0, MIN_CV2), (1e9, MAX_CV2)):
         assert of(replace(BUSY, cv2=measured)) == of(replace(BUSY, cv2=believed))
@@ -96,22 +126,24 @@ def test_nobody_is_lost_who_does_not_come(rho):
 
 
 def test_it_is_proportional_to_accuracy():
-    assert Price(BUSY, REQUEST_S, 2 * ACCURACY).at(0.05) == pytest.approx(2 * of(BUSY))
+    assert price_of(BUSY, 2 * ACCURACY).at([0.05]) == pytest.approx(2 * of(BUSY))
 
 
 # ---- runs that cannot be stopped ----------------------------------------------------------------
 
 
 def test_a_run_that_nobody_has_to_wait_for_costs_what_it_adds():
-    price = Price(BUSY, REQUEST_S, ACCURACY)
-    assert price.of_run(0.19, 0.05, 0.04) == pytest.approx(price.at(0.09) * 0.05)
-    assert price.of_run(0.19, -0.01, 0.04) == pytest.approx(-price.at(0.04) * 0.01)
+    price = price_of(BUSY)
+    assert price.of_run(0.19, 0.05, [0.04]) == pytest.approx(price.at([0.09]) * 0.05)
+    assert price.of_run(0.19, -0.01, [0.04]) == pytest.approx(-price.at([0.04]) * 0.01)
+    assert price.of_run(0.19, 0.05, [0.0]) == 0.0, "who comes can overtake, and nobody else waits"
 
 
 def test_a_longer_one_costs_those_who_come_early_in_it():
     """Of arrivals at 80/s with 190 ms to wait, those in the first 60 of 250 ms are late."""
-    price = Price(BUSY, REQUEST_S, ACCURACY)
-    blocked = price.of_run(0.25, 0.05, 0.04) - price.of_run(0.19, 0.05, 0.04)
+    price = price_of(BUSY)
+    blocked = price.of_run(0.25, 0.05, [0.04]) - price.of_run(0.19, 0.05, [0.04])
+    assert blocked == pytest.approx(price.blocked(0.25))
     assert blocked == pytest.approx(CAUTION * ACCURACY * 80 * 0.06)
 
 
@@ -167,7 +199,7 @@ def test_it_is_between_nothing_and_a_floods(
     rate_hz, cv2, budgets_s, backlog_s, request_s, accuracy
 ):
     demand = Demand(rate_hz, cv2, tuple(sorted(budgets_s)))
-    value = Price(demand, request_s, accuracy).at(backlog_s)
+    value = price_of(demand, accuracy, request_s).at([backlog_s] * len(budgets_s))
     assert 0.0 <= value <= CAUTION * accuracy / request_s * (1 + 1e-12)
 
 
