@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -170,6 +171,26 @@ def test_in_a_flood_a_lone_request_leaves_at_the_first_exit(demand, segment):
 )
 def test_nor_does_it_set_out_for_a_deeper_one(demand, offer, segment):
     assert decide([request(0)], demand=demand, **OFFERS[offer]).segment == segment
+
+
+URGENT = Demand(rate_hz=60.0, cv2=1.0, budgets_s=(2.0 * unit_s(1),))
+"""Two thirds of what can be answered, all of it in more of a hurry than who has a second."""
+HURRIED_S = cost_s(segments.fused_exit(1)) + 0.001
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "demand", "goes_on"),
+    [
+        (1.0, URGENT, True),  # they overtake it
+        (1.9 * unit_s(1), URGENT, False),  # it is due before them
+        (1.0, replace(URGENT, rate_hz=150.0), False),  # they do, but the engine is never idle
+        (1.0, replace(URGENT, budgets_s=(HURRIED_S,)), False),  # they cannot wait for a stack
+    ],
+)
+def test_depth_costs_those_who_cannot_overtake(deadline_s, demand, goes_on):
+    cohort = Cohort(7, 1, (request(0, deadline_s),))
+    segment = decide((), [cohort], demand=demand).segment
+    assert segment == (segments.stack(2) if goes_on else segments.head(1))
 
 
 def test_the_shallowest_accepted_exit_is_not_for_sale():
