@@ -256,9 +256,7 @@ _BCCD_SMALL = Config(
         head_channels=48,
         anchor_scale=1.0,
     ),
-    TrainConfig(
-        dataset="bccd", split="train", epochs=40, vertical_flip=True, ema_decay=0.998
-    ),
+    TrainConfig(dataset="bccd", split="train", epochs=40, vertical_flip=True, ema_decay=0.998),
 )
 
 # Defects of 16 to 33 pixels (5 and 95 %) at this size: P3 and P4 find them, and P5 some.
