@@ -1,7 +1,8 @@
-"""Ways to train exits, compared: options by seeds, one run after the other.
+"""Ways to train exits, and necks, compared: options by seeds, one run after the other.
 
 OUT/OPTION/seed_S/           a run, as ``builder.train`` writes it; its checkpoint says how far
 OUT/OPTION/depth_K/seed_S/   it is and what it scored
+OUT/NECK/OPTION/...          the same with another neck of equal cost
 OUT/ablation.json, .md       the runs that have ended, rewritten after each
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from builder.config import Config, DetectorConfig, TrainConfig, replace
 from builder.measure import machine
 from builder.modeling.checkpoint import read_checkpoint
+from builder.modeling.cost import exit_costs, with_neck_of_equal_cost
 from builder.train import CHECKPOINT, train
 
 SEPARATE = "separate"
@@ -28,6 +30,7 @@ PLAIN: Mapping[str, Any] = {
     "gradient_equilibrium": False,
     "distillation_weight": 0.0,
     "teacher": "deepest",
+    "feature_distillation_weight": 0.0,
 }
 """Every exit at every step, all alike, each by itself."""
 
@@ -39,11 +42,21 @@ OPTIONS: dict[str, Mapping[str, Any]] = {
     "equilibrium": {**PLAIN, "gradient_equilibrium": True},
     "distillation": {**PLAIN, "distillation_weight": 1.0},
     "ensemble": {**PLAIN, "distillation_weight": 1.0, "teacher": "ensemble"},
+    "features": {**PLAIN, "distillation_weight": 1.0, "feature_distillation_weight": 1.0},
     SEPARATE: {**PLAIN, "exits_per_step": 1},
 }
 """Name -> fields of the recipe."""
 
 FIGURES = ("ap", "ap50")
+
+Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Option -> seed -> figure -> exit -> value, beside the seconds of that seed's runs."""
+
+Values = Mapping[tuple[str, int, int], float]
+"""(option, seed, exit) -> one figure."""
+
+Table = dict[str, dict[int, dict[str, Any]]]
+"""Option -> exit -> mean, std (None of one seed) and num_seeds."""
 
 
 class OtherRun(ValueError):
@@ -55,6 +68,7 @@ class Trial:
     """One run, and the exits of it that count."""
 
     option: str
+    """A key of OPTIONS, or NECK/KEY."""
     seed: int
     config: Config
     folder: Path
@@ -62,27 +76,44 @@ class Trial:
     exits: tuple[int, ...]
 
 
-def trials(config: Config, options: Iterable[str], seeds: Iterable[int]) -> list[Trial]:
-    """All runs of a comparison, seed by seed, so that every option has a result early on."""
+def trials(
+    config: Config,
+    options: Iterable[str],
+    seeds: Iterable[int],
+    depths: Sequence[int] | None = None,
+) -> list[Trial]:
+    """All runs of a comparison, seed by seed, so that every option has a result early on.
+
+    ``depths`` are those of the separate models (None: all). Raises ValueError for a depth that the
+    detector does not have or a neck that cannot be made to cost the same.
+    """
     options = list(options)
+    num_exits = config.detector.num_exits
+    wrong = [depth for depth in depths or () if not 1 <= depth <= num_exits]
+    if wrong:
+        raise ValueError(f"depths are 1 to {num_exits}, not {wrong[0]}")
+    depths = depths or range(1, num_exits + 1)
     return [
-        trial for seed in seeds for option in options for trial in _trials(config, option, seed)
+        trial
+        for seed in seeds
+        for option in options
+        for trial in _trials(config, option, seed, depths)
     ]
 
 
-def _trials(config: Config, option: str, seed: int) -> Iterator[Trial]:
-    recipe = replace(config.train, **OPTIONS[option], seed=seed)
-    num_exits = config.detector.num_exits
-    if option != SEPARATE:
+def _trials(config: Config, option: str, seed: int, depths: Sequence[int]) -> Iterator[Trial]:
+    neck, _, name = option.rpartition("/")
+    recipe = replace(config.train, **OPTIONS[name], seed=seed)
+    detector = with_neck_of_equal_cost(config.detector, neck) if neck else config.detector
+    if name != SEPARATE:
         folder = Path(option) / f"seed_{seed}"
-        exits = tuple(range(1, num_exits + 1))
-        yield Trial(option, seed, replace(config, train=recipe), folder, exits)
+        exits = tuple(range(1, detector.num_exits + 1))
+        yield Trial(option, seed, Config(detector, recipe), folder, exits)
         return
-    stacks_per_exit = config.detector.num_stacks // num_exits
-    for depth in range(1, num_exits + 1):
-        detector = replace(config.detector, num_stacks=depth * stacks_per_exit)
+    for depth in depths:
+        shallow = replace(detector, num_stacks=depth * detector.stacks_per_exit)
         folder = Path(option) / f"depth_{depth}" / f"seed_{seed}"
-        yield Trial(option, seed, Config(detector, recipe), folder, (depth,))
+        yield Trial(option, seed, Config(shallow, recipe), folder, (depth,))
 
 
 def ablate(
@@ -104,9 +135,14 @@ def ablate(
 
 def has_ended(trial: Trial, out: Path) -> bool:
     """Whether a run has been trained to its end. Raises OtherRun."""
+    return _checkpoint(trial, out) is not None
+
+
+def _checkpoint(trial: Trial, out: Path) -> dict[str, Any] | None:
+    """What a run that has been trained to its end left. Raises OtherRun."""
     path = out / trial.folder / CHECKPOINT
     if not path.exists():
-        return False
+        return None
     data = read_checkpoint(path)
     metadata, expected = data["metadata"], trial.config
     detector = DetectorConfig.from_dict(data["detector"])
@@ -116,24 +152,32 @@ def has_ended(trial: Trial, out: Path) -> bool:
     )
     if found != expected:
         raise OtherRun(f"{path} was made by another recipe: choose another folder, or remove it")
-    return bool(metadata["epochs"] == expected.train.epochs)
+    return data if metadata["epochs"] == expected.train.epochs else None
 
 
 def _report(planned: Sequence[Trial], out: Path, command: str) -> dict[str, Any]:
-    """Of the runs that have ended: by option and seed, the figures of each exit."""
+    """Of the runs that have ended: by option and seed, the figures of each exit, and what each
+    exit costs."""
     results: dict[str, dict[int, dict[str, Any]]] = {}
+    structures: dict[str, dict[str, Any]] = {}
     for trial in planned:
-        if not has_ended(trial, out):
+        if (checkpoint := _checkpoint(trial, out)) is None:
             continue
-        metadata = read_checkpoint(out / trial.folder / CHECKPOINT)["metadata"]
-        of_option = results.setdefault(trial.option, {})
-        of_seed = of_option.setdefault(
+        metadata = checkpoint["metadata"]
+        of_seed = results.setdefault(trial.option, {}).setdefault(
             trial.seed, {"seconds": 0.0, **{name: {} for name in FIGURES}}
         )
         of_seed["seconds"] += metadata["seconds"]
         for name in FIGURES:
             values = metadata["validation"]["validation"][name]
             of_seed[name].update({depth: values[depth - 1] for depth in trial.exits})
+        detector = DetectorConfig.from_dict(checkpoint["detector"])
+        structure = structures.setdefault(
+            trial.option,
+            {"neck": detector.neck, "neck_channels": detector.neck_channels, "gmac": {}},
+        )
+        costs = exit_costs(detector)
+        structure["gmac"].update({depth: costs[depth - 1].macs / 1e9 for depth in trial.exits})
     recipe = planned[0].config.train
     return {
         "command": command,
@@ -141,7 +185,57 @@ def _report(planned: Sequence[Trial], out: Path, command: str) -> dict[str, Any]
         "dataset": recipe.dataset,
         "split": recipe.validation_split,
         "epochs": recipe.epochs,
+        "structures": structures,
         "results": results,
+        "tables": tables(results, planned[0].option),
+    }
+
+
+def tables(results: Results, base: str) -> dict[str, Table]:
+    """Title -> what its table says: each figure by itself, less that of the option ``base`` at the
+    same seed and exit, and less that of exit 1 of the same option and seed."""
+    found: dict[str, Table] = {}
+    for name in FIGURES:
+        title = name.upper()
+        values = {
+            (option, seed, depth): value
+            for option, seeds in results.items()
+            for seed, row in seeds.items()
+            for depth, value in row[name].items()
+        }
+        found[title] = _table(values)
+        found[f"{title} less {base}'s"] = _table(
+            _differences(values, lambda option, seed, depth: (base, seed, depth))
+        )
+        found[f"{title} less exit 1's"] = _table(
+            _differences(values, lambda option, seed, depth: (option, seed, 1))
+        )
+    return found
+
+
+def _differences(
+    values: Values, partner: Callable[[str, int, int], tuple[str, int, int]]
+) -> dict[tuple[str, int, int], float]:
+    """Between each value and its partner, where that is another one."""
+    pairs = ((key, partner(*key)) for key in values)
+    return {a: values[a] - values[b] for a, b in pairs if a != b and b in values}
+
+
+def _table(values: Values) -> Table:
+    """Mean and standard deviation over seeds."""
+    grouped: dict[str, dict[int, list[float]]] = {}
+    for (option, _, depth), value in values.items():
+        grouped.setdefault(option, {}).setdefault(depth, []).append(value)
+    return {
+        option: {
+            depth: {
+                "mean": statistics.fmean(row),
+                "std": statistics.stdev(row) if len(row) > 1 else None,
+                "num_seeds": len(row),
+            }
+            for depth, row in depths.items()
+        }
+        for option, depths in grouped.items()
     }
 
 
@@ -152,37 +246,50 @@ def _write(report: Mapping[str, Any], out: Path) -> None:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Tables of AP and AP50: the mean over seeds and, of two or more, the standard deviation."""
+    """What each option is and costs, then the tables: the mean over seeds and, of two or more,
+    the standard deviation; of differences, theirs."""
     lines = [
         f"`{report['command']}`",
         "",
-        f"{report['dataset']} {report['split']}, {report['epochs']} epochs, {report['machine']}",
+        f"{report['dataset']} {report['split']}, {report['epochs']} epochs, {report['machine']}. "
+        "Differences are paired by seed.",
     ]
-    results = report["results"]
-    depths = sorted({d for seeds in results.values() for row in seeds.values() for d in row["ap"]})
-    for name in FIGURES:
-        head = [name.upper(), "seeds", *(f"exit {depth}" for depth in depths), "minutes"]
-        lines += ["", _row(head), _row(["---"] * len(head))]
-        for option, seeds in results.items():
-            rows = list(seeds.values())
-            minutes = statistics.fmean(row["seconds"] for row in rows) / 60
-            cells = [
-                _spread([row[name][depth] for row in rows if depth in row[name]])
-                for depth in depths
-            ]
-            lines.append(_row([option, str(len(rows)), *cells, f"{minutes:.1f}"]))
+    structures, results = report["structures"], report["results"]
+    depths = sorted({depth for row in structures.values() for depth in row["gmac"]})
+    exits = [f"exit {depth}" for depth in depths]
+    rows = [
+        [
+            option,
+            row["neck"],
+            str(row["neck_channels"]),
+            *(f"{row['gmac'][depth]:.3f}" if depth in row["gmac"] else "-" for depth in depths),
+            str(len(results[option])),
+            f"{statistics.fmean(seed['seconds'] for seed in results[option].values()) / 60:.1f}",
+        ]
+        for option, row in structures.items()
+    ]
+    lines += _lines(["GMAC", "neck", "channels", *exits, "seeds", "minutes"], rows)
+    for title, table in report["tables"].items():
+        sign = "+" if "less" in title else ""
+        lines += _lines(
+            [title, *exits],
+            [
+                [option, *(_spread(row.get(depth), sign) for depth in depths)]
+                for option, row in table.items()
+            ],
+        )
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table, after a blank line."""
+    cells = [head, ["---"] * len(head), *rows]
+    return ["", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
-def _spread(values: Sequence[float]) -> str:
-    """``.612 ± .004``"""
-    if not values:
+def _spread(cell: Mapping[str, Any] | None, sign: str) -> str:
+    """The mean, and the standard deviation of two or more."""
+    if cell is None:
         return "-"
-    mean = f"{statistics.fmean(values):.3f}"
-    return (
-        mean if len(values) == 1 else f"{mean} \N{PLUS-MINUS SIGN} {statistics.stdev(values):.3f}"
-    )
+    mean = f"{cell['mean']:{sign}.3f}"
+    return mean if cell["std"] is None else f"{mean} \N{PLUS-MINUS SIGN} {cell['std']:.3f}"

@@ -3,8 +3,8 @@
 stem -> stack 1 -> stack 2 -> ... -> stack N        exits drawn for this step
            |          |                 |
          head 1     head 2            head N        truth: focal and box loss, weighted by exit
-           ^          ^_________________|           distillation: outputs of the deepest exit
-           |____________________________|
+           ^          ^_________________|           distillation: outputs of the deepest exit, and
+           |____________________________|           the features that its head takes
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -
 
 
 class Supervised(nn.Module):
-    """A detector as it is trained: ``forward`` gives the raw outputs of the exits of one step.
+    """A detector as it is trained: ``forward`` gives the raw outputs of the exits of one step, and
+    the features that their heads take.
 
     In gradient equilibrium (Li et al., Improved Techniques for Training Adaptive Deep Networks,
     2019), exit i of k sends back 1 / (k - i + 1) of its gradient, and what comes from all deeper
@@ -73,10 +74,13 @@ class Supervised(nn.Module):
         self.detector = detector
         self._gradient_equilibrium = gradient_equilibrium
 
-    def forward(self, images: Tensor, exits: Sequence[int]) -> dict[int, RawOutputs]:
+    def forward(
+        self, images: Tensor, exits: Sequence[int]
+    ) -> tuple[dict[int, RawOutputs], dict[int, list[Tensor]]]:
         """Exits ascending. Images as ``Detector.stem`` takes them."""
         features = self.detector.stem(images)
         outputs: dict[int, RawOutputs] = {}
+        features_of: dict[int, list[Tensor]] = {}
         for depth in range(1, exits[-1] + 1):
             features = self.detector.stack(depth, features)
             if depth in exits:
@@ -84,8 +88,9 @@ class Supervised(nn.Module):
                 if self._gradient_equilibrium:
                     of_head = [scale_gradient(x, 1 / remaining) for x in features]
                     features = [scale_gradient(x, 1 - 1 / remaining) for x in features]
+                features_of[depth] = of_head
                 outputs[depth] = self.detector.head(depth, of_head)
-        return outputs
+        return outputs, features_of
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -126,17 +131,39 @@ def distillation_loss(
     return ExitLoss((distance * entropy).sum() / count, of_boxes / count)
 
 
+def feature_distillation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """How far one exit's features (B, C, H, W) of each level are from another's, which are taken
+    as they are: 0 to 2, the mean over levels.
+
+    Half the mean squared difference, as from the deepest exit in Be Your Own Teacher (Zhang et al.,
+    2019), of channels that have mean 0 and variance 1 over batch and positions, as in PKD (Cao et
+    al., 2022): one minus Pearson's correlation, whatever the scale of a channel or a level.
+    """
+    distances = [
+        F.mse_loss(_standardised(of_student), _standardised(of_teacher.detach())) / 2
+        for of_student, of_teacher in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(distances).mean()
+
+
+def _standardised(x: Tensor) -> Tensor:
+    return F.batch_norm(x.float(), None, None, training=True)
+
+
 def step_loss(
     outputs: Mapping[int, RawOutputs],
+    features: Mapping[int, Sequence[Tensor]],
     targets: Targets,
     anchors: Tensor,
     config: TrainConfig,
     exit_weights: Sequence[float],
     count: float,
+    share: float,
 ) -> tuple[Tensor, dict[int, ExitLoss]]:
-    """What to minimise, given the outputs of the exits of one step, and the parts of it that
-    compare an exit with the truth. ``exit_weights[k - 1]`` belongs to exit k; everything is
-    divided by ``count``."""
+    """What to minimise, given outputs and features of the exits of one step, and the parts of it
+    that compare an exit with the truth. ``exit_weights[k - 1]`` belongs to exit k. What is summed
+    over anchors is divided by ``count``; what is a mean over images is multiplied by ``share``,
+    that of these images in the whole batch."""
     losses = {
         depth: exit_loss(logits, deltas, targets, config, count)
         for depth, (logits, deltas) in outputs.items()
@@ -150,6 +177,16 @@ def step_loss(
             * _sum(distillation_loss(of_exit, teacher, anchors, config, count), config)
             for depth, of_exit in outputs.items()
             if of_exit is not teacher
+        )
+    if config.feature_distillation_weight:
+        deepest = max(features)
+        terms.extend(
+            config.feature_distillation_weight
+            * share
+            * exit_weights[depth - 1]
+            * feature_distillation_loss(of_features, features[deepest])
+            for depth, of_features in features.items()
+            if depth != deepest
         )
     return torch.stack(terms).sum(), losses
 

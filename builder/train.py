@@ -178,8 +178,11 @@ def _add_gradients(
         waits = not is_last and isinstance(wrapped, nn.parallel.DistributedDataParallel)
         with wrapped.no_sync() if waits else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
-                outputs = wrapped(stack_images(part, device), exits)
-            loss, losses = step_loss(outputs, of_part, model.anchors, recipe, exit_weights, count)
+                outputs, features = wrapped(stack_images(part, device), exits)
+            share = len(part) / (len(examples) * processes.count)
+            loss, losses = step_loss(
+                outputs, features, of_part, model.anchors, recipe, exit_weights, count, share
+            )
             (loss * processes.count).backward()  # they are averaged over processes
         for depth, terms in losses.items():
             sums[depth - 1, :2] += torch.stack([terms.classes, terms.boxes]).detach()

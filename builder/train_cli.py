@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from builder.config import CONFIGS, Config
+from builder.graphs import GRAPHS
 from builder.model_cli import add_neck, apply_neck
 from builder.options import DATASETS, add_command, add_data
 
@@ -22,6 +23,7 @@ OPTIONS = (
     "equilibrium",
     "distillation",
     "ensemble",
+    "features",
     "separate",
 )
 """As in ``builder.ablation``, which --help need not import."""
@@ -142,20 +144,41 @@ def _add_ablate(commands: Any) -> None:
     parser = add_command(
         commands,
         "ablate",
-        "Compare ways to train exits.",
-        "Trains one recipe with each option and each seed, one run after the other, and prints the "
-        "AP of every exit on the validation split, mean and spread over seeds. A stopped "
-        "comparison goes on when it is started again; runs that have ended are not repeated. "
+        "Compare ways to train exits, and necks.",
+        "Trains one recipe with each option and each seed, one run after the other, and prints "
+        "what every exit costs and its AP on the validation split, mean and spread over seeds, "
+        "also of the differences to the first option and to exit 1. A stopped comparison goes on "
+        "when it is started again; runs that have ended are not repeated. "
         "Options: uniform, rising and last weights of exits (the last: twice any other's); random: "
         "one other exit and the last at each step; gradient equilibrium; distillation from the "
-        "deepest exit, or from the ensemble of all; separate: a model for each depth, trained at "
-        "its last exit alone.",
+        "deepest exit, or from the ensemble of all; features: the deepest exit's features beside "
+        "its outputs; separate: a model for each depth, trained at its last exit alone. "
+        "NECK/OPTION, as fpn/uniform, is the option with another built-in neck, as wide as makes "
+        "its exits cost the same.",
     )
     _add_recipe(parser)
-    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS))
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        type=_option,
+        default=list(OPTIONS),
+        metavar="[NECK/]OPTION",
+        help="the first is what the others are compared with",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--depths", nargs="+", type=int, help="of separate models [all]")
     parser.add_argument("--out", type=Path, required=True, help="runs, OUT/ablation.json and .md")
     parser.set_defaults(run=lambda options: _ablate(options, parser.error))
+
+
+def _option(text: str) -> str:
+    """``OPTION`` or ``NECK/OPTION``. Raises ArgumentTypeError."""
+    neck, separator, name = text.rpartition("/")
+    if name not in OPTIONS:
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(OPTIONS)}")
+    if separator and neck not in GRAPHS:
+        raise argparse.ArgumentTypeError(f"{neck!r} is not one of {', '.join(GRAPHS)}")
+    return text
 
 
 def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
@@ -166,7 +189,12 @@ def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
     config, data = _recipe(options, refuse)
     if config.train.validation_split is None:
         refuse("which images to measure accuracy on: give --validation-split")
-    planned = trials(config, dict.fromkeys(options.options), dict.fromkeys(options.seeds))
+    names, seeds = dict.fromkeys(options.options), dict.fromkeys(options.seeds)
+    depths = sorted(set(options.depths)) if options.depths else None
+    try:
+        planned = trials(config, names, seeds, depths)
+    except ValueError as error:
+        refuse(str(error))
     try:
         with interruptible():
             report = ablate(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from builder.config import DetectorConfig
+from builder.config import DetectorConfig, replace
 from builder.modeling.detector import Detector
+
+WIDTH_STEP = 2
+"""Channels by which the width of a neck may differ from another's."""
+
+COST_TOLERANCE = 0.05
+"""Share by which exits of equal cost may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ def count_conv_macs(model: nn.Module, run: Callable[[], Any]) -> int:
     return total
 
 
+@lru_cache(maxsize=64)
 def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
     """The cost of every exit. Computed on the meta device: shapes only."""
     with torch.device("meta"):
@@ -72,6 +81,29 @@ def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
             ExitCost(backbone_macs, neck_macs, head_macs, parameters + head.count_parameters(exit))
         )
     return tuple(costs)
+
+
+def with_neck_of_equal_cost(config: DetectorConfig, neck: str) -> DetectorConfig:
+    """The detector with another built-in neck, as wide as makes its exits cost what they did.
+
+    Of all even widths the one whose exits' multiply-accumulates differ least, by the largest share
+    over exits. Raises ValueError if that is more than COST_TOLERANCE.
+    """
+    wanted = [cost.macs for cost in exit_costs(config)]
+
+    def other(width: int) -> DetectorConfig:
+        return replace(config, neck=neck, graph=(), neck_channels=width)
+
+    def difference(width: int) -> float:
+        found = [cost.macs for cost in exit_costs(other(width))]
+        return max(abs(macs / of - 1) for macs, of in zip(found, wanted, strict=True))
+
+    widths = range(WIDTH_STEP, 4 * config.neck_channels, WIDTH_STEP)
+    above = bisect_left(widths, wanted[-1], key=lambda width: exit_costs(other(width))[-1].macs)
+    best = min(widths[max(0, above - 1) : above + 1], key=difference, default=widths[0])
+    if (share := difference(best)) > COST_TOLERANCE:
+        raise ValueError(f"no width of {neck} costs what {config.neck} does: {share:.0%} at best")
+    return other(best)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from builder import ablation
-from builder.ablation import OPTIONS, OtherRun, ablate, has_ended, markdown, trials
+from builder.ablation import OPTIONS, OtherRun, ablate, has_ended, markdown, tables, trials
 from builder.config import Config, replace
+from builder.modeling.cost import exit_costs
 from builder.train_cli import OPTIONS as NAMES
 from tests.builder.tiny import TINY
 
@@ -33,7 +34,7 @@ def test_options_differ_from_plain_training_alone() -> None:
                 for name, value in recipe.to_dict().items()
                 if value != trial.config.train.to_dict()[name]
             }
-            assert len(changed) == {"uniform": 0, "ensemble": 2}.get(option, 1)
+            assert len(changed) == {"uniform": 0, "ensemble": 2, "features": 2}.get(option, 1)
 
 
 def test_trials_go_seed_by_seed() -> None:
@@ -48,6 +49,28 @@ def test_trials_go_seed_by_seed() -> None:
     ]
     assert [trial.config.detector.num_stacks for trial in planned[:3]] == [2, 1, 2]
     assert [trial.config.train.exits_per_step for trial in planned[:3]] == [None, 1, 1]
+
+
+def test_separate_models_of_some_depths() -> None:
+    planned = trials(CONFIG, ["uniform", "separate"], [0], [2])
+    assert [trial.exits for trial in planned] == [(1, 2), (2,)]
+    with pytest.raises(ValueError, match="depths are 1 to 2, not 3"):
+        trials(CONFIG, ["uniform"], [0], [1, 3])
+
+
+def test_another_neck_is_trained_in_the_same_ways_at_the_same_cost() -> None:
+    own = trials(CONFIG, ["rising", "separate"], [4])
+    other = trials(CONFIG, ["fpn/rising", "fpn/separate"], [4])
+    for ours, theirs in zip(own, other, strict=True):
+        assert theirs.option == f"fpn/{ours.option}"
+        assert theirs.folder == Path("fpn") / ours.folder
+        assert theirs.config.train == ours.config.train
+        changed = {"neck": "fpn", "neck_channels": theirs.config.detector.neck_channels}
+        assert theirs.config.detector == replace(ours.config.detector, **changed)
+        macs = [[c.macs for c in exit_costs(t.config.detector)] for t in (ours, theirs)]
+        assert macs[1] == pytest.approx(macs[0], rel=0.05)
+    # One width for all depths: that of the whole ladder.
+    assert len({trial.config.detector.neck_channels for trial in other}) == 1
 
 
 def test_a_stopped_comparison_goes_on(
@@ -78,7 +101,12 @@ def test_a_stopped_comparison_goes_on(
     assert set(report["results"]["equilibrium"][0]["ap"]) == {1, 2}
     assert set(report["results"]["separate"][0]["ap50"]) == {1, 2}
     assert report["split"] == "val"
+    assert report["structures"]["separate"]["gmac"] == report["structures"]["equilibrium"]["gmac"]
     assert (tmp_path / "ablation.md").read_text() == markdown(report)
+
+    trained.clear()
+    assert ablate(planned, bccd, tmp_path, command="c") == report
+    assert not trained
 
 
 def test_other_recipes_are_not_mixed(bccd: Path, tmp_path: Path) -> None:
@@ -91,24 +119,73 @@ def test_other_recipes_are_not_mixed(bccd: Path, tmp_path: Path) -> None:
         ablate(trials(wider, ["uniform"], [0]), bccd, tmp_path, command="c")
 
 
-def test_tables() -> None:
-    def row(*aps: float) -> dict[str, object]:
-        figures = {depth: ap for depth, ap in enumerate(aps, start=1) if ap}
-        return {"ap": figures, "ap50": figures, "seconds": 90.0}
+def row(*aps: float) -> dict[str, object]:
+    """What one seed left, by exit; 0: nothing."""
+    figures = {depth: ap for depth, ap in enumerate(aps, start=1) if ap}
+    return {"ap": figures, "ap50": figures, "seconds": 90.0}
 
+
+def test_tables() -> None:
+    # Seed 1 is .1 better throughout; of seed 2 only one option has been trained.
+    results = {
+        "uniform": {0: row(0.5, 0.6), 1: row(0.6, 0.7)},
+        "rising": {0: row(0.4, 0.61), 1: row(0.5, 0.71), 2: row(0.9, 0.9)},
+        "separate": {0: row(0, 0.7)},
+    }
+    found = tables(results, "uniform")
+    assert list(found) == [
+        *("AP", "AP less uniform's", "AP less exit 1's"),
+        *("AP50", "AP50 less uniform's", "AP50 less exit 1's"),
+    ]
+    assert found["AP50"] == found["AP"]
+    assert found["AP"]["uniform"][1] == pytest.approx(
+        {"mean": 0.55, "std": 0.0707, "num_seeds": 2}, abs=1e-4
+    )
+    assert found["AP"]["separate"] == {2: {"mean": 0.7, "std": None, "num_seeds": 1}}
+    paired = found["AP less uniform's"]
+    assert set(paired) == {"rising", "separate"}
+    assert paired["rising"][1] == pytest.approx(
+        {"mean": -0.1, "std": 0.0, "num_seeds": 2}, abs=1e-9
+    )
+    assert paired["rising"][2]["mean"] == pytest.approx(0.01)
+    gained = found["AP less exit 1's"]
+    assert set(gained) == {"uniform", "rising"}
+    assert set(gained["rising"]) == {2}
+    assert gained["rising"][2] == pytest.approx(
+        {"mean": 0.14, "std": 0.1212, "num_seeds": 3}, abs=1e-4
+    )
+
+
+def test_report() -> None:
+    results = {"uniform": {0: row(0.5, 0.6), 1: row(0.52, 0.6)}, "fpn/separate": {0: row(0, 0.7)}}
     report = {
         "command": "punctual ablate",
         "machine": "m",
         "dataset": "bccd",
         "split": "test",
         "epochs": 5,
-        "results": {"uniform": {0: row(0.5, 0.6), 1: row(0.52, 0.6)}, "separate": {0: row(0, 0.7)}},
+        "structures": {
+            "uniform": {"neck": "nas_fpn", "neck_channels": 48, "gmac": {1: 0.2231, 2: 0.3}},
+            "fpn/separate": {"neck": "fpn", "neck_channels": 54, "gmac": {2: 0.31}},
+        },
+        "results": results,
+        "tables": tables(results, "uniform"),
     }
-    table = markdown(report).splitlines()
-    assert table[2] == "bccd test, 5 epochs, m"
-    assert table[4:8] == [
-        "| AP | seeds | exit 1 | exit 2 | minutes |",
-        "| --- | --- | --- | --- | --- |",
-        "| uniform | 2 | 0.510 ± 0.014 | 0.600 ± 0.000 | 1.5 |",
-        "| separate | 1 | - | 0.700 | 1.5 |",
+    lines = markdown(report).splitlines()
+    assert lines[2] == "bccd test, 5 epochs, m. Differences are paired by seed."
+    assert lines[4:18] == [
+        "| GMAC | neck | channels | exit 1 | exit 2 | seeds | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| uniform | nas_fpn | 48 | 0.223 | 0.300 | 2 | 1.5 |",
+        "| fpn/separate | fpn | 54 | - | 0.310 | 1 | 1.5 |",
+        "",
+        "| AP | exit 1 | exit 2 |",
+        "| --- | --- | --- |",
+        "| uniform | 0.510 ± 0.014 | 0.600 ± 0.000 |",
+        "| fpn/separate | - | 0.700 |",
+        "",
+        "| AP less uniform's | exit 1 | exit 2 |",
+        "| --- | --- | --- |",
+        "| fpn/separate | - | +0.100 |",
+        "",
     ]

@@ -191,6 +191,30 @@ def test_data_of_ones_own(bccd, tmp_path):
     assert metadata["validation"]["split"] == "val"
 
 
+def test_a_comparison(bccd, tmp_path, capsys):
+    changes = [text for change in SMALL for text in ("--set", change)]
+    options = [
+        "--options",
+        "last",
+        "fpn/separate",
+        "--depths",
+        "2",
+        "--seeds",
+        "3",
+        "--epochs",
+        "1",
+    ]
+    where = ["--data", str(bccd), "--out", str(tmp_path / "out")]
+    asked = ["ablate", "--config", "bccd_small", *where, *options, *changes]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "last/seed_3: 1 epochs" in said
+    assert "fpn/separate/depth_2/seed_3: 1 epochs" in said
+    assert "| AP less last's | exit 1 | exit 2 |" in said
+    assert main(asked) == 0
+    assert capsys.readouterr().out == (tmp_path / "out/ablation.md").read_text()
+
+
 def test_a_report(repository, bccd, tmp_path, capsys):
     model = ["--model-repository", str(repository), "--model", "toy", "--threads", "1"]
     page = tmp_path / "report.html"
@@ -203,6 +227,7 @@ def test_a_report(repository, bccd, tmp_path, capsys):
 
 
 TRAIN = ["train", "--config", "bccd", "--out", "x"]
+ABLATE = ["ablate", "--config", "bccd_small", "--out", "x"]
 TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
 
 
@@ -213,6 +238,11 @@ TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
         ([*TRAIN, "--set", "train.epochs=many"], "train.epochs=many: Expecting value"),
         ([*TRAIN, "--set", "detector.input_size=[1,2]"], "must be multiples of 128"),
         ([*TRAIN, "--set", "detector.input_size=5"], "detector.input_size=5: "),
+        ([*ABLATE, "--options", "sinking"], "'sinking' is not one of uniform, rising"),
+        ([*ABLATE, "--options", "bifpn/last"], "'bifpn' is not one of nas_fpn"),
+        ([*ABLATE, "--options", "/last"], "'' is not one of nas_fpn"),
+        ([*ABLATE, "--depths", "6"], "depths are 1 to 5, not 6"),
+        ([*ABLATE[:2], "bccd", *ABLATE[3:]], "give --validation-split"),
         (["evaluate"], "required"),
         (["build"], "say which model"),
         (["build", "--config", "bccd", "--checkpoint", "x"], "not allowed"),

@@ -58,6 +58,12 @@ def test_choices_are_what_the_model_has() -> None:
     assert {name: tuple(table) for name, table in tables.items()} == CHOICES
 
 
+def test_classes_are_those_of_the_data() -> None:
+    from builder.data.deeppcb import CLASSES
+
+    assert CONFIGS["deeppcb_small"].detector.classes == CLASSES
+
+
 def test_derived_facts() -> None:
     config = replace(CONFIGS["bccd"].detector, input_size=(128, 256), aspect_ratios=(1.0, 2.0))
     assert config.feature_sizes == ((16, 32), (8, 16), (4, 8), (2, 4), (1, 2))

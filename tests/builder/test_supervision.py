@@ -18,6 +18,7 @@ from builder.supervision import (
     Supervised,
     distillation_loss,
     draw_exits,
+    feature_distillation_loss,
     scale_gradient,
     step_loss,
 )
@@ -82,8 +83,8 @@ def gradient(gradient_equilibrium: bool, exits: list[int], of: list[int]) -> flo
     """What comes back to the stem when the outputs of some of the exits are summed."""
     x = torch.ones(1, requires_grad=True)
     chain: Any = Chain()
-    outputs = Supervised(chain, gradient_equilibrium)(x, exits)
-    assert list(outputs) == exits
+    outputs, features = Supervised(chain, gradient_equilibrium)(x, exits)
+    assert list(outputs) == list(features) == exits
     torch.stack([outputs[depth][0] for depth in of]).sum().backward()
     assert x.grad is not None
     return x.grad.item()
@@ -177,6 +178,74 @@ def test_teachers() -> None:
     torch.testing.assert_close(deltas, (other[1] + TEACHER[1]) / 2)
 
 
+def features(*scales: float) -> list[Tensor]:
+    """Two levels of two channels, (3, 2, 4, 4) and (3, 2, 2, 2)."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 2, 4, 4), (3, 2, 2, 2))
+    return [
+        scale * torch.randn(shape, generator=generator)
+        for scale, shape in zip(scales, shapes, strict=True)
+    ]
+
+
+def test_features_are_as_far_apart_as_they_are_uncorrelated() -> None:
+    student = [x + torch.roll(x, 1, dims=0) for x in features(1.0, 1.0)]
+    teacher = features(1.0, 1.0)
+    correlations = []
+    for ours, theirs in zip(student, teacher, strict=True):
+        for channel in range(2):
+            rows = torch.stack([ours[:, channel].flatten(), theirs[:, channel].flatten()])
+            correlations.append(torch.corrcoef(rows)[0, 1])
+    expected = 1 - torch.stack(correlations).mean()
+    loss = feature_distillation_loss(student, teacher)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+    assert 0.1 < loss.item() < 1
+
+
+def test_features_that_differ_in_scale_and_shift_alone_are_the_same() -> None:
+    teacher = features(1.0, 1.0)
+    scale = torch.tensor([0.5, 20.0]).reshape(1, 2, 1, 1)
+    student = [x * scale + 3 for x in teacher]
+    assert feature_distillation_loss(student, teacher).item() == pytest.approx(0, abs=1e-3)
+    opposite = [-x for x in teacher]
+    assert feature_distillation_loss(opposite, teacher).item() == pytest.approx(2, abs=1e-3)
+
+
+def test_the_teacher_of_features_is_not_moved() -> None:
+    student, teacher = features(1.0, 2.0), features(1.0, 1.0)
+    student[0] = student[0].roll(1, dims=0)
+    for x in (*student, *teacher):
+        x.requires_grad_()
+    feature_distillation_loss(student, teacher).backward()
+    assert all(x.grad is None for x in teacher)
+    assert student[0].grad is not None
+    assert student[0].grad.abs().sum() > 0
+
+
+def test_descent_reaches_the_teachers_features() -> None:
+    student = [torch.roll(x, 1, dims=0).requires_grad_() for x in features(1.0, 1.0)]
+    optimizer = torch.optim.Adam(student, lr=0.05)
+    for _ in range(200):
+        loss = feature_distillation_loss(student, features(1.0, 1.0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02
+
+
+def test_features_are_distilled_by_share_and_weight() -> None:
+    targets = assign(ANCHORS, [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], 2)
+    outputs = {1: raw([[0.0, 1.0]] * 3, NO_DELTAS), 2: TEACHER, 3: TEACHER}
+    deep = features(1.0, 1.0)
+    of_exits = {1: [x.roll(1, dims=0) for x in deep], 2: [x.roll(2, dims=0) for x in deep], 3: deep}
+    plain, taught = (
+        step_loss(outputs, of_exits, targets, ANCHORS, recipe, [0.5, 1.0, 1.5], 4.0, 0.25)[0].item()
+        for recipe in (CONFIG, replace(CONFIG, feature_distillation_weight=3.0))
+    )
+    first, second = (feature_distillation_loss(of_exits[k], deep).item() for k in (1, 2))
+    assert taught == pytest.approx(plain + 3.0 * 0.25 * (0.5 * first + 1.0 * second))
+
+
 def test_an_ensemble_teaches_every_exit() -> None:
     boxes, labels = torch.tensor([[0.0, 0.0, 10.0, 12.0]]), torch.tensor([1])
     targets = assign(ANCHORS, [boxes], [labels], 2)
@@ -184,7 +253,7 @@ def test_an_ensemble_teaches_every_exit() -> None:
     config = replace(CONFIG, distillation_weight=2.0, teacher="ensemble")
     plain = replace(config, distillation_weight=0.0)
     loss, without = (
-        step_loss(outputs, targets, ANCHORS, recipe, [0.5, 1.5], 4.0)[0].item()
+        step_loss(outputs, {}, targets, ANCHORS, recipe, [0.5, 1.5], 4.0, 1.0)[0].item()
         for recipe in (config, plain)
     )
     teacher = TEACHERS["ensemble"](outputs)
@@ -204,7 +273,7 @@ def test_a_step_is_weighted_and_distilled() -> None:
 
     def total(distillation_weight: float) -> tuple[float, Any]:
         config = replace(CONFIG, distillation_weight=distillation_weight)
-        loss, parts = step_loss(outputs, targets, ANCHORS, config, weights, 4.0)
+        loss, parts = step_loss(outputs, {}, targets, ANCHORS, config, weights, 4.0, 1.0)
         return loss.item(), parts
 
     plain, parts = total(0.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from builder.config import CONFIGS, replace
-from builder.modeling.cost import count_parameters, exit_costs
+from builder.modeling.cost import count_parameters, exit_costs, with_neck_of_equal_cost
 from builder.modeling.detector import Detector
 
 R50 = CONFIGS["coco_r50"].detector
@@ -65,3 +65,43 @@ def test_default_model_pays_for_depth() -> None:
     costs = exit_costs(CONFIGS["bccd"].detector)
     assert costs[-1].macs >= 2 * costs[0].macs
     assert count_parameters(Detector(CONFIGS["bccd"].detector)) < 12e6
+
+
+def test_another_neck_of_equal_cost() -> None:
+    config = replace(
+        CONFIGS["bccd_small"].detector, num_stacks=2, stacks_per_exit=1, input_size=(128, 128)
+    )
+    other = with_neck_of_equal_cost(config, "fpn")
+    # A cell of the vanilla pyramid costs 85.25 where NAS-FPN's cost 117.25 (cells of a level, in
+    # those of P6): it may have the square root of that more channels, less what the head takes.
+    assert config.neck_channels < other.neck_channels <= 56
+    assert other == replace(config, neck="fpn", neck_channels=other.neck_channels)
+
+    def difference(width: int) -> float:
+        costs = zip(
+            exit_costs(replace(other, neck_channels=width)), exit_costs(config), strict=True
+        )
+        return max(abs(theirs.macs / ours.macs - 1) for theirs, ours in costs)
+
+    around = (other.neck_channels - 2, other.neck_channels, other.neck_channels + 2)
+    assert min(around, key=difference) == other.neck_channels
+    assert difference(other.neck_channels) < 0.03
+
+
+def test_the_same_neck_is_as_wide() -> None:
+    config = replace(CONFIGS["bccd_small"].detector, num_stacks=1, input_size=(128, 128))
+    assert with_neck_of_equal_cost(config, "nas_fpn") == config
+
+
+def test_no_width_of_equal_cost() -> None:
+    """A neck two channels wide cannot be a quarter cheaper by being narrower."""
+    config = replace(
+        CONFIGS["bccd_small"].detector,
+        neck="fpn",
+        neck_channels=2,
+        head_channels=2,
+        num_stacks=24,
+        input_size=(128, 128),
+    )
+    with pytest.raises(ValueError, match="no width of nas_fpn costs what fpn does"):
+        with_neck_of_equal_cost(config, "nas_fpn")
