@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from builder.config import CONFIGS, replace
+from builder.modeling import cost
 from builder.modeling.cost import count_parameters, exit_costs, with_neck_of_equal_cost
 from builder.modeling.detector import Detector
 
@@ -27,17 +28,17 @@ R50 = CONFIGS["coco_r50"].detector
     ],
 )
 def test_published_figures(change: dict, gmacs: float, megaparameters: float) -> None:
-    cost = exit_costs(replace(R50, **change))[-1]
-    assert cost.macs / 1e9 == pytest.approx(gmacs, rel=0.006)
-    assert cost.parameters / 1e6 == pytest.approx(megaparameters, rel=0.006)
+    last = exit_costs(replace(R50, **change))[-1]
+    assert last.macs / 1e9 == pytest.approx(gmacs, rel=0.006)
+    assert last.parameters / 1e6 == pytest.approx(megaparameters, rel=0.006)
 
 
 def test_the_ladder_of_exits() -> None:
     costs = exit_costs(R50)
     gmacs = (98.6, 105.5, 112.4, 119.3, 126.3, 133.2, 140.1)
     megaparameters = (35.25, 39.39, 43.52, 47.66, 51.79, 55.92, 60.06)
-    assert [cost.macs / 1e9 for cost in costs] == pytest.approx(gmacs, abs=0.06)
-    assert [cost.parameters / 1e6 for cost in costs] == pytest.approx(megaparameters, abs=0.006)
+    assert [row.macs / 1e9 for row in costs] == pytest.approx(gmacs, abs=0.06)
+    assert [row.parameters / 1e6 for row in costs] == pytest.approx(megaparameters, abs=0.006)
     assert costs[0].backbone_macs / 1e9 == pytest.approx(33.4, abs=0.06)
     assert costs[0].head_macs / 1e9 == pytest.approx(56.8, abs=0.06)
 
@@ -93,15 +94,8 @@ def test_the_same_neck_is_as_wide() -> None:
     assert with_neck_of_equal_cost(config, "nas_fpn") == config
 
 
-def test_no_width_of_equal_cost() -> None:
-    """A neck two channels wide cannot be a quarter cheaper by being narrower."""
-    config = replace(
-        CONFIGS["bccd_small"].detector,
-        neck="fpn",
-        neck_channels=2,
-        head_channels=2,
-        num_stacks=24,
-        input_size=(128, 128),
-    )
-    with pytest.raises(ValueError, match="no width of nas_fpn costs what fpn does"):
-        with_neck_of_equal_cost(config, "nas_fpn")
+def test_no_width_of_equal_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "COST_TOLERANCE", 0.001)
+    config = replace(CONFIGS["bccd_small"].detector, num_stacks=2, input_size=(128, 128))
+    with pytest.raises(ValueError, match="no width of fpn costs what nas_fpn does: .% at best"):
+        with_neck_of_equal_cost(config, "fpn")
