@@ -97,5 +97,5 @@ def test_the_same_neck_is_as_wide() -> None:
 def test_no_width_of_equal_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "COST_TOLERANCE", 0.001)
     config = replace(CONFIGS["bccd_small"].detector, num_stacks=2, input_size=(128, 128))
-    with pytest.raises(ValueError, match="no width of fpn costs what nas_fpn does: .% at best"):
+    with pytest.raises(ValueError, match="no width of fpn costs what nas_fpn does"):
         with_neck_of_equal_cost(config, "fpn")
