@@ -103,8 +103,8 @@ def test_a_burst_is_five_times_capacity(tmp_path: Path, monkeypatch) -> None:
     subject = Subject.find(SETTINGS)
     measure_recovery(subject, systems(*names), found, tmp_path / "live", lambda _: None)
     assert [burst.system for burst in found.bursts] == list(names)
-    assert {load.arrivals.name for load in asked} == {"burst:4:4:10"}
-    assert {load.rate_hz * 10 for load in asked} == {5 * REFERENCE.capacity_hz}
+    assert {load.arrivals.name for load in asked} == {"burst:4:4:20"}
+    assert {load.rate_hz * 20 for load in asked} == {5 * REFERENCE.capacity_hz}
     assert found.bursts[0].duration_s == 20.0
     assert found.bursts[0].burst_s == (4.0, 8.0)
 
