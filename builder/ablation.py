@@ -204,10 +204,10 @@ def tables(results: Results, base: str) -> dict[str, Table]:
             for depth, value in row[name].items()
         }
         found[title] = _table(values)
-        found[f"{title} less {base}'s"] = _table(
+        found[f"{title} less that of {base}"] = _table(
             _differences(values, lambda option, seed, depth: (base, seed, depth))
         )
-        found[f"{title} less exit 1's"] = _table(
+        found[f"{title} less that of exit 1"] = _table(
             _differences(values, lambda option, seed, depth: (option, seed, 1))
         )
     return found
@@ -270,7 +270,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     lines += _lines(["GMAC", "neck", "channels", *exits, "seeds", "minutes"], rows)
     for title, table in report["tables"].items():
-        sign = "+" if "less" in title else ""
+        sign = "+z" if "less" in title else ""
         lines += _lines(
             [title, *exits],
             [

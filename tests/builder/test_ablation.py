@@ -134,21 +134,21 @@ def test_tables() -> None:
     }
     found = tables(results, "uniform")
     assert list(found) == [
-        *("AP", "AP less uniform's", "AP less exit 1's"),
-        *("AP50", "AP50 less uniform's", "AP50 less exit 1's"),
+        *("AP", "AP less that of uniform", "AP less that of exit 1"),
+        *("AP50", "AP50 less that of uniform", "AP50 less that of exit 1"),
     ]
     assert found["AP50"] == found["AP"]
     assert found["AP"]["uniform"][1] == pytest.approx(
         {"mean": 0.55, "std": 0.0707, "num_seeds": 2}, abs=1e-4
     )
     assert found["AP"]["separate"] == {2: {"mean": 0.7, "std": None, "num_seeds": 1}}
-    paired = found["AP less uniform's"]
+    paired = found["AP less that of uniform"]
     assert set(paired) == {"rising", "separate"}
     assert paired["rising"][1] == pytest.approx(
         {"mean": -0.1, "std": 0.0, "num_seeds": 2}, abs=1e-9
     )
     assert paired["rising"][2]["mean"] == pytest.approx(0.01)
-    gained = found["AP less exit 1's"]
+    gained = found["AP less that of exit 1"]
     assert set(gained) == {"uniform", "rising"}
     assert set(gained["rising"]) == {2}
     assert gained["rising"][2] == pytest.approx(
@@ -184,7 +184,7 @@ def test_report() -> None:
         "| uniform | 0.510 ± 0.014 | 0.600 ± 0.000 |",
         "| fpn/separate | - | 0.700 |",
         "",
-        "| AP less uniform's | exit 1 | exit 2 |",
+        "| AP less that of uniform | exit 1 | exit 2 |",
         "| --- | --- | --- |",
         "| fpn/separate | - | +0.100 |",
         "",

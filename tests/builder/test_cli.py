@@ -210,7 +210,7 @@ def test_a_comparison(bccd, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "last/seed_3: 1 epochs" in said
     assert "fpn/separate/depth_2/seed_3: 1 epochs" in said
-    assert "| AP less last's | exit 1 | exit 2 |" in said
+    assert "| AP less that of last | exit 1 | exit 2 |" in said
     assert main(asked) == 0
     assert capsys.readouterr().out == (tmp_path / "out/ablation.md").read_text()
 
