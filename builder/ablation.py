@@ -270,6 +270,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     lines += _lines(["GMAC", "neck", "channels", *exits, "seeds", "minutes"], rows)
     for title, table in report["tables"].items():
+        if not table:
+            continue
         sign = "+z" if "less" in title else ""
         lines += _lines(
             [title, *exits],

@@ -189,3 +189,5 @@ def test_report() -> None:
         "| fpn/separate | - | +0.100 |",
         "",
     ]
+    alone = {**report, "tables": tables({"uniform": results["uniform"]}, "uniform")}
+    assert "less that of uniform" not in markdown(alone)
