@@ -122,21 +122,14 @@ class Costs:
             times = self._known[key] = self._latency.times(segment, batch)
         return times
 
-    def _row(
-        self, start: int, stop: int, batch: int, *, stem: bool = False, head: bool = False
-    ) -> Times:
+    def _row(self, start: int, stop: int, batch: int, *others: Times) -> Times:
         """Stacks from depth ``start`` to ``stop``, and what else is run before and after them."""
         typical, variance = self._sums.get(batch) or self._sums.setdefault(batch, ([0.0], [0.0]))
         if stop >= len(typical):
             self._add_up(typical, variance, stop, batch)
         typical_s = typical[stop] - typical[start]
         squares = max(0.0, variance[stop] - variance[start])
-        if stem:
-            seldom_s, half_s = self._times(segments.IMAGE, 0, False, batch)
-            typical_s += half_s
-            squares += (seldom_s - half_s) ** 2
-        if head:
-            seldom_s, half_s = self._times(stop, stop, True, batch)
+        for seldom_s, half_s in others:
             typical_s += half_s
             squares += (seldom_s - half_s) ** 2
         return _seldom(typical_s, squares), typical_s
@@ -177,13 +170,14 @@ class Costs:
 
     def way_out(self, start: int, depth: int, batch: int) -> Times:
         """Features of depth ``start`` to the boxes of ``depth``."""
-        return self._row(start, depth, batch, head=True)
+        return self._row(start, depth, batch, self._times(depth, depth, True, batch))
 
     def unit_path(self, depth: int, batch: int) -> Times:
         """The image to the boxes of ``depth`` through unit segments; infinite without them."""
         if not self.paths.units:
             return NEVER
-        return self._row(0, depth, batch, stem=True, head=True)
+        stem = self._times(segments.IMAGE, 0, False, batch)
+        return self._row(0, depth, batch, stem, self._times(depth, depth, True, batch))
 
     def path(self, depth: int, batch: int, *, grows: bool = False) -> Times:
         """The image to the boxes of ``depth``, by the way that is typically quickest; with

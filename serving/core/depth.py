@@ -74,7 +74,8 @@ class Depth:
         # What one of those who have yet to start may take, so that it is enough for each of them;
         # of what is missing each has all.
         self._share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting))
-        self._price = price.at(backlogs_s)
+        self.price = price.at(backlogs_s)
+        """Accuracy that a second of engine time must buy."""
 
     def best_step(self, room: bool) -> Decision | None:
         """The step that buys most, None if none fits or is worth its price. ``room``: whether
@@ -93,12 +94,12 @@ class Depth:
             # Of equals the one with most time, which has paid for it.
             if step is not None and (best is None or step[0] >= best[0]):
                 best = step
-        return best[1]() if best is not None and best[0] >= self._price else None
+        return best[1]() if best is not None and best[0] >= self.price else None
 
     def _because(self, rate: float) -> Why:
         slack_ms = self._plan.slack_s * 1e3
         return Why(
-            "buys {:.2f} AP/s at a price of {:.2f}, slack {:.1f} ms", (rate, self._price, slack_ms)
+            "buys {:.2f} AP/s at a price of {:.2f}, slack {:.1f} ms", (rate, self.price, slack_ms)
         )
 
     def _start(self, task: Task) -> _Step | None:
@@ -173,7 +174,7 @@ class Depth:
                 gain = (ladder.ap(target) - base) * batch
                 blocked += self._blocked(costs, depth, target, batch)
                 depth = target
-                worth = base * batch + gain - self._price * extra_s - blocked
+                worth = base * batch + gain - self.price * extra_s - blocked
                 if way is None:  # the first step is what must be worth it
                     rate = (gain - blocked) / max(extra_s, EPSILON_S)
                     way = _Way(worth, rate, segments.STEM.of(costs.paths.model))
@@ -269,7 +270,7 @@ class Depth:
         promises more."""
         way, fused = self._way_up(task), self.best_fused(task)
         slack_ms = self._plan.slack_s * 1e3
-        if way is not None and way.rate >= self._price and (fused is None or way.worth > fused[0]):
+        if way is not None and way.rate >= self.price and (fused is None or way.worth > fused[0]):
             segment, why = way.stem, self._because(way.rate)
         elif fused is not None:
             segment, why = fused[1], Why("alone; {:.1f} ms of slack", (slack_ms,))

@@ -28,9 +28,9 @@ from serving.core.latency import Times
 
 CAUTION = 1.8
 """A request that is lost weighs this many times what it would have been answered with: a miss is
-worse than the same accuracy gained elsewhere. Simulated (``punctual simulate``, cpu-lite and
-gpu-like, Poisson, loads .4 and .6): with 1.5, up to 1 in 100 more are lost than if everybody left
-at the first exit, with 2.2 up to .7, for a tenth of the accuracy that depth adds with 1.5."""
+worse than the same accuracy gained elsewhere. In the simulator (cpu-lite and gpu-like, Poisson,
+loads .4 and .6, two seeds), with 1.5 up to 1 in 100 more were lost than if everybody left at the
+first exit; with 2.2 up to .7, and depth added a tenth less accuracy."""
 MIN_LIMIT = 0.1
 """Who can be in time by luck alone is not given up: it can wait for this share of what a request
 typically takes."""

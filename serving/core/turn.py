@@ -32,9 +32,7 @@ TURNS_PER_BUDGET = 4.0
 budget: larger ones are for floods, since who arrives during one waits for its end."""
 
 LUCK = 0.7
-"""Share of the typical time that runs seldom stay below where others are on the same cores. Live,
-on two cores with the client on them, .9 gave up requests that others then answered: in-time
-accuracy was .02 to .05 lower at loads .3 to .9, and a tenth fewer were answered in a flood."""
+"""Share of the typical time that runs seldom stay below, even where others use the same cores."""
 FLOOD = 2.0
 """So many times what the engine can do, request by request, is a flood."""
 
@@ -69,7 +67,6 @@ class Turn:
             backlogs_s = plan.ahead_s(budgets_s)
         else:  # the engine is never idle, so whatever it does keeps somebody from it
             backlogs_s = [plan.length_s] * len(budgets_s)
-        self._price = self._prices.at(backlogs_s)
         self._depth = Depth(plan, models, ladders, self._prices, backlogs_s)
 
     def decide(self) -> Decision:
@@ -190,7 +187,7 @@ class Turn:
         target = self._ladders[cohort.model].next(depth, task.max_depth)
         if target == 0 or len(everybody) == 1:
             return everybody
-        if self._depth.rate(cohort, target, len(everybody) - 1, 0, costs) < self._price:
+        if self._depth.rate(cohort, target, len(everybody) - 1, 0, costs) < self._depth.price:
             return everybody
         others_slack_s = self._plan.slack_without(task)
         by_deadline = sorted(everybody, key=lambda r: (not r.growing, r.deadline_s, r.id))
