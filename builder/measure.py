@@ -10,10 +10,11 @@ import os
 import platform
 import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -27,6 +28,8 @@ from serving.core.ports import Clock, SegmentRunner
 from serving.core.request import Request
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment
+
+Key = TypeVar("Key")
 
 WARM_UP_ROUNDS = 5
 WAITING, IN_FLIGHT = 64, 3
@@ -122,29 +125,24 @@ def compare_runners(
 ) -> list[RunnerComparison]:
     """Every path to ``depths``, in unit segments and fused, at every batch size, on both runners in
     turn."""
-    paths = [
-        (size, fused, depth)
-        for size in this.batch_sizes
-        for fused in (False, True)
-        for depth in depths
-    ]
-    pairs: dict[tuple[int, bool, int], list[tuple[float, float]]] = {path: [] for path in paths}
     loaded = {
         size: [(runner, runner.load([_noise(catalog)] * size)) for runner in (this, other)]
         for size in this.batch_sizes
     }
-    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="this against other", unit="round"):
-        for size, fused, depth in paths:
-            (this_s, other_s) = (
-                _timed(runner, images, depth, fused, clock) for runner, images in loaded[size]
-            )
-            if turn >= 0:
-                pairs[size, fused, depth].append((this_s, other_s))
+    runs = {
+        (size, fused, depth): [
+            partial(_timed, runner, images, depth, fused, clock) for runner, images in loaded[size]
+        ]
+        for size in this.batch_sizes
+        for fused in (False, True)
+        for depth in depths
+    }
+    measured = _in_turn(runs, rounds, "this against other")
     for runner, images in (each for both in loaded.values() for each in both):
         runner.release(images)
     return [
-        RunnerComparison(depth, fused, size, *_medians(measured))
-        for (size, fused, depth), measured in pairs.items()
+        RunnerComparison(depth, fused, size, *medians)
+        for (size, fused, depth), medians in measured.items()
     ]
 
 
@@ -160,6 +158,20 @@ def _timed(runner: SegmentRunner, images: Any, depth: int, fused: bool, clock: C
         batch = output
     runner.release(batch)
     return clock() - started_s
+
+
+def _in_turn(
+    runs: Mapping[Key, Sequence[Callable[[], float]]], rounds: int, description: str
+) -> dict[Key, tuple[float, float, float, float, float]]:
+    """Both of each pair of ``runs``, which give their seconds, in every round; what ``_medians``
+    says of them."""
+    pairs: dict[Key, list[tuple[float, float]]] = {key: [] for key in runs}
+    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc=description, unit="round"):
+        for key, (first, second) in runs.items():
+            pair = first(), second()
+            if turn >= 0:
+                pairs[key].append(pair)
+    return {key: _medians(measured) for key, measured in pairs.items()}
 
 
 def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float, float, float]:
@@ -180,16 +192,13 @@ def compare_paths(
 ) -> list[Comparison]:
     """Unit segments against the fused segment, from ``size`` images to boxes."""
     images = runner.load([_noise(catalog)] * size)
-    pairs: dict[int, list[tuple[float, float]]] = {depth: [] for depth in depths}
-    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="unit against fused", unit="round"):
-        for depth in depths:
-            unit_s, fused_s = (
-                _timed(runner, images, depth, fused, clock) for fused in (False, True)
-            )
-            if turn >= 0:
-                pairs[depth].append((unit_s, fused_s))
+    runs = {
+        depth: [partial(_timed, runner, images, depth, fused, clock) for fused in (False, True)]
+        for depth in depths
+    }
+    measured = _in_turn(runs, rounds, "unit against fused")
     runner.release(images)
-    return [Comparison(depth, *_medians(measured)) for depth, measured in pairs.items()]
+    return [Comparison(depth, *medians) for depth, medians in measured.items()]
 
 
 def measure_decision(catalog: Catalog, profile: LatencyProfile, rounds: int, clock: Clock) -> float:
