@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import serving.models
 from builder import options
 from builder.build_cli import PRECISIONS, RUNTIMES
 from builder.cli import register
@@ -156,6 +157,11 @@ def test_segments_that_are_there_need_no_detector(repository, capsys):
 
 def test_every_runtime_can_be_built_for_and_profiled():
     assert set(RUNTIMES) == set(RUNNERS)
+
+
+def test_every_precision_that_can_be_served_can_be_measured():
+    for offered in serving.models.PRECISIONS.values():
+        assert offered == options.PRECISIONS
 
 
 def test_every_reader_can_be_named():
