@@ -1,7 +1,10 @@
-"""A small untrained detector, exported: what every runner must be able to run."""
+"""Detectors, exported: a small untrained one, which every runner must be able to run, and the model
+of this repository."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,11 @@ from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
 from builder.repository import write_catalog
 from builder.torch_export import export_programs
+from serving.core import segment as segments
 from serving.core.catalog import Catalog
+from serving.images import load_image
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,19 @@ def exported_detector(folder: Path, **changes: Any) -> Exported:
     detector.eval()
     files = export_segments(detector, folder)
     return Exported(freeze(detector), folder, build_catalog(config, files, "test"), images)
+
+
+def trained_detector(folder: Path, num_exits: int) -> tuple[Catalog, list[np.ndarray]]:
+    """The model of this repository as far as an exit, its unit segments copied to ``folder``; its
+    catalogue, and images of its input size that it knows."""
+    (path,) = (ROOT / "model_repo").glob("*_anytime/1/catalog.json")
+    catalog = Catalog.from_json(json.loads(path.read_text()))
+    catalog = replace(catalog, exits=catalog.exits[:num_exits])
+    for segment in segments.unit_segments(num_exits):
+        shutil.copy(path.with_name(catalog.segments[segment.name].file), folder)
+    files = sorted((ROOT / "tests/data/bccd/JPEGImages").glob("*.jpg"))
+    size = (catalog.input_width, catalog.input_height)
+    return catalog, [load_image(file.read_bytes(), *size)[0] for file in files]
 
 
 def write_programs(exported: Exported) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,12 +14,8 @@ from onnx import TensorProto, numpy_helper
 from builder.precision import half_nodes, to_half
 from builder.quantize import MAX_IMAGES, calibration_order, quantize_segments
 from serving.core import segment as segments
-from serving.core.catalog import Catalog
 from serving.core.quantized import read_quantized
-from serving.images import load_image
-from tests.exported import exported_detector
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.exported import exported_detector, trained_detector
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +97,8 @@ def run_chain(models, images, depth):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The model of this repository as far as exit 1, before and after, and images it knows."""
-    (path,) = (ROOT / "model_repo").glob("*_anytime/1/catalog.json")
-    catalog = Catalog.from_json(json.loads(path.read_text()))
-    catalog = replace(catalog, exits=catalog.exits[:1])
-    files = sorted((ROOT / "tests/data/bccd/JPEGImages").glob("*.jpg"))
-    size = (catalog.input_width, catalog.input_height)
-    images = [load_image(file.read_bytes(), *size)[0] for file in files]
     folder = tmp_path_factory.mktemp("trained")
-    for segment in segments.unit_segments(1):
-        shutil.copy(path.with_name(f"{segment.name}.onnx"), folder)
+    catalog, images = trained_detector(folder, 1)
     quantized = quantize_segments(folder, catalog, images[4:])
     before, after = (
         {s: onnx.load(where / f"{s.name}.onnx") for s in segments.unit_segments(1)}

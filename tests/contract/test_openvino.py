@@ -6,8 +6,12 @@ import numpy as np
 import openvino as ov
 import pytest
 
+from builder.quantize import quantize_segments
 from serving.core import segment as segments
+from serving.core.request import Detections
 from serving.runners.openvino import OpenVinoRunner
+from tests.contract.test_runners import unit_path
+from tests.exported import trained_detector
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +97,37 @@ def test_what_was_released_is_not_merged(bf16_runner, exported):
     bf16_runner.release(gone)
     with pytest.raises(AssertionError, match="has been released"):
         bf16_runner.merge([kept, gone])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Where the model of this repository lies, quantised as far as exit 3, its catalogue, and
+    images that it was not calibrated on."""
+    folder = tmp_path_factory.mktemp("trained")
+    catalog, images = trained_detector(folder, 3)
+    quantize_segments(folder, catalog, images[4:])
+    return folder, catalog, images[:4]
+
+
+def test_a_trained_network_finds_the_same_in_int8(trained):
+    """Nearly every box that is more likely than not has a counterpart of its class within four
+    pixels, at the first exit and at the third."""
+    folder, catalog, images = trained
+    depths = (1, 3)
+    found: dict[str, dict[int, list[Detections]]] = {}
+    for precision in ("f32", "int8"):
+        runner = OpenVinoRunner(folder, catalog, 1, precision, segments.unit_segments(3))
+        found[precision] = {depth: unit_path(runner, images, depth) for depth in depths}
+        runner.close()
+    for depth in depths:
+        num_sure = num_near = 0
+        for before, after in zip(found["f32"][depth], found["int8"][depth], strict=True):
+            boxes, others = before.boxes_xyxy_input, after.boxes_xyxy_input
+            near = np.abs(boxes[:, None] - others[None]).max(-1) < 4
+            near &= np.abs(before.scores[:, None] - after.scores[None]) < 0.15
+            near &= before.labels[:, None] == after.labels[None]
+            sure = before.scores > 0.5
+            num_sure += int(sure.sum())
+            num_near += int(near.any(-1)[sure].sum())
+        assert num_sure > 30
+        assert num_near > 0.9 * num_sure, depth
