@@ -4,6 +4,9 @@
     loads        round by round, every point, every system in a new order
     recovery     a burst far above capacity, and what comes after it
 
+Every round starts its servers anew, in a new order: what a process got of the machine when it was
+started, such as its memory, is then part of the spread and not of one system's figures.
+
 Beside each run of Punctual stands what the simulator says of the very same requests. The report is
 written after every round.
 """
@@ -15,7 +18,9 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +33,7 @@ from loadtest.live_report import BurstRun, LiveRun, Reference, Report
 from loadtest.live_simulation import simulate_schedule
 from loadtest.live_subject import BURST_LOAD, SEEDS_PER_ROUND, Settings, Subject
 from loadtest.live_systems import (
+    DEEPEST,
     POLICIES,
     SHALLOWEST,
     SHIPPED,
@@ -51,6 +57,8 @@ BIN_S = 0.5
 """Of a burst's timeline."""
 
 Say = Callable[[str], None]
+Starters = Mapping[str, Callable[[], AbstractContextManager[System]]]
+"""Name -> a server of its own, paused, until the context ends. Raises StudyError."""
 
 
 def sent_to(system: System, load: LoadSettings) -> LoadSettings:
@@ -60,56 +68,83 @@ def sent_to(system: System, load: LoadSettings) -> LoadSettings:
 
 def plan(
     points: Sequence[tuple[str, float]], names: Sequence[str], rounds: int, seed: int
-) -> Iterator[list[tuple[str, float, int, tuple[str, ...]]]]:
-    """Round by round: arrivals, load, seed of the requests, and the order of the systems. Points
-    and systems come in a new order each time; the requests are the same for all systems."""
+) -> Iterator[tuple[tuple[str, ...], list[tuple[str, float, int, tuple[str, ...]]]]]:
+    """Round by round: the order in which systems start, and for each point arrivals, load, seed of
+    the requests, and the order in which systems take them. Points and systems come in a new order
+    each time; the requests are the same for all systems."""
     rng = np.random.default_rng(seed)
+
+    def shuffled() -> tuple[str, ...]:
+        return tuple(names[i] for i in rng.permutation(len(names)))
+
     for number in range(rounds):
-        yield [
-            (
-                *points[index],
-                seed + SEEDS_PER_ROUND * number + int(index),
-                tuple(names[i] for i in rng.permutation(len(names))),
-            )
-            for index in rng.permutation(len(points))
-        ]
+        yield (
+            shuffled(),
+            [
+                (*points[index], seed + SEEDS_PER_ROUND * number + int(index), shuffled())
+                for index in rng.permutation(len(points))
+            ],
+        )
+
+
+@contextlib.contextmanager
+def started(starters: Starters, names: Sequence[str]) -> Iterator[dict[str, System]]:
+    """These systems, started in this order, until the context ends. Raises StudyError."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(starters[name]()) for name in names}
 
 
 # -- the parts -----------------------------------------------------------------------------------
 
 
 def measure_loads(
-    subject: Subject, systems: Mapping[str, System], report: Report, path: Path, say: Say
+    subject: Subject, starters: Starters, report: Report, path: Path, say: Say
 ) -> None:
     """Fill ``report.runs``. Raises StudyError."""
-    settings, reference = subject.settings, report.reference
-    order = plan(settings.points, tuple(systems), settings.rounds, settings.seed)
-    for number, points in enumerate(order):
-        for arrivals, load, seed, names in points:
-            rate_hz = load * reference.capacity_hz
-            twins = subject.twin(reference, rate_hz).steps()
-            common = replace(subject.load(reference, arrivals, rate_hz), seed=seed)
-            say(f"loads: round {number + 1} of {settings.rounds}, {arrivals} at {load:g}")
-            for name in names:
-                system = systems[name]
-                measured = measure(system, sent_to(system, common))
-                simulated = {}
-                if system.policy is not None:
-                    schedule = measured.result.schedule
-                    simulated = {
-                        step: simulate_schedule(schedule, system.policy, twin, seed)
-                        for step, twin in twins.items()
-                    }
-                report.runs.append(
-                    LiveRun(
-                        name, arrivals, load, number, measured.summary, measured.account, simulated
-                    )
-                )
+    settings = subject.settings
+    order = plan(settings.points, tuple(starters), settings.rounds, settings.seed)
+    for number, (starts, points) in enumerate(order):
+        say(f"loads: round {number + 1} of {settings.rounds}, starting {len(starts)} servers")
+        with started(starters, starts) as systems:
+            for arrivals, load, seed, names in points:
+                say(f"loads: round {number + 1} of {settings.rounds}, {arrivals} at {load:g}")
+                turns = [systems[name] for name in names]
+                _measure_point(subject, turns, report, arrivals, load, seed, number)
         write(report, path)
 
 
+def _measure_point(
+    subject: Subject,
+    turns: Sequence[System],
+    report: Report,
+    arrivals: str,
+    load: float,
+    seed: int,
+    number: int,
+) -> None:
+    """Every system in turn, and what the simulator says of the same requests."""
+    reference = report.reference
+    rate_hz = load * reference.capacity_hz
+    twins = subject.twin(reference, rate_hz).steps()
+    common = replace(subject.load(reference, arrivals, rate_hz), seed=seed)
+    for system in turns:
+        measured = measure(system, sent_to(system, common))
+        simulated = {}
+        if system.policy is not None:
+            schedule = measured.result.schedule
+            simulated = {
+                step: simulate_schedule(schedule, system.policy, twin, seed)
+                for step, twin in twins.items()
+            }
+        report.runs.append(
+            LiveRun(
+                system.name, arrivals, load, number, measured.summary, measured.account, simulated
+            )
+        )
+
+
 def measure_recovery(
-    subject: Subject, systems: Mapping[str, System], report: Report, path: Path, say: Say
+    subject: Subject, starters: Starters, report: Report, path: Path, say: Say
 ) -> None:
     """Fill ``report.bursts``. Raises StudyError."""
     settings, reference = subject.settings, report.reference
@@ -118,9 +153,10 @@ def measure_recovery(
     rate_hz = BURST_LOAD * reference.capacity_hz
     common = replace(subject.load(reference, settings.burst, rate_hz), duration_s=duration_s)
     for name in BURST_SYSTEMS:
-        system = systems[name]
         say(f"recovery: {name}, {duration_s:g} s")
-        measured = measure(system, sent_to(system, common))
+        with started(starters, (name,)) as systems:
+            system = systems[name]
+            measured = measure(system, sent_to(system, common))
         timeline = timeline_of(measured.result.rows, duration_s)
         report.bursts.append(
             BurstRun(
@@ -166,13 +202,12 @@ def study(settings: Settings, parts: Sequence[str], out: Path, say: Say) -> tupl
     wanted = [name for name in PARTS if name in parts]
     stem = "-".join(("live", *(wanted if len(wanted) < len(PARTS) else ()), date))
     out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as logs, contextlib.ExitStack() as stack:
+    with TemporaryDirectory() as logs:
+        starters = gateways(subject, Path(logs))
         say("starting gateways")
-        systems = start_gateways(subject, Path(logs), stack)
-        reference = find_reference(subject, systems, say)
-        if "loads" in wanted:
-            say("starting peers")
-            systems |= start_peers(subject, reference, Path(logs), stack)
+        with started(starters, (SHALLOWEST, DEEPEST)) as systems:
+            reference = find_reference(subject, systems, say)
+        starters |= peers(subject, reference, Path(logs))
         report = Report(
             machine=machine(),
             load_average=load_average,
@@ -185,47 +220,54 @@ def study(settings: Settings, parts: Sequence[str], out: Path, say: Say) -> tupl
             has_peers=settings.peers_python is not None,
         )
         for name in wanted:
-            PARTS[name](subject, systems, report, out / stem, say)
+            PARTS[name](subject, starters, report, out / stem, say)
     return report, out / stem
 
 
-def start_gateways(subject: Subject, logs: Path, stack: contextlib.ExitStack) -> dict[str, System]:
-    """One for each policy, until ``stack`` ends. Raises StudyError."""
+def gateways(
+    subject: Subject, logs: Path
+) -> dict[str, Callable[[], AbstractContextManager[System]]]:
+    """How to start one for each policy."""
     settings = subject.settings
     given = {
         "model_repository": settings.model_repository.resolve(),
         "model": subject.catalog.name,
         "runtime": settings.runtime,
     }
-    systems = {}
-    for policy in POLICIES:
-        log = logs / f"{policy.replace(':', '-')}.log"
-        systems[policy] = stack.enter_context(
-            gateway_system(policy, given, subject.pictures[0], log)
+    picture = subject.pictures[0]
+    return {
+        policy: partial(
+            gateway_system, policy, given, picture, logs / f"{policy.replace(':', '-')}.log"
         )
-    return systems
+        for policy in POLICIES
+    }
 
 
-def start_peers(
-    subject: Subject, reference: Reference, logs: Path, stack: contextlib.ExitStack
-) -> dict[str, System]:
-    """Each kind at the shallowest and at the deepest exit, until ``stack`` ends; none without an
-    interpreter for them. Raises StudyError."""
+def peers(
+    subject: Subject, reference: Reference, logs: Path
+) -> dict[str, Callable[[], AbstractContextManager[System]]]:
+    """How to start each kind at the shallowest and at the deepest exit; none without an interpreter
+    for them."""
     python = subject.settings.peers_python
     if python is None:
         return {}
     told = PeerSettings(
         subject.settings.model_repository, subject.catalog.name, reference.peer_timeout_s
     )
-    systems = {}
-    for label, depth in (("1", 1), ("max", subject.catalog.num_exits)):
-        for kind in PEERS:
-            log = logs / f"{kind}-{label}.log"
-            system = stack.enter_context(
-                peer_system(kind, depth, label, python, told, subject.pictures[0], log)
-            )
-            systems[system.name] = system
-    return systems
+    return {
+        f"{kind}:{label}": partial(
+            peer_system,
+            f"{kind}:{label}",
+            kind,
+            depth,
+            python,
+            told,
+            subject.pictures[0],
+            logs / f"{kind}-{label}.log",
+        )
+        for label, depth in (("1", 1), ("max", subject.catalog.num_exits))
+        for kind in PEERS
+    }
 
 
 def described(subject: Subject) -> dict[str, object]:

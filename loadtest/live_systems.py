@@ -1,7 +1,7 @@
 """The servers that are compared live: Punctual with several policies, and its peers.
 
-All of them are started once, since that takes long, and paused but for the one whose turn it is:
-even an idle server takes something of a machine that it shares.
+All but the one whose turn it is are paused: even an idle server takes something of a machine that
+it shares.
 """
 
 from __future__ import annotations
@@ -101,17 +101,17 @@ def gateway_system(
 
 @contextlib.contextmanager
 def peer_system(
+    name: str,
     kind: str,
     depth: int,
-    label: str,
     python: Path,
     settings: PeerSettings,
     picture: Picture,
     log: Path,
 ) -> Iterator[System]:
-    """A peer at one exit, paused; its name ends in ``label``."""
+    """A peer at one exit, paused."""
     with peer(kind, depth, python, settings, log) as server:
-        system = System(f"{kind}:{label}", server, None, picture)
+        system = System(name, server, None, picture)
         system.fall_asleep()
         yield system
 

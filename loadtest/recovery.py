@@ -1,6 +1,9 @@
 """What a burst does to answers, and how soon after it they are as before.
 
-|--- before ---|--- during ---|  first WINDOW bins that are as good as before: it is back
+|  settling  |  before  |--- during ---|  first WINDOW bins that are as good as before: it is back
+
+A server starts without knowing how much is asked of it, so the first half of the time until the
+burst is for settling.
 """
 
 from __future__ import annotations
@@ -43,12 +46,14 @@ class Recovery:
 def recovery(
     timeline: Timeline, burst_s: tuple[float, float], duration_s: float, num_runs: int
 ) -> Recovery | None:
-    """Of ``num_runs`` runs summed; None unless bins lie wholly before, in and after the burst."""
+    """Of ``num_runs`` runs summed; None unless bins lie wholly before (two or
+    more), in and after the burst."""
     num_bins = len(timeline.arrived)
     bin_s = duration_s / num_bins
     first, last = -int(-burst_s[0] // bin_s), int(burst_s[1] // bin_s)
     after = -int(-burst_s[1] // bin_s)
-    if not (0 < first < last and after + WINDOW <= num_bins):
+    settled = -(-first // 2)
+    if not (settled < first < last and after + WINDOW <= num_bins):
         return None
 
     def stretch(start: int, stop: int) -> Stretch:
@@ -65,7 +70,7 @@ def recovery(
                 return stop * bin_s - burst_s[1]
         return None
 
-    before = stretch(0, first)
+    before = stretch(settled, first)
     return Recovery(
         before,
         stretch(first, last),

@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,19 +51,33 @@ NAMES = ("deadline", "fixed:1", "litserve:1")
 def test_everything_takes_its_turn() -> None:
     rounds = list(plan(SETTINGS.points, NAMES, 20, seed=7))
     assert len(rounds) == 20
-    for points in rounds:
+    for starts, points in rounds:
+        assert sorted(starts) == sorted(NAMES)
         assert Counter(point[:2] for point in points) == Counter(SETTINGS.points)
         assert all(sorted(names) == sorted(NAMES) for *_, names in points)
-    assert len({names for points in rounds for *_, names in points}) == 6
-    assert len({tuple(p[:2] for p in points) for points in rounds}) > 10
-    seeds = [seed for points in rounds for *_, seed, _ in points]
+    assert len({starts for starts, _ in rounds}) > 3
+    assert {starts[0] for starts, _ in rounds} == set(NAMES)
+    assert len({names for _, points in rounds for *_, names in points}) == 6
+    assert len({tuple(p[:2] for p in points) for _, points in rounds}) > 10
+    seeds = [seed for _, points in rounds for *_, seed, _ in points]
     assert len(set(seeds)) == 20 * len(SETTINGS.points)
     assert rounds == list(plan(SETTINGS.points, NAMES, 20, seed=7))
 
 
-def systems(*names: str) -> dict[str, System]:
-    server = Server("http://server", 0)
-    return {name: System(name, server, None, None) for name in names}  # type: ignore[arg-type]
+class Starts:
+    """Servers that are none, how to start them, and what became of them."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str]] = []
+
+    def of(self, *names: str) -> dict[str, Callable[[], AbstractContextManager[System]]]:
+        return {name: partial(self._start, name) for name in names}
+
+    @contextmanager
+    def _start(self, name: str) -> Iterator[System]:
+        self.log.append(("start", name))
+        yield System(name, Server("http://server", 0), None, None)  # type: ignore[arg-type]
+        self.log.append(("end", name))
 
 
 def measured(load: LoadSettings) -> Measured:
@@ -77,8 +94,14 @@ def test_systems_of_a_point_are_sent_the_same(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr(live_study, "measure", measure)
     found = replace(report(), runs=[], bursts=[])
     said: list[str] = []
-    measure_loads(Subject.find(SETTINGS), systems(*NAMES), found, tmp_path / "live", said.append)
-    assert len(asked) == len(found.runs) == len(said) * 3 == 2 * 4 * 3
+    starts = Starts()
+    subject, starters = Subject.find(SETTINGS), starts.of(*NAMES)
+    measure_loads(subject, starters, found, tmp_path / "live", said.append)
+    assert len(asked) == len(found.runs) == 2 * 4 * 3
+    assert len(said) == 2 * (1 + 4)
+    # Every round has servers of its own, which are all there from its beginning to its end.
+    assert [what for what, _ in starts.log] == [*["start"] * 3, *["end"] * 3] * 2
+    assert Counter(starts.log) == {(what, name): 2 for what in ("start", "end") for name in NAMES}
     for turn in range(0, len(asked), 3):
         names, loads = zip(*asked[turn : turn + 3], strict=True)
         assert set(names) == set(NAMES)
@@ -100,8 +123,10 @@ def test_a_burst_is_five_times_capacity(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(live_study, "measure", measure)
     found = replace(report(), runs=[], bursts=[])
     names = live_study.BURST_SYSTEMS
-    subject = Subject.find(SETTINGS)
-    measure_recovery(subject, systems(*names), found, tmp_path / "live", lambda _: None)
+    starts = Starts()
+    subject, starters = Subject.find(SETTINGS), starts.of("another", *names)
+    measure_recovery(subject, starters, found, tmp_path / "live", lambda _: None)
+    assert starts.log == [(what, name) for name in names for what in ("start", "end")]
     assert [burst.system for burst in found.bursts] == list(names)
     assert {load.arrivals.name for load in asked} == {"burst:4:4:20"}
     assert {load.rate_hz * 20 for load in asked} == {5 * REFERENCE.capacity_hz}
