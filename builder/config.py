@@ -207,7 +207,8 @@ class TrainConfig(JsonRecord):
     brightness_jitter: float = 0.2
     contrast_jitter: float = 0.2
     autocast: bool = True
-    """bfloat16 convolutions; losses and box arithmetic stay float32."""
+    """bfloat16 convolutions, but not on a CPU that would emulate them; losses and box arithmetic
+    stay float32."""
     validate_every: int = 0
     """Epochs between validations; 0: only after the last."""
     seed: int = 0

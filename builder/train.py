@@ -47,6 +47,7 @@ from builder.optimization import (
 from builder.processes import Processes, joined
 from builder.supervision import EXIT_WEIGHTS, TEACHERS, Supervised, draw_exits, step_loss
 from builder.validation import positives_per_level, validate
+from serving.core.programs import multiplies_bf16
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -167,6 +168,7 @@ def _add_gradients(
     """Forward and backward over this process's part of a batch, in micro-batches; adds each exit's
     losses to ``sums``. Gradients are those of the whole batch when this returns."""
     recipe, device = config.train, model.anchors.device
+    lower = recipe.autocast and _multiplies_bf16(device)
     exit_weights = EXIT_WEIGHTS[recipe.exit_weights](config.detector.num_exits)
     parts = [examples[index :: recipe.micro_batches] for index in range(recipe.micro_batches)]
     targets = [assign_examples(p, model.anchors, len(config.detector.classes)) for p in parts]
@@ -177,7 +179,7 @@ def _add_gradients(
         # Gradients are exchanged once, with those of all micro-batches in them.
         waits = not is_last and isinstance(wrapped, nn.parallel.DistributedDataParallel)
         with wrapped.no_sync() if waits else nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
+            with torch.autocast(device.type, torch.bfloat16, enabled=lower):
                 outputs, features = wrapped(stack_images(part, device), exits)
             share = len(part) / (len(examples) * processes.count)
             loss, losses = step_loss(
@@ -187,6 +189,10 @@ def _add_gradients(
         for depth, terms in losses.items():
             sums[depth - 1, :2] += torch.stack([terms.classes, terms.boxes]).detach()
             sums[depth - 1, 2] += is_last
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    return device.type != "cpu" or multiplies_bf16(torch.cpu.get_capabilities())
 
 
 def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dict[str, Any]:
@@ -283,6 +289,8 @@ def train(
         model = Detector(config.detector)
         if initial is not None:
             start_from(model, initial)
+        if recipe.autocast and not _multiplies_bf16(own):
+            log.info("float32 throughout: this processor does not multiply bfloat16")
         model = model.to(own, memory_format=torch.channels_last).train()
         run = _Run(model, make_optimizer(model, recipe), MovingAverage(model, recipe.ema_decay))
         path = out / CHECKPOINT

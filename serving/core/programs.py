@@ -56,3 +56,9 @@ class Programs:
             "model": self.model,
             "segments": {name: asdict(entry) for name, entry in sorted(self.segments.items())},
         }
+
+
+def multiplies_bf16(capabilities: Mapping[str, object]) -> bool:
+    """Whether a CPU of these ``torch.cpu.get_capabilities()`` multiplies bfloat16 by itself; others
+    emulate it, many times slower than float32."""
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -39,6 +39,7 @@ from torch import Tensor
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.ports import Image
+from serving.core.programs import multiplies_bf16
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
@@ -159,9 +160,7 @@ class TorchRunner:
 def _fast_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "f16"  # which the kernels are stored in
-    capabilities = torch.cpu.get_capabilities()
-    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bf16" if native else "f32"
+    return "bf16" if multiplies_bf16(torch.cpu.get_capabilities()) else "f32"
 
 
 def _chain(programs: Sequence[Program]) -> Program:

@@ -62,6 +62,26 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert without_times[0] == without_times[1]
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": False}, torch.float32)],
+)
+def test_bfloat16_only_where_it_is_multiplied(
+    bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities, dtype
+) -> None:
+    seen: set[torch.dtype] = set()
+    original = training.step_loss
+
+    def step_loss(outputs: dict[int, tuple[torch.Tensor, torch.Tensor]], *rest: object) -> object:
+        seen.update(tensor.dtype for raw in outputs.values() for tensor in raw)
+        return original(outputs, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "step_loss", step_loss)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    train(replace(TINY, train=replace(TINY.train, epochs=1)), bccd, tmp_path / "run")
+    assert seen == {dtype}
+
+
 def test_learns(bccd: Path, tmp_path: Path) -> None:
     recipe = replace(TINY.train, epochs=25, learning_rate=5e-3, autocast=False)
     path = train(replace(TINY, train=recipe), bccd, tmp_path / "run")
