@@ -70,6 +70,7 @@ class Depth:
         self._ladders = ladders
         self._backlogs_s = backlogs_s
         self._prices = price
+        self._losses: dict[float, float] = {}
         self._fused: dict[int, tuple[float, Segment] | None] = {}
         # What one of those who have yet to start may take, so that it is enough for each of them;
         # of what is missing each has all.
@@ -163,8 +164,8 @@ class Depth:
             way: _Way | None = None
             seldom_s, typical_s = costs.unit_path(least, batch)
             apart_s = costs.apart(least, growing, plain, batch)
-            blocked = self._prices.blocked(costs.stem(batch))
-            blocked += self._prices.blocked(costs.head(least, batch))
+            planned = self._blocked(task.times[1])
+            blocked = self._blocked(costs.stem(batch)) + self._blocked(costs.head(least, batch))
             depth = 0
             while target:
                 more_s = apart_s + costs.deeper(least, target, batch, growing, plain)
@@ -172,11 +173,11 @@ class Depth:
                     break
                 extra_s = typical_s * (1.0 + more_s / seldom_s) - task.times[1]
                 gain = (ladder.ap(target) - base) * batch
-                blocked += self._blocked(costs, depth, target, batch)
+                blocked += self._blocked_by_stacks(costs, depth, target, batch)
                 depth = target
                 worth = base * batch + gain - self.price * extra_s - blocked
                 if way is None:  # the first step is what must be worth it
-                    rate = (gain - blocked) / max(extra_s, EPSILON_S)
+                    rate = (gain - max(0.0, blocked - planned)) / max(extra_s, EPSILON_S)
                     way = _Way(worth, rate, segments.STEM.of(costs.paths.model))
                 elif worth > way.worth:
                     way = way._replace(worth=worth)
@@ -253,17 +254,21 @@ class Depth:
         depth = cohort.depth
         seconds = costs.typical_stacks(depth, target, batch)
         seconds += sum(costs.head(k, num_growing) for k in range(depth + 1, target + 1))
-        lost = self._blocked(costs, depth, target, batch)
+        lost = self._blocked_by_stacks(costs, depth, target, batch)
         return (self._ladders[cohort.model].gain(depth, target) * batch - lost) / seconds
 
-    def _blocked(self, costs: Costs, depth: int, target: int, batch: int) -> float:
+    def _blocked_by_stacks(self, costs: Costs, depth: int, target: int, batch: int) -> float:
         """What stacks from ``depth`` to ``target`` lose, each of which runs to its end."""
         return sum(
-            [
-                self._prices.blocked(costs.typical_stacks(k, k + 1, batch))
-                for k in range(depth, target)
-            ]
+            [self._blocked(costs.typical_stacks(k, k + 1, batch)) for k in range(depth, target)]
         )
+
+    def _blocked(self, run_s: float) -> float:
+        """What a run of so many seconds loses; many steps are priced by the same few runs."""
+        lost = self._losses.get(run_s)
+        if lost is None:
+            lost = self._losses[run_s] = self._prices.blocked(run_s, self._backlogs_s)
+        return lost
 
     def _start_alone(self, task: Task) -> Run:
         """Nobody else is here: on unit segments, which can stop, or by a fused run, whichever

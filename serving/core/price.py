@@ -81,15 +81,25 @@ class Price:
                 ruin += math.expm1(theta * backlog_s) / there if backlog_s < limit_s else 1.0
         return self._flood * ruin
 
-    def blocked(self, seconds: float) -> float:
+    def blocked(self, seconds: float, backlogs_s: Sequence[float]) -> float:
         """Accuracy that is lost by a run of so many seconds, since it cannot be stopped: whoever
-        comes early in it, with less time than is left of it, is late whatever is decided then."""
-        short_s = [limit_s for limit_s, _ in self._limits if limit_s < seconds]
-        return self._blocked * (len(short_s) * seconds - sum(short_s))
+        comes early in it, with less time than is left of it, is late whatever is decided then; and
+        newcomers who are due before everybody else, so that they have no backlog, have one by its
+        end of what has come meanwhile: half of that, on average."""
+        lost = delayed = 0.0
+        half_s = 0.5 * self.rho * seconds
+        for (limit_s, there), backlog_s in zip(
+            self._limits, backlogs_s[self._skipped :], strict=False
+        ):
+            if limit_s < seconds:
+                lost += seconds - limit_s
+            if backlog_s <= 0.0:
+                delayed += math.expm1(self._theta * half_s) / there if half_s < limit_s else 1.0
+        return self._blocked * lost + self._flood * self.rho * seconds * delayed
 
     def of_run(self, seconds: float, extra_s: float, backlogs_s: Sequence[float]) -> float:
         """Accuracy that is lost by a run of so many seconds that adds ``extra_s`` to the
         backlogs."""
         more_s = max(0.0, extra_s)
         priced_s = [backlog_s + more_s if backlog_s else 0.0 for backlog_s in backlogs_s]
-        return self.at(priced_s) * extra_s + self.blocked(seconds)
+        return self.at(priced_s) * extra_s + self.blocked(seconds, backlogs_s)

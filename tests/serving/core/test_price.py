@@ -136,14 +136,24 @@ def test_a_run_that_nobody_has_to_wait_for_costs_what_it_adds():
     price = price_of(BUSY)
     assert price.of_run(0.19, 0.05, [0.04]) == pytest.approx(price.at([0.09]) * 0.05)
     assert price.of_run(0.19, -0.01, [0.04]) == pytest.approx(-price.at([0.04]) * 0.01)
-    assert price.of_run(0.19, 0.05, [0.0]) == 0.0, "who comes can overtake, and nobody else waits"
+
+
+def test_who_comes_before_everybody_waits_for_the_run():
+    """In 50 ms 40 ms of work come, half of which is there on average."""
+    price = price_of(BUSY)
+    assert price.rho == pytest.approx(0.8)
+    assert price.blocked(0.05, [0.0]) == pytest.approx(price.at([0.02]) * 0.04)
+    assert price.of_run(0.05, 0.01, [0.0]) == price.blocked(0.05, [0.0])
+    assert price.blocked(0.05, [0.001]) == 0.0, "it has to wait for it anyway"
+    shares = [price.blocked(seconds, [0.0]) / seconds for seconds in (0.01, 0.05, 0.1)]
+    assert shares == sorted(shares), "the longer, the dearer a second"
 
 
 def test_a_longer_one_costs_those_who_come_early_in_it():
     """Of arrivals at 80/s with 190 ms to wait, those in the first 60 of 250 ms are late."""
     price = price_of(BUSY)
     blocked = price.of_run(0.25, 0.05, [0.04]) - price.of_run(0.19, 0.05, [0.04])
-    assert blocked == pytest.approx(price.blocked(0.25))
+    assert blocked == pytest.approx(price.blocked(0.25, [0.04]))
     assert blocked == pytest.approx(CAUTION * ACCURACY * 80 * 0.06)
 
 
