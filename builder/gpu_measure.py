@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace, tools: ServingTools) -> Report:
             figures = ModelFigures(
                 model.name,
                 model.weights,
-                round(matrix_ceiling(device, CEILING_ROUNDS), 1),
+                round(matrix_ceiling(device, CEILING_ROUNDS), 4),
                 {depth: round(count / 1e9, 2) for depth, count in enumerate(macs, start=1)},
             )
             report.models.append(figures)
