@@ -203,7 +203,7 @@ def test_the_ruin_is_that_of_a_random_walk(rho, cv2):
     budgets_s=st.lists(st.floats(-10.0, 1e9), max_size=6),
     backlog_s=st.floats(0.0, 1e9),
     request_s=st.floats(1e-9, 1e6),
-    accuracy=st.floats(0.0, 1.0),
+    accuracy=st.just(0.0) | st.floats(1e-9, 1.0),
 )
 def test_it_is_between_nothing_and_a_floods(
     rate_hz, cv2, budgets_s, backlog_s, request_s, accuracy
