@@ -1,4 +1,4 @@
-"""Rules for all tests: GPU tests skip where there is no GPU, and in CI nothing else may skip."""
+"""Rules for all tests: those for hardware that is not there skip, and in CI nothing else may."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+HARDWARE = ("gpu", "bf16")
+"""Markers of tests that not every machine can run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,7 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     report = yield
-    if report.skipped and os.environ.get("CI") and not item.get_closest_marker("gpu"):
+    is_excused = any(item.get_closest_marker(name) for name in HARDWARE)
+    if report.skipped and os.environ.get("CI") and not is_excused:
         if hasattr(report, "wasxfail"):
             return report
         report.outcome = "failed"

