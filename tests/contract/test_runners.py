@@ -75,12 +75,17 @@ def test_every_runtime_is_here():
     assert {case.runtime for case in CASES.values()} == set(RUNNERS)
 
 
+def marks_of(case: Case) -> list[pytest.MarkDecorator]:
+    """What hardware it needs. Without VNNI products of eight bits are added up in sixteen, which an
+    untrained network's overflow."""
+    if case.gpu:
+        return [pytest.mark.gpu]
+    return [pytest.mark.vnni] if case.options.get("precision") == "int8" else []
+
+
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(name, marks=[pytest.mark.gpu] if case.gpu else [])
-        for name, case in sorted(CASES.items())
-    ],
+    params=[pytest.param(name, marks=marks_of(case)) for name, case in sorted(CASES.items())],
 )
 def case(request):
     return CASES[request.param]
