@@ -114,9 +114,10 @@ def trained(tmp_path_factory):
     return folder, catalog, images[:4]
 
 
+@pytest.mark.vnni
 def test_a_trained_network_finds_the_same_in_int8(trained):
-    """Of the boxes that are more likely than not four in five have a counterpart of their class
-    within four pixels, at the first exit and at the third."""
+    """Nearly every box that is more likely than not has a counterpart of its class within four
+    pixels, at the first exit and at the third."""
     folder, catalog, images = trained
     depths = (1, 3)
     found: dict[str, dict[int, list[Detections]]] = {}
@@ -135,4 +136,4 @@ def test_a_trained_network_finds_the_same_in_int8(trained):
             num_sure += int(sure.sum())
             num_near += int(near.any(-1)[sure].sum())
         assert num_sure > 30
-        assert num_near > 0.8 * num_sure, depth
+        assert num_near > 0.9 * num_sure, depth
