@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import math
-import socket
 import sys
 import time
 import warnings
@@ -18,10 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
@@ -48,6 +44,7 @@ from serving.models import (
     open_family,
     read_family,
 )
+from serving.server import Server
 from serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,8 +53,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005
-BACKLOG = 512
-KEEP_ALIVE_S = 75
 
 
 def create_backend(
@@ -260,83 +255,6 @@ def _report_front(backend: Backend, runtime: str) -> None:
 
 
 # ---- the server ---------------------------------------------------------------------------------
-
-
-class Server(uvicorn.Server):
-    """One process: HTTP until told to end, then a drain.
-
-    SIGTERM   /readyz says no; requests are served for ``drain_delay_s``
-    then      new requests are refused, those in flight end, the process exits with 0
-    again     a second signal ends it at once
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        lifecycle: Lifecycle,
-        *,
-        host: str,
-        port: int,
-        max_connections: int,
-        drain_delay_s: float,
-        shutdown_grace_s: float,
-        log_level: str,
-    ) -> None:
-        config = uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level=log_level,
-            access_log=False,
-            server_header=False,
-            backlog=BACKLOG,
-            limit_concurrency=max_connections,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(shutdown_grace_s),
-        )
-        super().__init__(config)
-        self.failed = False
-        self.listening = asyncio.Event()
-        self._lifecycle = lifecycle
-        self._drain_delay_s = drain_delay_s
-        self._draining = False
-
-    @property
-    def url(self) -> str:
-        """Where it listens, once it does."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then listen."""
-        await super().startup(sockets)
-        self.listening.set()
-
-    def fail(self) -> None:
-        """End because the backend will never be ready."""
-        self.failed = self.should_exit = True
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal arrived. Called between any two bytecodes of the main thread. uvicorn's own
-        would raise the signal again after the shutdown, and the exit code would not be 0."""
-        if self._draining:
-            self.should_exit = self.force_exit = True
-            return
-        self._draining = True
-        asyncio.get_running_loop().call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        logger.info("draining for %.1f s", self._drain_delay_s)
-        self._lifecycle.drain()
-        asyncio.get_running_loop().call_later(self._drain_delay_s, self._close)
-
-    def _close(self) -> None:
-        self._lifecycle.close()
-        self.should_exit = True
 
 
 def create_server(

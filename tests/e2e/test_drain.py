@@ -66,30 +66,34 @@ def test_clients_that_keep_their_connections_are_told_to_go() -> None:
 
 
 def test_every_request_sent_during_a_drain_is_accounted_for() -> None:
+    """Many connect while the server closes its listening socket: none is reset."""
+    clients = 8
     with fake_server(PUNCTUAL_DRAIN_DELAY_MS=500) as server:
-        replies: list[int] = []
-        refused = 0
-        started = threading.Event()
+        answered = threading.Semaphore(0)
 
-        def client() -> None:
-            nonlocal refused
-            while not refused:
+        def until_refused() -> None:
+            while True:
                 try:
                     reply = server.detect(JPEG)
                 except httpx.ConnectError:  # it no longer listens: nothing was lost
-                    refused += 1
-                else:
-                    assert reply.status_code == 200 or slug(reply) == "overloaded"
-                    replies.append(reply.status_code)
-                    started.set()
+                    return
+                assert reply.status_code == 200 or slug(reply) == "overloaded"
+                answered.release()
 
-        with ThreadPoolExecutor() as threads:
-            running = threads.submit(client)
-            started.wait(60)
+        with ThreadPoolExecutor(clients) as threads:
+            running = [threads.submit(until_refused) for _ in range(clients)]
+            assert answered.acquire(timeout=60)
             server.terminate()
-            running.result(60)
+            for client in running:
+                client.result(60)
         assert server.ended() == 0
-        assert replies.count(200) > 0
+
+
+def test_a_connection_that_never_sent_a_request_does_not_hold_up_the_end() -> None:
+    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=0) as server, server.connect() as idle:
+        server.terminate()
+        assert idle.recv(1) == b""
+        assert server.ended() == 0
 
 
 def test_a_second_signal_ends_it_at_once() -> None:

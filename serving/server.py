@@ -1,0 +1,150 @@
+"""The HTTP server's process: it listens, drains when told to end, and resets nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.api.lifecycle import Lifecycle
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 512
+KEEP_ALIVE_S = 75
+# For one who has connected and not yet sent: longer than a client needs, short beside any grace
+# period. A balancer's idle connection holds up the end by so much.
+FIRST_REQUEST_S = 1.0
+TICK_S = 0.01
+
+
+class Server(uvicorn.Server):
+    """One process: HTTP until told to end, then a drain.
+
+    SIGTERM   /readyz says no; requests are served for ``drain_delay_s``
+    then      it no longer listens; new requests are refused, those in flight end, the process
+              exits with 0
+    again     a second signal ends it at once
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        lifecycle: Lifecycle,
+        *,
+        host: str,
+        port: int,
+        max_connections: int,
+        drain_delay_s: float,
+        shutdown_grace_s: float,
+        log_level: str,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=HttpToolsProtocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level=log_level,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            limit_concurrency=max_connections,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(shutdown_grace_s),
+        )
+        super().__init__(config)
+        self.failed = False
+        self.listening = asyncio.Event()
+        self._lifecycle = lifecycle
+        self._drain_delay_s = drain_delay_s
+        self._draining = False
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen."""
+        await super().startup(sockets)
+        self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer whoever has connected, then end. uvicorn's own closes connections whose request
+        it has not read yet, and the kernel resets those that it has not accepted."""
+        if not self.force_exit:
+            await self._stop_listening()
+            await self._read_first_requests()
+        await super().shutdown(sockets)
+
+    def fail(self) -> None:
+        """End because the backend will never be ready."""
+        self.failed = self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal arrived. Called between any two bytecodes of the main thread. uvicorn's own
+        would raise the signal again after the shutdown, and the exit code would not be 0."""
+        if self._draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        logger.info("draining for %.1f s", self._drain_delay_s)
+        self._lifecycle.drain()
+        asyncio.get_running_loop().call_later(self._drain_delay_s, self._close)
+
+    def _close(self) -> None:
+        self._lifecycle.close()
+        self.should_exit = True
+
+    async def _stop_listening(self) -> None:
+        """Close the listening sockets, and take over what waits in them to be accepted. Who comes
+        between the last look and the close, microseconds, is reset."""
+        loop = asyncio.get_running_loop()
+        listeners = [listener.dup() for server in self.servers for listener in server.sockets]
+        for server in self.servers:
+            for listener in server.sockets:
+                loop.remove_reader(listener.fileno())
+        # asyncio has accepted some in this turn of its loop, and would drop them if their server
+        # were closed before the next.
+        await asyncio.sleep(TICK_S)
+        for server in self.servers:
+            server.close()
+        waiting = [connection for listener in listeners for connection in _close(listener)]
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._create_protocol, connection)
+
+    def _create_protocol(self) -> HttpToolsProtocol:
+        return HttpToolsProtocol(self.config, self.server_state, self.lifespan.state)
+
+    async def _read_first_requests(self) -> None:
+        """Wait until each connection has had a request, FIRST_REQUEST_S at most."""
+        deadline = time.monotonic() + FIRST_REQUEST_S
+        while not self.force_exit and time.monotonic() < deadline:
+            connections = self.server_state.connections
+            if all(not isinstance(c, HttpToolsProtocol) or c.cycle for c in connections):
+                return
+            await asyncio.sleep(TICK_S)
+
+
+def _close(listener: socket.socket) -> list[socket.socket]:
+    """Close a listening socket that does not block; the connections that waited in it."""
+    waiting = []
+    with listener, contextlib.suppress(OSError):
+        while True:
+            waiting.append(listener.accept()[0])
+    return waiting
