@@ -39,7 +39,7 @@ much too high. In the simulator, where depth buys little (accuracies .588 to .62
 that cost up to 1 in 100 requests."""
 LUCK = 0.7
 """Share of the typical time that runs seldom stay below, even where others use the same cores."""
-FLOOD = 1.5
+FLOOD = 2.0
 """So many times what the engine can do, request by request, is a flood."""
 
 _FINAL = Why("the next exit could not be in time")

@@ -35,7 +35,7 @@ class Case:
     """What to open in place of the runtime's runner."""
     deepest: int = 3
     """The exit up to which a network of random weights can be compared. Each of its stacks makes
-    rounding larger: behind the third, int8 of two runtimes has not half of its boxes in common."""
+    rounding larger: behind the second, int8 leaves of some images a third of the boxes in place."""
 
 
 CASES = {
@@ -44,7 +44,7 @@ CASES = {
     "openvino": Case("openvino", {}, 0.5, 6.0, 0.1),
     "openvino-f32": Case("openvino", {"precision": "f32"}, 0.98, 0.05, 1e-3),
     # What int8 does to a trained one is in test_openvino.py.
-    "openvino-int8": Case("openvino", {"precision": "int8"}, 0.5, 6.0, 0.1, deepest=2),
+    "openvino-int8": Case("openvino", {"precision": "int8"}, 0.5, 6.0, 0.1, deepest=1),
     "onnxruntime": Case("onnxruntime", {}, 0.98, 0.05, 1e-3),
     "torch-bf16": Case("torch", {"device": "cpu", "precision": "bf16"}, 0.5, 6.0, 0.1),
     "torch-f32": Case("torch", {"device": "cpu", "precision": "f32"}, 0.98, 0.05, 1e-3),
@@ -76,11 +76,8 @@ def test_every_runtime_is_here():
 
 
 def marks_of(case: Case) -> list[pytest.MarkDecorator]:
-    """What hardware it needs. Without VNNI products of eight bits are added up in sixteen, which an
-    untrained network's overflow."""
-    if case.gpu:
-        return [pytest.mark.gpu]
-    return [pytest.mark.vnni] if case.options.get("precision") == "int8" else []
+    """What hardware it needs."""
+    return [pytest.mark.gpu] if case.gpu else []
 
 
 @pytest.fixture(
