@@ -49,8 +49,9 @@ Features = Sequence[npt.NDArray[Any]]
 """What a segment takes or gives for one image, each (1, ...)."""
 
 REDUCED_RANGE = True
-"""Kernels of seven bits. A CPU without VNNI adds pairs of products up in 16 bits, which those of eight
-overflow; on the test images of BCCD that cost up to .008 AP, and the eighth bit gained nothing."""
+"""Kernels of seven bits. A CPU without VNNI adds pairs of products up in 16 bits, which those of
+eight overflow; on the test images of BCCD that cost up to .008 AP, and the eighth bit gains
+nothing."""
 
 OPTIONS = {
     "ActivationSymmetric": True,
@@ -69,7 +70,8 @@ def quantize_segments(folder: Path, catalog: Catalog, images: Iterable[Image]) -
     letterboxed; at most ``MAX_IMAGES`` of them are used. Writes ``<segment>.onnx`` and
     ``quantized.json`` into ``tensorrt/int8`` and, for CPUs, ``int8``; returns the former.
 
-    Scales are the largest magnitude seen, over 127, of kernels over 64. Raises ValueError without images.
+    Scales are the largest magnitude seen, over 127, of kernels over 64. Raises ValueError without
+    images.
     """
     batch = [image[None] for image, _ in zip(images, range(MAX_IMAGES), strict=False)]
     if not batch:

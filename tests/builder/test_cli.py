@@ -210,7 +210,8 @@ def test_a_comparison(bccd, tmp_path, capsys):
         "--epochs",
         "1",
     ]
-    where = ["--data", str(bccd), "--out", str(tmp_path / "out")]
+    splits = ["--split", "train", "--validation-split", "val"]
+    where = ["--data", str(bccd), *splits, "--out", str(tmp_path / "out")]
     asked = ["ablate", "--config", "bccd_small", *where, *options, *changes]
     assert main(asked) == 0
     said = capsys.readouterr().out
