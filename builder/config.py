@@ -336,7 +336,7 @@ COCO_CLASSES = (
 CONFIGS: dict[str, Config] = {
     # punctual train --config bccd --data data/bccd --out runs/bccd
     "bccd": _BCCD,
-    # punctual ablate --config bccd_small --data data/bccd --out runs/exits: minutes for a training
+    # punctual ablate --config bccd_small --data data/bccd --out runs/exits_bccd
     "bccd_small": _BCCD_SMALL,
     "deeppcb_small": _DEEPPCB_SMALL,
     # punctual build --config coco_r50: random weights, for cost only; no data set goes with it.

@@ -115,16 +115,16 @@ class Server(uvicorn.Server):
         """Close the listening sockets, and take over what waits in them to be accepted. Who comes
         between the last look and the close, microseconds, is reset."""
         loop = asyncio.get_running_loop()
-        listeners = [listener.dup() for server in self.servers for listener in server.sockets]
-        for server in self.servers:
-            for listener in server.sockets:
-                loop.remove_reader(listener.fileno())
+        of_asyncio = [listener for server in self.servers for listener in server.sockets]
+        listeners = [listener.dup() for listener in of_asyncio]
+        for listener in of_asyncio:
+            loop.remove_reader(listener.fileno())
         # asyncio has accepted some in this turn of its loop, and would drop them if their server
         # were closed before the next.
         await asyncio.sleep(TICK_S)
         for server in self.servers:
             server.close()
-        waiting = [connection for listener in listeners for connection in _close(listener)]
+        waiting = [connection for listener in listeners for connection in _close_listener(listener)]
         for connection in waiting:
             await loop.connect_accepted_socket(self._create_protocol, connection)
 
@@ -133,15 +133,15 @@ class Server(uvicorn.Server):
 
     async def _read_first_requests(self) -> None:
         """Wait until each connection has had a request, FIRST_REQUEST_S at most."""
-        deadline = time.monotonic() + FIRST_REQUEST_S
-        while not self.force_exit and time.monotonic() < deadline:
+        deadline_s = time.monotonic() + FIRST_REQUEST_S
+        while not self.force_exit and time.monotonic() < deadline_s:
             connections = self.server_state.connections
             if all(not isinstance(c, HttpToolsProtocol) or c.cycle for c in connections):
                 return
             await asyncio.sleep(TICK_S)
 
 
-def _close(listener: socket.socket) -> list[socket.socket]:
+def _close_listener(listener: socket.socket) -> list[socket.socket]:
     """Close a listening socket that does not block; the connections that waited in it."""
     waiting = []
     with listener, contextlib.suppress(OSError):
