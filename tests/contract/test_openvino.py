@@ -8,9 +8,11 @@ import pytest
 
 from builder.quantize import quantize_segments
 from serving.core import segment as segments
+from serving.core.quantized import CPU_FOLDER
 from serving.core.request import Detections
+from serving.runners.onnxruntime import OnnxRuntimeRunner
 from serving.runners.openvino import OpenVinoRunner
-from tests.contract.test_runners import unit_path
+from tests.contract.test_runners import Case, assert_alike, unit_path
 from tests.exported import trained_detector
 
 
@@ -102,6 +104,24 @@ def test_what_was_released_is_not_merged(bf16_runner, exported):
     bf16_runner.release(gone)
     with pytest.raises(AssertionError, match="has been released"):
         bf16_runner.merge([kept, gone])
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_int8_is_what_the_quantised_segments_say(exported, depth):
+    """ONNX Runtime computes the same numbers: most boxes of a network of random weights are alike,
+    on a CPU without VNNI too. Kernels of eight bits, which overflow there, leave hardly any."""
+    wanted = segments.unit_segments(depth)
+    quantised = exported.folder / CPU_FOLDER
+    case = Case("openvino", {"precision": "int8"}, 0.7, 6.0, 0.1)
+    found = []
+    for runner in (
+        OnnxRuntimeRunner(quantised, exported.catalog, 1, wanted),
+        OpenVinoRunner(exported.folder, exported.catalog, 1, "int8", wanted),
+    ):
+        found.append(unit_path(runner, exported.images, depth))
+        runner.close()
+    for expected, actual in zip(*found, strict=True):
+        assert_alike(case, expected, actual)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ CASES = {
     # does to a trained one is in tests/e2e/test_model.py.
     "openvino": Case("openvino", {}, 0.5, 6.0, 0.1),
     "openvino-f32": Case("openvino", {"precision": "f32"}, 0.98, 0.05, 1e-3),
-    # What int8 does to a trained one is in test_openvino.py.
+    # What int8 does to a trained one, and beside another runtime, is in test_openvino.py.
     "openvino-int8": Case("openvino", {"precision": "int8"}, 0.5, 6.0, 0.1, deepest=1),
     "onnxruntime": Case("onnxruntime", {}, 0.98, 0.05, 1e-3),
     "torch-bf16": Case("torch", {"device": "cpu", "precision": "bf16"}, 0.5, 6.0, 0.1),
