@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
 from serving.core import segment as segments
 from serving.core.latency import TAIL_QUANTILE, Latency, Times
@@ -38,6 +37,12 @@ class Paths:
         self.num_exits = num_exits
         self.units = not no_unit
         self.fused = frozenset(segment.stop for segment in fused if segment in available)
+        # By depth, made once: naming a segment takes longer than looking its time up.
+        depths = range(num_exits + 1)
+        self.stem = segments.STEM.of(model)
+        self.stacks = tuple(segments.stack(depth).of(model) for depth in depths)
+        self.heads = tuple(segments.head(depth).of(model) for depth in depths)
+        self.exits = tuple(segments.fused_exit(depth).of(model) for depth in depths)
 
     def to(self, depth: int, *, grows: bool = False) -> tuple[tuple[Segment, ...], ...]:
         """Each way to the boxes of exit ``depth``: unit segments first, and the fused one. With
@@ -61,9 +66,6 @@ def paths_of(available: Collection[Segment]) -> tuple[Paths, ...]:
 
 NEVER: Times = (math.inf, math.inf)
 
-_segment = lru_cache(maxsize=1024)(Segment)
-"""Making one takes longer than looking its time up."""
-
 
 def late_share(times: Times, limit_s: float) -> float:
     """How many of such runs take longer than ``limit_s``, which is no less than what they seldom
@@ -74,7 +76,7 @@ def late_share(times: Times, limit_s: float) -> float:
     return (1.0 - TAIL_QUANTILE) * math.exp((seldom_s - limit_s) / (seldom_s - typical_s))
 
 
-def _seldom(typical_s: float, variance: float) -> float:
+def seldom(typical_s: float, variance: float) -> float:
     """What runs seldom exceed that typically take ``typical_s``. What exceeds the typical time is
     independent from run to run, so it adds up as a root of squares: ten runs are not all unlucky at
     once."""
@@ -95,7 +97,7 @@ class Row:
         seldom_s, typical_s = times
         self._typical_s += typical_s
         self._variance += (seldom_s - typical_s) ** 2
-        return _seldom(self._typical_s, self._variance)
+        return seldom(self._typical_s, self._variance)
 
 
 class Costs:
@@ -107,77 +109,99 @@ class Costs:
     """
 
     def __init__(self, latency: Latency, paths: Paths) -> None:
-        self._latency = latency
+        self._times = latency.times
         self.paths = paths
-        self._known: dict[tuple[int, int, bool, int], Times] = {}
         self._sums: dict[int, tuple[list[float], list[float]]] = {}
+        self._heads: dict[tuple[int, int], float] = {}
+        self._fused: dict[tuple[int, int], Times] = {}
+        self._units: dict[tuple[int, int], Times] = {}
         self._paths: dict[tuple[int, int, bool], Times] = {}
+        self._between: dict[tuple[int, int, int], Times] = {}
+        self._ways_out: dict[tuple[int, int, int], Times] = {}
         self._paying: dict[int, tuple[int, ...]] = {}
 
-    def _times(self, start: int, stop: int, head: bool, batch: int) -> Times:
-        key = (start, stop, head, batch)
-        times = self._known.get(key)
-        if times is None:
-            segment = _segment(start, stop, head, self.paths.model)
-            times = self._known[key] = self._latency.times(segment, batch)
-        return times
-
-    def _row(self, start: int, stop: int, batch: int, *others: Times) -> Times:
-        """Stacks from depth ``start`` to ``stop``, and what else is run before and after them."""
-        typical, variance = self._sums.get(batch) or self._sums.setdefault(batch, ([0.0], [0.0]))
+    def _stacks(self, stop: int, batch: int) -> tuple[list[float], list[float]]:
+        """Typical times and variances of stacks from depth 0 to each depth, up to ``stop`` at
+        least: any sequence of stacks is a difference of two."""
+        sums = self._sums.get(batch)
+        if sums is None:
+            sums = self._sums[batch] = ([0.0], [0.0])
+        typical, variance = sums
         if stop >= len(typical):
-            self._add_up(typical, variance, stop, batch)
-        typical_s = typical[stop] - typical[start]
-        squares = max(0.0, variance[stop] - variance[start])
-        for seldom_s, half_s in others:
-            typical_s += half_s
-            squares += (seldom_s - half_s) ** 2
-        return _seldom(typical_s, squares), typical_s
-
-    def _add_up(self, typical: list[float], variance: list[float], stop: int, batch: int) -> None:
-        """Go on to ``stop`` with typical times and variances of stacks from depth 0 to each depth:
-        any sequence of stacks is a difference of two."""
-        for depth in range(len(typical) - 1, stop):
-            seldom_s, half_s = self._times(depth, depth + 1, False, batch)
-            typical.append(typical[-1] + half_s)
-            variance.append(variance[-1] + (seldom_s - half_s) ** 2)
+            for segment in self.paths.stacks[len(typical) : stop + 1]:
+                seldom_s, half_s = self._times(segment, batch)
+                typical.append(typical[-1] + half_s)
+                variance.append(variance[-1] + (seldom_s - half_s) ** 2)
+        return sums
 
     def stem(self, batch: int) -> float:
         """The image to depth 0."""
-        return self._times(segments.IMAGE, 0, False, batch)[0]
+        return self._times(self.paths.stem, batch)[0]
 
     def stack(self, depth: int, batch: int) -> float:
         """Depth ``depth - 1`` to ``depth``."""
-        return self._times(depth - 1, depth, False, batch)[0]
+        return self._times(self.paths.stacks[depth], batch)[0]
 
-    def stacks(self, start: int, stop: int, batch: int) -> float:
+    def stacks(self, start: int, stop: int, batch: int) -> Times:
         """Depth ``start`` to ``stop``."""
-        return self._row(start, stop, batch)[0]
-
-    def typical_stacks(self, start: int, stop: int, batch: int) -> float:
-        """Depth ``start`` to ``stop``."""
-        return self._row(start, stop, batch)[1]
+        key = (start, stop, batch)
+        times = self._between.get(key)
+        if times is None:
+            typical, variance = self._stacks(stop, batch)
+            typical_s = typical[stop] - typical[start]
+            squares = max(0.0, variance[stop] - variance[start])
+            times = self._between[key] = seldom(typical_s, squares), typical_s
+        return times
 
     def head(self, depth: int, batch: int) -> float:
         """Depth ``depth`` to boxes; 0 for no rows."""
-        return self._times(depth, depth, True, batch)[0] if batch else 0.0
+        if not batch:
+            return 0.0
+        key = (depth, batch)
+        seconds = self._heads.get(key)
+        if seconds is None:
+            seconds = self._heads[key] = self._times(self.paths.heads[depth], batch)[0]
+        return seconds
 
     def fused(self, depth: int, batch: int) -> Times:
         """The image to the boxes of ``depth`` in one run; infinite if there is no such segment."""
-        if depth not in self.paths.fused:
-            return NEVER
-        return self._times(segments.IMAGE, depth, True, batch)
+        key = (depth, batch)
+        times = self._fused.get(key)
+        if times is None:
+            known = depth in self.paths.fused
+            times = self._times(self.paths.exits[depth], batch) if known else NEVER
+            self._fused[key] = times
+        return times
 
     def way_out(self, start: int, depth: int, batch: int) -> Times:
         """Features of depth ``start`` to the boxes of ``depth``."""
-        return self._row(start, depth, batch, self._times(depth, depth, True, batch))
+        key = (start, depth, batch)
+        times = self._ways_out.get(key)
+        if times is None:
+            seldom_s, half_s = self._times(self.paths.heads[depth], batch)
+            typical_s, squares = half_s, (seldom_s - half_s) ** 2
+            if start < depth:
+                typical, variance = self._stacks(depth, batch)
+                typical_s += typical[depth] - typical[start]
+                squares += max(0.0, variance[depth] - variance[start])
+            times = self._ways_out[key] = seldom(typical_s, squares), typical_s
+        return times
 
     def unit_path(self, depth: int, batch: int) -> Times:
         """The image to the boxes of ``depth`` through unit segments; infinite without them."""
-        if not self.paths.units:
-            return NEVER
-        stem = self._times(segments.IMAGE, 0, False, batch)
-        return self._row(0, depth, batch, stem, self._times(depth, depth, True, batch))
+        key = (depth, batch)
+        times = self._units.get(key)
+        if times is None:
+            times = self._units[key] = self._unit_path(depth, batch) if self.paths.units else NEVER
+        return times
+
+    def _unit_path(self, depth: int, batch: int) -> Times:
+        seldom_s, half_s = self._times(self.paths.stem, batch)
+        typical, variance = self._stacks(depth, batch)
+        typical_s, squares = typical[depth] + half_s, variance[depth] + (seldom_s - half_s) ** 2
+        seldom_s, half_s = self._times(self.paths.heads[depth], batch)
+        typical_s, squares = typical_s + half_s, squares + (seldom_s - half_s) ** 2
+        return seldom(typical_s, squares), typical_s
 
     def path(self, depth: int, batch: int, *, grows: bool = False) -> Times:
         """The image to the boxes of ``depth``, by the way that is typically quickest; with
@@ -188,17 +212,24 @@ class Costs:
         if times is None:
             times = NEVER
             if depth <= self.paths.num_exits:
-                fused = not grows and self.fused_is_quickest(depth, batch)
-                times = self.fused(depth, batch) if fused else self.unit_path(depth, batch)
+                times = self.unit_path(depth, batch)
+                if not grows and depth in self.paths.fused:
+                    times = self._quicker(self.fused(depth, batch), times)
             self._paths[key] = times
         return times
 
     def fused_is_quickest(self, depth: int, batch: int) -> bool:
         """Whether there is a fused segment to exit ``depth``, and it typically takes no longer than
-        unit segments. What each seldom exceeds is no guide: less is known of what runs less."""
+        unit segments."""
         if depth not in self.paths.fused:
             return False
-        return self.fused(depth, batch)[1] <= self.unit_path(depth, batch)[1]
+        fused = self.fused(depth, batch)
+        return self._quicker(fused, self.unit_path(depth, batch)) is fused
+
+    @staticmethod
+    def _quicker(fused: Times, unit: Times) -> Times:
+        """What each seldom exceeds is no guide: less is known of what runs less."""
+        return fused if fused[1] <= unit[1] else unit
 
     def deeper(self, start: int, depth: int, batch: int, num_growing: int, num_owed: int) -> float:
         """What it adds to a plan that features go from ``start`` on to ``depth``: stacks for
@@ -207,7 +238,7 @@ class Costs:
         heads_s = self.head(depth, num_owed) - self.head(start, num_owed)
         if num_growing:
             heads_s += sum(self.head(k, num_growing) for k in range(start + 1, depth + 1))
-        return self.stacks(start, depth, batch) + heads_s
+        return self.stacks(start, depth, batch)[0] + heads_s
 
     def apart(self, depth: int, num_growing: int, num_plain: int, num_owed: int) -> float:
         """What it adds to a plan that the growing rows are answered now, the others later, and
@@ -232,3 +263,10 @@ class Costs:
         """What one image takes half of the time to the boxes of ``depth``, the quickest way;
         infinite if the model has no such exit or no such way."""
         return self.path(depth, 1, grows=grows)[1]
+
+
+def quickest(models: Sequence[Costs], depth: int, grows: bool) -> Costs:
+    """The model that one image is typically soonest through to the boxes of ``depth``."""
+    if len(models) == 1:
+        return models[0]
+    return min(models, key=lambda costs: costs.typical_path(depth, grows=grows))

@@ -29,9 +29,9 @@ grow.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import chain, takewhile
+from itertools import chain
 
-from serving.core.costs import EPSILON_S, Costs, paths_of
+from serving.core.costs import EPSILON_S, Costs, paths_of, quickest
 from serving.core.errors import ShedReason
 from serving.core.ladder import Ladder
 from serving.core.latency import Latency
@@ -41,6 +41,9 @@ from serving.core.segment import Segment
 from serving.core.turn import Turn
 
 _EXPIRED = Why("not even the quickest path is quick enough any more")
+
+
+_NOBODY: frozenset[int] = frozenset()
 
 
 class DeadlinePolicy:
@@ -72,7 +75,8 @@ class DeadlinePolicy:
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
         """The next action. Raises KeyError if ``latency`` does not know a segment it needs."""
         models = [Costs(latency, paths) for paths in self._paths]
-        growing = self._growing(snapshot)
+        # A fused run leaves no features to go on with.
+        growing = _growing(snapshot) if self._units else _NOBODY
         expired = _shed_expired(snapshot, models, growing)
         if expired is not None:
             return expired
@@ -82,13 +86,14 @@ class DeadlinePolicy:
         ladders, sizes = self._ladders, self._batch_sizes
         return Turn(snapshot, models, ladders, plan, growing, sizes, self._max_cohorts).decide()
 
-    def _growing(self, snapshot: Snapshot) -> frozenset[int]:
-        """The ids of those that can be answered more than once here: a fused run leaves no
-        features."""
-        if not self._units:
-            return frozenset()
-        everybody = chain(snapshot.waiting, *(cohort.requests for cohort in snapshot.cohorts))
-        return frozenset([r.id for r in everybody if r.growing and r.min_depth < r.max_depth])
+
+def _growing(snapshot: Snapshot) -> frozenset[int]:
+    """The ids of those that can be answered more than once."""
+    everybody = [snapshot.waiting, *[cohort.requests for cohort in snapshot.cohorts]]
+    growing = [
+        [r.id for r in some if r.growing and r.min_depth < r.max_depth] for some in everybody
+    ]
+    return frozenset(chain.from_iterable(growing))
 
 
 def _shed_expired(
@@ -97,32 +102,28 @@ def _shed_expired(
     """Those that would be late with their first answer even alone and at a typical pace."""
     latest_s = snapshot.now_s - EPSILON_S
     if snapshot.waiting:
-        # By shallowest exit, of those that grow and of those that do not: the last instant at which
-        # one can be started.
-        deepest = max([request.min_depth for request in snapshot.waiting])
-        limits_s = [
-            [latest_s + _quickest_s(models, depth, grows) for depth in range(1, deepest + 1)]
+        # By shallowest exit, and whether they grow: the last instant at which one can be started.
+        depths = {request.min_depth for request in snapshot.waiting}
+        limits_s = {
+            (depth, grows): latest_s
+            + quickest(models, depth, grows).typical_path(depth, grows=grows)
+            for depth in depths
             for grows in ((False, True) if growing else (False,))
-        ]
-        # Those behind, in order of deadline, have time for any exit.
-        enough_s = max(map(max, limits_s))
-        hurried = takewhile(lambda request: request.deadline_s < enough_s, snapshot.waiting)
-        expired = [
-            request
-            for request in hurried
-            if limits_s[request.id in growing][request.min_depth - 1] > request.deadline_s
-        ]
+        }
+        enough_s = max(limits_s.values())
+        expired = []
+        for request in snapshot.waiting:
+            if request.deadline_s >= enough_s:
+                break  # it has time for any of these exits, and so have those behind it
+            if limits_s[request.min_depth, request.id in growing] > request.deadline_s:
+                expired.append(request)
         if expired:
             return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)
     for cohort in snapshot.cohorts:
         depth = max(cohort.depth, cohort.requests[0].min_depth)
         limit_s = latest_s + models[cohort.model].way_out(cohort.depth, depth, 1)[1]
-        late = (request for request in cohort.requests if limit_s > request.deadline_s)
-        expired = [request for request in late if request.id not in snapshot.answered]
+        answered = snapshot.answered
+        expired = [r for r in cohort.requests if limit_s > r.deadline_s and r.id not in answered]
         if expired:
             return ShedRequests(tuple(expired), ShedReason.EVICTED_EXPIRED, 0.0, _EXPIRED)
     return None
-
-
-def _quickest_s(models: Sequence[Costs], depth: int, grows: bool) -> float:
-    return min([costs.typical_path(depth, grows=grows) for costs in models])

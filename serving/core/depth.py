@@ -11,7 +11,7 @@ from serving.core.costs import EPSILON_S, Costs, late_share
 from serving.core.ladder import Ladder
 from serving.core.plan import Plan, Task
 from serving.core.policy import Cohort, Conclude, Decision, Run, Why
-from serving.core.price import Price
+from serving.core.price import Toll
 from serving.core.segment import Segment
 
 
@@ -55,27 +55,24 @@ def quickest_way_in(task: Task) -> Segment:
 
 
 class Depth:
-    """The steps that a plan's slack could be spent on, at what ``price`` asks for engine time."""
+    """The steps that a plan's slack could be spent on, at what ``toll`` asks for engine time."""
 
     def __init__(
         self,
         plan: Plan,
         models: Sequence[Costs],
         ladders: Sequence[Ladder],
-        price: Price,
-        backlogs_s: Sequence[float],
+        toll: Toll,
     ) -> None:
         self._plan = plan
         self._models = models
         self._ladders = ladders
-        self._backlogs_s = backlogs_s
-        self._prices = price
-        self._losses: dict[float, float] = {}
+        self._toll = toll
         self._fused: dict[int, tuple[float, Segment] | None] = {}
         # What one of those who have yet to start may take, so that it is enough for each of them;
         # of what is missing each has all.
         self._share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting))
-        self.price = price.at(backlogs_s)
+        self.price = toll.per_second
         """Accuracy that a second of engine time must buy."""
 
     def best_step(self, room: bool) -> Decision | None:
@@ -84,18 +81,18 @@ class Depth:
         tasks = self._plan.tasks
         if self._plan.is_alone:
             return self._start_alone(tasks[0])
-        best: _Step | None = None
+        best, best_rate = None, self.price
         for task in tasks:
             if task.cohort is not None:
                 step = self._go_on(task.cohort, task)
             elif room:
-                step = self._start(task)
+                step = self._start(task, best_rate)
             else:
                 continue
             # Of equals the one with most time, which has paid for it.
-            if step is not None and (best is None or step[0] >= best[0]):
-                best = step
-        return best[1]() if best is not None and best[0] >= self.price else None
+            if step is not None and step[0] >= best_rate:
+                best_rate, best = step
+        return best() if best is not None else None
 
     def _because(self, rate: float) -> Why:
         slack_ms = self._plan.slack_s * 1e3
@@ -103,12 +100,12 @@ class Depth:
             "buys {:.2f} AP/s at a price of {:.2f}, slack {:.1f} ms", (rate, self.price, slack_ms)
         )
 
-    def _start(self, task: Task) -> _Step | None:
-        """Its first unit segment, if it may go deeper than it must, and that fits into everybody's
-        slack and the segment into the slack of those before it; and unless a fused run, when its
-        turn comes, promises more."""
-        way = self._way_up(task)
-        if way is None:
+    def _start(self, task: Task, least_rate: float) -> _Step | None:
+        """Its first unit segment, if it may go deeper than it must at ``least_rate`` or better, and
+        that fits into everybody's slack and the segment into the slack of those before it; and
+        unless a fused run, when its turn comes, promises more."""
+        way = self._way_up(task, least_rate)
+        if way is None or way.rate < least_rate:
             return None
         if self._models[way.stem.model].stem(len(task.requests)) > task.ahead_s:
             return None
@@ -140,19 +137,20 @@ class Depth:
                 seldom_s, typical_s = times = costs.fused(depth, batch)
                 if seldom_s <= limit_s:
                     extra_s = typical_s - planned_s
-                    paid = self._prices.of_run(typical_s, extra_s, self._backlogs_s)
+                    paid = self._toll.of_run(typical_s, extra_s)
                     worth = ladder.ap(depth) * batch * (1.0 - late_share(times, limit_s)) - paid
                     if best is None or worth > best[0]:
                         best = worth, segments.fused_exit(depth).of(costs.paths.model)
                 depth = ladder.next(depth, task.max_depth)
         return best
 
-    def _way_up(self, task: Task) -> _Way | None:
+    def _way_up(self, task: Task, least_rate: float) -> _Way | None:
         """The most that a start on unit segments promises of what fits into the slack; None if
-        nothing deeper than the shallowest exit does."""
+        nothing deeper than the shallowest exit does, or if none buys first as much as
+        ``least_rate``."""
         batch, growing = len(task.requests), task.num_growing
         plain, least = batch - growing, task.min_depth
-        base = self._ladders[task.costs.paths.model].ap(least)
+        base, blocked = self._ladders[task.costs.paths.model].ap(least), self._toll.blocked
         best: _Way | None = None
         for costs, ladder in zip(self._models, self._ladders, strict=True):
             if not costs.paths.units or ladder.num_exits < least:
@@ -161,29 +159,30 @@ class Depth:
             target = least
             if costs is task.costs or ladder.ap(target) <= base:
                 target = ladder.next(least, task.max_depth)
-            way: _Way | None = None
             seldom_s, typical_s = costs.unit_path(least, batch)
             apart_s = costs.apart(least, growing, plain, batch)
-            planned = self._blocked(task.times[1])
-            blocked = self._blocked(costs.stem(batch)) + self._blocked(costs.head(least, batch))
-            depth = 0
+            planned = blocked(task.times[1])
+            lost = blocked(costs.stem(batch)) + blocked(costs.head(least, batch))
+            rate = most = -math.inf
+            depth, limit_s = 0, self._plan.slack_s
             while target:
                 more_s = apart_s + costs.deeper(least, target, batch, growing, plain)
-                if seldom_s + more_s - task.cost_s > (self._share_s if way else self._plan.slack_s):
+                if seldom_s + more_s - task.cost_s > limit_s:
                     break
                 extra_s = typical_s * (1.0 + more_s / seldom_s) - task.times[1]
                 gain = (ladder.ap(target) - base) * batch
-                blocked += self._blocked_by_stacks(costs, depth, target, batch)
+                lost += self._blocked_by_stacks(costs, depth, target, batch)
+                worth = base * batch + gain - self.price * extra_s - lost
+                if depth == 0:  # the first step is what must be worth it
+                    rate = (gain - max(0.0, lost - planned)) / max(extra_s, EPSILON_S)
+                    limit_s = self._share_s
+                    if rate < least_rate and len(self._models) == 1:
+                        return None
+                most = max(most, worth)
                 depth = target
-                worth = base * batch + gain - self.price * extra_s - blocked
-                if way is None:  # the first step is what must be worth it
-                    rate = (gain - max(0.0, blocked - planned)) / max(extra_s, EPSILON_S)
-                    way = _Way(worth, rate, segments.STEM.of(costs.paths.model))
-                elif worth > way.worth:
-                    way = way._replace(worth=worth)
                 target = ladder.next(target, task.max_depth)
-            if way is not None and (best is None or way.worth > best.worth):
-                best = way
+            if depth and (best is None or most > best.worth):
+                best = _Way(most, rate, costs.paths.stem)
         return best
 
     def _go_on(self, cohort: Cohort, task: Task) -> _Step | None:
@@ -252,28 +251,23 @@ class Depth:
         """Accuracy per second that exit ``target`` buys, less what the stacks lose: heads that
         would be run anyway are free."""
         depth = cohort.depth
-        seconds = costs.typical_stacks(depth, target, batch)
-        seconds += sum(costs.head(k, num_growing) for k in range(depth + 1, target + 1))
+        seconds = costs.stacks(depth, target, batch)[1]
+        if num_growing:
+            seconds += sum(costs.head(k, num_growing) for k in range(depth + 1, target + 1))
         lost = self._blocked_by_stacks(costs, depth, target, batch)
         return (self._ladders[cohort.model].gain(depth, target) * batch - lost) / seconds
 
     def _blocked_by_stacks(self, costs: Costs, depth: int, target: int, batch: int) -> float:
         """What stacks from ``depth`` to ``target`` lose, each of which runs to its end."""
-        return sum(
-            [self._blocked(costs.typical_stacks(k, k + 1, batch)) for k in range(depth, target)]
-        )
-
-    def _blocked(self, run_s: float) -> float:
-        """What a run of so many seconds loses; many steps are priced by the same few runs."""
-        lost = self._losses.get(run_s)
-        if lost is None:
-            lost = self._losses[run_s] = self._prices.blocked(run_s, self._backlogs_s)
+        lost = 0.0
+        for start in range(depth, target):
+            lost += self._toll.blocked(costs.stacks(start, start + 1, batch)[1])
         return lost
 
     def _start_alone(self, task: Task) -> Run:
         """Nobody else is here: on unit segments, which can stop, or by a fused run, whichever
         promises more."""
-        way, fused = self._way_up(task), self.best_fused(task)
+        way, fused = self._way_up(task, self.price), self.best_fused(task)
         slack_ms = self._plan.slack_s * 1e3
         if way is not None and way.rate >= self.price and (fused is None or way.worth > fused[0]):
             segment, why = way.stem, self._because(way.rate)

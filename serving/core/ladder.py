@@ -24,6 +24,8 @@ class Ladder:
         if min(values) == max(values):
             values = [value + MIN_GAIN * (depth + 1) for depth, value in enumerate(values)]
         self._ap = (0.0, *values)
+        self.num_exits = len(values)
+        """Depths are 1 .. ``num_exits``."""
         rungs = [d for d in range(1, len(self._ap)) if self._ap[d] > max(self._ap[:d], default=0)]
         self._next = [
             [
@@ -38,18 +40,13 @@ class Ladder:
         better = [rung for rung in rungs if self._ap[rung] > self._ap[depth]]
         return max(better, key=lambda rung: self.gain(depth, rung) / (rung - depth), default=0)
 
-    @property
-    def num_exits(self) -> int:
-        """Depths are 1 .. ``num_exits``."""
-        return len(self._ap) - 1
-
     def ap(self, depth: int) -> float:
         """The accuracy of exit ``depth``; 0 before the first."""
         return self._ap[depth]
 
     def next(self, depth: int, max_depth: int) -> int:
         """The exit that is worth going on to from ``depth``, up to ``max_depth``; 0 for none."""
-        return self._next[depth][min(max_depth, self.num_exits)]
+        return self._next[depth][max_depth if max_depth < self.num_exits else self.num_exits]
 
     def gain(self, depth: int, target: int) -> float:
         """What exit ``target`` adds to exit ``depth``; everything, if there is none yet."""

@@ -230,13 +230,12 @@ class LatencyModel(Latency):
     def times(self, segment: Segment, batch: int) -> Times:
         """What a run exceeds with a probability of 1 - ``TAIL_QUANTILE``, and what half of the runs
         do not exceed. Raises KeyError for a segment that was neither profiled nor run."""
-        known = self._known.get(segment)
-        if known is None:
-            known = self._known[segment] = {}
-        times = known.get(batch)
-        if times is None:
-            times = known[batch] = self._lookup(segment, batch)
-        return times[0] * self._slowdown, times[1] * self._slowdown
+        try:
+            seldom_s, typical_s = self._known[segment][batch]
+        except KeyError:
+            seldom_s, typical_s = self._lookup(segment, batch)
+            self._known.setdefault(segment, {})[batch] = seldom_s, typical_s
+        return seldom_s * self._slowdown, typical_s * self._slowdown
 
     def _lookup(self, segment: Segment, batch: int) -> Times:
         windows = self._windows.get(segment)

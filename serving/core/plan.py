@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
-from serving.core.costs import EPSILON_S, Costs, Row
+from serving.core.costs import EPSILON_S, Costs, Row, quickest, seldom
 from serving.core.latency import Times
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
@@ -57,8 +59,7 @@ class Task:
         return self.requests[0].max_depth
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(NamedTuple):
     """What waiting requests share that want the same shallowest exit, and features to go on with or
     not."""
 
@@ -68,6 +69,14 @@ class _Kind:
     """Batch sizes that pay, smallest first."""
     times: dict[int, Times]
     """Of batches of these sizes to that exit."""
+    soonest_s: float
+    """When one that is started now seldom ends later."""
+
+
+_Step = tuple[float, float, Times, Task | None]
+"""A step of the plan: what it is ordered by, the instant by which it must end, what it takes, and
+the task, if a decision may be about it."""
+_due_s = itemgetter(0)
 
 
 class Plan:
@@ -90,101 +99,115 @@ class Plan:
         self.tasks: list[Task] = []
         """Steps that a decision may be about, in their order: of waiting ones that are alike only
         the first, which has the most slack ahead of it."""
-        self._steps: list[tuple[float, Times, Task | None]] = []
-        """All of them, with the instant by which each must end."""
         self._alike: set[tuple[int, int, int, int]] = set()
         self._models = models
         self._growing = growing
         self._sizes = batch_sizes
-        self._row = Row(self.now_s)
         self._kinds: dict[tuple[int, bool], _Kind] = {}
-        leaving = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
-        leaving.sort(key=lambda task: task.deadline_s)
-        waiting, start = snapshot.waiting, 0
-        for task in leaving:
-            while start < len(waiting) and waiting[start].deadline_s < task.deadline_s:
-                start = self._add_waiting(waiting, start)
-            self._add(task)
-        while start < len(waiting):
-            start = self._add_waiting(waiting, start)
-        self.slack_s += EPSILON_S
+        self._steps = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
+        self._add_waiting(snapshot.waiting)
+        self._steps.sort(key=_due_s)
+        self._lay_out()
 
-    def _add(self, task: Task) -> None:
-        task.ahead_s = self.slack_s + EPSILON_S
-        self.tasks.append(task)
-        self._step(task.deadline_s, task.times, task)
+    def _lay_out(self) -> None:
+        """Put the steps one after the other. It is ``Row`` in place: there may be many."""
+        typical_s, variance, length_s, slack_s = self.now_s, 0.0, 0.0, math.inf
+        for _, deadline_s, (seldom_s, half_s), task in self._steps:
+            if task is not None:
+                task.ahead_s = slack_s + EPSILON_S
+                self.tasks.append(task)
+            typical_s += half_s
+            variance += (seldom_s - half_s) ** 2
+            length_s += half_s
+            slack_s = min(slack_s, deadline_s - seldom(typical_s, variance))
+        self.length_s, self.slack_s = length_s, slack_s + EPSILON_S
 
-    def _step(self, deadline_s: float, times: Times, task: Task | None) -> None:
-        slack_s = deadline_s - self._row.add(times)
-        self.slack_s = min(self.slack_s, slack_s)
-        self.length_s += times[1]
-        self._steps.append((deadline_s, times, task))
-
-    def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> Task:
+    def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> _Step:
         requests, costs = cohort.requests, self._models[cohort.model]
         min_depth = requests[0].min_depth
-        owed = tuple(r for r in requests if r.id not in answered) if answered else requests
+        owed = tuple([r for r in requests if r.id not in answered]) if answered else requests
         task = Task(math.inf, NOTHING, requests, cohort, owed, costs)
         if owed:
-            depth = max(cohort.depth, min_depth)
-            task.deadline_s = min(r.deadline_s for r in owed)
-            task.times = costs.way_out(cohort.depth, depth, len(owed))
-            task.deadline_s = max(task.deadline_s, self.now_s + task.times[0])
+            task.times = costs.way_out(cohort.depth, max(cohort.depth, min_depth), len(owed))
+            deadline_s = min([r.deadline_s for r in owed])
+            task.deadline_s = max(deadline_s, self.now_s + task.times[0])
         if self._growing:
             growing = [request for request in requests if request.id in self._growing]
             task.num_growing = len(growing)
             if cohort.depth >= min_depth:
-                task.stale = tuple(r for r in growing if answered.get(r.id, 0) < cohort.depth)
-        return task
+                task.stale = tuple([r for r in growing if answered.get(r.id, 0) < cohort.depth])
+        return task.deadline_s, task.deadline_s, task.times, task
 
-    def _add_waiting(self, waiting: tuple[Request, ...], start: int) -> int:
-        """The next of the waiting requests, in as large a batch with those behind it that have the
-        same depth bounds as pays; where the ones after them begin."""
-        first = waiting[start]
-        depth, max_depth = first.min_depth, first.max_depth
-        grows = bool(self._growing) and first.id in self._growing
-        kind = self._kind(depth, grows)
-        size = 1
-        for request in waiting[start + 1 : start + kind.sizes[-1]]:
+    def _add_waiting(self, waiting: tuple[Request, ...]) -> None:
+        """Batch after batch, each as large as pays of those that have the same depth bounds and
+        come one after the other."""
+        start = depth = max_depth = 0
+        for stop, request in enumerate(waiting):
             if request.min_depth != depth or request.max_depth != max_depth:
-                break
-            size += 1
-        if size not in kind.times:
-            size = max(paying for paying in kind.sizes if paying <= size)
-        requests = waiting[start : start + size]
-        growing = self._num_growing(requests) if self._growing else 0
-        if growing and not grows:  # one that grows has joined
-            kind = self._kind(depth, True)
-        times = kind.times[size] if size in kind.times else kind.costs.path(depth, size, grows=True)
-        # A request that is late only by the cautious estimate still gets its chance, at once.
-        deadline_s = max(first.deadline_s, self.now_s + kind.times[1][0])
-        self.num_waiting += 1
-        alike = (depth, max_depth, size, growing)
+                self._add_alike(waiting[start:stop], depth, max_depth)
+                start, depth, max_depth = stop, request.min_depth, request.max_depth
+        self._add_alike(waiting[start:], depth, max_depth)
+
+    def _add_alike(self, waiting: tuple[Request, ...], depth: int, max_depth: int) -> None:
+        """Batch after batch of those with these bounds."""
+        grow, steps = self._growing, self._steps
+        start, count, growing, before = 0, len(waiting), 0, (0, 0)
+        while start < count:
+            due_s = waiting[start].deadline_s
+            if grow or not start:
+                kind = self._kind(depth, waiting[start].id in grow)
+            size = kind.sizes[-1]
+            if start + size > count:
+                size = max([paying for paying in kind.sizes if start + paying <= count])
+            times = kind.times[size]
+            if grow:
+                growing = len(
+                    [request for request in waiting[start : start + size] if request.id in grow]
+                )
+                if growing:  # one that grows may have joined others
+                    kind = self._kind(depth, True)
+                    times = kind.times.get(size) or kind.costs.path(depth, size, grows=True)
+            # A request that is late only by the cautious estimate still gets its chance, at once.
+            deadline_s = due_s if due_s > kind.soonest_s else kind.soonest_s
+            task = None
+            if (size, growing) != before:
+                before = size, growing
+                batch = waiting[start : start + size]
+                task = self._first_of(batch, deadline_s, times, kind, growing)
+            steps.append((due_s, deadline_s, times, task))
+            self.num_waiting += 1
+            start += size
+
+    def _first_of(
+        self,
+        requests: tuple[Request, ...],
+        deadline_s: float,
+        times: Times,
+        kind: _Kind,
+        num_growing: int,
+    ) -> Task | None:
+        """The task of a batch, unless there is one of another batch that is like it."""
+        first = requests[0]
+        alike = (first.min_depth, first.max_depth, len(requests), num_growing)
         if alike in self._alike:
-            self._step(deadline_s, times, None)
-        else:
-            self._alike.add(alike)
-            task = Task(deadline_s, times, requests, None, requests, kind.costs, (), growing)
-            self._add(task)
-        return start + size
+            return None
+        self._alike.add(alike)
+        return Task(deadline_s, times, requests, None, requests, kind.costs, (), num_growing)
 
     def _kind(self, depth: int, grows: bool) -> _Kind:
         key = (depth, grows)
         kind = self._kinds.get(key)
         if kind is None:
-            costs = min(self._models, key=lambda costs: costs.typical_path(depth, grows=grows))
+            costs = quickest(self._models, depth, grows)
             sizes = costs.paying_sizes(depth, self._sizes)
             times = {size: costs.path(depth, size, grows=grows) for size in sizes}
-            kind = _Kind(costs, sizes, times)
+            kind = _Kind(costs, sizes, times, self.now_s + times[1][0])
             self._kinds[key] = kind
         return kind
 
     def quickest(self, depth: int, grows: bool) -> Costs:
         """The model that one image is soonest through to exit ``depth`` of."""
         return self._kind(depth, grows).costs
-
-    def _num_growing(self, requests: tuple[Request, ...]) -> int:
-        return len([request for request in requests if request.id in self._growing])
 
     def ahead_s(self, budgets_s: Sequence[float]) -> list[float]:
         """How long what is due before somebody typically takes who comes now, for each of these
@@ -193,8 +216,8 @@ class Plan:
         step = next(steps, None)
         for budget_s in budgets_s:
             due_s = self.now_s + budget_s
-            while step is not None and step[0] <= due_s:
-                seconds += step[1][1]
+            while step is not None and step[1] <= due_s:
+                seconds += step[2][1]
                 step = next(steps, None)
             ahead.append(seconds)
         return ahead
@@ -203,7 +226,7 @@ class Plan:
         """How long the other tasks can be put off, were this one done first."""
         row, slack_s = Row(self.now_s), math.inf
         row.add(task.times)
-        for deadline_s, times, other in self._steps:
+        for _, deadline_s, times, other in self._steps:
             if other is not task:
                 slack_s = min(slack_s, deadline_s - row.add(times))
         return slack_s

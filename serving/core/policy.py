@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from serving.core.demand import UNKNOWN, Demand
 from serving.core.errors import ShedReason
@@ -51,8 +51,7 @@ class Snapshot:
     """What arrives, as measured."""
 
 
-@dataclass(frozen=True, slots=True)
-class Why:
+class Why(NamedTuple):
     """Why a policy decided so: a sentence and the numbers in it, put together only when somebody
     reads them."""
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from serving.core import segment as segments
 from serving.core.costs import BATCHING_GAIN, EPSILON_S, Costs, Row
 from serving.core.crowd import choose
-from serving.core.demand import Demand
 from serving.core.depth import ENOUGH, ROOM, Depth, head_of, one_stack, quickest_way_in
 from serving.core.errors import ShedReason
 from serving.core.ladder import Ladder
@@ -32,11 +31,6 @@ TURNS_PER_BUDGET = 4.0
 """The time that a request needs is taken from the largest batch that fits so often into the mean
 budget: larger ones are for floods, since who arrives during one waits for its end."""
 
-RATE_MARGIN = 1.1
-"""The price is that of so many times the measured rate of arrivals. Over a window it is often a
-tenth too low, and then depth is sold too cheaply by more than it is too dear where the rate is as
-much too high. In the simulator, where depth buys little (accuracies .588 to .625, loads .6 and .9),
-that cost up to 1 in 100 requests."""
 LUCK = 0.7
 """Share of the typical time that runs seldom stay below, even where others use the same cores."""
 FLOOD = 2.0
@@ -66,22 +60,23 @@ class Turn:
         self._growing = growing
         self._batch_sizes = batch_sizes
         self._max_cohorts = max_cohorts
-        self._units = all(costs.paths.units for costs in models)
-        self._prices = self._measure_price()
+        self._price = self._measure_price()
         budgets_s = snapshot.demand.budgets_s
-        if self._prices.rho < 1.0:
+        if self._price.rho < 1.0:
             backlogs_s = plan.ahead_s(budgets_s)
         else:  # the engine is never idle, so whatever it does keeps somebody from it
             backlogs_s = [plan.length_s] * len(budgets_s)
-        self._depth = Depth(plan, models, ladders, self._prices, backlogs_s)
+        self._depth = Depth(plan, models, ladders, self._price.given(backlogs_s))
 
     def decide(self) -> Decision:
         """The next action; there is something to do."""
-        final = self._final() if self._snapshot.answered else ()
-        if final:
-            return Conclude(final, _FINAL)
-        # Cohorts that nothing is owed to make room as soon as it is needed.
-        paid = [task.cohort for task in self._plan.tasks if task.cohort and not task.owed]
+        paid: list[Cohort] = []
+        if self._snapshot.answered:
+            final = self._final()
+            if final:
+                return Conclude(final, _FINAL)
+            # Cohorts that nothing is owed to make room as soon as it is needed.
+            paid = [task.cohort for task in self._plan.tasks if task.cohort and not task.owed]
         room = len(self._snapshot.cohorts) - len(paid) < self._max_cohorts
         decision = self._crowded(room) if self._plan.slack_s < 0.0 else self._calm(room)
         starts = isinstance(decision, Run) and decision.segment.kind == "stem"
@@ -91,15 +86,15 @@ class Turn:
 
     def _measure_price(self) -> Price:
         demand = self._snapshot.demand
-        costs = self._plan.quickest(1, False)
+        costs, turn_s = self._plan.quickest(1, False), demand.budget_s / TURNS_PER_BUDGET
         request_s = costs.typical_path(1)
         for size in self._batch_sizes[1:]:
             batch_s = costs.path(1, size)[1]
-            if TURNS_PER_BUDGET * batch_s <= demand.budget_s:
-                request_s = min(request_s, batch_s / size)
+            if batch_s > turn_s:
+                break
+            request_s = min(request_s, batch_s / size)
         accuracy = self._ladders[costs.paths.model].ap(1)
-        supposed = Demand(RATE_MARGIN * demand.rate_hz, demand.cv2, demand.budgets_s)
-        return Price(supposed, request_s, accuracy, costs.path(1, 1))
+        return Price(demand, request_s, accuracy, costs.path(1, 1))
 
     def _final(self) -> tuple[Request, ...]:
         """Those with an answer whose next one could not be in time."""
@@ -124,7 +119,7 @@ class Turn:
 
     def _calm(self, room: bool) -> Decision:
         """Go deeper if that fits and is worth it, else take a step of the plan."""
-        if not self._units:
+        if not all(costs.paths.units for costs in self._models):
             return self._leave(room=False)
         return self._merge() or self._depth.best_step(room) or self._leave(room)
 
@@ -234,20 +229,18 @@ class Turn:
         for task in in_flight:
             limit_s = min(limit_s, task.deadline_s - row.add(task.times))
         head = waiting[0]
+        depth, max_depth = head.min_depth, head.max_depth
+        queue = [r for r in waiting if r.min_depth == depth and r.max_depth == max_depth]
         grows = head.id in self._growing
-        kind = (head.min_depth, head.max_depth, grows)
-        queue = [
-            request
-            for request in waiting
-            if (request.min_depth, request.max_depth, request.id in self._growing) == kind
-        ]
-        costs = self._plan.quickest(head.min_depth, grows)
-        sizes = costs.paying_sizes(head.min_depth, self._batch_sizes)
+        if self._growing:
+            queue = [request for request in queue if (request.id in self._growing) == grows]
+        costs = self._plan.quickest(depth, grows)
+        sizes = costs.paying_sizes(depth, self._batch_sizes)
         batch = choose(
             queue,
             self._plan.now_s,
             sizes,
-            lambda size: self._counted_on(costs.path(head.min_depth, size, grows=grows)),
+            lambda size: self._counted_on(costs.path(depth, size, grows=grows)),
             limit_s,
         )
         if not batch:
@@ -261,7 +254,7 @@ class Turn:
             if fused is None:
                 return None
             segment = fused
-        doomed = self._doomed_by(costs.path(head.min_depth, len(batch), grows=grows)[1], requests)
+        doomed = self._doomed_by(costs.path(depth, len(batch), grows=grows)[1], requests)
         if doomed:
             reason = ShedReason.REJECTED_OVERLOAD
             return ShedRequests(doomed, reason, self._plan.length_s, _NO_CHANCE)
@@ -273,20 +266,21 @@ class Turn:
         exceeds, so that the most urgent are neither given up for a small risk nor kept for a small
         chance. When more come than can be served, somebody who is safe can always be found."""
         seldom_s, typical_s = times
-        return seldom_s if self._prices.rho >= FLOOD else (seldom_s + typical_s) / 2
+        return seldom_s if self._price.rho >= FLOOD else (seldom_s + typical_s) / 2
 
     def _doomed_by(self, run_s: float, batch: tuple[Request, ...]) -> tuple[Request, ...]:
         """Those who wait for a run of typically ``run_s`` and would be late after it even with
         luck."""
         end_s = self._plan.now_s + run_s * LUCK - EPSILON_S
         chosen = {request.id for request in batch}
+        paths_s: dict[tuple[int, bool], float] = {}
         doomed = []
         for request in self._snapshot.waiting:
-            if request.id in chosen:
-                continue
-            grows = request.id in self._growing
-            costs = self._plan.quickest(request.min_depth, grows)
-            path_s = costs.typical_path(request.min_depth, grows=grows) * LUCK
-            if end_s + path_s > request.deadline_s:
+            kind = (request.min_depth, request.id in self._growing)
+            path_s = paths_s.get(kind)
+            if path_s is None:
+                costs = self._plan.quickest(*kind)
+                path_s = paths_s[kind] = costs.typical_path(kind[0], grows=kind[1]) * LUCK
+            if end_s + path_s > request.deadline_s and request.id not in chosen:
                 doomed.append(request)
         return tuple(doomed)

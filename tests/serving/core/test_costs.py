@@ -142,8 +142,8 @@ def test_where_all_is_fused_nothing_grows():
 def test_parts_of_a_path():
     costs = costs_of()
     assert costs.stem(2) == ms(5)
-    assert costs.stacks(0, 3, 1) == ms(3 + 2 + 1)
-    assert costs.stacks(2, 2, 1) == 0
+    assert costs.stacks(0, 3, 1)[0] == ms(3 + 2 + 1)
+    assert costs.stacks(2, 2, 1)[0] == 0
     assert costs.way_out(1, 3, 2) == exactly(3 + 2 + 10)
     assert costs.head(2, 0) == 0, "no rows"
 
@@ -176,8 +176,8 @@ def test_runs_in_a_row_are_not_all_unlucky():
     assert costs.head(1, 1) == ms(5), "one run is as it is"
     assert costs.way_out(0, 1, 1)[0] == ms((3 + 5) / 2 + math.hypot(3, 5) / 2)
     assert costs.unit_path(1, 1)[0] == ms((4 + 3 + 5) / 2 + math.hypot(4, 3, 5) / 2)
-    assert costs.stacks(0, 3, 1) == ms((3 + 2 + 1) / 2 + math.hypot(3, 2, 1) / 2)
-    assert costs.typical_stacks(0, 3, 1) == ms((3 + 2 + 1) / 2)
+    assert costs.stacks(0, 3, 1)[0] == ms((3 + 2 + 1) / 2 + math.hypot(3, 2, 1) / 2)
+    assert costs.stacks(0, 3, 1)[1] == ms((3 + 2 + 1) / 2)
     assert costs.unit_path(1, 1)[1] == ms((4 + 3 + 5) / 2)
 
 

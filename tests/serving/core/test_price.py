@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.demand import UNKNOWN, Demand
-from serving.core.price import CAUTION, MAX_CV2, MIN_CV2, MIN_LIMIT, Price
+from serving.core.price import CAUTION, MAX_CV2, MIN_CV2, MIN_LIMIT, RATE_MARGIN, Price
 
 REQUEST_S, ACCURACY = 0.010, 0.5
 BUSY = Demand(rate_hz=80.0, cv2=1.0, budgets_s=(0.2,))
@@ -20,18 +20,31 @@ FLOOD = CAUTION * ACCURACY / REQUEST_S
 """What engine time is worth when whoever comes is sure to be lost."""
 
 
-def price_of(demand: Demand, accuracy: float = ACCURACY, request_s: float = REQUEST_S) -> Price:
-    """Requests take what they always take."""
-    return Price(demand, request_s, accuracy, (request_s, request_s))
+def price_of(
+    demand: Demand,
+    accuracy: float = ACCURACY,
+    request_s: float = REQUEST_S,
+    seldom_s: float | None = None,
+) -> Price:
+    """Of this demand without the margin; a request always takes the same, unless it is said what it
+    seldom exceeds."""
+    measured = replace(demand, rate_hz=demand.rate_hz / RATE_MARGIN)
+    return Price(measured, request_s, accuracy, (seldom_s or request_s, request_s))
 
 
 def of(demand: Demand, backlog_s: float = 0.05) -> float:
     """Whatever their budget, newcomers have the same backlog."""
-    return price_of(demand).at([backlog_s] * len(demand.budgets_s))
+    return price_of(demand).given([backlog_s] * len(demand.budgets_s)).per_second
 
 
 def rising(values: list[float]) -> bool:
     return all(low < high for low, high in pairwise(values))
+
+
+def test_it_is_that_of_a_somewhat_higher_rate():
+    """A rate that was measured too low costs more than one that was measured too high."""
+    price = Price(BUSY, REQUEST_S, ACCURACY, (REQUEST_S, REQUEST_S))
+    assert price.rho == pytest.approx(RATE_MARGIN * BUSY.rate_hz * REQUEST_S)
 
 
 @pytest.mark.parametrize("backlog_s", [0.0, 0.05, 10.0])
@@ -78,25 +91,29 @@ def test_each_budget_counts_for_its_share():
 def test_each_budget_has_a_backlog_of_its_own():
     demand = replace(BUSY, budgets_s=(0.1, 0.4))
     tight, loose = (of(replace(BUSY, budgets_s=(budget_s,)), 0.05) for budget_s in (0.1, 0.4))
-    assert price_of(demand).at([0.05, 0.05]) == pytest.approx((tight + loose) / 2)
-    assert price_of(demand).at([0.0, 0.05]) == pytest.approx(loose / 2), "they can overtake"
+    assert price_of(demand).given([0.05, 0.05]).per_second == pytest.approx((tight + loose) / 2)
+    assert price_of(demand).given([0.0, 0.05]).per_second == pytest.approx(loose / 2), (
+        "they can overtake"
+    )
 
 
 def test_a_budget_that_is_too_small_takes_its_backlog_with_it():
     demand = replace(BUSY, budgets_s=(REQUEST_S / 2, 0.1, 0.4))
-    expected = price_of(replace(BUSY, budgets_s=(0.1, 0.4))).at([0.03, 0.05])
-    assert price_of(demand).at([0.02, 0.03, 0.05]) == pytest.approx(expected * 2 / 3)
+    expected = price_of(replace(BUSY, budgets_s=(0.1, 0.4))).given([0.03, 0.05]).per_second
+    assert price_of(demand).given([0.02, 0.03, 0.05]).per_second == pytest.approx(expected * 2 / 3)
 
 
 def test_newcomers_can_wait_for_what_a_request_seldom_leaves_of_their_budget():
-    erratic = Price(BUSY, REQUEST_S, ACCURACY, (5 * REQUEST_S, REQUEST_S))
-    assert erratic.at([0.1]) == pytest.approx(of(replace(BUSY, budgets_s=(0.16,)), 0.1))
+    erratic = price_of(BUSY, seldom_s=5 * REQUEST_S)
+    assert erratic.given([0.1]).per_second == pytest.approx(
+        of(replace(BUSY, budgets_s=(0.16,)), 0.1)
+    )
 
 
 def test_who_can_be_in_time_by_luck_alone_counts():
     demand = replace(BUSY, budgets_s=(1.01 * REQUEST_S,))
-    erratic = Price(demand, REQUEST_S, ACCURACY, (5 * REQUEST_S, REQUEST_S))
-    assert erratic.at([MIN_LIMIT * REQUEST_S]) == pytest.approx(FLOOD)
+    erratic = price_of(demand, seldom_s=5 * REQUEST_S)
+    assert erratic.given([MIN_LIMIT * REQUEST_S]).per_second == pytest.approx(FLOOD)
 
 
 def test_small_samples_are_not_believed_beyond_reason():
@@ -126,7 +143,7 @@ def test_nobody_is_lost_who_does_not_come(rho):
 
 
 def test_it_is_proportional_to_accuracy():
-    assert price_of(BUSY, 2 * ACCURACY).at([0.05]) == pytest.approx(2 * of(BUSY))
+    assert price_of(BUSY, 2 * ACCURACY).given([0.05]).per_second == pytest.approx(2 * of(BUSY))
 
 
 # ---- runs that cannot be stopped ----------------------------------------------------------------
@@ -134,26 +151,30 @@ def test_it_is_proportional_to_accuracy():
 
 def test_a_run_that_nobody_has_to_wait_for_costs_what_it_adds():
     price = price_of(BUSY)
-    assert price.of_run(0.19, 0.05, [0.04]) == pytest.approx(price.at([0.09]) * 0.05)
-    assert price.of_run(0.19, -0.01, [0.04]) == pytest.approx(-price.at([0.04]) * 0.01)
+    assert price.given([0.04]).of_run(0.19, 0.05) == pytest.approx(
+        price.given([0.09]).per_second * 0.05
+    )
+    assert price.given([0.04]).of_run(0.19, -0.01) == pytest.approx(
+        -price.given([0.04]).per_second * 0.01
+    )
 
 
 def test_who_comes_before_everybody_waits_for_the_run():
     """In 50 ms 40 ms of work come, half of which is there on average."""
     price = price_of(BUSY)
     assert price.rho == pytest.approx(0.8)
-    assert price.blocked(0.05, [0.0]) == pytest.approx(price.at([0.02]) * 0.04)
-    assert price.of_run(0.05, 0.01, [0.0]) == price.blocked(0.05, [0.0])
-    assert price.blocked(0.05, [0.001]) == 0.0, "it has to wait for it anyway"
-    shares = [price.blocked(seconds, [0.0]) / seconds for seconds in (0.01, 0.05, 0.1)]
+    assert price.given([0.0]).blocked(0.05) == pytest.approx(price.given([0.02]).per_second * 0.04)
+    assert price.given([0.0]).of_run(0.05, 0.01) == price.given([0.0]).blocked(0.05)
+    assert price.given([0.001]).blocked(0.05) == 0.0, "it has to wait for it anyway"
+    shares = [price.given([0.0]).blocked(seconds) / seconds for seconds in (0.01, 0.05, 0.1)]
     assert shares == sorted(shares), "the longer, the dearer a second"
 
 
 def test_a_longer_one_costs_those_who_come_early_in_it():
     """Of arrivals at 80/s with 190 ms to wait, those in the first 60 of 250 ms are late."""
     price = price_of(BUSY)
-    blocked = price.of_run(0.25, 0.05, [0.04]) - price.of_run(0.19, 0.05, [0.04])
-    assert blocked == pytest.approx(price.blocked(0.25, [0.04]))
+    blocked = price.given([0.04]).of_run(0.25, 0.05) - price.given([0.04]).of_run(0.19, 0.05)
+    assert blocked == pytest.approx(price.given([0.04]).blocked(0.25))
     assert blocked == pytest.approx(CAUTION * ACCURACY * 80 * 0.06)
 
 
@@ -209,7 +230,8 @@ def test_it_is_between_nothing_and_a_floods(
     rate_hz, cv2, budgets_s, backlog_s, request_s, accuracy
 ):
     demand = Demand(rate_hz, cv2, tuple(sorted(budgets_s)))
-    value = price_of(demand, accuracy, request_s).at([backlog_s] * len(budgets_s))
+    toll = price_of(demand, accuracy, request_s).given([backlog_s] * len(budgets_s))
+    value = toll.per_second
     assert 0.0 <= value <= CAUTION * accuracy / request_s * (1 + 1e-12)
 
 

@@ -13,16 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.core import segment as segments
-from serving.core import turn
 from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.demand import UNKNOWN, Demand
 from serving.core.errors import ShedReason
 from serving.core.latency import Latency, LatencyModel, Times
 from serving.core.policy import Cohort, Decision, Merge, Run, ShedRequests, Snapshot, Wait
-from serving.core.price import Price
 from serving.core.request import Answered, Request, Shed
 from serving.core.segment import Segment
-from serving.core.turn import RATE_MARGIN
 from tests.serving.core.test_deadline_policy import request_lists
 from tests.serving.world import (
     ACCURACY,
@@ -67,21 +64,6 @@ def decide(
     return policy.decide(
         Snapshot(0.0, tuple(waiting), tuple(cohorts), answered or {}, demand), latency
     )
-
-
-def test_the_price_is_that_of_a_somewhat_higher_rate(monkeypatch):
-    """A rate that was measured too low costs more than one that was measured too high."""
-    asked: list[Demand] = []
-
-    class Priced(Price):
-        def __init__(self, demand: Demand, *rest: object) -> None:
-            asked.append(demand)
-            super().__init__(demand, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(turn, "Price", Priced)
-    demand = Demand(40.0, 2.0, (0.2, 0.4))
-    decide((request(0),), demand=demand)
-    assert asked == [replace(demand, rate_hz=40.0 * RATE_MARGIN)]
 
 
 # ---- merging ------------------------------------------------------------------------------------
