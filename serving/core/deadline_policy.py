@@ -38,11 +38,9 @@ from serving.core.latency import Latency
 from serving.core.plan import Plan
 from serving.core.policy import Decision, ShedRequests, Snapshot, Wait, Why
 from serving.core.segment import Segment
-from serving.core.turn import Turn
+from serving.core.turn import Setup, Turn
 
 _EXPIRED = Why("not even the quickest path is quick enough any more")
-
-
 _NOBODY: frozenset[int] = frozenset()
 
 
@@ -63,12 +61,11 @@ class DeadlinePolicy:
         others: Sequence[Sequence[float]] = (),
     ) -> None:
         self._paths = paths_of(available)
-        self._ladders = [Ladder(values) for values in (accuracy, *others)]
-        self._units = all(paths.units for paths in self._paths)
-        self._batch_sizes = tuple(batch_sizes)
-        self._max_cohorts = max_cohorts
+        ladders = [Ladder(values) for values in (accuracy, *others)]
+        units = all(paths.units for paths in self._paths)
+        self._setup = Setup(ladders, tuple(batch_sizes), max_cohorts, units)
         known = [paths.num_exits for paths in self._paths]
-        given = [ladder.num_exits for ladder in self._ladders]
+        given = [ladder.num_exits for ladder in ladders]
         if known != given:
             raise ValueError(f"segments of models with {known} exits, accuracies of {given}")
 
@@ -76,15 +73,14 @@ class DeadlinePolicy:
         """The next action. Raises KeyError if ``latency`` does not know a segment it needs."""
         models = [Costs(latency, paths) for paths in self._paths]
         # A fused run leaves no features to go on with.
-        growing = _growing(snapshot) if self._units else _NOBODY
+        growing = _growing(snapshot) if self._setup.units else _NOBODY
         expired = _shed_expired(snapshot, models, growing)
         if expired is not None:
             return expired
-        plan = Plan(snapshot, models, self._batch_sizes, growing)
+        plan = Plan(snapshot, models, self._setup.batch_sizes, growing)
         if not plan.tasks:
             return Wait()
-        ladders, sizes = self._ladders, self._batch_sizes
-        return Turn(snapshot, models, ladders, plan, growing, sizes, self._max_cohorts).decide()
+        return Turn(self._setup, snapshot, plan).decide()
 
 
 def _growing(snapshot: Snapshot) -> frozenset[int]:

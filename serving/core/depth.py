@@ -57,15 +57,9 @@ def quickest_way_in(task: Task) -> Segment:
 class Depth:
     """The steps that a plan's slack could be spent on, at what ``toll`` asks for engine time."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        models: Sequence[Costs],
-        ladders: Sequence[Ladder],
-        toll: Toll,
-    ) -> None:
+    def __init__(self, plan: Plan, ladders: Sequence[Ladder], toll: Toll) -> None:
         self._plan = plan
-        self._models = models
+        self._models = plan.models
         self._ladders = ladders
         self._toll = toll
         self._fused: dict[int, tuple[float, Segment] | None] = {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
-from serving.core.costs import EPSILON_S, Costs, Row, quickest, seldom
+from serving.core.costs import EPSILON_S, Costs, Row, quickest
 from serving.core.latency import Times
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
@@ -100,8 +100,8 @@ class Plan:
         """Steps that a decision may be about, in their order: of waiting ones that are alike only
         the first, which has the most slack ahead of it."""
         self._alike: set[tuple[int, int, int, int]] = set()
-        self._models = models
-        self._growing = growing
+        self.models = models
+        self.growing = growing
         self._sizes = batch_sizes
         self._kinds: dict[tuple[int, bool], _Kind] = {}
         self._steps = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
@@ -119,11 +119,12 @@ class Plan:
             typical_s += half_s
             variance += (seldom_s - half_s) ** 2
             length_s += half_s
-            slack_s = min(slack_s, deadline_s - seldom(typical_s, variance))
+            left_s = deadline_s - (typical_s + math.sqrt(variance))
+            slack_s = left_s if left_s < slack_s else slack_s
         self.length_s, self.slack_s = length_s, slack_s + EPSILON_S
 
     def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> _Step:
-        requests, costs = cohort.requests, self._models[cohort.model]
+        requests, costs = cohort.requests, self.models[cohort.model]
         min_depth = requests[0].min_depth
         owed = tuple([r for r in requests if r.id not in answered]) if answered else requests
         task = Task(math.inf, NOTHING, requests, cohort, owed, costs)
@@ -131,8 +132,8 @@ class Plan:
             task.times = costs.way_out(cohort.depth, max(cohort.depth, min_depth), len(owed))
             deadline_s = min([r.deadline_s for r in owed])
             task.deadline_s = max(deadline_s, self.now_s + task.times[0])
-        if self._growing:
-            growing = [request for request in requests if request.id in self._growing]
+        if self.growing:
+            growing = [request for request in requests if request.id in self.growing]
             task.num_growing = len(growing)
             if cohort.depth >= min_depth:
                 task.stale = tuple([r for r in growing if answered.get(r.id, 0) < cohort.depth])
@@ -144,13 +145,14 @@ class Plan:
         start = depth = max_depth = 0
         for stop, request in enumerate(waiting):
             if request.min_depth != depth or request.max_depth != max_depth:
-                self._add_alike(waiting[start:stop], depth, max_depth)
+                if stop > start:
+                    self._add_alike(waiting[start:stop], depth, max_depth)
                 start, depth, max_depth = stop, request.min_depth, request.max_depth
         self._add_alike(waiting[start:], depth, max_depth)
 
     def _add_alike(self, waiting: tuple[Request, ...], depth: int, max_depth: int) -> None:
         """Batch after batch of those with these bounds."""
-        grow, steps = self._growing, self._steps
+        grow, steps = self.growing, self._steps
         start, count, growing, before = 0, len(waiting), 0, (0, 0)
         while start < count:
             due_s = waiting[start].deadline_s
@@ -198,7 +200,7 @@ class Plan:
         key = (depth, grows)
         kind = self._kinds.get(key)
         if kind is None:
-            costs = quickest(self._models, depth, grows)
+            costs = quickest(self.models, depth, grows)
             sizes = costs.paying_sizes(depth, self._sizes)
             times = {size: costs.path(depth, size, grows=grows) for size in sizes}
             kind = _Kind(costs, sizes, times, self.now_s + times[1][0])

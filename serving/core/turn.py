@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from serving.core import segment as segments
-from serving.core.costs import BATCHING_GAIN, EPSILON_S, Costs, Row
+from serving.core.costs import BATCHING_GAIN, EPSILON_S, Row
 from serving.core.crowd import choose
 from serving.core.depth import ENOUGH, ROOM, Depth, head_of, one_stack, quickest_way_in
 from serving.core.errors import ShedReason
@@ -40,33 +41,32 @@ _FINAL = Why("the next exit could not be in time")
 _NO_CHANCE = Why("the batch that goes first leaves no time for these")
 
 
+class Setup(NamedTuple):
+    """What is the same in all decisions of a policy."""
+
+    ladders: Sequence[Ladder]
+    """Of each model."""
+    batch_sizes: tuple[int, ...]
+    """Smallest first."""
+    max_cohorts: int
+    units: bool
+    """Whether every model has unit segments."""
+
+
 class Turn:
     """What a decision is made from; ``decide`` makes it."""
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        models: Sequence[Costs],
-        ladders: Sequence[Ladder],
-        plan: Plan,
-        growing: frozenset[int],
-        batch_sizes: Sequence[int],
-        max_cohorts: int,
-    ) -> None:
+    def __init__(self, setup: Setup, snapshot: Snapshot, plan: Plan) -> None:
+        self._setup = setup
         self._snapshot = snapshot
-        self._models = models
-        self._ladders = ladders
         self._plan = plan
-        self._growing = growing
-        self._batch_sizes = batch_sizes
-        self._max_cohorts = max_cohorts
         self._price = self._measure_price()
         budgets_s = snapshot.demand.budgets_s
         if self._price.rho < 1.0:
             backlogs_s = plan.ahead_s(budgets_s)
         else:  # the engine is never idle, so whatever it does keeps somebody from it
             backlogs_s = [plan.length_s] * len(budgets_s)
-        self._depth = Depth(plan, models, ladders, self._price.given(backlogs_s))
+        self._depth = Depth(plan, setup.ladders, self._price.given(backlogs_s))
 
     def decide(self) -> Decision:
         """The next action; there is something to do."""
@@ -77,10 +77,10 @@ class Turn:
                 return Conclude(final, _FINAL)
             # Cohorts that nothing is owed to make room as soon as it is needed.
             paid = [task.cohort for task in self._plan.tasks if task.cohort and not task.owed]
-        room = len(self._snapshot.cohorts) - len(paid) < self._max_cohorts
+        room = len(self._snapshot.cohorts) - len(paid) < self._setup.max_cohorts
         decision = self._crowded(room) if self._plan.slack_s < 0.0 else self._calm(room)
         starts = isinstance(decision, Run) and decision.segment.kind == "stem"
-        if starts and len(self._snapshot.cohorts) >= self._max_cohorts:
+        if starts and len(self._snapshot.cohorts) >= self._setup.max_cohorts:
             return Conclude(max(paid, key=lambda cohort: cohort.depth).requests, ROOM)
         return decision
 
@@ -88,12 +88,12 @@ class Turn:
         demand = self._snapshot.demand
         costs, turn_s = self._plan.quickest(1, False), demand.budget_s / TURNS_PER_BUDGET
         request_s = costs.typical_path(1)
-        for size in self._batch_sizes[1:]:
+        for size in self._setup.batch_sizes[1:]:
             batch_s = costs.path(1, size)[1]
             if batch_s > turn_s:
                 break
             request_s = min(request_s, batch_s / size)
-        accuracy = self._ladders[costs.paths.model].ap(1)
+        accuracy = self._setup.ladders[costs.paths.model].ap(1)
         return Price(demand, request_s, accuracy, costs.path(1, 1))
 
     def _final(self) -> tuple[Request, ...]:
@@ -119,7 +119,7 @@ class Turn:
 
     def _calm(self, room: bool) -> Decision:
         """Go deeper if that fits and is worth it, else take a step of the plan."""
-        if not all(costs.paths.units for costs in self._models):
+        if not self._setup.units:
             return self._leave(room=False)
         return self._merge() or self._depth.best_step(room) or self._leave(room)
 
@@ -135,7 +135,7 @@ class Turn:
             if other is task or other.cohort is None:
                 continue
             rows, costs = len(other.requests) + len(task.requests), task.costs
-            if rows > self._batch_sizes[-1]:
+            if rows > self._setup.batch_sizes[-1]:
                 continue
             both_s = costs.way_out(cohort.depth, max(cohort.depth, task.min_depth), rows)[0]
             apart_s = other.cost_s + task.cost_s
@@ -186,7 +186,7 @@ class Turn:
         """The rows that must leave now, when the rest can go deeper, if that is worth it, and harm
         nobody. Growing ones are among them: they must be answered before they go on."""
         depth, everybody, costs = cohort.depth, task.owed, task.costs
-        target = self._ladders[cohort.model].next(depth, task.max_depth)
+        target = self._setup.ladders[cohort.model].next(depth, task.max_depth)
         if target == 0 or len(everybody) == 1:
             return everybody
         if self._depth.rate(cohort, target, len(everybody) - 1, 0, costs) < self._depth.price:
@@ -231,11 +231,11 @@ class Turn:
         head = waiting[0]
         depth, max_depth = head.min_depth, head.max_depth
         queue = [r for r in waiting if r.min_depth == depth and r.max_depth == max_depth]
-        grows = head.id in self._growing
-        if self._growing:
-            queue = [request for request in queue if (request.id in self._growing) == grows]
+        grows = head.id in self._plan.growing
+        if self._plan.growing:
+            queue = [request for request in queue if (request.id in self._plan.growing) == grows]
         costs = self._plan.quickest(depth, grows)
-        sizes = costs.paying_sizes(depth, self._batch_sizes)
+        sizes = costs.paying_sizes(depth, self._setup.batch_sizes)
         batch = choose(
             queue,
             self._plan.now_s,
@@ -276,7 +276,7 @@ class Turn:
         paths_s: dict[tuple[int, bool], float] = {}
         doomed = []
         for request in self._snapshot.waiting:
-            kind = (request.min_depth, request.id in self._growing)
+            kind = (request.min_depth, request.id in self._plan.growing)
             path_s = paths_s.get(kind)
             if path_s is None:
                 costs = self._plan.quickest(*kind)
