@@ -54,6 +54,7 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
     import os
 
     from builder.measure import (
+        DECISIONS,
         WAITING,
         compare_paths,
         compare_runners,
@@ -77,7 +78,7 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
         profile = measure_segments(
             runner, catalog, options.rounds, time.perf_counter, today(), threads
         )
-        decision_s = measure_decision(catalog, profile, options.rounds, time.perf_counter)
+        decision_s = measure_decision(catalog, profile, DECISIONS, time.perf_counter)
         print(f"one decision with {WAITING} waiting takes {1e6 * decision_s:.0f} us")
         print("segment    batch   p50 ms   p90 ms   p99 ms")
         for (segment, batch), q in sorted(profile.table.items()):
