@@ -31,8 +31,12 @@ PLAIN: Mapping[str, Any] = {
     "distillation_weight": 0.0,
     "teacher": "deepest",
     "feature_distillation_weight": 0.0,
+    "distillation_start": 0.0,
 }
 """Every exit at every step, all alike, each by itself."""
+
+LATE: Mapping[str, Any] = {"distillation_start": 0.5}
+"""From a teacher that has learnt."""
 
 OPTIONS: dict[str, Mapping[str, Any]] = {
     "uniform": PLAIN,
@@ -43,6 +47,9 @@ OPTIONS: dict[str, Mapping[str, Any]] = {
     "distillation": {**PLAIN, "distillation_weight": 1.0},
     "ensemble": {**PLAIN, "distillation_weight": 1.0, "teacher": "ensemble"},
     "features": {**PLAIN, "distillation_weight": 1.0, "feature_distillation_weight": 1.0},
+    "late_distillation": {**PLAIN, "distillation_weight": 1.0, **LATE},
+    "late_ensemble": {**PLAIN, "distillation_weight": 1.0, "teacher": "ensemble", **LATE},
+    "late_features": {**PLAIN, "feature_distillation_weight": 0.1, **LATE},
     SEPARATE: {**PLAIN, "exits_per_step": 1},
 }
 """Name -> fields of the recipe."""

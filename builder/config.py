@@ -193,6 +193,9 @@ class TrainConfig(JsonRecord):
     """A key of ``builder.supervision.TEACHERS``."""
     feature_distillation_weight: float = 0.0
     """Of the deepest exit's features as targets of the other exits'."""
+    distillation_start: float = 0.0
+    """Share of the steps before exits are compared with what they learn from: until it has learnt,
+    it has nothing to teach."""
     focal_alpha: float = 0.25
     focal_gamma: float = 1.5
     box_loss: str = "giou"

@@ -35,7 +35,7 @@ WARM_UP_ROUNDS = 5
 WAITING, IN_FLIGHT = 64, 3
 """The crowd that a decision is timed with."""
 DECISIONS = 2000
-"""How often it is timed: a fraction of a second, since a machine is slow for longer than one takes."""
+"""How often it is timed: a machine is slow for longer than one takes."""
 
 
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")

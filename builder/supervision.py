@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from builder.config import TrainConfig
+from builder.config import TrainConfig, replace
 from builder.losses import BOX_LOSSES, ExitLoss, Targets, exit_loss
 from builder.modeling.boxes import decode_boxes
 from builder.modeling.detector import Detector, RawOutputs
@@ -58,6 +58,14 @@ def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -
         return list(range(1, num_exits + 1))
     others = random.choice(np.arange(1, num_exits), size=count - 1, replace=False)
     return [*sorted(others.tolist()), num_exits]
+
+
+def in_force(recipe: TrainConfig, progress: float) -> TrainConfig:
+    """What counts of ``recipe`` after a share ``progress`` of its steps: before
+    ``distillation_start`` the truth alone."""
+    if progress >= recipe.distillation_start:
+        return recipe
+    return replace(recipe, distillation_weight=0.0, feature_distillation_weight=0.0)
 
 
 class Supervised(nn.Module):

@@ -45,7 +45,14 @@ from builder.optimization import (
     make_optimizer,
 )
 from builder.processes import Processes, joined
-from builder.supervision import EXIT_WEIGHTS, TEACHERS, Supervised, draw_exits, step_loss
+from builder.supervision import (
+    EXIT_WEIGHTS,
+    TEACHERS,
+    Supervised,
+    draw_exits,
+    in_force,
+    step_loss,
+)
 from builder.validation import positives_per_level, validate
 from serving.core.programs import multiplies_bf16
 
@@ -133,7 +140,8 @@ def _train_epoch(
         exits = draw_exits(num_exits, recipe.exits_per_step, random)
         run.optimizer.zero_grad(set_to_none=True)
         before = sums[-1, :2].clone()
-        _add_gradients(run.model, wrapped, examples, exits, config, processes, sums)
+        now = replace(config, train=in_force(recipe, index / (recipe.epochs * steps)))
+        _add_gradients(run.model, wrapped, examples, exits, now, processes, sums)
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip_norm)
         run.optimizer.step()

@@ -24,6 +24,9 @@ OPTIONS = (
     "distillation",
     "ensemble",
     "features",
+    "late_distillation",
+    "late_ensemble",
+    "late_features",
     "separate",
 )
 """As in ``builder.ablation``, which --help need not import."""
@@ -152,7 +155,8 @@ def _add_ablate(commands: Any) -> None:
         "Options: uniform, rising and last weights of exits (the last: twice any other's); random: "
         "one other exit and the last at each step; gradient equilibrium; distillation from the "
         "deepest exit, or from the ensemble of all; features: the deepest exit's features beside "
-        "its outputs; separate: a model for each depth, trained at its last exit alone. "
+        "its outputs; late: in the second half of the steps, and features alone; separate: a model "
+        "for each depth, trained at its last exit alone. "
         "NECK/OPTION, as fpn/uniform, is the option with another built-in neck, as wide as makes "
         "its exits cost the same.",
     )

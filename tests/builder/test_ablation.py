@@ -24,6 +24,16 @@ def test_every_option_can_be_named() -> None:
     assert tuple(OPTIONS) == NAMES
 
 
+NUM_CHANGED = {
+    "uniform": 0,
+    "ensemble": 2,
+    "features": 2,
+    "late_distillation": 2,
+    "late_ensemble": 3,
+    "late_features": 2,
+}
+
+
 def test_options_differ_from_plain_training_alone() -> None:
     """The recipe's own way to train exits is none of them."""
     for option in OPTIONS:
@@ -34,7 +44,7 @@ def test_options_differ_from_plain_training_alone() -> None:
                 for name, value in recipe.to_dict().items()
                 if value != trial.config.train.to_dict()[name]
             }
-            assert len(changed) == {"uniform": 0, "ensemble": 2, "features": 2}.get(option, 1)
+            assert len(changed) == NUM_CHANGED.get(option, 1), option
 
 
 def test_trials_go_seed_by_seed() -> None:

@@ -19,6 +19,7 @@ from builder.supervision import (
     distillation_loss,
     draw_exits,
     feature_distillation_loss,
+    in_force,
     scale_gradient,
     step_loss,
 )
@@ -287,3 +288,12 @@ def test_a_step_is_weighted_and_distilled() -> None:
     taught = distillation_loss(outputs[1], outputs[3], ANCHORS, CONFIG, 4.0)
     extra = 3.0 * 0.5 * (taught.classes + 2.0 * taught.boxes)
     assert total(3.0)[0] == pytest.approx(plain + extra.item())
+
+
+def test_until_it_has_learnt_a_teacher_has_nothing_to_teach() -> None:
+    config = replace(CONFIG, distillation_weight=1.0, feature_distillation_weight=2.0)
+    plain = replace(config, distillation_weight=0.0, feature_distillation_weight=0.0)
+    late = replace(config, distillation_start=0.5)
+    assert in_force(config, 0.0) == config
+    assert in_force(late, 0.49) == replace(plain, distillation_start=0.5)
+    assert in_force(late, 0.5) == late
