@@ -47,12 +47,10 @@ class Paths:
     def to(self, depth: int, *, grows: bool = False) -> tuple[tuple[Segment, ...], ...]:
         """Each way to the boxes of exit ``depth``: unit segments first, and the fused one. With
         ``grows`` only what leaves features to go on with."""
-        unit = (self._own(segments.unit_path(depth)),) if self.units else ()
-        fused = (self._own((segments.fused_exit(depth),)),) if depth in self.fused else ()
+        unit_path = (self.stem, *self.stacks[1 : depth + 1], self.heads[depth])
+        unit = (unit_path,) if self.units else ()
+        fused = ((self.exits[depth],),) if depth in self.fused else ()
         return unit if grows else unit + fused
-
-    def _own(self, path: tuple[Segment, ...]) -> tuple[Segment, ...]:
-        return tuple(segment.of(self.model) for segment in path) if self.model else path
 
 
 def paths_of(available: Collection[Segment]) -> tuple[Paths, ...]:
@@ -76,7 +74,7 @@ def late_share(times: Times, limit_s: float) -> float:
     return (1.0 - TAIL_QUANTILE) * math.exp((seldom_s - limit_s) / (seldom_s - typical_s))
 
 
-def seldom(typical_s: float, variance: float) -> float:
+def _seldom(typical_s: float, variance: float) -> float:
     """What runs seldom exceed that typically take ``typical_s``. What exceeds the typical time is
     independent from run to run, so it adds up as a root of squares: ten runs are not all unlucky at
     once."""
@@ -97,7 +95,7 @@ class Row:
         seldom_s, typical_s = times
         self._typical_s += typical_s
         self._variance += (seldom_s - typical_s) ** 2
-        return seldom(self._typical_s, self._variance)
+        return _seldom(self._typical_s, self._variance)
 
 
 class Costs:
@@ -150,7 +148,7 @@ class Costs:
             typical, variance = self._stacks(stop, batch)
             typical_s = typical[stop] - typical[start]
             squares = max(0.0, variance[stop] - variance[start])
-            times = self._between[key] = seldom(typical_s, squares), typical_s
+            times = self._between[key] = _seldom(typical_s, squares), typical_s
         return times
 
     def head(self, depth: int, batch: int) -> float:
@@ -184,7 +182,7 @@ class Costs:
                 typical, variance = self._stacks(depth, batch)
                 typical_s += typical[depth] - typical[start]
                 squares += max(0.0, variance[depth] - variance[start])
-            times = self._ways_out[key] = seldom(typical_s, squares), typical_s
+            times = self._ways_out[key] = _seldom(typical_s, squares), typical_s
         return times
 
     def unit_path(self, depth: int, batch: int) -> Times:
@@ -201,7 +199,7 @@ class Costs:
         typical_s, squares = typical[depth] + half_s, variance[depth] + (seldom_s - half_s) ** 2
         seldom_s, half_s = self._times(self.paths.heads[depth], batch)
         typical_s, squares = typical_s + half_s, squares + (seldom_s - half_s) ** 2
-        return seldom(typical_s, squares), typical_s
+        return _seldom(typical_s, squares), typical_s
 
     def path(self, depth: int, batch: int, *, grows: bool = False) -> Times:
         """The image to the boxes of ``depth``, by the way that is typically quickest; with

@@ -50,8 +50,8 @@ def quickest_way_in(task: Task) -> Segment:
     """The first segment of a waiting task's quickest way to the shallowest exit it accepts."""
     costs, depth, batch = task.costs, task.min_depth, len(task.requests)
     if not task.num_growing and costs.fused_is_quickest(depth, batch):
-        return segments.fused_exit(depth).of(costs.paths.model)
-    return segments.STEM.of(costs.paths.model)
+        return costs.paths.exits[depth]
+    return costs.paths.stem
 
 
 class Depth:
@@ -134,14 +134,15 @@ class Depth:
                     paid = self._toll.of_run(typical_s, extra_s)
                     worth = ladder.ap(depth) * batch * (1.0 - late_share(times, limit_s)) - paid
                     if best is None or worth > best[0]:
-                        best = worth, segments.fused_exit(depth).of(costs.paths.model)
+                        best = worth, costs.paths.exits[depth]
                 depth = ladder.next(depth, task.max_depth)
         return best
 
     def _way_up(self, task: Task, least_rate: float) -> _Way | None:
         """The most that a start on unit segments promises of what fits into the slack; None if
-        nothing deeper than the shallowest exit does, or if none buys first as much as
-        ``least_rate``."""
+        nothing deeper than the shallowest exit does, or, of one model, if it buys first less than
+        ``least_rate``: where there are several, what promises most must be known to be passed
+        over."""
         batch, growing = len(task.requests), task.num_growing
         plain, least = batch - growing, task.min_depth
         base, blocked = self._ladders[task.costs.paths.model].ap(least), self._toll.blocked

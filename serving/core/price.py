@@ -64,6 +64,7 @@ class Price:
         """Budgets, the smallest ones, that are too small."""
         rate_hz = RATE_MARGIN * demand.rate_hz
         self.rho = rho = rate_hz * request_s
+        """Share of the engine's time that requests are taken to need."""
         cv2 = min(max(demand.cv2, MIN_CV2), MAX_CV2)
         lost = min(1.0, rho / (1.0 - rho)) if rho < 1.0 else 1.0
         each = CAUTION * accuracy / max(1, len(demand.budgets_s))

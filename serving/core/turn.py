@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from serving.core import segment as segments
 from serving.core.costs import BATCHING_GAIN, EPSILON_S, Row
 from serving.core.crowd import choose
 from serving.core.depth import ENOUGH, ROOM, Depth, head_of, one_stack, quickest_way_in
@@ -180,7 +179,7 @@ class Turn:
     def _any_fused(self, task: Task) -> Segment | None:
         if task.num_growing or task.min_depth not in task.costs.paths.fused:
             return None
-        return segments.fused_exit(task.min_depth).of(task.costs.paths.model)
+        return task.costs.paths.exits[task.min_depth]
 
     def _urgent(self, cohort: Cohort, task: Task) -> tuple[Request, ...]:
         """The rows that must leave now, when the rest can go deeper, if that is worth it, and harm
