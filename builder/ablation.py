@@ -1,4 +1,4 @@
-"""Ways to train exits, and necks, compared: options by seeds, one run after the other.
+"""Exits trained jointly or as separate models, and necks, compared: options by seeds.
 
 OUT/OPTION/seed_S/           a run, as ``builder.train`` writes it; its checkpoint says how far
 OUT/OPTION/depth_K/seed_S/   it is and what it scored
@@ -24,33 +24,10 @@ from builder.train import CHECKPOINT, train
 SEPARATE = "separate"
 """A model for each depth, trained at its last exit alone: what an exit could reach by itself."""
 
-PLAIN: Mapping[str, Any] = {
-    "exit_weights": "uniform",
-    "exits_per_step": None,
-    "gradient_equilibrium": False,
-    "distillation_weight": 0.0,
-    "teacher": "deepest",
-    "feature_distillation_weight": 0.0,
-    "distillation_start": 0.0,
-}
-"""Every exit at every step, all alike, each by itself."""
-
-LATE: Mapping[str, Any] = {"distillation_start": 0.5}
-"""From a teacher that has learnt."""
-
 OPTIONS: dict[str, Mapping[str, Any]] = {
-    "uniform": PLAIN,
-    "rising": {**PLAIN, "exit_weights": "rising"},
-    "last": {**PLAIN, "exit_weights": "last"},
-    "random": {**PLAIN, "exits_per_step": 2},
-    "equilibrium": {**PLAIN, "gradient_equilibrium": True},
-    "distillation": {**PLAIN, "distillation_weight": 1.0},
-    "ensemble": {**PLAIN, "distillation_weight": 1.0, "teacher": "ensemble"},
-    "features": {**PLAIN, "distillation_weight": 1.0, "feature_distillation_weight": 1.0},
-    "late_distillation": {**PLAIN, "distillation_weight": 1.0, **LATE},
-    "late_ensemble": {**PLAIN, "distillation_weight": 1.0, "teacher": "ensemble", **LATE},
-    "late_features": {**PLAIN, "feature_distillation_weight": 0.1, **LATE},
-    SEPARATE: {**PLAIN, "exits_per_step": 1},
+    "joint": {"exits_per_step": None},
+    "random": {"exits_per_step": 2},
+    SEPARATE: {"exits_per_step": 1},
 }
 """Name -> fields of the recipe."""
 

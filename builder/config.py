@@ -181,21 +181,9 @@ class TrainConfig(JsonRecord):
     momentum: float = 0.9
     """Read by the sgd optimizer."""
     clip_norm: float | None = 10.0
-    exit_weights: str = "uniform"
-    """A key of ``builder.supervision.EXIT_WEIGHTS``."""
     exits_per_step: int | None = None
-    """None: every exit at every step; n: the last one and n - 1 others drawn at random."""
-    gradient_equilibrium: bool = False
-    """Whether what all exits together send back into a stack is as much as one alone would."""
-    distillation_weight: float = 0.0
-    """Of a teacher's outputs as targets of the other exits, beside the truth."""
-    teacher: str = "deepest"
-    """A key of ``builder.supervision.TEACHERS``."""
-    feature_distillation_weight: float = 0.0
-    """Of the deepest exit's features as targets of the other exits'."""
-    distillation_start: float = 0.0
-    """Share of the steps before exits are compared with what they learn from: until it has learnt,
-    it has nothing to teach."""
+    """Which exits a step trains, all weighing alike. None: every one; n: the last one and n - 1
+    others drawn at random."""
     focal_alpha: float = 0.25
     focal_gamma: float = 1.5
     box_loss: str = "giou"

@@ -33,7 +33,7 @@ from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.augment import Example
 from builder.data.loader import epoch_batches, steps_per_epoch
 from builder.journal import Journal
-from builder.losses import BOX_LOSSES
+from builder.losses import BOX_LOSSES, exit_loss
 from builder.modeling.checkpoint import read_checkpoint, save_checkpoint, start_from
 from builder.modeling.detector import Detector
 from builder.modeling.layers import drop_rate_at, set_drop_rate
@@ -45,14 +45,6 @@ from builder.optimization import (
     make_optimizer,
 )
 from builder.processes import Processes, joined
-from builder.supervision import (
-    EXIT_WEIGHTS,
-    TEACHERS,
-    Supervised,
-    draw_exits,
-    in_force,
-    step_loss,
-)
 from builder.validation import positives_per_level, validate
 from serving.core.programs import multiplies_bf16
 
@@ -63,10 +55,8 @@ LOOK_EVERY = 20
 
 TABLES: dict[str, Mapping[str, Any]] = {
     "box_loss": BOX_LOSSES,
-    "exit_weights": EXIT_WEIGHTS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
-    "teacher": TEACHERS,
 }
 """Fields of a recipe -> what they may name."""
 
@@ -113,6 +103,14 @@ class _Run:
         self.seconds = state["seconds"]
 
 
+def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -> list[int]:
+    """The exits to train in one step: all, or the last and ``count - 1`` others, ascending."""
+    if count is None or count >= num_exits:
+        return list(range(1, num_exits + 1))
+    others = random.choice(np.arange(1, num_exits), size=count - 1, replace=False)
+    return [*sorted(others.tolist()), num_exits]
+
+
 def _train_epoch(
     run: _Run,
     wrapped: nn.Module,
@@ -140,8 +138,7 @@ def _train_epoch(
         exits = draw_exits(num_exits, recipe.exits_per_step, random)
         run.optimizer.zero_grad(set_to_none=True)
         before = sums[-1, :2].clone()
-        now = replace(config, train=in_force(recipe, index / (recipe.epochs * steps)))
-        _add_gradients(run.model, wrapped, examples, exits, now, processes, sums)
+        _add_gradients(run.model, wrapped, examples, exits, config, processes, sums)
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip_norm)
         run.optimizer.step()
@@ -177,7 +174,6 @@ def _add_gradients(
     losses to ``sums``. Gradients are those of the whole batch when this returns."""
     recipe, device = config.train, model.anchors.device
     lower = recipe.autocast and _multiplies_bf16(device)
-    exit_weights = EXIT_WEIGHTS[recipe.exit_weights](config.detector.num_exits)
     parts = [examples[index :: recipe.micro_batches] for index in range(recipe.micro_batches)]
     targets = [assign_examples(p, model.anchors, len(config.detector.classes)) for p in parts]
     positives = torch.tensor(float(sum(len(of_part.rows) for of_part in targets)), device=device)
@@ -188,14 +184,16 @@ def _add_gradients(
         waits = not is_last and isinstance(wrapped, nn.parallel.DistributedDataParallel)
         with wrapped.no_sync() if waits else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=lower):
-                outputs, features = wrapped(stack_images(part, device), exits)
-            share = len(part) / (len(examples) * processes.count)
-            loss, losses = step_loss(
-                outputs, features, of_part, model.anchors, recipe, exit_weights, count, share
-            )
-            (loss * processes.count).backward()  # they are averaged over processes
-        for depth, terms in losses.items():
-            sums[depth - 1, :2] += torch.stack([terms.classes, terms.boxes]).detach()
+                outputs = wrapped(stack_images(part, device), exits)
+            losses = {
+                depth: exit_loss(logits, deltas, of_part, recipe, count)
+                for depth, (logits, deltas) in outputs.items()
+            }
+            terms = [of.classes + recipe.box_weight * of.boxes for of in losses.values()]
+            # Gradients are averaged over processes.
+            (torch.stack(terms).sum() * processes.count).backward()
+        for depth, of in losses.items():
+            sums[depth - 1, :2] += torch.stack([of.classes, of.boxes]).detach()
             sums[depth - 1, 2] += is_last
 
 
@@ -324,9 +322,8 @@ def _run_epochs(
     recipe = config.train
     steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
     done = run.epoch * steps
-    supervised = Supervised(run.model, recipe.gradient_equilibrium)
     is_partial = (recipe.exits_per_step or config.detector.num_exits) < config.detector.num_exits
-    wrapped = processes.wrap(supervised, is_partial=is_partial)
+    wrapped = processes.wrap(run.model, is_partial=is_partial)
     journal = Journal(path.parent, processes, run.epoch, done, tensorboard)
     quiet = not processes.is_first
     with tqdm(total=recipe.epochs * steps, initial=done, mininterval=5, disable=quiet) as bar:

@@ -15,20 +15,7 @@ from builder.graphs import GRAPHS
 from builder.model_cli import add_neck, apply_neck
 from builder.options import DATASETS, add_command, add_data
 
-OPTIONS = (
-    "uniform",
-    "rising",
-    "last",
-    "random",
-    "equilibrium",
-    "distillation",
-    "ensemble",
-    "features",
-    "late_distillation",
-    "late_ensemble",
-    "late_features",
-    "separate",
-)
+OPTIONS = ("joint", "random", "separate")
 """As in ``builder.ablation``, which --help need not import."""
 
 Refuse = Callable[[str], NoReturn]
@@ -147,18 +134,15 @@ def _add_ablate(commands: Any) -> None:
     parser = add_command(
         commands,
         "ablate",
-        "Compare ways to train exits, and necks.",
+        "Compare exits of one model with separate models, and necks.",
         "Trains one recipe with each option and each seed, one run after the other, and prints "
         "what every exit costs and its AP on the validation split, mean and spread over seeds, "
         "also of the differences to the first option and to exit 1. A stopped comparison goes on "
         "when it is started again; runs that have ended are not repeated. "
-        "Options: uniform, rising and last weights of exits (the last: twice any other's); random: "
-        "one other exit and the last at each step; gradient equilibrium; distillation from the "
-        "deepest exit, or from the ensemble of all; features: the deepest exit's features beside "
-        "its outputs; late: in the second half of the steps, and features alone; separate: a model "
-        "for each depth, trained at its last exit alone. "
-        "NECK/OPTION, as fpn/uniform, is the option with another built-in neck, as wide as makes "
-        "its exits cost the same.",
+        "Options: joint, every exit of one model at every step; random, one other exit and the "
+        "last; separate, a model for each depth, trained at its last exit alone. NECK/OPTION, as "
+        "fpn/joint, is the option with another built-in neck, as wide as makes its exits cost the "
+        "same.",
     )
     _add_recipe(parser)
     parser.add_argument(

@@ -16,7 +16,7 @@ from tests.builder.tiny import TINY
 
 CONFIG = Config(
     replace(TINY.detector, num_stacks=2),
-    replace(TINY.train, epochs=1, validation_split="val", exit_weights="last"),
+    replace(TINY.train, epochs=1, validation_split="val"),
 )
 
 
@@ -24,36 +24,13 @@ def test_every_option_can_be_named() -> None:
     assert tuple(OPTIONS) == NAMES
 
 
-NUM_CHANGED = {
-    "uniform": 0,
-    "ensemble": 2,
-    "features": 2,
-    "late_distillation": 2,
-    "late_ensemble": 3,
-    "late_features": 2,
-}
-
-
-def test_options_differ_from_plain_training_alone() -> None:
-    """The recipe's own way to train exits is none of them."""
-    for option in OPTIONS:
-        for trial in trials(CONFIG, [option], [3]):
-            recipe = replace(CONFIG.train, **ablation.PLAIN, seed=3)
-            changed = {
-                name
-                for name, value in recipe.to_dict().items()
-                if value != trial.config.train.to_dict()[name]
-            }
-            assert len(changed) == NUM_CHANGED.get(option, 1), option
-
-
 def test_trials_go_seed_by_seed() -> None:
-    planned = trials(CONFIG, ["uniform", "separate"], [0, 1])
+    planned = trials(CONFIG, ["joint", "separate"], [0, 1])
     assert [(str(trial.folder), trial.exits) for trial in planned] == [
-        ("uniform/seed_0", (1, 2)),
+        ("joint/seed_0", (1, 2)),
         ("separate/depth_1/seed_0", (1,)),
         ("separate/depth_2/seed_0", (2,)),
-        ("uniform/seed_1", (1, 2)),
+        ("joint/seed_1", (1, 2)),
         ("separate/depth_1/seed_1", (1,)),
         ("separate/depth_2/seed_1", (2,)),
     ]
@@ -62,15 +39,15 @@ def test_trials_go_seed_by_seed() -> None:
 
 
 def test_separate_models_of_some_depths() -> None:
-    planned = trials(CONFIG, ["uniform", "separate"], [0], [2])
+    planned = trials(CONFIG, ["joint", "separate"], [0], [2])
     assert [trial.exits for trial in planned] == [(1, 2), (2,)]
     with pytest.raises(ValueError, match="depths are 1 to 2, not 3"):
-        trials(CONFIG, ["uniform"], [0], [1, 3])
+        trials(CONFIG, ["joint"], [0], [1, 3])
 
 
 def test_another_neck_is_trained_in_the_same_ways_at_the_same_cost() -> None:
-    own = trials(CONFIG, ["rising", "separate"], [4])
-    other = trials(CONFIG, ["fpn/rising", "fpn/separate"], [4])
+    own = trials(CONFIG, ["joint", "separate"], [4])
+    other = trials(CONFIG, ["fpn/joint", "fpn/separate"], [4])
     for ours, theirs in zip(own, other, strict=True):
         assert theirs.option == f"fpn/{ours.option}"
         assert theirs.folder == Path("fpn") / ours.folder
@@ -86,7 +63,7 @@ def test_another_neck_is_trained_in_the_same_ways_at_the_same_cost() -> None:
 def test_a_stopped_comparison_goes_on(
     bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = trials(CONFIG, ["equilibrium", "separate"], [0])
+    planned = trials(CONFIG, ["joint", "separate"], [0])
     trained: list[Path] = []
     original = ablation.train
 
@@ -108,10 +85,10 @@ def test_a_stopped_comparison_goes_on(
     monkeypatch.setattr(ablation, "train", train)
     report = ablate(planned, bccd, tmp_path, command="c")
     assert trained == [Path("separate/depth_2/seed_0")]
-    assert set(report["results"]["equilibrium"][0]["ap"]) == {1, 2}
+    assert set(report["results"]["joint"][0]["ap"]) == {1, 2}
     assert set(report["results"]["separate"][0]["ap50"]) == {1, 2}
     assert report["split"] == "val"
-    assert report["structures"]["separate"]["gmac"] == report["structures"]["equilibrium"]["gmac"]
+    assert report["structures"]["separate"]["gmac"] == report["structures"]["joint"]["gmac"]
     assert (tmp_path / "ablation.md").read_text() == markdown(report)
 
     trained.clear()
@@ -120,13 +97,13 @@ def test_a_stopped_comparison_goes_on(
 
 
 def test_other_recipes_are_not_mixed(bccd: Path, tmp_path: Path) -> None:
-    ablate(trials(CONFIG, ["uniform"], [0]), bccd, tmp_path, command="c")
+    ablate(trials(CONFIG, ["joint"], [0]), bccd, tmp_path, command="c")
     longer = replace(CONFIG, train=replace(CONFIG.train, epochs=2))
     with pytest.raises(OtherRun, match="another recipe"):
-        ablate(trials(longer, ["uniform"], [0]), bccd, tmp_path, command="c")
+        ablate(trials(longer, ["joint"], [0]), bccd, tmp_path, command="c")
     wider = replace(CONFIG, detector=replace(CONFIG.detector, neck_channels=16))
     with pytest.raises(OtherRun, match="another recipe"):
-        ablate(trials(wider, ["uniform"], [0]), bccd, tmp_path, command="c")
+        ablate(trials(wider, ["joint"], [0]), bccd, tmp_path, command="c")
 
 
 def row(*aps: float) -> dict[str, object]:
@@ -138,36 +115,36 @@ def row(*aps: float) -> dict[str, object]:
 def test_tables() -> None:
     # Seed 1 is .1 better throughout; of seed 2 only one option has been trained.
     results = {
-        "uniform": {0: row(0.5, 0.6), 1: row(0.6, 0.7)},
-        "rising": {0: row(0.4, 0.61), 1: row(0.5, 0.71), 2: row(0.9, 0.9)},
+        "joint": {0: row(0.5, 0.6), 1: row(0.6, 0.7)},
+        "fpn/joint": {0: row(0.4, 0.61), 1: row(0.5, 0.71), 2: row(0.9, 0.9)},
         "separate": {0: row(0, 0.7)},
     }
-    found = tables(results, "uniform")
+    found = tables(results, "joint")
     assert list(found) == [
-        *("AP", "AP less that of uniform", "AP less that of exit 1"),
-        *("AP50", "AP50 less that of uniform", "AP50 less that of exit 1"),
+        *("AP", "AP less that of joint", "AP less that of exit 1"),
+        *("AP50", "AP50 less that of joint", "AP50 less that of exit 1"),
     ]
     assert found["AP50"] == found["AP"]
-    assert found["AP"]["uniform"][1] == pytest.approx(
+    assert found["AP"]["joint"][1] == pytest.approx(
         {"mean": 0.55, "std": 0.0707, "num_seeds": 2}, abs=1e-4
     )
     assert found["AP"]["separate"] == {2: {"mean": 0.7, "std": None, "num_seeds": 1}}
-    paired = found["AP less that of uniform"]
-    assert set(paired) == {"rising", "separate"}
-    assert paired["rising"][1] == pytest.approx(
+    paired = found["AP less that of joint"]
+    assert set(paired) == {"fpn/joint", "separate"}
+    assert paired["fpn/joint"][1] == pytest.approx(
         {"mean": -0.1, "std": 0.0, "num_seeds": 2}, abs=1e-9
     )
-    assert paired["rising"][2]["mean"] == pytest.approx(0.01)
+    assert paired["fpn/joint"][2]["mean"] == pytest.approx(0.01)
     gained = found["AP less that of exit 1"]
-    assert set(gained) == {"uniform", "rising"}
-    assert set(gained["rising"]) == {2}
-    assert gained["rising"][2] == pytest.approx(
+    assert set(gained) == {"joint", "fpn/joint"}
+    assert set(gained["fpn/joint"]) == {2}
+    assert gained["fpn/joint"][2] == pytest.approx(
         {"mean": 0.14, "std": 0.1212, "num_seeds": 3}, abs=1e-4
     )
 
 
 def test_report() -> None:
-    results = {"uniform": {0: row(0.5, 0.6), 1: row(0.52, 0.6)}, "fpn/separate": {0: row(0, 0.7)}}
+    results = {"joint": {0: row(0.5, 0.6), 1: row(0.52, 0.6)}, "fpn/separate": {0: row(0, 0.7)}}
     report = {
         "command": "punctual ablate",
         "machine": "m",
@@ -175,29 +152,29 @@ def test_report() -> None:
         "split": "test",
         "epochs": 5,
         "structures": {
-            "uniform": {"neck": "nas_fpn", "neck_channels": 48, "gmac": {1: 0.2231, 2: 0.3}},
+            "joint": {"neck": "nas_fpn", "neck_channels": 48, "gmac": {1: 0.2231, 2: 0.3}},
             "fpn/separate": {"neck": "fpn", "neck_channels": 54, "gmac": {2: 0.31}},
         },
         "results": results,
-        "tables": tables(results, "uniform"),
+        "tables": tables(results, "joint"),
     }
     lines = markdown(report).splitlines()
     assert lines[2] == "bccd test, 5 epochs, m. Differences are paired by seed."
     assert lines[4:18] == [
         "| GMAC | neck | channels | exit 1 | exit 2 | seeds | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        "| uniform | nas_fpn | 48 | 0.223 | 0.300 | 2 | 1.5 |",
+        "| joint | nas_fpn | 48 | 0.223 | 0.300 | 2 | 1.5 |",
         "| fpn/separate | fpn | 54 | - | 0.310 | 1 | 1.5 |",
         "",
         "| AP | exit 1 | exit 2 |",
         "| --- | --- | --- |",
-        "| uniform | 0.510 ± 0.014 | 0.600 ± 0.000 |",
+        "| joint | 0.510 ± 0.014 | 0.600 ± 0.000 |",
         "| fpn/separate | - | 0.700 |",
         "",
-        "| AP less that of uniform | exit 1 | exit 2 |",
+        "| AP less that of joint | exit 1 | exit 2 |",
         "| --- | --- | --- |",
         "| fpn/separate | - | +0.100 |",
         "",
     ]
-    alone = {**report, "tables": tables({"uniform": results["uniform"]}, "uniform")}
-    assert "less that of uniform" not in markdown(alone)
+    alone = {**report, "tables": tables({"joint": results["joint"]}, "joint")}
+    assert "less that of joint" not in markdown(alone)

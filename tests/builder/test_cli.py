@@ -245,7 +245,7 @@ TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
         ([*TRAIN, "--set", "train.epochs=many"], "train.epochs=many: Expecting value"),
         ([*TRAIN, "--set", "detector.input_size=[1,2]"], "must be multiples of 128"),
         ([*TRAIN, "--set", "detector.input_size=5"], "detector.input_size=5: "),
-        ([*ABLATE, "--options", "sinking"], "'sinking' is not one of uniform, rising"),
+        ([*ABLATE, "--options", "sinking"], "'sinking' is not one of joint, random, separate"),
         ([*ABLATE, "--options", "bifpn/last"], "'bifpn' is not one of nas_fpn"),
         ([*ABLATE, "--options", "/last"], "'' is not one of nas_fpn"),
         ([*ABLATE, "--depths", "6"], "depths are 1 to 5, not 6"),

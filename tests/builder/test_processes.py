@@ -30,8 +30,6 @@ RECIPE = replace(
     optimizer="sgd",
     learning_rate=0.01,
     warmup_steps=0,
-    distillation_weight=0.5,
-    gradient_equilibrium=True,
 )
 CONFIG = Config(TINY.detector, RECIPE)
 
@@ -47,14 +45,23 @@ class _Still(Detector):
         return self
 
 
-def train_still(config: Config, data: Path, out: Path) -> dict[str, torch.Tensor]:
+def train_still(config: Config, data: Path, out: Path) -> None:
     original = training.Detector
     training.Detector = _Still  # type: ignore[misc]
     try:
-        weights: dict[str, torch.Tensor] = read_checkpoint(train(config, data, out))["weights"]
+        train(config, data, out)
     finally:
         training.Detector = original  # type: ignore[misc]
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = read_checkpoint(out / training.CHECKPOINT)["weights"]
     return weights
+
+
+def in_one(config: Config, data: Path, out: Path) -> dict[str, torch.Tensor]:
+    train_still(config, data, out)
+    return weights_of(out)
 
 
 def one_of_two(rank: int, port: int, config: Config, data: Path, out: Path) -> None:
@@ -82,14 +89,13 @@ def in_two(config: Config, data: Path, out: Path) -> dict[str, torch.Tensor]:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    weights: dict[str, torch.Tensor] = read_checkpoint(out / training.CHECKPOINT)["weights"]
-    return weights
+    return weights_of(out)
 
 
 @pytest.fixture
 def alone(bccd: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
     """One process with whole batches."""
-    return train_still(CONFIG, bccd, tmp_path / "alone")
+    return in_one(CONFIG, bccd, tmp_path / "alone")
 
 
 def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -107,11 +113,16 @@ def test_two_processes_are_one(bccd: Path, tmp_path: Path, alone: dict[str, torc
     assert len(log.splitlines()) == len(log_alone.splitlines()) == 2
 
 
+def test_two_processes_train_the_last_exit_alone(bccd: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, train=replace(RECIPE, epochs=1, exits_per_step=1))
+    assert_same(in_two(config, bccd, tmp_path / "two"), in_one(config, bccd, tmp_path / "one"))
+
+
 def test_micro_batches_are_one_batch(
     bccd: Path, tmp_path: Path, alone: dict[str, torch.Tensor]
 ) -> None:
     parted = replace(CONFIG, train=replace(RECIPE, micro_batches=2))
-    assert_same(train_still(parted, bccd, tmp_path / "parts"), alone)
+    assert_same(in_one(parted, bccd, tmp_path / "parts"), alone)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +16,12 @@ from builder.config import replace
 from builder.data import AveragePrecision, DatasetError, read_bccd
 from builder.journal import LOG
 from builder.modeling.checkpoint import load_checkpoint, read_checkpoint
-from builder.train import Diverged, InvalidRecipe, override, run_until_signal, train
+from builder.modeling.detector import Detector
+from builder.train import Diverged, InvalidRecipe, draw_exits, override, run_until_signal, train
 from builder.validation import validate
 from tests.builder.tiny import TINY
+
+OF_EXIT = "retina_head.classes.norms.{}.0.0.weight"
 
 
 def lines(out: Path) -> list[dict[str, object]]:
@@ -70,16 +74,50 @@ def test_bfloat16_only_where_it_is_multiplied(
     bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities, dtype
 ) -> None:
     seen: set[torch.dtype] = set()
-    original = training.step_loss
+    original = training.exit_loss
 
-    def step_loss(outputs: dict[int, tuple[torch.Tensor, torch.Tensor]], *rest: object) -> object:
-        seen.update(tensor.dtype for raw in outputs.values() for tensor in raw)
-        return original(outputs, *rest)  # type: ignore[arg-type]
+    def exit_loss(logits: torch.Tensor, deltas: torch.Tensor, *rest: object) -> object:
+        seen.update((logits.dtype, deltas.dtype))
+        return original(logits, deltas, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "step_loss", step_loss)
+    monkeypatch.setattr(training, "exit_loss", exit_loss)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     train(replace(TINY, train=replace(TINY.train, epochs=1)), bccd, tmp_path / "run")
     assert seen == {dtype}
+
+
+def test_exits_are_drawn() -> None:
+    random = np.random.default_rng(0)
+    assert draw_exits(5, None, random) == draw_exits(5, 9, random) == [1, 2, 3, 4, 5]
+    drawn = [draw_exits(5, 3, random) for _ in range(50)]
+    assert all(len(set(row)) == 3 and row == sorted(row) and row[-1] == 5 for row in drawn)
+    assert {depth for row in drawn for depth in row} == {1, 2, 3, 4, 5}
+
+
+def test_one_exit_beside_the_last() -> None:
+    random = np.random.default_rng(0)
+    drawn = [draw_exits(5, 2, random) for _ in range(400)]
+    counts = [sum(row[0] == depth for row in drawn) for depth in range(1, 5)]
+    assert all(row[1] == 5 for row in drawn)
+    assert min(counts) > 70
+
+
+@pytest.mark.parametrize(("exits_per_step", "trained"), [(None, [1, 2, 3]), (1, [3])])
+def test_which_exits_are_trained(
+    bccd: Path, tmp_path: Path, exits_per_step: int | None, trained: list[int]
+) -> None:
+    recipe = replace(TINY.train, epochs=1, exits_per_step=exits_per_step)
+    path = train(replace(TINY, train=recipe), bccd, tmp_path / "run")
+    (line,) = lines(tmp_path / "run")
+    assert [depth for depth, loss in enumerate(line["class_loss"], start=1) if loss] == trained  # type: ignore[arg-type]
+    weights, start = read_checkpoint(path)["weights"], Detector(TINY.detector).state_dict()
+    # Convolutions are shared; each exit has normalisations of its own.
+    moved = [
+        depth
+        for depth in (1, 2, 3)
+        if not torch.equal(weights[name := OF_EXIT.format(depth - 1)], start[name])
+    ]
+    assert moved == trained
 
 
 def test_learns(bccd: Path, tmp_path: Path) -> None:
