@@ -94,8 +94,17 @@ class Admission:
             )
 
     async def inside(self, ask: Ask, work: Awaitable[T]) -> T:
-        """The result of ``work``, during which others count this request as ahead of them."""
+        """The result of ``work``, which sets ``ask.answered``, and during which others count this
+        request as ahead of them."""
         with self._backlog.joined(ask.deadline_s):
             result = await work
-            self._backlog.answered()
+            self._backlog.answered(self._least_share(ask))
         return result
+
+    def _least_share(self, ask: Ask) -> float:
+        """Of the time that the answer took, what the shallowest that would have done takes: who is
+        answered at depth because there is time for it stands in nobody's way."""
+        assert ask.answered is not None, "it has ended without an answer and without an error"
+        least_s = self._backend.predicted_s(ask.options.min_depth)
+        taken_s = self._backend.predicted_s(ask.answered.depth, ask.answered.model)
+        return least_s / max(least_s, taken_s)

@@ -34,6 +34,8 @@ class Ask:
     """When its image was there."""
     decoded_s: float = 0.0
     """And its pixels."""
+    answered: Answered | None = None
+    """By the deepest exit so far."""
     reply: Reply | None = None
     """How it was answered, once it has been."""
     trace: RequestTrace | None = None

@@ -2,8 +2,8 @@
 
 In a flood most images could only be decoded to be refused, and decoding them takes the time from
 those that are served. So whoever comes is compared with those that are inside and due before it,
-and with how fast answers have lately come out: that has in it whatever slows this server down,
-wherever its engine runs.
+and with how fast answers have lately come out, or could have, had they been no deeper than they
+must: that has in it whatever slows this server down, wherever its engine runs.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ class Backlog:
             if not self._deadlines_s:
                 self._busy_since_s = None  # the next answer will have been waited for, not queued
 
-    def answered(self) -> None:
-        """One of those inside has its answer."""
+    def answered(self, share: float) -> None:
+        """One of those inside has its answer, and ``share`` of the time that it took would have
+        done for one that must not keep others waiting."""
         now_s = self._clock()
         if self._busy_since_s is not None:
             if len(self._gaps_s) == WINDOW:
                 self._sum_s -= self._gaps_s[0]
-            self._gaps_s.append(now_s - self._busy_since_s)
+            self._gaps_s.append(share * (now_s - self._busy_since_s))
             self._sum_s += self._gaps_s[-1]
         self._busy_since_s = now_s
 
@@ -57,8 +58,8 @@ class Backlog:
         return bisect_left(self._deadlines_s, deadline_s)
 
     def wait_s(self, deadline_s: float) -> float:
-        """Seconds until those ahead have left, at the pace of the latest answers; 0 for as long as
-        there have been few."""
+        """Seconds until those ahead have left, if they hurry, at the pace of the latest answers; 0
+        for as long as there have been few."""
         count, sum_s = len(self._gaps_s), self._sum_s
         if count < MIN_ANSWERS:
             return 0.0

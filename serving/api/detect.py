@@ -233,10 +233,10 @@ class Detector:
         image, placement = await self._decode(message, ask)
         try:
             async with asyncio.timeout(ask.deadline_s - ask.decoded_s):
-                answered = await self._backend.detect(image, self._request(ask, growing=False))
+                ask.answered = await self._backend.detect(image, self._request(ask, growing=False))
         except TimeoutError as error:
             raise _late() from error
-        return placement, answered
+        return placement, ask.answered
 
     async def _tell(self, message: Message, ask: Ask, stream: EventStream) -> tuple[Reply, str]:
         """Pixels, then boxes of each exit, sent as they come; returns the deepest and why there is
@@ -252,7 +252,7 @@ class Detector:
                 async for answered in answers:
                     response, sent = self._reply(message, ask, placement, answered)
                     await stream.answer(response, answered.depth)
-                    reply = sent
+                    ask.answered, reply = answered, sent
         except DeadlineExceeded:
             if reply is None:
                 raise

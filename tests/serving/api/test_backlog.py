@@ -23,10 +23,10 @@ class Server:
         for deadline_s in deadlines_s:
             self.stack.enter_context(self.backlog.joined(deadline_s))
 
-    def answer(self, count: int, gap_s: float) -> None:
+    def answer(self, count: int, gap_s: float, share: float = 1.0) -> None:
         for _ in range(count):
             self.clock.now_s += gap_s
-            self.backlog.answered()
+            self.backlog.answered(share)
 
     def wait_s(self, deadline_s: float = 100.0) -> float:
         return self.backlog.wait_s(deadline_s)
@@ -54,6 +54,13 @@ def test_answers_that_come_together_count_as_what_they_took_together():
         server.answer(1, 0.04)
         server.answer(3, 0.0)
     assert server.wait_s() == pytest.approx(3 * 0.04 / 15)
+
+
+def test_answers_count_as_what_they_had_to_take():
+    server = Server(1.0)
+    server.answer(MIN_ANSWERS, 0.04, share=0.25)
+    server.answer(MIN_ANSWERS + 1, 0.02)
+    assert server.wait_s() == pytest.approx((7 * 0.01 + 9 * 0.02) / 16)
 
 
 def test_only_the_latest_count():

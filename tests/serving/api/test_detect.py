@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from serving.api.admission import MIN_BUDGET_HEADROOM
+from serving.api.admission import HOPELESS, MIN_BUDGET_HEADROOM
+from serving.api.backlog import MIN_ANSWERS
 from serving.api.schemas import Detected
 from serving.core.catalog import Exit
 from serving.core.errors import (
@@ -349,6 +350,43 @@ class TestEndings:
         assert sent[0]["status"] == 499
         assert gateway.outcomes() == {"cancelled": 1}
         assert gateway.sample("punctual_shed_total", reason="evicted-expired") == 0
+
+
+class TestDoor:
+    @pytest.mark.parametrize(
+        ("depth", "min_depth", "has_room"), [(1, 1, False), (3, 1, True), (3, 3, False)]
+    )
+    async def test_who_is_late_even_if_all_hurry_is_refused(
+        self, gateway: Gateway, depth: int, min_depth: int, has_room: bool
+    ) -> None:
+        """Three are due before the last one, and answers take a second each: too long for it, but
+        not if they went deeper than they had to."""
+        backend = gateway.backend
+        backend.behaviour = forever
+        headers, params = {"X-Deadline-Ms": "10000"}, {"min_depth": min_depth}
+        ahead = [asyncio.ensure_future(gateway.detect(headers=headers)) for _ in range(3)]
+        try:
+            while len(backend.seen) < len(ahead):
+                await asyncio.sleep(0.001)
+
+            async def behaviour(image: Image, request: Request) -> Answered:
+                gateway.clock.now += 1.0
+                return await backend.answer(image, request, depth)
+
+            backend.behaviour = behaviour
+            for _ in range(MIN_ANSWERS + 1):
+                reply = await gateway.detect(headers={"X-Deadline-Ms": "5000"}, params=params)
+                assert reply.status_code == 200
+            last = await gateway.detect(headers={"X-Deadline-Ms": "2000"}, params=params)
+        finally:
+            for request in ahead:
+                request.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
+        if has_room:
+            assert last.status_code == 200
+        else:
+            assert problem(last)["reason"] == "rejected-overload"
+            assert problem(last)["retry_after_ms"] == pytest.approx(1e3 * HOPELESS * len(ahead))
 
 
 class TestPixels:
