@@ -68,8 +68,9 @@ def _draw(ax: Axes, report: Report, arrivals: str, metric: Metric, styles: Style
 
 
 def recovery_figure(report: Report) -> Figure:
-    """All bursts over time."""
-    first = report.bursts[0]
-    timelines = {run.system: run.timeline for run in report.bursts}
+    """All bursts over time, each of all its rounds."""
+    bursts = report.through_bursts()
+    timelines = {burst.system: burst.timeline for burst in bursts}
+    num_runs, first = len(bursts[0].runs), bursts[0].runs[0]
     title = f"{report.model}, live, {first.arrivals}, load {first.load:g}"
-    return timeline_figure(title, timelines, 1, first.duration_s, line_styles(timelines))
+    return timeline_figure(title, timelines, num_runs, first.duration_s, line_styles(timelines))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from loadtest.accounting import Account, total
 from loadtest.live_simulation import Simulated
 from loadtest.live_systems import SHIPPED
 from loadtest.load_summary import Summary
-from loadtest.recovery import Recovery
+from loadtest.recovery import Recovery, recovery
 from loadtest.served import ServedAp
 from loadtest.simulation import Timeline
 from loadtest.spread import Spread
@@ -74,27 +75,50 @@ class LiveRun:
 
 @dataclass(frozen=True)
 class BurstRun:
-    """One system through a burst."""
+    """One system through a burst in one round."""
 
     system: str
     arrivals: str
     load: float
     """Before and after it."""
+    round: int
     burst_s: tuple[float, float]
     """Start and end."""
     duration_s: float
     summary: Summary
     account: Account
     timeline: Timeline
-    recovery: Recovery | None
-    """None if there is too little before or after it."""
+
+
+@dataclass(frozen=True)
+class Burst:
+    """One system through a burst, over its rounds."""
+
+    runs: tuple[BurstRun, ...]
+
+    @property
+    def system(self) -> str:
+        """Its name."""
+        return self.runs[0].system
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Summed."""
+        return Timeline.total([run.timeline for run in self.runs])
+
+    @cached_property
+    def recovery(self) -> Recovery | None:
+        """None if there is too little before or after it."""
+        first = self.runs[0]
+        return recovery(self.timeline, first.burst_s, first.duration_s, len(self.runs))
 
     @property
     def goodput_after_hz(self) -> float:
         """Answered in time per second, of what arrived after the burst."""
-        bin_s = self.duration_s / len(self.timeline.in_time)
-        after = self.timeline.in_time[-int(-self.burst_s[1] // bin_s) :]
-        return sum(after) / max(bin_s, len(after) * bin_s)
+        first = self.runs[0]
+        bin_s = first.duration_s / len(self.timeline.in_time)
+        after = self.timeline.in_time[-int(-first.burst_s[1] // bin_s) :]
+        return sum(after) / (len(self.runs) * max(bin_s, len(after) * bin_s))
 
 
 @dataclass(frozen=True)
@@ -203,6 +227,25 @@ class Report:
         known = [metric.factor * (a - b) for a, b in pairs if a is not None and b is not None]
         return Spread.of(known) if known else None
 
+    def through_bursts(self) -> list[Burst]:
+        """Of each system that went through any."""
+        runs = {name: [run for run in self.bursts if run.system == name] for name in self.systems}
+        return [Burst(tuple(found)) for found in runs.values() if found]
+
+    def burst_ratio(self, rival: str) -> Spread | None:
+        """What the shipped policy answered in time of what arrived in a burst, as a multiple of
+        ``rival``'s, within each round."""
+        by_round: dict[int, dict[str, float]] = {}
+        for run in self.bursts:
+            if (found := Burst((run,)).recovery) is not None:
+                by_round.setdefault(run.round, {})[run.system] = found.during.goodput_hz
+        ratios = [
+            goodputs[SHIPPED] / goodputs[rival]
+            for goodputs in by_round.values()
+            if SHIPPED in goodputs and goodputs.get(rival)
+        ]
+        return Spread.of(ratios) if ratios else None
+
     def accounts(self) -> dict[str, Account]:
         """System -> all its runs, bursts included."""
         by_system: dict[str, list[Account]] = {name: [] for name in self.systems}
@@ -256,17 +299,23 @@ def to_json(report: Report) -> dict[str, Any]:
         "bursts": [
             {
                 **_head(run),
+                "round": run.round,
                 **_result(run),
                 "burst_s": run.burst_s,
                 "duration_s": run.duration_s,
-                "goodput_after_hz": run.goodput_after_hz,
                 "timeline": asdict(run.timeline),
-                "recovery": None if run.recovery is None else asdict(run.recovery),
             }
             for run in report.bursts
         ],
+        "recovery": {burst.system: _recovery(burst) for burst in report.through_bursts()},
         "accounts": {name: asdict(account) for name, account in report.accounts().items()},
     }
+
+
+def _recovery(burst: Burst) -> dict[str, Any] | None:
+    if burst.recovery is None:
+        return None
+    return {**asdict(burst.recovery), "goodput_after_hz": burst.goodput_after_hz}
 
 
 def _head(run: LiveRun | BurstRun) -> dict[str, Any]:

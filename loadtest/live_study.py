@@ -46,7 +46,6 @@ from loadtest.live_systems import (
 from loadtest.live_tables import write
 from loadtest.load import LoadSettings
 from loadtest.peer_servers import PEERS, PeerSettings
-from loadtest.recovery import recovery
 from loadtest.rows import Outcome, Row
 from loadtest.simulation import Timeline
 from loadtest.target import Target
@@ -150,28 +149,28 @@ def measure_recovery(
     settings, reference = subject.settings, report.reference
     duration_s = sum(settings.burst_s)
     burst_s = (settings.burst_s[0], settings.burst_s[0] + settings.burst_s[1])
-    rate_hz = BURST_LOAD * reference.capacity_hz
-    common = replace(subject.load(reference, settings.burst, rate_hz), duration_s=duration_s)
-    for name in BURST_SYSTEMS:
-        say(f"recovery: {name}, {duration_s:g} s")
-        with started(starters, (name,)) as systems:
-            system = systems[name]
-            measured = measure(system, sent_to(system, common))
-        timeline = timeline_of(measured.result.rows, duration_s)
-        report.bursts.append(
-            BurstRun(
-                system=name,
-                arrivals=settings.burst,
-                load=BURST_LOAD,
-                burst_s=burst_s,
-                duration_s=duration_s,
-                summary=measured.summary,
-                account=measured.account,
-                timeline=timeline,
-                recovery=recovery(timeline, burst_s, duration_s, 1),
+    burst = subject.load(reference, settings.burst, BURST_LOAD * reference.capacity_hz)
+    order = plan([(settings.burst, BURST_LOAD)], BURST_SYSTEMS, settings.rounds, settings.seed)
+    for number, (_, ((arrivals, load, seed, names),)) in enumerate(order):
+        common = replace(burst, duration_s=duration_s, seed=seed)
+        for name in names:
+            say(f"recovery: round {number + 1} of {settings.rounds}, {name}, {duration_s:g} s")
+            with started(starters, (name,)) as systems:
+                measured = measure(systems[name], sent_to(systems[name], common))
+            report.bursts.append(
+                BurstRun(
+                    system=name,
+                    arrivals=arrivals,
+                    load=load,
+                    round=number,
+                    burst_s=burst_s,
+                    duration_s=duration_s,
+                    summary=measured.summary,
+                    account=measured.account,
+                    timeline=timeline_of(measured.result.rows, duration_s),
+                )
             )
-        )
-    write(report, path)
+        write(report, path)
 
 
 def timeline_of(rows: Sequence[Row], duration_s: float) -> Timeline:

@@ -12,6 +12,7 @@ from loadtest.files import write_whole
 from loadtest.live_report import (
     COMPARED,
     METRICS,
+    Burst,
     BurstRun,
     LiveRun,
     Metric,
@@ -197,48 +198,57 @@ def _bursts(report: Report) -> Iterator[str]:
     yield from ("", "## A burst", "")
     yield (
         f"Load {first.load:g} for {first.duration_s:g} s, but {first.arrivals.rpartition(':')[2]} "
-        f"times as much from {start_s:g} to {end_s:g} s. Before, in and after it. It is back when "
-        f"{WINDOW} bins of {bin_s:g} s in a row are as before; seconds from the burst's end to "
-        "theirs."
+        f"times as much from {start_s:g} to {end_s:g} s. Before, in and after it, over all rounds. "
+        f"It is back when {WINDOW} bins of {bin_s:g} s in a row are as before; seconds from the "
+        "burst's end to theirs."
     )
-    yield from table(BURST, report.bursts)
+    bursts = report.through_bursts()
+    yield from table(BURST, bursts)
+    ratios = [
+        f"{ratio.text(2)} times {burst.system}'s"
+        for burst in bursts
+        if burst.system != SHIPPED and (ratio := report.burst_ratio(burst.system)) is not None
+    ]
+    if ratios:
+        yield ""
+        yield f"In it, {SHIPPED}'s goodput is within a round {', '.join(ratios)}."
 
 
-def _attainments(run: BurstRun) -> str:
-    if run.recovery is None:
+def _attainments(burst: Burst) -> str:
+    if burst.recovery is None:
         return NOTHING
-    stretches = (run.recovery.before, run.recovery.during)
+    stretches = (burst.recovery.before, burst.recovery.during)
     return ", ".join(f"{100 * stretch.attainment:.1f}" for stretch in stretches)
 
 
-def _depths(run: BurstRun) -> str:
-    if run.recovery is None:
+def _depths(burst: Burst) -> str:
+    if burst.recovery is None:
         return NOTHING
-    return ", ".join(f"{s.depth:.2f}" for s in (run.recovery.before, run.recovery.during))
+    return ", ".join(f"{s.depth:.2f}" for s in (burst.recovery.before, burst.recovery.during))
 
 
-def _goodputs(run: BurstRun) -> str:
-    if run.recovery is None:
+def _goodputs(burst: Burst) -> str:
+    if burst.recovery is None:
         return NOTHING
-    before_hz, during_hz = run.recovery.before.goodput_hz, run.recovery.during.goodput_hz
-    return f"{before_hz:.1f}, {during_hz:.1f}, {run.goodput_after_hz:.1f}"
+    before_hz, during_hz = burst.recovery.before.goodput_hz, burst.recovery.during.goodput_hz
+    return f"{before_hz:.1f}, {during_hz:.1f}, {burst.goodput_after_hz:.1f}"
 
 
-def _back(run: BurstRun, name: str) -> str:
-    if run.recovery is None:
+def _back(burst: Burst, name: str) -> str:
+    if burst.recovery is None:
         return NOTHING
-    back_s = getattr(run.recovery, name)
+    back_s = getattr(burst.recovery, name)
     return "never" if back_s is None else f"{back_s:.1f}"
 
 
-BURST: Columns[BurstRun] = (
-    ("system", lambda run: run.system),
+BURST: Columns[Burst] = (
+    ("system", lambda burst: burst.system),
     ("goodput/s: before, in, after", _goodputs),
     ("in time, %: before, in", _attainments),
     ("depth: before, in", _depths),
-    ("attainment back, s", lambda run: _back(run, "attainment_back_s")),
-    ("depth back, s", lambda run: _back(run, "depth_back_s")),
-    ("not in time, % of all", lambda run: _reasons([run])),
+    ("attainment back, s", lambda burst: _back(burst, "attainment_back_s")),
+    ("depth back, s", lambda burst: _back(burst, "depth_back_s")),
+    ("not in time, % of all", lambda burst: _reasons(burst.runs)),
 )
 
 

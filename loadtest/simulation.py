@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -92,6 +92,12 @@ class Timeline:
     in_time: tuple[int, ...]
     depths: tuple[int, ...]
     """Summed over those answered in time."""
+
+    @classmethod
+    def total(cls, timelines: Sequence[Timeline]) -> Timeline:
+        """The sum of some of the same length."""
+        columns = ([getattr(line, each.name) for line in timelines] for each in fields(cls))
+        return cls(*(tuple(map(sum, zip(*column, strict=True))) for column in columns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,14 +101,7 @@ class Cell:
     def timeline(self) -> Timeline | None:
         """Summed over the seeds, if the arrivals follow a schedule."""
         lines = [run.timeline for run in self.runs if run.timeline is not None]
-        if not lines:
-            return None
-        return Timeline(
-            *(
-                tuple(map(sum, zip(*(getattr(line, name) for line in lines), strict=True)))
-                for name in ("arrived", "in_time", "depths")
-            )
-        )
+        return Timeline.total(lines) if lines else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,15 +42,33 @@ def test_the_lead_is_taken_within_a_round() -> None:
 def test_accounts_are_of_all_runs_of_a_system() -> None:
     accounts = report().accounts()
     assert {name: account.scheduled for name, account in accounts.items()} == {
-        "deadline": 70,
-        "fixed:1": 70,
+        "deadline": 80,
+        "fixed:1": 80,
         "litserve:1": 60,
     }
     assert all(account.is_complete and account.agrees for account in accounts.values())
 
 
 def test_goodput_after_a_burst() -> None:
-    assert report().bursts[0].goodput_after_hz == pytest.approx(9.0)
+    assert report().through_bursts()[0].goodput_after_hz == pytest.approx(9.0)
+
+
+def test_bursts_are_summed_by_system_and_compared_by_round() -> None:
+    found = report()
+    ours, theirs = found.through_bursts()
+    assert (ours.system, theirs.system) == ("deadline", "fixed:1")
+    assert ours.timeline.in_time[4:8] == (50,) * 4
+    assert ours.timeline.arrived[4:8] == (100,) * 4
+    assert ours.recovery is not None
+    assert ours.recovery.during.goodput_hz == 25.0
+    ratio = found.burst_ratio("fixed:1")
+    assert ratio is not None
+    assert (ratio.p10, ratio.p90) == pytest.approx((20 / 25, 30 / 20))
+    found.bursts = [run for run in found.bursts if (run.system, run.round) != ("fixed:1", 0)]
+    ratio = found.burst_ratio("fixed:1")
+    assert ratio is not None
+    assert ratio.p10 == pytest.approx(30 / 20)
+    assert found.burst_ratio("another") is None
 
 
 def test_each_request_takes_as_much_of_the_machine_as_at_capacity() -> None:
@@ -78,8 +96,10 @@ def test_json_has_every_run() -> None:
     assert first["reasons"] == {"refused": {"rejected-overload": 2}}
     assert first["served_ap_with_misses"] is not None
     assert first["simulated"]["engine"]["attainment"] == 1.0
-    assert data["bursts"][0]["recovery"]["before"]["goodput_hz"] == 9.0
-    assert data["accounts"]["deadline"]["client"]["answered"] == 6 * 7.5 + 9
+    assert [burst["round"] for burst in data["bursts"]] == [0, 0, 1, 1]
+    assert data["recovery"]["deadline"]["before"]["goodput_hz"] == 9.0
+    assert data["recovery"]["deadline"]["goodput_after_hz"] == 9.0
+    assert data["accounts"]["deadline"]["client"]["answered"] == 6 * 7.5 + 2 * 9
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

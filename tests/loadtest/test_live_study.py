@@ -126,8 +126,13 @@ def test_a_burst_is_five_times_capacity(tmp_path: Path, monkeypatch) -> None:
     starts = Starts()
     subject, starters = Subject.find(SETTINGS), starts.of("another", *names)
     measure_recovery(subject, starters, found, tmp_path / "live", lambda _: None)
-    assert starts.log == [(what, name) for name in names for what in ("start", "end")]
-    assert [burst.system for burst in found.bursts] == list(names)
+    order = [burst.system for burst in found.bursts]
+    assert starts.log == [(what, name) for name in order for what in ("start", "end")]
+    for number, turns in enumerate((order[:3], order[3:])):
+        assert sorted(turns) == sorted(names)
+        assert len({load.seed for load in asked[3 * number : 3 * number + 3]}) == 1
+    assert [burst.round for burst in found.bursts] == [0] * 3 + [1] * 3
+    assert len({load.seed for load in asked}) == 2
     assert {load.arrivals.name for load in asked} == {"burst:4:4:20"}
     assert {load.rate_hz * 20 for load in asked} == {5 * REFERENCE.capacity_hz}
     assert found.bursts[0].duration_s == 20.0

@@ -41,17 +41,18 @@ def test_the_rest() -> None:
     assert "Peers give up after 40.0 ms" in text
     assert "| deadline | 0.3 | 0 | 100 | rejected-overload 25.0 |" in text
     burst = section(text, "A burst")
-    assert "| deadline | 9.0, 20.0, 9.0 | 90.0, 40.0 | 2.00, 2.00 | 4.0 | 4.0 |" in burst
+    assert "| deadline | 9.0, 25.0, 9.0 | 90.0, 50.0 | 2.00, 2.00 | 4.0 | 4.0 |" in burst
+    assert "deadline's goodput is within a round 0.80 (0.80 .. 1.50) times fixed:1's." in burst
     ends = section(text, "Every request's end")
-    assert "| deadline | client | 70 | 54 | 16 | 0 | 0 | 0 | 0 | 0 | 70 |  | 0 |" in ends
-    assert "| deadline | server |  | 89 | 16 | 0 | 0 | 0 | 0 | 0 | 105 | 35 |  |" in ends
+    assert "| deadline | client | 80 | 63 | 17 | 0 | 0 | 0 | 0 | 0 | 80 |  | 0 |" in ends
+    assert "| deadline | server |  | 103 | 17 | 0 | 0 | 0 | 0 | 0 | 120 | 40 |  |" in ends
     assert "| litserve:1 | server" not in ends
-    assert "20 of 20 runs are exact" in ends
+    assert "22 of 22 runs are exact" in ends
     simulated = section(text, "Simulated beside live")
     assert "| 0.9 | 0.150 / 75.0 | 0.250 / 100.0 |" in simulated
     assert "(segments 1.11, 1.43 times as slow" in simulated
     assert "litserve" not in simulated
-    assert "20 of 20 runs are valid" in section(text, "The client")
+    assert "22 of 22 runs are valid" in section(text, "The client")
 
 
 def test_what_went_wrong_is_named() -> None:
@@ -59,9 +60,9 @@ def test_what_went_wrong_is_named() -> None:
     found.runs[0] = lost(found.runs[0])
     late = replace(found.runs[1].summary, is_valid=False, invalid_because=("it was slow",))
     found.runs[1] = replace(found.runs[1], summary=late)
-    found.bursts[0] = replace(found.bursts[0], recovery=None)
+    found.bursts = [replace(run, burst_s=(0.0, 8.0)) for run in found.bursts]
     text = markdown(found)
-    assert "19 of 20 runs are exact" in text
+    assert "21 of 22 runs are exact" in text
     assert "- not exact: fixed:1, poisson at 0.3: client {'answered': 8" in text
     assert "- not valid: deadline, poisson at 0.3: it was slow" in text
     assert "| deadline | - | - | - | - | - |" in text
