@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.core.demand import (
+    LULL,
     MIN_ARRIVALS,
     NUM_BUDGETS,
     UNKNOWN,
@@ -26,10 +27,17 @@ def measured(instants: list[float], budgets: list[float], now_s: float) -> Deman
 
 def recomputed(instants: list[float], budgets: list[float], now_s: float) -> Demand:
     """As ``DemandMeter`` has it, over the window at once."""
-    instants, budgets = instants[-WINDOW:], budgets[-WINDOW:]
-    gaps = np.diff(instants)
-    if now_s - instants[-1] > gaps.mean():
-        gaps = np.append(gaps, now_s - instants[-1])
+
+    def silence(end: int, until_s: float, size: int) -> float:
+        """After the arrival before ``end``, which ``size - 1`` others are remembered with."""
+        longest_s = max(budgets[max(0, end - size) : end])
+        return min(until_s - instants[end - 1], LULL * longest_s)
+
+    ends = range(max(1, len(instants) - WINDOW + 1), len(instants))
+    gaps = np.array([silence(end, instants[end], WINDOW - 1) for end in ends])
+    if (last_s := silence(len(instants), now_s, WINDOW)) > gaps.mean():
+        gaps = np.append(gaps, last_s)
+    budgets = budgets[-WINDOW:]
     mean_s = float(gaps.mean())
     ordered = sorted(budgets)
     middles = [int((i + 0.5) * len(ordered) / NUM_BUDGETS) for i in range(NUM_BUDGETS)]
@@ -37,8 +45,8 @@ def recomputed(instants: list[float], budgets: list[float], now_s: float) -> Dem
     return Demand(1 / mean_s, float(gaps.var()) / mean_s**2, budgets_s)
 
 
-def close(demand: Demand) -> object:
-    return pytest.approx(values(demand), rel=1e-6, abs=1e-6)
+def close(demand: Demand, tolerance: float = 1e-6) -> object:
+    return pytest.approx(values(demand), rel=tolerance, abs=tolerance)
 
 
 def values(demand: Demand) -> tuple[float, ...]:
@@ -86,18 +94,41 @@ def test_silence_counts_once_it_is_longer_than_the_usual_gap():
     meter = DemandMeter()
     for i in range(11):
         meter.arrived(i * 0.1, 1.0)
-    for silence_s, rate_hz in ((0.0, 10.0), (0.099, 10.0), (0.2, 11 / 1.2), (9.0, 11 / 10)):
+    for silence_s, rate_hz in (
+        (0.0, 10.0),
+        (0.099, 10.0),
+        (0.2, 11 / 1.2),
+        (7.0, 11 / 8),
+        (LULL * 1.0, 11 / 9),
+        (1e6, 11 / 9),  # no more than so many budgets
+    ):
         assert meter.measure(1.0 + silence_s).rate_hz == pytest.approx(rate_hz)
     assert meter.measure(1.0).rate_hz == pytest.approx(10.0), "measuring changes nothing"
 
 
-def test_the_rate_falls_with_silence_towards_none():
+def test_the_rate_falls_with_silence_as_far_as_budgets_reach():
     meter = DemandMeter()
     for i in range(MIN_ARRIVALS):
         meter.arrived(i * 0.01, 1.0)
     rates = [meter.measure(0.07 + silence_s).rate_hz for silence_s in np.geomspace(0.001, 1e6)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[-1] < 1e-5
+    assert rates[-1] == pytest.approx(MIN_ARRIVALS / (0.07 + LULL))
+
+
+def test_a_lull_does_not_hide_how_fast_they_come_after_it():
+    meter = DemandMeter()
+    for start_s in (0.0, 3600.0):
+        for i in range(WINDOW // 2):
+            meter.arrived(start_s + i * 0.01, 0.05)
+    now_s = 3600.0 + 0.01 * (WINDOW // 2 - 1)
+    assert meter.measure(now_s).rate_hz == pytest.approx((WINDOW - 1) / (0.62 + LULL * 0.05))
+
+
+def test_who_comes_too_late_for_anything_does_not_turn_time_back():
+    meter = DemandMeter()
+    for i in range(MIN_ARRIVALS):
+        meter.arrived(i * 0.01, -1.0)
+    assert meter.measure(1.0) is UNKNOWN
 
 
 def test_all_at_one_instant_is_no_rate_until_time_has_passed():
@@ -123,11 +154,11 @@ def test_the_running_sums_are_those_over_the_window(gaps, start_s, budget_s, sil
 
 
 def test_the_sums_do_not_drift():
-    """Long gaps that have left the window leave nothing of themselves in it."""
+    """Long gaps that have left the window leave nothing of themselves in it that matters."""
     rng = np.random.default_rng(1)
     gaps = rng.exponential(1.0, 30_000) * rng.choice([1e-3, 1.0, 300.0], 30_000)
     gaps[-WINDOW:] = 0.001
     instants = np.cumsum(gaps).tolist()
     budgets = rng.uniform(0.01, 10.0, len(gaps)).tolist()
     demand = measured(instants, budgets, instants[-1])
-    assert values(demand) == close(recomputed(instants, budgets, instants[-1]))
+    assert values(demand) == close(recomputed(instants, budgets, instants[-1]), 1e-4)
