@@ -9,7 +9,7 @@ from loadtest.arrivals import parse_arrivals
 from loadtest.budgets import parse_budgets
 from loadtest.live_report import Reference
 from loadtest.live_simulation import Twin
-from loadtest.live_systems import GRACE_S, WARM_UP
+from loadtest.live_systems import GRACE_S
 from loadtest.load import LoadSettings
 from loadtest.pictures import Picture, read_data
 from loadtest.profiles import ModelProfile
@@ -105,7 +105,6 @@ class Subject:
             classes=self.catalog.classes,
             ap_by_depth={entry.depth: entry.ap for entry in exits},
             grace_s=GRACE_S,
-            warm_up=WARM_UP,
         )
 
     def twin(self, reference: Reference, rate_hz: float) -> Twin:

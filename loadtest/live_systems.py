@@ -11,10 +11,11 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtest.accounting import Account, account, server_counts
+from loadtest.arrivals import parse_arrivals
 from loadtest.load import LoadResult, LoadSettings, run_load
 from loadtest.load_summary import Summary, summarise
 from loadtest.peer_servers import PeerSettings, peer
@@ -24,8 +25,10 @@ from loadtest.target import DETECT_PATH
 from serving.core.demand import WINDOW
 
 SHIPPED, SHALLOWEST, DEEPEST, SLACKFIT = POLICIES = ("deadline", "fixed:1", "fixed:max", "slackfit")
-WARM_UP = WINDOW + 6
-"""Requests after each pause: enough for a server to forget how long it was."""
+SETTLING = 1.2 * WINDOW
+"""Requests after each pause, as often as those of the run that follows and with such budgets:
+enough for a policy to know what is asked of it. A run's first seconds would otherwise show what it
+makes of the requests of a warm-up, which have all the time in the world."""
 GRACE_S = 10.0
 """How long the late are waited for: everybody is to be told something."""
 PATIENCE_S = 15.0
@@ -126,12 +129,29 @@ class Measured:
 
 
 def measure(system: System, settings: LoadSettings) -> Measured:
-    """A run of an otherwise paused ``system``, which is paused again before anything is computed.
-    Raises StudyError."""
+    """A run of an otherwise paused ``system``, which settles before it and is paused again before
+    anything is computed. Raises StudyError."""
     with system.awake():
-        before = system.counts()
-        result = run_load(settings)
-        already = 0 if before is None else before.total()
-        after = system.counts_at_rest(already + settings.warm_up + len(result.rows))
+        start = system.counts()
+        settled = run_load(settling(settings))
+        before = system.counts_at_rest(_count(start, settled))
+        result = run_load(replace(settings, warm_up=1))
+        after = system.counts_at_rest(_count(before, result))
     summary = summarise(result)
-    return Measured(result, summary, account(summary, before, after, settings.warm_up))
+    return Measured(result, summary, account(summary, before, after, result.settings.warm_up))
+
+
+def settling(settings: LoadSettings) -> LoadSettings:
+    """What precedes a run with ``settings``."""
+    return replace(
+        settings,
+        arrivals=parse_arrivals("poisson"),
+        duration_s=SETTLING / settings.rate_hz,
+        seed=settings.seed + 1,
+    )
+
+
+def _count(before: Counter[str] | None, result: LoadResult) -> int:
+    """What a server that had counted ``before`` should have counted after it."""
+    already = 0 if before is None else before.total()
+    return already + result.settings.warm_up + len(result.rows)

@@ -17,12 +17,12 @@ NUM_BUDGETS = 6
 MIN_ARRIVALS = 8
 """With fewer nothing is known."""
 LULL = 8.0
-"""A silence counts as so many times the longest budget of the window at most. Whoever came before it
-is gone, so that more of it tells nothing of those who come after; and a minute of it would make the
-next ``WINDOW`` arrivals look like one a second, however fast they come. In the simulator, on/off
-arrivals (4 s in 14, loads of .6 and .9 while on, cpu-lite and the model in this repository), that
-cost 1 to 2 in 100 requests; a limit of 4 or 16 does much the same, and at 4 very uneven arrivals
-(gamma:8) lose by it."""
+"""A silence counts as so many times the longest budget of the window at most. Whoever came before
+it is gone, so that more of it tells nothing of those who come after; and a minute of it would make
+the next ``WINDOW`` arrivals look like one a second, however fast they come. In the simulator, with
+on/off arrivals (4 s in 14, loads of .6 and .9 while on, cpu-lite and the model in this repository),
+that cost 1 to 2 in 100 requests; a limit of 4 or 16 does much the same, and at 4 very uneven
+arrivals (gamma:8) lose by it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from loadtest import live_study
 from loadtest.live_reference import reserve_of
 from loadtest.live_study import measure_loads, measure_recovery, plan, timeline_of
 from loadtest.live_subject import Settings, Subject
-from loadtest.live_systems import POLICIES, WARM_UP, Measured, System
+from loadtest.live_systems import POLICIES, Measured, System
 from loadtest.load import LoadSettings
 from loadtest.load_summary import summarise
 from loadtest.processes import Server, StudyError
@@ -201,5 +201,5 @@ def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
         ends = row["account"]
         assert sum(ends["client"].values()) == ends["scheduled"] == row["count"]
         assert all(ends["server"][end] >= count for end, count in ends["client"].items())
-        assert sum(ends["server"].values()) == row["count"] + WARM_UP
+        assert sum(ends["server"].values()) == row["count"] + 1
         assert ends["connection_errors"] == 0

@@ -9,7 +9,8 @@ import pytest
 
 from loadtest import live_systems
 from loadtest.arrivals import parse_arrivals
-from loadtest.live_systems import WARM_UP, System, measure
+from loadtest.live_systems import SETTLING, System, measure, settling
+from loadtest.load import make_schedule
 from loadtest.pictures import Picture
 from serving.core.demand import WINDOW
 from tests.loadtest.answering import Server as Answering
@@ -25,6 +26,8 @@ LOAD = replace(
     duration_s=0.1,
     warm_up=3,
 )
+BEFORE = 3 + len(make_schedule(settling(LOAD)))
+"""Requests that precede a run."""
 
 
 @dataclass
@@ -56,8 +59,8 @@ def test_a_run_lies_between_a_pause_and_the_next() -> None:
         found = measure(it, replace(LOAD, url=server.url))
     assert found.summary.count == 20
     assert found.account.server is None
-    # Warmed up by three; and one more, so that nothing runs when it is paused.
-    assert paused.log == [("resume", 0), ("pause", 24)]
+    # One more begins the run, and one ends it, so that nothing runs when it is paused.
+    assert paused.log == [("resume", 0), ("pause", BEFORE + 1 + 20 + 1)]
 
 
 def test_a_server_that_answers_nothing_is_paused_all_the_same() -> None:
@@ -73,7 +76,7 @@ def test_the_servers_counts_are_read_until_they_hold_the_last_reply(monkeypatch)
     def text(url: str) -> str:
         """As of a server that has counted one request less than it has answered, at first."""
         assert url == f"{server.url}/metrics"
-        behind = 1 if len(read) == 1 else 0
+        behind = 1 if len(read) in (1, 3) else 0
         read.append(len(server.seen) - behind)
         return f'punctual_requests_total{{outcome="ok"}} {read[-1]}.0'
 
@@ -81,8 +84,8 @@ def test_the_servers_counts_are_read_until_they_hold_the_last_reply(monkeypatch)
     with serving({b"a": answers()}) as server:
         it, _ = system(server, "deadline")
         found = measure(it, replace(LOAD, url=server.url))
-    assert read == [0, 22, 23]
-    assert found.account.server == {**dict.fromkeys(found.account.client, 0), "answered": 23}
+    assert read == [0, BEFORE - 1, BEFORE, BEFORE + 20, BEFORE + 21]
+    assert found.account.server == {**dict.fromkeys(found.account.client, 0), "answered": 21}
     assert found.account.agrees
 
 
@@ -94,8 +97,13 @@ def test_counts_that_never_agree_are_taken_as_they_are(monkeypatch) -> None:
         assert it.counts_at_rest(5) == Counter()
 
 
-def test_a_warm_up_fills_what_a_server_remembers_of_its_arrivals() -> None:
-    assert WARM_UP > WINDOW
+def test_what_precedes_a_run_fills_what_a_server_remembers_of_its_arrivals() -> None:
+    assert SETTLING > WINDOW
+    before = settling(replace(LOAD, arrivals=parse_arrivals("burst:1:1:20")))
+    assert before.arrivals.name == "poisson"
+    assert before.duration_s * before.rate_hz == SETTLING
+    assert (before.rate_hz, before.budgets) == (LOAD.rate_hz, LOAD.budgets)
+    assert make_schedule(before).digest != make_schedule(LOAD).digest
 
 
 @pytest.mark.parametrize("name", live_systems.POLICIES)
