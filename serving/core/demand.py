@@ -23,6 +23,9 @@ the next ``WINDOW`` arrivals look like one a second, however fast they come. In 
 on/off arrivals (4 s in 14, loads of .6 and .9 while on, cpu-lite and the model in this repository),
 that cost 1 to 2 in 100 requests; a limit of 4 or 16 does much the same, and at 4 very uneven
 arrivals (gamma:8) lose by it."""
+_TICKS = 2**40
+"""Of a second. Gaps are summed up in whole ones, so that long ones leave nothing behind of
+themselves when they have left the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,10 @@ class DemandMeter:
     """Keeps the latest ``WINDOW`` arrivals. Not thread-safe: one executor owns it."""
 
     def __init__(self) -> None:
-        # Instant, budget, and time since the one before.
-        self._arrivals: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)
+        # Instant, budget, and ticks since the one before.
+        self._arrivals: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
         self._budgets: list[float] = []  # of the same, in order
-        self._sum_gaps = self._sum_squares = 0.0
+        self._sum_gaps = self._sum_squares = 0
 
     def arrived(self, now_s: float, budget_s: float) -> None:
         """A request that has ``budget_s`` left was taken in. ``now_s`` never falls."""
@@ -64,7 +67,7 @@ class DemandMeter:
             self._sum_gaps -= gap
             self._sum_squares -= gap * gap
             del self._budgets[bisect_left(self._budgets, arrivals[0][1])]
-        gap = self._silence_s(now_s) if arrivals else 0.0
+        gap = round(_TICKS * self._silence_s(now_s)) if arrivals else 0
         self._sum_gaps += gap
         self._sum_squares += gap * gap
         insort(self._budgets, budget_s)
@@ -81,8 +84,8 @@ class DemandMeter:
             return UNKNOWN
         silence_s = self._silence_s(now_s)
         gaps = count - 1
-        mean_s = self._sum_gaps / gaps
-        span_s, squares = self._sum_gaps, self._sum_squares
+        span_s, squares = self._sum_gaps / _TICKS, self._sum_squares / _TICKS**2
+        mean_s = span_s / gaps
         if silence_s > mean_s:
             gaps, span_s, squares = gaps + 1, span_s + silence_s, squares + silence_s**2
             mean_s = span_s / gaps
