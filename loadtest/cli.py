@@ -21,7 +21,6 @@ from loadtest.numbers import count
 if TYPE_CHECKING:
     from serving.core.ports import ServingTools
 
-READY_TIMEOUT_S = 120.0
 STUDY_PARTS = ("perf", "overhead", "memory")
 """Names of ``triton_study.PARTS``, repeated so that --help need not import it."""
 IMAGE = Path("tests/data/bccd/JPEGImages/BloodImage_00031.jpg")
@@ -54,16 +53,22 @@ def _add_sweep(commands: Any) -> None:
     parser.add_argument("--requests", type=int, default=200, help="of each budget")
     parser.add_argument("--budgets", type=int, default=20, help="how many, evenly spaced")
     parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(run=_sweep)
+    parser.set_defaults(run=load_cli.in_one_sentence(_sweep))
 
 
 def _sweep(options: argparse.Namespace) -> int:
     from loadtest import sweep
+    from loadtest.pictures import read_pictures
+    from loadtest.processes import StudyError
+    from loadtest.target import wait_ready
 
     client = sweep.Client(options.url)
-    client.wait_ready(READY_TIMEOUT_S)
-    images = [path.read_bytes() for path in options.image]
-    model = client.models()
+    images = [picture.data for picture in read_pictures(options.image)]
+    wait_ready(options.url)
+    try:
+        model = client.models()
+    except OSError as error:
+        raise StudyError(f"{options.url} cannot be reached: {error}") from error
     for _ in range(20):
         client.detect(images[0], 10_000)  # let connections, caches and clocks settle
     low_ms = sweep.min_budget_ms(client, images[0])

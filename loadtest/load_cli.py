@@ -52,7 +52,9 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="of a VOC folder")
 
 
-def _run(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def in_one_sentence(
+    command: Callable[[argparse.Namespace], int],
+) -> Callable[[argparse.Namespace], int]:
     """``command``, with what the user can put right told in one sentence."""
 
     def run(options: argparse.Namespace) -> int:
@@ -137,7 +139,7 @@ def _add_loadtest(commands: Any) -> None:
     parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
     parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/load"))
-    parser.set_defaults(run=_run(_loadtest))
+    parser.set_defaults(run=in_one_sentence(_loadtest))
 
 
 def _loadtest(options: argparse.Namespace) -> int:
@@ -146,9 +148,10 @@ def _loadtest(options: argparse.Namespace) -> int:
     from loadtest.budgets import parse_budgets
     from loadtest.load import LoadSettings, run_load
     from loadtest.load_summary import summarise
-    from loadtest.target import describe_server
+    from loadtest.target import describe_server, wait_ready
 
     arrivals, budgets = parse_arrivals(options.arrivals), parse_budgets(options.budgets)
+    wait_ready(options.url)
     pictures, target = _pictures(options), _target(options)
     server = describe_server(options.url)
     classes, ap_by_depth = _model(options.catalog, server)
@@ -238,12 +241,14 @@ def _add_loadgen(commands: Any) -> None:
     parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
     parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/loadgen"))
-    parser.set_defaults(run=_run(_loadgen))
+    parser.set_defaults(run=in_one_sentence(_loadgen))
 
 
 def _loadgen(options: argparse.Namespace) -> int:
     from loadtest.loadgen import LoadgenSettings, report, run_loadgen
+    from loadtest.target import wait_ready
 
+    wait_ready(options.url)
     result = run_loadgen(
         LoadgenSettings(
             url=options.url,

@@ -70,20 +70,6 @@ class Client:
             raise ValueError(f"expected http://host:port, not {url!r}")
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
 
-    def wait_ready(self, timeout_s: float) -> None:
-        """Return once the server says it is ready. Raises TimeoutError, or OSError if nobody
-        listens."""
-        give_up_s = time.monotonic() + timeout_s
-        while True:
-            self._connection.request("GET", "/readyz")
-            reply = self._connection.getresponse()
-            reply.read()
-            if reply.status == 200:
-                return
-            if time.monotonic() > give_up_s:
-                raise TimeoutError(f"not ready after {timeout_s} s")
-            time.sleep(0.1)
-
     def models(self) -> dict[str, Any]:
         """What GET /v1/models says of the first model."""
         self._connection.request("GET", "/v1/models")

@@ -9,17 +9,21 @@ server has them, ``exit_depth`` and ``expected_ap``.
 from __future__ import annotations
 
 import asyncio
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loadtest.client import Address, Client, Reply
 from loadtest.pictures import Picture
-from loadtest.processes import StudyError, get_json
+from loadtest.processes import POLL_S, REPLY_TIMEOUT_S, StudyError, get_json
 
 DETECT_PATH = "/v1/detect"
 WARM_UP_BUDGET_S = 10.0
 WARM_UP_PATIENCE_S = 15.0
+READY_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,26 @@ async def warm_up(client: Client, requests: Requests, count: int) -> None:
         reply = await ended
         if reply.failure is not None:
             raise StudyError(f"the server does not answer: {reply.reason}")
+
+
+def wait_ready(url: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+    """Return once the server no longer says of itself that it is starting, by 503 for GET /readyz.
+    Whoever has no such path, or is not there, is not waited for. Raises StudyError."""
+    give_up_s = time.monotonic() + timeout_s
+    while _is_starting(f"{url.rstrip('/')}/readyz"):
+        if time.monotonic() > give_up_s:
+            raise StudyError(f"{url} was not ready after {timeout_s:.0f} s")
+        time.sleep(POLL_S)
+
+
+def _is_starting(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code == 503
+    except OSError:
+        return False
 
 
 def describe_server(url: str) -> dict[str, Any] | None:

@@ -26,6 +26,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/v1/models" and self.server.model is not None:
             self.reply(200, {"models": [self.server.model]})
+        elif self.path == "/readyz" and self.server.starting:
+            self.server.starting -= 1
+            self.reply(503, {})
         else:
             self.reply(404, {})
 
@@ -50,6 +53,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.answers = answers
         self.model = model
         self.seen: list[tuple[str, Any, bytes]] = []
+        self.starting = 0
+        """For so many requests for /readyz it says that it is."""
         self.ending = threading.Event()
 
     @property

@@ -122,7 +122,7 @@ def test_other_missing_modules_are_defects(monkeypatch):
         raise ModuleNotFoundError("No module named 'x'", name="x")
 
     with pytest.raises(ModuleNotFoundError):
-        load_cli._run(broken)(argparse.Namespace())
+        load_cli.in_one_sentence(broken)(argparse.Namespace())
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])

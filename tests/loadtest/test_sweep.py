@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import http.server
 import json
 import threading
 
 import pytest
 
+from loadtest import cli
+from loadtest.processes import free_port
 from loadtest.sweep import Answer, Client, Row, falls, min_budget_ms, overhead, sweep, table
 
 TIMING = 'read;dur=0.5, decode;dur=2.0, queue;dur=0.5, engine;dur=20.0;desc="depth=3", total;dur=24'
@@ -89,7 +92,6 @@ def client():
 
 
 def test_every_budget_is_sent_as_often_as_asked(client):
-    client.wait_ready(timeout_s=0)
     assert client.models()["name"] == "toy"
     rows = sweep(client, [b"a", b"b"], [5.0, 1e6], num_requests=4, seed=0)
     assert [len(row.answers) for row in rows] == [4, 4]
@@ -101,3 +103,22 @@ def test_every_budget_is_sent_as_often_as_asked(client):
 def test_other_urls_are_refused():
     with pytest.raises(ValueError, match="http://host:port"):
         Client("https://example.com")
+
+
+@pytest.mark.parametrize(
+    ("image", "problem"),
+    [
+        ("tests/data/bccd/JPEGImages/BloodImage_00031.jpg", "cannot be reached"),
+        ("nowhere.jpg", "nowhere.jpg cannot be read"),
+    ],
+)
+def test_what_can_be_put_right_is_told_in_a_sentence(capsys, image, problem):
+    parser = argparse.ArgumentParser()
+    cli.register(parser.add_subparsers(), tools=None)
+    url = f"http://127.0.0.1:{free_port()}"
+    options = parser.parse_args(["sweep", "--url", url, "--image", image])
+    assert options.run(options) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("punctual: ")
+    assert problem in told
+    assert told.count("\n") == 1

@@ -9,7 +9,7 @@ import pytest
 from loadtest.client import Address, Client, new_event_loop
 from loadtest.pictures import Picture
 from loadtest.processes import StudyError, free_port
-from loadtest.target import Requests, Target, describe_server, warm_up
+from loadtest.target import Requests, Target, describe_server, wait_ready, warm_up
 from tests.loadtest.answering import answers, hangs_up, replies, serving
 
 PICTURE = Picture("a.png", b"data", "image/png")
@@ -56,6 +56,22 @@ def test_warming_up_needs_a_reply():
         pytest.raises(StudyError, match="does not answer: closed"),
     ):
         warm(server.url, 0)
+
+
+def test_a_server_that_starts_is_waited_for():
+    with serving({}) as server:
+        server.starting = 2
+        wait_ready(f"{server.url}/")
+        assert server.starting == 0
+        server.starting = 2
+        with pytest.raises(StudyError, match=f"{server.url} was not ready after 0 s"):
+            wait_ready(server.url, timeout_s=0)
+
+
+def test_others_are_not_waited_for():
+    with serving({}) as server:
+        wait_ready(server.url, timeout_s=0)
+    wait_ready(f"http://127.0.0.1:{free_port()}", timeout_s=0)
 
 
 def test_what_a_server_says_of_itself():
