@@ -24,6 +24,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,28 +61,40 @@ Starters = Mapping[str, Callable[[], AbstractContextManager[System]]]
 """Name -> a server of its own, paused, until the context ends. Raises StudyError."""
 
 
+class Point(NamedTuple):
+    """One load, in one round."""
+
+    arrivals: str
+    load: float
+    round: int
+    seed: int
+    """Of the requests, which are the same for all systems."""
+    names: tuple[str, ...]
+    """The systems, in the order in which they take their turns."""
+
+
 def sent_to(system: System, load: LoadSettings) -> LoadSettings:
     """``load`` for this system."""
     return replace(load, url=system.server.url, target=Target(system.name))
 
 
 def plan(
-    points: Sequence[tuple[str, float]], names: Sequence[str], rounds: int, seed: int
-) -> Iterator[tuple[tuple[str, ...], list[tuple[str, float, int, tuple[str, ...]]]]]:
-    """Round by round: the order in which systems start, and for each point arrivals, load, seed of
-    the requests, and the order in which systems take them. Points and systems come in a new order
-    each time; the requests are the same for all systems."""
+    loads: Sequence[tuple[str, float]], names: Sequence[str], rounds: int, seed: int
+) -> Iterator[tuple[tuple[str, ...], list[Point]]]:
+    """Round by round: the order in which systems start, and the points, one for each arrivals and
+    load. Points and systems come in a new order each time."""
     rng = np.random.default_rng(seed)
 
     def shuffled() -> tuple[str, ...]:
         return tuple(names[i] for i in rng.permutation(len(names)))
 
     for number in range(rounds):
+        first_seed = seed + SEEDS_PER_ROUND * number
         yield (
             shuffled(),
             [
-                (*points[index], seed + SEEDS_PER_ROUND * number + int(index), shuffled())
-                for index in rng.permutation(len(points))
+                Point(*loads[index], number, first_seed + index, shuffled())
+                for index in map(int, rng.permutation(len(loads)))
             ],
         )
 
@@ -102,42 +115,43 @@ def measure_loads(
     """Fill ``report.runs``. Raises StudyError."""
     settings = subject.settings
     order = plan(settings.points, tuple(starters), settings.rounds, settings.seed)
-    for number, (starts, points) in enumerate(order):
-        say(f"loads: round {number + 1} of {settings.rounds}, starting {len(starts)} servers")
+    for number, (starts, points) in enumerate(order, start=1):
+        say(f"loads: round {number} of {settings.rounds}, starting {len(starts)} servers")
         with started(starters, starts) as systems:
-            for arrivals, load, seed, names in points:
-                say(f"loads: round {number + 1} of {settings.rounds}, {arrivals} at {load:g}")
-                turns = [systems[name] for name in names]
-                _measure_point(subject, turns, report, arrivals, load, seed, number)
+            for point in points:
+                at = f"{point.arrivals} at {point.load:g}"
+                say(f"loads: round {number} of {settings.rounds}, {at}")
+                _measure_point(subject, systems, report, point)
         write(report, path)
 
 
 def _measure_point(
-    subject: Subject,
-    turns: Sequence[System],
-    report: Report,
-    arrivals: str,
-    load: float,
-    seed: int,
-    number: int,
+    subject: Subject, systems: Mapping[str, System], report: Report, point: Point
 ) -> None:
     """Every system in turn, and what the simulator says of the same requests."""
     reference = report.reference
-    rate_hz = load * reference.capacity_hz
+    rate_hz = point.load * reference.capacity_hz
     twins = subject.twin(reference, rate_hz).steps()
-    common = replace(subject.load(reference, arrivals, rate_hz), seed=seed)
-    for system in turns:
+    common = replace(subject.load(reference, point.arrivals, rate_hz), seed=point.seed)
+    for name in point.names:
+        system = systems[name]
         measured = measure(system, sent_to(system, common))
         simulated = {}
         if system.policy is not None:
             schedule = measured.result.schedule
             simulated = {
-                step: simulate_schedule(schedule, system.policy, twin, seed)
+                step: simulate_schedule(schedule, system.policy, twin, point.seed)
                 for step, twin in twins.items()
             }
         report.runs.append(
             LiveRun(
-                system.name, arrivals, load, number, measured.summary, measured.account, simulated
+                name,
+                point.arrivals,
+                point.load,
+                point.round,
+                measured.summary,
+                measured.account,
+                simulated,
             )
         )
 
@@ -151,18 +165,19 @@ def measure_recovery(
     burst_s = (settings.burst_s[0], settings.burst_s[0] + settings.burst_s[1])
     burst = subject.load(reference, settings.burst, BURST_LOAD * reference.capacity_hz)
     order = plan([(settings.burst, BURST_LOAD)], BURST_SYSTEMS, settings.rounds, settings.seed)
-    for number, (_, ((arrivals, load, seed, names),)) in enumerate(order):
-        common = replace(burst, duration_s=duration_s, seed=seed)
-        for name in names:
-            say(f"recovery: round {number + 1} of {settings.rounds}, {name}, {duration_s:g} s")
+    for _, (point,) in order:
+        common = replace(burst, duration_s=duration_s, seed=point.seed)
+        for name in point.names:
+            number = point.round + 1
+            say(f"recovery: round {number} of {settings.rounds}, {name}, {duration_s:g} s")
             with started(starters, (name,)) as systems:
                 measured = measure(systems[name], sent_to(systems[name], common))
             report.bursts.append(
                 BurstRun(
                     system=name,
-                    arrivals=arrivals,
-                    load=load,
-                    round=number,
+                    arrivals=point.arrivals,
+                    load=point.load,
+                    round=point.round,
                     burst_s=burst_s,
                     duration_s=duration_s,
                     summary=measured.summary,

@@ -54,12 +54,12 @@ def test_everything_takes_its_turn() -> None:
     for starts, points in rounds:
         assert sorted(starts) == sorted(NAMES)
         assert Counter(point[:2] for point in points) == Counter(SETTINGS.points)
-        assert all(sorted(names) == sorted(NAMES) for *_, names in points)
+        assert all(sorted(point.names) == sorted(NAMES) for point in points)
     assert len({starts for starts, _ in rounds}) > 3
     assert {starts[0] for starts, _ in rounds} == set(NAMES)
-    assert len({names for _, points in rounds for *_, names in points}) == 6
+    assert len({point.names for _, points in rounds for point in points}) == 6
     assert len({tuple(p[:2] for p in points) for _, points in rounds}) > 10
-    seeds = [seed for _, points in rounds for *_, seed, _ in points]
+    seeds = [point.seed for _, points in rounds for point in points]
     assert len(set(seeds)) == 20 * len(SETTINGS.points)
     assert rounds == list(plan(SETTINGS.points, NAMES, 20, seed=7))
 
