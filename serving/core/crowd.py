@@ -1,9 +1,13 @@
 """Whom to run for when not everybody who waits can be in time.
 
-Then engine time is what is short, and large batches need least of it per answer. So the largest
-batch that can be filled with requests that are in time in it comes first, as in Clockwork (Gujarati
-et al., OSDI 2020). Those with earlier deadlines are lost by that, unless the largest batch with the
-most urgent of them can go before it and make nobody in it late.
+While more come than can be served, engine time is what is short, and large batches need least of it
+per answer. So the largest batch that can be filled with requests that are in time in it comes
+first, as in Clockwork (Gujarati et al., OSDI 2020). Those with earlier deadlines are lost by that,
+unless the largest batch with the most urgent of them can go before it and make nobody in it late.
+
+A crowd that will pass can do without: the most urgent who can be in time go first, as in Moore and
+Hodgson's rule (Management Science 15, 1968), if by going on so more of those who wait now are in
+time than after the largest batch.
 """
 
 from __future__ import annotations
@@ -17,41 +21,98 @@ from serving.core.request import Request
 
 _deadline_s = attrgetter("deadline_s")
 
+Seconds = Callable[[int], float]
+"""What a batch of so many takes."""
+_Span = tuple[int, int]
+"""A batch: where in the queue it starts, and its size."""
+
 
 def choose(
     queue: Sequence[Request],
     now_s: float,
     sizes: Sequence[int],
-    seconds: Callable[[int], float],
+    seconds: Seconds,
     limit_s: float,
+    *,
+    lasts: bool,
 ) -> Sequence[Request]:
     """The batch to run now, of ``queue``, which is in order of deadline; empty if there is none.
-    ``sizes`` are those that pay, smallest first, and ``seconds`` what they take; no run may take
-    longer than ``limit_s``."""
+    ``sizes`` are those that pay, smallest first; no run may take longer than ``limit_s``.
+    ``lasts``: whether more keep coming than can be served."""
+    seconds = {size: seconds(size) for size in sizes}.__getitem__  # asked for again and again
     usable = [size for size in sizes if seconds(size) <= limit_s + EPSILON_S]
-    best: Sequence[Request] = ()
-    for size in reversed(usable):
+    if not usable or not queue:
+        return ()
+    first, size = _largest(queue, now_s, usable, seconds)
+    if not lasts:
+        urgent = _most_urgent(queue, 0, now_s, usable, seconds)
+        if urgent != (first, size):
+            spans = (first, size), urgent
+            first, size = max(spans, key=lambda s: _in_time(queue, s, now_s, sizes, seconds))
+    return queue[first : first + size]
+
+
+def _largest(
+    queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Seconds
+) -> _Span:
+    """The largest batch that is in time, or what can go before it; the head alone if there is
+    none."""
+    for size in reversed(sizes):
         in_time_s = now_s + seconds(size) - EPSILON_S
         first = bisect_left(queue, in_time_s, key=_deadline_s)
         if first + size <= len(queue):
-            best = queue[first : first + size]
             break
     else:
-        return queue[:1] if usable else ()
-    if best[0] is queue[0]:
-        return best
-    urgent = _with_head(queue, now_s, usable, seconds)
-    both_s = seconds(len(urgent)) + seconds(len(best))
-    return urgent if now_s + both_s <= best[0].deadline_s + EPSILON_S else best
+        return 0, 1
+    if first == 0:
+        return 0, size
+    urgent = _with_head(queue, now_s, sizes, seconds)
+    both_s = seconds(urgent) + seconds(size)
+    can_wait = now_s + both_s <= queue[first].deadline_s + EPSILON_S
+    return (0, urgent) if can_wait else (first, size)
 
 
 def _with_head(
-    queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Callable[[int], float]
-) -> Sequence[Request]:
-    """The largest batch with the head in it that makes it no late one; the head alone, if it is
-    late by the cautious estimate."""
+    queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Seconds
+) -> int:
+    """The size of the largest batch with the head in it that makes it no late one; 1 if it is late
+    by the cautious estimate."""
     left_s = queue[0].deadline_s - now_s + EPSILON_S
     for size in reversed(sizes):
         if size <= len(queue) and seconds(size) <= left_s:
-            return queue[:size]
-    return queue[:1]
+            return size
+    return 1
+
+
+def _most_urgent(
+    queue: Sequence[Request], start: int, now_s: float, sizes: Sequence[int], seconds: Seconds
+) -> _Span:
+    """The first from ``start`` on who can be in time, in the largest batch that it is in time in;
+    the head alone if there is nobody."""
+    for first in range(start, len(queue)):
+        left_s = queue[first].deadline_s - now_s + EPSILON_S
+        for size in reversed(sizes):
+            if first + size <= len(queue) and seconds(size) <= left_s:
+                return first, size
+    return 0, 1
+
+
+def _in_time(
+    queue: Sequence[Request], span: _Span, now_s: float, sizes: Sequence[int], seconds: Seconds
+) -> tuple[int, float]:
+    """How many of the queue are in time if this batch goes first and then, again and again, the
+    most urgent who can be; and how soon that is done, as a negative instant."""
+    first, size = span
+    end_s = now_s + seconds(size)
+    count = sum(r.deadline_s >= end_s - EPSILON_S for r in queue[first : first + size])
+    rest, start = [*queue[:first], *queue[first + size :]], 0
+    alone_s = seconds(1)
+    while start < len(rest):
+        if end_s + alone_s > rest[start].deadline_s + EPSILON_S:
+            start += 1
+            continue
+        _, size = _most_urgent(rest, start, end_s, sizes, seconds)
+        end_s += seconds(size)
+        start += size
+        count += size
+    return count, -end_s

@@ -13,6 +13,8 @@ from serving.core.request import Request
 
 MS = {1: 10, 2: 14, 4: 20, 8: 30}
 """Milliseconds by batch size."""
+FLAT_MS = {1: 10, 4: 36}
+"""Where batches gain little."""
 
 
 def queue_of(deadlines_ms: list[float]) -> tuple[Request, ...]:
@@ -25,10 +27,13 @@ def chosen(
     deadlines_ms: list[float],
     limit_ms: float = math.inf,
     sizes: tuple[int, ...] = (1, 2, 4, 8),
+    *,
+    lasts: bool = True,
+    table: dict[int, int] = MS,
 ) -> list[int]:
     """Their positions."""
     queue = queue_of(deadlines_ms)
-    batch = choose(queue, 0.0, sizes, lambda size: MS[size] / 1e3, limit_ms / 1e3)
+    batch = choose(queue, 0.0, sizes, lambda size: table[size] / 1e3, limit_ms / 1e3, lasts=lasts)
     return [request.id for request in batch]
 
 
@@ -68,6 +73,36 @@ def test_the_largest_batch_in_time_and_the_head_if_that_can_wait(deadlines_ms, e
 
 
 @pytest.mark.parametrize(
+    ("deadlines_ms", "expected"),
+    [
+        ([], []),
+        ([5], [0]),
+        ([5, 5], [0]),
+        ([12, 20, 20, 20, 20], [1, 2, 3, 4]),  # four in time, where the head and one would be
+        ([9, 11], [1]),
+        ([9, 20], [1]),  # where the other one alone is in time
+    ],
+)
+def test_a_crowd_that_will_pass_goes_by_urgency_where_that_loses_nobody(deadlines_ms, expected):
+    assert chosen(deadlines_ms, lasts=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("deadlines_ms", "lasting", "passing"),
+    [
+        ([12, 40, 40, 40, 50], [1, 2, 3, 4], [0]),  # five in time
+        ([12, 40, 40, 40, 49.9], [1, 2, 3, 4], [1, 2, 3, 4]),  # four either way, and sooner
+        ([12, 36, 36, 36, 36], [1, 2, 3, 4], [1, 2, 3, 4]),  # three
+        ([12, 46, 46, 46, 46], [0], [0]),
+        ([36, 36, 36, 36, 100], [0, 1, 2, 3], [0, 1, 2, 3]),
+    ],
+)
+def test_where_batches_gain_little_a_passing_crowd_keeps_its_head(deadlines_ms, lasting, passing):
+    for lasts, expected in ((True, lasting), (False, passing)):
+        assert chosen(deadlines_ms, sizes=(1, 4), table=FLAT_MS, lasts=lasts) == expected
+
+
+@pytest.mark.parametrize(
     ("limit_ms", "expected"),
     [(9.9, []), (10, [0]), (14, [0, 1]), (19.9, [0, 1]), (20, [0, 1, 2, 3]), (1e3, [0, 1, 2, 3])],
 )
@@ -88,9 +123,10 @@ def test_sizes_that_do_not_pay_are_not_formed():
 @given(
     st.lists(st.floats(1.0, 80.0), min_size=1, max_size=20),
     st.sampled_from([math.inf, 5.0, 15.0, 25.0]),
+    st.booleans(),
 )
-def test_a_batch_is_a_run_of_the_queue_that_is_in_time(deadlines_ms, limit_ms):
-    batch = chosen(deadlines_ms, limit_ms)
+def test_a_batch_is_a_run_of_the_queue_that_is_in_time(deadlines_ms, limit_ms, lasts):
+    batch = chosen(deadlines_ms, limit_ms, lasts=lasts)
     deadlines_ms = sorted(deadlines_ms)
     if not batch:
         assert limit_ms < MS[1]

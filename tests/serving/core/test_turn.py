@@ -261,6 +261,21 @@ def test_who_can_go_before_the_largest_batch_does():
     assert decision == Run(segments.fused_exit(1), (waiting[0],), None)
 
 
+@pytest.mark.parametrize(("demand", "first"), [(CALM, [0]), (FLOOD, [1, 2, 3, 4])])
+def test_a_crowd_that_passes_keeps_whom_a_lasting_one_cannot(demand, first):
+    """Five, one after the other in time, of whom the last four fill a batch."""
+    cost = batching(0.1)
+    alone_s = cost(segments.fused_exit(1), 1)
+    ends_s = [alone_s + 0.001, *[4 * alone_s + 1e-6] * 3, 5 * alone_s + 1e-6]
+    waiting = [request(i, end_s) for i, end_s in enumerate(ends_s)]
+    decision = decide(waiting, cost=cost, sizes=(1, 4), demand=demand)
+    if isinstance(decision, ShedRequests):
+        waiting = [r for r in waiting if r not in decision.requests]
+        decision = decide(waiting, cost=cost, sizes=(1, 4), demand=demand)
+    assert isinstance(decision, Run)
+    assert [r.id for r in decision.requests] == first
+
+
 class Erratic(Latency):
     """Typically as in the table, and seldom more than twice that."""
 
