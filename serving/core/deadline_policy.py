@@ -12,8 +12,9 @@ order of deadline. Its **slack** is how long all of it can be put off before som
   one.
 * Cohorts that have come to the same depth are merged where a batch of both is quicker.
 * When the plan has no slack, not everybody who waits can be in time. Who is in flight will be;
-  among the others the largest batches go first (see ``serving.core.crowd``), and who has no chance
-  left after those is shed at once.
+  among the others the most urgent who still can be go first, or, while more come than can be
+  served, the largest batches (see ``serving.core.crowd``); who has no chance left after those is
+  shed at once.
 
 Depth is thus never decided on arrival, and one request's depth never makes another one late.
 
