@@ -102,7 +102,7 @@ def test_every_request_ends_in_one_way():
 
 def test_budgets_are_sent_and_judged_by_the_clients_clock():
     with serving({b"a": answers()}) as server:
-        late = run_load(settings(server.url, "a", budgets=parse_budgets("0.001")))
+        late = run_load(settings(server.url, "a", budgets=parse_budgets("0.001"), grace_s=60.0))
         assert {headers["X-Deadline-Ms"] for _, headers, _ in server.seen[1:]} == {"0.001"}
     assert {row.outcome for row in late.rows} == {Outcome.LATE}
 
