@@ -29,10 +29,9 @@ from serving.core.latency import Times
 CAUTION = 3.0
 """A request that is lost weighs this many times what it would have been answered with: a miss is
 worse than the same accuracy gained elsewhere, and the odds of a miss are an estimate that matters
-the more, the less depth gains. In the simulator (five kinds of arrivals, loads .2 to 3, five
-seeds), with 1.8 up to 1.3 in 100 more were lost than if everybody left at the first exit, where
-the last one is a quarter better, and up to 1.6 where it is 7 % better; with 3, at most 1.0; depth
-then adds .002 less on average, at most .009."""
+the more, the less depth gains. In the simulator (three kinds of arrivals, loads .2 to 1, five
+seeds), up to .8 in 100 more are lost than if everybody left at the first exit. With 1.8 it would be
+1.2, for .003 more accuracy where the last exit is a quarter better, and none where it is 7 %."""
 RATE_MARGIN = 1.1
 """The price is that of so many times the measured rate of arrivals. Over a window it is often a
 tenth too low, and then depth is sold too cheaply by more than it is too dear where the rate is as
