@@ -45,7 +45,7 @@ def choose(
         return ()
     first, size = _largest(queue, now_s, usable, seconds)
     if not lasts:
-        urgent = _most_urgent(queue, 0, now_s, usable, seconds)
+        urgent = _most_urgent(queue, now_s, usable, seconds)
         if urgent != (first, size):
             spans = (first, size), urgent
             first, size = max(spans, key=lambda s: _in_time(queue, s, now_s, sizes, seconds))
@@ -85,12 +85,12 @@ def _with_head(
 
 
 def _most_urgent(
-    queue: Sequence[Request], start: int, now_s: float, sizes: Sequence[int], seconds: Seconds
+    queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Seconds
 ) -> _Span:
-    """The first from ``start`` on who can be in time, in the largest batch that it is in time in;
-    the head alone if there is nobody."""
-    for first in range(start, len(queue)):
-        left_s = queue[first].deadline_s - now_s + EPSILON_S
+    """The first who can be in time, in the largest batch that it is in time in; the head alone if
+    there is nobody."""
+    for first, request in enumerate(queue):
+        left_s = request.deadline_s - now_s + EPSILON_S
         for size in reversed(sizes):
             if first + size <= len(queue) and seconds(size) <= left_s:
                 return first, size
@@ -106,13 +106,15 @@ def _in_time(
     end_s = now_s + seconds(size)
     count = sum(r.deadline_s >= end_s - EPSILON_S for r in queue[first : first + size])
     rest, start = [*queue[:first], *queue[first + size :]], 0
-    alone_s = seconds(1)
+    largest_first = [(size, seconds(size)) for size in reversed(sizes)]
     while start < len(rest):
-        if end_s + alone_s > rest[start].deadline_s + EPSILON_S:
+        left_s = rest[start].deadline_s - end_s + EPSILON_S
+        for size, batch_s in largest_first:
+            if batch_s <= left_s and start + size <= len(rest):
+                end_s += batch_s
+                start += size
+                count += size
+                break
+        else:
             start += 1
-            continue
-        _, size = _most_urgent(rest, start, end_s, sizes, seconds)
-        end_s += seconds(size)
-        start += size
-        count += size
     return count, -end_s
