@@ -66,22 +66,20 @@ def _largest(
         return 0, 1
     if first == 0:
         return 0, size
-    urgent = _with_head(queue, now_s, sizes, seconds)
+    # The head may be late by the cautious estimate, and still goes alone.
+    urgent = _fitting(queue[0].deadline_s - now_s, len(queue), sizes, seconds) or 1
     both_s = seconds(urgent) + seconds(size)
     can_wait = now_s + both_s <= queue[first].deadline_s + EPSILON_S
     return (0, urgent) if can_wait else (first, size)
 
 
-def _with_head(
-    queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Seconds
-) -> int:
-    """The size of the largest batch with the head in it that makes it no late one; 1 if it is late
-    by the cautious estimate."""
-    left_s = queue[0].deadline_s - now_s + EPSILON_S
+def _fitting(left_s: float, rows: int, sizes: Sequence[int], seconds: Seconds) -> int:
+    """The size of the largest batch of these rows that takes no longer than ``left_s``; 0 if none
+    does."""
     for size in reversed(sizes):
-        if size <= len(queue) and seconds(size) <= left_s:
+        if size <= rows and seconds(size) <= left_s + EPSILON_S:
             return size
-    return 1
+    return 0
 
 
 def _most_urgent(
@@ -90,10 +88,9 @@ def _most_urgent(
     """The first who can be in time, in the largest batch that it is in time in; the head alone if
     there is nobody."""
     for first, request in enumerate(queue):
-        left_s = request.deadline_s - now_s + EPSILON_S
-        for size in reversed(sizes):
-            if first + size <= len(queue) and seconds(size) <= left_s:
-                return first, size
+        size = _fitting(request.deadline_s - now_s, len(queue) - first, sizes, seconds)
+        if size:
+            return first, size
     return 0, 1
 
 
