@@ -127,13 +127,16 @@ def _checkpoint(trial: Trial, out: Path) -> dict[str, Any] | None:
     path = out / trial.folder / CHECKPOINT
     if not path.exists():
         return None
-    data = read_checkpoint(path)
-    metadata, expected = data["metadata"], trial.config
-    detector = DetectorConfig.from_dict(data["detector"])
-    found = Config(
-        replace(detector, classes=expected.detector.classes),  # these may be those of the data
-        TrainConfig.from_dict(metadata["train"]),
-    )
+    expected = trial.config
+    try:
+        data = read_checkpoint(path)
+        metadata, detector = data["metadata"], DetectorConfig.from_dict(data["detector"])
+        found = Config(
+            replace(detector, classes=expected.detector.classes),  # these may be those of the data
+            TrainConfig.from_dict(metadata["train"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise OtherRun(f"{path} is no run of this version ({error}): remove it") from error
     if found != expected:
         raise OtherRun(f"{path} was made by another recipe: choose another folder, or remove it")
     return data if metadata["epochs"] == expected.train.epochs else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +12,8 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from builder.config import CONFIGS
-from builder.model_cli import add_neck, apply_neck
+from builder.config import CONFIGS, MODEL_NAME
+from builder.model_cli import add_neck, configured
 from builder.options import RUNTIMES, add_command, add_threads
 
 if TYPE_CHECKING:
@@ -93,8 +92,8 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
         ),
         (options.neck and not options.config, "--neck is for --config"),
         (
-            options.model and not re.fullmatch(r"[\w.-]+", options.model, re.ASCII),
-            f"a model's name has letters, digits, '_', '-' and '.' only, not {options.model!r}",
+            options.model is not None and not MODEL_NAME.holds(options.model),
+            f"a model's name has {MODEL_NAME.what}: it is not {options.model!r}",
         ),
         (
             "torch" in targets and not source,
@@ -181,9 +180,12 @@ def _build_in(
         source = options.checkpoint
         made_by = f"punctual build --config {options.config}"
         if options.config:
-            source = apply_neck(CONFIGS[options.config], options.neck, refuse).detector
+            source = configured(options.config, options.neck, (), refuse).detector
             made_by += f" --neck {options.neck}" if options.neck else ""
-        detector, command = open_detector(source, made_by)
+        try:
+            detector, command = open_detector(source, made_by)
+        except (OSError, ValueError) as error:
+            refuse(str(error))
         catalog = write_model(detector, options.model, command, repository, time.perf_counter)
     else:
         catalog = _catalog_there(repository, options.model, refuse)

@@ -7,20 +7,53 @@ an exporter needs; ``TrainConfig`` is how the weights were obtained. A variant i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from builder.graphs import GRAPHS, Graph, Row, read_graph
+from builder.graphs import GRAPHS, Graph, InvalidGraph, Row, read_graph
+from builder.rules import (
+    FLAG,
+    POSITIVE,
+    TEXT,
+    Rule,
+    check,
+    matching,
+    number,
+    one_of,
+    optional,
+    several,
+    share,
+    whole,
+)
 
 CHOICES = {
+    "backbone": ("resnet10", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "amoebanet_d"),
     "conv": ("dense", "separable"),
     "light_head_conv": ("dense", "separable"),
     "activation": ("relu", "swish"),
     "flavour": ("google", "mmdet"),
 }
 """Fields of a detector that name something in ``builder.modeling``."""
+
+TRAIN_CHOICES = {
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "step"),
+    "box_loss": ("giou", "huber"),
+}
+"""Fields of a recipe that name something in ``builder.optimization`` and ``builder.losses``."""
+
+MODEL_NAME = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}",
+    "1 to 100 letters, digits, '_', '-' and '.', beginning with none of the last two",
+)
+"""A model's name is that of a folder, and of models in Triton."""
+
+MAX_CANDIDATES = 3840
+"""What TensorRT's TopK takes at most; suppression compares each with each."""
 
 
 def _tuples(value: Any) -> Any:
@@ -98,26 +131,38 @@ class DetectorConfig(JsonRecord):
     max_detections: int = 100
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                given = getattr(self, name)
-                raise ValueError(f"{name} is {given!r}, it must be one of {', '.join(choices)}")
+        check(self, DETECTOR_RULES)
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise ValueError(f"classes has {twice[0]!r} more than once")
+        self._check_backbone()
         if not self.graph and self.neck not in GRAPHS:
             raise ValueError(f"there is no neck {self.neck!r}, but {', '.join(GRAPHS)}")
         if self.graph and self.neck in GRAPHS:
             raise ValueError(f"{self.neck!r} is the name of a built-in neck: choose another")
         # Multiples of the coarsest stride, so that every resampling is exact.
         multiple = self.strides[-1]
-        if any(side <= 0 or side % multiple for side in self.input_size):
+        if any(side % multiple for side in self.input_size):
             raise ValueError(f"input sides must be multiples of {multiple}: {self.input_size}")
-        if self.num_stacks < 1 or self.head_convs < 0 or not self.classes:
-            raise ValueError("a detector needs a class, a stack and a head")
-        if self.stacks_per_exit < 1 or self.num_stacks % self.stacks_per_exit:
+        if self.num_stacks % self.stacks_per_exit:
             raise ValueError("num_stacks must be a multiple of stacks_per_exit")
-        if not 0 <= self.light_exits < self.num_exits:
+        if self.light_exits >= self.num_exits:
             raise ValueError("the last exit has the head: light_exits must be less than all exits")
-        if not 0 < self.max_detections <= self.max_candidates:
+        if self.max_detections > self.max_candidates:
             raise ValueError("max_detections must lie in 1..max_candidates")
+
+    def _check_backbone(self) -> None:
+        width, layers = self.backbone_width, self.backbone_layers
+        if self.backbone != "amoebanet_d":
+            if layers:
+                raise ValueError(
+                    f"the number of layers of {self.backbone} is in its name: backbone_layers is 0"
+                )
+            return
+        if width % 8:
+            raise ValueError(f"AmoebaNet-D's filters are a multiple of 8, not {width}")
+        if layers < 3 or layers % 3:
+            raise ValueError(f"AmoebaNet-D's layers are a multiple of 3, not {layers}")
 
     @property
     def num_exits(self) -> int:
@@ -149,6 +194,35 @@ class DetectorConfig(JsonRecord):
         """(height, width) of the feature map of each level."""
         height, width = self.input_size
         return tuple((height // stride, width // stride) for stride in self.strides)
+
+
+DETECTOR_RULES: dict[str, Rule] = {
+    **{name: one_of(choices) for name, choices in CHOICES.items()},
+    "name": MODEL_NAME,
+    "classes": several(TEXT, 1),
+    "input_size": several(whole(1), 2, 2),
+    "backbone_width": whole(1),
+    "backbone_layers": whole(0),
+    "neck": TEXT,
+    "graph": Rule(lambda value: isinstance(value, tuple), "a list of rows"),
+    "num_stacks": whole(1),
+    "stacks_per_exit": whole(1),
+    "neck_channels": whole(1),
+    "head_channels": whole(1),
+    "head_convs": whole(0),
+    "light_exits": whole(0),
+    "light_head_channels": whole(1),
+    "light_head_convs": whole(0),
+    "anchor_scale": POSITIVE,
+    "anchor_offset": share(),
+    "octave_scales": several(POSITIVE, 1),
+    "aspect_ratios": several(POSITIVE, 1),
+    "license": TEXT,
+    "score_threshold": share(below_one=True),
+    "iou_threshold": share(),
+    "max_candidates": whole(1, MAX_CANDIDATES),
+    "max_detections": whole(1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +277,44 @@ class TrainConfig(JsonRecord):
     validate_every: int = 0
     """Epochs between validations; 0: only after the last."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self, TRAIN_RULES)
+        if self.scale_jitter[0] > self.scale_jitter[1]:
+            raise ValueError(f"scale_jitter is {self.scale_jitter}, the first is the least")
+
+
+TRAIN_RULES: dict[str, Rule] = {
+    **{name: one_of(choices) for name, choices in TRAIN_CHOICES.items()},
+    "dataset": TEXT,
+    "split": TEXT,
+    "validation_split": optional(TEXT),
+    "epochs": whole(1),
+    "batch_size": whole(1),
+    "micro_batches": whole(1),
+    "learning_rate": number(0),
+    "final_learning_rate_ratio": share(),
+    "milestones": several(whole(1)),
+    "warmup_steps": whole(0),
+    "warmup_ratio": share(),
+    "weight_decay": number(0),
+    "momentum": share(below_one=True),
+    "clip_norm": optional(POSITIVE),
+    "exits_per_step": optional(whole(1)),
+    "focal_alpha": share(),
+    "focal_gamma": number(0),
+    "box_weight": number(0),
+    "ema_decay": share(below_one=True),
+    "drop_block": share(below_one=True),
+    "horizontal_flip": FLAG,
+    "vertical_flip": FLAG,
+    "scale_jitter": several(POSITIVE, 2, 2),
+    "brightness_jitter": share(),
+    "contrast_jitter": share(),
+    "autocast": FLAG,
+    "validate_every": whole(0),
+    "seed": whole(0, 2**32 - 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,10 +489,34 @@ CONFIGS |= {
 }
 
 
-def with_neck(config: DetectorConfig, path: Path) -> DetectorConfig:
-    """The detector with the pyramid in the JSON file ``path``, under the file's name. Raises
-    ``builder.graphs.InvalidGraph``, ValueError and OSError."""
-    return replace(config, neck=path.stem, graph=read_graph(path).rows)
+PARTS = ("detector", "train")
+"""Of a configuration: what an assignment may set a field of."""
+
+
+def override(config: Config, assignments: Sequence[str], neck: Path | None = None) -> Config:
+    """The configuration with the pyramid in the JSON file ``neck``, under the file's name, and with
+    ``detector.FIELD=JSON`` and ``train.FIELD=JSON`` assignments, all at once: what fits together is
+    taken in any order. Raises ValueError, and OSError for ``neck``."""
+    changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    if neck is not None:
+        if neck.stem in GRAPHS:
+            raise InvalidGraph(f"{neck}: a built-in neck has the name {neck.stem!r}, rename it")
+        changes["detector"] = {"neck": neck.stem, "graph": read_graph(neck).rows}
+    for assignment in assignments:
+        target, _, text = assignment.partition("=")
+        part, _, name = target.partition(".")
+        if part not in PARTS:
+            raise ValueError(f"expected detector.FIELD=JSON or train.FIELD=JSON: {assignment!r}")
+        try:
+            changes[part][name] = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{assignment} is not FIELD=JSON: {error}") from error
+    records = {part: getattr(config, part) for part in PARTS}
+    changed = {
+        part: type(record).from_dict({**asdict(record), **changes[part]})
+        for part, record in records.items()
+    }
+    return Config(**changed)
 
 
 __all__ = [
@@ -389,6 +525,6 @@ __all__ = [
     "Config",
     "DetectorConfig",
     "TrainConfig",
+    "override",
     "replace",
-    "with_neck",
 ]

@@ -81,7 +81,10 @@ class Graph:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row]) -> Graph:
-        """The graph whose levels are those of the output rows."""
+        """The graph whose levels are those of the output rows. Raises InvalidGraph."""
+        for number, row in enumerate(rows, start=1):
+            if not _is_row(row):
+                raise InvalidGraph(f"row {number} is not (level, op, (map, map), output): {row!r}")
         cells = tuple(Cell(*row) for row in rows)
         return cls(tuple(sorted({cell.level for cell in cells if cell.is_output})), cells)
 
@@ -126,6 +129,19 @@ class Graph:
             for index in range(offset)
             if self.map_levels[index] == level and index not in consumed
         )
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, tuple) or len(row) != 4:
+        return False
+    level, op, inputs, is_output = row
+    return (
+        type(level) is int
+        and isinstance(op, str)
+        and isinstance(inputs, tuple)
+        and [type(index) for index in inputs] == [int, int]
+        and isinstance(is_output, bool)
+    )
 
 
 def _check_levels(levels: tuple[int, ...]) -> None:
@@ -185,7 +201,7 @@ def read_graph(path: Path) -> Graph:
             raise InvalidGraph('"cells" is not a list')
         cells = [_read_cell(number, row) for number, row in enumerate(data["cells"], start=1)]
         return Graph(_integers(data["levels"], '"levels"'), tuple(cells))
-    except ValueError as error:  # InvalidGraph and what is not JSON, or not text
+    except (ValueError, RecursionError) as error:  # InvalidGraph, and what is not JSON or not text
         raise InvalidGraph(f"{path}: {error}") from error
 
 

@@ -12,13 +12,12 @@ their normalisation statistics are each its own, as of a batch that is computed 
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,16 @@ from torch import nn
 from tqdm import tqdm
 
 from builder.batch import assign_examples, stack_images
-from builder.config import Config, TrainConfig, replace
+from builder.config import Config, DetectorConfig, TrainConfig, replace
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.augment import Example
 from builder.data.loader import epoch_batches, steps_per_epoch
 from builder.journal import Journal
-from builder.losses import BOX_LOSSES, exit_loss
+from builder.losses import exit_loss
 from builder.modeling.checkpoint import read_checkpoint, save_checkpoint, start_from
 from builder.modeling.detector import Detector
 from builder.modeling.layers import drop_rate_at, set_drop_rate
-from builder.optimization import (
-    OPTIMIZERS,
-    SCHEDULES,
-    MovingAverage,
-    learning_rate_at,
-    make_optimizer,
-)
+from builder.optimization import MovingAverage, learning_rate_at, make_optimizer
 from builder.processes import Processes, joined
 from builder.validation import positives_per_level, validate
 from serving.core.programs import multiplies_bf16
@@ -52,13 +45,6 @@ CHECKPOINT = "checkpoint.pt"
 
 LOOK_EVERY = 20
 """Steps between looks at the loss, each of which waits for the device."""
-
-TABLES: dict[str, Mapping[str, Any]] = {
-    "box_loss": BOX_LOSSES,
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-}
-"""Fields of a recipe -> what they may name."""
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +197,14 @@ def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dic
     }
 
 
+def _made_for(detector: DetectorConfig, dataset: Dataset) -> DetectorConfig:
+    """A detector of the data set's classes. Raises InvalidRecipe."""
+    try:
+        return replace(detector, classes=dataset.classes)
+    except ValueError as error:
+        raise InvalidRecipe(f"a detector of the data's classes cannot be: {error}") from error
+
+
 def _check(config: Config, dataset: Dataset, processes: Processes) -> None:
     """Raises InvalidRecipe."""
     recipe = config.train
@@ -219,13 +213,6 @@ def _check(config: Config, dataset: Dataset, processes: Processes) -> None:
         (
             dataset.classes != config.detector.classes,
             f"the detector's classes are not those of {recipe.dataset}: {dataset.classes}",
-        ),
-        *(
-            (
-                getattr(recipe, name) not in table,
-                f"{name} {getattr(recipe, name)!r} is not one of {', '.join(table)}",
-            )
-            for name, table in TABLES.items()
         ),
         (
             recipe.batch_size % num_parts,
@@ -278,7 +265,7 @@ def train(
         torch.manual_seed(recipe.seed)
         dataset = read_split(recipe, data, recipe.split, bad_annotations)
         if classes_of_data:
-            config = replace(config, detector=replace(config.detector, classes=dataset.classes))
+            config = replace(config, detector=_made_for(config.detector, dataset))
         _check(config, dataset, processes)
         held_out = (
             read_split(recipe, data, recipe.validation_split, bad_annotations)
@@ -351,22 +338,6 @@ def _run_epochs(
             weights = run.average.model.state_dict()
             save_checkpoint(path, config.detector, weights, metadata, run.state())
     journal.close()
-
-
-def override(config: Config, assignments: Sequence[str]) -> Config:
-    """Apply ``detector.FIELD=JSON`` and ``train.FIELD=JSON`` assignments. Raises ValueError."""
-    for assignment in assignments:
-        target, _, text = assignment.partition("=")
-        part, _, name = target.partition(".")
-        if part not in ("detector", "train"):
-            raise ValueError(f"expected detector.FIELD=JSON or train.FIELD=JSON: {assignment!r}")
-        record = getattr(config, part)
-        try:
-            changed = type(record).from_dict({**asdict(record), name: json.loads(text)})
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{assignment}: {error}") from error
-        config = replace(config, **{part: changed})
-    return config
 
 
 @contextmanager

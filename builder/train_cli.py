@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from builder.config import CONFIGS, Config
+from builder.config import CONFIGS, Config, override
 from builder.graphs import GRAPHS
-from builder.model_cli import add_neck, apply_neck
+from builder.model_cli import add_assignments, add_neck, configured
 from builder.options import DATASETS, add_command, add_data
 
 OPTIONS = ("joint", "random", "separate")
@@ -41,30 +41,20 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation-split", help="to measure accuracy on [the recipe's]")
     parser.add_argument("--epochs", type=int, help="overrides the recipe's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PART.FIELD=JSON",
-        dest="assignments",
-        help="override one field of the detector or train record; may be repeated",
-    )
+    add_assignments(parser, "{detector,train}.FIELD=JSON")
 
 
 def _recipe(options: argparse.Namespace, refuse: Refuse, *more: str) -> tuple[Config, Path]:
     """The configuration that the options describe, ``more`` of them by name, and where its data
     is."""
-    from builder.train import override
-
-    try:
-        config = apply_neck(CONFIGS[options.config], options.neck, refuse)
-        config = override(config, options.assignments)
-    except ValueError as error:
-        refuse(str(error))
+    config = configured(options.config, options.neck, options.assignments, refuse)
     names = ("dataset", "split", "validation_split", "epochs", *more)
     given = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
-    config = replace(config, train=replace(config.train, **changes))
+    try:
+        config = replace(config, train=replace(config.train, **changes))
+    except ValueError as error:
+        refuse(str(error))
     return config, options.data or Path("data") / config.train.dataset
 
 
@@ -96,6 +86,7 @@ def _add_train(commands: Any) -> None:
 
 def _train(options: argparse.Namespace, refuse: Refuse) -> int:
     from builder.data import DatasetError
+    from builder.modeling.checkpoint import CheckpointError
     from builder.train import Diverged, InvalidRecipe, run_until_signal
 
     config, data = _recipe(options, refuse, "seed")
@@ -106,6 +97,8 @@ def _train(options: argparse.Namespace, refuse: Refuse) -> int:
 
         try:
             config = replace(config, detector=structure_of(options.init, config.detector))
+            # What does not change the structure can be set; of what does, the weights tell.
+            config = override(config, options.assignments)
         except (OSError, ValueError) as error:
             refuse(f"--init: {error}")
     command = "punctual " + shlex.join(sys.argv[1:])
@@ -122,7 +115,7 @@ def _train(options: argparse.Namespace, refuse: Refuse) -> int:
             classes_of_data=options.dataset is not None,
             tensorboard=options.tensorboard,
         )
-    except (DatasetError, Diverged, InvalidRecipe) as error:
+    except (CheckpointError, DatasetError, Diverged, InvalidRecipe, OSError) as error:
         print(f"punctual: {error}", file=sys.stderr)
         return 1
 
@@ -194,7 +187,7 @@ def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
                 classes_of_data=options.dataset is not None,
                 command="punctual " + shlex.join(sys.argv[1:]),
             )
-    except (DatasetError, Diverged, InvalidRecipe, OtherRun) as error:
+    except (DatasetError, Diverged, InvalidRecipe, OtherRun, OSError) as error:
         print(f"punctual: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -35,6 +35,9 @@ ANCHOR_OFFSET = 0.0
 CELLS = ("gp_64_4", "sum_44_4", "sum_43_3", "sum_34_4", "sum_55_5", "sum_77_7", "gp_75_6")
 """Their names of the cells of ``GRAPHS["nas_fpn"]``, row by row."""
 
+UNKNOWN_LICENSE = "unknown"
+"""Of weights that do not say."""
+
 NUM_LEVELS = 5
 NORM_FIELDS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -54,14 +57,16 @@ def load_nas_fpn(
     classes: Sequence[str] | None,
     input_size: tuple[int, int],
     every_exit: bool = False,
+    license: str = UNKNOWN_LICENSE,
 ) -> Detector:
     """The detector in a state dict of MMDetection, in eval mode.
 
     ``classes`` are its class names in order, None if they are not known, which is an error once
-    the rest fits; ``input_size`` (height, width) is what it will be run at. Raises WeightsError,
-    and ValueError for an input size that the levels do not divide.
+    the structure is; ``input_size`` (height, width) is what it will be run at; ``license`` is that
+    of the weights. Raises WeightsError, and ValueError for a name, classes or an input size that a
+    detector cannot have.
     """
-    config = _config(state, name, classes, input_size, every_exit)
+    config = _config(state, name, classes, input_size, every_exit, license)
     detector = Detector(config)
     target = detector.state_dict()
     sources = {
@@ -75,14 +80,26 @@ def load_nas_fpn(
 def _shape(state: StateDict, key: str) -> tuple[int, ...]:
     if key not in state:
         raise WeightsError(f"{key!r} is missing: no RetinaNet with NAS-FPN of MMDetection")
-    return tuple(state[key].shape)
+    shape = tuple(state[key].shape)
+    if len(shape) != 4:
+        raise WeightsError(f"{key!r} has shape {shape}, a kernel has four sides")
+    return shape
 
 
 def class_names(beside: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The class names that a checkpoint carries beside its weights, if it does."""
-    meta = beside.get("meta") or {}
-    names = meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes")
-    return tuple(map(str, names)) if names else None
+    """The class names that a checkpoint carries beside its weights, if it does. Raises WeightsError
+    for what is no list of names."""
+    meta = _mapping(beside.get("meta"))
+    names = meta.get("CLASSES") or _mapping(meta.get("dataset_meta")).get("classes")
+    if not names:
+        return None
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"it calls its classes {names!r}, which is no list of names: give them")
+    return tuple(names)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _config(
@@ -91,6 +108,7 @@ def _config(
     classes: Sequence[str] | None,
     input_size: tuple[int, int],
     every_exit: bool,
+    license: str,
 ) -> DetectorConfig:
     width, *_ = _shape(state, "backbone.conv1.weight")
     blocks = tuple(count_children(state, f"backbone.layer{stage}.") for stage in (1, 2, 3, 4))
@@ -137,6 +155,7 @@ def _config(
         octave_scales=OCTAVE_SCALES,
         aspect_ratios=ASPECT_RATIOS,
         max_candidates=1000,
+        license=license,
     )
 
 
@@ -148,18 +167,19 @@ def _sources(config: DetectorConfig, state: StateDict) -> Iterator[tuple[str, So
         yield from _projection(f"neck_input.coarser.{index}", f"neck.extra_downsamples.{index}.0")
     # In 1.x the convolution of a cell is called conv_out and has no bias.
     conv = "conv_out" if any(".conv_out." in key for key in state) else "out_conv"
+    no_bias = conv == "conv_out" and not any(key.endswith(".conv_out.conv.bias") for key in state)
     for stack in range(config.num_stacks):
         for row, cell in enumerate(CELLS):
             ours = f"stacks.{stack}.cells.{row}"
             theirs = f"neck.fpn_stages.{stack}.{cell}.{conv}"
             yield f"{ours}.conv.weight", Source((f"{theirs}.conv.weight",))
-            yield f"{ours}.conv.bias", Source((f"{theirs}.conv.bias",), optional=True)
+            yield f"{ours}.conv.bias", Source((f"{theirs}.conv.bias",), optional=no_bias)
             yield from _norm(f"{ours}.bn", f"{theirs}.bn")
     for tower, convs, predict, outputs in (
         ("classes", "cls_convs", "retina_cls", len(config.classes)),
         ("boxes", "reg_convs", "retina_reg", 4),
     ):
-        yield from _tower(config, f"retina_head.{tower}", f"bbox_head.{convs}")
+        yield from _tower(config, f"retina_head.{tower}", f"bbox_head.{convs}", state)
         for field in ("weight", "bias"):
             yield (
                 f"retina_head.{tower}.predict.{field}",
@@ -167,9 +187,13 @@ def _sources(config: DetectorConfig, state: StateDict) -> Iterator[tuple[str, So
             )
 
 
-def _tower(config: DetectorConfig, ours: str, theirs: str) -> Iterator[tuple[str, Source]]:
+def _tower(
+    config: DetectorConfig, ours: str, theirs: str, state: StateDict
+) -> Iterator[tuple[str, Source]]:
+    # Before a normalisation a bias has no effect, and their convolutions have none by default.
+    no_bias = not any(key.startswith(f"{theirs}.") and key.endswith(".conv.bias") for key in state)
     for index in range(config.head_convs):
-        for field, optional in (("weight", False), ("bias", True)):
+        for field, optional in (("weight", False), ("bias", no_bias)):
             copies = tuple(f"{theirs}.{level}.{index}.conv.{field}" for level in range(NUM_LEVELS))
             yield f"{ours}.convs.{index}.{field}", Source(copies, optional=optional)
         for exit_index in range(config.num_exits):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from builder.modeling.checkpoint import load_tensors
 
 StateDict = Mapping[str, Tensor]
 
@@ -34,11 +35,11 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Nothing in the file is executed. Raises WeightsError and OSError.
     """
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        data = load_tensors(path)
+    except ValueError as error:
         raise WeightsError(
-            "no torch file of tensors and plain data alone; if it is a training checkpoint with "
-            "more in it, save its weights by themselves"
+            f"{error}; if it is a training checkpoint with more in it, save its weights by "
+            "themselves"
         ) from error
     beside: dict[str, Any] = {}
     for wrapper in WRAPPERS:
@@ -51,6 +52,8 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for key, value in data.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"no state dict: {key!r} is a {type(value).__name__}")
+        if value.layout is not torch.strided or value.device.type != "cpu":
+            raise WeightsError(f"{key!r} is no dense tensor with values")
     if all(key.startswith(DATA_PARALLEL) for key in data):
         data = {key.removeprefix(DATA_PARALLEL): value for key, value in data.items()}
     return data, beside
@@ -86,6 +89,7 @@ def translate(
             continue
         for name in source.keys:
             _check(state, name, wanted)
+        for name in source.keys[1:]:
             if not torch.equal(state[name], state[source.keys[0]]):
                 raise WeightsError(
                     f"{name!r} differs from {source.keys[0]!r}, which it should be a copy of"
@@ -107,6 +111,11 @@ def _check(state: StateDict, name: str, wanted: Tensor) -> None:
         raise WeightsError(
             f"{name!r} has shape {tuple(state[name].shape)}, expected {tuple(wanted.shape)}"
         )
+    if wanted.is_floating_point():
+        if not state[name].is_floating_point():
+            raise WeightsError(f"{name!r} is of type {state[name].dtype}, expected real numbers")
+        if not state[name].isfinite().all():
+            raise WeightsError(f"{name!r} has values that are not finite")
 
 
 def count_children(state: Collection[str], prefix: str) -> int:

@@ -19,12 +19,21 @@ FORMAT = 1
 """Raised when a reader of the previous format could not use the file."""
 
 
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or not one of this detector; the message begins with its
+    path."""
+
+
 def write_atomically(data: Mapping[str, Any], path: Path) -> None:
     """Save so that a reader, or a process killed half-way, sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    torch.save(dict(data), partial)
-    partial.replace(path)
+    try:
+        torch.save(dict(data), partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def save_checkpoint(
@@ -47,39 +56,86 @@ def save_checkpoint(
     )
 
 
+def load_tensors(path: Path) -> Any:
+    """What is in a torch file of tensors and plain data. Nothing in it is executed. Raises OSError,
+    and ValueError for anything else."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever an unpickler comes to, given bytes that are no pickle
+        raise ValueError("no torch file of tensors and plain data alone") from error
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The whole file. Raises ValueError if its format is another."""
-    data: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if data.get("format") != FORMAT:
-        raise ValueError(f"{path}: checkpoint format {data.get('format')}, expected {FORMAT}")
+    """The whole file. Raises CheckpointError for another file or format, and OSError."""
+    try:
+        data = load_tensors(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(data, dict) or "format" not in data:
+        raise CheckpointError(
+            f"{path} is no checkpoint of punctual train; punctual import makes one of the weights "
+            "of others"
+        )
+    if data["format"] != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {data['format']}, expected {FORMAT}")
     return data
 
 
 def structure_of(path: Path, config: DetectorConfig) -> DetectorConfig:
     """``config`` for a detector of the structure in the checkpoint ``path``: only the name, the
-    classes and the input size stay."""
-    stored = DetectorConfig.from_dict(read_checkpoint(path)["detector"])
+    classes and the input size stay. Raises CheckpointError and OSError, and ValueError for an input
+    size that the structure cannot have."""
+    stored = _detector_in(read_checkpoint(path), path)
     return replace(stored, name=config.name, classes=config.classes, input_size=config.input_size)
 
 
 def start_from(detector: Detector, path: Path) -> None:
     """Give a detector of the structure in the checkpoint ``path`` its weights. Where there are
-    other classes, what predicts them stays as it is. Raises ValueError for another structure."""
-    weights = read_checkpoint(path)["weights"]
-    own = detector.state_dict()
-    if [*weights] != [*own]:
-        raise ValueError(f"{path} holds a detector of another structure")
-    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
-    for name in weights:
-        if name not in fitting and ".classes.predict." not in name:
-            raise ValueError(f"{path} holds a detector of another structure: {name} differs")
-    detector.load_state_dict({**own, **fitting})
+    other classes, what predicts them stays as it is. Raises CheckpointError and OSError."""
+    weights, own = read_checkpoint(path)["weights"], detector.state_dict()
+    detector.load_state_dict(_matched(weights, own, path, may_differ=".classes.predict."))
 
 
 def load_checkpoint(path: str | Path) -> tuple[Detector, DetectorConfig, dict[str, Any]]:
-    """The detector in eval mode on the CPU with its served weights, its config, its metadata."""
-    data = read_checkpoint(Path(path))
-    config = DetectorConfig.from_dict(data["detector"])
+    """The detector in eval mode on the CPU with its served weights, its config, its metadata.
+    Raises CheckpointError and OSError."""
+    path = Path(path)
+    data = read_checkpoint(path)
+    config = _detector_in(data, path)
     detector = Detector(config)
-    detector.load_state_dict(data["weights"])
+    detector.load_state_dict(_matched(data["weights"], detector.state_dict(), path))
     return detector.eval(), config, data["metadata"]
+
+
+def _detector_in(data: Mapping[str, Any], path: Path) -> DetectorConfig:
+    try:
+        return DetectorConfig.from_dict(data["detector"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _matched(
+    weights: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    path: Path,
+    may_differ: str = "",
+) -> dict[str, torch.Tensor]:
+    """``weights`` for a detector whose state is ``own``. Those with ``may_differ`` in their name
+    stay its own where the shape is another. Raises CheckpointError for the first that does not
+    fit."""
+    what = f"{path} holds a detector of another structure"
+    for name in (*own, *weights):
+        if name not in weights:
+            raise CheckpointError(f"{what}: {name} is missing")
+        if name not in own:
+            raise CheckpointError(f"{what}: nothing here corresponds to {name}")
+        if weights[name].shape != own[name].shape and not (may_differ and may_differ in name):
+            raise CheckpointError(
+                f"{what}: {name} differs, {tuple(weights[name].shape)} and not "
+                f"{tuple(own[name].shape)}"
+            )
+    return {
+        name: weights[name] if weights[name].shape == own[name].shape else own[name] for name in own
+    }

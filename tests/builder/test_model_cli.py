@@ -13,6 +13,7 @@ import torch
 
 from builder.config import CONFIGS, replace
 from builder.graphs import GRAPHS, Graph
+from builder.modeling.backbones import make_backbone
 from builder.modeling.checkpoint import load_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
 from builder.repository import read_catalog, version_folder
@@ -70,7 +71,20 @@ def test_cost_of_a_neck_from_a_file_and_of_changed_fields(capsys, tmp_path):
         (["build", "--checkpoint", "x.pt", "--neck", "nowhere.json"], "--neck is for --config"),
         (["train", "--config", "bccd", "--out", "x", "--neck", "nowhere.json"], "nowhere.json"),
         (["train", "--config", "bccd", "--out", "x", "--init", "y.pt"], "--init: .*y.pt"),
-        (["train", "--config", "bccd", "--out", "x", "--init", "raw.pt"], "--init: .*format None"),
+        (
+            ["train", "--config", "bccd", "--out", "x", "--init", "raw.pt"],
+            "--init: .*punctual import",
+        ),
+        (["train", "--config", "bccd", "--out", "x", "--init", "x.pt"], "--init: x.pt: no torch"),
+        (["train", "--config", "bccd", "--out", "x", "--epochs", "0"], "epochs is 0, it must be"),
+        (["build", "--checkpoint", "raw.pt"], "raw.pt is no checkpoint of punctual train"),
+        (["build", "--checkpoint", "x.pt"], "x.pt: no torch file"),
+        (["build", "--checkpoint", "less.pt"], "less.pt holds .*conv1.weight is missing"),
+        (["build", "--checkpoint", "path.pt"], "path.pt: name is '../x', it must be"),
+        (
+            ["import", "x", "--out", "y", "--layout", "mmdet-nas-fpn", "--set", "detector.conv=1"],
+            "--set: only for the layout imagenet-backbone",
+        ),
         (
             ["train", "--config", "bccd", "--out", "x", "--init", "y.pt", "--neck", "mine.json"],
             "the neck is that of --init",
@@ -82,6 +96,11 @@ def test_what_cannot_be_done_is_refused(arguments, message, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pt").write_bytes(b"")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "raw.pt")
+    detector = CONFIGS["bccd"].detector
+    save_checkpoint(tmp_path / "less.pt", detector, {}, {})
+    stored = torch.load(tmp_path / "less.pt", weights_only=True)
+    stored["detector"]["name"] = "../x"
+    torch.save(stored, tmp_path / "path.pt")
     graph_file(tmp_path, GRAPHS["fpn"])
     assert re.search(message, refused(capsys, *arguments))
 
@@ -171,6 +190,27 @@ def test_a_backbone_is_imported_into_a_detector(tmp_path, capsys):
     assert "'conv1.weight' has shape (8, 3, 7, 7), expected (64, 3" in capsys.readouterr().err
 
 
+def test_a_backbone_without_a_configuration_of_its_own_is_imported(tmp_path):
+    trained = make_backbone("resnet18", 16, 0).state_dict()
+    torch.save(trained, tmp_path / "resnet18.pth")
+    base = ["import", str(tmp_path / "resnet18.pth"), "--layout", "imagenet-backbone"]
+    fields = ['detector.backbone="resnet18"', "detector.backbone_width=16"]
+    changes = [text for field in fields for text in ("--set", field)]
+    out = tmp_path / "init.pt"
+    assert main([*base, "--config", "bccd", *changes, "--license", "MIT", "--out", str(out)]) == 0
+    detector, config, _ = load_checkpoint(out)
+    assert (config.backbone, config.license) == ("resnet18", "MIT")
+    assert all(map(torch.equal, detector.backbone.state_dict().values(), trained.values()))
+
+
+def test_import_leaves_nothing_where_it_cannot_write(mmdet, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    base = ["import", str(mmdet), "--layout", "mmdet-nas-fpn", "--out", str(tmp_path / "folder")]
+    assert main(base) == 1
+    assert capsys.readouterr().err.startswith(f"punctual: --out {tmp_path / 'folder'}: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", mmdet.name}
+
+
 def test_training_takes_a_neck_from_a_file(bccd, tmp_path):
     changes = ["detector.input_size=[64,64]", "detector.num_stacks=1", 'train.split="train"']
     arguments = [text for change in changes for text in ("--set", change)]
@@ -192,7 +232,7 @@ def test_blocks_are_dropped_ever_more(bccd, tmp_path, monkeypatch):
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def test_training_starts_from_a_checkpoint(bccd, tmp_path):
+def test_training_starts_from_a_checkpoint(bccd, tmp_path, capsys):
     """Of another structure than the configuration's and with other classes."""
     small = {"input_size": (128, 128), "num_stacks": 2, "neck_channels": 8, "head_channels": 8}
     start = replace(
@@ -201,6 +241,7 @@ def test_training_starts_from_a_checkpoint(bccd, tmp_path):
     torch.manual_seed(7)
     save_checkpoint(tmp_path / "init.pt", start, Detector(start).state_dict(), {})
     changes = ["detector.input_size=[128,256]", "train.learning_rate=0", "train.drop_block=0.1"]
+    changes += ["detector.score_threshold=0.2"]
     arguments = [text for change in changes for text in ("--set", change)]
     where = ["--data", str(bccd), "--out", str(tmp_path / "run"), "--epochs", "1"]
     recipe = ["--config", "bccd", "--set", 'train.split="train"', *arguments]
@@ -210,7 +251,12 @@ def test_training_starts_from_a_checkpoint(bccd, tmp_path):
     assert (config.classes, config.input_size) == (CONFIGS["bccd"].detector.classes, (128, 256))
     want = load_checkpoint(tmp_path / "init.pt")[0].state_dict()
     got = trained.state_dict()
+    assert config.score_threshold == 0.2
     assert torch.equal(got["backbone.conv1.weight"], want["backbone.conv1.weight"])
     assert got["retina_head.classes.predict.bias"].shape != (
         want["retina_head.classes.predict.bias"].shape
     )
+
+    more = ["--set", "detector.num_stacks=3", "--init", str(tmp_path / "init.pt")]
+    assert main(["train", *recipe, *where, *more]) == 1
+    assert "init.pt holds a detector of another structure: " in capsys.readouterr().err

@@ -17,7 +17,7 @@ from builder.data import AveragePrecision, DatasetError, read_bccd
 from builder.journal import LOG
 from builder.modeling.checkpoint import load_checkpoint, read_checkpoint
 from builder.modeling.detector import Detector
-from builder.train import Diverged, InvalidRecipe, draw_exits, override, run_until_signal, train
+from builder.train import Diverged, InvalidRecipe, draw_exits, run_until_signal, train
 from builder.validation import validate
 from tests.builder.tiny import TINY
 
@@ -146,13 +146,6 @@ def test_a_detector_for_the_classes_of_the_data(bccd: Path, tmp_path: Path) -> N
     assert config.classes == ("Platelets", "RBC", "WBC", "Basophil")
 
 
-@pytest.mark.parametrize("field", training.TABLES)
-def test_unknown_choices_are_refused(bccd: Path, tmp_path: Path, field: str) -> None:
-    config = replace(TINY, train=replace(TINY.train, **{field: "nothing"}))
-    with pytest.raises(InvalidRecipe, match=f"{field} 'nothing' is not one of"):
-        train(config, bccd, tmp_path / "run")
-
-
 def test_bad_annotations_are_refused_on_demand(bccd: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="1 bad annotations"):
         train(TINY, bccd, tmp_path / "run", bad_annotations="refuse")
@@ -164,18 +157,6 @@ def test_divergence_is_an_error(bccd: Path, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="epoch 1 is not finite"):
         train(replace(TINY, train=recipe), bccd, tmp_path / "run")
     assert not (tmp_path / "run" / training.CHECKPOINT).exists()
-
-
-def test_overrides() -> None:
-    config = override(TINY, ["train.box_weight=3.0", "detector.octave_scales=[1.0, 1.5]"])
-    assert config.train == replace(TINY.train, box_weight=3.0)
-    assert config.detector == replace(TINY.detector, octave_scales=(1.0, 1.5))
-
-
-@pytest.mark.parametrize("assignment", ["seed=1", "train.seeds=1", "train.seed=one"])
-def test_bad_overrides_are_refused(assignment: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
-        override(TINY, [assignment])
 
 
 def test_run_until_the_end(bccd: Path, tmp_path: Path) -> None:

@@ -152,14 +152,11 @@ class Cell(nn.Module):
 
 
 class AmoebaNetD(nn.Module):
-    """AmoebaNet-D (layers, filters) without its classifier."""
+    """AmoebaNet-D (layers, filters) without its classifier; filters are a multiple of 8, layers of
+    3."""
 
     def __init__(self, filters: int, layers: int) -> None:
         super().__init__()
-        if filters < 8 or filters % 8:
-            raise ValueError(f"AmoebaNet-D's filters are a multiple of 8, not {filters}")
-        if layers < 3 or layers % 3:
-            raise ValueError(f"AmoebaNet-D's layers are a multiple of 3, not {layers}")
         self.stem = nn.Sequential(
             nn.Conv2d(3, filters // 4, 3, 2, 1, bias=False), nn.BatchNorm2d(filters // 4)
         )

@@ -88,6 +88,7 @@ def test_exits_after_every_stack_start_from_the_head_that_there_is() -> None:
 Change = Callable[[reference.State], object]
 REG = "bbox_head.retina_reg.weight"
 CONV = "neck.fpn_stages.1.sum_55_5.out_conv.conv.weight"
+CELL_BIAS = "neck.fpn_stages.1.sum_55_5.out_conv.conv.bias"
 COPY = "bbox_head.cls_convs.3.1.conv.weight"
 
 
@@ -118,6 +119,17 @@ COPY = "bbox_head.cls_convs.3.1.conv.weight"
             "'neck.fpn_stages.0' is missing",
         ),
         (lambda s: s.update({REG: torch.zeros(24, 8, 3, 3)}), f"'{REG}' has 24 outputs, 9 anchors"),
+        (
+            lambda s: s.update({REG: torch.tensor(1.0)}),
+            rf"'{REG}' has shape \(\), a kernel has four",
+        ),
+        (lambda s: s.pop(CELL_BIAS), f"'{CELL_BIAS}' .* is missing"),
+        (
+            lambda s: [s.pop(key) for key in list(s) if key.endswith(".out_conv.conv.bias")],
+            "out_conv.conv.bias' .* is missing",
+        ),
+        (lambda s: s[CONV].fill_(float("nan")), f"'{CONV}' has values that are not finite"),
+        (lambda s: s.update({CONV: s[CONV].int()}), f"'{CONV}' is of type torch.int32"),
     ],
 )
 def test_a_wrong_file_names_the_first_key(change: Change, message: str) -> None:
@@ -140,6 +152,8 @@ def test_classes_must_be_as_many_as_there_are() -> None:
         ({"meta": {"CLASSES": ("a", "b")}}, ("a", "b")),
         ({"meta": {"dataset_meta": {"classes": ["a"]}}}, ("a",)),
         ({"meta": {}}, None),
+        ({"meta": [1]}, None),
+        ({"meta": {"dataset_meta": "x"}}, None),
         ({}, None),
     ],
 )
@@ -147,3 +161,10 @@ def test_class_names_come_from_either_kind_of_metadata(
     beside: dict, names: tuple[str, ...] | None
 ) -> None:
     assert class_names(beside) == names
+
+
+@pytest.mark.parametrize("names", ["cell", 3, True, [1, 2]])
+def test_what_is_no_list_of_names_is_refused(names: object) -> None:
+    """``("cell")`` without its comma is a word, not a list of one."""
+    with pytest.raises(WeightsError, match="no list of names"):
+        class_names({"meta": {"CLASSES": names}})

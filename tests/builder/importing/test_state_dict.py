@@ -46,6 +46,8 @@ class Payload:
         ({}, "no state dict"),
         ([1], "no state dict"),
         ({"epoch": 3}, "'epoch' is a int"),
+        ({"a": torch.ones(2).to_sparse()}, "'a' is no dense tensor"),
+        ({"a": torch.ones(2, device="meta")}, "'a' is no dense tensor"),
     ],
 )
 def test_other_files_are_refused(data: object, message: str, tmp_path: Path) -> None:
@@ -54,7 +56,11 @@ def test_other_files_are_refused(data: object, message: str, tmp_path: Path) -> 
         read_state_dict(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"no torch file at all"])
+# The last four are where an unpickler that is given no pickle ends in KeyError and IndexError.
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no torch file at all", b"hello world", b"\x80\x02.", b"\x80\x02a.", b"PK\x03\x04"],
+)
 def test_what_torch_cannot_read_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(WeightsError, match="no torch file of tensors"):

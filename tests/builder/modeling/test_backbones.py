@@ -86,21 +86,6 @@ def test_factorized_reduction_reads_a_diagonal_each() -> None:
     torch.testing.assert_close(odd, torch.tensor([[5.0, 7.0], [13.0, 15.0]]))
 
 
-@pytest.mark.parametrize(
-    ("name", "width", "layers", "message"),
-    [
-        ("resnet51", 64, 0, "no backbone 'resnet51', but resnet10"),
-        ("resnet50", 64, 18, "in its name"),
-        ("amoebanet_d", 208, 0, "multiple of 3, not 0"),
-        ("amoebanet_d", 208, 4, "multiple of 3, not 4"),
-        ("amoebanet_d", 12, 3, "multiple of 8, not 12"),
-    ],
-)
-def test_impossible_backbones_are_refused(name: str, width: int, layers: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_backbone(name, width, layers)
-
-
 def test_mobilenet_rounds_as_published_variants_do() -> None:
     """Multiplier .75: 18 channels become 24, since 16 would be less than nine tenths of them."""
     with torch.device("meta"):

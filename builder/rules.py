@@ -1,0 +1,106 @@
+"""What a field of a configuration may be: small predicates with a description, and their check.
+
+The builder's configurations come from command lines and from checkpoints, that is from people and
+from files, so every value is checked where a record is made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One kind of value."""
+
+    holds: Callable[[Any], bool]
+    what: str
+    """Completes "it must be ..."."""
+
+
+FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
+TEXT = Rule(lambda value: isinstance(value, str) and bool(value.strip()), "a text")
+
+
+def whole(least: int, most: int | None = None) -> Rule:
+    """An int (not a bool) in ``least``..``most``."""
+
+    def holds(value: Any) -> bool:
+        return type(value) is int and value >= least and (most is None or value <= most)
+
+    return Rule(holds, f"a whole number {_range(least, most)}")
+
+
+def number(least: float = -math.inf, most: float | None = None) -> Rule:
+    """A finite int or float (not a bool) in ``least``..``most``."""
+
+    def holds(value: Any) -> bool:
+        return _finite(value) and value >= least and (most is None or value <= most)
+
+    return Rule(holds, f"a number {_range(least, most)}")
+
+
+def share(*, below_one: bool = False) -> Rule:
+    """A number in 0..1, perhaps without 1."""
+
+    def holds(value: Any) -> bool:
+        return _finite(value) and 0 <= value <= 1 and not (below_one and value == 1)
+
+    return Rule(holds, "a number from 0 to less than 1" if below_one else "a number from 0 to 1")
+
+
+POSITIVE = Rule(lambda value: _finite(value) and value > 0, "a number greater than 0")
+
+
+def one_of(choices: Collection[str]) -> Rule:
+    """One of some names."""
+    return Rule(
+        lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}"
+    )
+
+
+def matching(pattern: str, what: str) -> Rule:
+    """A text that ``pattern`` matches as a whole."""
+    return Rule(
+        lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, what
+    )
+
+
+def optional(rule: Rule) -> Rule:
+    """``rule``, or None."""
+    return Rule(lambda value: value is None or rule.holds(value), f"{rule.what}, or null")
+
+
+def several(rule: Rule, least: int = 0, most: int | None = None) -> Rule:
+    """A tuple of so many values of a rule."""
+
+    def holds(value: Any) -> bool:
+        return (
+            isinstance(value, tuple)
+            and len(value) >= least
+            and (most is None or len(value) <= most)
+            and all(map(rule.holds, value))
+        )
+
+    count = f"{least}" if least == most else f"{least} or more"
+    return Rule(holds, f"a list of {count}, each {rule.what}")
+
+
+def check(record: object, rules: Mapping[str, Rule]) -> None:
+    """Raises ValueError for the first field of ``record`` that is not what its rule says."""
+    for name, rule in rules.items():
+        value = getattr(record, name)
+        if not rule.holds(value):
+            raise ValueError(f"{name} is {value!r}, it must be {rule.what}")
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _range(least: float, most: float | None) -> str:
+    return f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
