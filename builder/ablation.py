@@ -3,7 +3,7 @@
 OUT/OPTION/seed_S/           a run, as ``builder.train`` writes it; its checkpoint says how far
 OUT/OPTION/depth_K/seed_S/   it is and what it scored
 OUT/NECK/OPTION/...          the same with another neck of equal cost
-OUT/ablation.json, .md       the runs that have ended, rewritten after each
+OUT/ablation.json, .md       those asked for that have ended, rewritten after each
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from builder.config import Config, DetectorConfig, TrainConfig, replace
 from builder.measure import machine
 from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.cost import exit_costs, with_neck_of_equal_cost
-from builder.train import CHECKPOINT, train
+from builder.train import CHECKPOINT, digests, read_split, train
 
 SEPARATE = "separate"
 """A model for each depth, trained at its last exit alone: what an exit could reach by itself."""
@@ -106,6 +106,8 @@ def ablate(
     """Train what has not been trained, with the options of ``train``; returns the report. Raises
     what ``train`` raises, and OtherRun before any training."""
     ended = {trial: has_ended(trial, out) for trial in planned}
+    if any(ended.values()):
+        _check_data(planned, data, out, options.get("bad_annotations", "skip"))
     for trial, has in ended.items():
         if not has:
             print(f"{trial.folder}: {trial.config.train.epochs} epochs", flush=True)
@@ -115,6 +117,20 @@ def ablate(
     report = _report(planned, out, command)
     _write(report, out)
     return report
+
+
+def _check_data(planned: Sequence[Trial], data: Path, out: Path, bad_annotations: str) -> None:
+    """What has ended must have been trained and measured on these images. Raises OtherRun."""
+    recipe = planned[0].config.train
+    splits = (recipe.split, str(recipe.validation_split))
+    now = digests(*(read_split(recipe, data, split, bad_annotations) for split in splits))
+    for trial in planned:
+        checkpoint = _checkpoint(trial, out)
+        if checkpoint is not None and checkpoint["metadata"]["data"] != now:
+            raise OtherRun(
+                f"{out / trial.folder} is of other images or annotations: choose another folder, "
+                "or remove it"
+            )
 
 
 def has_ended(trial: Trial, out: Path) -> bool:

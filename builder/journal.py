@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ class Journal:
         self._writer: Any = None
         if not self._is_first:
             return
-        kept = self._path.read_text().splitlines(True) if epoch and self._path.exists() else []
-        lines = (line for line in kept if json.loads(line)["epoch"] <= epoch)
-        self._path.write_text("".join(lines))
+        lines = self._path.read_text().splitlines(True) if epoch and self._path.exists() else []
+        partial = self._path.with_name(f"{LOG}.partial")
+        partial.write_text("".join(line for line in lines if _epoch(line) <= epoch))
+        partial.replace(self._path)
         if board:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an optional log
 
@@ -47,3 +49,11 @@ class Journal:
         """Write what is not yet on disk."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _epoch(line: str) -> float:
+    """Which epoch a line is of; one that a killed process did not end is of none that counts."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except ValueError:
+        return math.inf

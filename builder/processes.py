@@ -18,6 +18,11 @@ from torch import Tensor, nn
 PATIENCE = timedelta(hours=3)
 """While the first process validates, the others wait for it."""
 
+
+class DeviceError(ValueError):
+    """There is no such device here."""
+
+
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
@@ -50,12 +55,12 @@ class Processes:
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     """The processes that torchrun's environment tells of, and this one's device; without torchrun,
-    this process alone and ``device``."""
+    this process alone and ``device``. Raises DeviceError."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
+    own = _device(device)
     if count == 1:
-        yield Processes(), torch.device(device)
+        yield Processes(), own
         return
-    own = torch.device(device)
     if own.type == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
@@ -64,3 +69,15 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
         yield Processes(dist.get_rank(), count), own
     finally:
         dist.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in BACKENDS:
+        raise DeviceError(f"the device is one of {', '.join(BACKENDS)}, not {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"torch finds no {name} here, but {torch.cuda.device_count()} GPUs")
+    return device

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ CHECKPOINT = "checkpoint.pt"
 
 LOOK_EVERY = 20
 """Steps between looks at the loss, each of which waits for the device."""
+
+CHANGEABLE = ("epochs", "micro_batches", "validate_every", "validation_split")
+"""Fields of a recipe that a run may go on with another value of."""
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +140,12 @@ def _train_epoch(
                 journal.plot(f"step/{name}_loss_of_last_exit", value, index)
             journal.plot("step/learning_rate", rate, index)
     means = processes.sum(sums[:, :2].contiguous()) / sums[:, 2:].clamp(min=1)
-    if not means.isfinite().all():
-        raise Diverged(f"the loss of epoch {run.epoch + 1} is not finite: lower the learning rate")
+    # The loss tells of the weights before a step, so not of what the last one made of them.
+    weights = run.model.state_dict().values()
+    if not all(value.isfinite().all() for value in (means, *weights)):
+        raise Diverged(
+            f"the loss or a weight of epoch {run.epoch + 1} is not finite: lower the learning rate"
+        )
     return {
         "epoch": run.epoch + 1,
         "learning_rate": rate,
@@ -215,6 +222,10 @@ def _check(config: Config, dataset: Dataset, processes: Processes) -> None:
             f"the detector's classes are not those of {recipe.dataset}: {dataset.classes}",
         ),
         (
+            not any(sample.labels.size for sample in dataset.samples),
+            f"there is no object in the split {recipe.split!r}: nothing could be learnt",
+        ),
+        (
             recipe.batch_size % num_parts,
             f"a batch of {recipe.batch_size} cannot be shared by {processes.count} processes in "
             f"{recipe.micro_batches} parts each",
@@ -237,6 +248,11 @@ def read_split(recipe: TrainConfig, data: Path, split: str, bad_annotations: str
     return dataset
 
 
+def digests(dataset: Dataset, held_out: Dataset | None) -> dict[str, str | None]:
+    """What a checkpoint says of the images it was trained and measured on."""
+    return {"train": dataset.digest, "validation": held_out.digest if held_out else None}
+
+
 def train(
     config: Config,
     data: Path,
@@ -255,10 +271,13 @@ def train(
     It starts from the weights in the checkpoint ``initial``, or from random ones. With ``resume``
     an existing checkpoint in ``out`` is continued. ``command`` is kept in the
     metadata, to say how the weights were made. With ``classes_of_data`` the detector is made for
-    the classes of the data set, whatever its own are. Raises DatasetError, InvalidRecipe,
-    Diverged, and KeyboardInterrupt when stopped; the checkpoint then holds the last whole epoch.
+    the classes of the data set, whatever its own are. Raises CheckpointError, DatasetError,
+    DeviceError, InvalidRecipe, Diverged, OSError, and KeyboardInterrupt when stopped; the
+    checkpoint then holds the last whole epoch.
     """
-    recipe = config.train
+    recipe, path = config.train, out / CHECKPOINT
+    if path.exists() and not resume:
+        raise InvalidRecipe(f"{path} is there: --resume goes on with it, another --out starts anew")
     with joined(device) as (processes, own):
         if not processes.is_first:
             log.setLevel(logging.ERROR)  # what the first one says is said once
@@ -278,6 +297,7 @@ def train(
             "command": command,
             "train": recipe.to_dict(),
             "positives_per_level": list(positives),
+            "data": digests(dataset, held_out),
         }
         model = Detector(config.detector)
         if initial is not None:
@@ -286,13 +306,45 @@ def train(
             log.info("float32 throughout: this processor does not multiply bfloat16")
         model = model.to(own, memory_format=torch.channels_last).train()
         run = _Run(model, make_optimizer(model, recipe), MovingAverage(model, recipe.ema_decay))
-        path = out / CHECKPOINT
         out.mkdir(parents=True, exist_ok=True)
-        if resume and path.exists():
-            run.restore(read_checkpoint(path))
+        if path.exists():
+            stored = read_checkpoint(path)
+            _check_same(stored, config, metadata, path)
+            run.restore(stored)
             log.info("resuming after epoch %d", run.epoch)
         _run_epochs(run, dataset, held_out, config, processes, path, metadata, tensorboard)
     return path
+
+
+def _check_same(
+    stored: Mapping[str, Any], config: Config, metadata: Mapping[str, Any], path: Path
+) -> None:
+    """Raises InvalidRecipe if the run in ``stored`` would go on as another one."""
+    if stored["resume"] is None:
+        raise InvalidRecipe(f"{path} is no run: start from it with --init")
+    before = stored["metadata"]
+    try:
+        records = (
+            ("detector", DetectorConfig.from_dict(stored["detector"]), config.detector),
+            ("train", TrainConfig.from_dict(before["train"]), config.train),
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidRecipe(f"{path} is of another version: {error}") from error
+    for part, old, new in records:
+        for field in fields(old):
+            was, now = getattr(old, field.name), getattr(new, field.name)
+            if was != now and field.name not in CHANGEABLE:
+                raise InvalidRecipe(
+                    f"the run in {path} has {part}.{field.name} {was!r}, not {now!r}: go on with "
+                    "what it has, or choose another folder"
+                )
+    if before["data"]["train"] != metadata["data"]["train"]:
+        raise InvalidRecipe(f"the run in {path} is of other images or annotations")
+    if before["epochs"] > config.train.epochs:
+        raise InvalidRecipe(
+            f"the run in {path} has {before['epochs']} epochs already, {config.train.epochs} were "
+            "asked for"
+        )
 
 
 def _run_epochs(
@@ -334,7 +386,8 @@ def _run_epochs(
                 curves.update(validation["validation"])
             for name, values in curves.items():
                 for depth, value in enumerate(values, start=1):
-                    journal.plot(f"{name}/exit_{depth}", value, run.epoch * steps)
+                    # At the last step: what is resumed takes back all from the next one on.
+                    journal.plot(f"{name}/exit_{depth}", value, run.epoch * steps - 1)
             weights = run.average.model.state_dict()
             save_checkpoint(path, config.detector, weights, metadata, run.state())
     journal.close()

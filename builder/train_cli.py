@@ -87,6 +87,7 @@ def _add_train(commands: Any) -> None:
 def _train(options: argparse.Namespace, refuse: Refuse) -> int:
     from builder.data import DatasetError
     from builder.modeling.checkpoint import CheckpointError
+    from builder.processes import DeviceError
     from builder.train import Diverged, InvalidRecipe, run_until_signal
 
     config, data = _recipe(options, refuse, "seed")
@@ -115,7 +116,7 @@ def _train(options: argparse.Namespace, refuse: Refuse) -> int:
             classes_of_data=options.dataset is not None,
             tensorboard=options.tensorboard,
         )
-    except (CheckpointError, DatasetError, Diverged, InvalidRecipe, OSError) as error:
+    except (CheckpointError, DatasetError, DeviceError, Diverged, InvalidRecipe, OSError) as error:
         print(f"punctual: {error}", file=sys.stderr)
         return 1
 
@@ -165,8 +166,12 @@ def _option(text: str) -> str:
 def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
     from builder.ablation import OtherRun, ablate, markdown, trials
     from builder.data import DatasetError
+    from builder.processes import DeviceError
     from builder.train import Diverged, InvalidRecipe, interruptible
 
+    for assignment in options.assignments:
+        if assignment.startswith(("train.exits_per_step=", "train.seed=")):
+            refuse(f"--set {assignment}: --options and --seeds say that")
     config, data = _recipe(options, refuse)
     if config.train.validation_split is None:
         refuse("which images to measure accuracy on: give --validation-split")
@@ -187,7 +192,7 @@ def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
                 classes_of_data=options.dataset is not None,
                 command="punctual " + shlex.join(sys.argv[1:]),
             )
-    except (DatasetError, Diverged, InvalidRecipe, OtherRun, OSError) as error:
+    except (DatasetError, DeviceError, Diverged, InvalidRecipe, OtherRun, OSError) as error:
         print(f"punctual: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ images or its classes it has nothing to read, and raises DatasetError.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -74,6 +75,16 @@ class Dataset:
     samples: tuple[Sample, ...]
     bad: tuple[str, ...] = ()
     """One line for each annotation or image that was not usable: where, and what is wrong."""
+
+    @property
+    def digest(self) -> str:
+        """Of the classes, of the images' names and sizes and of their objects; not of pixels."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for sample in self.samples:
+            digest.update(repr((sample.image_id, sample.size)).encode())
+            for values in (sample.boxes_xyxy, sample.labels, sample.crowds_xyxy):
+                digest.update(values.tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(slots=True)

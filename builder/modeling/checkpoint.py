@@ -5,7 +5,6 @@ The file holds tensors and JSON types only, so it is read without executing anyt
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ class CheckpointError(ValueError):
 def write_atomically(data: Mapping[str, Any], path: Path) -> None:
     """Save so that a reader, or a process killed half-way, sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.partial")  # what a killed one left is overwritten
     try:
         torch.save(dict(data), partial)
         partial.replace(path)
@@ -93,9 +92,12 @@ def structure_of(path: Path, config: DetectorConfig) -> DetectorConfig:
 
 def start_from(detector: Detector, path: Path) -> None:
     """Give a detector of the structure in the checkpoint ``path`` its weights. Where there are
-    other classes, what predicts them stays as it is. Raises CheckpointError and OSError."""
-    weights, own = read_checkpoint(path)["weights"], detector.state_dict()
-    detector.load_state_dict(_matched(weights, own, path, may_differ=".classes.predict."))
+    other classes, or in another order, what predicts them stays as it is. Raises CheckpointError
+    and OSError."""
+    data = read_checkpoint(path)
+    others = _detector_in(data, path).classes != detector.config.classes
+    own = ".classes.predict." if others else ""
+    detector.load_state_dict(_matched(data["weights"], detector.state_dict(), path, own))
 
 
 def load_checkpoint(path: str | Path) -> tuple[Detector, DetectorConfig, dict[str, Any]]:
@@ -118,24 +120,22 @@ def _detector_in(data: Mapping[str, Any], path: Path) -> DetectorConfig:
 
 def _matched(
     weights: Mapping[str, torch.Tensor],
-    own: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
     path: Path,
-    may_differ: str = "",
+    own: str = "",
 ) -> dict[str, torch.Tensor]:
-    """``weights`` for a detector whose state is ``own``. Those with ``may_differ`` in their name
-    stay its own where the shape is another. Raises CheckpointError for the first that does not
-    fit."""
+    """``weights`` for a detector with this ``state``, of which those with ``own`` in their name
+    stay. Raises CheckpointError for the first that does not fit."""
     what = f"{path} holds a detector of another structure"
-    for name in (*own, *weights):
+    kept = {name for name in state if own and own in name}
+    for name in (*state, *weights):
         if name not in weights:
             raise CheckpointError(f"{what}: {name} is missing")
-        if name not in own:
+        if name not in state:
             raise CheckpointError(f"{what}: nothing here corresponds to {name}")
-        if weights[name].shape != own[name].shape and not (may_differ and may_differ in name):
+        if name not in kept and weights[name].shape != state[name].shape:
             raise CheckpointError(
                 f"{what}: {name} differs, {tuple(weights[name].shape)} and not "
-                f"{tuple(own[name].shape)}"
+                f"{tuple(state[name].shape)}"
             )
-    return {
-        name: weights[name] if weights[name].shape == own[name].shape else own[name] for name in own
-    }
+    return {name: state[name] if name in kept else weights[name] for name in state}

@@ -106,6 +106,16 @@ def test_other_recipes_are_not_mixed(bccd: Path, tmp_path: Path) -> None:
         ablate(trials(wider, ["joint"], [0]), bccd, tmp_path, command="c")
 
 
+def test_other_data_are_not_mixed(bccd: Path, tmp_path: Path) -> None:
+    planned = trials(CONFIG, ["joint"], [0])
+    ablate(planned, bccd, tmp_path / "out", command="c")
+    assert ablate(planned, bccd, tmp_path / "out", command="c")["results"]
+    names = bccd / f"ImageSets/Main/{CONFIG.train.validation_split}.txt"
+    names.write_text("".join(names.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(OtherRun, match="other images or annotations"):
+        ablate(planned, bccd, tmp_path / "out", command="c")
+
+
 def row(*aps: float) -> dict[str, object]:
     """What one seed left, by exit; 0: nothing."""
     figures = {depth: ap for depth, ap in enumerate(aps, start=1) if ap}

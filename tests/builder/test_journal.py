@@ -24,6 +24,13 @@ def test_lines_without_a_checkpoint_are_taken_back(tmp_path: Path) -> None:
     assert epochs(tmp_path) == [1]
 
 
+def test_a_line_that_a_killed_process_did_not_end_is_taken_back(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text('{"epoch": 1}\n{"epoch": 2, "los')
+    Journal(tmp_path, Processes(), 1, 0, False).write({"epoch": 2})
+    assert epochs(tmp_path) == [1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == [LOG]
+
+
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
     journal = Journal(tmp_path, Processes(rank=1, count=2), 0, 0, True)
     journal.write({"epoch": 1})

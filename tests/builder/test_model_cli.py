@@ -258,5 +258,6 @@ def test_training_starts_from_a_checkpoint(bccd, tmp_path, capsys):
     )
 
     more = ["--set", "detector.num_stacks=3", "--init", str(tmp_path / "init.pt")]
+    where[-3] = str(tmp_path / "other")
     assert main(["train", *recipe, *where, *more]) == 1
     assert "init.pt holds a detector of another structure: " in capsys.readouterr().err

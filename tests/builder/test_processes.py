@@ -17,7 +17,7 @@ from builder.config import Config, replace
 from builder.journal import LOG
 from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.detector import Detector
-from builder.processes import Processes, joined
+from builder.processes import DeviceError, Processes, joined
 from builder.train import InvalidRecipe, train
 from tests.builder.tiny import TINY
 
@@ -148,3 +148,16 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         assert processes.is_first
         assert processes.wrap(module, is_partial=True) is module
         np.testing.assert_array_equal(processes.sum(torch.ones(2)), [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("device", "problem"),
+    [
+        ("nope", "one of cpu, cuda, not 'nope'"),
+        ("meta", "one of cpu, cuda, not 'meta'"),
+        ("cuda:99", "torch finds no cuda:99 here"),
+    ],
+)
+def test_what_is_no_device_here(device: str, problem: str) -> None:
+    with pytest.raises(DeviceError, match=problem), joined(device):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from builder import train as training
 from builder.config import replace
 from builder.data import AveragePrecision, DatasetError, read_bccd
-from builder.journal import LOG
-from builder.modeling.checkpoint import load_checkpoint, read_checkpoint
+from builder.journal import LOG, TENSORBOARD
+from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
 from builder.train import Diverged, InvalidRecipe, draw_exits, run_until_signal, train
 from builder.validation import validate
@@ -157,6 +158,81 @@ def test_divergence_is_an_error(bccd: Path, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="epoch 1 is not finite"):
         train(replace(TINY, train=recipe), bccd, tmp_path / "run")
     assert not (tmp_path / "run" / training.CHECKPOINT).exists()
+
+
+def test_a_step_that_breaks_the_weights_is_seen_after_the_last_one(
+    bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a step is computed from the weights before it."""
+    original = training.MovingAverage.update
+
+    def breaking(average: training.MovingAverage, model: Detector) -> None:
+        original(average, model)
+        with torch.no_grad():
+            next(model.parameters()).fill_(math.inf)
+
+    monkeypatch.setattr(training.MovingAverage, "update", breaking)
+    recipe = replace(TINY.train, epochs=1, batch_size=6)
+    with pytest.raises(Diverged, match="a weight of epoch 1 is not finite"):
+        train(replace(TINY, train=recipe), bccd, tmp_path / "run")
+    assert not (tmp_path / "run" / training.CHECKPOINT).exists()
+
+
+def test_a_run_is_not_overwritten(bccd: Path, tmp_path: Path) -> None:
+    config = replace(TINY, train=replace(TINY.train, epochs=1))
+    path = train(config, bccd, tmp_path / "run")
+    before, log = path.read_bytes(), lines(tmp_path / "run")
+    with pytest.raises(InvalidRecipe, match=r"checkpoint\.pt is there: --resume goes on"):
+        train(config, bccd, tmp_path / "run")
+    assert (path.read_bytes(), lines(tmp_path / "run")) == (before, log)
+
+
+def test_a_run_goes_on_as_what_it_was(bccd: Path, tmp_path: Path) -> None:
+    config = replace(TINY, train=replace(TINY.train, epochs=2))
+    path = train(config, bccd, tmp_path / "run")
+    before = path.read_bytes()
+
+    def refused(match: str, **changes: dict[str, object]) -> None:
+        parts = {part: replace(getattr(config, part), **of) for part, of in changes.items()}
+        with pytest.raises(InvalidRecipe, match=match):
+            train(replace(config, **parts), bccd, tmp_path / "run", resume=True)
+
+    refused(r"has train\.seed 0, not 9", train={"seed": 9})
+    refused(r"has train\.optimizer 'adamw', not 'sgd'", train={"optimizer": "sgd"})
+    refused(r"has detector\.anchor_scale 2\.0, not 8\.0", detector={"anchor_scale": 8.0})
+    refused(r"has detector\.neck_channels 8, not 12", detector={"neck_channels": 12})
+    refused("has 2 epochs already, 1 were asked for", train={"epochs": 1})
+    names = bccd / "ImageSets/Main/train.txt"
+    names.write_text("".join(names.read_text().splitlines(keepends=True)[1:]))
+    refused("is of other images or annotations")
+    assert path.read_bytes() == before
+
+
+def test_a_resumed_run_keeps_every_point_of_its_curves(bccd: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for epochs in (1, 2):
+        config = replace(TINY, train=replace(TINY.train, epochs=epochs))
+        train(config, bccd, tmp_path, resume=True, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / TENSORBOARD))
+    events.Reload()
+    steps = 6 // config.train.batch_size
+    points = [point.step for point in events.Scalars("class_loss/exit_3")]
+    assert points == [steps - 1, 2 * steps - 1]
+
+
+def test_imported_weights_are_no_run(bccd: Path, tmp_path: Path) -> None:
+    path = tmp_path / training.CHECKPOINT
+    save_checkpoint(path, TINY.detector, Detector(TINY.detector).state_dict(), {})
+    with pytest.raises(InvalidRecipe, match="start from it with --init"):
+        train(TINY, bccd, tmp_path, resume=True)
+
+
+def test_images_without_objects_train_nothing(bccd: Path, tmp_path: Path) -> None:
+    for path in (bccd / "Annotations").iterdir():
+        path.write_text(re.sub(r"<object>.*</object>", "", path.read_text(), flags=re.DOTALL))
+    with pytest.raises(InvalidRecipe, match="no object in the split 'train'"):
+        train(TINY, bccd, tmp_path / "run")
 
 
 def test_run_until_the_end(bccd: Path, tmp_path: Path) -> None:

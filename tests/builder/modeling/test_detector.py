@@ -160,6 +160,18 @@ def test_a_detector_starts_from_a_checkpoint_of_its_structure(tmp_path: Path) ->
             assert torch.equal(value, same)
 
 
+def test_what_predicts_other_classes_is_not_taken_over(tmp_path: Path) -> None:
+    """Not even where they are as many: of the same in another order each would mean another."""
+    stored = detector()
+    save_checkpoint(tmp_path / "x.pt", CONFIG, stored.state_dict(), {})
+    started = Detector(replace(CONFIG, classes=CONFIG.classes[::-1]))
+    own = {name: value.clone() for name, value in started.state_dict().items()}
+    start_from(started, tmp_path / "x.pt")
+    for name, value in started.state_dict().items():
+        expected = own if ".classes.predict." in name else stored.state_dict()
+        assert torch.equal(value, expected[name]), name
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
