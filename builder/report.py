@@ -66,8 +66,9 @@ class ModelFacts:
     runtime: str
     profile: LatencyProfile | None
     exits: tuple[ExitFacts, ...]
-    num_objects: Mapping[str, int]
-    """In the data set, of each class and size."""
+    num_of_class: Mapping[str, int]
+    """Objects in the data set."""
+    num_of_size: Mapping[str, int]
     pictures: tuple[Picture, ...]
 
 
@@ -93,7 +94,7 @@ def gather(
         _picture(dataset.samples[index], {depth: rows[index] for depth, rows in found.items()})
         for index in spread(len(dataset.samples), num_pictures)
     )
-    return ModelFacts(catalog, runner.runtime, profile, exits, count_objects(dataset), pictures)
+    return ModelFacts(catalog, runner.runtime, profile, exits, *count_objects(dataset), pictures)
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:

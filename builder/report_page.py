@@ -128,8 +128,16 @@ def _model(facts: ModelFacts, score: float) -> str:
     name = facts.catalog.name
     return (
         section(f"{name}: exits", _muted(facts.catalog.description) + _exits(facts.exits))
-        + _broken_down(f"{name}: accuracy by class", facts, lambda e: e.accuracy.ap_by_class)
-        + _broken_down(f"{name}: accuracy by size", facts, lambda e: e.accuracy.ap_by_size)
+        + _broken_down(
+            f"{name}: accuracy by class",
+            facts.num_of_class,
+            {of_exit.depth: of_exit.accuracy.ap_by_class for of_exit in facts.exits},
+        )
+        + _broken_down(
+            f"{name}: accuracy by size",
+            facts.num_of_size,
+            {of_exit.depth: of_exit.accuracy.ap_by_size for of_exit in facts.exits},
+        )
         + section(f"{name}: detections, exit by exit", _pictures(facts, score))
     )
 
@@ -156,19 +164,17 @@ def _exits(exits: Sequence[ExitFacts]) -> str:
 
 
 def _broken_down(
-    title: str, facts: ModelFacts, part: Callable[[ExitFacts], Mapping[str, float]]
+    title: str, counts: Mapping[str, int], accuracies: Mapping[int, Mapping[str, float]]
 ) -> str:
-    """A line for each part and, in a table, its figures by exit."""
-    names = list(part(facts.exits[0]))
-    values = {name: [part(of_exit)[name] for of_exit in facts.exits] for name in names}
-    depths = [of_exit.depth for of_exit in facts.exits]
-    series = [(name, list(zip(depths, values[name], strict=True))) for name in names]
-    head = ("", "objects", *(f"exit {depth}" for depth in depths))
+    """A line for each part of the data set, of ``counts`` objects each, and, in a table, its
+    accuracy by exit."""
+    series = [(name, [(depth, of[name]) for depth, of in accuracies.items()]) for name in counts]
+    head = ("", "objects", *(f"exit {depth}" for depth in accuracies))
     rows = (
-        (name, f"{facts.num_objects[name]:,}", *(_number(value, 3) for value in values[name]))
-        for name in names
+        (name, f"{counts[name]:,}", *(_number(value, 3) for _, value in points))
+        for name, points in series
     )
-    content = "" if len(names) > len(SERIES) else lines("exit", "AP", series)
+    content = "" if len(series) > len(SERIES) else lines("exit", "AP", series)
     return section(title, content + table(head, rows))
 
 

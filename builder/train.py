@@ -212,7 +212,9 @@ def _made_for(detector: DetectorConfig, dataset: Dataset) -> DetectorConfig:
         raise InvalidRecipe(f"a detector of the data's classes cannot be: {error}") from error
 
 
-def _check(config: Config, dataset: Dataset, processes: Processes) -> None:
+def _check(
+    config: Config, dataset: Dataset, held_out: Dataset | None, processes: Processes
+) -> None:
     """Raises InvalidRecipe."""
     recipe = config.train
     num_parts = processes.count * recipe.micro_batches
@@ -221,9 +223,13 @@ def _check(config: Config, dataset: Dataset, processes: Processes) -> None:
             dataset.classes != config.detector.classes,
             f"the detector's classes are not those of {recipe.dataset}: {dataset.classes}",
         ),
-        (
-            not any(sample.labels.size for sample in dataset.samples),
-            f"there is no object in the split {recipe.split!r}: nothing could be learnt",
+        *(
+            (
+                not any(sample.labels.size for sample in each.samples),
+                f"there is no object in the split {split!r}",
+            )
+            for split, each in ((recipe.split, dataset), (recipe.validation_split, held_out))
+            if each is not None
         ),
         (
             recipe.batch_size % num_parts,
@@ -285,12 +291,12 @@ def train(
         dataset = read_split(recipe, data, recipe.split, bad_annotations)
         if classes_of_data:
             config = replace(config, detector=_made_for(config.detector, dataset))
-        _check(config, dataset, processes)
         held_out = (
             read_split(recipe, data, recipe.validation_split, bad_annotations)
             if recipe.validation_split
             else None
         )
+        _check(config, dataset, held_out, processes)
         positives = positives_per_level(config.detector, dataset)
         log.info("%d images, positives by level: %s", len(dataset.samples), positives)
         metadata = {

@@ -39,11 +39,9 @@ from serving.core.errors import (
 from serving.core.latency import quantile
 from serving.core.letterbox import PAD_VALUE, Letterbox, fit
 from serving.core.ports import Clock, Image
+from serving.pixels import is_sideways, orientation, to_rgb, upright
 
 T = TypeVar("T")
-
-BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels: white, as on most pages that show such images."""
 
 # Pillow walks these lists in Python, with the interpreter lock held: a long one stalls everybody.
 # Cameras write tens of JPEG segments; PNG encoders write a chunk for each 8 KiB or more.
@@ -192,48 +190,6 @@ FORMATS = {
     RAW: _Format(_open_raw, 0.8e-8),
 }
 
-# EXIF orientation -> what makes the stored image upright.
-_UPRIGHT = {
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = (5, 6, 7, 8)
-_ORIENTATION_TAG = 0x0112
-
-
-def _orientation(exif: bytes) -> int:
-    """The orientation, 1..8, in an EXIF block; 1 where it has none or is damaged. Read here
-    because Pillow's reader warns about damage and parses all the rest."""
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = "<" if tiff.startswith(b"II") else ">"
-    try:
-        (directory,) = struct.unpack_from(order + "I", tiff, 4)
-        (num_entries,) = struct.unpack_from(order + "H", tiff, directory)
-        for index in range(num_entries):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * index)
-            if tag == _ORIENTATION_TAG:
-                return int(value)
-    except struct.error:
-        pass
-    return 1
-
-
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any mode that the three formats can have, as 8-bit RGB without transparency."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
-        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        canvas = PIL.Image.new("RGB", image.size, BACKGROUND)
-        canvas.paste(image, mask=image)
-        return canvas
-    return image if image.mode == "RGB" else image.convert("RGB")
-
 
 def _decode_upright(
     data: bytes, header: Header, input_width: int, input_height: int
@@ -241,8 +197,8 @@ def _decode_upright(
     stored = FORMATS[header.format].open(data, header)
     if stored.size != (header.width, header.height):
         raise ValueError("the file contradicts itself about its size")
-    orientation = _orientation(stored.info.get("exif", b""))
-    sideways = orientation in _SIDEWAYS
+    turned = orientation(stored)
+    sideways = is_sideways(turned)
     width, height = stored.size[::-1] if sideways else stored.size
     placement = fit(width, height, input_width, input_height)
     target = (placement.resized_width, placement.resized_height)
@@ -252,12 +208,10 @@ def _decode_upright(
     # ``box`` is the whole image in the pixels of that scale, which need not be whole.
     drafted = stored.draft(None, target)
     box = drafted[1] if drafted else None
-    image = _to_rgb(stored)
+    image = to_rgb(stored)
     if image.size != target:
         image = _resized(image, target, box)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    return image, placement
+    return upright(image, turned), placement
 
 
 def decode(
@@ -265,7 +219,7 @@ def decode(
 ) -> tuple[Image, Letterbox]:
     """Pixels ``(input_height, input_width, 3)`` uint8 RGB, and where the image lies in them.
 
-    The first frame, upright by its EXIF orientation, transparency over ``BACKGROUND``; the
+    The first frame, upright by its EXIF orientation, transparency over white; the
     original size in the placement is the upright one. The array may be read-only. Raises
     InvalidImage for anything that cannot be decoded to its end.
     """

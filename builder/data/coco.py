@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from builder.data.dataset import Dataset
+from builder.data.dataset import Dataset, DatasetError
 
 SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
 """Name -> the fewest pixels of the image that objects of this size cover."""
@@ -104,55 +105,65 @@ def _evaluate(dataset: Dataset, detections: Sequence[Detections]) -> COCOeval | 
 
 
 def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> AveragePrecision:
-    """AP and AP50 of one detection record for each sample of ``dataset``, in its order."""
+    """AP and AP50 of one detection record for each sample of ``dataset``, in its order. Raises
+    DatasetError if there is no object to be found."""
+    by_class, by_size = count_objects(dataset)
+    if not any(by_class.values()):
+        raise DatasetError("there is no object in these images: no accuracy can be measured")
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluate(dataset, detections)
         if evaluation is None:
-            nothing = (dict.fromkeys(names, 0.0) for names in (dataset.classes, SIZES))
+            nothing = (
+                {name: 0.0 if count else math.nan for name, count in counts.items()}
+                for counts in (by_class, by_size)
+            )
             return AveragePrecision(0.0, 0.0, *nothing)
         evaluation.accumulate()
         evaluation.summarize()
     # (IoU thresholds, recalls, classes, areas, detection limits); -1 where there is no truth
     precision = evaluation.eval["precision"][:, :, :, :, -1]
-    by_class = np.moveaxis(precision[:, :, :, _ALL_SIZES], 2, 0)
-    by_size = np.moveaxis(precision, 3, 0)[_ALL_SIZES + 1 :]
+    of_classes = np.moveaxis(precision[:, :, :, _ALL_SIZES], 2, 0)
+    of_sizes = np.moveaxis(precision, 3, 0)[_ALL_SIZES + 1 :]
     return AveragePrecision(
         float(evaluation.stats[0]),
         float(evaluation.stats[1]),
-        dict(zip(dataset.classes, map(_mean, by_class), strict=True)),
-        dict(zip(SIZES, map(_mean, by_size), strict=True)),
+        dict(zip(dataset.classes, map(_mean, of_classes), strict=True)),
+        dict(zip(SIZES, map(_mean, of_sizes), strict=True)),
     )
 
 
 def _mean(precision: npt.NDArray[np.float64]) -> float:
     """Over what there was something to find of; nan if there was nothing."""
-    return float(precision[precision > -1].mean()) if (precision > -1).any() else float("nan")
+    return float(precision[precision > -1].mean()) if (precision > -1).any() else math.nan
 
 
-def count_objects(dataset: Dataset) -> dict[str, int]:
-    """How many objects there are of each class and of each of SIZES."""
+def count_objects(dataset: Dataset) -> tuple[dict[str, int], dict[str, int]]:
+    """How many objects there are of each class, and of each of SIZES."""
     labels = np.concatenate([sample.labels for sample in dataset.samples])
     areas = np.concatenate([sample.areas for sample in dataset.samples])
     sizes = np.searchsorted(list(SIZES.values()), areas, side="right") - 1
-    counts = (
-        *np.bincount(labels, minlength=len(dataset.classes)).tolist(),
-        *np.bincount(sizes, minlength=len(SIZES)).tolist(),
+    by_class = np.bincount(labels, minlength=len(dataset.classes)).tolist()
+    by_size = np.bincount(sizes, minlength=len(SIZES)).tolist()
+    return (
+        dict(zip(dataset.classes, by_class, strict=True)),
+        dict(zip(SIZES, by_size, strict=True)),
     )
-    return dict(zip((*dataset.classes, *SIZES), counts, strict=True))
 
 
 def resampled_ap(
     dataset: Dataset, detections: Sequence[Detections], num_resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
     """(num_resamples,) APs, each over as many images drawn with replacement (bootstrap): how far
-    AP would move with other images of the same kind. The same seed draws the same images, so that
-    two detectors can be compared in pairs."""
+    AP would move with other images of the same kind. Draws without an object are left out. The same
+    seed draws the same images, so that two detectors can be compared in pairs."""
     random = np.random.default_rng(seed)
     draws = random.integers(0, len(dataset.samples), (num_resamples, len(dataset.samples)))
+    has_objects = np.array([len(sample.labels) > 0 for sample in dataset.samples])
+    draws = draws[has_objects[draws].any(axis=1)]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluate(dataset, detections)
         if evaluation is None:
-            return np.zeros(num_resamples)
+            return np.zeros(len(draws))
         # One record for each (class, area range, image); objects of all sizes come first.
         shape = (len(evaluation.params.catIds), len(evaluation.params.areaRng), -1)
         records = np.array(evaluation.evalImgs, dtype=object).reshape(shape)

@@ -8,12 +8,13 @@ Classes are the categories in the order of their ids. ``bbox`` is x, y, width, h
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from builder.data.dataset import Annotation, Collector, Dataset, DatasetError
+from builder.data.dataset import Annotation, Collector, Dataset, DatasetError, read_text
 
 Entries = list[Any]
 """A section of the file, nothing about whose entries is certain."""
@@ -36,8 +37,8 @@ def read_coco(root: Path, split: str) -> Dataset:
         size = found.measure(image)
         if size is None:
             continue
-        height, width = entry.get("height", size[0]), entry.get("width", size[1])
-        if (height, width) != size:
+        height, width = (_side(entry.get(name)) for name in ("height", "width"))
+        if height not in (None, size[0]) or width not in (None, size[1]):
             problem = f"is of {width}x{height} pixels, the file has {size[1]}x{size[0]}"
             found.report(where, problem)
             continue
@@ -48,10 +49,12 @@ def read_coco(root: Path, split: str) -> Dataset:
 def _sections(root: Path, split: str, path: Path) -> dict[str, Entries]:
     """The three lists of the file. Raises DatasetError if they are not there."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise DatasetError(f"{root} has no split {split!r}: there is no {path}") from error
-    except ValueError as error:
+    except DatasetError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON: {error}") from error
     names = ("images", "categories", "annotations")
     for name in names:
@@ -97,20 +100,44 @@ def _annotations(
         where = f"{file}: annotations[{index}]"
         try:
             image_id, category_id = entry["image_id"], entry["category_id"]
-            x, y, width, height = map(float, entry["bbox"])
-            area = float(entry.get("area", width * height))
+            x, y, width, height = map(_number, _list(entry["bbox"]))
+            stated = entry.get("area")
+            area = None if stated is None else _number(stated)
+            crowd = entry.get("iscrowd") or 0
             known_image, known_category = image_id in images, category_id in labels
         except KeyError as error:
             found.report(where, f"lacks {error}")
             continue
         except (TypeError, ValueError):
-            found.report(where, "is malformed: bbox must be four numbers, ids single values")
+            found.report(
+                where, "is malformed: bbox must be four numbers, area a number, ids single values"
+            )
             continue
         if not known_image:
             found.report(where, f"image_id {image_id!r} is not that of an image")
-        elif not known_category:
+        elif not known_category or isinstance(category_id, bool):
             found.report(where, f"category_id {category_id!r} is not that of a category")
+        elif crowd not in (0, 1):
+            found.report(where, f"iscrowd is {crowd!r}, not 0 or 1")
+        elif area is not None and not 0 <= area < math.inf:
+            found.report(where, f"an area is no {area} pixels")
         else:
             box = (x, y, x + width, y + height)
-            crowd = bool(entry.get("iscrowd", 0))
-            yield image_id, Annotation(where, box, labels[category_id], area, crowd)
+            yield image_id, Annotation(where, box, labels[category_id], area, bool(crowd))
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def _side(value: Any) -> Any:
+    """Pixels, also where somebody wrote them as text; what else is stated, as it is."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value

@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from serving.pixels import FORMATS, is_sideways, orientation, to_rgb, upright
+
+ENCODING = "utf-8-sig"
+"""Of every text file: UTF-8, with or without the mark that some editors put first."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Of files in a folder that are taken for images, in either case."""
+
+Lines = list[tuple[str, list[str]]]
+"""(where, fields) of lines."""
 
 Corners = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the image."""
@@ -38,7 +48,8 @@ class Annotation:
     area: float | None = None
     """Of the object in square pixels; None: that of its box."""
     is_crowd: bool = False
-    """Many objects in one box: nothing is learnt from it, and nothing found there is wrong."""
+    """Many objects in one box: what is found there counts neither as right nor as wrong. Training
+    takes it for background."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,12 +100,20 @@ class Dataset:
 
 @dataclass(slots=True)
 class Collector:
-    """Makes samples of what a reader finds."""
+    """Makes samples of what a reader finds. Raises DatasetError for classes that cannot be told
+    apart."""
 
     root: Path
     classes: tuple[str, ...]
     samples: list[Sample] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise DatasetError(f"{self.root}: there are several classes called {twice[0]!r}")
+        if not self.classes or not all(name.strip() for name in self.classes):
+            raise DatasetError(f"{self.root}: there are no classes, or one without a name")
 
     def where(self, path: Path) -> str:
         """A file, as reports name it: relative to the data set's folder."""
@@ -104,25 +123,32 @@ class Collector:
         """Note what was left out, and why."""
         self.bad.append(f"{where}: {problem}")
 
-    def lines(self, path: Path) -> Iterator[tuple[str, list[str]]]:
-        """(where, fields) of each line of a text file that is not blank."""
+    def lines(self, path: Path) -> Lines | None:
+        """(where, fields) of each line of a text file that is not blank; None, reported, if it is
+        no text."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding=ENCODING)
         except UnicodeDecodeError as error:
             self.report(self.where(path), f"is not text ({error.reason})")
-            return
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
-                yield f"{self.where(path)}:{number}", line.split()
+            return None
+        return [
+            (f"{self.where(path)}:{number}", line.split())
+            for number, line in enumerate(text.splitlines(), start=1)
+            if line.strip()
+        ]
 
     def measure(self, path: Path) -> tuple[int, int] | None:
-        """(height, width) of an image, by its header; None, reported, if there is none."""
+        """(height, width) of an upright image, by its header; None, reported, if there is none that
+        could be served."""
         try:
             with Image.open(path) as image:
-                return image.height, image.width
+                if image.format in FORMATS:
+                    sideways = is_sideways(orientation(image))
+                    return image.size if sideways else image.size[::-1]
+                self.report(self.where(path), f"is a {image.format}, not JPEG, PNG or WebP")
         except FileNotFoundError:
             self.report(self.where(path), "there is no such image")
-        except (UnidentifiedImageError, OSError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             self.report(self.where(path), f"is not an image ({type(error).__name__})")
         return None
 
@@ -181,24 +207,35 @@ def _labels(labels: list[int]) -> npt.NDArray[np.int64]:
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Decode to (height, width, 3) RGB. Raises DatasetError naming the file."""
+    """Decode to (height, width, 3) RGB, upright, as it would be served. Raises DatasetError naming
+    the file."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
+            turned = orientation(image)  # before pixels: what follows them is not looked at
+            return np.asarray(upright(to_rgb(image), turned))
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's PNG reader raises the last
         raise DatasetError(f"{path}: cannot be decoded ({error})") from error
 
 
+def read_text(path: Path) -> str:
+    """A file that a data set cannot do without. Raises DatasetError, and FileNotFoundError."""
+    try:
+        return path.read_text(encoding=ENCODING)
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read as text: {error}") from error
+
+
 def read_names(root: Path, path: Path) -> list[str]:
-    """The names in a list file, the first word of each line. Raises DatasetError without it."""
+    """The lines of a list file that are not blank. Raises DatasetError without it."""
     if not path.is_file():
         raise DatasetError(f"{root} has no split {path.stem!r}: there is no {path}")
-    return [
-        line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()
-    ]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def find_image(folder: Path, name: str) -> Path:
-    """NAME with the first image suffix that exists; with .jpg if none does."""
-    paths = [folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
+    """NAME with the first image suffix that exists, in either case; with .jpg if none does."""
+    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
+    paths = [folder / f"{name}{suffix}" for suffix in suffixes]
     return next((path for path in paths if path.exists()), paths[0])

@@ -1,6 +1,10 @@
 """DeepPCB (github.com/tangsanli5201/DeepPCB): defects on printed circuit boards.
 
-images/NAME.jpg    labels/NAME.txt: lines ``x1 y1 x2 y2 type``    SPLIT.txt: one NAME a line
+    SPLIT.txt              as published: ``FOLDER/NAME.jpg OTHER/NAME.txt`` a line
+    FOLDER/NAME_test.jpg   the board; NAME_temp.jpg, without defects, is not read
+    OTHER/NAME.txt         its defects, ``x1 y1 x2 y2 type`` a line
+
+or, flat: one NAME a line, images/NAME.jpg and labels/NAME.txt.
 """
 
 from __future__ import annotations
@@ -8,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.data.dataset import Annotation, Collector, Dataset, find_image, read_names
+from builder.data.dataset import Annotation, Collector, Dataset, Lines, find_image, read_names
 
 CLASSES = ("open", "short", "mousebite", "spur", "copper", "pin-hole")
 """Types 1..6 of the label files."""
@@ -17,17 +21,28 @@ CLASSES = ("open", "short", "mousebite", "spur", "copper", "pin-hole")
 def read_deeppcb(root: Path, split: str) -> Dataset:
     """Splits trainval and test."""
     found = Collector(root, CLASSES)
-    for name in read_names(root, root / f"{split}.txt"):
-        image, labels = find_image(root / "images", name), root / "labels" / f"{name}.txt"
+    for line in read_names(root, root / f"{split}.txt"):
+        name, image, labels = _files(root, line)
         if not labels.is_file():
             found.report(found.where(labels), "there is no such file of labels")
-        elif (size := found.measure(image)) is not None:
-            found.add(name, image, size, _annotations(found, labels))
+        elif (size := found.measure(image)) is not None and (
+            lines := found.lines(labels)
+        ) is not None:
+            found.add(name, image, size, _annotations(found, lines))
     return found.dataset()
 
 
-def _annotations(found: Collector, path: Path) -> Iterator[Annotation]:
-    for where, fields in found.lines(path):
+def _files(root: Path, line: str) -> tuple[str, Path, Path]:
+    """Name, image and labels."""
+    published, _, labels = line.partition(" ")
+    if not labels:
+        return line, find_image(root / "images", line), root / "labels" / f"{line}.txt"
+    image = root / published
+    return image.stem, image.with_stem(f"{image.stem}_test"), root / labels.strip()
+
+
+def _annotations(found: Collector, lines: Lines) -> Iterator[Annotation]:
+    for where, fields in lines:
         try:
             x1, y1, x2, y2, kind = map(int, fields)
         except ValueError:

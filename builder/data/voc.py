@@ -9,6 +9,7 @@ whether they count from 0 or 1. Objects marked as difficult count as any other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -20,6 +21,7 @@ from builder.data.dataset import (
     Dataset,
     find_image,
     read_names,
+    read_text,
 )
 
 CLASSES = (
@@ -32,6 +34,9 @@ CLASSES = (
 BCCD_CLASSES = ("RBC", "WBC", "Platelets")
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ROOT = "annotation"
+_PRESENCE = re.compile(r"\s+(-1|0|1)$")
+"""In the lists of single classes, whether an image has one: -1, 0 or 1."""
 _LINE = "line"
 """The attribute in which ``_parse`` notes where an element begins."""
 
@@ -39,7 +44,7 @@ _LINE = "line"
 def read_voc(root: Path, split: str) -> Dataset:
     """A split of a folder in the layout of Pascal VOC, in the order of its list."""
     listed = root / "classes.txt"
-    lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else CLASSES
+    lines = read_text(listed).splitlines() if listed.is_file() else CLASSES
     return _read(root, split, tuple(line.strip() for line in lines if line.strip()))
 
 
@@ -50,7 +55,8 @@ def read_bccd(root: Path, split: str) -> Dataset:
 
 def _read(root: Path, split: str, classes: tuple[str, ...]) -> Dataset:
     found = Collector(root, classes)
-    for name in read_names(root, root / "ImageSets" / "Main" / f"{split}.txt"):
+    for line in read_names(root, root / "ImageSets" / "Main" / f"{split}.txt"):
+        name = _PRESENCE.sub("", line)
         image, path = find_image(root / "JPEGImages", name), root / "Annotations" / f"{name}.xml"
         where = found.where(path)
         try:
@@ -61,12 +67,17 @@ def _read(root: Path, split: str, classes: tuple[str, ...]) -> Dataset:
         except expat.ExpatError as error:
             found.report(f"{where}:{error.lineno}", f"is not XML ({expat.ErrorString(error.code)})")
             continue
+        except (OSError, ValueError) as error:  # the latter for an encoding that expat lacks
+            found.report(where, f"cannot be read ({error})")
+            continue
+        if tree.tag.lower() != _ROOT:
+            found.report(where, f"is a {tree.tag!r}, not an {_ROOT!r}")
+            continue
         size = found.measure(image)
         if size is None:
             continue
-        stated = tree.findtext("size/height", "0"), tree.findtext("size/width", "0")
-        if "0" not in stated and stated != tuple(map(str, size)):
-            height, width = stated
+        height, width = (tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
+        if not (_is_side(height, size[0]) and _is_side(width, size[1])):
             problem = (
                 f"the annotations are of {width}x{height} pixels, the image has {size[1]}x{size[0]}"
             )
@@ -74,6 +85,14 @@ def _read(root: Path, split: str, classes: tuple[str, ...]) -> Dataset:
             continue
         found.add(name, image, size, _annotations(found, where, tree))
     return found.dataset()
+
+
+def _is_side(stated: str, pixels: int) -> bool:
+    """Whether an image has as many pixels as its annotations say, if they do: some say 0."""
+    try:
+        return float(stated or 0) in (0, pixels)
+    except ValueError:
+        return False
 
 
 def _parse(path: Path) -> Element:

@@ -7,7 +7,9 @@
     .../labels/NAME.txt    its objects, ``class x y width height`` a line: centre and sides as
                            shares of the image; or ``class x1 y1 x2 y2 x3 y3 ...``, an outline
 
-An image without a file of labels has no objects.
+An image without a file of labels has no objects, but some must have one. ``images`` is the last
+folder of that name below that of the data set; where it has no such counterpart, labels lie beside
+the images.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from builder.data.dataset import (
     Corners,
     Dataset,
     DatasetError,
+    Lines,
+    read_names,
+    read_text,
 )
 
 DESCRIPTION = "data.yaml"
@@ -34,42 +39,54 @@ ROUNDING = 1e-3
 
 def read_yolo(root: Path, split: str) -> Dataset:
     """A split that ``root``/data.yaml names."""
-    description = _describe(root / DESCRIPTION)
-    found = Collector(root, _classes(root / DESCRIPTION, description.get("names")))
+    path = root / DESCRIPTION
+    description = _describe(path)
+    found = Collector(root, _classes(path, description.get("names")))
     base = root / str(description.get("path") or ".")
-    for image in _images(base if base.is_dir() else root, split, description.get(split)):
+    if not description.get(split):
+        raise DatasetError(f"{path} names no split {split!r}")
+    images = _images(base if base.is_dir() else root, split, description[split])
+    labels = {image: _labels_of(image, root) for image in images}
+    if not any(path.is_file() for path in labels.values()):
+        first = f", as {next(iter(labels.values()))}" if labels else ""
+        raise DatasetError(f"{root} has no labels of the split {split!r}{first}")
+    for image in images:
         size = found.measure(image)
-        if size is not None:
-            labels = _labels_of(image)
-            annotations = _annotations(found, labels, size) if labels.is_file() else ()
-            found.add(image.stem, image, size, annotations)
+        if size is None:
+            continue
+        lines = found.lines(labels[image]) if labels[image].is_file() else []
+        if lines is not None:
+            found.add(image.stem, image, size, _annotations(found, lines, size))
     return found.dataset()
 
 
 def _describe(path: Path) -> dict[str, Any]:
     try:
-        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+        description = yaml.safe_load(read_text(path))
     except FileNotFoundError as error:
         raise DatasetError(f"there is no {path}") from error
     except yaml.YAMLError as error:
         raise DatasetError(f"{path} is not YAML: {error}") from error
     if not isinstance(description, dict):
         raise DatasetError(f"{path} describes no data set: it is not a mapping")
+    if "kpt_shape" in description:
+        raise DatasetError(f"{path} describes poses (kpt_shape): boxes or outlines are needed")
     return description
 
 
 def _classes(path: Path, names: object) -> tuple[str, ...]:
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DatasetError(f"{path}: 'names' is neither a list nor a mapping of 0, 1, 2, ...")
+    for name in names:
+        if type(name) not in (str, int, float):  # yes, no and null are none of them in YAML
+            raise DatasetError(f"{path}: the name {name!r} is no text: put it in quotes")
     return tuple(map(str, names))
 
 
 def _images(base: Path, split: str, entries: object) -> list[Path]:
     """The images of a split, sorted within each of its folders. Raises DatasetError."""
-    if not entries:
-        raise DatasetError(f"{base / DESCRIPTION} names no split {split!r}")
     images: list[Path] = []
     for entry in entries if isinstance(entries, list) else [entries]:
         path = base / str(entry)
@@ -80,24 +97,28 @@ def _images(base: Path, split: str, entries: object) -> list[Path]:
                 item for item in sorted(path.rglob("*")) if item.suffix.lower() in IMAGE_SUFFIXES
             )
         elif path.is_file():
-            lines = path.read_text(encoding="utf-8").split()
-            images.extend(path.parent / line for line in lines)
+            images.extend(path.parent / line for line in read_names(base, path))
         else:
             raise DatasetError(f"{base} has no split {split!r}: there is no {path}")
     return images
 
 
-def _labels_of(image: Path) -> Path:
-    """Under ``labels`` where the image is under ``images``; otherwise beside it."""
-    parts = list(image.parts)
-    if "images" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts).with_suffix(".txt")
+def _labels_of(image: Path, root: Path) -> Path:
+    """Under ``labels`` where the image is under ``images``; otherwise, or if that is not there,
+    beside it."""
+    beside = image.with_suffix(".txt")
+    below = image.relative_to(root) if image.is_relative_to(root) else image
+    parts = list(below.parts)
+    if "images" not in parts:
+        return beside
+    parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    apart = (root / Path(*parts)).with_suffix(".txt")
+    return beside if beside.is_file() and not apart.is_file() else apart
 
 
-def _annotations(found: Collector, path: Path, size: tuple[int, int]) -> Iterator[Annotation]:
+def _annotations(found: Collector, lines: Lines, size: tuple[int, int]) -> Iterator[Annotation]:
     height, width = size
-    for where, fields in found.lines(path):
+    for where, fields in lines:
         try:
             label, shares = int(fields[0]), [float(value) for value in fields[1:]]
         except ValueError:

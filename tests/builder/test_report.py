@@ -61,7 +61,8 @@ def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [of_exit.macs for of_exit in found.exits] == [10, 20, 30, 40, 50]
     assert [round(of_exit.accuracy.ap, 6) for of_exit in found.exits] == [0, 1, 1, 1, 1]
     assert [of_exit.p50_ms for of_exit in found.exits] == pytest.approx([6, 8, 10, 12, 14])
-    assert found.num_objects == {"x": 3, "small": 0, "medium": 0, "large": 3}
+    assert found.num_of_class == {"x": 3}
+    assert found.num_of_size == {"small": 0, "medium": 0, "large": 3}
     assert [picture.name for picture in found.pictures] == ["a", "c"]
     picture = found.pictures[0]
     assert picture.size == (600, 1200)

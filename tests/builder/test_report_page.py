@@ -34,7 +34,8 @@ FACTS = ModelFacts(
     "openvino",
     LatencyProfile("openvino", "a machine", "2026-01-01", 2, {}),
     (exit_facts(1, 0.5), exit_facts(2, 0.625)),
-    {"x": 1234, "small": 0, "medium": 1000, "large": 234},
+    {"x": 1234},
+    {"small": 0, "medium": 1000, "large": 234},
     (PICTURE,),
 )
 
@@ -140,8 +141,9 @@ def test_one_point_has_an_axis() -> None:
 
 def test_many_classes_are_a_table_only() -> None:
     names = [f"class {index}" for index in range(9)]
-    accuracy = AveragePrecision(0.5, 0.6, dict.fromkeys(names, 0.5), {"small": 0.5})
+    sizes = FACTS.exits[0].accuracy.ap_by_size
+    accuracy = AveragePrecision(0.5, 0.6, dict.fromkeys(names, 0.5), sizes)
     exits = (replace(FACTS.exits[0], accuracy=accuracy),)
-    facts = replace(FACTS, exits=exits, num_objects=dict.fromkeys((*names, "small"), 1))
+    facts = replace(FACTS, exits=exits, num_of_class=dict.fromkeys(names, 1))
     words = read(facts).words
     assert words.count("class 8") == 1

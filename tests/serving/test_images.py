@@ -25,7 +25,6 @@ from serving.core.errors import (
 from serving.core.letterbox import PAD_VALUE, Letterbox, fit
 from serving.core.ports import Image
 from serving.images import (
-    BACKGROUND,
     MAX_JPEG_SEGMENTS,
     MAX_PNG_CHUNKS,
     DecodePool,
@@ -35,6 +34,7 @@ from serving.images import (
     probe,
     refit,
 )
+from serving.pixels import BACKGROUND
 from tests.serving.fakes import FakeClock, encode, picture
 
 QUARTERS = {(0.25, 0.25): (220, 30, 30), (0.25, 0.75): (30, 200, 30), (0.75, 0.25): (30, 30, 210)}

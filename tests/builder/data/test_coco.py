@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.data.coco import Detections, average_precision, resampled_ap
-from builder.data.dataset import Dataset, Sample
+from builder.data.coco import Detections, average_precision, count_objects, resampled_ap
+from builder.data.dataset import Dataset, DatasetError, Sample
 
 BOXES = np.array([[0, 0, 40, 40], [50, 50, 90, 90]], dtype=np.float32)
 AREAS = np.array([900, 1600], dtype=np.float32)
@@ -46,6 +46,31 @@ def test_boxes_at_iou_three_quarters() -> None:
 def test_nothing_found() -> None:
     result = average_precision(DATASET, [found(BOXES[:0], [], [])] * 2)
     assert (result.ap, result.ap50) == (0.0, 0.0)
+    assert result.ap_by_class == {"x": 0.0, "y": 0.0}
+    assert (result.ap_by_size["small"], result.ap_by_size["medium"]) == (0.0, 0.0)
+    assert np.isnan(result.ap_by_size["large"])
+
+
+def test_nothing_to_be_found() -> None:
+    empty = replace(
+        DATASET.samples[0], boxes_xyxy=BOXES[:0], labels=np.zeros(0, np.int64), areas=AREAS[:0]
+    )
+    rows = [found(BOXES, [0.9, 0.8], [0, 1])]
+    with pytest.raises(DatasetError, match="no object in these images"):
+        average_precision(replace(DATASET, samples=(empty,)), rows)
+    # Half of the draws of two images, one of them empty, hold something; no other counts.
+    both = replace(DATASET, samples=(DATASET.samples[0], empty))
+    aps = resampled_ap(both, [*rows, found(BOXES[:0], [], [])], 40, seed=0)
+    assert 0 < len(aps) < 40
+    np.testing.assert_allclose(aps, 1.0)
+
+
+def test_classes_may_be_called_as_sizes_are() -> None:
+    named = replace(DATASET, classes=("small", "large"))
+    assert count_objects(named) == (
+        {"small": 2, "large": 2},
+        {"small": 2, "medium": 2, "large": 0},
+    )
 
 
 def test_by_class() -> None:

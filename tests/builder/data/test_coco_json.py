@@ -66,6 +66,13 @@ def test_objects_and_crowds(root: Path) -> None:
         ({"image_id": 8}, "image_id 8 is not that of an image"),
         ({"image_id": [7]}, "is malformed"),
         ({"category_id": 4}, "category_id 4 is not that of a category"),
+        ({"category_id": True}, "category_id True is not that of a category"),
+        ({"bbox": "1234"}, "is malformed"),
+        ({"bbox": [1, 2, "3", 4]}, "is malformed"),
+        ({"area": "60"}, "is malformed"),
+        ({"area": -1}, "an area is no -1.0 pixels"),
+        ({"area": float("nan")}, "an area is no nan pixels"),
+        ({"iscrowd": "0"}, "iscrowd is '0', not 0 or 1"),
     ],
 )
 def test_bad_annotations_are_reported(root: Path, change: dict[str, Any], problem: str) -> None:
@@ -76,6 +83,16 @@ def test_bad_annotations_are_reported(root: Path, change: dict[str, Any], proble
     (bad,) = dataset.bad
     assert bad.startswith(f"annotations/instances_val.json: annotations[2]: {problem}")
     assert len(dataset.samples[0].labels) == 1
+
+
+def test_what_is_not_stated_is_that_of_box_and_file(root: Path) -> None:
+    data = description()
+    data["annotations"][0]["area"] = None
+    data["images"][0] |= {"width": "50", "height": None}
+    write(root, data)
+    dataset = read_coco(root, "val")
+    assert not dataset.bad
+    assert dataset.samples[0].areas.tolist() == [200]
 
 
 @pytest.mark.parametrize("key", ["bbox", "image_id", "category_id"])
@@ -132,6 +149,14 @@ def test_files_that_say_nothing(root: Path, change: dict[str, Any], problem: str
 
 
 def test_files_that_are_no_json(root: Path) -> None:
-    (root / "annotations" / "instances_val.json").write_text('{"images": [}')
+    path = root / "annotations" / "instances_val.json"
+    path.write_text('{"images": [}')
     with pytest.raises(DatasetError, match=r"is not JSON: .* line 1 column 13"):
+        read_coco(root, "val")
+    path.write_text("[" * 100_000)
+    with pytest.raises(DatasetError, match="is not JSON"):
+        read_coco(root, "val")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DatasetError, match="cannot be read as text"):
         read_coco(root, "val")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from PIL import Image
 
 from builder.data import DATASETS, DatasetError, read_dataset
 from builder.data.dataset import Annotation, Collector, find_image, read_image, read_names
+from serving.images import load_image
 
 SIZE = (40, 50)
 
@@ -71,6 +75,79 @@ def test_images_are_measured_by_their_header(tmp_path: Path) -> None:
     ]
 
 
+def picture(width: int, height: int) -> Image.Image:
+    """No two corners alike."""
+    pixels = np.full((height, width, 3), 90, dtype=np.uint8)
+    pixels[: height // 2, : width // 2] = (220, 30, 30)
+    pixels[height // 2 :, : width // 2] = (30, 30, 210)
+    return Image.fromarray(pixels)
+
+
+def turned(orientation: int) -> dict[str, bytes]:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return {"exif": exif.tobytes()}
+
+
+LEVELS = Image.fromarray(np.linspace(0, 65535, 50 * 40).astype(np.uint16).reshape(40, 50))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "options"),
+    [
+        *((picture(50, 40), kind, turned(way)) for kind in ("JPEG", "PNG") for way in range(1, 9)),
+        *((picture(50, 40).convert(mode), "JPEG", {}) for mode in ("L", "CMYK")),
+        *((picture(50, 40).convert(mode), "PNG", {}) for mode in ("1", "L", "P", "LA", "RGBA")),
+        (LEVELS, "PNG", {}),
+        (Image.new("RGBA", (50, 40), (200, 0, 0, 128)), "PNG", {}),
+        (Image.new("P", (50, 40), 0), "PNG", {"transparency": bytes(1)}),
+        (picture(50, 40), "WEBP", {"lossless": True, **turned(6)}),
+        (picture(50, 40), "MPO", {"save_all": True, "append_images": [picture(50, 40)]}),
+    ],
+)
+def test_what_is_learnt_from_is_what_is_served(
+    image: Image.Image, kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """To the pixel, in the frame that annotations are in, where nothing needs scaling."""
+    path = tmp_path / "a.jpg"
+    image.save(path, kind, **options)
+    found = Collector(tmp_path, ("x",))
+    size = found.measure(path)
+    assert size is not None
+    served, placement = load_image(path.read_bytes(), size[1], size[0])
+    assert (placement.original_height, placement.original_width) == size
+    np.testing.assert_array_equal(read_image(path), served)
+
+
+def test_images_that_cannot_be_served_are_reported(tmp_path: Path) -> None:
+    found = Collector(tmp_path, ("x",))
+    Image.new("L", (50, 40)).save(tmp_path / "a.jpg", "GIF")
+    Image.new("L", (50, 40)).save(tmp_path / "b.bmp")
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", b"-"))
+    )
+    (tmp_path / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    for name in ("a.jpg", "b.bmp", "c.png", "d\0.png"):
+        assert found.measure(tmp_path / name) is None
+    assert found.bad == [
+        "a.jpg: is a GIF, not JPEG, PNG or WebP",
+        "b.bmp: is a BMP, not JPEG, PNG or WebP",
+        "c.png: is not an image (DecompressionBombError)",
+        "d\0.png: is not an image (ValueError)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("classes", "problem"),
+    [(("a", "b", "a"), "several classes called 'a'"), ((), "no classes"), ((" ",), "no classes")],
+)
+def test_classes_can_be_told_apart(classes: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(DatasetError, match=problem):
+        Collector(Path("root"), classes)
+
+
 def test_decoding(tmp_path: Path) -> None:
     Image.new("L", (50, 40), 7).save(tmp_path / "a.jpg")
     image = read_image(tmp_path / "a.jpg")
@@ -84,21 +161,28 @@ def test_lines_are_numbered(tmp_path: Path) -> None:
     found = Collector(tmp_path, ("x",))
     (tmp_path / "a.txt").write_text("1 2\n\n 3\n")
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe1")
-    assert list(found.lines(tmp_path / "a.txt")) == [("a.txt:1", ["1", "2"]), ("a.txt:3", ["3"])]
-    assert list(found.lines(tmp_path / "b.txt")) == []
+    (tmp_path / "c.txt").write_text("1\n", encoding="utf-8-sig")
+    assert found.lines(tmp_path / "a.txt") == [("a.txt:1", ["1", "2"]), ("a.txt:3", ["3"])]
+    assert found.lines(tmp_path / "b.txt") is None
+    assert found.lines(tmp_path / "c.txt") == [("c.txt:1", ["1"])]
     assert found.bad == ["b.txt: is not text (invalid start byte)"]
 
 
 def test_a_list_of_names(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("a 1\n\nb -1\n")
-    assert read_names(tmp_path, tmp_path / "train.txt") == ["a", "b"]
+    (tmp_path / "train.txt").write_text("a photo\n\nb \n", encoding="utf-8-sig")
+    assert read_names(tmp_path, tmp_path / "train.txt") == ["a photo", "b"]
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"latin\.txt cannot be read as text"):
+        read_names(tmp_path, tmp_path / "latin.txt")
     with pytest.raises(DatasetError, match="has no split 'val'"):
         read_names(tmp_path, tmp_path / "val.txt")
 
 
 def test_any_kind_of_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
+    (tmp_path / "c.JPG").touch()
     assert find_image(tmp_path, "a") == tmp_path / "a.png"
+    assert find_image(tmp_path, "c") == tmp_path / "c.JPG"
     assert find_image(tmp_path, "b") == tmp_path / "b.jpg"
 
 

@@ -33,6 +33,19 @@ def test_boards(boards: Path) -> None:
     assert not len(empty.labels)
 
 
+def test_boards_as_published(boards: Path) -> None:
+    folders = [boards / "group7" / name for name in ("7", "7_not")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    (boards / "images/7.jpg").rename(folders[0] / "7_test.jpg")
+    (boards / "labels/7.txt").rename(folders[1] / "7.txt")
+    (boards / "test.txt").write_text("group7/7/7.jpg group7/7_not/7.txt\n")
+    dataset = read_deeppcb(boards, "test")
+    assert not dataset.bad
+    (sample,) = dataset.samples
+    assert (sample.image_id, sample.labels.tolist()) == ("7", [5, 0])
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [

@@ -91,6 +91,11 @@ def test_bad_objects_are_reported(
             ANNOTATIONS.replace(">96<", ">64<"),
             "Annotations/image_1.xml: the annotations are of 128x64 pixels, the image has 128x96",
         ),
+        (
+            '<?xml version="1.0" encoding="gbk"?><annotation/>',
+            "Annotations/image_1.xml: cannot be r",
+        ),
+        ("<html></html>", "Annotations/image_1.xml: is a 'html', not an 'annotation'"),
     ],
 )
 def test_images_without_usable_annotations(one: Path, text: str | None, bad: str) -> None:
@@ -113,7 +118,15 @@ def test_a_missing_image(one: Path) -> None:
     assert len(dataset.samples) == 1
 
 
-def test_sizes_that_say_nothing(one: Path) -> None:
-    text = ANNOTATIONS.replace(">96<", ">0<").replace(">128<", ">0<")
+@pytest.mark.parametrize(
+    ("height", "width"), [("0", "0"), ("", ""), ("0", "128"), (" 96 ", "128.0")]
+)
+def test_sizes_that_are_right_or_say_nothing(one: Path, height: str, width: str) -> None:
+    text = ANNOTATIONS.replace(">96<", f">{height}<").replace(">128<", f">{width}<")
     (one / "Annotations/image_1.xml").write_text(text)
     assert not read_bccd(one, "one").bad
+
+
+def test_lists_of_single_classes(one: Path) -> None:
+    (one / "ImageSets/Main/one.txt").write_text("image_1  1\nimage_2 -1\n", encoding="utf-8-sig")
+    assert [sample.image_id for sample in read_bccd(one, "one").samples] == ["image_1", "image_2"]

@@ -15,11 +15,12 @@ DESCRIPTION = "path: .\ntrain: images/train\nval: val.txt\nnames: [cat, dog]\n"
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
     """Two images in train, of which the second has no file of labels; one in val."""
-    for folder in ("images/train", "labels/train", "images/val"):
+    for folder in ("images/train", "labels/train", "images/val", "labels/val"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("train/a", "train/b", "val/c"):
         Image.new("RGB", (50, 40)).save(tmp_path / "images" / f"{name}.png")
     (tmp_path / "labels/train/a.txt").write_text("1 0.5 0.5 0.4 0.5\n0 0 0 0 .5 .5 0\n")
+    (tmp_path / "labels/val/c.txt").write_text("")
     (tmp_path / "data.yaml").write_text(DESCRIPTION)
     (tmp_path / "val.txt").write_text("./images/val/c.png\n")
     return tmp_path
@@ -65,6 +66,41 @@ def test_labels_beside_the_images(pets: Path) -> None:
     assert sample.boxes_xyxy.tolist() == [[0, 0, 50, 40]]
 
 
+def test_labels_are_looked_for_below_the_data_set(pets: Path, tmp_path: Path) -> None:
+    """Also where the data set itself is in a folder called images."""
+    root = tmp_path / "images"
+    (root / "all").mkdir(parents=True)
+    Image.new("RGB", (50, 40)).save(root / "all" / "d.jpg")
+    (root / "all" / "d.txt").write_text("0 .5 .5 1 1\n")
+    (root / "data.yaml").write_text("names: [cat]\ntest: all\n")
+    (sample,) = read_yolo(root, "test").samples
+    assert len(sample.labels) == 1
+    # Beside the images, though these are under images.
+    (pets / "images/train/b.txt").write_text("0 .5 .5 1 1\n")
+    assert [len(each.labels) for each in read_yolo(pets, "train").samples] == [2, 1]
+
+
+def test_a_split_without_any_labels_is_refused(pets: Path) -> None:
+    (pets / "labels/train/a.txt").unlink()
+    with pytest.raises(DatasetError, match=r"no labels of the split 'train', as .*train/a\.txt"):
+        read_yolo(pets, "train")
+
+
+def test_an_image_whose_labels_are_no_text_is_left_out(pets: Path) -> None:
+    (pets / "labels/train/a.txt").write_bytes(b"\xff\xfe0")
+    dataset = read_yolo(pets, "train")
+    assert dataset.bad == ("labels/train/a.txt: is not text (invalid start byte)",)
+    assert [sample.image_id for sample in dataset.samples] == ["b"]
+
+
+def test_names_with_spaces(pets: Path) -> None:
+    (pets / "images/val/c.png").rename(pets / "images/val/a photo.png")
+    (pets / "labels/val/c.txt").rename(pets / "labels/val/a photo.txt")
+    (pets / "val.txt").write_text("images/val/a photo.png\n")
+    (sample,) = read_yolo(pets, "val").samples
+    assert sample.image_id == "a photo"
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -101,7 +137,13 @@ def test_a_missing_image(pets: Path) -> None:
         ("- names", "not a mapping"),
         ("train: images/train", "'names' is neither"),
         ("names: {1: cat}\ntrain: images/train", "'names' is neither"),
-        ("names: [cat]", "names no split 'train'"),
+        ("names: [cat]", "data.yaml names no split 'train'"),
+        ("path: images\nnames: [cat]", "0/data.yaml names no split 'train'"),
+        ("names: {a: cat, 2: dog}", "'names' is neither"),
+        ("names: [yes, no]", "the name True is no text"),
+        ("names: [null]", "the name None is no text"),
+        ("names: [cat, cat]", "several classes called 'cat'"),
+        ("names: [cat]\nkpt_shape: [2, 2]", "describes poses"),
         ("names: [cat]\ntrain: nowhere", "has no split 'train': there is no"),
     ],
 )
