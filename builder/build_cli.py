@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from builder.config import CONFIGS, MODEL_NAME
+from builder.endings import STOPPED, CommandError, failed, interruptible
+from builder.images import read_image
 from builder.model_cli import add_neck, configured
 from builder.options import RUNTIMES, add_command, add_threads
 
 if TYPE_CHECKING:
+    from builder.modeling.detector import Detector
     from serving.core.catalog import Catalog
-    from serving.core.ports import SegmentRunner, ServingTools
+    from serving.core.ports import Image, SegmentRunner, ServingTools
 
 CPU_RUNTIMES = ("openvino", "onnxruntime")
 """What Triton's CPU variants can be configured for; the first is the default."""
@@ -79,6 +82,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
 def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
     """Why this cannot be built, as far as it is known before any work."""
     source = options.checkpoint or options.config
+    in_the_way = _in_the_way(options.model_repository)
     tensorrt_only = _tensorrt_only(options)
     images = options.calibration_images
     rules = (
@@ -91,6 +95,7 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
             "say which model with --model, or give a --checkpoint or a --config",
         ),
         (options.neck and not options.config, "--neck is for --config"),
+        (in_the_way, f"--model-repository: {in_the_way} is a file, not a folder"),
         (
             options.model is not None and not MODEL_NAME.holds(options.model),
             f"a model's name has {MODEL_NAME.what}: it is not {options.model!r}",
@@ -107,7 +112,7 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
             options.precision == "int8" and source and not images,
             "--precision int8 of other weights needs --calibration-images",
         ),
-        (images and not glob(images), f"no file is called {images}"),
+        (images and not _files(images), f"no file is called {images}"),
         (
             options.store and (source or images or tuple(targets) != ("tensorrt",)),
             "--store: only with --target tensorrt, of segments that are in the repository already",
@@ -118,6 +123,16 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
         ),
     )
     return next((sentence for wrong, sentence in rules if wrong), None)
+
+
+def _files(pattern: str) -> list[Path]:
+    """The files that ``pattern`` is a glob of, in the order of their names."""
+    return sorted(path for path in map(Path, glob(pattern)) if path.is_file())
+
+
+def _in_the_way(folder: Path) -> Path | None:
+    """What is a file where ``folder`` is to be, or a folder that it is to be in."""
+    return next((path for path in (folder, *folder.parents) if path.is_file()), None)
 
 
 def _flag(name: str) -> str:
@@ -137,6 +152,22 @@ def _build(
     problem = _refusal(options, targets)
     if problem:
         refuse(problem)
+    try:
+        with interruptible():
+            return _build_or_store(targets, options, tools, refuse)
+    except KeyboardInterrupt:
+        print("punctual: stopped; the same command builds it from the start", file=sys.stderr)
+        return STOPPED
+    except (CommandError, OSError) as error:
+        return failed(error)
+
+
+def _build_or_store(
+    targets: Sequence[str],
+    options: argparse.Namespace,
+    tools: ServingTools,
+    refuse: Callable[[str], NoReturn],
+) -> int:
     if options.store is None:
         return _build_in(options.model_repository, targets, options, tools, refuse)
     from builder.plan_store import StoreError, build_once
@@ -151,9 +182,8 @@ def _build(
             precision,
             lambda copy: _build_in(copy, targets, options, tools, refuse),
         )
-    except (StoreError, OSError) as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 1
+    except StoreError as error:
+        return failed(error)
 
 
 def _build_in(
@@ -163,46 +193,31 @@ def _build_in(
     tools: ServingTools,
     refuse: Callable[[str], NoReturn],
 ) -> int:
-    from builder.repository import depth_folder, version_folder, write_catalog, write_texts
-    from serving.core.quantized import CPU_FOLDER
+    from builder.repository import depth_folder, version_folder, write_texts
 
     # What is not installed is to be missed before the work, not after it.
     if options.calibration_images:
-        from builder.quantize import quantize_segments
+        import builder.quantize  # noqa: F401
     if "torch" in targets:
         from builder.torch_export import export_programs
     if "tensorrt" in targets:
         from builder.tensorrt import PlanBuildError, build_plans
 
     if options.checkpoint or options.config:
-        from builder.build import open_detector, write_model
+        from builder.build import write_model
 
-        source = options.checkpoint
-        made_by = f"punctual build --config {options.config}"
-        if options.config:
-            source = configured(options.config, options.neck, (), refuse).detector
-            made_by += f" --neck {options.neck}" if options.neck else ""
-        try:
-            detector, command = open_detector(source, made_by)
-        except (OSError, ValueError) as error:
-            refuse(str(error))
+        detector, command = _detector(options, refuse)
+        images = _calibration_images(options, *detector.config.input_size, tools)
         catalog = write_model(detector, options.model, command, repository, time.perf_counter)
     else:
         catalog = _catalog_there(repository, options.model, refuse)
+        images = _calibration_images(options, catalog.input_height, catalog.input_width, tools)
     folder = version_folder(repository, catalog.name)
     cpu_runtimes = [target for target in targets if target in CPU_RUNTIMES]
     num_texts = write_texts(repository, catalog, (cpu_runtimes or CPU_RUNTIMES)[0])
     print(f"wrote {num_texts} configurations and adapters for Triton")
-    if options.calibration_images:
-        paths = sorted(map(Path, glob(options.calibration_images)))
-        input_size = catalog.input_width, catalog.input_height
-        images = (tools.load_image(path.read_bytes(), *input_size)[0] for path in paths)
-        # Figures of other scales say nothing of these.
-        kept = {name: each for name, each in catalog.precisions.items() if name != "int8"}
-        catalog = replace(catalog, precisions=kept)
-        write_catalog(catalog, folder)
-        written = quantize_segments(folder, catalog, images)
-        print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")
+    if images:
+        catalog = _quantize(folder, catalog, images)
     for target in targets:
         if target == "torch":
             export_programs(detector, folder)
@@ -212,12 +227,56 @@ def _build_in(
             try:
                 build_plans(folder, catalog, depths, **given)
             except PlanBuildError as error:
-                print(f"punctual: {error}", file=sys.stderr)
-                return 1
+                return failed(error)
         print(_run_all(tools.open_runner(target, folder, options.threads), catalog))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")
     return 0
+
+
+def _detector(
+    options: argparse.Namespace, refuse: Callable[[str], NoReturn]
+) -> tuple[Detector, str]:
+    """That of the checkpoint or the configuration, and the command that made it."""
+    from builder.build import open_detector
+
+    source = options.checkpoint
+    made_by = f"punctual build --config {options.config}"
+    if options.config:
+        source = configured(options.config, options.neck, (), refuse).detector
+        made_by += f" --neck {options.neck}" if options.neck else ""
+    try:
+        return open_detector(source, made_by)
+    except (OSError, ValueError) as error:
+        refuse(str(error))
+
+
+def _calibration_images(
+    options: argparse.Namespace, height: int, width: int, tools: ServingTools
+) -> list[Image]:
+    """The images to quantise with, as inputs; none, if it was not asked for. All are decoded before
+    anything is changed. Raises UnreadableImage."""
+    if not options.calibration_images:
+        return []
+    from builder.quantize import MAX_IMAGES
+
+    paths = _files(options.calibration_images)[:MAX_IMAGES]
+    return [read_image(path, width, height, tools.load_image)[0] for path in paths]
+
+
+def _quantize(folder: Path, catalog: Catalog, images: Sequence[Image]) -> Catalog:
+    """Quantise the segments in ``folder``; the catalogue without figures of earlier scales, which
+    say nothing of these."""
+    from builder.quantize import quantize_segments
+    from builder.repository import write_catalog
+    from serving.core.quantized import CPU_FOLDER
+
+    kept = {name: each for name, each in catalog.precisions.items() if name != "int8"}
+    catalog = replace(catalog, precisions=kept)
+    write_catalog(catalog, folder)
+    written = quantize_segments(folder, catalog, images)
+    print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")
+    return catalog
 
 
 def _catalog_there(repository: Path, name: str, refuse: Callable[[str], NoReturn]) -> Catalog:

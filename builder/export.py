@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from builder.catalog import build_catalog
+from builder.endings import CommandError
 from builder.modeling.detector import Detector
 from builder.modeling.frozen import (
     MIN_HALF_ELEMENTS,
@@ -37,6 +38,7 @@ from serving.core.latency import quantile
 from serving.core.ports import Clock
 
 __all__ = [
+    "SegmentError",
     "build_catalog",
     "export_segments",
     "freeze",
@@ -51,6 +53,10 @@ NOISE_SCALES = tuple(10.0**exponent for exponent in range(9))
 DETECTIONS = ("boxes", "scores", "labels", "counts")
 MAX_ERROR = 1e-3
 """Of a segment's output, relative to its largest value: float32 sums in another order."""
+
+
+class SegmentError(CommandError, ValueError):
+    """An exported segment is not what the detector computes; the message is one sentence."""
 
 
 def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
@@ -134,8 +140,8 @@ def _store_kernels_in_half(model: onnx.ModelProto) -> None:
 def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
     """Run every exported segment on ONNX Runtime, batch 2, beside what ``freeze`` returned.
 
-    Returns the largest difference of each segment relative to its largest value. Raises ValueError
-    beyond ``MAX_ERROR``, or if a head finds nothing to be compared on.
+    Returns the largest difference of each segment relative to its largest value. Raises
+    SegmentError beyond ``MAX_ERROR``, or if a head finds nothing to be compared on.
     """
     errors = {}
     for segment, module in segment_functions(frozen).items():
@@ -148,7 +154,7 @@ def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
         compare = _detections_error if segment.head else _features_error
         error = compare(actual, expected)
         if not error <= MAX_ERROR:
-            raise ValueError(
+            raise SegmentError(
                 f"{segment.name} differs from torch by {error:.2g} of its largest value"
             )
         errors[segment.name] = error
@@ -172,7 +178,7 @@ def _telling_example(
             expected = [output.numpy() for output in module(*inputs)]
         if not segment.head or expected[DETECTIONS.index("counts")].all():
             return inputs, expected
-    raise ValueError(f"{segment.name} finds nothing in any noise")
+    raise SegmentError(f"{segment.name} finds nothing in any noise")
 
 
 def _features_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:

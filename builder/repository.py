@@ -20,6 +20,8 @@ from serving.core import plans, programs, quantized
 from serving.core.catalog import Catalog
 
 CATALOG = "catalog.json"
+PARTIAL = ".partial-"
+"""What files and folders are called, with more behind it, that a build has not finished."""
 COMPILED = (
     f"{plans.FOLDER}/*.plan",
     f"{plans.FOLDER}/{plans.MANIFEST}",
@@ -91,11 +93,21 @@ def remove_leftovers(repository: Path, catalog: Catalog) -> list[Path]:
     for depth, model in _depth_models(repository, catalog.name):
         found += model.glob(PLAN) if depth <= catalog.num_exits else [model]
     for path in found:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        _remove(path)
     return found
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what builds that were interrupted left unfinished in ``folder``."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _depth_models(repository: Path, name: str) -> Iterator[tuple[int, Path]]:

@@ -13,10 +13,9 @@ their normalisation statistics are each its own, as of a batch that is computed 
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from builder.config import Config, DetectorConfig, TrainConfig, replace
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.augment import Example
 from builder.data.loader import epoch_batches, steps_per_epoch
+from builder.endings import interruptible as interruptible  # noqa: PLC0414  for train_cli
 from builder.journal import Journal
 from builder.losses import exit_loss
 from builder.modeling.checkpoint import read_checkpoint, save_checkpoint, start_from
@@ -397,20 +397,6 @@ def _run_epochs(
             weights = run.average.model.state_dict()
             save_checkpoint(path, config.detector, weights, metadata, run.state())
     journal.close()
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM is a KeyboardInterrupt, as Ctrl-C is."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def run_until_signal(config: Config, data: Path, out: Path, **options: Any) -> int:
