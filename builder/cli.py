@@ -5,14 +5,25 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from builder import build_cli, evaluate_cli, gpu, model_cli, train_cli
-from builder.options import PRECISIONS, add_command, add_model, add_precision, add_write, today
+from builder.endings import CommandError, failed
+from builder.options import (
+    PRECISIONS,
+    add_command,
+    add_model,
+    add_precision,
+    add_write,
+    at_least,
+    today,
+)
 
 if TYPE_CHECKING:
-    from serving.core.ports import ServingTools
+    from serving.core.catalog import Catalog
+    from serving.core.ports import SegmentRunner, ServingTools
 
 
 def register(commands: Any, tools: ServingTools) -> None:
@@ -39,18 +50,55 @@ def _add_profile(commands: Any, tools: ServingTools) -> None:
     add_model(parser)
     add_precision(parser)
     add_write(parser)
-    parser.add_argument("--rounds", type=int, default=200, help="over all segments; 0: none")
-    parser.add_argument("--path-rounds", type=int, default=200, help="of unit against fused")
-    parser.add_argument("--depths", type=int, nargs="+", help="to compare paths at [all]")
+    parser.add_argument(
+        "--rounds", type=at_least(0), default=200, help="over all segments; 0: none"
+    )
+    parser.add_argument(
+        "--path-rounds", type=at_least(0), default=200, help="of unit against fused"
+    )
+    parser.add_argument("--depths", type=at_least(1), nargs="+", help="to compare paths at [all]")
     parser.add_argument(
         "--against",
         choices=PRECISIONS,
         help="compare paths in this precision too, with those in the other, in interleaved rounds",
     )
-    parser.set_defaults(run=lambda options: _profile(options, tools))
+    parser.set_defaults(run=lambda options: _profile(options, tools, parser.error))
 
 
-def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
+def _profile(
+    options: argparse.Namespace, tools: ServingTools, refuse: Callable[[str], NoReturn]
+) -> int:
+    from builder.models import open_model, open_runner
+    from builder.repository import write_catalog
+
+    if options.against and not options.path_rounds:
+        refuse("--against compares paths: --path-rounds is to be at least 1")
+    try:
+        folder, whole = open_model(options.model_repository, options.model)
+        if options.depths and max(options.depths) > whole.num_exits:
+            refuse(f"--depths are 1 to {whole.num_exits}, not {max(options.depths)}")
+        # All before the first is measured: the other may not be there.
+        runners = [
+            open_runner(tools, options.runtime, folder, options.threads, precision)
+            for precision in (options.precision, *filter(None, [options.against]))
+        ]
+    except CommandError as error:
+        return failed(error)
+    measured = _measure(options, whole.at(options.precision), *runners)
+    for runner in runners:
+        runner.close()
+    if options.write:
+        write_catalog(whole.with_figures(measured), folder)
+    return 0
+
+
+def _measure(
+    options: argparse.Namespace,
+    catalog: Catalog,
+    runner: SegmentRunner,
+    other: SegmentRunner | None = None,
+) -> Catalog:
+    """Measure and print what was asked for; the catalogue with the profile of ``runner``."""
     import os
 
     from builder.measure import (
@@ -62,15 +110,8 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
         measure_decision,
         measure_segments,
     )
-    from builder.repository import read_catalog, version_folder, write_catalog
     from serving.core import segment as segments
 
-    folder = version_folder(options.model_repository, options.model)
-    whole = read_catalog(folder)
-    catalog = whole.at(options.precision)
-    runner = tools.open_runner(
-        options.runtime, folder, options.threads, precision=options.precision
-    )
     threads = options.threads or len(os.sched_getaffinity(0))
     asked = f" in {options.precision}" if options.precision else ""
     print(f"{runner.runtime}{asked}, {machine()}, {threads} threads, {today()}")
@@ -93,10 +134,7 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
                 f"{row.depth:4} {1e3 * row.unit_s:9.2f} {1e3 * row.fused_s:9.2f}"
                 f"{row.ratio_p50:17.3f}  ({row.ratio_p10:.3f} .. {row.ratio_p90:.3f})"
             )
-    if options.against:
-        other = tools.open_runner(
-            options.runtime, folder, options.threads, precision=options.against
-        )
+    if other is not None:
         print(f"exit  batch  path      ms  {options.against:>6}  ratio p50  (p10 .. p90)")
         for each in compare_runners(
             runner, other, catalog, depths, options.path_rounds, time.perf_counter
@@ -106,8 +144,4 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> int:
                 f"{1e3 * each.this_s:7.2f} {1e3 * each.other_s:7.2f}"
                 f"{each.ratio_p50:11.3f}  ({each.ratio_p10:.3f} .. {each.ratio_p90:.3f})"
             )
-        other.close()
-    runner.close()
-    if options.write:
-        write_catalog(whole.with_figures(catalog), folder)
-    return 0
+    return catalog

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from tqdm import tqdm
 
 from builder.data import Dataset, Detections, resampled_ap
+from builder.endings import CommandError
+from builder.images import LoadImage, read_image
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.core.letterbox import Letterbox
-from serving.core.ports import Image, SegmentRunner
+from serving.core.ports import SegmentRunner
 
-LoadImage = Callable[[bytes, int, int], tuple[Image, Letterbox]]
-"""``ServingTools.load_image``."""
+
+class OtherClasses(CommandError, ValueError):
+    """A model does not look for what a data set has."""
 
 
 def detect_all(
     runner: SegmentRunner, catalog: Catalog, dataset: Dataset, load_image: LoadImage
 ) -> dict[int, list[Detections]]:
     """What every exit finds in every image: each takes the way of a request, from its encoded bytes
-    to boxes in its own pixels. Raises ValueError if the data set has other classes."""
+    to boxes in its own pixels. Raises OtherClasses, and UnreadableImage for a file that cannot be
+    decoded."""
     if dataset.classes != catalog.classes:
-        raise ValueError(f"the model finds {catalog.classes}, the data set has {dataset.classes}")
+        raise OtherClasses(
+            f"the model {catalog.name} finds {', '.join(catalog.classes)}, the data set has "
+            f"{', '.join(dataset.classes)}"
+        )
     found: dict[int, list[Detections]] = {entry.depth: [] for entry in catalog.exits}
     for sample in tqdm(dataset.samples, unit="image"):
-        image, placement = load_image(
-            sample.path.read_bytes(), catalog.input_width, catalog.input_height
+        image, placement = read_image(
+            sample.path, catalog.input_width, catalog.input_height, load_image
         )
         images = runner.load([image])
         features = runner.run(segments.STEM, images)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.endings import CommandError, failed
 from builder.options import (
     add_command,
     add_data,
@@ -15,6 +17,7 @@ from builder.options import (
     add_precision,
     add_split,
     add_write,
+    at_least,
     today,
 )
 
@@ -30,13 +33,16 @@ def add_parsers(commands: Any, tools: ServingTools) -> None:
 
 
 def _read(options: argparse.Namespace) -> Dataset:
-    """The split to try a model on; what is left out is printed. Raises DatasetError."""
-    from builder.data import read_dataset
+    """The split to try a model on; what is left out is printed. Raises DatasetError, also where
+    there is nothing to find."""
+    from builder.data import DatasetError, read_dataset
 
     data = options.data or Path("data") / options.dataset
     dataset = read_dataset(options.dataset, data, options.split, options.bad_annotations)
     for line in dataset.bad:
         print(f"skipped: {line}", file=sys.stderr)
+    if not any(len(sample.labels) for sample in dataset.samples):
+        raise DatasetError(f"the split {options.split!r} of {data} has no object: nothing to find")
     return dataset
 
 
@@ -58,7 +64,10 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
     add_split(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the training run, for the record")
     parser.add_argument(
-        "--resamples", type=int, default=0, help="for intervals of the rise over exits; 0: none"
+        "--resamples",
+        type=at_least(0),
+        default=0,
+        help="for intervals of the rise over exits; 0: none",
     )
     parser.set_defaults(run=lambda options: _evaluate(options, tools))
 
@@ -66,21 +75,18 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
 def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
     from builder.data import DatasetError, average_precision
     from builder.evaluate import detect_all, rises
-    from builder.repository import read_catalog, version_folder, write_catalog
+    from builder.models import open_model, open_runner
+    from builder.repository import write_catalog
     from serving.core.catalog import Evaluation, Exit
 
-    folder = version_folder(options.model_repository, options.model)
-    whole = read_catalog(folder)
-    catalog = whole.at(options.precision)
     try:
+        folder, whole = open_model(options.model_repository, options.model)
+        catalog = whole.at(options.precision)
         dataset = _read(options)
-    except DatasetError as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 1
-    runner = tools.open_runner(
-        options.runtime, folder, options.threads, precision=options.precision
-    )
-    found = detect_all(runner, catalog, dataset, tools.load_image)
+        runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
+        found = detect_all(runner, catalog, dataset, tools.load_image)
+    except (CommandError, DatasetError) as error:
+        return failed(error)
     runner.close()
     results = {depth: average_precision(dataset, rows) for depth, rows in found.items()}
     asked = f" in {options.precision}" if options.precision else ""
@@ -100,7 +106,11 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
                 depth,
                 round(result.ap, 4),
                 round(result.ap50, 4),
-                {name: round(ap, 4) for name, ap in result.ap_by_class.items()},
+                {
+                    name: round(ap, 4)
+                    for name, ap in result.ap_by_class.items()
+                    if not math.isnan(ap)  # there is none of it in the data set
+                },
             )
             for depth, result in results.items()
         )
@@ -132,7 +142,7 @@ def _add_report(commands: Any, tools: ServingTools) -> None:
     add_model(parser, several=True)
     add_data(parser)
     add_split(parser)
-    parser.add_argument("--images", type=int, default=3, help="to draw on, evenly spaced")
+    parser.add_argument("--images", type=at_least(0), default=3, help="to draw on, evenly spaced")
     parser.add_argument("--score", type=float, default=0.4, help="of detections that are drawn")
     parser.add_argument("--out", type=Path, default=Path("report.html"))
     parser.set_defaults(run=lambda options: _report(options, tools))
@@ -140,23 +150,22 @@ def _add_report(commands: Any, tools: ServingTools) -> None:
 
 def _report(options: argparse.Namespace, tools: ServingTools) -> int:
     from builder.data import DatasetError
+    from builder.models import open_model, open_runner
     from builder.report import gather
     from builder.report_page import page
-    from builder.repository import version_folder
 
     models = []
     try:
         dataset = _read(options)
-        for name in dict.fromkeys(options.model):
-            folder = version_folder(options.model_repository, name)
-            runner = tools.open_runner(options.runtime, folder, options.threads)
+        names = dict.fromkeys(options.model)
+        for folder, _ in [open_model(options.model_repository, name) for name in names]:
+            runner = open_runner(tools, options.runtime, folder, options.threads)
             models.append(
                 gather(runner, options.runtime, folder, dataset, tools.load_image, options.images)
             )
             runner.close()
-    except DatasetError as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 1
+    except (CommandError, DatasetError) as error:
+        return failed(error)
     where = f"{options.dataset} {options.split}"
     options.out.write_text(page(models, where, len(dataset.samples), options.score))
     print(f"wrote {options.out}")

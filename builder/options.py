@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,21 @@ def add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test")
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from ``least`` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return number
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """How many threads a runner on a CPU has."""
-    parser.add_argument("--threads", type=int, help="CPU threads of the runner [all cores]")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads of the runner [all cores]")
 
 
 def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:

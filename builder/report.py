@@ -19,7 +19,8 @@ from builder.data import (
     average_precision,
     count_objects,
 )
-from builder.evaluate import LoadImage, detect_all
+from builder.evaluate import detect_all
+from builder.images import LoadImage
 from builder.onnx_cost import exit_macs
 from builder.repository import read_catalog
 from serving.core import segment as segments

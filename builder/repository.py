@@ -57,10 +57,11 @@ def read_catalog(folder: Path) -> Catalog:
 
 
 def write_catalog(catalog: Catalog, folder: Path) -> None:
-    """Write it whole or not at all, and the same catalogue always to the same bytes."""
+    """Write it whole or not at all, and the same catalogue always to the same bytes. Raises
+    ValueError for a figure that is no number, which JSON has no word for."""
     path = folder / CATALOG
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(catalog.to_json(), indent=2) + "\n")
+    partial.write_text(json.dumps(catalog.to_json(), indent=2, allow_nan=False) + "\n")
     partial.replace(path)
 
 
