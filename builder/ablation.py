@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.config import Config, DetectorConfig, TrainConfig, replace
+from builder.endings import CommandError
 from builder.measure import machine
 from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.cost import exit_costs, with_neck_of_equal_cost
@@ -43,7 +44,7 @@ Table = dict[str, dict[int, dict[str, Any]]]
 """Option -> exit -> mean, std (None of one seed) and num_seeds."""
 
 
-class OtherRun(ValueError):
+class OtherRun(CommandError, ValueError):
     """A run where this one should go on was made by another recipe."""
 
 

@@ -18,6 +18,7 @@ from builder.options import (
     add_split,
     add_write,
     at_least,
+    data_of,
     today,
 )
 
@@ -37,7 +38,7 @@ def _read(options: argparse.Namespace) -> Dataset:
     there is nothing to find."""
     from builder.data import DatasetError, read_dataset
 
-    data = options.data or Path("data") / options.dataset
+    data, _ = data_of(options)
     dataset = read_dataset(options.dataset, data, options.split, options.bad_annotations)
     for line in dataset.bad:
         print(f"skipped: {line}", file=sys.stderr)
@@ -73,7 +74,7 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
 
 
 def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
-    from builder.data import DatasetError, average_precision
+    from builder.data import average_precision
     from builder.evaluate import detect_all, rises
     from builder.models import open_model, open_runner
     from builder.repository import write_catalog
@@ -85,12 +86,13 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
         dataset = _read(options)
         runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
         found = detect_all(runner, catalog, dataset, tools.load_image)
-    except (CommandError, DatasetError) as error:
+    except CommandError as error:
         return failed(error)
     runner.close()
     results = {depth: average_precision(dataset, rows) for depth, rows in found.items()}
     asked = f" in {options.precision}" if options.precision else ""
-    where = f"{options.dataset} {options.split}, {len(dataset.samples)} images"
+    _, data_name = data_of(options)
+    where = f"{data_name} {options.split}, {len(dataset.samples)} images"
     print(f"{where}, {runner.runtime}{asked}")
     print("exit      AP    AP50  " + "  ".join(f"{name:>9}" for name in catalog.classes))
     for depth, result in results.items():
@@ -115,7 +117,7 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
             for depth, result in results.items()
         )
         record = Evaluation(
-            options.dataset,
+            data_name,
             options.split,
             len(dataset.samples),
             options.seed,
@@ -149,13 +151,13 @@ def _add_report(commands: Any, tools: ServingTools) -> None:
 
 
 def _report(options: argparse.Namespace, tools: ServingTools) -> int:
-    from builder.data import DatasetError
     from builder.models import open_model, open_runner
     from builder.report import gather
     from builder.report_page import page
 
     models = []
     try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         dataset = _read(options)
         names = dict.fromkeys(options.model)
         for folder, _ in [open_model(options.model_repository, name) for name in names]:
@@ -164,9 +166,9 @@ def _report(options: argparse.Namespace, tools: ServingTools) -> int:
                 gather(runner, options.runtime, folder, dataset, tools.load_image, options.images)
             )
             runner.close()
-    except (CommandError, DatasetError) as error:
+    except (CommandError, OSError) as error:
         return failed(error)
-    where = f"{options.dataset} {options.split}"
+    where = f"{data_of(options)[1]} {options.split}"
     options.out.write_text(page(models, where, len(dataset.samples), options.score))
     print(f"wrote {options.out}")
     return 0

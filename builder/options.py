@@ -13,6 +13,8 @@ RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
 PRECISIONS = ("f32", "bf16", "int8")
 """As in ``serving.models``: where a runtime can be asked for one."""
 
+LAYOUTS = ("coco", "voc", "yolo")
+"""Of data sets of any name."""
 DATASETS = ("bccd", "coco", "deeppcb", "voc", "yolo")
 BAD_ANNOTATIONS = ("skip", "refuse")
 """As in ``builder.data``, which --help need not import."""
@@ -38,6 +40,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         default=BAD_ANNOTATIONS[0],
         help="what to do about those that cannot be used",
     )
+
+
+def data_of(options: argparse.Namespace) -> tuple[Path, str]:
+    """Where the data set is, and its name: that of its folder, where ``--dataset`` says only how it
+    is laid out."""
+    data = options.data or Path("data") / options.dataset
+    return data, data.resolve().name if options.dataset in LAYOUTS else options.dataset
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:

@@ -15,11 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from builder.endings import CommandError
+
 PATIENCE = timedelta(hours=3)
 """While the first process validates, the others wait for it."""
 
 
-class DeviceError(ValueError):
+class DeviceError(CommandError, ValueError):
     """There is no such device here."""
 
 

@@ -30,7 +30,7 @@ from builder.config import Config, DetectorConfig, TrainConfig, replace
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.augment import Example
 from builder.data.loader import epoch_batches, steps_per_epoch
-from builder.endings import interruptible as interruptible  # noqa: PLC0414  for train_cli
+from builder.endings import STOPPED, CommandError, interruptible
 from builder.journal import Journal
 from builder.losses import exit_loss
 from builder.modeling.checkpoint import read_checkpoint, save_checkpoint, start_from
@@ -52,11 +52,11 @@ CHANGEABLE = ("epochs", "micro_batches", "validate_every", "validation_split")
 log = logging.getLogger(__name__)
 
 
-class InvalidRecipe(ValueError):
+class InvalidRecipe(CommandError, ValueError):
     """A recipe that cannot train this detector on this data set."""
 
 
-class Diverged(RuntimeError):
+class Diverged(CommandError, RuntimeError):
     """The loss is no number any more."""
 
 
@@ -401,13 +401,13 @@ def _run_epochs(
 
 def run_until_signal(config: Config, data: Path, out: Path, **options: Any) -> int:
     """``train`` for a command line, with its options: SIGTERM and Ctrl-C stop it. Returns the exit
-    status, 130 for a run that was stopped."""
+    status, STOPPED for a run that was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         with interruptible():
             path = train(config, data, out, **options)
     except KeyboardInterrupt:
         log.info("stopped; --resume continues after the last whole epoch")
-        return 130
+        return STOPPED
     log.info("wrote %s", path)
     return 0

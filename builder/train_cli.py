@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from builder.config import CONFIGS, Config, override
+from builder.endings import STOPPED, CommandError, failed, interruptible
 from builder.graphs import GRAPHS
 from builder.model_cli import add_assignments, add_neck, configured
 from builder.options import DATASETS, add_command, add_data
@@ -85,10 +86,7 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace, refuse: Refuse) -> int:
-    from builder.data import DatasetError
-    from builder.modeling.checkpoint import CheckpointError
-    from builder.processes import DeviceError
-    from builder.train import Diverged, InvalidRecipe, run_until_signal
+    from builder.train import run_until_signal
 
     config, data = _recipe(options, refuse, "seed")
     if options.init and options.neck:
@@ -116,9 +114,8 @@ def _train(options: argparse.Namespace, refuse: Refuse) -> int:
             classes_of_data=options.dataset is not None,
             tensorboard=options.tensorboard,
         )
-    except (CheckpointError, DatasetError, DeviceError, Diverged, InvalidRecipe, OSError) as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 1
+    except (CommandError, OSError) as error:
+        return failed(error)
 
 
 # -- ablate --------------------------------------------------------------------------------------
@@ -164,10 +161,7 @@ def _option(text: str) -> str:
 
 
 def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
-    from builder.ablation import OtherRun, ablate, markdown, trials
-    from builder.data import DatasetError
-    from builder.processes import DeviceError
-    from builder.train import Diverged, InvalidRecipe, interruptible
+    from builder.ablation import ablate, markdown, trials
 
     for assignment in options.assignments:
         if assignment.startswith(("train.exits_per_step=", "train.seed=")):
@@ -192,11 +186,10 @@ def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
                 classes_of_data=options.dataset is not None,
                 command="punctual " + shlex.join(sys.argv[1:]),
             )
-    except (DatasetError, DeviceError, Diverged, InvalidRecipe, OtherRun, OSError) as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 1
+    except (CommandError, OSError) as error:
+        return failed(error)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+        return STOPPED
     print(markdown(report), end="")
     return 0

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from builder.endings import CommandError
 from serving.pixels import FORMATS, is_sideways, orientation, to_rgb, upright
 
 ENCODING = "utf-8-sig"
@@ -33,7 +34,7 @@ Corners = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the image."""
 
 
-class DatasetError(ValueError):
+class DatasetError(CommandError, ValueError):
     """A data set, or one of its files, that cannot be read."""
 
 

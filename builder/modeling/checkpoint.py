@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from builder.config import DetectorConfig, replace
+from builder.endings import CommandError
 from builder.modeling.detector import Detector
 
 FORMAT = 1
 """Raised when a reader of the previous format could not use the file."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(CommandError, ValueError):
     """A file that is no checkpoint, or not one of this detector; the message begins with its
     path."""
 

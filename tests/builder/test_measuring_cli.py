@@ -204,3 +204,19 @@ def test_what_is_compared_with_must_be_there_before_anything_is_measured(
     assert run(tools, "profile", repository, "--against", "int8") == 1
     assert "cannot be run on openvino" in sentence(capsys)
     assert [runner.log for runner in tools.opened] == [[]]
+
+
+def test_accuracy_is_of_a_data_set_not_of_its_layout(repository: Path, bccd: Path) -> None:
+    (bccd / "classes.txt").write_text("\n".join(BCCD.classes))
+    own = bccd.rename(bccd.with_name("cells"))
+    options = ["--dataset", "voc", "--data", str(own), "--split", "val", "--write"]
+    assert run(Tools(), "evaluate", repository, *options) == 0
+    evaluation = read_catalog(version_folder(repository, "toy")).evaluation
+    assert evaluation is not None
+    assert (evaluation.dataset, evaluation.split) == ("cells", "val")
+
+
+def test_a_report_makes_its_folder(repository: Path, bccd: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    data = ["--data", str(bccd), "--split", "val", "--out"]
+    assert run(Tools(), "report", repository, *data, str(tmp_path / "file/report.html")) == 1
