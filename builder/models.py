@@ -38,8 +38,12 @@ def open_runner(
     precision: str | None = None,
 ) -> SegmentRunner:
     """The runner called ``runtime`` over all segments in ``folder``. Raises ModelError where they
-    are not there or not those of the catalogue."""
+    are not there or cannot be used."""
     try:
         return tools.open_runner(runtime, folder, num_threads, precision=precision)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"there is no {error.filename}: make it with punctual build --target {runtime}"
+        ) from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} cannot be run on {runtime}: {error}") from error
