@@ -34,7 +34,10 @@ _ORIENTATION_TAG = 0x0112
 def orientation(image: PIL.Image.Image) -> int:
     """The EXIF orientation of an opened image, 1..8; 1 where it has none or it is damaged. Read
     here because Pillow's reader warns about damage and parses all the rest."""
-    tiff = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    exif = image.info.get("exif")
+    if not isinstance(exif, bytes):  # nothing, or a comment of a PNG that is called so
+        return 1
+    tiff = exif.removeprefix(b"Exif\0\0")
     order = "<" if tiff.startswith(b"II") else ">"
     try:
         (directory,) = struct.unpack_from(order + "I", tiff, 4)

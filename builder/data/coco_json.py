@@ -8,16 +8,18 @@ Classes are the categories in the order of their ids. ``bbox`` is x, y, width, h
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from builder.data.dataset import Annotation, Collector, Dataset, DatasetError, read_text
+from builder.data.dataset import Annotation, Collector, Dataset, DatasetError, is_size, read_text
 
 Entries = list[Any]
 """A section of the file, nothing about whose entries is certain."""
+
+MAX_AREA = 1e10
+"""Square pixels, as in pycocotools: no larger object is looked for."""
 
 
 def read_coco(root: Path, split: str) -> Dataset:
@@ -37,8 +39,8 @@ def read_coco(root: Path, split: str) -> Dataset:
         size = found.measure(image)
         if size is None:
             continue
-        height, width = (_side(entry.get(name)) for name in ("height", "width"))
-        if height not in (None, size[0]) or width not in (None, size[1]):
+        height, width = entry.get("height"), entry.get("width")
+        if not (is_size(height, size[0]) and is_size(width, size[1])):
             problem = f"is of {width}x{height} pixels, the file has {size[1]}x{size[0]}"
             found.report(where, problem)
             continue
@@ -66,8 +68,8 @@ def _sections(root: Path, split: str, path: Path) -> dict[str, Entries]:
 def _categories(path: Path, entries: Entries) -> list[tuple[int, str]]:
     """(id, name), ascending. Raises DatasetError: without them nothing else means anything."""
     try:
-        categories = sorted((int(entry["id"]), str(entry["name"])) for entry in entries)
-    except (KeyError, TypeError, ValueError) as error:
+        categories = sorted((_whole(entry["id"]), _name(entry["name"])) for entry in entries)
+    except (KeyError, TypeError) as error:
         raise DatasetError(f"{path}: a category lacks a whole 'id' or a 'name'") from error
     if not categories or len(dict(categories)) < len(categories):
         raise DatasetError(f"{path}: there are no categories, or two with one id")
@@ -81,7 +83,7 @@ def _images(found: Collector, file: str, entries: Entries) -> dict[Any, tuple[st
         where = f"{file}: images[{index}]"
         if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
             found.report(where, "lacks an 'id' or a 'file_name'")
-        elif not isinstance(entry["id"], int | str) or entry["id"] in images:
+        elif type(entry["id"]) not in (int, str) or entry["id"] in images:
             found.report(where, f"id {entry['id']!r} is not its own")
         else:
             images[entry["id"]] = (where, entry)
@@ -104,22 +106,24 @@ def _annotations(
             stated = entry.get("area")
             area = None if stated is None else _number(stated)
             crowd = entry.get("iscrowd") or 0
-            known_image, known_category = image_id in images, category_id in labels
+            # True and False are 1 and 0 to a mapping.
+            known_image = image_id in images and not isinstance(image_id, bool)
+            known_category = category_id in labels and not isinstance(category_id, bool)
         except KeyError as error:
             found.report(where, f"lacks {error}")
             continue
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found.report(
                 where, "is malformed: bbox must be four numbers, area a number, ids single values"
             )
             continue
         if not known_image:
             found.report(where, f"image_id {image_id!r} is not that of an image")
-        elif not known_category or isinstance(category_id, bool):
+        elif not known_category:
             found.report(where, f"category_id {category_id!r} is not that of a category")
         elif crowd not in (0, 1):
             found.report(where, f"iscrowd is {crowd!r}, not 0 or 1")
-        elif area is not None and not 0 <= area < math.inf:
+        elif area is not None and not 0 <= area <= MAX_AREA:
             found.report(where, f"an area is no {area} pixels")
         else:
             box = (x, y, x + width, y + height)
@@ -138,6 +142,13 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _side(value: Any) -> Any:
-    """Pixels, also where somebody wrote them as text; what else is stated, as it is."""
-    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+def _whole(value: Any) -> int:
+    if type(value) not in (int, float) or value % 1 != 0:
+        raise TypeError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _name(value: Any) -> str:
+    if type(value) not in (str, int, float):
+        raise TypeError(f"{value!r} is no name")
+    return str(value)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +26,20 @@ from serving.pixels import FORMATS, is_sideways, orientation, to_rgb, upright
 ENCODING = "utf-8-sig"
 """Of every text file: UTF-8, with or without the mark that some editors put first."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Of files in a folder that are taken for images, in either case."""
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".jfif",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+)
+"""Of files in a folder that are taken for images, in either case. Those that no server takes are
+among them, to be reported."""
 
 Lines = list[tuple[str, list[str]]]
 """(where, fields) of lines."""
@@ -122,15 +136,18 @@ class Collector:
 
     def report(self, where: str, problem: str) -> None:
         """Note what was left out, and why."""
-        self.bad.append(f"{where}: {problem}")
+        self.bad.append(_printable(f"{where}: {problem}"))
 
     def lines(self, path: Path) -> Lines | None:
         """(where, fields) of each line of a text file that is not blank; None, reported, if it is
-        no text."""
+        no text or cannot be read."""
         try:
             text = path.read_text(encoding=ENCODING)
         except UnicodeDecodeError as error:
             self.report(self.where(path), f"is not text ({error.reason})")
+            return None
+        except OSError as error:
+            self.report(self.where(path), f"cannot be read ({error.strerror})")
             return None
         return [
             (f"{self.where(path)}:{number}", line.split())
@@ -149,7 +166,7 @@ class Collector:
                 self.report(self.where(path), f"is a {image.format}, not JPEG, PNG or WebP")
         except FileNotFoundError:
             self.report(self.where(path), "there is no such image")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's readers raise no closed set of types
             self.report(self.where(path), f"is not an image ({type(error).__name__})")
         return None
 
@@ -180,7 +197,7 @@ class Collector:
                 areas.append((right - left) * (bottom - top) if item.area is None else item.area)
         self.samples.append(
             Sample(
-                image_id,
+                _printable(image_id),
                 path,
                 size,
                 _boxes(boxes),
@@ -214,7 +231,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         with Image.open(path) as image:
             turned = orientation(image)  # before pixels: what follows them is not looked at
             return np.asarray(upright(to_rgb(image), turned))
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's PNG reader raises the last
+    except Exception as error:  # Pillow's decoders raise no closed set of types
         raise DatasetError(f"{path}: cannot be decoded ({error})") from error
 
 
@@ -230,7 +247,7 @@ def read_text(path: Path) -> str:
 
 def read_names(root: Path, path: Path) -> list[str]:
     """The lines of a list file that are not blank. Raises DatasetError without it."""
-    if not path.is_file():
+    if not is_file(path):
         raise DatasetError(f"{root} has no split {path.stem!r}: there is no {path}")
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
@@ -239,4 +256,23 @@ def find_image(folder: Path, name: str) -> Path:
     """NAME with the first image suffix that exists, in either case; with .jpg if none does."""
     suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
     paths = [folder / f"{name}{suffix}" for suffix in suffixes]
-    return next((path for path in paths if path.exists()), paths[0])
+    return next((path for path in paths if is_file(path)), paths[0])
+
+
+def is_file(path: Path) -> bool:
+    """False also of a name that no file can have, of which Path's own method raises."""
+    return os.path.isfile(path)
+
+
+def is_size(stated: Any, pixels: int) -> bool:
+    """Whether an image has as many pixels as its annotations say, in numbers or as text. Some
+    say nothing, or 0."""
+    try:
+        return float(stated or 0) in (0, pixels)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _printable(text: str) -> str:
+    """Text that can be written as UTF-8: names of files need not be."""
+    return text.encode(errors="backslashreplace").decode()

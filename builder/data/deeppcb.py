@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.data.dataset import Annotation, Collector, Dataset, Lines, find_image, read_names
+from builder.data.dataset import (
+    Annotation,
+    Collector,
+    Dataset,
+    Lines,
+    find_image,
+    is_file,
+    read_names,
+)
 
 CLASSES = ("open", "short", "mousebite", "spur", "copper", "pin-hole")
 """Types 1..6 of the label files."""
@@ -23,7 +31,7 @@ def read_deeppcb(root: Path, split: str) -> Dataset:
     found = Collector(root, CLASSES)
     for line in read_names(root, root / f"{split}.txt"):
         name, image, labels = _files(root, line)
-        if not labels.is_file():
+        if not is_file(labels):
             found.report(found.where(labels), "there is no such file of labels")
         elif (size := found.measure(image)) is not None and (
             lines := found.lines(labels)
@@ -34,18 +42,20 @@ def read_deeppcb(root: Path, split: str) -> Dataset:
 
 def _files(root: Path, line: str) -> tuple[str, Path, Path]:
     """Name, image and labels."""
-    published, _, labels = line.partition(" ")
-    if not labels:
+    published, *labels = line.split()
+    if not labels or not labels[-1].endswith(".txt"):
         return line, find_image(root / "images", line), root / "labels" / f"{line}.txt"
     image = root / published
-    return image.stem, image.with_stem(f"{image.stem}_test"), root / labels.strip()
+    board = image.parent / f"{image.stem}_test{image.suffix}"
+    return image.stem, board, root / labels[-1]
 
 
 def _annotations(found: Collector, lines: Lines) -> Iterator[Annotation]:
     for where, fields in lines:
         try:
-            x1, y1, x2, y2, kind = map(int, fields)
-        except ValueError:
+            *corners, kind = map(int, fields)
+            x1, y1, x2, y2 = map(float, corners)
+        except (ValueError, OverflowError):
             found.report(where, f"expected five whole numbers, not {' '.join(fields)!r}")
             continue
         if 1 <= kind <= len(CLASSES):

@@ -20,6 +20,8 @@ from builder.data.dataset import (
     Collector,
     Dataset,
     find_image,
+    is_file,
+    is_size,
     read_names,
     read_text,
 )
@@ -44,7 +46,7 @@ _LINE = "line"
 def read_voc(root: Path, split: str) -> Dataset:
     """A split of a folder in the layout of Pascal VOC, in the order of its list."""
     listed = root / "classes.txt"
-    lines = read_text(listed).splitlines() if listed.is_file() else CLASSES
+    lines = read_text(listed).splitlines() if listed.exists() else CLASSES
     return _read(root, split, tuple(line.strip() for line in lines if line.strip()))
 
 
@@ -56,8 +58,9 @@ def read_bccd(root: Path, split: str) -> Dataset:
 def _read(root: Path, split: str, classes: tuple[str, ...]) -> Dataset:
     found = Collector(root, classes)
     for line in read_names(root, root / "ImageSets" / "Main" / f"{split}.txt"):
-        name = _PRESENCE.sub("", line)
-        image, path = find_image(root / "JPEGImages", name), root / "Annotations" / f"{name}.xml"
+        # Names, too, may end in a number.
+        name = line if is_file(_xml(root, line)) else _PRESENCE.sub("", line)
+        image, path = find_image(root / "JPEGImages", name), _xml(root, name)
         where = found.where(path)
         try:
             tree = _parse(path)
@@ -67,7 +70,7 @@ def _read(root: Path, split: str, classes: tuple[str, ...]) -> Dataset:
         except expat.ExpatError as error:
             found.report(f"{where}:{error.lineno}", f"is not XML ({expat.ErrorString(error.code)})")
             continue
-        except (OSError, ValueError) as error:  # the latter for an encoding that expat lacks
+        except (OSError, ValueError, LookupError) as error:  # the last two of other encodings
             found.report(where, f"cannot be read ({error})")
             continue
         if tree.tag.lower() != _ROOT:
@@ -77,7 +80,7 @@ def _read(root: Path, split: str, classes: tuple[str, ...]) -> Dataset:
         if size is None:
             continue
         height, width = (tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
-        if not (_is_side(height, size[0]) and _is_side(width, size[1])):
+        if not (is_size(height, size[0]) and is_size(width, size[1])):
             problem = (
                 f"the annotations are of {width}x{height} pixels, the image has {size[1]}x{size[0]}"
             )
@@ -87,12 +90,8 @@ def _read(root: Path, split: str, classes: tuple[str, ...]) -> Dataset:
     return found.dataset()
 
 
-def _is_side(stated: str, pixels: int) -> bool:
-    """Whether an image has as many pixels as its annotations say, if they do: some say 0."""
-    try:
-        return float(stated or 0) in (0, pixels)
-    except ValueError:
-        return False
+def _xml(root: Path, name: str) -> Path:
+    return root / "Annotations" / f"{name}.xml"
 
 
 def _parse(path: Path) -> Element:

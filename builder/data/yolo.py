@@ -14,6 +14,7 @@ the images.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from builder.data.dataset import (
     Dataset,
     DatasetError,
     Lines,
+    is_file,
     read_names,
     read_text,
 )
@@ -45,16 +47,16 @@ def read_yolo(root: Path, split: str) -> Dataset:
     base = root / str(description.get("path") or ".")
     if not description.get(split):
         raise DatasetError(f"{path} names no split {split!r}")
-    images = _images(base if base.is_dir() else root, split, description[split])
+    images = _images(base if os.path.isdir(base) else root, split, description[split])
     labels = {image: _labels_of(image, root) for image in images}
-    if not any(path.is_file() for path in labels.values()):
-        first = f", as {next(iter(labels.values()))}" if labels else ""
-        raise DatasetError(f"{root} has no labels of the split {split!r}{first}")
+    if labels and not any(map(is_file, labels.values())):
+        first = next(iter(labels.values()))
+        raise DatasetError(f"{root} has no labels of the split {split!r}, as {first}")
     for image in images:
         size = found.measure(image)
         if size is None:
             continue
-        lines = found.lines(labels[image]) if labels[image].is_file() else []
+        lines = found.lines(labels[image]) if is_file(labels[image]) else []
         if lines is not None:
             found.add(image.stem, image, size, _annotations(found, lines, size))
     return found.dataset()
@@ -62,10 +64,12 @@ def read_yolo(root: Path, split: str) -> Dataset:
 
 def _describe(path: Path) -> dict[str, Any]:
     try:
-        description = yaml.safe_load(read_text(path))
+        text = read_text(path)
     except FileNotFoundError as error:
         raise DatasetError(f"there is no {path}") from error
-    except yaml.YAMLError as error:
+    try:
+        description = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-32
         raise DatasetError(f"{path} is not YAML: {error}") from error
     if not isinstance(description, dict):
         raise DatasetError(f"{path} describes no data set: it is not a mapping")
@@ -90,13 +94,13 @@ def _images(base: Path, split: str, entries: object) -> list[Path]:
     images: list[Path] = []
     for entry in entries if isinstance(entries, list) else [entries]:
         path = base / str(entry)
-        if not path.exists():  # as exported by tools that count from a folder further down
+        if not os.path.exists(path):  # as exported by tools that count from a folder further down
             path = base / str(entry).removeprefix("../")
-        if path.is_dir():
+        if os.path.isdir(path):
             images.extend(
                 item for item in sorted(path.rglob("*")) if item.suffix.lower() in IMAGE_SUFFIXES
             )
-        elif path.is_file():
+        elif is_file(path):
             images.extend(path.parent / line for line in read_names(base, path))
         else:
             raise DatasetError(f"{base} has no split {split!r}: there is no {path}")
@@ -106,14 +110,14 @@ def _images(base: Path, split: str, entries: object) -> list[Path]:
 def _labels_of(image: Path, root: Path) -> Path:
     """Under ``labels`` where the image is under ``images``; otherwise, or if that is not there,
     beside it."""
-    beside = image.with_suffix(".txt")
+    beside = image.parent / f"{image.stem}.txt"
     below = image.relative_to(root) if image.is_relative_to(root) else image
     parts = list(below.parts)
     if "images" not in parts:
         return beside
     parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    apart = (root / Path(*parts)).with_suffix(".txt")
-    return beside if beside.is_file() and not apart.is_file() else apart
+    apart = root / Path(*parts[:-1]) / beside.name
+    return beside if is_file(beside) and not is_file(apart) else apart
 
 
 def _annotations(found: Collector, lines: Lines, size: tuple[int, int]) -> Iterator[Annotation]:

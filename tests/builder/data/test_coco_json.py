@@ -18,6 +18,7 @@ def description() -> dict[str, Any]:
         "images": [
             {"id": 7, "file_name": "a.png", "width": 50, "height": 40},
             {"id": 9, "file_name": "b.png"},
+            {"id": 1, "file_name": "b.png"},
         ],
         "categories": [{"id": 44, "name": "dog"}, {"id": 3, "name": "cat"}],
         "annotations": [
@@ -44,7 +45,7 @@ def test_objects_and_crowds(root: Path) -> None:
     write(root, description())
     dataset = read_coco(root, "val")
     assert (dataset.classes, dataset.bad) == (("cat", "dog"), ())
-    first, second = dataset.samples
+    first, second, _ = dataset.samples
     assert (first.image_id, first.size, second.size) == ("7", (40, 50), (40, 50))
     assert first.boxes_xyxy.tolist() == [[1, 2, 11, 22]]
     assert (first.labels.tolist(), first.areas.tolist()) == ([1], [60])
@@ -66,10 +67,13 @@ def test_objects_and_crowds(root: Path) -> None:
         ({"image_id": 8}, "image_id 8 is not that of an image"),
         ({"image_id": [7]}, "is malformed"),
         ({"category_id": 4}, "category_id 4 is not that of a category"),
+        ({"image_id": True}, "image_id True is not that of an image"),
         ({"category_id": True}, "category_id True is not that of a category"),
         ({"bbox": "1234"}, "is malformed"),
         ({"bbox": [1, 2, "3", 4]}, "is malformed"),
+        ({"bbox": [1, 2, 10**400, 4]}, "is malformed"),
         ({"area": "60"}, "is malformed"),
+        ({"area": 2e10}, "an area is no 20000000000.0 pixels"),
         ({"area": -1}, "an area is no -1.0 pixels"),
         ({"area": float("nan")}, "an area is no nan pixels"),
         ({"iscrowd": "0"}, "iscrowd is '0', not 0 or 1"),
@@ -107,16 +111,25 @@ def test_incomplete_annotations_are_reported(root: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("image", "bad"),
     [
-        ({"id": 11}, "annotations/instances_val.json: images[2]: lacks an 'id' or a 'file_name'"),
-        ("b.png", "annotations/instances_val.json: images[2]: lacks an 'id' or a 'file_name'"),
+        ({"id": 11}, "annotations/instances_val.json: images[3]: lacks an 'id' or a 'file_name'"),
+        ("b.png", "annotations/instances_val.json: images[3]: lacks an 'id' or a 'file_name'"),
         (
             {"id": 9, "file_name": "c.png"},
-            "annotations/instances_val.json: images[2]: id 9 is not its own",
+            "annotations/instances_val.json: images[3]: id 9 is not its own",
         ),
         ({"id": 11, "file_name": "c.png"}, "val/c.png: there is no such image"),
         (
+            {"id": True, "file_name": "c.png"},
+            "annotations/instances_val.json: images[3]: id True is not its own",
+        ),
+        (
+            {"id": 11, "file_name": "b.png", "width": "9" * 5000, "height": 40},
+            f"annotations/instances_val.json: images[3]: is of {'9' * 5000}x40 pixels, "
+            "the file has 50x40",
+        ),
+        (
             {"id": 11, "file_name": "b.png", "width": 60, "height": 40},
-            "annotations/instances_val.json: images[2]: is of 60x40 pixels, the file has 50x40",
+            "annotations/instances_val.json: images[3]: is of 60x40 pixels, the file has 50x40",
         ),
     ],
 )
@@ -126,7 +139,7 @@ def test_bad_images_are_reported(root: Path, image: object, bad: str) -> None:
     write(root, data)
     dataset = read_coco(root, "val")
     assert dataset.bad == (bad,)
-    assert len(dataset.samples) == 2
+    assert len(dataset.samples) == 3
 
 
 @pytest.mark.parametrize(
@@ -135,6 +148,11 @@ def test_bad_images_are_reported(root: Path, image: object, bad: str) -> None:
         ({"images": None}, "has no list 'images'"),
         ({"annotations": {}}, "has no list 'annotations'"),
         ({"categories": [{"name": "cat"}]}, "a category lacks"),
+        ({"categories": [{"id": 1, "name": None}]}, "a category lacks"),
+        *(
+            ({"categories": [{"id": bad, "name": "cat"}]}, "a category lacks")
+            for bad in (float("inf"), float("nan"), 1.5, "1", True, None)
+        ),
         ({"categories": []}, "no categories"),
         (
             {"categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]},

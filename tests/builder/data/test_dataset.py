@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from builder.data import DATASETS, DatasetError, read_dataset
 from builder.data.dataset import Annotation, Collector, find_image, read_image, read_names
@@ -83,6 +84,12 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def commented(key: str) -> dict[str, PngInfo]:
+    comments = PngInfo()
+    comments.add_itxt(key, "a comment")
+    return {"pnginfo": comments}
+
+
 def turned(orientation: int) -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -101,6 +108,7 @@ LEVELS = Image.fromarray(np.linspace(0, 65535, 50 * 40).astype(np.uint16).reshap
         (LEVELS, "PNG", {}),
         (Image.new("RGBA", (50, 40), (200, 0, 0, 128)), "PNG", {}),
         (Image.new("P", (50, 40), 0), "PNG", {"transparency": bytes(1)}),
+        (picture(50, 40), "PNG", commented("exif")),
         (picture(50, 40), "WEBP", {"lossless": True, **turned(6)}),
         (picture(50, 40), "MPO", {"save_all": True, "append_images": [picture(50, 40)]}),
     ],
@@ -155,6 +163,9 @@ def test_decoding(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-20])
     with pytest.raises(DatasetError, match=r"a\.jpg: cannot be decoded"):
         read_image(tmp_path / "a.jpg")
+    Image.new("RGB", (50, 40)).save(tmp_path / "b.png", **commented("transparency"))
+    with pytest.raises(DatasetError, match=r"b\.png: cannot be decoded"):
+        read_image(tmp_path / "b.png")
 
 
 def test_lines_are_numbered(tmp_path: Path) -> None:
@@ -165,7 +176,12 @@ def test_lines_are_numbered(tmp_path: Path) -> None:
     assert found.lines(tmp_path / "a.txt") == [("a.txt:1", ["1", "2"]), ("a.txt:3", ["3"])]
     assert found.lines(tmp_path / "b.txt") is None
     assert found.lines(tmp_path / "c.txt") == [("c.txt:1", ["1"])]
-    assert found.bad == ["b.txt: is not text (invalid start byte)"]
+    (tmp_path / "d.txt").mkdir()
+    assert found.lines(tmp_path / "d.txt") is None
+    assert found.bad == [
+        "b.txt: is not text (invalid start byte)",
+        "d.txt: cannot be read (Is a directory)",
+    ]
 
 
 def test_a_list_of_names(tmp_path: Path) -> None:
@@ -184,6 +200,7 @@ def test_any_kind_of_image(tmp_path: Path) -> None:
     assert find_image(tmp_path, "a") == tmp_path / "a.png"
     assert find_image(tmp_path, "c") == tmp_path / "c.JPG"
     assert find_image(tmp_path, "b") == tmp_path / "b.jpg"
+    assert find_image(tmp_path, "x" * 300).suffix == ".jpg"
 
 
 def test_bad_annotations_are_skipped_or_refused(bccd: Path) -> None:

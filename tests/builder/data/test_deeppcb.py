@@ -39,11 +39,19 @@ def test_boards_as_published(boards: Path) -> None:
         folder.mkdir(parents=True)
     (boards / "images/7.jpg").rename(folders[0] / "7_test.jpg")
     (boards / "labels/7.txt").rename(folders[1] / "7.txt")
-    (boards / "test.txt").write_text("group7/7/7.jpg group7/7_not/7.txt\n")
+    (boards / "test.txt").write_text("group7/7/7.jpg group7/7_not/7.txt\n/ no.txt\n")
     dataset = read_deeppcb(boards, "test")
-    assert not dataset.bad
+    assert dataset.bad == ("no.txt: there is no such file of labels",)
     (sample,) = dataset.samples
     assert (sample.image_id, sample.labels.tolist()) == ("7", [5, 0])
+
+
+def test_names_with_spaces(boards: Path) -> None:
+    for path in (boards / "images/7.jpg", boards / "labels/7.txt"):
+        path.rename(path.with_stem("board 7"))
+    (boards / "test.txt").write_text("board 7\n")
+    dataset = read_deeppcb(boards, "test")
+    assert [sample.image_id for sample in dataset.samples] == ["board 7"]
 
 
 @pytest.mark.parametrize(
@@ -52,11 +60,12 @@ def test_boards_as_published(boards: Path) -> None:
         ("1 2 11 12", "expected five whole numbers, not '1 2 11 12'"),
         ("1 2 11 12 6 6", "expected five whole numbers"),
         ("1 2 11.5 12 6", "expected five whole numbers"),
+        (f"1 2 {10**400} 12 6", "expected five whole numbers"),
         ("1,2,11,12,6", "expected five whole numbers"),
         ("1 2 11 12 0", "type 0 is not one of 1 to 6"),
         ("1 2 11 12 7", "type 7 is not one of 1 to 6"),
-        ("5 5 5 9 2", "box (5, 5, 5, 9) has no area"),
-        ("50 0 60 9 2", "box (50, 0, 60, 9) lies outside its image"),
+        ("5 5 5 9 2", "box (5.0, 5.0, 5.0, 9.0) has no area"),
+        ("50 0 60 9 2", "box (50.0, 0.0, 60.0, 9.0) lies outside its image"),
     ],
 )
 def test_bad_lines_are_reported(boards: Path, line: str, problem: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from builder.data import read_bccd, read_voc
+from builder.data import DatasetError, read_bccd, read_voc
 
 ANNOTATIONS = """<annotation>
   <size><width>128</width><height>96</height></size>
@@ -95,6 +96,10 @@ def test_bad_objects_are_reported(
             '<?xml version="1.0" encoding="gbk"?><annotation/>',
             "Annotations/image_1.xml: cannot be r",
         ),
+        (
+            '<?xml version="1.0" encoding="no-such"?><annotation/>',
+            "Annotations/image_1.xml: cannot be read (unknown encoding: no-such)",
+        ),
         ("<html></html>", "Annotations/image_1.xml: is a 'html', not an 'annotation'"),
     ],
 )
@@ -130,3 +135,27 @@ def test_sizes_that_are_right_or_say_nothing(one: Path, height: str, width: str)
 def test_lists_of_single_classes(one: Path) -> None:
     (one / "ImageSets/Main/one.txt").write_text("image_1  1\nimage_2 -1\n", encoding="utf-8-sig")
     assert [sample.image_id for sample in read_bccd(one, "one").samples] == ["image_1", "image_2"]
+
+
+def test_names_that_end_in_a_number(one: Path) -> None:
+    (one / "ImageSets/Main/one.txt").write_text("cells 1\n")
+    (one / "JPEGImages/image_1.jpg").rename(one / "JPEGImages/cells 1.jpg")
+    (one / "Annotations/image_1.xml").rename(one / "Annotations/cells 1.xml")
+    (sample,) = read_bccd(one, "one").samples
+    assert sample.image_id == "cells 1"
+
+
+def test_images_that_no_server_takes(one: Path) -> None:
+    (one / "ImageSets/Main/one.txt").write_text("image_1\nimage_2")
+    path = one / "JPEGImages/image_1.jpg"
+    Image.open(path).save(path.with_suffix(".tif"))
+    path.unlink()
+    assert read_bccd(one, "one").bad == (
+        "JPEGImages/image_1.tif: is a TIFF, not JPEG, PNG or WebP",
+    )
+
+
+def test_a_list_of_classes_that_is_none(one: Path) -> None:
+    (one / "classes.txt").mkdir()
+    with pytest.raises(DatasetError, match=r"classes\.txt cannot be read as text"):
+        read_voc(one, "one")

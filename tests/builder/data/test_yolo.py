@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -130,10 +131,44 @@ def test_a_missing_image(pets: Path) -> None:
     assert len(dataset.samples) == 1
 
 
+def test_images_that_no_server_takes(pets: Path) -> None:
+    Image.new("RGB", (50, 40)).save(pets / "images/train/c.BMP")
+    dataset = read_yolo(pets, "train")
+    assert dataset.bad == ("images/train/c.BMP: is a BMP, not JPEG, PNG or WebP",)
+
+
+@pytest.mark.parametrize("line", ["x" * 300, "/", ".", "a\0.jpg", "data.yaml/a.jpg"])
+def test_lines_that_name_no_file(pets: Path, line: str) -> None:
+    (pets / "val.txt").write_text(f"{line}\nimages/val/c.png\n")
+    dataset = read_yolo(pets, "val")
+    assert len(dataset.bad) == len(dataset.samples) == 1
+
+
+def test_names_that_are_not_utf_8(pets: Path) -> None:
+    """Are in what is printed and written."""
+    (pets / "images/train/a.png").rename(pets / "images/train" / os.fsdecode(b"\xe9.png"))
+    (pets / "labels/train/a.txt").rename(pets / "labels/train" / os.fsdecode(b"\xe9.txt"))
+    (pets / "labels/train" / os.fsdecode(b"\xe9.txt")).write_text("7 0 0 0 0")
+    dataset = read_yolo(pets, "train")
+    assert {sample.image_id for sample in dataset.samples} == {r"\udce9", "b"}
+    assert dataset.bad == (r"labels/train/\udce9.txt:1: class 7 is not one of 0 to 1",)
+
+
+def test_a_split_without_images(pets: Path) -> None:
+    (pets / "images/val/c.png").unlink()
+    (pets / "data.yaml").write_text(DESCRIPTION.replace("val.txt", "images/val"))
+    with pytest.raises(DatasetError, match="no image is usable"):
+        read_yolo(pets, "val")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("names: [", "is not YAML"),
+        ("names: " + "[" * 10_000, "is not YAML"),
+        ("names: [2026-13-32]", "is not YAML: month must be"),
+        (f"names: [cat]\ntrain: {'x' * 300}", "there is no"),
+        (f"names: [cat]\npath: {'x' * 300}\ntrain: nowhere", "there is no"),
         ("- names", "not a mapping"),
         ("train: images/train", "'names' is neither"),
         ("names: {1: cat}\ntrain: images/train", "'names' is neither"),
