@@ -108,7 +108,9 @@ class Dataset:
         digest = hashlib.sha256(repr(self.classes).encode())
         for sample in self.samples:
             digest.update(repr((sample.image_id, sample.size)).encode())
-            for values in (sample.boxes_xyxy, sample.labels, sample.crowds_xyxy):
+            for values in (sample.boxes_xyxy, sample.labels, sample.areas):
+                digest.update(values.tobytes())
+            for values in (sample.crowds_xyxy, sample.crowd_labels):
                 digest.update(values.tobytes())
         return digest.hexdigest()
 
