@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ BOUNDARIES = {"bf16": ov.Type.bf16, "f32": ov.Type.f32}
 
 FEATURE_RANK = 4
 """Images and detections have fewer dimensions than feature maps, or another element type."""
+
+
+@cache
+def _core() -> ov.Core:
+    """The one of this process, until it ends. Each has a stack for signal handlers of its own, and
+    the end of one may leave that of another, which is gone, in place: then the next signal is a
+    segmentation fault (OpenVINO 2026.4.1)."""
+    return ov.Core()
 
 
 class _Pool:
@@ -121,7 +130,7 @@ class OpenVinoRunner:
             segments.every_segment(catalog.num_exits) if wanted is None else wanted
         )
         self._image_shape = (catalog.input_height, catalog.input_width, 3)
-        self._core = ov.Core()
+        self._core = _core()
         has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not has_bf16:
             raise ValueError("this CPU does not multiply bfloat16")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import openvino as ov
 import pytest
@@ -70,6 +73,34 @@ def test_convolutions_of_quantised_segments_are_computed_in_int8(exported):
     (kind,) = {tensor.get_element_type().get_type_name() for tensor in features.tensors}
     assert kind == ("bf16" if has_bf16 else "f32")
     runner.close()
+
+
+SIGNAL_AFTER_RUNNERS = """
+import gc, signal, sys
+from pathlib import Path
+from builder.repository import read_catalog
+from serving.core import segment as segments
+from serving.runners.openvino import OpenVinoRunner
+
+folder = Path(sys.argv[1])
+runners = [OpenVinoRunner(folder, read_catalog(folder), 1, None, [segments.STEM]) for _ in "12"]
+while runners:
+    runners.pop(0).close()
+    gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_a_signal_after_runners_that_ended_in_the_order_they_began(exported):
+    """In a process of its own, which OpenVINO ends where each has a core of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER_RUNNERS, str(exported.folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 @pytest.mark.bf16
