@@ -89,6 +89,19 @@ def test_rows_of_equal_scores_may_change_places():
     assert _detections_error(detections(first, second), detections(second, first)) < 1e-6
 
 
+def test_a_border_case_of_one_image_is_no_error() -> None:
+    """But what differs in most images is."""
+    right = [np.concatenate([x] * 5) for x in detections(BEST, GOOD)]
+
+    def error(num_wrong: int) -> float:
+        wrong = [x.copy() for x in right]
+        wrong[0][:num_wrong, 1] += 4
+        return _detections_error(wrong, right)
+
+    assert error(1) == error(2) == 0
+    assert error(3) == error(5) == 0.25
+
+
 def test_files_are_portable(exported):
     """Opset 17, standard operators, only the batch is dynamic, nothing but weights inside."""
     for name, entry in exported.catalog.segments.items():
