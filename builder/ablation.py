@@ -127,7 +127,7 @@ def _check_data(planned: Sequence[Trial], data: Path, out: Path, bad_annotations
     now = digests(*(read_split(recipe, data, split, bad_annotations) for split in splits))
     for trial in planned:
         checkpoint = _checkpoint(trial, out)
-        if checkpoint is not None and checkpoint["metadata"]["data"] != now:
+        if checkpoint is not None and checkpoint["metadata"].get("data") != now:
             raise OtherRun(
                 f"{out / trial.folder} is of other images or annotations: choose another folder, "
                 "or remove it"

@@ -334,8 +334,9 @@ def _check_same(
             ("detector", DetectorConfig.from_dict(stored["detector"]), config.detector),
             ("train", TrainConfig.from_dict(before["train"]), config.train),
         )
-    except (TypeError, ValueError) as error:
-        raise InvalidRecipe(f"{path} is of another version: {error}") from error
+        data, epochs = before["data"]["train"], before["epochs"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRecipe(f"{path} is of another version ({error}): start anew") from error
     for part, old, new in records:
         for field in fields(old):
             was, now = getattr(old, field.name), getattr(new, field.name)
@@ -344,12 +345,11 @@ def _check_same(
                     f"the run in {path} has {part}.{field.name} {was!r}, not {now!r}: go on with "
                     "what it has, or choose another folder"
                 )
-    if before["data"]["train"] != metadata["data"]["train"]:
+    if data != metadata["data"]["train"]:
         raise InvalidRecipe(f"the run in {path} is of other images or annotations")
-    if before["epochs"] > config.train.epochs:
+    if epochs > config.train.epochs:
         raise InvalidRecipe(
-            f"the run in {path} has {before['epochs']} epochs already, {config.train.epochs} were "
-            "asked for"
+            f"the run in {path} has {epochs} epochs already, {config.train.epochs} were asked for"
         )
 
 

@@ -221,6 +221,15 @@ def test_a_resumed_run_keeps_every_point_of_its_curves(bccd: Path, tmp_path: Pat
     assert points == [steps - 1, 2 * steps - 1]
 
 
+def test_a_run_of_another_version_does_not_go_on(bccd: Path, tmp_path: Path) -> None:
+    path = tmp_path / training.CHECKPOINT
+    weights = Detector(TINY.detector).state_dict()
+    for metadata in ({}, {"train": TINY.train.to_dict()}, {"train": {"exit_weights": "rising"}}):
+        save_checkpoint(path, TINY.detector, weights, metadata, {"epoch": 1})
+        with pytest.raises(InvalidRecipe, match="is of another version"):
+            train(TINY, bccd, tmp_path, resume=True)
+
+
 def test_imported_weights_are_no_run(bccd: Path, tmp_path: Path) -> None:
     path = tmp_path / training.CHECKPOINT
     save_checkpoint(path, TINY.detector, Detector(TINY.detector).state_dict(), {})
