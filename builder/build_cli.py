@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from builder.config import CONFIGS, MODEL_NAME
 from builder.endings import STOPPED, CommandError, failed, interruptible
-from builder.images import read_image
 from builder.model_cli import add_neck, configured
 from builder.options import RUNTIMES, add_command, add_threads
 
@@ -258,6 +257,7 @@ def _calibration_images(
     anything is changed. Raises UnreadableImage."""
     if not options.calibration_images:
         return []
+    from builder.images import read_image
     from builder.quantize import MAX_IMAGES
 
     paths = _files(options.calibration_images)[:MAX_IMAGES]
