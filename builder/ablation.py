@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.config import Config, DetectorConfig, TrainConfig, replace
+from builder.config import Config, DetectorConfig, replace
 from builder.endings import CommandError
 from builder.measure import machine
 from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.cost import exit_costs, with_neck_of_equal_cost
-from builder.train import CHECKPOINT, digests, read_split, train
+from builder.train import CHECKPOINT, config_of, digests, read_split, train
 
 SEPARATE = "separate"
 """A model for each depth, trained at its last exit alone: what an exit could reach by itself."""
@@ -147,16 +147,14 @@ def _checkpoint(trial: Trial, out: Path) -> dict[str, Any] | None:
     expected = trial.config
     try:
         data = read_checkpoint(path)
-        metadata, detector = data["metadata"], DetectorConfig.from_dict(data["detector"])
-        found = Config(
-            replace(detector, classes=expected.detector.classes),  # these may be those of the data
-            TrainConfig.from_dict(metadata["train"]),
-        )
+        found = config_of(data)
     except (KeyError, TypeError, ValueError) as error:
         raise OtherRun(f"{path} is no run of this version ({error}): remove it") from error
-    if found != expected:
+    # The classes may be those of the data.
+    detector = replace(found.detector, classes=expected.detector.classes)
+    if replace(found, detector=detector) != expected:
         raise OtherRun(f"{path} was made by another recipe: choose another folder, or remove it")
-    return data if metadata["epochs"] == expected.train.epochs else None
+    return data if data["metadata"]["epochs"] == expected.train.epochs else None
 
 
 def _report(planned: Sequence[Trial], out: Path, command: str) -> dict[str, Any]:

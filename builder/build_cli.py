@@ -195,8 +195,6 @@ def _build_in(
     from builder.repository import depth_folder, version_folder, write_texts
 
     # What is not installed is to be missed before the work, not after it.
-    if options.calibration_images:
-        import builder.quantize  # noqa: F401
     if "torch" in targets:
         from builder.torch_export import export_programs
     if "tensorrt" in targets:

@@ -42,7 +42,7 @@ def _read(options: argparse.Namespace) -> Dataset:
     dataset = read_dataset(options.dataset, data, options.split, options.bad_annotations)
     for line in dataset.bad:
         print(f"skipped: {line}", file=sys.stderr)
-    if not any(len(sample.labels) for sample in dataset.samples):
+    if not dataset.has_objects:
         raise DatasetError(f"the split {options.split!r} of {data} has no object: nothing to find")
     return dataset
 

@@ -32,16 +32,8 @@ def whole(least: int, most: int | None = None) -> Rule:
     def holds(value: Any) -> bool:
         return type(value) is int and value >= least and (most is None or value <= most)
 
-    return Rule(holds, f"a whole number {_range(least, most)}")
-
-
-def number(least: float = -math.inf, most: float | None = None) -> Rule:
-    """A finite int or float (not a bool) in ``least``..``most``."""
-
-    def holds(value: Any) -> bool:
-        return _finite(value) and value >= least and (most is None or value <= most)
-
-    return Rule(holds, f"a number {_range(least, most)}")
+    span = f"of at least {least}" if most is None else f"from {least} to {most}"
+    return Rule(holds, f"a whole number {span}")
 
 
 def share(*, below_one: bool = False) -> Rule:
@@ -53,6 +45,7 @@ def share(*, below_one: bool = False) -> Rule:
     return Rule(holds, "a number from 0 to less than 1" if below_one else "a number from 0 to 1")
 
 
+NON_NEGATIVE = Rule(lambda value: _finite(value) and value >= 0, "a number of at least 0")
 POSITIVE = Rule(lambda value: _finite(value) and value > 0, "a number greater than 0")
 
 
@@ -100,7 +93,3 @@ def check(record: object, rules: Mapping[str, Rule]) -> None:
 
 def _finite(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
-
-
-def _range(least: float, most: float | None) -> str:
-    return f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"

@@ -26,7 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 from builder.batch import assign_examples, stack_images
-from builder.config import Config, DetectorConfig, TrainConfig, replace
+from builder.config import PARTS, Config, DetectorConfig, TrainConfig, replace
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.augment import Example
 from builder.data.loader import epoch_batches, steps_per_epoch
@@ -204,14 +204,6 @@ def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dic
     }
 
 
-def _made_for(detector: DetectorConfig, dataset: Dataset) -> DetectorConfig:
-    """A detector of the data set's classes. Raises InvalidRecipe."""
-    try:
-        return replace(detector, classes=dataset.classes)
-    except ValueError as error:
-        raise InvalidRecipe(f"a detector of the data's classes cannot be: {error}") from error
-
-
 def _check(
     config: Config, dataset: Dataset, held_out: Dataset | None, processes: Processes
 ) -> None:
@@ -225,7 +217,7 @@ def _check(
         ),
         *(
             (
-                not any(sample.labels.size for sample in each.samples),
+                not each.has_objects,
                 f"there is no object in the split {split!r}",
             )
             for split, each in ((recipe.split, dataset), (recipe.validation_split, held_out))
@@ -290,7 +282,7 @@ def train(
         torch.manual_seed(recipe.seed)
         dataset = read_split(recipe, data, recipe.split, bad_annotations)
         if classes_of_data:
-            config = replace(config, detector=_made_for(config.detector, dataset))
+            config = replace(config, detector=replace(config.detector, classes=dataset.classes))
         held_out = (
             read_split(recipe, data, recipe.validation_split, bad_annotations)
             if recipe.validation_split
@@ -322,6 +314,15 @@ def train(
     return path
 
 
+def config_of(checkpoint: Mapping[str, Any]) -> Config:
+    """What was trained in a run, and how. Raises KeyError, TypeError and ValueError for what is no
+    run of this version."""
+    return Config(
+        DetectorConfig.from_dict(checkpoint["detector"]),
+        TrainConfig.from_dict(checkpoint["metadata"]["train"]),
+    )
+
+
 def _check_same(
     stored: Mapping[str, Any], config: Config, metadata: Mapping[str, Any], path: Path
 ) -> None:
@@ -330,14 +331,12 @@ def _check_same(
         raise InvalidRecipe(f"{path} is no run: start from it with --init")
     before = stored["metadata"]
     try:
-        records = (
-            ("detector", DetectorConfig.from_dict(stored["detector"]), config.detector),
-            ("train", TrainConfig.from_dict(before["train"]), config.train),
-        )
+        trained = config_of(stored)
         data, epochs = before["data"]["train"], before["epochs"]
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRecipe(f"{path} is of another version ({error}): start anew") from error
-    for part, old, new in records:
+    for part in PARTS:
+        old, new = getattr(trained, part), getattr(config, part)
         for field in fields(old):
             was, now = getattr(old, field.name), getattr(new, field.name)
             if was != now and field.name not in CHANGEABLE:

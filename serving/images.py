@@ -219,9 +219,9 @@ def decode(
 ) -> tuple[Image, Letterbox]:
     """Pixels ``(input_height, input_width, 3)`` uint8 RGB, and where the image lies in them.
 
-    The first frame, upright by its EXIF orientation, transparency over white; the
-    original size in the placement is the upright one. The array may be read-only. Raises
-    InvalidImage for anything that cannot be decoded to its end.
+    The first frame, upright by its EXIF orientation, transparency over white; the original size in
+    the placement is the upright one. The array may be read-only. Raises InvalidImage for anything
+    that cannot be decoded to its end.
     """
     try:
         image, placement = _decode_upright(data, header, input_width, input_height)

@@ -107,15 +107,14 @@ def _evaluate(dataset: Dataset, detections: Sequence[Detections]) -> COCOeval | 
 def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> AveragePrecision:
     """AP and AP50 of one detection record for each sample of ``dataset``, in its order. Raises
     DatasetError if there is no object to be found."""
-    by_class, by_size = count_objects(dataset)
-    if not any(by_class.values()):
+    if not dataset.has_objects:
         raise DatasetError("there is no object in these images: no accuracy can be measured")
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluate(dataset, detections)
         if evaluation is None:
             nothing = (
                 {name: 0.0 if count else math.nan for name, count in counts.items()}
-                for counts in (by_class, by_size)
+                for counts in count_objects(dataset)
             )
             return AveragePrecision(0.0, 0.0, *nothing)
         evaluation.accumulate()

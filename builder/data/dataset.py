@@ -103,6 +103,11 @@ class Dataset:
     """One line for each annotation or image that was not usable: where, and what is wrong."""
 
     @property
+    def has_objects(self) -> bool:
+        """Whether there is anything to learn from, and to find."""
+        return any(len(sample.labels) for sample in self.samples)
+
+    @property
     def digest(self) -> str:
         """Of the classes, of the images' names and sizes and of their objects; not of pixels."""
         digest = hashlib.sha256(repr(self.classes).encode())
