@@ -108,7 +108,7 @@ PLANS_OPTIONS = (
 
 
 class _Tools:
-    """``core.ports.ServingTools``, importing the server only when asked for something."""
+    """``artifacts.serving_tools.ServingTools``; the server is imported only when it is needed."""
 
     def open_runner(
         self,
@@ -118,7 +118,7 @@ class _Tools:
         wanted: Collection[Segment] | None = None,
         precision: str | None = None,
     ) -> SegmentRunner:
-        from serving.models import StartError, open_runner
+        from serving.model_repository import StartError, open_runner
 
         try:
             return open_runner(runtime, folder, num_threads, wanted, precision)
@@ -126,7 +126,7 @@ class _Tools:
             raise SystemExit(_refuse(str(error))) from error
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
-        from serving.images import load_image
+        from serving.imaging.decoding import load_image
 
         return load_image(data, width, height)
 
@@ -156,7 +156,7 @@ def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = N
         return _refuse(*error.problems)
 
     from serving.app import create_backend, serve
-    from serving.models import StartError
+    from serving.model_repository import StartError
 
     try:
         return serve(settings, _announce, partial(create_backend, create_policy=create_policy))
@@ -165,7 +165,13 @@ def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = N
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from serving.models import StartError, every_model, find_models, measured_front, read_family
+    from serving.model_repository import (
+        StartError,
+        every_model,
+        find_models,
+        measured_front,
+        read_family,
+    )
     from serving.settings import SettingsError
 
     try:
@@ -185,8 +191,8 @@ def _models(arguments: argparse.Namespace) -> int:
 def _plans(arguments: argparse.Namespace) -> int:
     import time
 
-    from serving.models import StartError
-    from serving.triton.plans import link_plans
+    from serving.model_repository import StartError
+    from serving.triton_backend.plans import link_plans
 
     try:
         target = link_plans(

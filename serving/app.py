@@ -25,18 +25,16 @@ from starlette.types import ASGIApp
 from serving.api import kserve, problems
 from serving.api.admission import Limits
 from serving.api.detect import Detector
-from serving.api.door import Door
 from serving.api.lifecycle import Lifecycle
+from serving.api.middleware import Door
 from serving.api.routes import create_router
 from serving.api.upload import Upload
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
-from serving.decisions import DecisionLog
 from serving.engine import Engine, start_engine
-from serving.images import DecodePool, refit
-from serving.memory import keep_freed_memory
-from serving.metrics import Metrics
-from serving.models import (
+from serving.imaging.decoding import DecodePool, refit
+from serving.imaging.malloc import keep_freed_memory
+from serving.model_repository import (
     StartError,
     check_precision,
     find_models,
@@ -44,11 +42,13 @@ from serving.models import (
     open_family,
     read_family,
 )
+from serving.observability.decision_log import DecisionLog
+from serving.observability.metrics import Metrics
 from serving.server import Server
 from serving.settings import Settings
 
 if TYPE_CHECKING:
-    from serving.tracing import Tracing
+    from serving.observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -335,6 +335,6 @@ def serve(
 
 
 def _open_tracing() -> Tracing:
-    from serving.tracing import open_tracing  # noqa: PLC0415  not to be loaded unless asked for
+    from serving.observability.tracing import open_tracing  # noqa: PLC0415  not to be loaded unless asked for
 
     return open_tracing(time.monotonic)

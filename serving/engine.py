@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.errors import BackendError, Cancelled, Overloaded, ServingError, ShedReason
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
@@ -18,6 +17,7 @@ from serving.core.policy import Policy
 from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
 from serving.core.request import Cancelled as CancelledResult
 from serving.core.request import Failed, Shed
+from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.timing import warm_up
 from serving.executor import Executor, Watch
 

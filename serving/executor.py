@@ -24,11 +24,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.core import segment as segments
-from serving.core.costs import Costs, paths_of
 from serving.core.demand import DemandMeter
 from serving.core.errors import BackendUnavailable, ShedReason
 from serving.core.latency import LatencyModel
-from serving.core.least import Least
 from serving.core.observing import SegmentRun, Trace
 from serving.core.policy import (
     Cohort,
@@ -43,6 +41,8 @@ from serving.core.policy import (
 )
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
+from serving.core.scheduling.path_costs import Costs, paths_of
+from serving.core.windowed_minimum import Least
 
 log = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tritonserver() -> None:
     """Makes sure that there is one, and perf_analyzer."""
-    from loadtest.tritonserver import AssemblyError, assemble_perf_analyzer, default_folder
+    from loadtest.servers.tritonserver import AssemblyError, assemble_perf_analyzer, default_folder
 
     try:
         assemble_perf_analyzer(default_folder())

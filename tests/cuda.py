@@ -7,7 +7,7 @@
 
 So a wrong address, a missing wait, memory freed or reused too early, or a shape that no profile
 takes shows as a wrong answer or as an error code, as on a device. Every public name here is one of
-the real bindings' in that version; ``tests/builder/test_tensorrt_bindings.py`` compares them.
+the real bindings' in that version; ``test_tensorrt_bindings.py`` compares them.
 """
 
 # ruff: noqa: N801, N802, N803, N815 - the names are those of the bindings
@@ -43,10 +43,10 @@ SCRATCH_BYTES = 1000
 ALIGNMENT = 256
 FAKED_MODULES = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.runtime")
 USERS = (
-    "builder.tensorrt",
-    "builder.plan_store",
+    "builder.exporting.tensorrt_plans",
+    "builder.exporting.plan_store",
     "serving.runners.tensorrt",
-    "serving.triton.plans",
+    "serving.triton_backend.plans",
 )
 VERSIONS = ("8.6.1", "10.13.3.9", "11.4.0.106")
 
@@ -771,7 +771,7 @@ def build_fake_plans(folder: Path, catalog: Catalog, version: str) -> Path:
         for path in folder.glob("*.onnx"):
             shutil.copy(path, target)
         with fake_cuda(version):
-            importlib.import_module("builder.tensorrt").build_plans(target, catalog)
+            importlib.import_module("builder.exporting.tensorrt_plans").build_plans(target, catalog)
     return target
 
 
@@ -796,6 +796,8 @@ def open_real_runner(folder: Path, catalog: Catalog, num_threads: int | None) ->
     """``TensorRtRunner`` over plans that are built here, quickly, for the GPU of this machine."""
     pytest.importorskip("tensorrt", reason="TensorRT is not installed")
     if not (folder / "tensorrt" / "plans.json").exists():
-        importlib.import_module("builder.tensorrt").build_plans(folder, catalog, level=0)
+        importlib.import_module("builder.exporting.tensorrt_plans").build_plans(
+            folder, catalog, level=0
+        )
     module = importlib.import_module("serving.runners.tensorrt")
     return module.TensorRtRunner(folder, catalog, num_threads)

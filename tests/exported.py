@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from builder.catalog import build_catalog
-from builder.config import CONFIGS, replace
-from builder.export import export_segments
+from builder.config.named import CONFIGS, replace
+from builder.exporting.catalog import build_catalog
+from builder.exporting.onnx_segments import export_segments
+from builder.exporting.repository import write_catalog
+from builder.exporting.torch_programs import export_programs
 from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
-from builder.repository import write_catalog
-from builder.torch_export import export_programs
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.images import load_image
+from serving.imaging.decoding import load_image
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from builder.config import TrainConfig
+from builder.config.named import TrainConfig
 from builder.data.dataset import Sample
 from serving.core.letterbox import PAD_VALUE, fit
 

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from builder.endings import CommandError
-from serving.pixels import FORMATS, is_sideways, orientation, to_rgb, upright
+from builder.cli_errors import CommandError
+from serving.imaging.pixels import FORMATS, is_sideways, orientation, to_rgb, upright
 
 ENCODING = "utf-8-sig"
 """Of every text file: UTF-8, with or without the mark that some editors put first."""

@@ -14,7 +14,7 @@ from itertools import islice
 
 import numpy as np
 
-from builder.config import TrainConfig
+from builder.config.named import TrainConfig
 from builder.data.augment import Example, augment
 from builder.data.dataset import Dataset
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from builder.config import DetectorConfig, replace
-from builder.endings import CommandError
+from builder.cli_errors import CommandError
+from builder.config.named import DetectorConfig, replace
 from builder.modeling.detector import Detector
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from builder.config import DetectorConfig, replace
+from builder.config.named import DetectorConfig, replace
 from builder.modeling.detector import Detector
 
 WIDTH_STEP = 2

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from builder.config import DetectorConfig
+from builder.config.named import DetectorConfig
 from builder.modeling.anchors import make_anchors
 from builder.modeling.backbones import make_backbone
 from builder.modeling.heads import RetinaHead

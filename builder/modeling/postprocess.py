@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from builder.config import DetectorConfig
+from builder.config.named import DetectorConfig
 from builder.modeling.boxes import decode_boxes
 
 SUPPRESSION_ITERATIONS = 12

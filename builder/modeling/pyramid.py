@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from builder.graphs import COARSEST_BACKBONE_LEVEL, Graph
+from builder.config.pyramid_graphs import COARSEST_BACKBONE_LEVEL, Graph
 from builder.modeling.backbones import FeatureSpec
 from builder.modeling.layers import ACTIVATIONS, CONVS, DropBlock
 

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Sequence
 
 from loadtest.baselines.exits import Exits
 from serving.core import segment as segments
-from serving.core.costs import EPSILON_S
 from serving.core.errors import ShedReason
 from serving.core.latency import Latency
 from serving.core.policy import (
@@ -25,6 +24,7 @@ from serving.core.policy import (
     Wait,
 )
 from serving.core.request import Request
+from serving.core.scheduling.path_costs import EPSILON_S
 from serving.core.segment import Segment
 
 MEASUREMENT_NOISE = 0.001

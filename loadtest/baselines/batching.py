@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from loadtest.baselines.exits import Queue, Seconds
-from serving.core.costs import EPSILON_S
+from serving.core.scheduling.path_costs import EPSILON_S
 
 Batcher = Callable[[Queue, float, Sequence[int], Seconds], Queue | float]
 """(queue, now_s, sizes, seconds) -> a batch, or the instant until which to wait."""

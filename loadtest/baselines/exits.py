@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 
 from serving.core import segment as segments
-from serving.core.costs import BATCHING_GAIN, EPSILON_S
 from serving.core.errors import ShedReason
 from serving.core.latency import Latency
 from serving.core.policy import Run, ShedRequests, Snapshot
 from serving.core.request import Request
+from serving.core.scheduling.path_costs import BATCHING_GAIN, EPSILON_S
 from serving.core.segment import Segment
 
 Queue = tuple[Request, ...]

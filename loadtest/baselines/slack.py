@@ -10,9 +10,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from loadtest.baselines.exits import Exits
-from serving.core.costs import EPSILON_S
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Snapshot, Wait
+from serving.core.scheduling.path_costs import EPSILON_S
 from serving.core.segment import Segment
 
 NUM_BUCKETS = 4

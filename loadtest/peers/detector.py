@@ -23,9 +23,9 @@ from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.timing import time_every_segment
 from serving.engine import WARM_UP_ROUNDS
-from serving.images import load_image
-from serving.memory import keep_freed_memory
-from serving.models import StartError, find_model, open_runner, read_catalog
+from serving.imaging.decoding import load_image
+from serving.imaging.malloc import keep_freed_memory
+from serving.model_repository import StartError, find_model, open_runner, read_catalog
 from serving.runners.openvino import BATCH_SIZES
 
 RUNTIME = "openvino"

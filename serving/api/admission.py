@@ -7,12 +7,12 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from serving.api.ask import Ask
 from serving.api.backlog import Backlog
 from serving.api.problems import to_ms
+from serving.api.request_context import Ask
 from serving.core.errors import BudgetInfeasible, Overloaded, ShedReason
 from serving.core.ports import Backend, Clock
-from serving.images import DecodePool, Header
+from serving.imaging.decoding import DecodePool, Header
 
 T = TypeVar("T")
 

@@ -23,15 +23,15 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from serving.api.admission import Admission, Limits
-from serving.api.ask import Ask, write_reply
 from serving.api.body import read_body
 from serving.api.budget import Budget, parse_budget
 from serving.api.connection import while_connected
+from serving.api.event_stream import DONE, ERROR, EventStream
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import parse_options
 from serving.api.problems import details_of, to_ms
-from serving.api.stream import DONE, ERROR, EventStream
-from serving.api.surface import Message, Surface
+from serving.api.protocol_adapter import Message, Surface
+from serving.api.request_context import Ask, write_reply
 from serving.core.errors import (
     BackendError,
     BodyTimeout,
@@ -44,11 +44,11 @@ from serving.core.errors import (
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
-from serving.images import DecodePool
-from serving.metrics import Metrics, Reply, RequestRecord
+from serving.imaging.decoding import DecodePool
+from serving.observability.metrics import Metrics, Reply, RequestRecord
 
 if TYPE_CHECKING:
-    from serving.tracing import Tracing
+    from serving.observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,6 @@ from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from serving import wire
 from serving.api.admission import Limits
 from serving.api.body import check_head
 from serving.api.detect import Detector
@@ -33,13 +32,14 @@ from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
 from serving.api.options import Options, parse_options
 from serving.api.problems import PROTOCOL_PREFIX, UnknownModel
-from serving.api.surface import Answer, Message
+from serving.api.protocol_adapter import Answer, Message
 from serving.api.tensors import InferRequest, Tensor, read_request, split_body, write_response
 from serving.core.errors import InvalidParameter, InvalidRequest
 from serving.core.family import Family
 from serving.core.ports import Backend, Clock
-from serving.images import RAW, DecodePool, Header, check_size, probe
-from serving.metrics import Total, Totals
+from serving.imaging.decoding import RAW, DecodePool, Header, check_size, probe
+from serving.observability.metrics import Total, Totals
+from serving.triton import wire
 
 EXTENSIONS = (
     *("binary_tensor_data", "model_configuration", "model_repository", "parameters"),

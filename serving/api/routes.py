@@ -15,6 +15,7 @@ from serving.api.accept import preferred
 from serving.api.body import FIELD, IMAGE_TYPES, MULTIPART
 from serving.api.budget import DEADLINE_HEADER
 from serving.api.detect import Detector
+from serving.api.event_stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import describe_options
 from serving.api.problems import MEDIA_TYPE, PROBLEMS, to_ms
@@ -28,14 +29,13 @@ from serving.api.schemas import (
     ProblemDetails,
     Status,
 )
-from serving.api.stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.upload import Upload
 from serving.core.catalog import Catalog, Exit
 from serving.core.family import Family
-from serving.core.front import OperatingPoint
+from serving.core.pareto_front import OperatingPoint
 from serving.core.ports import Backend
-from serving.images import Header
-from serving.metrics import Metrics
+from serving.imaging.decoding import Header
+from serving.observability.metrics import Metrics
 
 # The page needs nothing from anywhere else, and may not fetch it either.
 _PAGE_POLICY = (

@@ -13,9 +13,9 @@ from serving.api.accept import JSON
 from serving.api.admission import Limits
 from serving.api.body import check_head, check_type, image_bytes
 from serving.api.options import Options, parse_options
-from serving.api.surface import Answer, Message
+from serving.api.protocol_adapter import Answer, Message
 from serving.core.family import Family
-from serving.images import probe
+from serving.imaging.decoding import probe
 
 
 class Upload:

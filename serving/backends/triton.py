@@ -25,10 +25,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from serving import wire
 from serving.backends.answers import deepest
-from serving.backends.triton_answer import read_answer
-from serving.backends.triton_memory import TritonMemory
 from serving.core.catalog import Catalog
 from serving.core.errors import (
     BackendError,
@@ -43,9 +40,12 @@ from serving.core.ports import Clock, Image, Observer
 from serving.core.request import Answered, Failed, Request, Shed
 from serving.core.request import Cancelled as CancelledResult
 from serving.engine import error_of
-from serving.models import MODEL_SUFFIX
-from serving.shared_memory import SharedImages, Slot
-from serving.tritonrpc import CHANNEL_OPTIONS, RPC_TIMEOUT_S, add_images, arrays, infer_request
+from serving.model_repository import MODEL_SUFFIX
+from serving.triton import wire
+from serving.triton.answer import read_answer
+from serving.triton.registered_memory import TritonMemory
+from serving.triton.rpc import CHANNEL_OPTIONS, RPC_TIMEOUT_S, add_images, arrays, infer_request
+from serving.triton.shared_memory import SharedImages, Slot
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.backends.embedded import StartEngine
 from serving.backends.in_process import InProcessBackend
-from serving.backends.triton_memory import TritonMemory
 from serving.core.catalog import Catalog
 from serving.core.errors import BackendError
 from serving.core.family import Family
 from serving.runners.triton import BATCH_SIZES, TritonRunner
-from serving.tritonrpc import CHANNEL_OPTIONS
+from serving.triton.registered_memory import TritonMemory
+from serving.triton.rpc import CHANNEL_OPTIONS
 
 log = logging.getLogger(__name__)
 

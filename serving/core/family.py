@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from serving.core.catalog import Catalog
-from serving.core.front import Front, OperatingPoint, pareto_front
-from serving.core.ladder import Ladder
 from serving.core.latency import LatencyProfile
+from serving.core.pareto_front import Front, OperatingPoint, pareto_front
+from serving.core.useful_exits import Ladder
 
 PathSeconds = Callable[[int, int], float]
 """Seconds from an image to the boxes of an exit, by its depth and its model's number."""

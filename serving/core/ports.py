@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.core.family import Family
-from serving.core.letterbox import Letterbox
 from serving.core.policy import Policy
 from serving.core.request import Answered, Detections, Request, Result
 from serving.core.segment import Segment
@@ -114,26 +112,3 @@ class Backend(Protocol):
         one. Closing it, or cancelling the task that awaits the next one, cancels the request at the
         next segment boundary; who is slow to take an answer delays nobody. Raises as
         ``detect``."""
-
-
-class ServingTools(Protocol):
-    """What offline commands borrow from the server, so that accuracy and latency are measured
-    through the very code that serves."""
-
-    def open_runner(
-        self,
-        runtime: str,
-        folder: Path,
-        num_threads: int | None,
-        wanted: Collection[Segment] | None = None,
-        precision: str | None = None,
-    ) -> SegmentRunner:
-        """The runner called ``runtime`` over the segments in ``folder``: all that it can run, or
-        those ``wanted`` (CPU runtimes only), in ``precision`` or what the runtime chooses."""
-
-    def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
-        """An encoded image, decoded and letterboxed exactly as for a request."""
-
-    def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> int:
-        """``punctual serve`` with these options, but another policy, until told to end; the exit
-        code."""

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from serving.artifacts.onnx_composition import compose
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.core.composition import compose
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment

@@ -26,10 +26,10 @@ import openvino as ov
 from openvino import opset13 as ops
 from openvino.preprocess import PrePostProcessor
 
+from serving.artifacts.int8_segments import CPU_FOLDER
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.ports import Image
-from serving.core.quantized import CPU_FOLDER
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select

@@ -32,10 +32,8 @@ import numpy.typing as npt
 import tensorrt as trt
 from cuda.bindings import runtime as cudart
 
-from serving.core import segment as segments
-from serving.core.catalog import Catalog
-from serving.core.cuda import Gpu, checked
-from serving.core.plans import (
+from serving.artifacts.cuda import Gpu, checked
+from serving.artifacts.tensorrt_plans import (
     BATCH_SIZES,
     FOLDER,
     PROFILES,
@@ -45,6 +43,8 @@ from serving.core.plans import (
     read_plan,
     read_plans,
 )
+from serving.core import segment as segments
+from serving.core.catalog import Catalog
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment

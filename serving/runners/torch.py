@@ -36,10 +36,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from serving.artifacts.torch_programs import multiplies_bf16
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.ports import Image
-from serving.core.programs import multiplies_bf16
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, GraphModule, Node
 
+from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core.catalog import Catalog
-from serving.core.programs import FOLDER, RECORD, Programs
 from serving.core.segment import Segment
 
 aten = torch.ops.aten

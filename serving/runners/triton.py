@@ -15,7 +15,6 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from serving import wire
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.errors import BackendError, BackendUnavailable
@@ -24,8 +23,9 @@ from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_segment
 from serving.runners.rows import copied_rows
-from serving.shared_memory import SharedImages
-from serving.tritonrpc import CHANNEL_OPTIONS, RPC_TIMEOUT_S, add_images, arrays, infer_request
+from serving.triton import wire
+from serving.triton.rpc import CHANNEL_OPTIONS, RPC_TIMEOUT_S, add_images, arrays, infer_request
+from serving.triton.shared_memory import SharedImages
 
 BATCH_SIZES = (1, 4)
 """Tried of each model, up to the largest batch that its configuration allows."""

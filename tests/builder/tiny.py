@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builder.config import CONFIGS, Config, replace
+from builder.config.named import CONFIGS, Config, replace
 
 _BASE = CONFIGS["bccd"]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.quantize import quantize_segments
+from builder.exporting.int8_segments import quantize_segments
 from tests.exported import Exported, exported_detector, write_programs
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from builder.quantize import quantize_segments
+from builder.exporting.int8_segments import quantize_segments
+from serving.artifacts.int8_segments import CPU_FOLDER
 from serving.core import segment as segments
-from serving.core.quantized import CPU_FOLDER
 from serving.core.request import Detections
 from serving.runners.onnxruntime import OnnxRuntimeRunner
 from serving.runners.openvino import OpenVinoRunner
@@ -78,7 +78,7 @@ def test_convolutions_of_quantised_segments_are_computed_in_int8(exported):
 SIGNAL_AFTER_RUNNERS = """
 import gc, signal, sys
 from pathlib import Path
-from builder.repository import read_catalog
+from builder.exporting.repository import read_catalog
 from serving.core import segment as segments
 from serving.runners.openvino import OpenVinoRunner
 

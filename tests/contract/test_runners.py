@@ -14,7 +14,7 @@ import torch
 from serving.core import segment as segments
 from serving.core.ports import SegmentRunner
 from serving.core.request import Detections
-from serving.models import RUNNERS
+from serving.model_repository import RUNNERS
 from tests.captured import CapturedRunner
 from tests.cuda import open_fake_runner, open_real_runner
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from serving.artifacts.cuda import CudaError
+from serving.artifacts.tensorrt_plans import BATCH_SIZES, PlansError
 from serving.core import segment as segments
-from serving.core.cuda import CudaError
-from serving.core.plans import BATCH_SIZES, PlansError
 from tests.cuda import build_fake_plans, cudaError_t, fake_runners
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from builder.repository import write_catalog, write_texts
+from builder.exporting.repository import write_catalog, write_texts
 from serving.core.catalog import Catalog
 from tests.e2e.process import PATIENCE_S, Server
 from tests.e2e.triton import Triton

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.tritonserver import assemble_perf_analyzer, default_folder, server_environment
+from loadtest.servers.tritonserver import assemble_perf_analyzer, default_folder, server_environment
 from tests.e2e.backends import gateway
 from tests.e2e.process import PATIENCE_S, Server, fake_server
 from tests.e2e.triton import Triton

@@ -13,7 +13,7 @@ import sys
 from serving.core.errors import BackendError
 from serving.core.ports import Clock, Image
 from serving.core.request import Answered, Request
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.settings import Settings, load
 from tests.serving.fakes import FakeBackend, forever
 

@@ -16,7 +16,7 @@ from tests.e2e.process import Server, head, read_reply
 from tests.serving.api.test_budget import MALFORMED
 from tests.serving.fakes import JPEG, encode, picture
 from tests.serving.gateway import problem, slug
-from tests.serving.test_images import png
+from tests.serving.imaging.test_decoding import png
 
 
 @pytest.fixture(autouse=True)

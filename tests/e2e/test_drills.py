@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.processes import StudyError
-from loadtest.prometheus import find_program
+from loadtest.servers.processes import StudyError
+from loadtest.servers.prometheus import find_program
 from tests.e2e.backends import RUNTIME, noise
 from tests.e2e.process import ROOT
 

@@ -13,14 +13,14 @@ import httpx
 import numpy as np
 import pytest
 
-from builder.repository import write_catalog
+from builder.exporting.repository import write_catalog
 from serving.api.schemas import Detected, Models
 from serving.core import segment as segments
 from serving.core.catalog import Exit
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.letterbox import fit
-from serving.images import refit
-from serving.models import open_runner
+from serving.imaging.decoding import refit
+from serving.model_repository import open_runner
 from tests.e2e.backends import RUNTIME
 from tests.e2e.process import PATIENCE_S, Server, eventually
 from tests.exported import exported_detector

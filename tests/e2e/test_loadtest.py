@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from loadtest.arrivals import parse_arrivals
-from loadtest.budgets import parse_budgets
-from loadtest.load import LoadResult, LoadSettings, run_load
-from loadtest.load_summary import summarise
-from loadtest.pictures import read_pictures
-from loadtest.rows import Outcome
-from loadtest.target import Target
+from loadtest.load.open_loop import LoadResult, LoadSettings, run_load
+from loadtest.load.outcomes import Outcome
+from loadtest.load.summary import summarise
+from loadtest.load.target import Target
+from loadtest.workload.arrivals import parse_arrivals
+from loadtest.workload.budgets import parse_budgets
+from loadtest.workload.images import read_pictures
 from tests.e2e.process import Server
 
 PICTURES = read_pictures(sorted(Path("tests/data/bccd/JPEGImages").glob("*.jpg")))

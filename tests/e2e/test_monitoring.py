@@ -12,13 +12,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loadtest.arrivals import parse_arrivals
-from loadtest.budgets import parse_budgets
-from loadtest.faults import STUCK
-from loadtest.load import LoadSettings, run_load
-from loadtest.pictures import Picture, read_pictures
-from loadtest.processes import StudyError, gateway_server
-from loadtest.prometheus import RULES, Prometheus, find_program, prometheus, read_rules, shortened
+from loadtest.load.open_loop import LoadSettings, run_load
+from loadtest.servers.faults import STUCK
+from loadtest.servers.processes import StudyError, gateway_server
+from loadtest.servers.prometheus import (
+    RULES,
+    Prometheus,
+    find_program,
+    prometheus,
+    read_rules,
+    shortened,
+)
+from loadtest.workload.arrivals import parse_arrivals
+from loadtest.workload.budgets import parse_budgets
+from loadtest.workload.images import Picture, read_pictures
 from tests.e2e.backends import RUNTIME, noise
 from tests.e2e.process import PATIENCE_S, eventually
 

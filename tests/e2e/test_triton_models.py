@@ -15,7 +15,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from serving import wire
+from serving.triton import wire
 from tests.e2e.backends import MODEL, NUM_EXITS
 from tests.e2e.process import eventually
 from tests.e2e.triton import Triton

@@ -15,7 +15,7 @@ import httpx
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from loadtest.tritonserver import (
+from loadtest.servers.tritonserver import (
     Ports,
     assemble,
     default_folder,
@@ -27,7 +27,7 @@ from tests.e2e.process import PATIENCE_S, eventually, free_port
 
 
 class Triton:
-    """The server of ``loadtest.tritonserver`` on ports of its own, which it keeps over restarts."""
+    """The server of ``servers.tritonserver`` on ports of its own, which it keeps over restarts."""
 
     def __init__(self, repository: Path, log: Path) -> None:
         self.repository = repository

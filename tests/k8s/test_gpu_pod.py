@@ -8,7 +8,7 @@ import subprocess
 import httpx
 import pytest
 
-from loadtest.tritonserver import (
+from loadtest.servers.tritonserver import (
     assemble,
     default_folder,
     remove_shared_memory,

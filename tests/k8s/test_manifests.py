@@ -8,10 +8,10 @@ import tomllib
 
 import pytest
 
-from serving.core.plans import DIGEST_DIGITS
-from serving.models import find_model, read_catalog
+from serving.artifacts.tensorrt_plans import DIGEST_DIGITS
+from serving.model_repository import find_model, read_catalog
 from serving.settings import Settings, load, variable
-from serving.shared_memory import FOLDER
+from serving.triton.shared_memory import FOLDER
 from tests.k8s.manifests import (
     COMPONENTS,
     K8S,

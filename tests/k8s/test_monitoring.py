@@ -15,9 +15,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest.alert_drill import STEPS
-from loadtest.prometheus import RULES, SCRAPE_INTERVAL_S, alerts_of, read_rules, shortened
-from serving.metrics import Metrics
+from loadtest.servers.prometheus import RULES, SCRAPE_INTERVAL_S, alerts_of, read_rules, shortened
+from loadtest.studies.drills.alerts import STEPS
+from serving.observability.metrics import Metrics
 from tests.k8s.manifests import containers, find, pod_specs, render, render_folder
 from tests.serving.fakes import FakeBackend, FakeClock
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from serving.metrics import OUTCOMES, Metrics
+from serving.observability.metrics import OUTCOMES, Metrics
 from tests.k8s.manifests import K8S, find, render
 from tests.serving.fakes import FakeBackend, FakeClock
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app
 from serving.core.family import Family
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.serving.fakes import FAMILY, JPEG, FakeBackend, FakeClock
 

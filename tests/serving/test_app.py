@@ -15,10 +15,10 @@ from serving import app
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app, create_backend, create_server
 from serving.core.catalog import Exit
-from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.family import Family
-from serving.metrics import Metrics
-from serving.models import StartError
+from serving.core.scheduling.deadline_policy import DeadlinePolicy
+from serving.model_repository import StartError
+from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.serving.fakes import CATALOG, FAMILY, FakeBackend, FakeClock, write_catalogs
 from tests.serving.world import exact_profile

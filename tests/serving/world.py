@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from serving.core import segment as segments
-from serving.core.deadline_policy import DeadlinePolicy
 from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
 from serving.core.policy import Decision, Policy, Snapshot, Wait
 from serving.core.request import Answered, Cancelled, Detections, Request, Result
+from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
 from serving.executor import Executor
 

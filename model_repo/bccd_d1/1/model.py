@@ -1,5 +1,5 @@
 """One exit of a model, on a CPU. Written by ``punctual build``."""
 
-from serving.triton.depth import TritonPythonModel
+from serving.triton_backend.depth import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from builder.data import DATASETS, DatasetError, read_dataset
 from builder.data.dataset import Annotation, Collector, find_image, read_image, read_names
-from serving.images import load_image
+from serving.imaging.decoding import load_image
 
 SIZE = (40, 50)
 

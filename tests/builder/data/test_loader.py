@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from builder.config import TrainConfig
+from builder.config.named import TrainConfig
 from builder.data.dataset import Dataset
 from builder.data.loader import epoch_batches, steps_per_epoch
 from tests.builder.data.samples import make_sample

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from builder.config import replace
+from builder.config.named import replace
 from builder.importing import WeightsError, load_nas_fpn
 from builder.importing.mmdet import class_names
 from builder.modeling.detector import PIXEL_MEAN, PIXEL_STD, Detector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from builder.config import CONFIGS, replace
+from builder.config.named import CONFIGS, replace
 from builder.modeling.anchors import anchors_per_level, level_anchors, make_anchors
 
 

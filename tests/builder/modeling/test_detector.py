@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from builder.config import CONFIGS, DetectorConfig, replace
+from builder.config.named import CONFIGS, DetectorConfig, replace
 from builder.modeling.checkpoint import (
     load_checkpoint,
     read_checkpoint,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from builder.graphs import GRAPHS, OPS
+from builder.config.pyramid_graphs import GRAPHS, OPS
 from builder.modeling.backbones import FeatureSpec
 from builder.modeling.pyramid import FLAVOURS, Flavour, Pyramid, PyramidInput, resample
 

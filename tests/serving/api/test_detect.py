@@ -25,10 +25,10 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
-from serving.metrics import OUTCOMES
+from serving.observability.metrics import OUTCOMES
 from tests.serving.fakes import CATALOG, DETECTIONS, JPEG, FakeBackend, encode, forever, picture
 from tests.serving.gateway import Gateway, problem, slug
-from tests.serving.test_images import png
+from tests.serving.imaging.test_decoding import png
 
 pytestmark = pytest.mark.anyio
 

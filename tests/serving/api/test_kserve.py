@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from serving import images
 from serving.api import kserve
 from serving.api.kserve import EXTENSIONS, INLINE_JSON_BYTES, MAX_TIMEOUT_US
 from serving.api.tensors import LENGTH_HEADER
@@ -21,7 +20,8 @@ from serving.core.errors import BackendError, Overloaded, ShedReason
 from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
-from serving.images import DecodeTimes, Header
+from serving.imaging import decoding as images
+from serving.imaging.decoding import DecodeTimes, Header
 from tests.serving.fakes import CATALOG, DETECTIONS, JPEG, FakeClock, encode, forever, picture
 from tests.serving.gateway import Gateway, slug
 

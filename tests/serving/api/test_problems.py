@@ -5,7 +5,7 @@ import pytest
 from fastapi import FastAPI
 
 from serving.api import problems
-from serving.api.door import Door
+from serving.api.middleware import Door
 from serving.api.problems import PROBLEMS
 from serving.core.errors import (
     BackendUnavailable,

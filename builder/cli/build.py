@@ -1,0 +1,309 @@
+"""``punctual build``. Light to import: torch is loaded by what needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from builder.cli.model import add_neck, configured
+from builder.cli.options import RUNTIMES, add_command, add_threads
+from builder.cli_errors import STOPPED, CommandError, failed, interruptible
+from builder.config.named import CONFIGS, MODEL_NAME
+
+if TYPE_CHECKING:
+    from builder.modeling.detector import Detector
+    from serving.artifacts.serving_tools import ServingTools
+    from serving.core.catalog import Catalog
+    from serving.core.ports import Image, SegmentRunner
+
+CPU_RUNTIMES = ("openvino", "onnxruntime")
+"""What Triton's CPU variants can be configured for; the first is the default."""
+PRECISIONS = ("fp16", "int8")
+MAX_LEVEL = 5
+
+
+def add_parser(commands: Any, tools: ServingTools) -> None:
+    """Add ``build`` to the subparsers ``commands``."""
+    parser = add_command(
+        commands,
+        "build",
+        "Write a model repository that the server and Triton read.",
+        "A checkpoint is cut into ONNX segments; every one is run once more by ONNX Runtime and "
+        "must agree with torch. With --config instead the weights are random: enough to measure "
+        "latency. With neither, the segments that are in the repository already are used. Then "
+        "they are compiled for each target, and every one is run once by the runner that serves.",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--checkpoint", type=Path, help="what train wrote")
+    source.add_argument("--config", choices=sorted(CONFIGS), help="an untrained detector")
+    add_neck(parser)
+    parser.add_argument(
+        "--target",
+        action="append",
+        choices=RUNTIMES,
+        dest="targets",
+        help=f"what will run it; may be repeated [{CPU_RUNTIMES[0]}]",
+    )
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    parser.add_argument("--model", help="the model's name [the configuration's]")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="leave the repository as it is, and put a copy with the plans into FOLDER/KEY, KEY "
+        "being this GPU, TensorRT and the model's digest, unless it is there; of the target "
+        "tensorrt",
+    )
+    add_threads(parser)
+    parser.add_argument(
+        "--calibration-images",
+        metavar="GLOB",
+        help="image files: quantise the segments with ranges seen on these, for CPUs (punctual "
+        "serve --precision int8) and TensorRT",
+    )
+    tensorrt = parser.add_argument_group("of the target tensorrt")
+    tensorrt.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help=f"int8 takes segments that were quantised, now or before [{PRECISIONS[0]}]",
+    )
+    tensorrt.add_argument("--level", type=int, help=f"builder optimisation level, 0 to {MAX_LEVEL}")
+    tensorrt.add_argument("--timing-cache", type=Path, help="file [MODEL/tensorrt/timing.cache]")
+    parser.set_defaults(run=lambda options: _build(options, tools, parser.error))
+
+
+def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
+    """Why this cannot be built, as far as it is known before any work."""
+    source = options.checkpoint or options.config
+    in_the_way = _in_the_way(options.model_repository)
+    tensorrt_only = _tensorrt_only(options)
+    images = options.calibration_images
+    rules = (
+        (
+            options.checkpoint and not options.checkpoint.is_file(),
+            f"there is no checkpoint {options.checkpoint}",
+        ),
+        (
+            not source and not options.model,
+            "say which model with --model, or give a --checkpoint or a --config",
+        ),
+        (options.neck and not options.config, "--neck is for --config"),
+        (in_the_way, f"--model-repository: {in_the_way} is a file, not a folder"),
+        (
+            options.model is not None and not MODEL_NAME.holds(options.model),
+            f"a model's name has {MODEL_NAME.what}: it is not {options.model!r}",
+        ),
+        (
+            "torch" in targets and not source,
+            "--target torch is made of the detector itself: give its --checkpoint or --config",
+        ),
+        (
+            tensorrt_only and "tensorrt" not in targets,
+            f"{', '.join(map(_flag, tensorrt_only))}: only for --target tensorrt",
+        ),
+        (
+            options.precision == "int8" and source and not images,
+            "--precision int8 of other weights needs --calibration-images",
+        ),
+        (images and not _files(images), f"no file is called {images}"),
+        (
+            options.store and (source or images or tuple(targets) != ("tensorrt",)),
+            "--store: only with --target tensorrt, of segments that are in the repository already",
+        ),
+        (
+            options.level is not None and not 0 <= options.level <= MAX_LEVEL,
+            f"--level is 0 to {MAX_LEVEL}, not {options.level}",
+        ),
+    )
+    return next((sentence for wrong, sentence in rules if wrong), None)
+
+
+def _files(pattern: str) -> list[Path]:
+    """The files that ``pattern`` is a glob of, in the order of their names."""
+    return sorted(path for path in map(Path, glob(pattern)) if path.is_file())
+
+
+def _in_the_way(folder: Path) -> Path | None:
+    """What is a file where ``folder`` is to be, or a folder that it is to be in."""
+    return next((path for path in (folder, *folder.parents) if path.is_file()), None)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _tensorrt_only(options: argparse.Namespace) -> list[str]:
+    """Those options of the target tensorrt that were given."""
+    names = ("precision", "level", "timing_cache")
+    return [name for name in names if getattr(options, name) is not None]
+
+
+def _build(
+    options: argparse.Namespace, tools: ServingTools, refuse: Callable[[str], NoReturn]
+) -> int:
+    targets = tuple(dict.fromkeys(options.targets or CPU_RUNTIMES[:1]))
+    problem = _refusal(options, targets)
+    if problem:
+        refuse(problem)
+    try:
+        with interruptible():
+            return _build_or_store(targets, options, tools, refuse)
+    except KeyboardInterrupt:
+        print("punctual: stopped; the same command builds it from the start", file=sys.stderr)
+        return STOPPED
+    except (CommandError, OSError) as error:
+        return failed(error)
+
+
+def _build_or_store(
+    targets: Sequence[str],
+    options: argparse.Namespace,
+    tools: ServingTools,
+    refuse: Callable[[str], NoReturn],
+) -> int:
+    if options.store is None:
+        return _build_in(options.model_repository, targets, options, tools, refuse)
+    from builder.exporting.plan_store import StoreError, build_once
+
+    catalog = _catalog_there(options.model_repository, options.model, refuse)
+    precision = options.precision or PRECISIONS[0]
+    try:
+        return build_once(
+            options.store,
+            options.model_repository,
+            catalog,
+            precision,
+            lambda copy: _build_in(copy, targets, options, tools, refuse),
+        )
+    except StoreError as error:
+        return failed(error)
+
+
+def _build_in(
+    repository: Path,
+    targets: Sequence[str],
+    options: argparse.Namespace,
+    tools: ServingTools,
+    refuse: Callable[[str], NoReturn],
+) -> int:
+    from builder.exporting.repository import depth_folder, version_folder, write_texts
+
+    # What is not installed is to be missed before the work, not after it.
+    if "torch" in targets:
+        from builder.exporting.torch_programs import export_programs
+    if "tensorrt" in targets:
+        from builder.exporting.tensorrt_plans import PlanBuildError, build_plans
+
+    if options.checkpoint or options.config:
+        from builder.exporting.build import write_model
+
+        detector, command = _detector(options, refuse)
+        images = _calibration_images(options, *detector.config.input_size, tools)
+        catalog = write_model(detector, options.model, command, repository, time.perf_counter)
+    else:
+        catalog = _catalog_there(repository, options.model, refuse)
+        images = _calibration_images(options, catalog.input_height, catalog.input_width, tools)
+    folder = version_folder(repository, catalog.name)
+    cpu_runtimes = [target for target in targets if target in CPU_RUNTIMES]
+    num_texts = write_texts(repository, catalog, (cpu_runtimes or CPU_RUNTIMES)[0])
+    print(f"wrote {num_texts} configurations and adapters for Triton")
+    if images:
+        catalog = _quantize(folder, catalog, images)
+    for target in targets:
+        if target == "torch":
+            export_programs(detector, folder)
+        if target == "tensorrt":
+            given = {name: getattr(options, name) for name in _tensorrt_only(options)}
+            depths = partial(depth_folder, repository, catalog.name)
+            try:
+                build_plans(folder, catalog, depths, **given)
+            except PlanBuildError as error:
+                return failed(error)
+        print(_run_all(tools.open_runner(target, folder, options.threads), catalog))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")
+    return 0
+
+
+def _detector(
+    options: argparse.Namespace, refuse: Callable[[str], NoReturn]
+) -> tuple[Detector, str]:
+    """That of the checkpoint or the configuration, and the command that made it."""
+    from builder.exporting.build import open_detector
+
+    source = options.checkpoint
+    made_by = f"punctual build --config {options.config}"
+    if options.config:
+        source = configured(options.config, options.neck, (), refuse).detector
+        made_by += f" --neck {options.neck}" if options.neck else ""
+    try:
+        return open_detector(source, made_by)
+    except (OSError, ValueError) as error:
+        refuse(str(error))
+
+
+def _calibration_images(
+    options: argparse.Namespace, height: int, width: int, tools: ServingTools
+) -> list[Image]:
+    """The images to quantise with, as inputs; none, if it was not asked for. All are decoded before
+    anything is changed. Raises UnreadableImage."""
+    if not options.calibration_images:
+        return []
+    from builder.exporting.int8_segments import MAX_IMAGES
+    from builder.measuring.images import read_image
+
+    paths = _files(options.calibration_images)[:MAX_IMAGES]
+    return [read_image(path, width, height, tools.load_image)[0] for path in paths]
+
+
+def _quantize(folder: Path, catalog: Catalog, images: Sequence[Image]) -> Catalog:
+    """Quantise the segments in ``folder``; the catalogue without figures of earlier scales, which
+    say nothing of these."""
+    from builder.exporting.int8_segments import quantize_segments
+    from builder.exporting.repository import write_catalog
+    from serving.artifacts.int8_segments import CPU_FOLDER
+
+    kept = {name: each for name, each in catalog.precisions.items() if name != "int8"}
+    catalog = replace(catalog, precisions=kept)
+    write_catalog(catalog, folder)
+    written = quantize_segments(folder, catalog, images)
+    print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")
+    return catalog
+
+
+def _catalog_there(repository: Path, name: str, refuse: Callable[[str], NoReturn]) -> Catalog:
+    """The catalogue of a model whose segments are all there."""
+    from builder.exporting.repository import check_segments, read_catalog, version_folder
+
+    folder = version_folder(repository, name)
+    try:
+        catalog = read_catalog(folder)
+        check_segments(catalog, folder)
+    except FileNotFoundError as error:
+        refuse(f"there is no {error.filename}: give --checkpoint or --config to make it")
+    except (OSError, ValueError) as error:
+        refuse(f"the segments in {folder} cannot be used: {error}")
+    if catalog.name != name:
+        refuse(f"the catalogue in {folder} is that of a model {catalog.name!r}")
+    return catalog
+
+
+def _run_all(runner: SegmentRunner, catalog: Catalog) -> str:
+    """Run every segment once at every batch size and close ``runner``; a sentence about it."""
+    import numpy as np
+
+    from serving.core.timing import time_every_segment
+
+    image = np.zeros((catalog.input_height, catalog.input_width, 3), np.uint8)
+    times = time_every_segment(runner, image, catalog.num_exits, time.perf_counter)
+    ran = {segment for segment, _, _ in times}
+    runner.close()
+    sizes = ", ".join(map(str, runner.batch_sizes))
+    return f"{runner.runtime} ran all {len(ran)} segments once at batch {sizes}"

@@ -1,0 +1,224 @@
+"""The commands about a model before it is trained: what it costs, and weights of others."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from builder.config.named import CONFIGS, Config, DetectorConfig, override, replace
+from builder.config.pyramid_graphs import InvalidGraph
+
+if TYPE_CHECKING:
+    from builder.modeling.detector import Detector
+
+MMDET, BACKBONE = "mmdet-nas-fpn", "imagenet-backbone"
+OPTIONS_OF = {
+    MMDET: {
+        "name": "--name",
+        "classes": "--classes",
+        "input_size": "--input-size",
+        "every_exit": "--every-exit",
+    },
+    BACKBONE: {"config": "--config", "neck": "--neck", "assignments": "--set"},
+}
+"""Of import: options that only one layout has, by where they are kept."""
+
+NAME, INPUT_SIZE = "nas_fpn", (640, 640)
+"""Of an imported detector."""
+
+
+def add_neck(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The option of every command that takes a configuration."""
+    parser.add_argument(
+        "--neck",
+        type=Path,
+        metavar="GRAPH.json",
+        help="the pyramid's table, instead of the configuration's: levels, and cells with level, "
+        "op (sum, attention), inputs and output",
+    )
+
+
+def add_assignments(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, metavar: str = "detector.FIELD=JSON"
+) -> None:
+    """The option that sets single fields of a configuration."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar=metavar,
+        dest="assignments",
+        help="override one field of the configuration; may be repeated",
+    )
+
+
+def configured(
+    name: str, neck: Path | None, assignments: Sequence[str], refuse: Callable[[str], NoReturn]
+) -> Config:
+    """The configuration ``name`` with what these options change."""
+    try:
+        return override(CONFIGS[name], assignments, neck)
+    except InvalidGraph as error:
+        refuse(f"--neck: {error}" if neck else str(error))
+    except OSError as error:
+        refuse(f"--neck: {error}")
+    except ValueError as error:
+        refuse(str(error))
+
+
+def add_parsers(commands: Any) -> None:
+    """Add cost and import to the subparsers ``commands``."""
+    cost = commands.add_parser(
+        "cost",
+        help="Count what each exit costs.",
+        description="Count the multiply-accumulates of the convolutions and the parameters of "
+        "every exit, as a Markdown table. A path that ends at an exit runs one head; its "
+        "parameters are those of a model that ends there.",
+    )
+    names = sorted(CONFIGS)
+    cost.add_argument("--config", choices=names, nargs="+", required=True, help="what to count")
+    add_neck(cost)
+    add_assignments(cost)
+    cost.set_defaults(run=lambda options: _cost(options, cost.error))
+
+    parser = commands.add_parser(
+        "import",
+        help="Make a checkpoint of weights that others trained.",
+        description="Make a checkpoint for build or train --init of a torch file with a state "
+        f"dict. {MMDET}: a whole detector of MMDetection, current or 1.x; its structure is read "
+        f"off the weights. {BACKBONE}: the backbone of --config, from torchvision or timm; the "
+        "rest of the detector is random. A file in which any key or shape differs is refused.",
+    )
+    parser.add_argument("file", type=Path, help="what torch.save wrote")
+    parser.add_argument("--layout", choices=(MMDET, BACKBONE), required=True, help="what it holds")
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    parser.add_argument(
+        "--license", default="unknown", help="of the weights, for the catalogue [unknown]"
+    )
+    whole = parser.add_argument_group(f"of the layout {MMDET}")
+    whole.add_argument("--name", help=f"what to call the model [{NAME}]")
+    whole.add_argument("--classes", type=Path, help="class names, one a line [those in the file]")
+    whole.add_argument(
+        "--input-size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="what it will be run at [{} {}]".format(*INPUT_SIZE),
+    )
+    whole.add_argument(
+        "--every-exit",
+        action="store_true",
+        help="an exit after every stack, to be trained, not only the one that was",
+    )
+    part = parser.add_argument_group(f"of the layout {BACKBONE}")
+    part.add_argument("--config", choices=names, help="the detector whose backbone it is")
+    add_neck(part)
+    add_assignments(part)
+    parser.set_defaults(run=lambda options: _import(options, parser.error))
+
+
+def _cost(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+    from builder.modeling.cost import exit_costs
+
+    lines = []
+    for name in options.config:
+        config = configured(name, options.neck, options.assignments, refuse)
+        try:
+            costs = exit_costs(config.detector)
+        except ValueError as error:
+            refuse(str(error))
+        for depth, cost in enumerate(costs, start=1):
+            parts = (cost.backbone_macs, cost.neck_macs, cost.head_macs, cost.macs)
+            columns = " | ".join(f"{macs / 1e9:.2f}" for macs in parts)
+            lines.append(f"| {name} | {depth} | {columns} | {cost.parameters / 1e6:.2f} |")
+    print("| model | exit | backbone | neck | head | GMAC | parameters, M |")
+    print("|---|---|---|---|---|---|---|")
+    print("\n".join(lines))
+    return 0
+
+
+def _import(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+    from builder.importing import WeightsError
+    from builder.modeling.checkpoint import save_checkpoint
+
+    for layout, names in OPTIONS_OF.items():
+        given = [flag for name, flag in names.items() if getattr(options, name)]
+        if layout != options.layout and given:
+            refuse(f"{', '.join(given)}: only for the layout {layout}")
+    if options.layout == BACKBONE and not options.config:
+        refuse(f"{BACKBONE} needs a --config")
+    try:
+        detector, num_keys = LAYOUTS[options.layout](options, refuse)
+    except WeightsError as error:
+        print(f"punctual: {options.file}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"punctual: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:  # a name, classes or an input size that no detector can have
+        refuse(str(error))
+    metadata = {"command": "punctual " + shlex.join(sys.argv[1:]), "imported": options.layout}
+    try:
+        save_checkpoint(options.out, detector.config, detector.state_dict(), metadata)
+    except (OSError, RuntimeError) as error:  # torch raises the latter for a folder
+        print(f"punctual: --out {options.out}: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {options.out}: {_summary(detector.config)}, {num_keys} keys accounted for")
+    return 0
+
+
+def _mmdet(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> tuple[Detector, int]:
+    """The detector in the file, and of how many keys."""
+    from builder.importing import class_names, load_nas_fpn, read_state_dict
+
+    state, beside = read_state_dict(options.file)
+    detector = load_nas_fpn(
+        state,
+        name=options.name or NAME,
+        classes=_lines(options.classes, refuse) if options.classes else class_names(beside),
+        input_size=tuple(options.input_size or INPUT_SIZE),
+        every_exit=options.every_exit,
+        license=options.license,
+    )
+    return detector, len(state)
+
+
+def _backbone(
+    options: argparse.Namespace, refuse: Callable[[str], NoReturn]
+) -> tuple[Detector, int]:
+    """A random detector with the backbone in the file, and of how many keys."""
+    import torch
+
+    from builder.importing import load_backbone, read_state_dict
+    from builder.modeling.detector import Detector
+
+    config = configured(options.config, options.neck, options.assignments, refuse)
+    state, _ = read_state_dict(options.file)
+    torch.manual_seed(config.train.seed)
+    detector = Detector(replace(config.detector, license=options.license))
+    load_backbone(detector.backbone, state)
+    return detector, len(state)
+
+
+LAYOUTS = {MMDET: _mmdet, BACKBONE: _backbone}
+
+
+def _lines(path: Path, refuse: Callable[[str], NoReturn]) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        refuse(f"--classes {path}: {error}")
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _summary(config: DetectorConfig) -> str:
+    height, width = config.input_size
+    return (
+        f"{config.backbone}, {config.num_stacks} stacks of {config.neck} "
+        f"({config.flavour} flavour) with {config.neck_channels} channels, {config.num_exits} "
+        f"exits, {len(config.classes)} classes, {height}x{width}"
+    )

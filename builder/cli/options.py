@@ -1,0 +1,101 @@
+"""What the builder's commands have in common on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
+
+PRECISIONS = ("f32", "bf16", "int8")
+"""As in ``serving.model_repository``: where a runtime can be asked for one."""
+
+LAYOUTS = ("coco", "voc", "yolo")
+"""Of data sets of any name."""
+DATASETS = ("bccd", "coco", "deeppcb", "voc", "yolo")
+BAD_ANNOTATIONS = ("skip", "refuse")
+"""As in ``builder.data``, which --help need not import."""
+
+
+def add_command(commands: Any, name: str, summary: str, details: str) -> argparse.ArgumentParser:
+    """A command among the subparsers ``commands``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary} {details}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Where a data set is, and what to do about what is wrong in it."""
+    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
+    parser.add_argument(
+        "--bad-annotations",
+        choices=BAD_ANNOTATIONS,
+        default=BAD_ANNOTATIONS[0],
+        help="what to do about those that cannot be used",
+    )
+
+
+def data_of(options: argparse.Namespace) -> tuple[Path, str]:
+    """Where the data set is, and its name: that of its folder, where ``--dataset`` says only how it
+    is laid out."""
+    data = options.data or Path("data") / options.dataset
+    return data, data.resolve().name if options.dataset in LAYOUTS else options.dataset
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Which images a model is tried on."""
+    parser.add_argument("--dataset", choices=DATASETS, default="bccd", help="how it is laid out")
+    parser.add_argument("--split", default="test")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from ``least`` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return number
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """How many threads a runner on a CPU has."""
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads of the runner [all cores]")
+
+
+def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Which model of which repository, and what runs it."""
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    text = "name of the model, without _anytime"
+    parser.add_argument("--model", required=True, nargs="+" if several else None, help=text)
+    parser.add_argument("--runtime", choices=RUNTIMES, default="openvino")
+    add_threads(parser)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """What to measure it in; the figures are kept apart from those of other precisions."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of convolutions, on openvino; int8 takes segments that build quantised [what is fast "
+        "here of f32 and bf16]",
+    )
+
+
+def add_write(parser: argparse.ArgumentParser) -> None:
+    """Whether what was measured is kept."""
+    parser.add_argument("--write", action="store_true", help="record the figures in the catalogue")
+
+
+def today() -> str:
+    """The date in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime())

@@ -1,0 +1,195 @@
+"""The commands that train: ``punctual train`` and ``punctual ablate``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from builder.cli.model import add_assignments, add_neck, configured
+from builder.cli.options import DATASETS, add_command, add_data
+from builder.cli_errors import STOPPED, CommandError, failed, interruptible
+from builder.config.named import CONFIGS, Config, override
+from builder.config.pyramid_graphs import GRAPHS
+
+OPTIONS = ("joint", "random", "separate")
+"""As in ``builder.measuring.ablation``, which --help need not import."""
+
+Refuse = Callable[[str], NoReturn]
+
+
+def add_parsers(commands: Any) -> None:
+    """Add train and ablate to the subparsers ``commands``."""
+    _add_train(commands)
+    _add_ablate(commands)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    """What is trained, on what."""
+    parser.add_argument("--config", choices=sorted(CONFIGS), required=True, help="what to train")
+    add_neck(parser)
+    parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        help="train for the classes of other data: how it is laid out [the recipe's]",
+    )
+    add_data(parser)
+    parser.add_argument("--split", help="to train on [the recipe's]")
+    parser.add_argument("--validation-split", help="to measure accuracy on [the recipe's]")
+    parser.add_argument("--epochs", type=int, help="overrides the recipe's")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    add_assignments(parser, "{detector,train}.FIELD=JSON")
+
+
+def _recipe(options: argparse.Namespace, refuse: Refuse, *more: str) -> tuple[Config, Path]:
+    """The configuration that the options describe, ``more`` of them by name, and where its data
+    is."""
+    config = configured(options.config, options.neck, options.assignments, refuse)
+    names = ("dataset", "split", "validation_split", "epochs", *more)
+    given = {name: getattr(options, name) for name in names}
+    changes = {name: value for name, value in given.items() if value is not None}
+    try:
+        config = replace(config, train=replace(config.train, **changes))
+    except ValueError as error:
+        refuse(str(error))
+    return config, options.data or Path("data") / config.train.dataset
+
+
+# -- train ---------------------------------------------------------------------------------------
+
+
+def _add_train(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        "Train a detector.",
+        "Writes OUT/checkpoint.pt after every epoch and OUT/log.jsonl; a stopped run goes on with "
+        "--resume as if it had not been stopped. On several GPUs: torchrun --nproc-per-node COUNT "
+        "--no-python punctual train ...",
+    )
+    _add_recipe(parser)
+    parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="start from the detector in this checkpoint, its structure and its weights; the "
+        "configuration's are then the recipe, the classes and the input size",
+    )
+    parser.add_argument("--seed", type=int, help="overrides the recipe's")
+    parser.add_argument("--resume", action="store_true", help="continue the run in OUT")
+    parser.add_argument("--tensorboard", action="store_true", help="write curves to OUT as well")
+    parser.set_defaults(run=lambda options: _train(options, parser.error))
+
+
+def _train(options: argparse.Namespace, refuse: Refuse) -> int:
+    from builder.training.loop import run_until_signal
+
+    config, data = _recipe(options, refuse, "seed")
+    if options.init and options.neck:
+        refuse("the neck is that of --init")
+    if options.init:
+        from builder.modeling.checkpoint import structure_of
+
+        try:
+            config = replace(config, detector=structure_of(options.init, config.detector))
+            # What does not change the structure can be set; of what does, the weights tell.
+            config = override(config, options.assignments)
+        except (OSError, ValueError) as error:
+            refuse(f"--init: {error}")
+    command = "punctual " + shlex.join(sys.argv[1:])
+    try:
+        return run_until_signal(
+            config,
+            data,
+            options.out,
+            device=options.device,
+            resume=options.resume,
+            initial=options.init,
+            command=command,
+            bad_annotations=options.bad_annotations,
+            classes_of_data=options.dataset is not None,
+            tensorboard=options.tensorboard,
+        )
+    except (CommandError, OSError) as error:
+        return failed(error)
+
+
+# -- ablate --------------------------------------------------------------------------------------
+
+
+def _add_ablate(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "ablate",
+        "Compare exits of one model with separate models, and necks.",
+        "Trains one recipe with each option and each seed, one run after the other, and prints "
+        "what every exit costs and its AP on the validation split, mean and spread over seeds, "
+        "also of the differences to the first option and to exit 1. A stopped comparison goes on "
+        "when it is started again; runs that have ended are not repeated. "
+        "Options: joint, every exit of one model at every step; random, one other exit and the "
+        "last; separate, a model for each depth, trained at its last exit alone. NECK/OPTION, as "
+        "fpn/joint, is the option with another built-in neck, as wide as makes its exits cost the "
+        "same.",
+    )
+    _add_recipe(parser)
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        type=_option,
+        default=list(OPTIONS),
+        metavar="[NECK/]OPTION",
+        help="the first is what the others are compared with",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--depths", nargs="+", type=int, help="of separate models [all]")
+    parser.add_argument("--out", type=Path, required=True, help="runs, OUT/ablation.json and .md")
+    parser.set_defaults(run=lambda options: _ablate(options, parser.error))
+
+
+def _option(text: str) -> str:
+    """``OPTION`` or ``NECK/OPTION``. Raises ArgumentTypeError."""
+    neck, separator, name = text.rpartition("/")
+    if name not in OPTIONS:
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(OPTIONS)}")
+    if separator and neck not in GRAPHS:
+        raise argparse.ArgumentTypeError(f"{neck!r} is not one of {', '.join(GRAPHS)}")
+    return text
+
+
+def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
+    from builder.measuring.ablation import ablate, markdown, trials
+
+    for assignment in options.assignments:
+        if assignment.startswith(("train.exits_per_step=", "train.seed=")):
+            refuse(f"--set {assignment}: --options and --seeds say that")
+    config, data = _recipe(options, refuse)
+    if config.train.validation_split is None:
+        refuse("which images to measure accuracy on: give --validation-split")
+    names, seeds = dict.fromkeys(options.options), dict.fromkeys(options.seeds)
+    depths = sorted(set(options.depths)) if options.depths else None
+    try:
+        planned = trials(config, names, seeds, depths)
+    except ValueError as error:
+        refuse(str(error))
+    try:
+        with interruptible():
+            report = ablate(
+                planned,
+                data,
+                options.out,
+                device=options.device,
+                bad_annotations=options.bad_annotations,
+                classes_of_data=options.dataset is not None,
+                command="punctual " + shlex.join(sys.argv[1:]),
+            )
+    except (CommandError, OSError) as error:
+        return failed(error)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return STOPPED
+    print(markdown(report), end="")
+    return 0

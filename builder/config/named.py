@@ -1,0 +1,531 @@
+"""Named detectors and training recipes: every structural fact of a model, as code.
+
+A configuration is two frozen records. ``DetectorConfig`` is what a checkpoint carries and what
+an exporter needs; ``TrainConfig`` is how the weights were obtained. A variant is
+``replace(base, ...)``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from builder.config.pyramid_graphs import GRAPHS, Graph, InvalidGraph, Row, read_graph
+from builder.config.rules import (
+    FLAG,
+    NON_NEGATIVE,
+    POSITIVE,
+    TEXT,
+    Rule,
+    check,
+    matching,
+    one_of,
+    optional,
+    several,
+    share,
+    whole,
+)
+
+CHOICES = {
+    "backbone": ("resnet10", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "amoebanet_d"),
+    "conv": ("dense", "separable"),
+    "light_head_conv": ("dense", "separable"),
+    "activation": ("relu", "swish"),
+    "flavour": ("google", "mmdet"),
+}
+"""Fields of a detector that name something in ``builder.modeling``."""
+
+TRAIN_CHOICES = {
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "step"),
+    "box_loss": ("giou", "huber"),
+}
+"""Fields of a recipe that name something in the training's ``optimization`` or ``losses``."""
+
+MODEL_NAME = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}",
+    "1 to 100 letters, digits, '_', '-' and '.', beginning with none of the last two",
+)
+"""A model's name is that of a folder, and of models in Triton."""
+
+MAX_CANDIDATES = 3840
+"""What TensorRT's TopK takes at most; suppression compares each with each."""
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has only lists: give them back as tuples, all the way down."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+class JsonRecord:
+    """Mix-in of the frozen records below: a plain dict of JSON types, and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable fields."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The record whose ``to_dict`` is ``data``. Raises ValueError for an unknown field."""
+        unknown = set(data) - {item.name for item in fields(cls)}  # type: ignore[arg-type]
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no field {sorted(unknown)}")
+        return cls(**{name: _tuples(value) for name, value in data.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorConfig(JsonRecord):
+    """Structure and post-processing of one detector. Sizes in pixels of the model input."""
+
+    name: str
+    classes: tuple[str, ...]
+    input_size: tuple[int, int]
+    """(height, width)."""
+    backbone: str = "resnet10"
+    backbone_width: int = 8
+    """Channels of the stem; of AmoebaNet-D its F, four times as many."""
+    backbone_layers: int = 0
+    """Normal cells of AmoebaNet-D, its L; the depth of the others is in their name."""
+    neck: str = "nas_fpn"
+    """A key of ``GRAPHS``, or the name of ``graph``."""
+    graph: tuple[Row, ...] = ()
+    """The rows of a pyramid that is not built in."""
+    num_stacks: int = 7
+    """Pyramids in the neck."""
+    stacks_per_exit: int = 1
+    """An exit follows every so many pyramids."""
+    neck_channels: int = 64
+    conv: str = "dense"
+    """3x3 convolutions of neck and head: dense, or separable (depthwise, then pointwise)."""
+    activation: str = "relu"
+    """Of neck and head: relu or swish."""
+    head_channels: int = 64
+    head_convs: int = 4
+    """Convolutions in each of the two towers, before the prediction."""
+    light_exits: int = 0
+    """The first so many exits have a light head: it is shared among them as the head is among the
+    others."""
+    light_head_channels: int = 64
+    light_head_convs: int = 1
+    light_head_conv: str = "separable"
+    anchor_scale: float = 4.0
+    """Side of the smallest square anchor of a level, in strides."""
+    anchor_offset: float = 0.5
+    """Where in a cell its anchors are centred, in strides from its upper left corner."""
+    octave_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
+    """Width over height."""
+    license: str = "Apache-2.0"
+    """Of the trained weights."""
+    flavour: str = "google"
+    """Whose reading of the merging cells the weights were trained with."""
+    score_threshold: float = 0.05
+    """Boxes must score strictly more."""
+    iou_threshold: float = 0.5
+    """A box is suppressed by a better one of its class if their IoU is strictly greater."""
+    max_candidates: int = 128
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        check(self, DETECTOR_RULES)
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise ValueError(f"classes has {twice[0]!r} more than once")
+        self._check_backbone()
+        if not self.graph and self.neck not in GRAPHS:
+            raise ValueError(f"there is no neck {self.neck!r}, but {', '.join(GRAPHS)}")
+        if self.graph and self.neck in GRAPHS:
+            raise ValueError(f"{self.neck!r} is the name of a built-in neck: choose another")
+        # Multiples of the coarsest stride, so that every resampling is exact.
+        multiple = self.strides[-1]
+        if any(side % multiple for side in self.input_size):
+            raise ValueError(f"input sides must be multiples of {multiple}: {self.input_size}")
+        if self.num_stacks % self.stacks_per_exit:
+            raise ValueError("num_stacks must be a multiple of stacks_per_exit")
+        if self.light_exits >= self.num_exits:
+            raise ValueError("the last exit has the head: light_exits must be less than all exits")
+        if self.max_detections > self.max_candidates:
+            raise ValueError("max_detections must lie in 1..max_candidates")
+
+    def _check_backbone(self) -> None:
+        width, layers = self.backbone_width, self.backbone_layers
+        if self.backbone != "amoebanet_d":
+            if layers:
+                raise ValueError(
+                    f"the number of layers of {self.backbone} is in its name: backbone_layers is 0"
+                )
+            return
+        if width % 8:
+            raise ValueError(f"AmoebaNet-D's filters are a multiple of 8, not {width}")
+        if layers < 3 or layers % 3:
+            raise ValueError(f"AmoebaNet-D's layers are a multiple of 3, not {layers}")
+
+    @property
+    def num_exits(self) -> int:
+        """One exit after every ``stacks_per_exit`` stacks."""
+        return self.num_stacks // self.stacks_per_exit
+
+    @property
+    def pyramid(self) -> Graph:
+        """The table that every stack of the neck interprets."""
+        return Graph.from_rows(self.graph) if self.graph else GRAPHS[self.neck]
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Of the features that stem and stacks give, from the finest to the coarsest."""
+        return self.pyramid.levels
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the input per cell, for each level."""
+        return tuple(2**level for level in self.levels)
+
+    @property
+    def anchors_per_location(self) -> int:
+        """Anchors centred on each cell of a feature map."""
+        return len(self.octave_scales) * len(self.aspect_ratios)
+
+    @property
+    def feature_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the feature map of each level."""
+        height, width = self.input_size
+        return tuple((height // stride, width // stride) for stride in self.strides)
+
+
+DETECTOR_RULES: dict[str, Rule] = {
+    **{name: one_of(choices) for name, choices in CHOICES.items()},
+    "name": MODEL_NAME,
+    "classes": several(TEXT, 1),
+    "input_size": several(whole(1), 2, 2),
+    "backbone_width": whole(1),
+    "backbone_layers": whole(0),
+    "neck": TEXT,
+    "graph": Rule(lambda value: isinstance(value, tuple), "a list of rows"),
+    "num_stacks": whole(1),
+    "stacks_per_exit": whole(1),
+    "neck_channels": whole(1),
+    "head_channels": whole(1),
+    "head_convs": whole(0),
+    "light_exits": whole(0),
+    "light_head_channels": whole(1),
+    "light_head_convs": whole(0),
+    "anchor_scale": POSITIVE,
+    "anchor_offset": share(),
+    "octave_scales": several(POSITIVE, 1),
+    "aspect_ratios": several(POSITIVE, 1),
+    "license": TEXT,
+    "score_threshold": share(below_one=True),
+    "iou_threshold": share(),
+    "max_candidates": whole(1, MAX_CANDIDATES),
+    "max_detections": whole(1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig(JsonRecord):
+    """One training recipe. Batch and learning rate are those of a step of the optimizer, on however
+    many processes it is computed."""
+
+    dataset: str
+    """A key of ``builder.data.DATASETS``."""
+    split: str = "train"
+    validation_split: str | None = "val"
+    epochs: int = 100
+    batch_size: int = 8
+    micro_batches: int = 1
+    """Each process computes its share of a batch in so many parts, one after the other, and adds up
+    their gradients."""
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    """What follows the warm-up: cosine, or steps by a tenth after each of ``milestones``."""
+    final_learning_rate_ratio: float = 0.01
+    """Cosine decay ends here, as a share of ``learning_rate``."""
+    milestones: tuple[int, ...] = ()
+    """Epochs."""
+    warmup_steps: int = 200
+    warmup_ratio: float = 0.0
+    """The linear warm-up starts here, as a share of ``learning_rate``."""
+    weight_decay: float = 0.05
+    """On convolution kernels only."""
+    momentum: float = 0.9
+    """Read by the sgd optimizer."""
+    clip_norm: float | None = 10.0
+    exits_per_step: int | None = None
+    """Which exits a step trains, all weighing alike. None: every one; n: the last one and n - 1
+    others drawn at random."""
+    focal_alpha: float = 0.25
+    focal_gamma: float = 1.5
+    box_loss: str = "giou"
+    box_weight: float = 2.0
+    ema_decay: float = 0.999
+    """Of the moving average of the weights, which is what is served; 0: the last weights are."""
+    drop_block: float = 0.0
+    """Rate of DropBlock behind every cell of the neck at the last step; it grows from 0."""
+    horizontal_flip: bool = True
+    vertical_flip: bool = False
+    scale_jitter: tuple[float, float] = (0.8, 1.2)
+    brightness_jitter: float = 0.2
+    contrast_jitter: float = 0.2
+    autocast: bool = True
+    """bfloat16 convolutions, but not on a CPU that would emulate them; losses and box arithmetic
+    stay float32."""
+    validate_every: int = 0
+    """Epochs between validations; 0: only after the last."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self, TRAIN_RULES)
+        if self.scale_jitter[0] > self.scale_jitter[1]:
+            raise ValueError(f"scale_jitter is {self.scale_jitter}, the first is the least")
+
+
+TRAIN_RULES: dict[str, Rule] = {
+    **{name: one_of(choices) for name, choices in TRAIN_CHOICES.items()},
+    "dataset": TEXT,
+    "split": TEXT,
+    "validation_split": optional(TEXT),
+    "epochs": whole(1),
+    "batch_size": whole(1),
+    "micro_batches": whole(1),
+    "learning_rate": NON_NEGATIVE,
+    "final_learning_rate_ratio": share(),
+    "milestones": several(whole(1)),
+    "warmup_steps": whole(0),
+    "warmup_ratio": share(),
+    "weight_decay": NON_NEGATIVE,
+    "momentum": share(below_one=True),
+    "clip_norm": optional(POSITIVE),
+    "exits_per_step": optional(whole(1)),
+    "focal_alpha": share(),
+    "focal_gamma": NON_NEGATIVE,
+    "box_weight": NON_NEGATIVE,
+    "ema_decay": share(below_one=True),
+    "drop_block": share(below_one=True),
+    "horizontal_flip": FLAG,
+    "vertical_flip": FLAG,
+    "scale_jitter": several(POSITIVE, 2, 2),
+    "brightness_jitter": share(),
+    "contrast_jitter": share(),
+    "autocast": FLAG,
+    "validate_every": whole(0),
+    "seed": whole(0, 2**32 - 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A detector and the recipe that trains it."""
+
+    detector: DetectorConfig
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(dataset="bccd"))
+
+
+_BCCD = Config(
+    DetectorConfig(
+        name="bccd",
+        classes=("RBC", "WBC", "Platelets"),
+        input_size=(512, 640),
+        neck_channels=48,
+        head_channels=48,
+        head_convs=1,
+        anchor_scale=2.0,
+        octave_scales=(1.0, 2**0.5, 2.0, 2**1.5),
+        aspect_ratios=(1.0,),
+        max_candidates=256,
+    ),
+    TrainConfig(
+        dataset="bccd",
+        split="trainval",
+        validation_split=None,
+        epochs=75,
+        vertical_flip=True,
+        exits_per_step=3,
+        ema_decay=0.998,
+    ),
+)
+
+# For comparisons of many trainings, each some minutes of one core. Half the size, so half the
+# anchors: they fall on the levels that they fall on in the whole size.
+_BCCD_SMALL = Config(
+    replace(
+        _BCCD.detector,
+        name="bccd_small",
+        input_size=(256, 384),
+        num_stacks=5,
+        neck_channels=32,
+        head_channels=32,
+        anchor_scale=1.0,
+    ),
+    TrainConfig(
+        dataset="bccd",
+        split="trainval",
+        validation_split="test",
+        epochs=20,
+        vertical_flip=True,
+        ema_decay=0.998,
+    ),
+)
+
+# Defects of 16 to 33 pixels (5 and 95 %) at this size: P3 and P4 find them, and P5 some.
+_DEEPPCB_SMALL = Config(
+    replace(
+        _BCCD_SMALL.detector,
+        name="deeppcb_small",
+        classes=("open", "short", "mousebite", "spur", "copper", "pin-hole"),
+        input_size=(384, 384),
+        neck_channels=24,
+        head_channels=24,
+    ),
+    replace(_BCCD_SMALL.train, dataset="deeppcb", epochs=5),
+)
+
+# The class count of the published figures; untrained, so without a data set.
+_COCO = DetectorConfig(
+    name="coco_r50",
+    classes=tuple(f"class_{index}" for index in range(90)),
+    input_size=(640, 640),
+    backbone="resnet50",
+    backbone_width=64,
+    neck_channels=256,
+    head_channels=256,
+    max_candidates=1000,
+)
+
+_PAPER = TrainConfig(
+    dataset="coco",
+    split="train2017",
+    validation_split="val2017",
+    epochs=50,
+    batch_size=64,
+    optimizer="sgd",
+    learning_rate=0.08,
+    schedule="step",
+    milestones=(30, 40),
+    warmup_steps=500,
+    warmup_ratio=0.0067 / 0.08,
+    weight_decay=1e-4,
+    clip_norm=None,
+    box_loss="huber",
+    box_weight=50.0,
+    ema_decay=0.0,
+    brightness_jitter=0.0,
+    contrast_jitter=0.0,
+    validate_every=10,
+)
+"""The short recipe of NAS-FPN (Ghiasi et al., 2019), with the warm-up, the box loss and its weight
+of Google's RetinaNet (tensorflow/tpu)."""
+
+_PAPER_LONG = replace(_PAPER, epochs=150, milestones=(120, 140))
+"""Its long one, which goes with DropBlock."""
+
+COCO_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
+    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
+    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
+    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
+    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
+    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
+    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier"),
+    "toothbrush",
+)
+"""The eighty of COCO, in the order of their ids."""
+
+CONFIGS: dict[str, Config] = {
+    # punctual train --config bccd --data data/bccd --out runs/bccd
+    "bccd": _BCCD,
+    # punctual ablate --config bccd_small --data data/bccd --out runs/exits_bccd
+    "bccd_small": _BCCD_SMALL,
+    "deeppcb_small": _DEEPPCB_SMALL,
+    # punctual build --config coco_r50: random weights, for cost only; no data set goes with it.
+    "coco_r50": Config(_COCO),
+    "coco_r50_5": Config(replace(_COCO, name="coco_r50_5", num_stacks=5)),
+    "coco_mobilenet_lite": Config(
+        replace(
+            _COCO,
+            name="coco_mobilenet_lite",
+            input_size=(320, 320),
+            backbone="mobilenet_v2",
+            backbone_width=32,
+            neck="nas_fpn_p6",
+            conv="separable",
+            num_stacks=3,
+            neck_channels=48,
+            head_channels=48,
+            # On a CPU, suppression among a thousand takes longer than all that comes before it.
+            max_candidates=256,
+        ),
+    ),
+    # AmoebaNet-D (18, 208); which one the paper's detector has is not public.
+    "coco_amoebanet": Config(
+        replace(
+            _COCO,
+            name="coco_amoebanet",
+            input_size=(1280, 1280),
+            backbone="amoebanet_d",
+            backbone_width=208,
+            backbone_layers=18,
+            neck_channels=384,
+            head_channels=384,
+        ),
+    ),
+}
+CONFIGS |= {
+    # punctual train --config coco_r50_50e --data data/coco --out runs/coco --device cuda
+    f"coco_r50_{train.epochs}e": Config(
+        replace(
+            CONFIGS["coco_r50"].detector, name=f"coco_r50_{train.epochs}e", classes=COCO_CLASSES
+        ),
+        train,
+    )
+    for train in (_PAPER, _PAPER_LONG)
+}
+
+
+PARTS = ("detector", "train")
+"""Of a configuration: what an assignment may set a field of."""
+
+
+def override(config: Config, assignments: Sequence[str], neck: Path | None = None) -> Config:
+    """The configuration with the pyramid in the JSON file ``neck``, under the file's name, and with
+    ``detector.FIELD=JSON`` and ``train.FIELD=JSON`` assignments, all at once: what fits together is
+    taken in any order. Raises ValueError, and OSError for ``neck``."""
+    changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    if neck is not None:
+        if neck.stem in GRAPHS:
+            raise InvalidGraph(f"{neck}: a built-in neck has the name {neck.stem!r}, rename it")
+        changes["detector"] = {"neck": neck.stem, "graph": read_graph(neck).rows}
+    for assignment in assignments:
+        target, _, text = assignment.partition("=")
+        part, _, name = target.partition(".")
+        if part not in PARTS:
+            raise ValueError(f"expected detector.FIELD=JSON or train.FIELD=JSON: {assignment!r}")
+        try:
+            changes[part][name] = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{assignment} is not FIELD=JSON: {error}") from error
+    records = {part: getattr(config, part) for part in PARTS}
+    changed = {
+        part: type(record).from_dict({**asdict(record), **changes[part]})
+        for part, record in records.items()
+    }
+    return Config(**changed)
+
+
+__all__ = [
+    "CHOICES",
+    "CONFIGS",
+    "PARTS",
+    "Config",
+    "DetectorConfig",
+    "TrainConfig",
+    "override",
+    "replace",
+]

@@ -1,0 +1,94 @@
+"""A detector into the model repository: the part of ``punctual build`` that needs torch.
+
+    checkpoint or configuration -> ONNX segments -> each run beside torch -> repository, catalogue
+
+Nothing in the repository is touched before every segment agrees with torch. While segments of other
+weights take the place of earlier ones there is no catalogue, so that no mixture is served.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from builder.config.named import DetectorConfig
+from builder.exporting.catalog import build_catalog
+from builder.exporting.onnx_segments import export_segments, measure_postprocess, verify_segments
+from builder.exporting.repository import (
+    CATALOG,
+    PARTIAL,
+    read_catalog,
+    remove_leftovers,
+    remove_partial,
+    version_folder,
+    write_catalog,
+)
+from builder.modeling.checkpoint import load_checkpoint
+from builder.modeling.detector import Detector
+from builder.modeling.frozen import freeze
+from serving.core.catalog import Catalog
+from serving.core.ports import Clock
+
+POSTPROCESS_ROUNDS = 200
+
+
+def open_detector(source: Path | DetectorConfig, command: str) -> tuple[Detector, str]:
+    """The trained detector in a checkpoint, or an untrained one with random weights; and the
+    command that made it, ``command`` where the checkpoint does not say."""
+    if isinstance(source, Path):
+        detector, _, metadata = load_checkpoint(source)
+        return detector, str(metadata.get("command", command))
+    torch.manual_seed(0)
+    return Detector(source).eval(), command
+
+
+def write_model(
+    detector: Detector, name: str | None, command: str, repository: Path, clock: Clock
+) -> Catalog:
+    """Write the segments of ``detector`` and their catalogue as model ``name`` (None: as its
+    configuration is called), and say what was checked, measured and removed. Returns the catalogue;
+    what was measured before is in it if these are the same segments. Raises SegmentError if a
+    segment does not compute what torch computes, OSError where nothing can be written."""
+    config = replace(detector.config, name=name or detector.config.name)
+    with TemporaryDirectory() as scratch:
+        files = export_segments(detector, Path(scratch))
+        for segment, error in verify_segments(freeze(detector), Path(scratch)).items():
+            print(f"{segment:10} agrees with torch to {error:.1e} of its largest value")
+        tail_s = measure_postprocess(detector, POSTPROCESS_ROUNDS, clock)
+        print(f"decoding and suppression alone take {1e3 * tail_s:.2f} ms")
+        return _install(build_catalog(config, files, command), Path(scratch), repository)
+
+
+def _install(catalog: Catalog, source: Path, repository: Path) -> Catalog:
+    """Put the segments of ``catalog``, which lie in ``source``, and the catalogue into the
+    repository. Wherever this is interrupted, it leaves the earlier model, this one, or no
+    catalogue: never that of one with segments of the other."""
+    folder = version_folder(repository, catalog.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partial(folder)
+    earlier = _catalog_in(folder)
+    if earlier is not None and earlier.digest == catalog.digest:
+        measured = ("exits", "evaluation", "profiles", "precisions")
+        catalog = replace(catalog, **{fact: getattr(earlier, fact) for fact in measured})
+    else:
+        (folder / CATALOG).unlink(missing_ok=True)
+        for path in remove_leftovers(repository, catalog):
+            print(f"removed {path}, which belonged to other weights")
+    for entry in catalog.segments.values():
+        # Beside it first: who serves the file that is there may have it mapped into memory.
+        partial = folder / f"{PARTIAL}{entry.file}"
+        shutil.copyfile(source / entry.file, partial)
+        partial.replace(folder / entry.file)
+    write_catalog(catalog, folder)
+    return catalog
+
+
+def _catalog_in(folder: Path) -> Catalog | None:
+    try:
+        return read_catalog(folder)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,38 @@
+"""The catalogue of a detector as it was exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from builder.config.named import DetectorConfig
+from serving.core.catalog import Catalog, Exit, SegmentFile
+
+
+def build_catalog(
+    config: DetectorConfig, files: Mapping[str, SegmentFile], command: str
+) -> Catalog:
+    """A catalogue of facts that the export knows; accuracy and latency are measured later."""
+    exits = "an exit after each"
+    if config.stacks_per_exit > 1:
+        exits = f"an exit after every {config.stacks_per_exit} of them"
+    return Catalog(
+        name=config.name,
+        version="1",
+        description=(
+            f"RetinaNet on {config.backbone} (width {config.backbone_width}), "
+            f"{config.num_stacks} stacks of {config.neck} with {config.neck_channels} channels "
+            f"({config.conv}), {exits}"
+        ),
+        license=config.license,
+        flavour=config.flavour,
+        classes=config.classes,
+        input_height=config.input_size[0],
+        input_width=config.input_size[1],
+        max_detections=config.max_detections,
+        score_threshold=config.score_threshold,
+        exits=tuple(Exit(depth, 0.0, 0.0, {}) for depth in range(1, config.num_exits + 1)),
+        evaluation=None,
+        segments=files,
+        profiles={},
+        command=command,
+    )

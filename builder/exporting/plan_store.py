@@ -1,0 +1,74 @@
+"""A store of TensorRT plans, filled by whoever has the GPU: once for each GPU, TensorRT and model.
+
+    MODEL_REPOSITORY --copy--> STORE/.partial-KEY --build--> rename --> STORE/KEY
+
+A repository appears in the store whole or not at all, and is never changed. One build at a time
+for each key; what an interrupted one left is removed by the next.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorrt as trt
+from cuda.bindings import runtime as cudart
+
+from builder.exporting.repository import version_folder
+from serving.artifacts import tensorrt_plans as plans
+from serving.artifacts import torch_programs as programs
+from serving.artifacts.cuda import CudaError, Gpu
+from serving.artifacts.tensorrt_plans import PlansError
+from serving.core.catalog import Catalog
+
+
+class StoreError(Exception):
+    """The store cannot be filled; the message is one sentence."""
+
+
+def build_once(
+    store: Path,
+    repository: Path,
+    catalog: Catalog,
+    precision: str,
+    build: Callable[[Path], int],
+) -> int:
+    """See that ``store`` has the plans of the model in ``repository`` for this machine's GPU and
+    TensorRT: if not, ``build`` makes them in the copy of the repository that it is given. Returns
+    0, or what ``build`` returned if it failed. Raises StoreError without a GPU, and when what is
+    there is damaged or of another precision."""
+    try:
+        gpu = Gpu.current(cudart)
+    except CudaError as error:
+        raise StoreError(str(error)) from error
+    folder = version_folder(Path(), catalog.name)
+    key = plans.store_key(trt.__version__, gpu, catalog.digest)
+    target = store / key
+    if target.exists():
+        _check(target, catalog, gpu, precision)
+        print(f"{target} has every plan, as it was built: nothing to do", flush=True)
+        return 0
+    partial = store / f".partial-{key}"
+    shutil.rmtree(partial, ignore_errors=True)
+    compiled = shutil.ignore_patterns(plans.FOLDER, programs.FOLDER)  # elsewhere
+    shutil.copytree(repository / folder, partial / folder, ignore=compiled)
+    code = build(partial)
+    if code != 0:
+        shutil.rmtree(partial)
+        return code
+    partial.rename(target)
+    print(f"wrote {target}", flush=True)
+    return 0
+
+
+def _check(target: Path, catalog: Catalog, gpu: Gpu, precision: str) -> None:
+    folder = version_folder(Path(), catalog.name)
+    try:
+        there = plans.check_stored(target, str(folder), trt.__version__, gpu, catalog.digest)
+    except PlansError as error:
+        raise StoreError(f"{error}; remove {target} to build it again") from error
+    if there.precision != precision:
+        raise StoreError(
+            f"{target} has plans in {there.precision}: {precision} needs a store of its own"
+        )

@@ -1,0 +1,29 @@
+"""Image files as a model's input, for the commands that borrow the server's decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from builder.cli_errors import CommandError
+from serving.core.errors import InvalidRequest
+from serving.core.letterbox import Letterbox
+from serving.core.ports import Image
+
+LoadImage = Callable[[bytes, int, int], tuple[Image, Letterbox]]
+"""``ServingTools.load_image``."""
+
+
+class UnreadableImage(CommandError):
+    """A file is no image that can be decoded; the message names it."""
+
+
+def read_image(
+    path: Path, width: int, height: int, load_image: LoadImage
+) -> tuple[Image, Letterbox]:
+    """The image in ``path`` as the input of ``width`` x ``height``, and where it lies there. Raises
+    UnreadableImage."""
+    try:
+        return load_image(path.read_bytes(), width, height)
+    except (OSError, InvalidRequest) as error:
+        raise UnreadableImage(f"{path} cannot be used: {error}") from error

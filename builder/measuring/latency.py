@@ -1,0 +1,200 @@
+"""Latency, measured through the runner that serves.
+
+Rounds are interleaved: each one runs every segment once at every batch size, so that a busy moment
+of the machine falls on all alike. A/B figures are ratios within a round, with their spread.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from reporting.machine import machine
+from serving.core import segment as segments
+from serving.core.catalog import Catalog
+from serving.core.latency import LatencyModel, LatencyProfile, Quantiles, quantile
+from serving.core.policy import Cohort, Snapshot
+from serving.core.ports import Clock, SegmentRunner
+from serving.core.request import Request
+from serving.core.scheduling.deadline_policy import DeadlinePolicy
+from serving.core.segment import Segment
+from serving.core.timing import time_every_segment
+
+Key = TypeVar("Key")
+
+WARM_UP_ROUNDS = 5
+WAITING, IN_FLIGHT = 64, 3
+"""The crowd that a decision is timed with."""
+DECISIONS = 2000
+"""How often it is timed: a machine is slow for longer than one takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Leaving at one depth: unit segments one after the other, and the fused segment. Medians in
+    seconds; the ratio unit / fused is taken round by round."""
+
+    depth: int
+    unit_s: float
+    fused_s: float
+    ratio_p10: float
+    ratio_p50: float
+    ratio_p90: float
+
+
+def _noise(catalog: Catalog) -> Any:
+    shape = (catalog.input_height, catalog.input_width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def measure_segments(
+    runner: SegmentRunner, catalog: Catalog, rounds: int, clock: Clock, date: str, threads: int
+) -> LatencyProfile:
+    """Quantiles of every segment at every batch size over ``rounds`` rounds."""
+    seconds: dict[tuple[Segment, int], list[float]] = defaultdict(list)
+    image = _noise(catalog)
+    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="segments", unit="round"):
+        for segment, batch, taken_s in time_every_segment(runner, image, catalog.num_exits, clock):
+            if turn >= 0:
+                seconds[segment, batch].append(taken_s)
+    table = {
+        key: Quantiles(quantile(values, 0.5), quantile(values, 0.9), quantile(values, 0.99))
+        for key, values in seconds.items()
+    }
+    return LatencyProfile(runner.runtime, machine(), date, threads, table)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerComparison:
+    """One path from images to boxes on two runners. Medians in seconds; the ratio of this runner to
+    the other is taken round by round."""
+
+    depth: int
+    fused: bool
+    size: int
+    """Images in the batch."""
+    this_s: float
+    other_s: float
+    ratio_p10: float
+    ratio_p50: float
+    ratio_p90: float
+
+
+def compare_runners(
+    this: SegmentRunner,
+    other: SegmentRunner,
+    catalog: Catalog,
+    depths: Sequence[int],
+    rounds: int,
+    clock: Clock,
+) -> list[RunnerComparison]:
+    """Every path to ``depths``, in unit segments and fused, at every batch size, on both runners in
+    turn."""
+    loaded = {
+        size: [(runner, runner.load([_noise(catalog)] * size)) for runner in (this, other)]
+        for size in this.batch_sizes
+    }
+    runs = {
+        (size, fused, depth): [
+            partial(_timed, runner, images, depth, fused, clock) for runner, images in loaded[size]
+        ]
+        for size in this.batch_sizes
+        for fused in (False, True)
+        for depth in depths
+    }
+    measured = _in_turn(runs, rounds, "this against other")
+    for runner, images in (each for both in loaded.values() for each in both):
+        runner.release(images)
+    return [
+        RunnerComparison(depth, fused, size, *medians)
+        for (size, fused, depth), medians in measured.items()
+    ]
+
+
+def _timed(runner: SegmentRunner, images: Any, depth: int, fused: bool, clock: Clock) -> float:
+    """Seconds from ``images`` to the boxes of exit ``depth``."""
+    path = (segments.fused_exit(depth),) if fused else segments.unit_path(depth)
+    started_s = clock()
+    batch = images
+    for segment in path:
+        output = runner.run(segment, batch)
+        if batch is not images:
+            runner.release(batch)
+        batch = output
+    runner.release(batch)
+    return clock() - started_s
+
+
+def _in_turn(
+    runs: Mapping[Key, Sequence[Callable[[], float]]], rounds: int, description: str
+) -> dict[Key, tuple[float, float, float, float, float]]:
+    """Both of each pair of ``runs``, which give their seconds, in every round; what ``_medians``
+    says of them."""
+    pairs: dict[Key, list[tuple[float, float]]] = {key: [] for key in runs}
+    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc=description, unit="round"):
+        for key, (first, second) in runs.items():
+            pair = first(), second()
+            if turn >= 0:
+                pairs[key].append(pair)
+    return {key: _medians(measured) for key, measured in pairs.items()}
+
+
+def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float, float, float]:
+    """The medians of both and the 10th, 50th and 90th percentile of the first over the second."""
+    ratios = [first_s / second_s for first_s, second_s in pairs]
+    first_s, second_s = (quantile(values, 0.5) for values in zip(*pairs, strict=True))
+    p10, p50, p90 = (quantile(ratios, q) for q in (0.1, 0.5, 0.9))
+    return first_s, second_s, p10, p50, p90
+
+
+def compare_paths(
+    runner: SegmentRunner,
+    catalog: Catalog,
+    depths: Sequence[int],
+    rounds: int,
+    clock: Clock,
+    size: int = 1,
+) -> list[Comparison]:
+    """Unit segments against the fused segment, from ``size`` images to boxes."""
+    images = runner.load([_noise(catalog)] * size)
+    runs = {
+        depth: [partial(_timed, runner, images, depth, fused, clock) for fused in (False, True)]
+        for depth in depths
+    }
+    measured = _in_turn(runs, rounds, "unit against fused")
+    runner.release(images)
+    return [Comparison(depth, *medians) for depth, medians in measured.items()]
+
+
+def measure_decision(catalog: Catalog, profile: LatencyProfile, rounds: int, clock: Clock) -> float:
+    """Median seconds of one decision with ``WAITING`` requests waiting and a few in flight, all
+    with room to go deeper."""
+    latency = LatencyModel(profile)
+    batch_sizes = sorted({batch for _, batch in profile.table})
+    policy = DeadlinePolicy(
+        {segment for segment, _ in profile.table},
+        [entry.ap for entry in catalog.exits],
+        batch_sizes,
+        max_cohorts=IN_FLIGHT + 1,
+    )
+    each_s = latency.predict(segments.head(1), 1) + latency.predict(segments.STEM, 1)
+    requests = [
+        Request(number, 0.0, (4 + number) * 2 * each_s, 1, catalog.num_exits)
+        for number in range(WAITING + IN_FLIGHT)
+    ]
+    cohorts = tuple(
+        Cohort(number, 1, (request,)) for number, request in enumerate(requests[:IN_FLIGHT])
+    )
+    snapshot = Snapshot(0.0, tuple(requests[IN_FLIGHT:]), cohorts)
+    seconds = []
+    for _ in range(rounds):
+        started_s = clock()
+        policy.decide(snapshot, latency)
+        seconds.append(clock() - started_s)
+    return quantile(seconds, 0.5)

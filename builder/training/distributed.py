@@ -1,0 +1,85 @@
+"""The processes that train one model together, as torchrun starts them.
+
+Each computes its part of every batch; gradients are averaged, so that all hold the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from builder.cli_errors import CommandError
+
+PATIENCE = timedelta(hours=3)
+"""While the first process validates, the others wait for it."""
+
+
+class DeviceError(CommandError, ValueError):
+    """There is no such device here."""
+
+
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among its fellows."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Over all processes; ``values`` is overwritten."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wrap(self, model: nn.Module, *, is_partial: bool) -> nn.Module:
+        """A module that runs ``model`` and averages gradients in its backward pass. ``is_partial``:
+        a step may leave some parameters without gradient, the same ones in every process."""
+        if self.count == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=is_partial)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes that torchrun's environment tells of, and this one's device; without torchrun,
+    this process alone and ``device``. Raises DeviceError."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    own = _device(device)
+    if count == 1:
+        yield Processes(), own
+        return
+    if own.type == "cuda":
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+    dist.init_process_group(BACKENDS[own.type], timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), count), own
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in BACKENDS:
+        raise DeviceError(f"the device is one of {', '.join(BACKENDS)}, not {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"torch finds no {name} here, but {torch.cuda.device_count()} GPUs")
+    return device

@@ -1,0 +1,98 @@
+"""How weights move: optimizers, schedules of the learning rate, the moving average."""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from builder.config.named import TrainConfig
+
+STEP_FACTOR = 0.1
+"""Of the learning rate at each milestone."""
+
+
+def _cosine(progress: float, _: float, config: TrainConfig) -> float:
+    """Half a cosine down to the final share of the peak."""
+    floor = config.final_learning_rate_ratio
+    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _step(_: float, epoch: float, config: TrainConfig) -> float:
+    return STEP_FACTOR ** bisect_right(config.milestones, epoch)
+
+
+SCHEDULES: dict[str, Callable[[float, float, TrainConfig], float]] = {
+    "cosine": _cosine,
+    "step": _step,
+}
+"""Name -> share of the peak, given progress after the warm-up in 0..1, the epoch with its fraction,
+and the recipe."""
+
+
+def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
+    """Linear warm-up, then the recipe's schedule."""
+    if step < config.warmup_steps:
+        start, progress = config.warmup_ratio, (step + 1) / config.warmup_steps
+        return config.learning_rate * (start + (1 - start) * progress)
+    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    share = SCHEDULES[config.schedule](min(1.0, progress), step * config.epochs / num_steps, config)
+    return config.learning_rate * share
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Convolution kernels decay; biases and normalisation scales do not."""
+    kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    return [
+        {"params": kernels, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+Groups = list[dict[str, Any]]
+
+OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, config: torch.optim.AdamW(groups, lr=config.learning_rate, fused=True),
+    "sgd": lambda groups, config: torch.optim.SGD(
+        groups, lr=config.learning_rate, momentum=config.momentum
+    ),
+}
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer named in the recipe."""
+    return OPTIMIZERS[config.optimizer](parameter_groups(model, config.weight_decay), config)
+
+
+class MovingAverage:
+    """An exponential moving average of a model's weights and normalisation statistics.
+
+    The decay grows with the number of updates as (1 + n) / (10 + n) up to its value, so that the
+    first weights do not linger.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
+        self._decay = decay
+        self.num_updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards ``model``; integer buffers are copied."""
+        decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        pairs = list(
+            zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
+        )
+        floats = [(average, value) for average, value in pairs if value.is_floating_point()]
+        averages, values = map(list, zip(*floats, strict=True))
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for average, value in pairs:
+            if not value.is_floating_point():
+                average.copy_(value)

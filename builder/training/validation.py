@@ -1,0 +1,69 @@
+"""What a detector makes of a data set, through torch: for training and for choosing.
+
+Published figures come from the exported segments (``builder.measuring.accuracy``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from builder.config.named import DetectorConfig
+from builder.data import AveragePrecision, Dataset, Detections, average_precision
+from builder.data.augment import letterbox
+from builder.modeling.anchors import anchors_per_level
+from builder.modeling.detector import Detector
+from builder.training.batch import assign_examples, stack_images
+from serving.core.letterbox import fit
+
+MAX_COUNTED = 500
+"""Images of a data set in which positive anchors are counted."""
+
+
+def positives_per_level(config: DetectorConfig, dataset: Dataset) -> tuple[int, ...]:
+    """Positive anchors at each level of the pyramid without augmentation, over as many as
+    MAX_COUNTED images spread over a data set: a level without any is never trained to find
+    anything."""
+    anchors = Detector(config).anchors
+    per_level = anchors_per_level(config)
+    counts = np.zeros(len(per_level), dtype=np.int64)
+    stride = -(-len(dataset.samples) // MAX_COUNTED)
+    for sample in dataset.samples[::stride]:
+        example = letterbox(sample, config.input_size)
+        targets = assign_examples([example], anchors, len(config.classes))
+        levels = np.searchsorted(np.cumsum(per_level), targets.rows.numpy(), side="right")
+        counts += np.bincount(levels, minlength=len(per_level))
+    return tuple(counts.tolist())
+
+
+@torch.inference_mode()
+def validate(
+    detector: Detector, dataset: Dataset, batch_size: int = 8
+) -> dict[int, AveragePrecision]:
+    """AP of every exit on letterboxed images, in float32."""
+    config = detector.config
+    device = detector.anchors.device
+    input_height, input_width = config.input_size
+    found: dict[int, list[Detections]] = {k: [] for k in range(1, config.num_exits + 1)}
+    was_training = detector.training
+    detector.eval()
+    for start in range(0, len(dataset.samples), batch_size):
+        samples = dataset.samples[start : start + batch_size]
+        examples = [letterbox(sample, config.input_size) for sample in samples]
+        for depth, outputs in detector(stack_images(examples, device)).items():
+            boxes, scores, labels, counts = (
+                tensor.cpu().numpy() for tensor in detector.postprocess(outputs)
+            )
+            for row, sample in enumerate(samples):
+                height, width = sample.size
+                placement = fit(width, height, input_width, input_height)
+                count = counts[row]
+                found[depth].append(
+                    Detections(
+                        placement.to_original(boxes[row, :count]),
+                        scores[row, :count],
+                        labels[row, :count].astype(np.int64),
+                    )
+                )
+    detector.train(was_training)
+    return {depth: average_precision(dataset, rows) for depth, rows in found.items()}

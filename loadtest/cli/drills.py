@@ -1,0 +1,218 @@
+"""``punctual study restart`` and ``punctual study alerts``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from loadtest.cli.numbers import positive
+
+if TYPE_CHECKING:
+    from loadtest.studies.drills.report import Circumstances
+
+IMAGES = Path("tests/data/bccd/JPEGImages")
+MODES = ("http", "tcp")
+"""Those of ``restart_drill``, repeated so that --help need not import it."""
+PARTS = ("provoked", "healthy")
+
+
+def add_parser(studies: Any) -> None:
+    """Add restart and alerts to the subparsers ``studies``."""
+    _add_restart(studies)
+    _add_alerts(studies)
+
+
+def _not_negative(text: str) -> float:
+    return 0.0 if float(text) == 0 else positive(text)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    parser.add_argument("--runtime", default="openvino", help="of the gateways: a CPU runtime")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        help=f"JPEG, PNG or WebP files [those in {IMAGES}]",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the requests")
+    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+
+
+def _run(drill: Callable[[argparse.Namespace, Path], int]) -> Callable[[argparse.Namespace], int]:
+    """``drill``, with a folder for its servers' files, and what the user can put right told in one
+    sentence."""
+
+    def run(options: argparse.Namespace) -> int:
+        from loadtest.servers.processes import StudyError
+
+        options.images = options.images or sorted(IMAGES.glob("*.jpg"))
+        # As an exception, so that what the drill has started ends with it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        try:
+            with TemporaryDirectory(prefix="punctual-drill-") as scratch:
+                return drill(options, Path(scratch))
+        except (StudyError, ValueError) as error:
+            print(f"punctual: {error}", file=sys.stderr)
+            return 2
+
+    return run
+
+
+def _say(progress: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {progress}", file=sys.stderr, flush=True)
+
+
+def _circumstances(runtime: str, program: str, **settings: object) -> Circumstances:
+    from loadtest.servers.prometheus import version_of
+    from loadtest.studies.drills.report import Circumstances
+    from reporting.machine import machine
+
+    return Circumstances(
+        machine=machine(),
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+        load_average=os.getloadavg()[0],
+        versions={
+            "punctual": version("punctual"),
+            "Python": platform.python_version(),
+            runtime: version(runtime),
+            program: version_of(program),
+        },
+        settings={name.replace("_", " "): value for name, value in settings.items()},
+    )
+
+
+# -- restart -------------------------------------------------------------------------------------
+
+
+def _add_restart(studies: Any) -> None:
+    summary = "Restart two gateways in turn behind a real proxy, under load."
+    parser: argparse.ArgumentParser = studies.add_parser(
+        "restart",
+        help=summary,
+        description=f"{summary} No request may fail. Needs haproxy (Debian's package). Writes "
+        "OUT/restart-DATE.json and .md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_common(parser)
+    parser.add_argument(
+        "--modes", nargs="+", choices=MODES, default=list(MODES), help="what the proxy is one of"
+    )
+    parser.add_argument("--rate", type=positive, default=20.0, help="requests a second")
+    parser.add_argument("--seconds", type=positive, default=60.0, help="of load, in each mode")
+    parser.add_argument("--budgets", default="2000", help="in milliseconds")
+    parser.add_argument(
+        "--drain-delays",
+        type=_not_negative,
+        nargs="+",
+        default=[5.0],
+        help="seconds for which a gateway that was told to end goes on serving",
+    )
+    parser.set_defaults(run=_run(_restart))
+
+
+def _restart(options: argparse.Namespace, scratch: Path) -> int:
+    from loadtest.studies.drills import restart as restart_drill
+    from loadtest.studies.drills.report import RestartReport, write
+    from loadtest.workload.images import read_pictures
+
+    pictures = read_pictures(options.images)
+    report = RestartReport(
+        _circumstances(
+            options.runtime,
+            "haproxy",
+            requests_a_second=options.rate,
+            seconds=options.seconds,
+            budgets=f"{options.budgets} ms",
+            seed=options.seed,
+        )
+    )
+    for delay_s in options.drain_delays:
+        settings = restart_drill.Settings(
+            model_repository=options.model_repository,
+            runtime=options.runtime,
+            pictures=pictures,
+            rate_hz=options.rate,
+            seconds=options.seconds,
+            budgets=options.budgets,
+            drain_delay_s=delay_s,
+            seed=options.seed,
+        )
+        for mode in options.modes:
+            folder = scratch / f"{mode}-{delay_s:g}"
+            report.runs.append(restart_drill.run(mode, settings, folder, _say))
+    write(report, options.out / f"restart-{report.circumstances.date}")
+    print(report.markdown(), end="")
+    return 0 if all(run.num_failed == 0 for run in report.runs) else 1
+
+
+# -- alerts --------------------------------------------------------------------------------------
+
+
+def _add_alerts(studies: Any) -> None:
+    summary = "Make every alert fire, and see none fire when all is well."
+    parser: argparse.ArgumentParser = studies.add_parser(
+        "alerts",
+        help=summary,
+        description=f"{summary} A real Prometheus (Debian's package) evaluates the rules of "
+        "k8s/monitoring over a real gateway, with all durations divided by --speed. Writes "
+        "OUT/alerts-DATE.json and .md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_common(parser)
+    parser.add_argument("--rules", type=Path, default=Path("k8s/monitoring/rules.yaml"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--speed", type=positive, default=60.0)
+    parser.add_argument("--rate", type=positive, default=5.0, help="requests a second")
+    parser.add_argument("--flood-rate", type=positive, default=300.0, help="of the flood")
+    parser.add_argument("--budgets", default="250", help="in milliseconds")
+    parser.add_argument("--baseline", type=positive, default=60.0, help="seconds before the first")
+    parser.add_argument(
+        "--patience", type=positive, default=120.0, help="seconds for an alert to fire or to end"
+    )
+    parser.add_argument("--healthy", type=positive, default=600.0, help="seconds of good health")
+    parser.set_defaults(run=_run(_alerts))
+
+
+def _alerts(options: argparse.Namespace, scratch: Path) -> int:
+    from loadtest.studies.drills import alerts as alert_drill
+    from loadtest.studies.drills.report import AlertReport, write
+
+    settings = alert_drill.Settings(
+        model_repository=options.model_repository,
+        runtime=options.runtime,
+        rules=options.rules,
+        images=tuple(options.images),
+        speed=options.speed,
+        rate_hz=options.rate,
+        flood_hz=options.flood_rate,
+        budgets=options.budgets,
+        baseline_s=options.baseline,
+        patience_s=options.patience,
+        healthy_s=options.healthy,
+        seed=options.seed,
+    )
+    report = AlertReport(
+        _circumstances(
+            options.runtime,
+            "prometheus",
+            requests_a_second=options.rate,
+            in_the_flood=options.flood_rate,
+            budgets=f"{options.budgets} ms",
+            seed=options.seed,
+        ),
+        options.speed,
+    )
+    alert_drill.run(settings, options.parts, report, scratch, _say)
+    write(report, options.out / f"alerts-{report.circumstances.date}")
+    print(report.markdown(), end="")
+    return 0 if report.is_good else 1

@@ -1,0 +1,268 @@
+"""``punctual loadtest`` and ``punctual loadgen``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loadtest.cli.numbers import positive
+
+if TYPE_CHECKING:
+    from loadtest.load.target import Target
+    from loadtest.workload.images import Picture
+
+EXTRA = {"pycocotools": "loadtest", "mlperf_loadgen": "loadgen"}
+"""Module -> the extra that brings it."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add loadtest and loadgen to the subparsers ``commands``."""
+    _add_loadtest(commands)
+    _add_loadgen(commands)
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    """Which server, and what it is sent."""
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the server")
+    parser.add_argument("--target", default="punctual", help="what the report calls the server")
+    parser.add_argument("--path", default="/v1/detect", help="that is posted to")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="NAME:VALUE", help="sent as well"
+    )
+    pictures = parser.add_mutually_exclusive_group(required=True)
+    pictures.add_argument(
+        "--image", "--images", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG or WebP files"
+    )
+    pictures.add_argument(
+        "--data",
+        type=Path,
+        help="annotated images: a folder in the layout of Pascal VOC, or a COCO file",
+    )
+    parser.add_argument("--split", default="test", help="of a VOC folder")
+
+
+def in_one_sentence(
+    command: Callable[[argparse.Namespace], int],
+) -> Callable[[argparse.Namespace], int]:
+    """``command``, with what the user can put right told in one sentence."""
+
+    def run(options: argparse.Namespace) -> int:
+        from loadtest.servers.processes import StudyError
+
+        try:
+            return command(options)
+        except ModuleNotFoundError as error:
+            extra = EXTRA.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            problem = f"{error.name} is not installed: pip install -e '.[{extra}]'"
+        except (StudyError, ValueError) as error:
+            problem = str(error)
+        print(f"punctual: {problem}", file=sys.stderr)
+        return 2
+
+    return run
+
+
+def _pictures(options: argparse.Namespace) -> tuple[Picture, ...]:
+    from loadtest.workload.images import read_data, read_pictures
+
+    if options.data is not None:
+        return read_data(options.data, options.split)
+    return read_pictures(options.image)
+
+
+def _target(options: argparse.Namespace) -> Target:
+    from loadtest.load.target import Target
+
+    if not re.fullmatch(r"/[!-~]*", options.path):
+        raise ValueError(f"--path {options.path!r} is not a path such as /v1/detect")
+    headers = []
+    for line in options.header:
+        name, colon, value = line.partition(":")
+        if not (colon and name.strip() and line.isprintable()):
+            raise ValueError(f"--header {line!r} is not NAME:VALUE")
+        headers.append((name.strip(), value.strip()))
+    return Target(options.target, options.path, tuple(headers))
+
+
+# -- loadtest ------------------------------------------------------------------------------------
+
+
+def _add_loadtest(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "loadtest",
+        help="Send requests at a rate, whatever the server does, and report.",
+        description=(
+            "Send requests on a schedule that the seed fixes, whatever the server makes of them, "
+            "and report what was answered in time. With annotated images, average precision is "
+            "computed from the boxes that came back. Writes OUT/load.json and OUT/load.html."
+        ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_server(parser)
+    parser.add_argument(
+        "--arrivals",
+        default="poisson",
+        help="poisson, constant, gamma:CV2, ramp:FROM:TO, onoff:ON_S:OFF_S[:LOW], "
+        "burst:START_S:LENGTH_S:FACTOR or trace:FILE",
+    )
+    parser.add_argument("--rate", type=positive, default=20.0, help="requests a second, the mean")
+    parser.add_argument("--duration", type=positive, default=30.0, help="seconds")
+    parser.add_argument(
+        "--budgets",
+        default="1.2x,2x,4x",
+        help="multiples of the full-depth time or milliseconds, with weights as in 1.2x@2,80@1; "
+        "uniform:LOW_MS:HIGH_MS or lognormal:MEDIAN_MS:SIGMA",
+    )
+    parser.add_argument(
+        "--full-depth-ms",
+        type=positive,
+        help="what the multiples are of [the deepest exit's min_budget_ms in /v1/models]",
+    )
+    parser.add_argument(
+        "--catalog",
+        type=Path,
+        help="folder of a catalog.json with classes and APs, for servers without /v1/models",
+    )
+    parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
+    parser.add_argument("--seed", type=_natural, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/load"))
+    parser.set_defaults(run=in_one_sentence(_loadtest))
+
+
+def _loadtest(options: argparse.Namespace) -> int:
+    from loadtest.load import report as load_report
+    from loadtest.load.open_loop import LoadSettings, run_load
+    from loadtest.load.summary import summarise
+    from loadtest.load.target import describe_server, wait_ready
+    from loadtest.workload.arrivals import parse_arrivals
+    from loadtest.workload.budgets import parse_budgets
+
+    arrivals, budgets = parse_arrivals(options.arrivals), parse_budgets(options.budgets)
+    wait_ready(options.url)
+    pictures, target = _pictures(options), _target(options)
+    server = describe_server(options.url)
+    classes, ap_by_depth = _model(options.catalog, server)
+    if options.data is not None and not classes:
+        raise ValueError(
+            f"{options.url} does not say which classes it finds; --catalog FOLDER can say it"
+        )
+    result = run_load(
+        LoadSettings(
+            url=options.url,
+            pictures=pictures,
+            arrivals=arrivals,
+            rate_hz=options.rate,
+            duration_s=options.duration,
+            budgets=budgets,
+            full_depth_s=_full_depth_ms(options, server) / 1e3,
+            seed=options.seed,
+            target=target,
+            classes=classes,
+            ap_by_depth=ap_by_depth,
+            grace_s=options.grace,
+        )
+    )
+    summary = summarise(result)
+    print(load_report.text(summary))
+    for path in load_report.write(result, summary, options.out):
+        print(path)
+    return 0 if summary.is_valid else 1
+
+
+def _model(
+    folder: Path | None, server: Mapping[str, Any] | None
+) -> tuple[tuple[str, ...], dict[int, float]]:
+    """The model's classes and the AP of each exit, from its catalogue or else from the server."""
+    from loadtest.studies.triton.study import read_catalog
+
+    if folder is not None:
+        catalog = read_catalog(folder)
+        return catalog.classes, {entry.depth: entry.ap for entry in catalog.exits}
+    return tuple(map(str, (server or {}).get("classes", ()))), {}
+
+
+def _full_depth_ms(options: argparse.Namespace, server: Mapping[str, Any] | None) -> float:
+    """Raises ValueError if nobody says it."""
+    if options.full_depth_ms is not None:
+        return float(options.full_depth_ms)
+    try:
+        return float((server or {})["exits"][-1]["min_budget_ms"])
+    except (LookupError, TypeError, ValueError):
+        if "x" not in options.budgets:
+            return 1.0  # of nothing
+        raise ValueError(
+            f"{options.url} does not say how long full depth takes; --full-depth-ms can say it"
+        ) from None
+
+
+# -- loadgen -------------------------------------------------------------------------------------
+
+
+def _add_loadgen(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "loadgen",
+        help="Let MLPerf LoadGen's Server scenario judge a server.",
+        description=(
+            "Let MLPerf LoadGen, Server scenario, send Poisson arrivals and give its verdict, "
+            "beside our own counts. A request that was refused, or failed, is completed to LoadGen "
+            "only after its budget, so that it counts against the latency percentile. LoadGen's "
+            "logs and loadgen.json go to OUT."
+        ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_server(parser)
+    parser.add_argument("--budget-ms", type=positive, required=True, help="of every request")
+    parser.add_argument("--rate", type=positive, default=20.0, help="target queries a second")
+    parser.add_argument(
+        "--percentile", type=positive, default=0.99, help="share that must be within the budget"
+    )
+    parser.add_argument(
+        "--min-duration", type=positive, default=60.0, help="seconds; MLPerf's own rules ask 600"
+    )
+    parser.add_argument(
+        "--max-queries",
+        type=_natural,
+        default=200_000,
+        help="more are not sent, however long it lasts",
+    )
+    parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
+    parser.add_argument("--seed", type=_natural, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/loadgen"))
+    parser.set_defaults(run=in_one_sentence(_loadgen))
+
+
+def _loadgen(options: argparse.Namespace) -> int:
+    from loadtest.load.loadgen import LoadgenSettings, report, run_loadgen
+    from loadtest.load.target import wait_ready
+
+    wait_ready(options.url)
+    result = run_loadgen(
+        LoadgenSettings(
+            url=options.url,
+            pictures=_pictures(options),
+            target=_target(options),
+            rate_hz=options.rate,
+            budget_s=options.budget_ms / 1e3,
+            percentile=options.percentile,
+            min_duration_s=options.min_duration,
+            max_queries=options.max_queries,
+            grace_s=options.grace,
+            seed=options.seed,
+            folder=options.out,
+        )
+    )
+    print(report(result))
+    return 0 if result.is_valid else 1

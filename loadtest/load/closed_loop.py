@@ -1,0 +1,94 @@
+"""Callers that wait for each answer before they ask again: a closed loop.
+
+What a server can do at most, and what it takes when nobody else asks, are facts about the server
+that an open loop needs before it can send a share of the one within a multiple of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loadtest.load.client import Address, Client, Reply, new_event_loop
+from loadtest.load.open_loop import real_time
+from loadtest.load.target import Requests, Target, warm_up
+from loadtest.servers.processes import StudyError
+from loadtest.workload.images import Picture
+from serving.core.latency import quantile
+
+BUDGET_S = 10.0
+"""So long that no server refuses anything."""
+PATIENCE_S = 15.0
+WARM_UP = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """To all callers together."""
+
+    latencies_s: tuple[float, ...]
+    """From sending to the last byte."""
+    seconds: float
+    """From the first that was sent to the last that came."""
+
+    @property
+    def rate_hz(self) -> float:
+        """Answers per second."""
+        return len(self.latencies_s) / self.seconds
+
+    @property
+    def p50_s(self) -> float:
+        """Median latency."""
+        return quantile(self.latencies_s, 0.5)
+
+
+def ask_again_and_again(
+    url: str, pictures: Sequence[Picture], callers: int, duration_s: float, target: Target
+) -> Answers:
+    """``callers`` at once, each at least once, and none again after ``duration_s``. Raises
+    StudyError if one is not answered with 200."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_ask(Address.parse(url), pictures, callers, duration_s, target))
+
+
+async def _ask(
+    address: Address, pictures: Sequence[Picture], callers: int, duration_s: float, target: Target
+) -> Answers:
+    loop = asyncio.get_running_loop()
+    client = Client(address, loop)
+    requests = Requests(address, target, pictures)
+    replies: list[Reply] = []
+
+    async def call(number: int, until_s: float) -> None:
+        while True:
+            ended: asyncio.Future[Reply] = loop.create_future()
+            data = requests.request(number % len(requests), BUDGET_S)
+
+            def end(reply: Reply, ended: asyncio.Future[Reply] = ended) -> None:
+                if not ended.done():  # cancelled, since another caller was refused
+                    ended.set_result(reply)
+
+            client.send(data, loop.time() + PATIENCE_S, end)
+            reply = await ended
+            if reply.status != 200:
+                raise StudyError(f"the server does not answer: {reply.reason or reply.status}")
+            replies.append(reply)
+            if reply.finished_s >= until_s:
+                return
+            number += 1
+
+    try:
+        await client.resolve()
+        await warm_up(client, requests, WARM_UP)
+        with real_time():
+            started_s = loop.time()
+            async with asyncio.TaskGroup() as group:
+                for number in range(callers):
+                    group.create_task(call(number, started_s + duration_s))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        await client.close()
+    latencies_s = tuple(reply.finished_s - reply.sent_s for reply in replies)
+    return Answers(latencies_s, max(reply.finished_s for reply in replies) - started_s)

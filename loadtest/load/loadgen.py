@@ -1,0 +1,214 @@
+"""MLPerf LoadGen's Server scenario against a URL: an independent generator, and its own verdict.
+
+LoadGen decides when to send (Poisson arrivals), measures each latency from its own schedule, and
+calls a run VALID if enough of them are within the budget (and enough queries were made to say so).
+It knows no refusals: every query has to be completed. So that a server cannot pass by refusing what
+is hard, a query without an answer is completed only once its budget has passed:
+
+    answered                         completed at once: LoadGen sees its latency
+    refused, failed, or not sent     completed PENALTY_S after the budget: LoadGen sees a miss
+
+Our own counts stand beside it. They count from the moment at which LoadGen issues a query, since it
+does not tell its schedule. Queries go through the client of ``punctual loadtest``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlperf_loadgen as lg
+
+from loadtest.load.client import MAX_CONNECTIONS, Address, Client, Reply, new_event_loop
+from loadtest.load.open_loop import allow_files, real_time
+from loadtest.load.outcomes import Outcome, Row, read_row
+from loadtest.load.target import Requests, Target, warm_up
+from loadtest.servers.processes import StudyError
+from loadtest.workload.images import Picture
+
+PENALTY_S = 0.001
+NUM_WARM_UP = 10
+SUMMARY_NAME = "mlperf_log_summary.txt"
+RESULT_NAME = "loadgen.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadgenSettings:
+    """A run. Durations in seconds."""
+
+    url: str
+    pictures: tuple[Picture, ...]
+    target: Target
+    rate_hz: float
+    """Queries a second that LoadGen aims at."""
+    budget_s: float
+    percentile: float
+    """Share of the queries that must be within the budget."""
+    min_duration_s: float
+    max_queries: int
+    grace_s: float
+    """How long after its budget an answer is waited for."""
+    seed: int
+    folder: Path
+    """For LoadGen's logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadgenResult:
+    """LoadGen's words, and our counts."""
+
+    is_valid: bool
+    facts: Mapping[str, str]
+    """Every ``name : value`` of LoadGen's summary."""
+    advice: tuple[str, ...]
+    """What LoadGen says about a run that is not valid."""
+    outcomes: Mapping[str, int]
+    """Outcome -> queries, by our clock."""
+    reasons: Mapping[str, int]
+    """Of the queries that were not answered."""
+    count: int
+
+    @property
+    def attainment(self) -> float:
+        """Answered in time, by our clock."""
+        return self.outcomes[Outcome.IN_TIME] / self.count
+
+
+def run_loadgen(settings: LoadgenSettings) -> LoadgenResult:
+    """One run; writes LoadGen's logs and RESULT_NAME. Raises StudyError if nobody answers at the
+    URL, and ValueError for settings that make no sense."""
+    if not settings.percentile < 1:
+        raise ValueError(f"the percentile must be below 1, not {settings.percentile}")
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    address = Address.parse(settings.url)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        rows = runner.run(_run(settings, address))
+    text = (settings.folder / SUMMARY_NAME).read_text()
+    result = read_summary(text, rows)
+    content = dataclasses.asdict(result) | {"attainment": result.attainment}
+    (settings.folder / RESULT_NAME).write_text(json.dumps(content) + "\n")
+    return result
+
+
+async def _run(settings: LoadgenSettings, address: Address) -> list[Row]:
+    client = Client(address, asyncio.get_running_loop(), allow_files(MAX_CONNECTIONS))
+    requests = Requests(address, settings.target, settings.pictures)
+    try:
+        await client.resolve()
+        await warm_up(client, requests, NUM_WARM_UP)
+        system = _System(settings, client, requests)
+        with real_time():  # LoadGen's threads as well, since they are started from here
+            await asyncio.to_thread(_start_test, settings, system)
+    except OSError as error:
+        raise StudyError(f"{settings.url} cannot be reached: {error}") from error
+    finally:
+        await client.close()
+    return system.rows
+
+
+class _System:
+    """What LoadGen takes for the system under test. ``issue`` runs on LoadGen's thread, all else on
+    the event loop."""
+
+    def __init__(self, settings: LoadgenSettings, client: Client, requests: Requests) -> None:
+        self._settings = settings
+        self._client = client
+        self._requests = requests
+        self._loop = asyncio.get_running_loop()
+        self.rows: list[Row] = []
+
+    def issue(self, samples: Sequence[lg.QuerySample]) -> None:
+        """Send one query a sample."""
+        issued_s = self._loop.time()
+        for sample in samples:
+            self._loop.call_soon_threadsafe(self._send, sample.id, sample.index, issued_s)
+
+    def _send(self, query: int, picture: int, issued_s: float) -> None:
+        budget_s = self._settings.budget_s
+        data = self._requests.request(picture, budget_s)
+
+        def end(reply: Reply) -> None:
+            row = read_row(reply, issued_s, 0.0, budget_s, picture, {})
+            self.rows.append(dataclasses.replace(row, detections=None))
+            if row.is_answer:
+                _complete(query)
+            else:
+                self._loop.call_at(issued_s + budget_s + PENALTY_S, _complete, query)
+
+        self._client.send(data, issued_s + budget_s + self._settings.grace_s, end)
+
+
+def _complete(query: int) -> None:
+    lg.QuerySamplesComplete([lg.QuerySampleResponse(query, 0, 0)])
+
+
+def _start_test(settings: LoadgenSettings, system: _System) -> None:
+    """Blocks until LoadGen has its verdict."""
+    test = lg.TestSettings()
+    test.scenario = lg.TestScenario.Server
+    test.mode = lg.TestMode.PerformanceOnly
+    test.server_target_qps = settings.rate_hz
+    test.server_target_latency_ns = round(1e9 * settings.budget_s)
+    test.server_target_latency_percentile = settings.percentile
+    test.min_duration_ms = round(1e3 * settings.min_duration_s)
+    test.min_query_count = 1
+    test.max_query_count = settings.max_queries
+    test.qsl_rng_seed = test.sample_index_rng_seed = test.schedule_rng_seed = settings.seed
+    logs = lg.LogSettings()
+    logs.log_output.outdir = str(settings.folder)
+    logs.log_output.copy_summary_to_stdout = False
+    logs.enable_trace = False
+    count = len(settings.pictures)
+    under_test = lg.ConstructSUT(system.issue, _nothing)
+    library = lg.ConstructQSL(count, count, _nothing, _nothing)
+    try:
+        lg.StartTestWithLogSettings(under_test, library, test, logs)
+    finally:
+        lg.DestroyQSL(library)
+        lg.DestroySUT(under_test)
+
+
+def _nothing(*_: object) -> None:
+    """Pictures are in memory all the time, and nothing is held back that could be flushed."""
+
+
+def read_summary(text: str, rows: Sequence[Row]) -> LoadgenResult:
+    """LoadGen's words on a run, beside our rows of it. Raises StudyError if there is no verdict."""
+    cells = [line.partition(":") for line in text.splitlines()]
+    facts = {name.strip(): value.strip() for name, colon, value in cells if colon and value.strip()}
+    verdict = facts.get("Result is")
+    if verdict not in ("VALID", "INVALID"):
+        raise StudyError("LoadGen ended without a verdict")
+    advice = text.partition("Recommendations:")[2].partition("=====")[0]
+    counts = Counter(row.outcome for row in rows)
+    return LoadgenResult(
+        verdict == "VALID",
+        facts,
+        tuple(line.strip(" *") for line in advice.splitlines() if line.strip(" *")),
+        {outcome.value: counts[outcome] for outcome in Outcome},
+        dict(Counter(row.reason for row in rows if not row.is_answer).most_common()),
+        len(rows),
+    )
+
+
+def report(result: LoadgenResult) -> str:
+    """Both, for the terminal."""
+    facts = result.facts
+    lines = [f"LoadGen says {'VALID' if result.is_valid else 'INVALID'}"]
+    lines += [f"  {name}: {value}" for name, value in facts.items() if name.endswith("satisfied")]
+    lines += [f"  {name}: {value}" for name, value in facts.items() if name.endswith("per second")]
+    lines += [
+        f"  {name.removesuffix(' (ns)')}: {int(value) / 1e6:.1f} ms"
+        for name, value in facts.items()
+        if name.endswith("latency (ns)")
+    ]
+    lines += [f"  {line}" for line in result.advice]
+    lines.append(f"we say {result.attainment:.2%} of {result.count:,} were in time")
+    lines += [f"  {outcome}: {count:,}" for outcome, count in result.outcomes.items()]
+    lines += [f"    {reason}: {count:,}" for reason, count in result.reasons.items()]
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""How each request of a load test ended: one row, read from the reply.
+
+    200 with boxes          answered: in time or late, by the client's clock
+    REFUSALS                refused, by the problem's reason, or else its type, or else the status
+    other statuses          HTTP error, and so is a 200 that cannot be read
+    no reply                connection error, timeout, or never sent
+
+Every request is in exactly one of them, so that their counts add up to what was to be sent.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loadtest.load.client import Failure, Reply
+from loadtest.workload.images import Detections
+
+REFUSALS = frozenset({408, 422, 429, 503, 504})
+"""Statuses by which a server says that it will not answer this request in time; any other says that
+something is wrong."""
+
+
+class Outcome(enum.StrEnum):
+    """How a request ended; each in exactly one way."""
+
+    IN_TIME = "in time"
+    LATE = "late"
+    REFUSED = "refused"
+    HTTP_ERROR = "HTTP error"
+    CONNECTION_ERROR = "connection error"
+    TIMEOUT = "timeout"
+    UNSENT = "unsent"
+
+
+_FAILURES = {
+    Failure.CONNECTION: Outcome.CONNECTION_ERROR,
+    Failure.TIMEOUT: Outcome.TIMEOUT,
+    Failure.UNSENT: Outcome.UNSENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request. Seconds since the run's start, by the client's clock."""
+
+    scheduled_s: float
+    sent_s: float
+    finished_s: float
+    """Last byte of the reply, or when it was given up."""
+    budget_s: float
+    picture: int
+    outcome: Outcome
+    reason: str = ""
+    """Of anything but an answer: a slug."""
+    depth: int | None = None
+    expected_ap: float | None = None
+    detections: Detections | None = None
+
+    @property
+    def latency_s(self) -> float:
+        """From the scheduled moment to the last byte."""
+        return self.finished_s - self.scheduled_s
+
+    @property
+    def lag_s(self) -> float:
+        """How much later than scheduled it was sent."""
+        return self.sent_s - self.scheduled_s
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether boxes came, in time or late."""
+        return self.outcome in (Outcome.IN_TIME, Outcome.LATE)
+
+
+def read_row(
+    reply: Reply,
+    start_s: float,
+    offset_s: float,
+    budget_s: float,
+    picture: int,
+    ap_by_depth: Mapping[int, float],
+) -> Row:
+    """What became of a request that was due ``offset_s`` after ``start_s``."""
+    sent_s, finished_s = reply.sent_s - start_s, reply.finished_s - start_s
+
+    def row(outcome: Outcome, reason: str = "", **answer: Any) -> Row:
+        return Row(offset_s, sent_s, finished_s, budget_s, picture, outcome, reason, **answer)
+
+    if reply.failure is not None:
+        return row(_FAILURES[reply.failure], reply.reason)
+    if reply.status != 200:
+        outcome = Outcome.REFUSED if reply.status in REFUSALS else Outcome.HTTP_ERROR
+        return row(outcome, _reason(reply))
+    try:
+        answer = _answer(reply.body, ap_by_depth)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return row(Outcome.HTTP_ERROR, "unreadable-reply")
+    in_time = finished_s - offset_s <= budget_s
+    return row(Outcome.IN_TIME if in_time else Outcome.LATE, **answer)
+
+
+def _answer(body: bytes, ap_by_depth: Mapping[int, float]) -> dict[str, Any]:
+    content = json.loads(body)
+    found = content["detections"]
+    detections = Detections(
+        np.array([entry["box"] for entry in found], np.float32).reshape(len(found), 4),
+        np.array([entry["score"] for entry in found], np.float32),
+        np.array([entry["class_id"] for entry in found], np.int64),
+    )
+    depth = content.get("exit_depth")
+    ap = content.get("expected_ap", ap_by_depth.get(depth))
+    return {
+        "detections": detections,
+        "depth": None if depth is None else int(depth),
+        "expected_ap": None if ap is None else float(ap),
+    }
+
+
+def _reason(reply: Reply) -> str:
+    """A problem's reason, or else its type, or else the status. RFC 9457."""
+    try:
+        problem = json.loads(reply.body)
+        reason = problem.get("reason") or problem["type"].rpartition(":")[2]
+    except (ValueError, LookupError, AttributeError):
+        reason = ""
+    return str(reason) or f"http-{reply.status}"

@@ -1,0 +1,102 @@
+"""A load test's results: a table for the terminal, a JSON file, and an HTML page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from loadtest.load.open_loop import LoadResult
+from loadtest.load.page import (
+    BUDGET_HEAD,
+    ap_text,
+    budget_cells,
+    digits,
+    latency_texts,
+    page,
+)
+from loadtest.load.summary import Summary
+
+JSON_NAME = "load.json"
+PAGE_NAME = "load.html"
+ROW_FIELDS = (
+    *("scheduled_s", "sent_s", "finished_s", "budget_s", "picture"),
+    *("outcome", "reason", "depth", "expected_ap"),
+)
+"""Of every request in the JSON file; seconds since the run's start."""
+
+
+def write(result: LoadResult, summary: Summary, folder: Path) -> tuple[Path, Path]:
+    """Writes both files into ``folder`` and returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "summary": dataclasses.asdict(summary),
+        "server": result.server,
+        "pictures": [picture.name for picture in result.settings.pictures],
+        "request_fields": ROW_FIELDS,
+        "requests": [[_short(getattr(row, name)) for name in ROW_FIELDS] for row in result.rows],
+    }
+    json_path, page_path = folder / JSON_NAME, folder / PAGE_NAME
+    json_path.write_text(json.dumps(content) + "\n")
+    page_path.write_text(page(result, summary))
+    return json_path, page_path
+
+
+def _short(value: object) -> object:
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def text(summary: Summary) -> str:
+    """What the terminal shows."""
+    p50, p90, p99 = latency_texts(summary.latency_ms)
+    lag = summary.lag_ms
+    served = ""
+    if summary.served_with_misses is not None:
+        served = (
+            f"served AP        {ap_text(summary.served_in_time)} in time, "
+            f"{ap_text(summary.served_with_misses)} with misses as nothing found\n"
+        )
+    depths = "  ".join(f"{depth}: {count:,}" for depth, count in summary.depths.items())
+    verdict = "valid" if summary.is_valid else f"NOT VALID: {'; '.join(summary.invalid_because)}"
+    return (
+        f"{summary.model or 'unknown model'} at {summary.url}, target {summary.target}\n"
+        f"{summary.arrivals} at {summary.target_hz:g}/s for {summary.duration_s:g} s, budgets "
+        f"{summary.budgets} (full depth {summary.full_depth_ms:.1f} ms), seed {summary.seed}, "
+        f"schedule {summary.schedule_digest}\n\n"
+        f"in time          {summary.attainment:.1%} of {summary.count:,}\n"
+        f"goodput          {summary.goodput_hz:.1f}/s of {summary.achieved_hz:.1f}/s sent\n"
+        f"latency          p50 {p50}  p90 {p90}  p99 {p99} ms, of answers\n"
+        f"expected AP      {digits(summary.expected_ap, 4)} in time; in-time accuracy "
+        f"{digits(summary.in_time_accuracy, 4)}\n"
+        f"{served}"
+        f"depth            mean {digits(summary.mean_depth, 2)}   {depths}\n"
+        f"client's lag     p50 {lag.p50:.2f}  p99 {lag.p99:.2f}  max {lag.max:.2f} ms; "
+        f"{summary.cpu_us_per_request:.0f} us of processor time a request\n"
+        f"run              {verdict}\n\n"
+        f"{_columns([BUDGET_HEAD, *map(budget_cells, summary.by_budget)])}\n\n"
+        f"{accounting(summary)}\n"
+    )
+
+
+def accounting(summary: Summary) -> str:
+    """Where every request is, in lines; the sum is spelled out."""
+    lines = []
+    for outcome, count in summary.outcomes.items():
+        reasons = summary.reasons.get(outcome, {}).items()
+        detail = ", ".join(f"{reason} {of_reason:,}" for reason, of_reason in reasons)
+        lines.append(f"{outcome:17}{count:8,}  {detail}".rstrip())
+    terms = " + ".join(f"{count:,}" for count in summary.outcomes.values())
+    lines.append(
+        f"{'sum':17}{sum(summary.outcomes.values()):8,}  = {terms}; to be sent: {summary.count:,}"
+    )
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """A table with every cell to the right of its column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )

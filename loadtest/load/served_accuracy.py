@@ -1,0 +1,154 @@
+"""Average precision of what a server answered under load, from the boxes that came back.
+
+Every request is an image of its own, however often the same picture was sent, so that a picture
+answered from exit 1 at one time and from exit 7 at another counts once each. Two figures:
+
+    in time        over the requests that were answered in time: how good the answers were
+    with misses    over all requests, where one that was not answered in time found nothing
+
+COCO AP as pycocotools computes it, at most 100 detections an image. Matching boxes to truth depends
+on one image alone, and a server gives the same picture the same boxes whenever it leaves from the
+same exit. So each distinct pair of picture and answer is matched once, which makes ten thousand
+requests as quick as a hundred; that the result is the same is tested.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from loadtest.workload.images import Detections, Picture
+
+MAX_DETECTIONS = 100
+Answer = tuple[int, Detections]
+"""The number of a picture, and what was found in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAp:
+    """COCO AP over so many requests."""
+
+    ap: float
+    """Mean over classes and the IoU thresholds .5, .55, ..., .95."""
+    ap50: float
+    num_requests: int
+
+
+class Evaluator:
+    """Matches answers to what is in the pictures; what it has matched once it remembers."""
+
+    def __init__(self, pictures: Sequence[Picture], classes: Sequence[str]) -> None:
+        """Raises ValueError if a picture has no annotations or an object no class of the model."""
+        unknown = {item.class_name for picture in pictures for item in picture.objects or ()} - set(
+            classes
+        )
+        if unknown:
+            raise ValueError(
+                f"the annotations have {', '.join(sorted(unknown))}, which the model does not "
+                f"find; it finds {', '.join(classes)}"
+            )
+        if any(picture.objects is None for picture in pictures):
+            raise ValueError("some pictures have annotations and others have none")
+        self._pictures = pictures
+        self._classes = tuple(classes)
+        self._numbers: dict[tuple[int, bytes], int] = {}
+        self._pairs: list[Answer] = []
+        self._matches: Any = None
+
+    def ap(self, answers: Iterable[Answer]) -> ServedAp:
+        """Over these answers, whatever their order. None at all, or none with anything to find,
+        have an AP of 0."""
+        chosen = [self._number(picture, found) for picture, found in answers]
+        if not chosen:
+            return ServedAp(0.0, 0.0, 0)
+        if self._matches is None:
+            self._matches = _match(self._pictures, self._classes, self._pairs)
+        return _accumulate(self._matches, chosen)
+
+    def _number(self, picture: int, found: Detections) -> int:
+        """Of the pair of these two."""
+        number = self._numbers.setdefault((picture, found.key()), len(self._pairs))
+        if number == len(self._pairs):
+            self._pairs.append((picture, found))
+            self._matches = None
+        return number
+
+
+def _match(pictures: Sequence[Picture], classes: Sequence[str], pairs: Sequence[Answer]) -> Any:
+    """A COCOeval after ``evaluate`` over one image for each pair; objects of all sizes alone."""
+    ids: Callable[[], int] = itertools.count(1).__next__
+    category = {name: label for label, name in enumerate(classes, start=1)}
+    truth, found = COCO(), COCO()
+    truth.dataset = {
+        "images": [{"id": image} for image in range(len(pairs))],
+        "categories": [{"id": label, "name": name} for name, label in category.items()],
+        "annotations": [
+            {
+                "id": ids(),
+                "image_id": image,
+                "category_id": category[item.class_name],
+                "bbox": list(item.box_xywh),
+                "area": item.area,
+                "iscrowd": int(item.is_crowd),
+            }
+            for image, (picture, _) in enumerate(pairs)
+            for item in pictures[picture].objects or ()
+        ],
+    }
+    # What COCO.loadRes makes of results, which it refuses to do of none at all.
+    found.dataset = {
+        "images": truth.dataset["images"],
+        "categories": truth.dataset["categories"],
+        "annotations": [
+            {
+                "id": ids(),
+                "image_id": image,
+                "category_id": int(label) + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+                "score": float(score),
+            }
+            for image, (_, answer) in enumerate(pairs)
+            for (x1, y1, x2, y2), score, label in zip(
+                answer.boxes_xyxy.tolist(), answer.scores, answer.labels, strict=True
+            )
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        found.createIndex()
+        matches = COCOeval(truth, found, "bbox")
+        matches.params.areaRng, matches.params.areaRngLbl = [[0, 1e10]], ["all"]
+        matches.params.maxDets = [MAX_DETECTIONS]
+        matches.evaluate()
+    return matches
+
+
+def _accumulate(matches: Any, chosen: Sequence[int]) -> ServedAp:
+    """AP over images, each given as often as it is meant (cf. a bootstrap over images)."""
+    records = np.array(matches.evalImgs, dtype=object).reshape(len(matches.params.catIds), -1)
+    images = list(range(len(chosen)))
+    before = matches.evalImgs, matches.params.imgIds, matches._paramsEval.imgIds
+    matches.evalImgs = records[:, list(chosen)].ravel().tolist()
+    matches.params.imgIds = matches._paramsEval.imgIds = images
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            matches.accumulate()
+    finally:
+        matches.evalImgs, matches.params.imgIds, matches._paramsEval.imgIds = before
+    # (IoU thresholds, recalls, classes, 1, 1); -1 where there is nothing to find
+    precision = matches.eval["precision"][..., 0, 0]
+    known = precision[precision > -1]
+    known50 = precision[0][precision[0] > -1]
+    if not known.size:
+        return ServedAp(0.0, 0.0, len(chosen))
+    return ServedAp(float(known.mean()), float(known50.mean()), len(chosen))

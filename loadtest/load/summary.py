@@ -1,0 +1,262 @@
+"""What a load test came to: counts that add up, latencies, accuracy, and whether the run is valid.
+
+    attainment            answered in time / all that were to be sent
+    goodput               answered in time, a second of the schedule
+    in-time accuracy      expected AP summed over the answers in time / all that were to be sent
+    served AP             computed from the boxes that came back (``served``), if it is known what
+                          was in the pictures
+
+Latencies count from the scheduled moment and are those of answers, in time or late: a refusal is
+quick, and would make an overloaded server look so too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from loadtest.load.open_loop import LoadResult
+from loadtest.load.outcomes import Outcome, Row
+from loadtest.load.served_accuracy import Evaluator, ServedAp
+from loadtest.workload.images import NOTHING, Detections
+from reporting.machine import machine
+from serving.core.latency import quantile
+
+MAX_LAG_S = 0.005
+"""Of the 99th percentile of a valid run's lags. A client later than that measures itself."""
+MAX_CLASSES = 8
+"""More budgets than that are a continuum, and are put into as many classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """In milliseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, values_s: Iterable[float]) -> Quantiles | None:
+        """None of no values."""
+        ordered = sorted(values_s)
+        if not ordered:
+            return None
+        return cls(*(1e3 * quantile(ordered, q) for q in (0.5, 0.9, 0.99, 1.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetClass:
+    """Requests with the same budget, or with one between two."""
+
+    least_ms: float
+    most_ms: float
+    count: int
+    outcomes: Mapping[str, int]
+    """Outcome -> requests; each outcome is there."""
+    latency_ms: Quantiles | None
+    mean_depth: float | None
+    """Of the answers in time."""
+    in_time_accuracy: float | None
+    served_with_misses: ServedAp | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run. Shares are of all requests that were to be sent."""
+
+    target: str
+    url: str
+    model: str
+    machine: str
+    started: str
+    arrivals: str
+    trace_digest: str | None
+    schedule_digest: str
+    """The same for the same requests at the same times."""
+    budgets: str
+    full_depth_ms: float
+    seed: int
+    duration_s: float
+    num_pictures: int
+
+    is_valid: bool
+    invalid_because: tuple[str, ...]
+    lag_ms: Quantiles
+    """Of all requests: how much later than scheduled they were sent."""
+    cpu_us_per_request: float
+    """What the client took, waiting and parsing included."""
+    is_real_time: bool
+    """Whether the client's system let it run as soon as it was due."""
+    peak_connections: int
+
+    count: int
+    outcomes: Mapping[str, int]
+    """Outcome -> requests; their sum is ``count``."""
+    reasons: Mapping[str, Mapping[str, int]]
+    """Outcome -> reason -> requests, of what was not answered."""
+    attainment: float
+    target_hz: float
+    achieved_hz: float
+    """Sent, over the time that sending took."""
+    goodput_hz: float
+    latency_ms: Quantiles | None
+    depths: Mapping[int, int]
+    """Depth -> answers in time; without those that do not say."""
+    mean_depth: float | None
+    expected_ap: float | None
+    """Mean over the answers in time."""
+    in_time_accuracy: float | None
+    served_in_time: ServedAp | None
+    served_with_misses: ServedAp | None
+    by_budget: tuple[BudgetClass, ...]
+
+
+def summarise(result: LoadResult) -> Summary:
+    """Raises ValueError if the pictures' annotations do not fit the model's classes."""
+    settings, rows = result.settings, result.rows
+    evaluation = _Evaluation(result)
+    with_misses = evaluation.with_misses(rows)  # first: it meets every answer there is
+    outcomes = _outcomes(rows)
+    in_time = [row for row in rows if row.outcome is Outcome.IN_TIME]
+    sent = [row for row in rows if row.outcome is not Outcome.UNSENT]
+    lag_ms = Quantiles.of(row.lag_s for row in rows)
+    assert lag_ms is not None  # a schedule is never empty
+    invalid_because = _invalid_because(lag_ms, outcomes)
+    server = result.server or {}
+    sending_s = max([settings.duration_s, *(row.sent_s for row in sent)])
+    return Summary(
+        target=settings.target.name,
+        url=settings.url,
+        model=" ".join(str(server[key]) for key in ("name", "version") if key in server),
+        machine=machine(),
+        started=result.started,
+        arrivals=settings.arrivals.name,
+        trace_digest=settings.arrivals.digest,
+        schedule_digest=result.schedule.digest,
+        budgets=settings.budgets.name,
+        full_depth_ms=1e3 * settings.full_depth_s,
+        seed=settings.seed,
+        duration_s=settings.duration_s,
+        num_pictures=len(settings.pictures),
+        is_valid=not invalid_because,
+        invalid_because=invalid_because,
+        lag_ms=lag_ms,
+        cpu_us_per_request=1e6 * result.cpu_s / len(rows),
+        is_real_time=result.is_real_time,
+        peak_connections=result.peak_connections,
+        count=len(rows),
+        outcomes=outcomes,
+        reasons=_reasons(rows),
+        attainment=len(in_time) / len(rows),
+        target_hz=settings.rate_hz,
+        achieved_hz=len(sent) / sending_s,
+        goodput_hz=len(in_time) / settings.duration_s,
+        latency_ms=Quantiles.of(row.latency_s for row in rows if row.is_answer),
+        depths=dict(sorted(Counter(_depths(in_time)).items())),
+        mean_depth=_mean(_depths(in_time)),
+        expected_ap=_mean(_aps(in_time)),
+        in_time_accuracy=_in_time_accuracy(rows),
+        served_in_time=evaluation.in_time(rows),
+        served_with_misses=with_misses,
+        by_budget=tuple(_budget_classes(rows, evaluation)),
+    )
+
+
+def _invalid_because(lag_ms: Quantiles, outcomes: Mapping[str, int]) -> tuple[str, ...]:
+    reasons = []
+    if lag_ms.p99 > 1e3 * MAX_LAG_S:
+        reasons.append(
+            f"1 % of the requests were sent more than {lag_ms.p99:.1f} ms late "
+            f"({1e3 * MAX_LAG_S:.0f} ms are allowed): the client could not keep up"
+        )
+    unsent = outcomes[Outcome.UNSENT]
+    if unsent:
+        reasons.append(f"{unsent} requests could not be sent at all")
+    return tuple(reasons)
+
+
+# -- counting ------------------------------------------------------------------------------------
+
+
+def _outcomes(rows: Sequence[Row]) -> dict[str, int]:
+    counts = Counter(row.outcome for row in rows)
+    return {outcome.value: counts[outcome] for outcome in Outcome}
+
+
+def _reasons(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    counts = Counter((row.outcome, row.reason) for row in rows if not row.is_answer)
+    reasons: dict[str, dict[str, int]] = {}
+    for (outcome, reason), count in counts.most_common():
+        reasons.setdefault(outcome.value, {})[reason] = count
+    return reasons
+
+
+def _depths(rows: Iterable[Row]) -> list[int]:
+    return [row.depth for row in rows if row.depth is not None]
+
+
+def _aps(rows: Iterable[Row]) -> list[float]:
+    return [row.expected_ap for row in rows if row.expected_ap is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _in_time_accuracy(rows: Sequence[Row]) -> float | None:
+    """None if an answer does not say what to expect of it."""
+    in_time = [row for row in rows if row.outcome is Outcome.IN_TIME]
+    aps = _aps(in_time)
+    return sum(aps) / len(rows) if len(aps) == len(in_time) else None
+
+
+def _budget_classes(rows: Sequence[Row], evaluation: _Evaluation) -> Iterable[BudgetClass]:
+    ordered = sorted(rows, key=lambda row: row.budget_s)
+    groups = [list(group) for _, group in itertools.groupby(ordered, lambda row: row.budget_s)]
+    if len(groups) > MAX_CLASSES:
+        edges = [len(ordered) * i // MAX_CLASSES for i in range(MAX_CLASSES + 1)]
+        groups = [ordered[start:end] for start, end in itertools.pairwise(edges) if start < end]
+    for group in groups:
+        yield BudgetClass(
+            least_ms=1e3 * group[0].budget_s,
+            most_ms=1e3 * group[-1].budget_s,
+            count=len(group),
+            outcomes=_outcomes(group),
+            latency_ms=Quantiles.of(row.latency_s for row in group if row.is_answer),
+            mean_depth=_mean(_depths(row for row in group if row.outcome is Outcome.IN_TIME)),
+            in_time_accuracy=_in_time_accuracy(group),
+            served_with_misses=evaluation.with_misses(group),
+        )
+
+
+class _Evaluation:
+    """Served AP of any rows of a run; None where it is not known what is in the pictures."""
+
+    def __init__(self, result: LoadResult) -> None:
+        settings = result.settings
+        self._evaluator = None
+        if any(picture.objects is not None for picture in settings.pictures):
+            if not settings.classes:
+                raise ValueError("the model's classes are not known, so AP cannot be computed")
+            self._evaluator = Evaluator(settings.pictures, settings.classes)
+
+    def in_time(self, rows: Sequence[Row]) -> ServedAp | None:
+        return self._ap(row for row in rows if row.outcome is Outcome.IN_TIME)
+
+    def with_misses(self, rows: Sequence[Row]) -> ServedAp | None:
+        return self._ap(rows)
+
+    def _ap(self, rows: Iterable[Row]) -> ServedAp | None:
+        if self._evaluator is None:
+            return None
+        return self._evaluator.ap((row.picture, _found_in_time(row)) for row in rows)
+
+
+def _found_in_time(row: Row) -> Detections:
+    if row.outcome is Outcome.IN_TIME and row.detections is not None:
+        return row.detections
+    return NOTHING

@@ -1,0 +1,110 @@
+"""How a server is asked: path, headers, the bytes of a request, and whether anybody is there.
+
+All servers are asked and answer alike, so that the same load test drives Punctual and its peers: a
+POST with an encoded image as its body and the budget in ``X-Deadline-Ms``, answered by JSON with
+``detections``, each with ``box`` (x1, y1, x2, y2), ``score`` and ``class_id``; and, where the
+server has them, ``exit_depth`` and ``expected_ap``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.load.client import Address, Client, Reply
+from loadtest.servers.processes import POLL_S, REPLY_TIMEOUT_S, StudyError, get_json
+from loadtest.workload.images import Picture
+
+DETECT_PATH = "/v1/detect"
+WARM_UP_BUDGET_S = 10.0
+WARM_UP_PATIENCE_S = 15.0
+READY_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What may differ between servers."""
+
+    name: str = "punctual"
+    """What reports call it."""
+    path: str = DETECT_PATH
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent beside those that every request has."""
+
+
+class Requests:
+    """The bytes of requests to one server. All but the budget is prepared."""
+
+    def __init__(self, address: Address, target: Target, pictures: Sequence[Picture]) -> None:
+        common = (
+            f"POST {address.prefix}{target.path} HTTP/1.1",
+            f"Host: {address.authority}",
+            "User-Agent: punctual-loadtest",
+            "Accept: application/json",
+            *(f"{name}: {value}" for name, value in target.headers),
+        )
+        self._parts = []
+        for picture in pictures:
+            lines = (
+                *common,
+                f"Content-Type: {picture.content_type}",
+                f"Content-Length: {len(picture.data)}",
+                "X-Deadline-Ms: ",
+            )
+            self._parts.append(("\r\n".join(lines).encode(), picture.data))
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self._parts)
+
+    def request(self, picture: int, budget_s: float) -> bytes:
+        """Head and body."""
+        head, body = self._parts[picture]
+        return head + b"%.3f\r\n\r\n" % (1e3 * budget_s) + body
+
+
+async def warm_up(client: Client, requests: Requests, count: int) -> None:
+    """Send ``count`` requests, at least one, each after the other, and let connections, caches and
+    clocks settle. Raises StudyError if one has no reply."""
+    loop = asyncio.get_running_loop()
+    for number in range(max(1, count)):
+        ended: asyncio.Future[Reply] = loop.create_future()
+        data = requests.request(number % len(requests), WARM_UP_BUDGET_S)
+        client.send(data, loop.time() + WARM_UP_PATIENCE_S, ended.set_result)
+        reply = await ended
+        if reply.failure is not None:
+            raise StudyError(f"the server does not answer: {reply.reason}")
+
+
+def wait_ready(url: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+    """Return once the server no longer says of itself that it is starting, by 503 for GET /readyz.
+    Whoever has no such path, or is not there, is not waited for. Raises StudyError."""
+    give_up_s = time.monotonic() + timeout_s
+    while _is_starting(f"{url.rstrip('/')}/readyz"):
+        if time.monotonic() > give_up_s:
+            raise StudyError(f"{url} was not ready after {timeout_s:.0f} s")
+        time.sleep(POLL_S)
+
+
+def _is_starting(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code == 503
+    except OSError:
+        return False
+
+
+def describe_server(url: str) -> dict[str, Any] | None:
+    """The first model of GET /v1/models; None where there is no such thing."""
+    try:
+        facts = get_json(f"{url.rstrip('/')}/v1/models")["models"][0]
+    except (StudyError, ValueError, LookupError, TypeError):
+        return None
+    return facts if isinstance(facts, dict) else None

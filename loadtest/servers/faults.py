@@ -1,0 +1,59 @@
+"""What can be wrong with an engine, for drills: a gateway that suffers from it on demand.
+
+A file says from what; a gateway that is drilled reads it before each decision. The time that this
+takes is the engine's to everybody: to predictions, to metrics, and to those who wait.
+
+    stuck      nothing goes on until the file says something else: a call that does not return
+    erratic    three turns in ten take up to ERRATIC_S longer: a neighbour on the same cores
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from loadtest.policies.named import Factory
+from serving.core.latency import Latency
+from serving.core.policy import Decision, Policy, Snapshot
+
+STUCK, ERRATIC = FAULTS = ("stuck", "erratic")
+ERRATIC_SHARE = 0.3
+ERRATIC_S = 0.4
+POLL_S = 0.01
+
+Sleep = Callable[[float], None]
+
+
+class FaultyPolicy:
+    """Decides as ``policy``, if the fault that ``file`` names lets it."""
+
+    def __init__(
+        self, policy: Policy, file: Path, sleep: Sleep = time.sleep, seed: int = 0
+    ) -> None:
+        self._policy = policy
+        self._file = file
+        self._sleep = sleep
+        self._rng = random.Random(seed)
+
+    def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
+        """As ``Policy.decide``, but not pure, nor quick."""
+        while (fault := self._fault()) == STUCK:
+            self._sleep(POLL_S)
+        if fault == ERRATIC and self._rng.random() < ERRATIC_SHARE:
+            self._sleep(self._rng.uniform(0.0, ERRATIC_S))
+        return self._policy.decide(snapshot, latency)
+
+    def _fault(self) -> str:
+        try:
+            return self._file.read_text().strip()
+        except FileNotFoundError:
+            return ""
+
+
+def faulty(factory: Factory, file: Path) -> Factory:
+    """Policies of ``factory`` that suffer from what ``file`` says."""
+    return lambda available, accuracy, batch_sizes, max_cohorts: FaultyPolicy(
+        factory(available, accuracy, batch_sizes, max_cohorts), file
+    )

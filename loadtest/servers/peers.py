@@ -1,0 +1,90 @@
+"""Other servers with the same detector at a fixed depth, started for a study.
+
+    with peer("litserve", 1, Path(".venv-peers/bin/python"), settings, log) as server:
+        POST {server.url}/v1/detect                             as to Punctual, without its options
+
+They run in a Python environment of their own: what they bring along (an event loop among other
+things) would change the servers that they are compared with. ``loadtest/peers`` has the programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from loadtest.servers.processes import Server, StudyError, free_port, running
+
+OWN_PREFIXES = ("PEER_", "PUNCTUAL_", "BENTOML_", "LIT_")
+"""Variables that may be set for other servers of these kinds; none is passed on."""
+
+
+@dataclass(frozen=True)
+class PeerSettings:
+    """What all peers are told alike."""
+
+    model_repository: Path
+    model: str | None
+    """None: the only one there."""
+    timeout_s: float
+    """The longest budget: a peer need not work on what has waited for longer."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How a peer is started. ``{port}`` and ``{folder}``, an empty one, are filled in."""
+
+    arguments: tuple[str, ...]
+    """Of its interpreter."""
+    ready_path: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+PEERS = {
+    "litserve": Peer(("-m", "loadtest.peers.litserve_server"), "/health"),
+    "bentoml": Peer(
+        ("-m", "bentoml", "serve", "loadtest.peers.bentoml_server:Detection"),
+        "/readyz",
+        {
+            "BENTOML_HOST": "127.0.0.1",
+            "BENTOML_PORT": "{port}",
+            "BENTOML_HOME": "{folder}",
+            "BENTOML_DO_NOT_TRACK": "True",
+        },
+    ),
+}
+
+
+@contextlib.contextmanager
+def peer(
+    name: str, depth: int, environment_python: Path, settings: PeerSettings, log: Path
+) -> Iterator[Server]:
+    """The peer called ``name`` of ``PEERS`` with exit ``depth``, ready. ``environment_python`` is
+    an interpreter that has its framework and this project. Raises StudyError."""
+    if name not in PEERS:
+        raise StudyError(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
+    if not os.access(environment_python, os.X_OK):
+        raise StudyError(
+            f"{environment_python} is no Python; loadtest/peers/README.md says how to make one"
+        )
+    chosen, port = PEERS[name], free_port()
+    given = {
+        "PEER_MODEL_REPOSITORY": str(settings.model_repository.resolve()),
+        "PEER_DEPTH": str(depth),
+        "PEER_PORT": str(port),
+        "PEER_TIMEOUT_MS": f"{settings.timeout_s * 1e3:g}",
+        **({"PEER_MODEL": settings.model} if settings.model is not None else {}),
+    }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(OWN_PREFIXES)}
+    with TemporaryDirectory() as folder:
+        own = {k: v.format(port=port, folder=folder) for k, v in chosen.environment.items()}
+        # Not resolved: the interpreter of a virtual environment is a link to another one.
+        command = (str(environment_python.absolute()), *chosen.arguments)
+        url = f"http://127.0.0.1:{port}"
+        ready_url = f"{url}{chosen.ready_path}"
+        environment = inherited | given | own
+        with running(f"{name} at depth {depth}", command, environment, ready_url, log) as group:
+            yield Server(url, group)

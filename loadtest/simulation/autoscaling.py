@@ -1,0 +1,268 @@
+"""What a fleet does when it is scaled by one signal or another, in virtual time.
+
+    requests --> balancer --> servers, each with the policy that serves
+                                 |  every 15 s: what they export
+                                 v
+                              scaler: how many there should be; new ones are ready 30 s later
+
+A scaler computes as a HorizontalPodAutoscaler of ``autoscaling/v2`` does, under the behaviour that
+is in ``k8s/components``. Signals are what servers export, over the windows that are usual there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtest.simulation.fleet import PowerOfTwo
+from loadtest.simulation.profiles import ModelProfile
+from loadtest.simulation.simulator import Outcome, Server, ServiceTimes
+from loadtest.workload.arrivals import parse_arrivals
+from loadtest.workload.budgets import parse_budgets
+from serving.core.latency import LatencyModel
+from serving.core.request import Request
+from serving.core.scheduling.deadline_policy import DeadlinePolicy
+
+SYNC_S = 15.0
+"""Between two looks at the signal, as of KEDA and of the autoscaler."""
+STARTUP_S = 30.0
+"""From the wish for a pod until it is ready."""
+WINDOW_SYNCS = 4
+"""Rates and quantiles are over the last minute."""
+TOLERANCE = 0.1
+"""Smaller deviations from the target change nothing; the autoscaler's default."""
+MIN_SERVERS = 2
+MAX_SERVERS = 20
+UP_SHARE = 1.0
+UP_PODS = 4
+DOWN_WINDOW_S = 300.0
+DOWN_SHARE = 0.1
+DOWN_PERIOD_S = 60.0
+MAX_COHORTS = 4
+JITTER = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The fleet at one look at it; all but ``servers`` and ``waiting`` over the time since the one
+    before."""
+
+    time_s: float
+    servers: int
+    waiting: float
+    """Requests that no segment has run for, by server."""
+    arrived: int
+    latencies_s: tuple[float, ...]
+    """Of those that were answered."""
+    in_time: int
+    sum_ap: float
+    """Over those answered in time."""
+    shed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the last samples come to."""
+
+    servers: int
+    p99_s: float
+    """Of answered requests; 0 if there are none."""
+    waiting: float
+    demand: float
+    """Engines that the most accurate exit would keep busy, of one request at a time."""
+    shed: float
+    """Share of all requests."""
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], full_depth_s: float) -> Signals:
+        """``samples``, oldest first, are ``SYNC_S`` apart."""
+        latencies = [seconds for sample in samples for seconds in sample.latencies_s]
+        arrived = sum(sample.arrived for sample in samples)
+        return cls(
+            servers=samples[-1].servers,
+            p99_s=float(np.quantile(latencies, 0.99)) if latencies else 0.0,
+            waiting=sum(sample.waiting for sample in samples) / len(samples),
+            # As punctual_full_depth_demand_ratio, over the last 15 s.
+            demand=samples[-1].arrived / SYNC_S * full_depth_s,
+            shed=sum(sample.shed for sample in samples) / max(1, arrived),
+        )
+
+
+Wanted = Callable[[Signals], float]
+"""How many servers there should be, before rounding, tolerance and bounds."""
+
+MAX_SHED = 0.01
+
+
+def demand_and_shed(target: float) -> Wanted:
+    """The scaler that ships: full depth is to keep each server busy for ``target`` of its time; and
+    where more than ``MAX_SHED`` is shed, servers enough for those as well."""
+
+    def wanted(signals: Signals) -> float:
+        for_shed = signals.servers / max(0.1, 1.0 - signals.shed)
+        return max(signals.demand / target, for_shed if signals.shed > MAX_SHED else 0.0)
+
+    return wanted
+
+
+def latency(target_s: float) -> Wanted:
+    """In proportion to the 99th percentile of latency."""
+    return lambda signals: signals.servers * signals.p99_s / target_s
+
+
+def queue(target: float) -> Wanted:
+    """In proportion to the requests that wait at a server."""
+    return lambda signals: signals.servers * signals.waiting / target
+
+
+class Autoscaler:
+    """Decides as a HorizontalPodAutoscaler with one metric does."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._proposals: deque[tuple[float, int]] = deque()
+        self._removed: deque[tuple[float, int]] = deque()
+
+    def decide(self, now_s: float, current: int, signals: Signals) -> int:
+        """How many servers there are to be, of which there are ``current`` or will be shortly."""
+        wanted = self._wanted(signals)
+        near = abs(wanted / current - 1.0) <= TOLERANCE
+        proposal = current if near else math.ceil(wanted)
+        proposal = min(MAX_SERVERS, max(MIN_SERVERS, proposal))
+        self._proposals.append((now_s, proposal))
+        while self._proposals[0][0] <= now_s - DOWN_WINDOW_S:
+            self._proposals.popleft()
+        if proposal > current:
+            return min(proposal, current + max(UP_PODS, int(current * UP_SHARE)))
+        return self._down(now_s, current, max(proposal for _, proposal in self._proposals))
+
+    def _down(self, now_s: float, current: int, proposal: int) -> int:
+        while self._removed and self._removed[0][0] <= now_s - DOWN_PERIOD_S:
+            self._removed.popleft()
+        before = current + sum(count for _, count in self._removed)
+        decided = min(current, max(proposal, int(before * (1.0 - DOWN_SHARE))))
+        if decided < current:
+            self._removed.append((now_s, current - decided))
+        return decided
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """Poisson arrivals: ``demand`` engines' worth of full depth and, for a time, ``factor`` times
+    as many."""
+
+    demand: float
+    duration_s: float
+    start_s: float
+    length_s: float
+    factor: float
+
+    def requests(
+        self, profile: ModelProfile, budgets: str, rng: np.random.Generator
+    ) -> list[Request]:
+        """In order of arrival. Raises ValueError."""
+        shape = parse_arrivals(f"burst:{self.start_s}:{self.length_s}:{self.factor}")
+        rate_hz = self.demand / profile.full_depth_s
+        arrivals_s = shape.offsets_s(rate_hz, self.duration_s, rng)
+        budgets_s = parse_budgets(budgets).sample_s(len(arrivals_s), profile.full_depth_s, rng)
+        depth = len(profile.accuracy)
+        pairs = zip(arrivals_s.tolist(), budgets_s.tolist(), strict=True)
+        return [
+            Request(id, arrival_s, arrival_s + budget_s, 1, depth)
+            for id, (arrival_s, budget_s) in enumerate(pairs)
+        ]
+
+
+def simulate(
+    profile: ModelProfile,
+    requests: Sequence[Request],
+    duration_s: float,
+    num_servers: int,
+    autoscaler: Autoscaler | None,
+    rng: np.random.Generator,
+) -> list[Sample]:
+    """``requests``, in order of arrival, at a fleet that begins with ``num_servers`` and is scaled
+    by ``autoscaler`` (None: not at all). One sample every ``SYNC_S``."""
+    outcomes: list[Outcome] = []
+    service_rng, balancer_rng = rng.spawn(2)
+
+    def start(now_s: float) -> Server:
+        server = Server(
+            DeadlinePolicy(profile.segments, profile.accuracy, profile.batch_sizes, MAX_COHORTS),
+            LatencyModel(profile.latency),
+            ServiceTimes(profile.latency, JITTER, service_rng.spawn(1)[0]),
+            outcomes.append,
+        )
+        server.advance(now_s)
+        return server
+
+    active = [start(0.0) for _ in range(num_servers)]
+    leaving: list[Server] = []
+    starting: deque[float] = deque()  # when each will be ready
+    balancer = PowerOfTwo(active, balancer_rng)
+    samples: list[Sample] = []
+    arrivals = deque(requests)
+    for sync in range(1, int(duration_s / SYNC_S) + 1):
+        now_s = sync * SYNC_S
+        arrived = 0
+        while arrivals and arrivals[0].arrival_s < now_s:
+            request = arrivals.popleft()
+            while starting and starting[0] <= request.arrival_s:
+                active.append(start(starting.popleft()))
+            active[balancer.choose(request.arrival_s)].submit(request)
+            arrived += 1
+        for server in (*active, *leaving):
+            server.advance(now_s)
+        samples.append(_sample(profile, now_s, active, arrived, outcomes))
+        outcomes.clear()
+        if autoscaler is None:
+            continue
+        signals = Signals.of(samples[-WINDOW_SYNCS:], profile.full_depth_s)
+        current = len(active) + len(starting)
+        decided = autoscaler.decide(now_s, current, signals)
+        starting.extend([now_s + STARTUP_S] * (decided - current))
+        for _ in range(current - decided):
+            if starting:
+                starting.pop()
+            else:
+                leaving.append(active.pop())  # it answers what it has
+    return samples
+
+
+def _sample(
+    profile: ModelProfile,
+    now_s: float,
+    active: Sequence[Server],
+    arrived: int,
+    outcomes: Sequence[Outcome],
+) -> Sample:
+    in_time = [outcome for outcome in outcomes if outcome.in_time]
+    answered = [outcome for outcome in outcomes if outcome.depth > 0]
+    return Sample(
+        time_s=now_s,
+        servers=len(active),
+        waiting=sum(server.num_waiting for server in active) / len(active),
+        arrived=arrived,
+        latencies_s=tuple(o.finished_s - o.request.arrival_s for o in answered),
+        in_time=len(in_time),
+        sum_ap=sum(profile.accuracy[outcome.depth - 1] for outcome in in_time),
+        shed=sum(outcome.reason is not None for outcome in outcomes),
+    )
+
+
+SHIPPED = "full-depth demand and shed"
+
+
+def scalers(budget_s: float, target: float) -> Mapping[str, Wanted | None]:
+    """What is compared, for requests with budgets of ``budget_s``: nothing, the usual signals with
+    the targets that objectives suggest, and what ships with its ``target``."""
+    return {
+        "not scaled": None,
+        "p99 latency, to stay within the budget": latency(budget_s),
+        "waiting requests, 10 a server": queue(10.0),
+        SHIPPED: demand_and_shed(target),
+    }

@@ -1,0 +1,271 @@
+"""What a study by simulation found: means with intervals, and comparisons.
+
+Policies are compared in *in-time accuracy*: AP summed over the requests answered in time, over all
+requests. Comparisons are paired: a difference is taken between runs of one seed, which saw the same
+requests, and its interval is over the seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from loadtest.simulation.profiles import ModelProfile, load_profile
+from loadtest.simulation.recovery import Recovery, recovery
+from loadtest.simulation.study import Conditions, Point, RunResult, Timeline
+from loadtest.workload.arrivals import parse_arrivals
+
+FORMAT = 1
+SHIPPED = "deadline"
+"""The policy that serves."""
+SHALLOWEST = "fixed:1"
+HIGH_ATTAINMENT = 0.9
+"""Where the shallowest exit alone attains so much, the shipped policy must nearly do so too ..."""
+ATTAINMENT_MARGIN = 0.01
+"""... within this."""
+
+# Two-sided 95 % of Student's t distribution, by degrees of freedom from 1 on.
+_STUDENT_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and how far its 95 % interval reaches to either side, infinitely with one value."""
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """By Student's t; from 31 values on with the t of 31. Raises ValueError for no values."""
+        if not values:
+            raise ValueError("no values have no mean")
+        count, mean = len(values), math.fsum(values) / len(values)
+        if count == 1:
+            return cls(mean, math.inf)
+        variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+        t = _STUDENT_T[min(count - 1, len(_STUDENT_T)) - 1]
+        return cls(mean, t * math.sqrt(variance / count))
+
+    def to_json(self) -> dict[str, float | None]:
+        """``half`` is null if it is infinite."""
+        return {"mean": self.mean, "half": self.half if math.isfinite(self.half) else None}
+
+
+METRICS: Mapping[str, Callable[[RunResult], float | None]] = {
+    "attainment": lambda run: run.attainment,
+    "mean_ap": lambda run: run.mean_ap,
+    "in_time_accuracy": lambda run: run.in_time_accuracy,
+    "goodput_hz": lambda run: run.goodput_hz,
+    "share_of_oracle": lambda run: run.share_of_oracle,
+    "bound": lambda run: run.bound_ap and run.bound_ap / max(1, run.num_requests),
+}
+"""``bound`` is the in-time accuracy that no schedule exceeds."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy at one point: its runs, by seed."""
+
+    runs: tuple[RunResult, ...]
+
+    @cached_property
+    def metrics(self) -> dict[str, Interval]:
+        """Of ``METRICS``, those that every run has."""
+        columns = {name: [get(run) for run in self.runs] for name, get in METRICS.items()}
+        return {
+            name: Interval.of([value for value in values if value is not None])
+            for name, values in columns.items()
+            if None not in values
+        }
+
+    @property
+    def shed(self) -> Counter[str]:
+        """By reason, summed over the seeds."""
+        return sum((Counter(run.shed) for run in self.runs), Counter())
+
+    @property
+    def depths(self) -> list[int]:
+        """How many were answered in time at exits 1 .. N, summed over the seeds."""
+        return [sum(column) for column in zip(*(run.depths for run in self.runs), strict=True)]
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """Summed over the seeds, if the arrivals follow a schedule."""
+        lines = [run.timeline for run in self.runs if run.timeline is not None]
+        return Timeline.total(lines) if lines else None
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """The shipped policy against a rival at one point: the difference in a metric."""
+
+    point: Point
+    rival: str
+    difference: Interval
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the whole interval lies below zero."""
+        return self.difference.mean + self.difference.half < 0
+
+
+class Report:
+    """All runs of a study, by point and policy."""
+
+    def __init__(
+        self,
+        conditions: Conditions,
+        points: Sequence[Point],
+        policies: Sequence[str],
+        runs: Iterable[RunResult],
+    ) -> None:
+        """``runs`` in any order, of every policy at every point."""
+        self.conditions = conditions
+        self.runs = sorted(runs, key=lambda run: run.seed)
+        grouped: dict[tuple[Point, str], list[RunResult]] = {}
+        for run in self.runs:
+            grouped.setdefault((run.point, run.policy), []).append(run)
+        self.cells = {
+            point: {policy: Cell(tuple(grouped[point, policy])) for policy in policies}
+            for point in points
+        }
+
+    def versus(self, metric: str, rivals: Sequence[str] | None = None) -> list[Versus]:
+        """The shipped policy less each rival, at every point."""
+        found = []
+        get = METRICS[metric]
+        for point, cells in self.cells.items():
+            if SHIPPED not in cells:
+                continue
+            ours = {run.seed: get(run) for run in cells[SHIPPED].runs}
+            for rival, cell in cells.items():
+                if rival == SHIPPED or (rivals is not None and rival not in rivals):
+                    continue
+                pairs = [(ours.get(run.seed), get(run)) for run in cell.runs]
+                differences = [a - b for a, b in pairs if a is not None and b is not None]
+                if differences:
+                    found.append(Versus(point, rival, Interval.of(differences)))
+        return found
+
+    def not_won(self) -> list[Versus]:
+        """Where a rival's in-time accuracy is higher on average."""
+        return [v for v in self.versus("in_time_accuracy") if v.difference.mean < 0]
+
+    def attains_less(self) -> list[Versus]:
+        """Where the shallowest exit alone attains much and the shipped policy clearly less."""
+        return [
+            v
+            for v in self.versus("attainment", [SHALLOWEST])
+            if self.cells[v.point][SHALLOWEST].metrics["attainment"].mean >= HIGH_ATTAINMENT
+            and v.difference.mean < -ATTAINMENT_MARGIN
+        ]
+
+    def share_of_oracle(self, policy: str = SHIPPED) -> float | None:
+        """Mean over the points; None without an oracle."""
+        shares = [
+            cells[policy].metrics["share_of_oracle"].mean
+            for cells in self.cells.values()
+            if policy in cells and "share_of_oracle" in cells[policy].metrics
+        ]
+        return math.fsum(shares) / len(shares) if shares else None
+
+    def recoveries(self) -> list[tuple[Point, str, Recovery]]:
+        """Of each policy, at each point whose arrivals are a burst with something around it."""
+        found = []
+        for point, cells in self.cells.items():
+            burst_s = parse_arrivals(point.arrivals).burst_s
+            duration_s = point.duration_s(self.conditions)
+            for policy, cell in cells.items():
+                if burst_s is not None and (timeline := cell.timeline) is not None:
+                    result = recovery(timeline, burst_s, duration_s, len(cell.runs))
+                    if result is not None:
+                        found.append((point, policy, result))
+        return found
+
+    def speed(self) -> dict[str, dict[str, float]]:
+        """Policy -> simulated requests, and decisions, per second of one core."""
+        by_policy: dict[str, list[RunResult]] = {}
+        for run in self.runs:
+            by_policy.setdefault(run.policy, []).append(run)
+        return {
+            policy: {
+                "requests_per_s": sum(run.num_requests for run in runs) / cpu_s,
+                "decisions_per_s": sum(run.num_decisions for run in runs) / cpu_s,
+            }
+            for policy, runs in by_policy.items()
+            if (cpu_s := math.fsum(run.cpu_s for run in runs)) > 0
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Means, intervals and sums; of each run only its in-time accuracy."""
+        return {
+            "format": FORMAT,
+            "conditions": asdict(self.conditions),
+            "profiles": {
+                name: _profile_json(load_profile(name))
+                for name in dict.fromkeys(point.profile for point in self.cells)
+            },
+            "trace_digests": {
+                name: digest
+                for name in dict.fromkeys(point.arrivals for point in self.cells)
+                if (digest := parse_arrivals(name).digest) is not None
+            },
+            "points": [
+                {
+                    **asdict(point),
+                    "rate_hz": point.rate_hz(self.conditions),
+                    "policies": {policy: _cell_json(cell) for policy, cell in cells.items()},
+                }
+                for point, cells in self.cells.items()
+            ],
+            "not_won": [_versus_json(v) for v in self.not_won()],
+            "attains_less": [_versus_json(v) for v in self.attains_less()],
+            "share_of_oracle": self.share_of_oracle(),
+            "recoveries": [
+                {**asdict(point), "policy": policy, **asdict(result)}
+                for point, policy, result in self.recoveries()
+            ],
+            "speed": self.speed(),
+        }
+
+
+def _profile_json(profile: ModelProfile) -> dict[str, Any]:
+    latency = profile.latency
+    return {
+        "accuracy": profile.accuracy,
+        "full_depth_s": profile.full_depth_s,
+        "capacity_hz": profile.capacity_hz,
+        "batch_sizes": profile.batch_sizes,
+        "measured": f"{latency.runtime}, {latency.machine}, {latency.date}",
+    }
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    timeline = cell.timeline
+    return {
+        "metrics": {name: interval.to_json() for name, interval in cell.metrics.items()},
+        "requests": sum(run.num_requests for run in cell.runs),
+        "late": sum(run.num_late for run in cell.runs),
+        "shed": dict(cell.shed),
+        "depths": cell.depths,
+        "in_time_accuracy_by_seed": {str(run.seed): run.in_time_accuracy for run in cell.runs},
+        "timeline": asdict(timeline) if timeline else None,
+    }
+
+
+def _versus_json(versus: Versus) -> dict[str, Any]:
+    return {
+        **asdict(versus.point),
+        "rival": versus.rival,
+        "difference": versus.difference.to_json(),
+        "certain": versus.is_certain,
+    }

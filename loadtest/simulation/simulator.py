@@ -1,0 +1,332 @@
+"""One executor in virtual time: discrete events around the policy and latency model that serve.
+
+    submit -> inbox -> waiting --Run--> busy until finish_s --> cohort, answered, ...
+
+It keeps queue, cohorts and answers as ``serving.executor`` does (a test holds the two together) but
+moves no pixels and reads no clock: a run takes as long as ``ServiceTimes`` says. What happens is
+exact to the event, whenever ``advance`` is called, so that a balancer may look at many servers at
+one instant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from serving.core.demand import DemandMeter
+from serving.core.errors import ShedReason
+from serving.core.latency import LatencyModel, LatencyProfile
+from serving.core.policy import (
+    Cohort,
+    Conclude,
+    Decision,
+    Merge,
+    Policy,
+    Run,
+    ShedRequests,
+    Snapshot,
+    Wait,
+)
+from serving.core.request import Request
+from serving.core.scheduling.path_costs import EPSILON_S
+from serving.core.segment import Segment
+
+MAX_WAITING = 64
+"""As the server's setting of that name is by default."""
+_CHUNK = 4096
+"""Random numbers drawn at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended, at ``finished_s``."""
+
+    request: Request
+    finished_s: float
+    depth: int
+    """Of the exit that answered it, 0 if none did."""
+    reason: ShedReason | None
+    """Why it was shed, if it was."""
+
+    @property
+    def in_time(self) -> bool:
+        """Whether it was answered by its deadline."""
+        return self.depth > 0 and self.finished_s <= self.request.deadline_s + EPSILON_S
+
+
+@dataclass(frozen=True, slots=True)
+class Slowdown:
+    """A period in which every run that starts takes ``factor`` times as long."""
+
+    start_s: float
+    length_s: float
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stalls:
+    """Instants, as a Poisson process, at which the machine stands still."""
+
+    every_s: float
+    """Mean time between two."""
+    length_s: float
+
+
+class ServiceTimes:
+    """How long runs take: the profile's median at the next larger profiled batch size, on which
+    runners pad, with one-sided jitter:
+
+        seconds = p50 / (1 + jitter * ln 2) * (1 + jitter * Exp(1))
+
+    whose median is p50 and whose smallest value, ``floor`` times p50, bounds what any schedule can
+    do. Slowdowns and stalls lengthen it further.
+    """
+
+    def __init__(
+        self,
+        profile: LatencyProfile,
+        jitter: float,
+        rng: np.random.Generator,
+        slowdowns: Sequence[Slowdown] = (),
+        stalls: Stalls | None = None,
+    ) -> None:
+        self.floor = floor_of(jitter)
+        self._jitter = jitter
+        self._rng = rng
+        self._slowdowns = tuple(slowdowns)
+        self._stalls = stalls
+        self._stall_s = rng.exponential(stalls.every_s) if stalls else math.inf
+        self._sizes: dict[Segment, list[int]] = {}
+        self._p50_s: dict[tuple[Segment, int], float] = {}
+        for (segment, size), quantiles in sorted(profile.table.items()):
+            self._sizes.setdefault(segment, []).append(size)
+            self._p50_s[segment, size] = quantiles.p50_s
+        self._draws: list[float] = []
+
+    def seconds(self, segment: Segment, batch: int, now_s: float) -> float:
+        """One run that starts at ``now_s``. Raises ValueError if no profiled batch is as large."""
+        key = (segment, batch)
+        p50_s = self._p50_s.get(key)
+        if p50_s is None:
+            p50_s = self._p50_s[key] = self._padded(segment, batch)
+        if not self._draws:
+            self._draws = self._rng.exponential(size=_CHUNK).tolist()
+        seconds = p50_s * self.floor * (1.0 + self._jitter * self._draws.pop())
+        for slow in self._slowdowns:
+            if slow.start_s <= now_s < slow.start_s + slow.length_s:
+                seconds *= slow.factor
+        if self._stalls is not None:
+            while self._stall_s < now_s:  # it stood still while nothing ran
+                self._stall_s += self._rng.exponential(self._stalls.every_s)
+            while self._stall_s < now_s + seconds:
+                seconds += self._stalls.length_s
+                self._stall_s += self._rng.exponential(self._stalls.every_s)
+        return seconds
+
+    def _padded(self, segment: Segment, batch: int) -> float:
+        larger = [size for size in self._sizes.get(segment, ()) if size >= batch]
+        if not larger:
+            raise ValueError(f"the profile has no batch of {batch} for {segment.name}")
+        return self._p50_s[segment, larger[0]]
+
+
+def floor_of(jitter: float) -> float:
+    """The least that a run takes, as a share of its median."""
+    return 1.0 / (1.0 + jitter * math.log(2.0))
+
+
+class Server:
+    """One executor. Requests are submitted in order of arrival; ``ended`` is told of each once."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        latency: LatencyModel,
+        service: ServiceTimes,
+        ended: Callable[[Outcome], None],
+        *,
+        max_waiting: int = MAX_WAITING,
+        decided: Callable[[Snapshot, Decision], None] | None = None,
+    ) -> None:
+        self.now_s = 0.0
+        self.num_decisions = 0
+        self._policy = policy
+        self._latency = latency
+        self._service = service
+        self._ended = ended
+        self._max_waiting = max_waiting
+        self._decided = decided
+        self._demand = DemandMeter()
+        self._inbox: deque[Request] = deque()
+        self._waiting: list[Request] = []
+        self._cohorts: dict[int, Cohort] = {}
+        self._answers: dict[int, Outcome] = {}
+        self._next_cohort_id = 0
+        self._num_open = 0
+        self._running: Run | None = None
+        self._started_s = self._finish_s = 0.0
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have been submitted and not ended."""
+        return self._num_open
+
+    @property
+    def num_waiting(self) -> int:
+        """Of those, requests that no segment has run for, as of the latest ``advance``."""
+        return len(self._inbox) + len(self._waiting)
+
+    def submit(self, request: Request) -> None:
+        """It arrives at ``request.arrival_s``, no earlier than what came before; ``advance`` to
+        that instant first for the bound on waiting requests to be exact."""
+        if self.num_waiting >= self._max_waiting:
+            reason = ShedReason.REJECTED_SATURATED
+            self._ended(Outcome(request, request.arrival_s, 0, reason))
+            return
+        self._inbox.append(request)
+        self._num_open += 1
+
+    def next_event_s(self) -> float:
+        """When it next does something without being told: infinite if it never will."""
+        if self._running is not None:
+            return self._finish_s
+        return self.now_s if self._waiting or self._cohorts or self._inbox else math.inf
+
+    def advance(self, until_s: float) -> None:
+        """Everything that happens before ``until_s``, and what ends at that instant."""
+        while True:
+            if self._running is not None:
+                if self._finish_s > until_s:
+                    return
+                self.now_s = self._finish_s
+                self._finish(self._running)
+            self._take_in()
+            if self.now_s >= until_s:
+                return
+            if not self._waiting and not self._cohorts:
+                if not self._inbox or self._inbox[0].arrival_s > until_s:
+                    self.now_s = until_s if until_s < math.inf else self.now_s
+                    return
+                self.now_s = self._inbox[0].arrival_s
+                continue
+            wake_s = self._act()
+            if wake_s is not None:
+                arrival_s = self._inbox[0].arrival_s if self._inbox else math.inf
+                self.now_s = min(wake_s, arrival_s, until_s)
+                if self.now_s == math.inf:
+                    raise RuntimeError("the policy waits for ever with requests in its hands")
+
+    # -- one turn ---------------------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        arrived = False
+        while self._inbox and self._inbox[0].arrival_s <= self.now_s:
+            request = self._inbox.popleft()
+            self._waiting.append(request)
+            self._demand.arrived(request.arrival_s, request.deadline_s - request.arrival_s)
+            arrived = True
+        if arrived:
+            self._waiting.sort(key=lambda request: (request.deadline_s, request.id))
+
+    def _act(self) -> float | None:
+        """Decide and begin to do it; an instant if that is to wait until then."""
+        snapshot = Snapshot(
+            now_s=self.now_s,
+            waiting=tuple(self._waiting),
+            cohorts=tuple(self._cohorts.values()),
+            answered={id: answer.depth for id, answer in self._answers.items()},
+            demand=self._demand.measure(self.now_s),
+        )
+        decision = self._policy.decide(snapshot, self._latency)
+        self.num_decisions += 1
+        if self._decided is not None:
+            self._decided(snapshot, decision)
+        match decision:
+            case Run():
+                self._running, self._started_s = decision, self.now_s
+                self._finish_s = self.now_s + self._service.seconds(
+                    decision.segment, len(decision.requests), self.now_s
+                )
+            case Merge():
+                parts = [self._cohorts.pop(id) for id in decision.cohorts]
+                rows = tuple(request for part in parts for request in part.requests)
+                self._cohorts[parts[0].id] = replace(parts[0], requests=rows)
+            case ShedRequests():
+                self._remove(decision.requests)
+                for request in decision.requests:
+                    self._end(request, 0, decision.reason)
+            case Conclude():
+                self._remove(decision.requests)
+                for request in decision.requests:
+                    self._end(request, 0, None)
+            case Wait():
+                return decision.until_s
+        return None
+
+    def _finish(self, run: Run) -> None:
+        self._running = None
+        if run.cohort is None:  # until now they took up room in the queue
+            self._leave_queue(run.requests)
+        if not run.segment.head:
+            if run.cohort is None:
+                segment = run.segment
+                cohort = Cohort(self._next_cohort_id, segment.stop, run.requests, segment.model)
+                self._next_cohort_id += 1
+            else:
+                cohort = replace(self._cohorts[run.cohort], depth=run.segment.stop)
+            self._cohorts[cohort.id] = cohort
+        else:
+            depth = run.segment.stop
+            growing = {
+                request.id
+                for request in run.requests
+                if run.cohort is not None and request.growing and depth < request.max_depth
+            }
+            if run.cohort is not None:
+                self._remove([r for r in run.requests if r.id not in growing])
+            for request in run.requests:
+                if request.id not in growing:
+                    self._end(request, depth, None)
+                    continue
+                answer = Outcome(request, self.now_s, depth, None)
+                if answer.in_time or request.id not in self._answers:
+                    self._answers[request.id] = answer
+        self._latency.observe(run.segment, len(run.requests), self.now_s - self._started_s)
+
+    # -- bookkeeping ------------------------------------------------------------------------------
+
+    def _leave_queue(self, requests: Sequence[Request]) -> None:
+        gone = {request.id for request in requests}
+        self._waiting = [request for request in self._waiting if request.id not in gone]
+
+    def _remove(self, requests: Sequence[Request]) -> None:
+        """Out of the queue and out of their cohorts."""
+        self._leave_queue(requests)
+        gone = {request.id for request in requests}
+        for cohort in tuple(self._cohorts.values()):
+            rows = tuple(r for r in cohort.requests if r.id not in gone)
+            if not rows:
+                del self._cohorts[cohort.id]
+            elif len(rows) < len(cohort.requests):
+                self._cohorts[cohort.id] = replace(cohort, requests=rows)
+
+    def _end(self, request: Request, depth: int, reason: ShedReason | None) -> None:
+        """So, unless an earlier answer is all that it got in time."""
+        outcome = Outcome(request, self.now_s, depth, reason)
+        answer = self._answers.pop(request.id, None)
+        if answer is not None and not outcome.in_time:
+            outcome = answer
+        self._num_open -= 1
+        self._ended(outcome)
+
+
+def simulate(requests: Sequence[Request], server: Server) -> None:
+    """All of ``requests``, which are in order of arrival, until the last has ended."""
+    for request in requests:
+        server.advance(request.arrival_s)
+        server.submit(request)
+    server.advance(math.inf)

@@ -1,0 +1,131 @@
+"""What a study by simulation found, as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from loadtest.simulation.report import (
+    ATTAINMENT_MARGIN,
+    HIGH_ATTAINMENT,
+    SHALLOWEST,
+    SHIPPED,
+    Cell,
+    Report,
+    Versus,
+)
+from loadtest.simulation.study import Point
+
+
+def markdown(report: Report) -> str:
+    """A table for each profile and arrival process, and what comparisons say."""
+    lines = [
+        "Attainment % / mean AP of those in time / in-time accuracy, half of its 95 % interval. "
+        "The highest in-time accuracy is bold; a load of 1 is depth-1 capacity.",
+    ]
+    groups = dict.fromkeys((point.profile, point.arrivals) for point in report.cells)
+    for profile, arrivals in groups:
+        points = [p for p in report.cells if (p.profile, p.arrivals) == (profile, arrivals)]
+        lines += ["", f"**{profile}, {arrivals}**", "", *_table(report, points)]
+    return "\n".join([*lines, *_recovery_table(report), "", *_findings(report), ""])
+
+
+def _table(report: Report, points: Sequence[Point]) -> list[str]:
+    points = sorted(points, key=lambda point: point.load)
+    policies = dict.fromkeys(policy for point in points for policy in report.cells[point])
+    lines = [
+        "| load | " + " | ".join(f"{point.load:g}" for point in points) + " |",
+        "|---" * (len(points) + 1) + "|",
+    ]
+    for policy in policies:
+        row = [
+            _cell_text(cells[policy], cells.values()) if policy in cells else ""
+            for cells in (report.cells[point] for point in points)
+        ]
+        lines.append(f"| {policy} | " + " | ".join(row) + " |")
+    bounds = [next(iter(report.cells[point].values())).metrics.get("bound") for point in points]
+    if any(bounds):
+        texts = (_share(bound.mean) if bound else "" for bound in bounds)
+        lines.append("| oracle's bound | " + " | ".join(texts) + " |")
+    return lines
+
+
+def _cell_text(cell: Cell, rivals: Iterable[Cell]) -> str:
+    best = max(rival.metrics["in_time_accuracy"].mean for rival in rivals)
+    interval = cell.metrics["in_time_accuracy"]
+    text = _share(interval.mean)
+    text = f"**{text}**" if interval.mean == best else text
+    if math.isfinite(interval.half):
+        text += f" ±{_share(interval.half)}"
+    attainment, mean_ap = cell.metrics["attainment"].mean, cell.metrics["mean_ap"].mean
+    return f"{attainment * 100:.1f} / {_share(mean_ap)} / {text}"
+
+
+def _share(value: float) -> str:
+    """Three decimals, without the zero in front."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _recovery_table(report: Report) -> list[str]:
+    recoveries = report.recoveries()
+    if not recoveries:
+        return []
+    lines = [
+        "",
+        "Before and during the burst, and seconds after its end until it was as before:",
+        "",
+        "| point | policy | attainment % | depth | goodput, 1/s | attainment back | depth back |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for point, policy, result in recoveries:
+        before, during = result.before, result.during
+        backs = (result.attainment_back_s, result.depth_back_s)
+        cells = (
+            f"{point.profile}, {point.arrivals}, load {point.load:g}",
+            policy,
+            f"{before.attainment * 100:.1f}, {during.attainment * 100:.1f}",
+            f"{before.depth:.2f}, {during.depth:.2f}",
+            f"{before.goodput_hz:.1f}, {during.goodput_hz:.1f}",
+            *("never" if back_s is None else f"{back_s:.1f}" for back_s in backs),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _findings(report: Report) -> list[str]:
+    all_versus, not_won = report.versus("in_time_accuracy"), report.not_won()
+    lines = []
+    if all_versus:
+        certain = sum(versus.is_certain for versus in not_won)
+        lines.append(
+            f"- {SHIPPED} has the higher in-time accuracy in {len(all_versus) - len(not_won)} of "
+            f"{len(all_versus)} comparisons; in {certain} the whole interval is against it."
+        )
+        lines += [_versus_text(versus) for versus in not_won]
+        less = report.attains_less()
+        lines.append(
+            f"- Where {SHALLOWEST} attains {HIGH_ATTAINMENT:.0%} or more, {SHIPPED} attains over "
+            f"{ATTAINMENT_MARGIN * 100:g} point less at {len(less)} points."
+        )
+        lines += [_versus_text(versus) for versus in less]
+    share = report.share_of_oracle()
+    if share is not None:
+        lines.append(
+            f"- {SHIPPED} reaches {share:.1%} of the oracle's bound, mean over the points."
+        )
+    for policy, speed in report.speed().items():
+        lines.append(
+            f"- {policy}: {speed['requests_per_s']:,.0f} requests and "
+            f"{speed['decisions_per_s']:,.0f} decisions simulated per second of one core."
+        )
+    return lines
+
+
+def _versus_text(versus: Versus) -> str:
+    point, difference = versus.point, versus.difference
+    half = f" ±{difference.half:.4f}" if math.isfinite(difference.half) else ""
+    certain = ", certain" if versus.is_certain else ""
+    return (
+        f"  - {point.profile}, {point.arrivals}, load {point.load:g}, against {versus.rival}: "
+        f"{difference.mean:+.4f}{half}{certain}"
+    )

@@ -1,0 +1,228 @@
+"""What the drills found: ``punctual study restart`` and ``punctual study alerts``, as JSON and as
+Markdown that a terminal shows as well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from loadtest.load.summary import Quantiles
+from reporting.files import write_whole
+from reporting.markdown import Columns, table
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Where and with what."""
+
+    machine: str
+    date: str
+    load_average: float
+    """Before the drill."""
+    versions: Mapping[str, str]
+    settings: Mapping[str, object]
+
+    def lines(self) -> list[str]:
+        """Paragraphs for a report's head."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        return [
+            f"{self.machine}, {self.date}, load average {self.load_average:.2f} before. "
+            f"{versions}.",
+            "",
+            f"Settings: {settings}.",
+        ]
+
+
+# -- restarts ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RestartRun:
+    """Two gateways behind a proxy, restarted in turn under load."""
+
+    proxy: str
+    drain_delay_s: float
+    restarts: int
+    drain_s: tuple[float, ...]
+    """Of each restart: from SIGTERM to the end of the process."""
+    outage_s: tuple[float, ...]
+    """And from SIGTERM until it was ready again."""
+    sent: int
+    in_time: int
+    late: int
+    refused: Mapping[str, int]
+    """Reason -> requests, of those for which there was no time."""
+    failed: Mapping[str, int]
+    """Reason -> requests, of those that a restart cost."""
+    latency_ms: Quantiles | None
+    invalid_because: tuple[str, ...]
+    """Of the load client, not of the servers."""
+
+    @property
+    def num_failed(self) -> int:
+        """That must be 0."""
+        return sum(self.failed.values())
+
+
+@dataclass(frozen=True)
+class RestartReport:
+    """A rolling restart, in each way that a proxy can be in front of it."""
+
+    circumstances: Circumstances
+    runs: list[RestartRun] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """Heading and table."""
+        lines = [
+            "# Restarting gateways under load",
+            "",
+            *self.circumstances.lines(),
+            *table(RESTARTS, self.runs),
+            "",
+            "failed: no reply, an HTTP error, or refused because the server was starting or "
+            "ending. refused: no time for it. late: by the client's clock, from the scheduled "
+            "moment, or given up by the server. The proxy repeats nothing.",
+        ]
+        return "\n".join([*lines, *self._notes()]) + "\n"
+
+    def _notes(self) -> Iterable[str]:
+        for run in self.runs:
+            for what in run.invalid_because:
+                yield from ("", f"{run.proxy}, drain delay {run.drain_delay_s:g} s: {what}.")
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    total = sum(reasons.values())
+    named = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return f"{total} ({named})" if named else "0"
+
+
+RESTARTS: Columns[RestartRun] = (
+    ("proxy", lambda run: run.proxy),
+    ("drain delay, s", lambda run: f"{run.drain_delay_s:g}"),
+    ("restarts", lambda run: str(run.restarts)),
+    ("drain, s", lambda run: _longest(run.drain_s)),
+    ("until ready, s", lambda run: _longest(run.outage_s)),
+    ("sent", lambda run: str(run.sent)),
+    ("**failed**", lambda run: f"**{_counts(run.failed)}**"),
+    ("late", lambda run: str(run.late)),
+    ("refused", lambda run: _counts(run.refused)),
+    ("in time", lambda run: str(run.in_time)),
+    ("p50, ms", lambda run: f"{run.latency_ms.p50:.1f}" if run.latency_ms else "-"),
+    ("p99, ms", lambda run: f"{run.latency_ms.p99:.1f}" if run.latency_ms else "-"),
+    ("max, ms", lambda run: f"{run.latency_ms.max:.0f}" if run.latency_ms else "-"),
+)
+
+
+def _longest(seconds: Iterable[float]) -> str:
+    return f"up to {max(seconds, default=0.0):.1f}"
+
+
+# -- alerts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Provocation:
+    """One thing that went wrong, and the alerts it was to raise."""
+
+    cause: str
+    fired_s: Mapping[str, float | None]
+    """Alert -> seconds from the cause until it fired; None if it did not."""
+    others: tuple[str, ...]
+    """Alerts that fired as well."""
+    ended_s: float | None
+    """Seconds from the end of the cause until none of them fired any more."""
+    ends: bool
+    """Whether there is an end of the cause."""
+
+
+@dataclass(frozen=True)
+class HealthyRun:
+    """Light load, and nothing wrong."""
+
+    seconds: float
+    polls: int
+    """How often Prometheus was asked what fires."""
+    fired: tuple[str, ...]
+    outcomes: Mapping[str, int]
+    """Of the requests, by the client."""
+
+
+@dataclass
+class AlertReport:
+    """Every alert, provoked, and when all is well."""
+
+    circumstances: Circumstances
+    speed: float
+    provoked: list[Provocation] = field(default_factory=list)
+    healthy: HealthyRun | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every alert did what it should."""
+        as_provoked = all(
+            None not in step.fired_s.values() and (step.ended_s is not None or not step.ends)
+            for step in self.provoked
+        )
+        return as_provoked and not (self.healthy is not None and self.healthy.fired)
+
+    def markdown(self) -> str:
+        """Headings and tables."""
+        lines = [
+            "# Alerts, provoked and not",
+            "",
+            *self.circumstances.lines(),
+            "",
+            f"Durations in the rules, and intervals, are divided by {self.speed:g}: a second here "
+            f"is {self.speed:g} seconds in production.",
+        ]
+        if self.provoked:
+            lines += ["", "## Provoked", *table(PROVOKED, self.provoked)]
+        if self.healthy is not None:
+            run = self.healthy
+            outcomes = ", ".join(f"{name} {n}" for name, n in run.outcomes.items() if n)
+            fired = ", ".join(run.fired) or "none"
+            lines += [
+                "",
+                "## When all is well",
+                "",
+                f"{run.seconds:.0f} s ({run.seconds * self.speed / 3600:.1f} h in production), "
+                f"asked {run.polls} times. Requests: {outcomes}.",
+                "",
+                f"Alerts that fired: **{fired}**.",
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def _fired(step: Provocation) -> str:
+    return ", ".join(
+        f"{name} {'**never**' if after_s is None else f'{after_s:.1f}'}"
+        for name, after_s in step.fired_s.items()
+    )
+
+
+PROVOKED: Columns[Provocation] = (
+    ("cause", lambda step: step.cause),
+    ("fired after, s", _fired),
+    ("fired as well", lambda step: ", ".join(step.others)),
+    (
+        "ended after, s",
+        lambda step: (
+            f"{step.ended_s:.1f}"
+            if step.ended_s is not None
+            else "**never**"
+            if step.ends
+            else "(not ended)"
+        ),
+    ),
+)
+
+
+def write(report: RestartReport | AlertReport, path: Path) -> None:
+    """``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path.with_suffix(".json"), json.dumps(asdict(report), indent=1) + "\n")
+    write_whole(path.with_suffix(".md"), report.markdown())

@@ -1,0 +1,72 @@
+"""What loads are shares of and budgets multiples of, measured on servers that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from loadtest.environment.segment_times import segments_now
+from loadtest.load.closed_loop import ask_again_and_again
+from loadtest.load.target import Target, describe_server
+from loadtest.servers.processes import StudyError
+from loadtest.studies.live.report import Reference
+from loadtest.studies.live.subject import Subject
+from loadtest.studies.live.systems import DEEPEST, SHALLOWEST, System
+from loadtest.workload.budgets import parse_budgets
+from serving.core.latency import quantile
+
+CALLERS = 8
+"""At once, to see what a server can do at most: two of its largest batches."""
+WINDOWS = 3
+"""In turns: of callers who find it busy, and of one who finds it idle."""
+NUM_BUDGETS = 1001
+"""Drawn to find the middle one."""
+
+
+def find_reference(
+    subject: Subject, systems: Mapping[str, System], say: Callable[[str], None]
+) -> Reference:
+    """By the gateways of ``systems`` that have one depth. Raises StudyError."""
+    say("timing segments")
+    settings = subject.settings
+    profile = segments_now(subject.folder, settings.runtime, settings.segment_rounds)
+    engine = subject.profile(profile)
+    say("measuring capacity at depth 1 and the time of full depth")
+    shallow, deep = systems[SHALLOWEST], systems[DEEPEST]
+    window_s = settings.reference_s
+    rates_hz, alone_s = [], []
+    for _ in range(WINDOWS):
+        with shallow.awake():
+            many = ask_again_and_again(
+                shallow.server.url, subject.pictures, CALLERS, window_s, Target()
+            )
+        with deep.awake():
+            one = ask_again_and_again(deep.server.url, subject.pictures, 1, window_s, Target())
+            reserve_s = reserve_of(describe_server(deep.server.url))
+        rates_hz.append(many.rate_hz)
+        alone_s.append(one.p50_s)
+    full_depth_s = quantile(alone_s, 0.5)
+    rng = np.random.default_rng(settings.seed)
+    budgets_s = parse_budgets(settings.budgets).sample_s(NUM_BUDGETS, full_depth_s, rng)
+    return Reference(
+        capacity_hz=quantile(rates_hz, 0.5),
+        capacities_hz=tuple(rates_hz),
+        engine_capacity_hz=engine.capacity_hz,
+        full_depth_s=full_depth_s,
+        full_depths_s=tuple(alone_s),
+        engine_full_depth_s=engine.full_depth_s,
+        reserve_s=reserve_s,
+        peer_timeout_s=quantile(budgets_s.tolist(), 0.5),
+        profile=profile,
+    )
+
+
+def reserve_of(model: Mapping[str, object] | None) -> float:
+    """What a gateway keeps of a budget for decoding and sending, from its /v1/models: the smallest
+    budget for full depth without the engine's part of it. Raises StudyError."""
+    try:
+        deepest = model["exits"][-1]  # type: ignore[index]
+        return (float(deepest["min_budget_ms"]) - float(deepest["predicted_ms"])) / 1e3
+    except (LookupError, TypeError, ValueError) as error:
+        raise StudyError("the gateway does not say what it predicts of full depth") from error

@@ -1,0 +1,334 @@
+"""What ``punctual study live`` found: records, figures over rounds, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from loadtest.environment.spread import Spread
+from loadtest.load.accounting import Account, total
+from loadtest.load.served_accuracy import ServedAp
+from loadtest.load.summary import Summary
+from loadtest.simulation.recovery import Recovery, recovery
+from loadtest.simulation.study import Timeline
+from loadtest.studies.live.simulation import Simulated
+from loadtest.studies.live.systems import SHIPPED
+from serving.core.latency import LatencyProfile
+
+FORMAT = 1
+
+
+# -- records -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What loads are shares of and budgets multiples of: the same for all systems."""
+
+    capacity_hz: float
+    """Requests per second that the whole server, with the client beside it, answers from exit 1:
+    the load of 1."""
+    capacities_hz: tuple[float, ...]
+    """Of which it is the median."""
+    engine_capacity_hz: float
+    """The same of the engine alone, as the simulator has it."""
+    full_depth_s: float
+    """What an idle server takes for a request at full depth, by the client's clock, median."""
+    full_depths_s: tuple[float, ...]
+    """Medians, of which it is the median."""
+    engine_full_depth_s: float
+    reserve_s: float
+    """What a gateway keeps of every budget for decoding and sending."""
+    peer_timeout_s: float
+    """What the peers are told to give up after: the middle budget."""
+    profile: LatencyProfile
+    """Of the segments, with nothing else running."""
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long segments take at capacity, where gateway and client are at work
+        all the time, as alone."""
+        return max(1.0, self.engine_capacity_hz / self.capacity_hz)
+
+    def slowdown_at(self, rate_hz: float) -> float:
+        """The same at any rate of requests, each of which takes the machine from the engine for as
+        long as one does at capacity; above it, most are refused, which costs less."""
+        taken = min(1.0, rate_hz / self.capacity_hz) * (1 - 1 / self.slowdown)
+        return 1 / (1 - taken)
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """One system at one point in one round."""
+
+    system: str
+    arrivals: str
+    load: float
+    round: int
+    summary: Summary
+    account: Account
+    simulated: Mapping[str, Simulated]
+    """Step of ``live_simulation`` -> what it says; empty for peers."""
+
+
+@dataclass(frozen=True)
+class BurstRun:
+    """One system through a burst in one round."""
+
+    system: str
+    arrivals: str
+    load: float
+    """Before and after it."""
+    round: int
+    burst_s: tuple[float, float]
+    """Start and end."""
+    duration_s: float
+    summary: Summary
+    account: Account
+    timeline: Timeline
+
+
+@dataclass(frozen=True)
+class Burst:
+    """One system through a burst, over its rounds."""
+
+    runs: tuple[BurstRun, ...]
+
+    @property
+    def system(self) -> str:
+        """Its name."""
+        return self.runs[0].system
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Summed."""
+        return Timeline.total([run.timeline for run in self.runs])
+
+    @cached_property
+    def recovery(self) -> Recovery | None:
+        """None if there is too little before or after it."""
+        first = self.runs[0]
+        return recovery(self.timeline, first.burst_s, first.duration_s, len(self.runs))
+
+    @property
+    def goodput_after_hz(self) -> float:
+        """Answered in time per second, of what arrived after the burst."""
+        first = self.runs[0]
+        bin_s = first.duration_s / len(self.timeline.in_time)
+        after = self.timeline.in_time[-int(-first.burst_s[1] // bin_s) :]
+        return sum(after) / (len(self.runs) * max(bin_s, len(after) * bin_s))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a run, and how a table shows it."""
+
+    name: str
+    title: str
+    get: Callable[[Summary], float | None]
+    digits: int
+    factor: float = 1.0
+
+
+def _ap(served: ServedAp | None) -> float | None:
+    return None if served is None else served.ap
+
+
+ATTAINMENT = Metric("attainment", "Answered in time, %", lambda s: s.attainment, 1, 100.0)
+ACCURACY = Metric(
+    "in_time_accuracy",
+    "In-time accuracy (expected AP of the answers in time, summed / all requests)",
+    lambda s: s.in_time_accuracy,
+    3,
+)
+METRICS = (
+    ATTAINMENT,
+    ACCURACY,
+    Metric(
+        "served_with_misses",
+        "Served AP, what was not answered in time as nothing found",
+        lambda s: _ap(s.served_with_misses),
+        3,
+    ),
+    Metric(
+        "served_in_time", "Served AP of the answers in time", lambda s: _ap(s.served_in_time), 3
+    ),
+    Metric("goodput_hz", "Answered in time per second", lambda s: s.goodput_hz, 1),
+    Metric("mean_depth", "Mean depth of the answers in time", lambda s: s.mean_depth, 2),
+)
+COMPARED = (ACCURACY, ATTAINMENT)
+"""In which the shipped policy is held against every other system."""
+
+
+@dataclass
+class Report:
+    """Everything that was measured, on what and how."""
+
+    machine: str
+    load_average: float
+    """Of the minute before: what else the machine had to do."""
+    versions: Mapping[str, str]
+    date: str
+    model: str
+    model_digest: str
+    settings: Mapping[str, Any]
+    reference: Reference
+    has_peers: bool
+    runs: list[LiveRun] = field(default_factory=list)
+    bursts: list[BurstRun] = field(default_factory=list)
+
+    @property
+    def systems(self) -> list[str]:
+        """Of all runs: the shipped policy, other policies, peers."""
+        return sorted(
+            {run.system for run in self.all_runs},
+            key=lambda name: (name != SHIPPED, self._is_peer(name), name),
+        )
+
+    def _is_peer(self, name: str) -> bool:
+        return any(run.system == name and run.account.server is None for run in self.all_runs)
+
+    @property
+    def arrivals(self) -> list[str]:
+        """Processes first, traces after them."""
+        return sorted({run.arrivals for run in self.runs}, key=lambda name: (":" in name, name))
+
+    @property
+    def loads(self) -> list[float]:
+        """Ascending."""
+        return sorted({run.load for run in self.runs})
+
+    @property
+    def all_runs(self) -> list[LiveRun | BurstRun]:
+        """Those of both parts."""
+        return [*self.runs, *self.bursts]
+
+    def at(self, system: str, arrivals: str, load: float) -> list[LiveRun]:
+        """The rounds of one system at one point."""
+        key = (system, arrivals, load)
+        return [run for run in self.runs if (run.system, run.arrivals, run.load) == key]
+
+    def spread(self, metric: Metric, system: str, arrivals: str, load: float) -> Spread | None:
+        """Over the rounds; None if there are none that have it."""
+        values = [metric.get(run.summary) for run in self.at(system, arrivals, load)]
+        known = [metric.factor * value for value in values if value is not None]
+        return Spread.of(known) if known else None
+
+    def lead(self, metric: Metric, rival: str, arrivals: str, load: float) -> Spread | None:
+        """The shipped policy less ``rival``, within each round."""
+        ours = {run.round: run for run in self.at(SHIPPED, arrivals, load)}
+        pairs = [
+            (metric.get(ours[run.round].summary), metric.get(run.summary))
+            for run in self.at(rival, arrivals, load)
+            if run.round in ours
+        ]
+        known = [metric.factor * (a - b) for a, b in pairs if a is not None and b is not None]
+        return Spread.of(known) if known else None
+
+    def through_bursts(self) -> list[Burst]:
+        """Of each system that went through any."""
+        runs = {name: [run for run in self.bursts if run.system == name] for name in self.systems}
+        return [Burst(tuple(found)) for found in runs.values() if found]
+
+    def burst_ratio(self, rival: str) -> Spread | None:
+        """What the shipped policy answered in time of what arrived in a burst, as a multiple of
+        ``rival``'s, within each round."""
+        by_round: dict[int, dict[str, float]] = {}
+        for run in self.bursts:
+            if (found := Burst((run,)).recovery) is not None:
+                by_round.setdefault(run.round, {})[run.system] = found.during.goodput_hz
+        ratios = [
+            goodputs[SHIPPED] / goodputs[rival]
+            for goodputs in by_round.values()
+            if SHIPPED in goodputs and goodputs.get(rival)
+        ]
+        return Spread.of(ratios) if ratios else None
+
+    def accounts(self) -> dict[str, Account]:
+        """System -> all its runs, bursts included."""
+        by_system: dict[str, list[Account]] = {name: [] for name in self.systems}
+        for run in self.all_runs:
+            by_system[run.system].append(run.account)
+        return {name: total(accounts) for name, accounts in by_system.items()}
+
+    def not_valid(self) -> list[LiveRun | BurstRun]:
+        """Runs in which the client could not keep up."""
+        return [run for run in self.all_runs if not run.summary.is_valid]
+
+
+# -- JSON ----------------------------------------------------------------------------------------
+
+_SUMMARY_FIELDS = (
+    *("started", "schedule_digest", "count", "target_hz", "achieved_hz", "goodput_hz"),
+    *("attainment", "in_time_accuracy", "expected_ap", "mean_depth", "depths"),
+    *("outcomes", "reasons", "is_valid", "invalid_because", "cpu_us_per_request"),
+    *("is_real_time", "peak_connections"),
+)
+"""That are written as they are; the rest is the same for all runs, or shortened."""
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """All of it, as JSON has it."""
+    reference = report.reference
+    return {
+        "format": FORMAT,
+        "machine": report.machine,
+        "load_average": report.load_average,
+        "versions": dict(report.versions),
+        "date": report.date,
+        "model": report.model,
+        "model_digest": report.model_digest,
+        "settings": dict(report.settings),
+        "has_peers": report.has_peers,
+        "reference": {
+            **{name: value for name, value in vars(reference).items() if name != "profile"},
+            "slowdown": reference.slowdown,
+            "profile": reference.profile.to_json(),
+        },
+        "runs": [
+            {
+                **_head(run),
+                "round": run.round,
+                **_result(run),
+                "simulated": {step: asdict(found) for step, found in run.simulated.items()},
+            }
+            for run in report.runs
+        ],
+        "bursts": [
+            {
+                **_head(run),
+                "round": run.round,
+                **_result(run),
+                "burst_s": run.burst_s,
+                "duration_s": run.duration_s,
+                "timeline": asdict(run.timeline),
+            }
+            for run in report.bursts
+        ],
+        "recovery": {burst.system: _recovery(burst) for burst in report.through_bursts()},
+        "accounts": {name: asdict(account) for name, account in report.accounts().items()},
+    }
+
+
+def _recovery(burst: Burst) -> dict[str, Any] | None:
+    if burst.recovery is None:
+        return None
+    return {**asdict(burst.recovery), "goodput_after_hz": burst.goodput_after_hz}
+
+
+def _head(run: LiveRun | BurstRun) -> dict[str, Any]:
+    return {"system": run.system, "arrivals": run.arrivals, "load": run.load}
+
+
+def _result(run: LiveRun | BurstRun) -> dict[str, Any]:
+    summary = run.summary
+    return {
+        **{name: getattr(summary, name) for name in _SUMMARY_FIELDS},
+        "served_ap_in_time": _ap(summary.served_in_time),
+        "served_ap_with_misses": _ap(summary.served_with_misses),
+        "latency_ms": None if summary.latency_ms is None else asdict(summary.latency_ms),
+        "lag_ms": asdict(summary.lag_ms),
+        "account": asdict(run.account),
+    }

@@ -1,0 +1,83 @@
+"""What the simulator says of a live run: the same requests at the same instants, by other clocks.
+
+    engine     the engine alone: segments as they were measured with nothing else running
+    gateway    budgets shorter by what the gateway keeps of them for decoding and sending
+    shared     and segments slower by what client and gateway take of the engine's cores
+
+The step from one to the next says what makes live figures differ from simulated ones; what remains
+after the last is unexplained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loadtest.environment.segment_times import jitter_of, slowed
+from loadtest.load.open_loop import Schedule
+from loadtest.policies.named import parse_policy
+from loadtest.simulation.profiles import ModelProfile
+from loadtest.simulation.simulator import Outcome, Server, ServiceTimes, simulate
+from loadtest.simulation.study import MAX_COHORTS
+from serving.core.latency import LatencyModel
+from serving.core.request import Request
+
+STEPS = ("engine", "gateway", "shared")
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What came of it, of all that were to be sent."""
+
+    attainment: float
+    in_time_accuracy: float
+    mean_depth: float | None
+    """Of the answers in time."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The machine, as the simulator knows it."""
+
+    profile: ModelProfile
+    reserve_s: float
+    """What the gateway keeps of every budget."""
+    slowdown: float
+    """What a segment takes while a client and a gateway are at work beside it, over what it takes
+    alone."""
+
+    def steps(self) -> Mapping[str, Twin]:
+        """Itself without and with what the live machine has, by the name of the step."""
+        twins = (
+            replace(self, reserve_s=0.0, slowdown=1.0),
+            replace(self, slowdown=1.0),
+            self,
+        )
+        return dict(zip(STEPS, twins, strict=True))
+
+
+def simulate_schedule(schedule: Schedule, policy: str, twin: Twin, seed: int) -> Simulated:
+    """``schedule`` on one executor with the policy called so."""
+    profile = twin.profile
+    latency = slowed(profile.latency, twin.slowdown)
+    deepest = len(profile.accuracy)
+    requests = [
+        Request(number, offset_s, offset_s + budget_s - twin.reserve_s, 1, deepest)
+        for number, (offset_s, budget_s, _) in enumerate(schedule)
+    ]
+    outcomes: list[Outcome] = []
+    server = Server(
+        parse_policy(policy)(profile.segments, profile.accuracy, profile.batch_sizes, MAX_COHORTS),
+        LatencyModel(latency),
+        ServiceTimes(latency, jitter_of(latency), np.random.default_rng(seed)),
+        outcomes.append,
+    )
+    simulate(requests, server)
+    depths = [outcome.depth for outcome in outcomes if outcome.in_time]
+    return Simulated(
+        attainment=len(depths) / len(requests),
+        in_time_accuracy=sum(profile.accuracy[depth - 1] for depth in depths) / len(requests),
+        mean_depth=sum(depths) / len(depths) if depths else None,
+    )

@@ -1,0 +1,311 @@
+"""Servers against each other on this machine, under the same requests: ``punctual study live``.
+
+    reference    what loads are shares of and budgets multiples of, measured once
+    loads        round by round, every point, every system in a new order
+    recovery     a burst far above capacity, and what comes after it
+
+Every round starts its servers anew, in a new order: what a process got of the machine when it was
+started, such as its memory, is then part of the spread and not of one system's figures.
+
+Beside each run of Punctual stands what the simulator says of the very same requests. The report is
+written after every round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+
+from loadtest.load.open_loop import LoadSettings
+from loadtest.load.outcomes import Outcome, Row
+from loadtest.load.target import Target
+from loadtest.servers.peers import PEERS, PeerSettings
+from loadtest.simulation.study import Timeline
+from loadtest.studies.live.reference import find_reference
+from loadtest.studies.live.report import BurstRun, LiveRun, Reference, Report
+from loadtest.studies.live.simulation import simulate_schedule
+from loadtest.studies.live.subject import BURST_LOAD, SEEDS_PER_ROUND, Settings, Subject
+from loadtest.studies.live.systems import (
+    DEEPEST,
+    POLICIES,
+    SHALLOWEST,
+    SHIPPED,
+    SLACKFIT,
+    System,
+    gateway_system,
+    measure,
+    peer_system,
+)
+from loadtest.studies.live.tables import write
+from loadtest.workload.arrivals import parse_arrivals
+from reporting.machine import machine
+
+BURST_SYSTEMS = (SHIPPED, SHALLOWEST, SLACKFIT)
+BIN_S = 0.5
+"""Of a burst's timeline."""
+
+Say = Callable[[str], None]
+Starters = Mapping[str, Callable[[], AbstractContextManager[System]]]
+"""Name -> a server of its own, paused, until the context ends. Raises StudyError."""
+
+
+class Point(NamedTuple):
+    """One load, in one round."""
+
+    arrivals: str
+    load: float
+    round: int
+    seed: int
+    """Of the requests, which are the same for all systems."""
+    names: tuple[str, ...]
+    """The systems, in the order in which they take their turns."""
+
+
+def sent_to(system: System, load: LoadSettings) -> LoadSettings:
+    """``load`` for this system."""
+    return replace(load, url=system.server.url, target=Target(system.name))
+
+
+def plan(
+    loads: Sequence[tuple[str, float]], names: Sequence[str], rounds: int, seed: int
+) -> Iterator[tuple[tuple[str, ...], list[Point]]]:
+    """Round by round: the order in which systems start, and the points, one for each arrivals and
+    load. Points and systems come in a new order each time."""
+    rng = np.random.default_rng(seed)
+
+    def shuffled() -> tuple[str, ...]:
+        return tuple(names[i] for i in rng.permutation(len(names)))
+
+    for number in range(rounds):
+        first_seed = seed + SEEDS_PER_ROUND * number
+        yield (
+            shuffled(),
+            [
+                Point(*loads[index], number, first_seed + index, shuffled())
+                for index in map(int, rng.permutation(len(loads)))
+            ],
+        )
+
+
+@contextlib.contextmanager
+def started(starters: Starters, names: Sequence[str]) -> Iterator[dict[str, System]]:
+    """These systems, started in this order, until the context ends. Raises StudyError."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(starters[name]()) for name in names}
+
+
+# -- the parts -----------------------------------------------------------------------------------
+
+
+def measure_loads(
+    subject: Subject, starters: Starters, report: Report, path: Path, say: Say
+) -> None:
+    """Fill ``report.runs``. Raises StudyError."""
+    settings = subject.settings
+    order = plan(settings.points, tuple(starters), settings.rounds, settings.seed)
+    for number, (starts, points) in enumerate(order, start=1):
+        say(f"loads: round {number} of {settings.rounds}, starting {len(starts)} servers")
+        with started(starters, starts) as systems:
+            for point in points:
+                at = f"{point.arrivals} at {point.load:g}"
+                say(f"loads: round {number} of {settings.rounds}, {at}")
+                _measure_point(subject, systems, report, point)
+        write(report, path)
+
+
+def _measure_point(
+    subject: Subject, systems: Mapping[str, System], report: Report, point: Point
+) -> None:
+    """Every system in turn, and what the simulator says of the same requests."""
+    reference = report.reference
+    rate_hz = point.load * reference.capacity_hz
+    twins = subject.twin(reference, rate_hz).steps()
+    common = replace(subject.load(reference, point.arrivals, rate_hz), seed=point.seed)
+    for name in point.names:
+        system = systems[name]
+        measured = measure(system, sent_to(system, common))
+        simulated = {}
+        if system.policy is not None:
+            schedule = measured.result.schedule
+            simulated = {
+                step: simulate_schedule(schedule, system.policy, twin, point.seed)
+                for step, twin in twins.items()
+            }
+        report.runs.append(
+            LiveRun(
+                name,
+                point.arrivals,
+                point.load,
+                point.round,
+                measured.summary,
+                measured.account,
+                simulated,
+            )
+        )
+
+
+def measure_recovery(
+    subject: Subject, starters: Starters, report: Report, path: Path, say: Say
+) -> None:
+    """Fill ``report.bursts``. Raises StudyError."""
+    settings, reference = subject.settings, report.reference
+    duration_s = sum(settings.burst_s)
+    burst_s = (settings.burst_s[0], settings.burst_s[0] + settings.burst_s[1])
+    burst = subject.load(reference, settings.burst, BURST_LOAD * reference.capacity_hz)
+    order = plan([(settings.burst, BURST_LOAD)], BURST_SYSTEMS, settings.rounds, settings.seed)
+    for _, (point,) in order:
+        common = replace(burst, duration_s=duration_s, seed=point.seed)
+        for name in point.names:
+            number = point.round + 1
+            say(f"recovery: round {number} of {settings.rounds}, {name}, {duration_s:g} s")
+            with started(starters, (name,)) as systems:
+                measured = measure(systems[name], sent_to(systems[name], common))
+            report.bursts.append(
+                BurstRun(
+                    system=name,
+                    arrivals=point.arrivals,
+                    load=point.load,
+                    round=point.round,
+                    burst_s=burst_s,
+                    duration_s=duration_s,
+                    summary=measured.summary,
+                    account=measured.account,
+                    timeline=timeline_of(measured.result.rows, duration_s),
+                )
+            )
+        write(report, path)
+
+
+def timeline_of(rows: Sequence[Row], duration_s: float) -> Timeline:
+    """In bins of about ``BIN_S``, by the scheduled instant; answers that state no depth count as
+    depth 0."""
+    num_bins = max(1, round(duration_s / BIN_S))
+    arrived, in_time, depths = ([0] * num_bins for _ in range(3))
+    for row in rows:
+        place = min(num_bins - 1, int(row.scheduled_s / duration_s * num_bins))
+        arrived[place] += 1
+        if row.outcome is Outcome.IN_TIME:
+            in_time[place] += 1
+            depths[place] += row.depth or 0
+    return Timeline(tuple(arrived), tuple(in_time), tuple(depths))
+
+
+PARTS = {"loads": measure_loads, "recovery": measure_recovery}
+
+
+def study(settings: Settings, parts: Sequence[str], out: Path, say: Say) -> tuple[Report, Path]:
+    """Measure ``parts``, in the order of ``PARTS``, and write ``out``/live-DATE.json and .md, or
+    live-PART-DATE where not all were asked for; that path comes back without its suffix. Raises
+    StudyError, and ValueError for settings that make no sense."""
+    settings.check()
+    subject = Subject.find(settings)
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    load_average = os.getloadavg()[0]
+    wanted = [name for name in PARTS if name in parts]
+    stem = "-".join(("live", *(wanted if len(wanted) < len(PARTS) else ()), date))
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as logs:
+        starters = gateways(subject, Path(logs))
+        say("starting gateways")
+        with started(starters, (SHALLOWEST, DEEPEST)) as systems:
+            reference = find_reference(subject, systems, say)
+        starters |= peers(subject, reference, Path(logs))
+        report = Report(
+            machine=machine(),
+            load_average=load_average,
+            versions=versions(settings.runtime),
+            date=date,
+            model=subject.catalog.name,
+            model_digest=subject.catalog.digest,
+            settings=described(subject),
+            reference=reference,
+            has_peers=settings.peers_python is not None,
+        )
+        for name in wanted:
+            PARTS[name](subject, starters, report, out / stem, say)
+    return report, out / stem
+
+
+def gateways(
+    subject: Subject, logs: Path
+) -> dict[str, Callable[[], AbstractContextManager[System]]]:
+    """How to start one for each policy."""
+    settings = subject.settings
+    given = {
+        "model_repository": settings.model_repository.resolve(),
+        "model": subject.catalog.name,
+        "runtime": settings.runtime,
+    }
+    picture = subject.pictures[0]
+    return {
+        policy: partial(
+            gateway_system, policy, given, picture, logs / f"{policy.replace(':', '-')}.log"
+        )
+        for policy in POLICIES
+    }
+
+
+def peers(
+    subject: Subject, reference: Reference, logs: Path
+) -> dict[str, Callable[[], AbstractContextManager[System]]]:
+    """How to start each kind at the shallowest and at the deepest exit; none without an interpreter
+    for them."""
+    python = subject.settings.peers_python
+    if python is None:
+        return {}
+    told = PeerSettings(
+        subject.settings.model_repository, subject.catalog.name, reference.peer_timeout_s
+    )
+    return {
+        f"{kind}:{label}": partial(
+            peer_system,
+            f"{kind}:{label}",
+            kind,
+            depth,
+            python,
+            told,
+            subject.pictures[0],
+            logs / f"{kind}-{label}.log",
+        )
+        for label, depth in (("1", 1), ("max", subject.catalog.num_exits))
+        for kind in PEERS
+    }
+
+
+def described(subject: Subject) -> dict[str, object]:
+    """The settings that the report repeats."""
+    settings = subject.settings
+    digests = {
+        name: digest
+        for name in settings.arrivals
+        if (digest := parse_arrivals(name).digest) is not None
+    }
+    return {
+        "rounds": settings.rounds,
+        "seconds a run": settings.seconds,
+        "budgets": settings.budgets,
+        "images": f"{len(subject.pictures)} of {settings.data.name}",
+        "seed": settings.seed,
+        **{f"digest of {name}": digest for name, digest in digests.items()},
+    }
+
+
+def versions(runtime: str) -> dict[str, str]:
+    """Of everything whose figures these are."""
+    return {
+        "punctual": version("punctual"),
+        "Python": platform.python_version(),
+        runtime: version(runtime),
+    }

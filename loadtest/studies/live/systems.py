@@ -1,0 +1,157 @@
+"""The servers that are compared live: Punctual with several policies, and its peers.
+
+All but the one whose turn it is are paused: even an idle server takes something of a machine that
+it shares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loadtest.load.accounting import Account, account, server_counts
+from loadtest.load.open_loop import LoadResult, LoadSettings, run_load
+from loadtest.load.summary import Summary, summarise
+from loadtest.load.target import DETECT_PATH
+from loadtest.servers.peers import PeerSettings, peer
+from loadtest.servers.processes import Server, gateway_server, get_text
+from loadtest.workload.arrivals import parse_arrivals
+from loadtest.workload.images import Picture
+from serving.core.demand import WINDOW
+
+SHIPPED, SHALLOWEST, DEEPEST, SLACKFIT = POLICIES = ("deadline", "fixed:1", "fixed:max", "slackfit")
+SETTLING = 1.2 * WINDOW
+"""Requests after each pause, as often as those of the run that follows and with such budgets:
+enough for a policy to know what is asked of it. A run's first seconds would otherwise show what it
+makes of the requests of a warm-up, which have all the time in the world."""
+GRACE_S = 10.0
+"""How long the late are waited for: everybody is to be told something."""
+PATIENCE_S = 15.0
+REST_S = 0.04
+DEADLINE_HEADER = "X-Deadline-Ms"
+SETTLE_S = 1.0
+"""How long the server's counts may take to include the last replies."""
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class System:
+    """One server under study."""
+
+    name: str
+    server: Server
+    policy: str | None
+    """Of a gateway; None for a peer."""
+    picture: Picture
+    """For a request that does not count."""
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """It runs, for a while."""
+        self.server.resume()
+        try:
+            yield
+        finally:
+            self.fall_asleep()
+
+    def fall_asleep(self) -> None:
+        """Pause it when it runs nothing: ``REST_S`` after it has answered its only request. A run
+        that a pause interrupts would count as one that took minutes: what follows an answer takes
+        less than that, and an idle engine is left alone for longer before it is probed."""
+        request = urllib.request.Request(
+            f"{self.server.url}{DETECT_PATH}",
+            self.picture.data,
+            {"Content-Type": self.picture.content_type, DEADLINE_HEADER: "10000"},
+        )
+        # Whatever it answers: whether it still serves is for the next run to find out.
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE_S) as r:
+            r.read()
+        time.sleep(REST_S)
+        self.server.pause()
+
+    def counts(self) -> Counter[str] | None:
+        """Requests since its start, by how they ended, if it tells. Raises StudyError."""
+        if self.policy is None:
+            return None
+        return server_counts(get_text(f"{self.server.url}/metrics"))
+
+    def counts_at_rest(self, total: int) -> Counter[str] | None:
+        """The same, as soon as they come to ``total``, or ``SETTLE_S`` have passed."""
+        give_up_s = time.monotonic() + SETTLE_S
+        while True:
+            counts = self.counts()
+            if counts is None or counts.total() == total or time.monotonic() > give_up_s:
+                return counts
+            time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def gateway_system(
+    policy: str, settings: Mapping[str, object], picture: Picture, log: Path
+) -> Iterator[System]:
+    """A gateway with the policy called so and these settings, paused."""
+    command = ("study", "serve", "--policy", policy)
+    with gateway_server(policy, settings, log, command) as server:
+        system = System(policy, server, policy, picture)
+        system.fall_asleep()
+        yield system
+
+
+@contextlib.contextmanager
+def peer_system(
+    name: str,
+    kind: str,
+    depth: int,
+    python: Path,
+    settings: PeerSettings,
+    picture: Picture,
+    log: Path,
+) -> Iterator[System]:
+    """A peer at one exit, paused."""
+    with peer(kind, depth, python, settings, log) as server:
+        system = System(name, server, None, picture)
+        system.fall_asleep()
+        yield system
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of one system."""
+
+    result: LoadResult
+    summary: Summary
+    account: Account
+
+
+def measure(system: System, settings: LoadSettings) -> Measured:
+    """A run of an otherwise paused ``system``, which settles before it and is paused again before
+    anything is computed. Raises StudyError."""
+    with system.awake():
+        start = system.counts()
+        settled = run_load(settling(settings))
+        before = system.counts_at_rest(_count(start, settled))
+        result = run_load(replace(settings, warm_up=1))
+        after = system.counts_at_rest(_count(before, result))
+    summary = summarise(result)
+    return Measured(result, summary, account(summary, before, after, result.settings.warm_up))
+
+
+def settling(settings: LoadSettings) -> LoadSettings:
+    """What precedes a run with ``settings``."""
+    return replace(
+        settings,
+        arrivals=parse_arrivals("poisson"),
+        duration_s=SETTLING / settings.rate_hz,
+        seed=settings.seed + 1,
+    )
+
+
+def _count(before: Counter[str] | None, result: LoadResult) -> int:
+    """What a server that had counted ``before`` should have counted after it."""
+    already = 0 if before is None else before.total()
+    return already + result.settings.warm_up + len(result.rows)

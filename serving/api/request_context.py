@@ -1,0 +1,113 @@
+"""What one request asks, how far it has come, and the reply that it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from serving.api.budget import Budget
+from serving.api.options import Options
+from serving.api.problems import to_ms
+from serving.api.protocol_adapter import Answer
+from serving.core.family import Family
+from serving.core.letterbox import Letterbox
+from serving.core.request import Answered
+from serving.observability.metrics import Reply
+
+if TYPE_CHECKING:
+    from serving.observability.tracing import RequestTrace
+
+
+@dataclass(slots=True)
+class Ask:
+    """What a request asks, as far as it has been read, and how far it has come. Instants are
+    seconds of the server's clock."""
+
+    request_id: str
+    arrival_s: float
+    budget: Budget
+    options: Options
+    read_s: float = 0.0
+    """When its image was there."""
+    decoded_s: float = 0.0
+    """And its pixels."""
+    answered: Answered | None = None
+    """By the deepest exit so far."""
+    reply: Reply | None = None
+    """How it was answered, once it has been."""
+    trace: RequestTrace | None = None
+    """If it is traced."""
+
+    @property
+    def deadline_s(self) -> float:
+        """The instant by which the reply must be on its way."""
+        return self.arrival_s + self.budget.seconds
+
+    def degraded(self, family: Family, model: int, depth: int) -> bool:
+        """Whether a better exit than this one was allowed."""
+        return family.degraded(model, depth, self.options.min_depth, self.options.max_depth)
+
+    def facts(
+        self, family: Family, model: int, depth: int, now_s: float
+    ) -> dict[str, float | bool]:
+        """How an answer of exit ``depth`` of ``model`` compares with what was asked, as of
+        ``now_s``."""
+        elapsed_s = now_s - self.arrival_s
+        return {
+            "exit_depth": depth,
+            "max_depth": family.deepest(model, self.options.max_depth),
+            "degraded": self.degraded(family, model, depth),
+            "expected_ap": family.expected_ap(model, depth),
+            "budget_ms": to_ms(self.budget.seconds),
+            "elapsed_ms": to_ms(elapsed_s),
+            "slack_ms": to_ms(self.budget.seconds - elapsed_s),
+        }
+
+    def queue_s(self, answered: Answered) -> float:
+        """Seconds in the backend during which none of its segments ran."""
+        return max(0.0, answered.finished_s - self.decoded_s - answered.engine_s)
+
+
+def write_reply(
+    ask: Ask,
+    write: Callable[[Answer], Response],
+    placement: Letterbox,
+    answered: Answered,
+    family: Family,
+    now_s: float,
+) -> Response:
+    """What ``write`` makes, at ``now_s``, of an answer of ``family``."""
+    model, depth = answered.model, answered.depth
+    detections = answered.detections
+    kept = detections.scores >= ask.options.score_threshold
+    response = write(
+        Answer(
+            ask.request_id,
+            family.names[model],
+            placement,
+            placement.to_original(detections.boxes_xyxy_input[kept]),
+            detections.scores[kept],
+            detections.labels[kept],
+            {
+                **ask.facts(family, model, depth, now_s),
+                "predicted_ms": to_ms(answered.predicted_s),
+            },
+        )
+    )
+    stages = (
+        ("read", ask.read_s - ask.arrival_s, ""),
+        ("decode", ask.decoded_s - ask.read_s, ""),
+        ("queue", ask.queue_s(answered), ""),
+        ("engine", answered.engine_s, f';desc="depth={depth}"'),
+        ("total", now_s - ask.arrival_s, ""),
+    )
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Server-Timing"] = ", ".join(
+        f"{name};dur={to_ms(seconds)}{desc}" for name, seconds, desc in stages
+    )
+    if ask.budget.wait is not None:
+        response.headers["Preference-Applied"] = f"wait={ask.budget.wait}"
+    return response

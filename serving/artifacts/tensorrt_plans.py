@@ -1,0 +1,186 @@
+"""What compiled plans are, beside their bytes: ``tensorrt/plans.json`` next to the catalogue.
+
+A plan runs on the GPU and with the TensorRT version that compiled it, and computes what the
+segments with the model's digest compute; a runner refuses it anywhere else. So a store, from which
+machines of several kinds take theirs, has a whole model repository for each such triple:
+
+    STORE/NVIDIA-H200-sm90-trt10.13.3.9-3f2a8c01d4e5/<model>_anytime/1/tensorrt/plans.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.artifacts.cuda import Gpu
+
+FORMAT = 1
+FOLDER = "tensorrt"
+MANIFEST = "plans.json"
+DIGEST_DIGITS = 12
+"""Of a model's digest, in the name of a repository in a store; all are compared on loading."""
+
+BATCH_SIZES = (1, 4, 8)
+"""Batches are padded to the next of these, so that a segment has a CUDA graph for each. Eight rows
+of the default model's features are 20 MB; larger batches mostly add waiting."""
+
+PROFILES = ((1, 1, 1), (2, 4, 8))
+"""Optimisation profiles of every plan: smallest, tuned-for and largest batch. One profile for all
+sizes would give batch 1 kernels that were chosen for 4."""
+
+
+def profile_of(batch_size: int) -> int:
+    """Index of the profile that takes a batch of this size. Raises ValueError if none does."""
+    for index, (smallest, _, largest) in enumerate(PROFILES):
+        if smallest <= batch_size <= largest:
+            return index
+    raise ValueError(f"no optimisation profile takes a batch of {batch_size}")
+
+
+class PlansError(ValueError):
+    """Plans that cannot be used here; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One compiled segment."""
+
+    file: str
+    """Relative to the manifest's folder."""
+    sha256: str
+    inputs: tuple[str, ...]
+    """Names, in the order in which segments hand tensors on."""
+    outputs: tuple[str, ...]
+    layers: int | None
+    reformats: int | None
+    """Layers that do nothing but change a tensor's layout or type; None: not known."""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """All plans of a model."""
+
+    tensorrt: str
+    """Version, such as ``10.13.3.9``."""
+    gpu: Gpu
+    model_digest: str
+    """``Catalog.digest`` of the segments that were compiled."""
+    precision: str
+    """``fp16`` or ``int8``."""
+    level: int
+    """The builder's optimisation level."""
+    profiles: tuple[tuple[int, int, int], ...]
+    date: str
+    plans: Mapping[str, Plan]
+    """By segment name."""
+
+    def check(self, tensorrt: str, gpu: Gpu, model_digest: str) -> None:
+        """Raises PlansError, which says what was expected and what was found, unless the plans
+        were made for exactly these."""
+        facts = (
+            ("TensorRT", self.tensorrt, tensorrt),
+            ("GPU", str(self.gpu), str(gpu)),
+            ("model digest", self.model_digest, model_digest),
+        )
+        if any(made_for != here for _, made_for, here in facts) or self.profiles != PROFILES:
+            described = "; ".join(f"{name}: {was}, here {now}" for name, was, now in facts)
+            raise PlansError(
+                f"the TensorRT plans were compiled for something else ({described}; profiles: "
+                f"{self.profiles}, here {PROFILES}): build them again on this machine"
+            )
+
+    def plan(self, segment: str) -> Plan:
+        """The plan of the segment called so. Raises PlansError if there is none."""
+        if segment not in self.plans:
+            raise PlansError(f"there is no TensorRT plan of {segment}: build them again")
+        return self.plans[segment]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plans:
+        """Parse what ``to_json`` writes. Raises PlansError naming what is wrong."""
+        if data.get("format") != FORMAT:
+            raise PlansError(f"plans in format {data.get('format')!r}, this version reads {FORMAT}")
+        try:
+            return cls(
+                tensorrt=data["tensorrt"],
+                gpu=Gpu(**data["gpu"]),
+                model_digest=data["model_digest"],
+                precision=data["precision"],
+                level=data["level"],
+                profiles=tuple((low, best, high) for low, best, high in data["profiles"]),
+                date=data["date"],
+                plans={
+                    name: Plan(
+                        entry["file"],
+                        entry["sha256"],
+                        tuple(entry["inputs"]),
+                        tuple(entry["outputs"]),
+                        entry["layers"],
+                        entry["reformats"],
+                    )
+                    for name, entry in data["plans"].items()
+                },
+            )
+        except KeyError as error:
+            raise PlansError(f"the list of plans lacks {error.args[0]!r}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise PlansError(f"the list of plans has a malformed entry: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable form."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+def read_plans(folder: Path) -> Plans:
+    """The list of plans beside the catalogue in ``folder``. Raises PlansError."""
+    path = folder / FOLDER / MANIFEST
+    try:
+        return Plans.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise PlansError(f"there are no TensorRT plans: {path} is missing") from None
+    except json.JSONDecodeError as error:
+        raise PlansError(f"{path} cannot be used: {error}") from error
+
+
+def read_plan(folder: Path, plan: Plan) -> bytes:
+    """The bytes of ``plan``, from the folder of its manifest. Raises PlansError if they are not
+    those that were built."""
+    try:
+        data = (folder / plan.file).read_bytes()
+    except OSError as error:
+        raise PlansError(f"{folder / plan.file} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != plan.sha256:
+        raise PlansError(f"{folder / plan.file} is not the plan that was built")
+    return data
+
+
+def store_key(tensorrt: str, gpu: Gpu, model_digest: str) -> str:
+    """What the repository with the plans for these is called in a store."""
+    product = re.sub(r"[^A-Za-z0-9]+", "-", gpu.name).strip("-")
+    capability = gpu.compute_capability.replace(".", "")
+    return f"{product}-sm{capability}-trt{tensorrt}-{model_digest[:DIGEST_DIGITS]}"
+
+
+def check_stored(
+    repository: Path, folder: str, tensorrt: str, gpu: Gpu, model_digest: str
+) -> Plans:
+    """The plans in ``repository``, below which ``folder`` has the model's catalogue: for exactly
+    these, and every one as it was built. Raises PlansError."""
+    store = repository.parent
+    if not repository.is_dir():
+        others = sorted(path.name for path in store.glob("[!.]*") if path.is_dir())
+        raise PlansError(
+            f"{store} has no TensorRT plans for {gpu}, TensorRT {tensorrt} and model digest "
+            f"{model_digest[:DIGEST_DIGITS]} (no {repository.name}; there is "
+            f"{', '.join(others) or 'nothing'}): they must be built on such a GPU"
+        )
+    plans = read_plans(repository / folder)
+    plans.check(tensorrt, gpu, model_digest)
+    for plan in plans.plans.values():
+        read_plan(repository / folder / FOLDER, plan)
+    return plans

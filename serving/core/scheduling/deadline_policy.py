@@ -1,0 +1,126 @@
+"""The policy that serves: late binding of depth, at the price of engine time.
+
+The plan (see ``edf_plan``) has everybody leave at the shallowest exit they accept, in
+order of deadline. Its **slack** is how long all of it can be put off before somebody is late.
+
+* Slack is spent on depth: on the request whose next exit buys most accuracy per second, if that
+  fits into the slack and buys more than the **price** (see ``opportunity_cost``): what the same
+  time is worth to those who will arrive and cannot overtake. Since each exit gains less than the
+  one before, depth is shared evenly.
+* When nothing is worth its price, the plan's first step is taken: the most urgent leave where they
+  are, and who waits goes to the exit that is worth most at that price, in one fused run if there is
+  one.
+* Cohorts that have come to the same depth are merged where a batch of both is quicker.
+* When the plan has no slack, not everybody who waits can be in time. Who is in flight will be;
+  among the others the most urgent who still can be go first, or, while more come than can be
+  served, the largest batches (see ``overload``); who has no chance left after those is
+  shed at once.
+
+Depth is thus never decided on arrival, and one request's depth never makes another one late.
+
+A *growing* request is owed its first answer like any other; from then on the plan does not know it,
+and it goes deeper in what slack there is: one more exit for it is a stack and a head. It ends with
+what it has when the next exit cannot be in time, or when others need its place.
+
+Several models may be served as one: a request starts in the one that promises most at the price,
+and stays there. Where there are only *fused* segments, requests go to an exit in one run and do not
+grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import chain
+
+from serving.core.errors import ShedReason
+from serving.core.latency import Latency
+from serving.core.policy import Decision, ShedRequests, Snapshot, Wait, Why
+from serving.core.scheduling.decision import Setup, Turn
+from serving.core.scheduling.edf_plan import Plan
+from serving.core.scheduling.path_costs import EPSILON_S, Costs, paths_of, quickest
+from serving.core.segment import Segment
+from serving.core.useful_exits import Ladder
+
+_EXPIRED = Why("not even the quickest path is quick enough any more")
+_NOBODY: frozenset[int] = frozenset()
+
+
+class DeadlinePolicy:
+    """The policy for one model, or several served as one, on one runner.
+
+    ``accuracy`` is the expected AP of exits 1 .. N, ``others`` that of further models;
+    ``available``, what the runner has. Raises ValueError unless that is, of each model, every unit
+    segment or every fused one; it uses both.
+    """
+
+    def __init__(
+        self,
+        available: Collection[Segment],
+        accuracy: Sequence[float],
+        batch_sizes: Sequence[int],
+        max_cohorts: int,
+        others: Sequence[Sequence[float]] = (),
+    ) -> None:
+        self._paths = paths_of(available)
+        ladders = [Ladder(values) for values in (accuracy, *others)]
+        units = all(paths.units for paths in self._paths)
+        self._setup = Setup(ladders, tuple(batch_sizes), max_cohorts, units)
+        known = [paths.num_exits for paths in self._paths]
+        given = [ladder.num_exits for ladder in ladders]
+        if known != given:
+            raise ValueError(f"segments of models with {known} exits, accuracies of {given}")
+
+    def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
+        """The next action. Raises KeyError if ``latency`` does not know a segment it needs."""
+        models = [Costs(latency, paths) for paths in self._paths]
+        # A fused run leaves no features to go on with.
+        growing = _growing(snapshot) if self._setup.units else _NOBODY
+        expired = _shed_expired(snapshot, models, growing)
+        if expired is not None:
+            return expired
+        plan = Plan(snapshot, models, self._setup.batch_sizes, growing)
+        if not plan.tasks:
+            return Wait()
+        return Turn(self._setup, snapshot, plan).decide()
+
+
+def _growing(snapshot: Snapshot) -> frozenset[int]:
+    """The ids of those that can be answered more than once."""
+    everybody = [snapshot.waiting, *[cohort.requests for cohort in snapshot.cohorts]]
+    growing = [
+        [r.id for r in some if r.growing and r.min_depth < r.max_depth] for some in everybody
+    ]
+    return frozenset(chain.from_iterable(growing))
+
+
+def _shed_expired(
+    snapshot: Snapshot, models: Sequence[Costs], growing: frozenset[int]
+) -> ShedRequests | None:
+    """Those that would be late with their first answer even alone and at a typical pace."""
+    latest_s = snapshot.now_s - EPSILON_S
+    if snapshot.waiting:
+        # By shallowest exit, and whether they grow: the last instant at which one can be started.
+        depths = {request.min_depth for request in snapshot.waiting}
+        limits_s = {
+            (depth, grows): latest_s
+            + quickest(models, depth, grows).typical_path(depth, grows=grows)
+            for depth in depths
+            for grows in ((False, True) if growing else (False,))
+        }
+        enough_s = max(limits_s.values())
+        expired = []
+        for request in snapshot.waiting:
+            if request.deadline_s >= enough_s:
+                break  # it has time for any of these exits, and so have those behind it
+            if limits_s[request.min_depth, request.id in growing] > request.deadline_s:
+                expired.append(request)
+        if expired:
+            return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)
+    for cohort in snapshot.cohorts:
+        depth = max(cohort.depth, cohort.requests[0].min_depth)
+        limit_s = latest_s + models[cohort.model].way_out(cohort.depth, depth, 1)[1]
+        answered = snapshot.answered
+        expired = [r for r in cohort.requests if limit_s > r.deadline_s and r.id not in answered]
+        if expired:
+            return ShedRequests(tuple(expired), ShedReason.EVICTED_EXPIRED, 0.0, _EXPIRED)
+    return None

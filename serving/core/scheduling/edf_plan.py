@@ -1,0 +1,239 @@
+"""The plan: everybody out at the shallowest exit they accept, by deadline.
+
+It is what the deadline policy goes by. ``Plan.slack_s`` is how long all of it can be put off before
+somebody in it is late; if it is negative, not everybody can be in time.
+
+What is planned for is one answer. Rows that have one are in the plan at no cost and with no
+deadline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
+
+from serving.core.latency import Times
+from serving.core.policy import Cohort, Snapshot
+from serving.core.request import Request
+from serving.core.scheduling.path_costs import EPSILON_S, Costs, Row, quickest
+
+NOTHING: Times = (0.0, 0.0)
+
+
+@dataclass(slots=True)
+class Task:
+    """One step of the plan: a cohort that leaves, or waiting requests that go to an exit."""
+
+    deadline_s: float
+    times: Times
+    requests: tuple[Request, ...]
+    """Each row."""
+    cohort: Cohort | None
+    owed: tuple[Request, ...]
+    """Rows without an answer. If there are none, the step takes no time and is never due."""
+    costs: Costs
+    """Of the cohort's model, or of the one that waiting requests are answered soonest by."""
+    stale: tuple[Request, ...] = ()
+    """Growing rows that are to be answered at the cohort's depth before it goes on."""
+    num_growing: int = 0
+    """Rows that can be answered more than once."""
+    ahead_s: float = math.inf
+    """By how much those before it can be put off."""
+
+    @property
+    def cost_s(self) -> float:
+        """What it seldom takes longer than."""
+        return self.times[0]
+
+    @property
+    def min_depth(self) -> int:
+        """Of each of its requests."""
+        return self.requests[0].min_depth
+
+    @property
+    def max_depth(self) -> int:
+        """Of each of its requests."""
+        return self.requests[0].max_depth
+
+
+class _Kind(NamedTuple):
+    """What waiting requests share that want the same shallowest exit, and features to go on with or
+    not."""
+
+    costs: Costs
+    """Of the model that one image is soonest through."""
+    sizes: tuple[int, ...]
+    """Batch sizes that pay, smallest first."""
+    times: dict[int, Times]
+    """Of batches of these sizes to that exit."""
+    soonest_s: float
+    """When one that is started now seldom ends later."""
+
+
+_Step = tuple[float, float, Times, Task | None]
+"""A step of the plan: what it is ordered by, the instant by which it must end, what it takes, and
+the task, if a decision may be about it."""
+_due_s = itemgetter(0)
+
+
+class Plan:
+    """The plan for one snapshot."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        models: Sequence[Costs],
+        batch_sizes: Sequence[int],
+        growing: frozenset[int],
+    ) -> None:
+        """``growing``: who of the snapshot can be answered more than once."""
+        self.now_s = snapshot.now_s
+        self.slack_s = math.inf
+        self.length_s = 0.0
+        """How long all of it typically takes."""
+        self.num_waiting = 0
+        """Steps of waiting requests."""
+        self.tasks: list[Task] = []
+        """Steps that a decision may be about, in their order: of waiting ones that are alike only
+        the first, which has the most slack ahead of it."""
+        self._alike: set[tuple[int, int, int, int]] = set()
+        self.models = models
+        self.growing = growing
+        self._sizes = batch_sizes
+        self._kinds: dict[tuple[int, bool], _Kind] = {}
+        self._steps = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
+        self._add_waiting(snapshot.waiting)
+        self._steps.sort(key=_due_s)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Put the steps one after the other. It is ``Row`` in place: there may be many."""
+        typical_s, variance, length_s, slack_s = self.now_s, 0.0, 0.0, math.inf
+        for _, deadline_s, (seldom_s, half_s), task in self._steps:
+            if task is not None:
+                task.ahead_s = slack_s + EPSILON_S
+                self.tasks.append(task)
+            typical_s += half_s
+            variance += (seldom_s - half_s) ** 2
+            length_s += half_s
+            left_s = deadline_s - (typical_s + math.sqrt(variance))
+            slack_s = left_s if left_s < slack_s else slack_s
+        self.length_s, self.slack_s = length_s, slack_s + EPSILON_S
+
+    def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> _Step:
+        requests, costs = cohort.requests, self.models[cohort.model]
+        min_depth = requests[0].min_depth
+        owed = tuple([r for r in requests if r.id not in answered]) if answered else requests
+        task = Task(math.inf, NOTHING, requests, cohort, owed, costs)
+        if owed:
+            task.times = costs.way_out(cohort.depth, max(cohort.depth, min_depth), len(owed))
+            deadline_s = min([r.deadline_s for r in owed])
+            task.deadline_s = max(deadline_s, self.now_s + task.times[0])
+        if self.growing:
+            growing = [request for request in requests if request.id in self.growing]
+            task.num_growing = len(growing)
+            if cohort.depth >= min_depth:
+                task.stale = tuple([r for r in growing if answered.get(r.id, 0) < cohort.depth])
+        return task.deadline_s, task.deadline_s, task.times, task
+
+    def _add_waiting(self, waiting: tuple[Request, ...]) -> None:
+        """Batch after batch, each as large as pays of those that have the same depth bounds and
+        come one after the other."""
+        start = depth = max_depth = 0
+        for stop, request in enumerate(waiting):
+            if request.min_depth != depth or request.max_depth != max_depth:
+                if stop > start:
+                    self._add_alike(waiting[start:stop], depth, max_depth)
+                start, depth, max_depth = stop, request.min_depth, request.max_depth
+        self._add_alike(waiting[start:], depth, max_depth)
+
+    def _add_alike(self, waiting: tuple[Request, ...], depth: int, max_depth: int) -> None:
+        """Batch after batch of those with these bounds."""
+        grow, steps = self.growing, self._steps
+        start, count, growing, before = 0, len(waiting), 0, (0, 0)
+        while start < count:
+            due_s = waiting[start].deadline_s
+            if grow or not start:
+                kind = self._kind(depth, waiting[start].id in grow)
+            size = kind.sizes[-1]
+            if start + size > count:
+                size = max([paying for paying in kind.sizes if start + paying <= count])
+            times = kind.times[size]
+            if grow:
+                growing = len(
+                    [request for request in waiting[start : start + size] if request.id in grow]
+                )
+                if growing:  # one that grows may have joined others
+                    kind = self._kind(depth, True)
+                    times = kind.times.get(size) or kind.costs.path(depth, size, grows=True)
+            # A request that is late only by the cautious estimate still gets its chance, at once.
+            deadline_s = due_s if due_s > kind.soonest_s else kind.soonest_s
+            task = None
+            if (size, growing) != before:
+                before = size, growing
+                batch = waiting[start : start + size]
+                task = self._first_of(batch, deadline_s, times, kind, growing)
+            steps.append((due_s, deadline_s, times, task))
+            self.num_waiting += 1
+            start += size
+
+    def _first_of(
+        self,
+        requests: tuple[Request, ...],
+        deadline_s: float,
+        times: Times,
+        kind: _Kind,
+        num_growing: int,
+    ) -> Task | None:
+        """The task of a batch, unless there is one of another batch that is like it."""
+        first = requests[0]
+        alike = (first.min_depth, first.max_depth, len(requests), num_growing)
+        if alike in self._alike:
+            return None
+        self._alike.add(alike)
+        return Task(deadline_s, times, requests, None, requests, kind.costs, (), num_growing)
+
+    def _kind(self, depth: int, grows: bool) -> _Kind:
+        key = (depth, grows)
+        kind = self._kinds.get(key)
+        if kind is None:
+            costs = quickest(self.models, depth, grows)
+            sizes = costs.paying_sizes(depth, self._sizes)
+            times = {size: costs.path(depth, size, grows=grows) for size in sizes}
+            kind = _Kind(costs, sizes, times, self.now_s + times[1][0])
+            self._kinds[key] = kind
+        return kind
+
+    def quickest(self, depth: int, grows: bool) -> Costs:
+        """The model that one image is soonest through to exit ``depth`` of."""
+        return self._kind(depth, grows).costs
+
+    def ahead_s(self, budgets_s: Sequence[float]) -> list[float]:
+        """How long what is due before somebody typically takes who comes now, for each of these
+        budgets, smallest first."""
+        ahead, seconds, steps = [], 0.0, iter(self._steps)
+        step = next(steps, None)
+        for budget_s in budgets_s:
+            due_s = self.now_s + budget_s
+            while step is not None and step[1] <= due_s:
+                seconds += step[2][1]
+                step = next(steps, None)
+            ahead.append(seconds)
+        return ahead
+
+    def slack_without(self, task: Task) -> float:
+        """How long the other tasks can be put off, were this one done first."""
+        row, slack_s = Row(self.now_s), math.inf
+        row.add(task.times)
+        for _, deadline_s, times, other in self._steps:
+            if other is not task:
+                slack_s = min(slack_s, deadline_s - row.add(times))
+        return slack_s
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether all of it is one step of waiting requests."""
+        return len(self._steps) == self.num_waiting == 1

@@ -1,0 +1,377 @@
+"""Encoded images to model input: bytes -> header -> pixels, with a limit at each arrow.
+
+    probe    a few header bytes    format and size; nothing is allocated, nothing decoded
+    decode   all of it             upright 8-bit RGB, scaled, letterboxed
+
+Pixels that come without a file have their size from elsewhere and start at the second arrow.
+
+An image is what its bytes say, not what its sender called it. ``load_image`` is both steps, for
+offline tools: accuracy is measured on the very pixels that requests get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import PIL.Image
+from PIL import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from serving.core.errors import (
+    InvalidImage,
+    Overloaded,
+    PayloadTooLarge,
+    ShedReason,
+    UnsupportedImage,
+)
+from serving.core.latency import quantile
+from serving.core.letterbox import PAD_VALUE, Letterbox, fit
+from serving.core.ports import Clock, Image
+from serving.imaging.pixels import is_sideways, orientation, to_rgb, upright
+
+T = TypeVar("T")
+
+# Pillow walks these lists in Python, with the interpreter lock held: a long one stalls everybody.
+# Cameras write tens of JPEG segments; PNG encoders write a chunk for each 8 KiB or more.
+MAX_JPEG_SEGMENTS = 512
+MAX_JPEG_PADDING = 64
+MAX_PNG_CHUNKS = 8192
+
+RAW = "raw"
+"""The format of bare pixels: rows of 8-bit RGB, top to bottom, without padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an image says about itself. Sizes in pixels, as stored: before any rotation."""
+
+    format: str
+    width: int
+    height: int
+
+    @property
+    def num_pixels(self) -> int:
+        return self.width * self.height
+
+
+# ---- probe ------------------------------------------------------------------------------------
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Size from the frame header, having walked on to the start of the scan."""
+    size: tuple[int, int] | None = None
+    position = 2
+    for _ in range(MAX_JPEG_SEGMENTS):
+        position = data.index(0xFF, position, position + MAX_JPEG_PADDING)
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        position += 2
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:  # stand alone
+            continue
+        if marker == 0xDA and size is not None:
+            return size
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 3)
+            size = (width, height)
+        position += int(struct.unpack_from(">H", data, position)[0])
+    raise ValueError("too many segments")
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Size from the first chunk, having walked over the others."""
+    if data[12:16] != b"IHDR":
+        raise ValueError("the first chunk is not IHDR")
+    width, height = struct.unpack_from(">II", data, 16)
+    position = 8
+    for _ in range(MAX_PNG_CHUNKS):
+        position += 12 + int(struct.unpack_from(">I", data, position)[0])
+        if position + 4 > len(data):
+            return width, height
+    raise ValueError("too many chunks")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Size of the canvas from the first chunk, of whichever of three kinds."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        return width, height
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise ValueError("no image chunk")
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    matches: Callable[[bytes], bool]
+    size: Callable[[bytes], tuple[int, int]]
+
+
+_SIGNATURES = {
+    "jpeg": _Signature(lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg_size),
+    "png": _Signature(lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png_size),
+    "webp": _Signature(lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp_size),
+}
+
+
+def probe(data: bytes, max_pixels: int | None = None) -> Header:
+    """Format and size from the header alone.
+
+    Raises InvalidImage for no data or a broken header, UnsupportedImage for another kind of
+    file, PayloadTooLarge above ``max_pixels``.
+    """
+    if not data:
+        raise InvalidImage("There is no image in the request; send its bytes as the body.")
+    name = next((name for name, kind in _SIGNATURES.items() if kind.matches(data)), None)
+    if name is None:
+        raise UnsupportedImage("The bytes are none of JPEG, PNG and WebP.")
+    try:
+        width, height = _SIGNATURES[name].size(data)
+    except (ValueError, IndexError, struct.error) as error:
+        raise InvalidImage(f"The {name.upper()} header is incomplete or damaged.") from error
+    if width == 0 or height == 0:
+        raise InvalidImage(f"The {name.upper()} header says {width} x {height} pixels.")
+    if max_pixels is not None:
+        check_size(width, height, max_pixels)
+    return Header(name, width, height)
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises PayloadTooLarge above ``max_pixels``."""
+    if width * height > max_pixels:
+        raise PayloadTooLarge(
+            f"The image has {width} x {height} pixels; at most {max_pixels} are served."
+        )
+
+
+# ---- decode -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    # Pillow's own class rather than ``PIL.Image.open``: no other format can be chosen, and its
+    # size limit, which warns before it refuses, does not interfere with ours.
+    open: Callable[[bytes, Header], PIL.Image.Image]
+    seed_s_per_pixel: float
+
+
+def _file(kind: Callable[[io.BytesIO], ImageFile.ImageFile]) -> Callable[..., PIL.Image.Image]:
+    return lambda data, _: kind(io.BytesIO(data))
+
+
+def _open_raw(data: bytes, header: Header) -> PIL.Image.Image:
+    return PIL.Image.frombytes("RGB", (header.width, header.height), data)
+
+
+# Seeds of the decode-time model, on the safe side of what 640x480 took on one cloud core: JPEG
+# 1.5 ms (progressive 3.9), PNG 8.5, WebP 6.1, bare pixels 2.5 (all of it scaling).
+FORMATS = {
+    "jpeg": _Format(_file(JpegImageFile), 1.0e-8),
+    "png": _Format(_file(PngImageFile), 2.5e-8),
+    "webp": _Format(_file(WebPImageFile), 2.0e-8),
+    RAW: _Format(_open_raw, 0.8e-8),
+}
+
+
+def _decode_upright(
+    data: bytes, header: Header, input_width: int, input_height: int
+) -> tuple[PIL.Image.Image, Letterbox]:
+    stored = FORMATS[header.format].open(data, header)
+    if stored.size != (header.width, header.height):
+        raise ValueError("the file contradicts itself about its size")
+    turned = orientation(stored)
+    sideways = is_sideways(turned)
+    width, height = stored.size[::-1] if sideways else stored.size
+    placement = fit(width, height, input_width, input_height)
+    target = (placement.resized_width, placement.resized_height)
+    if sideways:
+        target = (target[1], target[0])
+    # JPEG only: decode at 1/2, 1/4 or 1/8 while that is still no smaller than what is needed.
+    # ``box`` is the whole image in the pixels of that scale, which need not be whole.
+    drafted = stored.draft(None, target)
+    box = drafted[1] if drafted else None
+    image = to_rgb(stored)
+    if image.size != target:
+        image = _resized(image, target, box)
+    return upright(image, turned), placement
+
+
+def decode(
+    data: bytes, header: Header, input_width: int, input_height: int
+) -> tuple[Image, Letterbox]:
+    """Pixels ``(input_height, input_width, 3)`` uint8 RGB, and where the image lies in them.
+
+    The first frame, upright by its EXIF orientation, transparency over white; the original size in
+    the placement is the upright one. The array may be read-only. Raises InvalidImage for anything
+    that cannot be decoded to its end.
+    """
+    try:
+        image, placement = _decode_upright(data, header, input_width, input_height)
+        pixels = np.asarray(image)
+    except Exception as error:  # Pillow's decoders raise no closed set of types
+        raise InvalidImage(
+            f"The {header.format.upper()} image is truncated or damaged ({error})."
+        ) from error
+    return _padded(pixels, input_width, input_height), placement
+
+
+def _resized(
+    image: PIL.Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+) -> PIL.Image.Image:
+    return image.resize(size, PIL.Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+
+
+def _padded(pixels: Image, input_width: int, input_height: int) -> Image:
+    """``pixels`` in the top-left corner of an image of that size; itself, if it has it."""
+    height, width = pixels.shape[:2]
+    if (height, width) == (input_height, input_width):
+        return pixels
+    canvas = np.empty((input_height, input_width, 3), dtype=np.uint8)
+    canvas[:height, :width] = pixels
+    canvas[height:] = PAD_VALUE
+    canvas[:height, width:] = PAD_VALUE
+    return canvas
+
+
+def refit(image: Image, input_width: int, input_height: int) -> Image:
+    """Pixels that have been decoded for one input, letterboxed once more for a smaller one, where
+    ``letterbox.fit`` says."""
+    height, width = image.shape[:2]
+    placement = fit(width, height, input_width, input_height)
+    size = (placement.resized_width, placement.resized_height)
+    resized = _resized(PIL.Image.fromarray(image), size)
+    return _padded(np.asarray(resized), input_width, input_height)
+
+
+def load_image(data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
+    """An encoded image as the model input of ``width`` x ``height``, exactly as for a request.
+    Raises InvalidImage or UnsupportedImage."""
+    return decode(data, probe(data), width, height)
+
+
+# ---- the pool ---------------------------------------------------------------------------------
+
+_WINDOW = 64
+_WINDOW_S = 30.0
+_NUM_SEEDS = 4
+_QUANTILE = 0.5
+_OVERHEAD_PIXELS = 50_000
+"""What decoding an empty image costs, in pixels: parsing, scaling and copying."""
+
+
+class DecodeTimes:
+    """Predicts decode times in seconds from those of the last half minute:
+
+        seconds = rate(format) * (pixels + overhead)
+
+    Old ones are forgotten by time, not by number: were images refused because decoding once
+    looked slow, none would be decoded to show that it no longer is.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rates: dict[str, deque[tuple[float, float]]] = {
+            name: deque(maxlen=_WINDOW) for name in FORMATS
+        }
+
+    def observe(self, header: Header, seconds: float) -> None:
+        """Learn from one image."""
+        rate = seconds / (header.num_pixels + _OVERHEAD_PIXELS)
+        self._rates[header.format].append((self._clock(), rate))
+
+    def predict(self, header: Header) -> float:
+        """Seconds that half of such images are predicted not to exceed."""
+        oldest_s = self._clock() - _WINDOW_S
+        seeds = [FORMATS[header.format].seed_s_per_pixel] * _NUM_SEEDS
+        recent = [rate for seen_s, rate in self._rates[header.format] if seen_s >= oldest_s]
+        return quantile([*seeds, *recent], _QUANTILE) * (header.num_pixels + _OVERHEAD_PIXELS)
+
+
+class DecodePool:
+    """Decodes in threads (Pillow lets go of the interpreter lock), and never queues more than
+    ``max_pending`` images. ``observe(format, seconds)`` is told of each. ``run`` is for what else
+    a large request needs before its pixels can be looked at."""
+
+    def __init__(
+        self,
+        input_width: int,
+        input_height: int,
+        *,
+        num_workers: int,
+        max_pending: int,
+        clock: Clock,
+        observe: Callable[[str, float], None],
+        processor_clock: Clock = time.thread_time,
+    ) -> None:
+        """``processor_clock``: seconds that the calling thread has had a processor."""
+        self._processor_clock = processor_clock
+        self._input_size = (input_width, input_height)
+        self._clock = clock
+        self._observe = observe
+        self._times = DecodeTimes(clock)
+        self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
+        self._capacity = num_workers + max_pending
+        self._slots = threading.BoundedSemaphore(self._capacity)
+        self._num_workers = num_workers
+
+    def predicted_s(self, header: Header) -> float:
+        """Seconds that decoding takes on a server that does nothing else."""
+        return self._times.predict(header)
+
+    async def decode(self, data: bytes, header: Header) -> tuple[Image, Letterbox]:
+        """``decode`` in a thread. Cancelling takes it out of the queue. Raises Overloaded when
+        the queue is full, and InvalidImage."""
+        image, placement, seconds, processor_s = await self.run(
+            lambda: self._timed_decode(data, header), self.predicted_s(header)
+        )
+        # By the clock it takes longer when others want the processor, which is no reason to call a
+        # budget too small for an idle server.
+        self._times.observe(header, processor_s)
+        self._observe(header.format, seconds)
+        return image, placement
+
+    async def run(self, work: Callable[[], T], expected_s: float) -> T:
+        """What ``work`` returns, called in a thread, where it is expected to take so many seconds.
+        Cancelling takes it out of the queue. Raises Overloaded when the queue is full, and whatever
+        ``work`` raises."""
+        if not self._slots.acquire(blocking=False):
+            raise Overloaded(
+                "Too many images are waiting to be decoded.",
+                ShedReason.REJECTED_SATURATED,
+                expected_s * self._capacity / self._num_workers,
+            )
+        future = self._executor.submit(work)
+        future.add_done_callback(self._free)
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Drop what waits, and let the threads end."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _timed_decode(self, data: bytes, header: Header) -> tuple[Image, Letterbox, float, float]:
+        started_s, before_s = self._clock(), self._processor_clock()
+        image, placement = decode(data, header, *self._input_size)
+        return image, placement, self._clock() - started_s, self._processor_clock() - before_s
+
+    def _free(self, _: Future[Any]) -> None:
+        self._slots.release()

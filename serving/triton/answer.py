@@ -1,0 +1,47 @@
+"""An answer of ``<model>_anytime``, as it comes from Triton."""
+
+from __future__ import annotations
+
+from tritonclient.grpc import service_pb2 as pb
+
+from serving.core.errors import BackendError
+from serving.core.request import Answered, Detections, Request
+from serving.triton import wire
+from serving.triton.rpc import arrays
+
+_TENSORS: dict[str, tuple[str, int | None]] = {
+    wire.BOXES: ("FP32", 2),
+    wire.SCORES: ("FP32", 1),
+    wire.LABELS: ("INT32", 1),
+    wire.EXIT_DEPTH: ("INT32", 1),
+    wire.TIMES: ("INT64", 1),
+}
+
+
+def read_answer(
+    request: Request, response: pb.ModelInferResponse, arrived_s: float
+) -> tuple[Answered, float]:
+    """What ``response``, which came at ``arrived_s``, tells of ``request``, and the seconds that it
+    spent in Triton. Raises BackendError."""
+    found = arrays(response, _TENSORS)
+    boxes, scores, labels = found[wire.BOXES], found[wire.SCORES], found[wire.LABELS]
+    if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
+        raise BackendError("Triton's boxes, scores and labels do not belong together.")
+    try:
+        (depth,) = found[wire.EXIT_DEPTH].tolist()
+        times_us = found[wire.TIMES].tolist()
+        queue_s, engine_s, predicted_s = (us / wire.MICROSECONDS for us in times_us)
+    except ValueError as error:
+        raise BackendError("Triton's answer says not how it came about.") from error
+    if not request.min_depth <= depth <= request.max_depth:
+        raise BackendError(f"Triton answered at exit {depth}, which was not asked for.")
+    answered = Answered(
+        request,
+        Detections(boxes, scores, labels),
+        depth,
+        started_s=arrived_s - engine_s,
+        finished_s=arrived_s,
+        engine_s=engine_s,
+        predicted_s=predicted_s,
+    )
+    return answered, queue_s + engine_s

@@ -1,0 +1,313 @@
+"""``<model>_anytime``: the executor hosted by Triton's Python backend (decoupled).
+
+    execute  -> submit  -> executor's thread -> outbox -> messenger's thread <-> Triton
+
+Triton's queue stays empty: a request is handed over as it comes, and the policy decides. Whatever
+costs a message to Triton's process (a response, a metric, the question whether a client has gone)
+is left to the messenger, and the engine runs on. It is one thread, since to ask about a request
+that has just been ended would crash Triton.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import queue
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from serving.core.errors import (
+    Cancelled,
+    InvalidParameter,
+    InvalidRequest,
+    Overloaded,
+    ServingError,
+)
+from serving.core.family import Family
+from serving.core.request import Answered, Request, Result
+from serving.engine import error_of, start_engine
+from serving.model_repository import open_runner, read_catalog
+from serving.triton import wire
+from serving.triton_backend.metrics import HostMetrics
+from serving.triton_backend.parent import end_with_parent
+from serving.triton_backend.tensors import parameters, to_array, to_tensor
+
+DEFAULT_BUDGET_S = 1.0
+"""Of a request without a ``timeout``."""
+MAX_WAITING = 64
+MAX_COHORTS = 4
+SWITCH_INTERVAL_S = 0.0005
+"""The engine's thread must get the interpreter back within a fraction of a segment."""
+WATCH_EVERY_S = 0.005
+ASKED_AT_ONCE = 8
+"""Asking about one request costs some tens of microseconds."""
+STOP_GRACE_S = 5.0
+
+# Names in pb_utils.TritonError, which the stub provides only once this module has been imported.
+_CODES: dict[type[ServingError], str] = {
+    InvalidRequest: "INVALID_ARG",
+    Overloaded: "UNAVAILABLE",
+    Cancelled: "CANCELLED",
+    ServingError: "INTERNAL",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A request that has not ended. The Triton request is kept since the image lies in it."""
+
+    name: str
+    triton_request: Any
+    sender: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """Something to send: boxes, an error, or neither; ``last`` ends the request."""
+
+    sender: Any
+    content: Answered | ServingError | wire.Status | None
+    last: bool
+    number: int | None = None
+    """Of a request that is to be watched no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """A request whose client may leave without saying so to us."""
+
+    sender: Any
+    number: int
+
+
+class TritonPythonModel:
+    """The class that Triton's Python backend looks for; called from one thread."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open, warm up, start. Raising makes Triton report the model as unavailable."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        end_with_parent()
+        options = parameters(args["model_config"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        threads = options.get("num_threads")
+        self._catalog = read_catalog(folder)
+        self._metrics = HostMetrics(self._catalog)
+        self._engine = start_engine(
+            open_runner(options["runtime"], folder, int(threads) if threads else None),
+            Family((self._catalog,)),
+            options["runtime"],
+            clock=time.monotonic,
+            observer=self._metrics,
+            max_waiting=MAX_WAITING,
+            max_cohorts=MAX_COHORTS,
+        )
+        self._ids = itertools.count()
+        # Guarded by _lock, since requests end in the executor's thread:
+        self._lock = threading.Lock()
+        self._open: dict[int, _Open] = {}
+        self._ids_by_name: dict[str, int] = {}
+        self._outbox: queue.SimpleQueue[_Outgoing | _Watch | None] = queue.SimpleQueue()
+        self._messenger = threading.Thread(target=self._carry, name="messenger", daemon=True)
+        self._messenger.start()
+        # What was loaded stays; collections that skip it take microseconds.
+        gc.collect()
+        gc.freeze()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Take requests; their responses come later."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._take(request, sender)
+            except ServingError as error:
+                self._outbox.put(_Outgoing(sender, error, last=True))
+
+    def finalize(self) -> None:
+        """Let what is in flight end, then free everything."""
+        self._engine.stop(STOP_GRACE_S)
+        self._outbox.put(None)
+        self._messenger.join()
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def _take(self, triton_request: Any, sender: Any) -> None:
+        options = _options(triton_request)
+        command = options.pop(wire.COMMAND, None)
+        if command is not None:
+            self._obey(command, options, sender)
+            return
+        watched = not options.pop(wire.CANCEL_BY_ID, False)
+        image = _image(triton_request)
+        request = self._request(triton_request, options)
+        entry = _Open(triton_request.request_id(), triton_request, sender)
+        with self._lock:
+            self._open[request.id] = entry
+            if entry.name:
+                self._ids_by_name[entry.name] = request.id
+        if watched:
+            self._outbox.put(_Watch(sender, request.id))
+
+        def grew(answered: Answered) -> None:
+            self._outbox.put(_Outgoing(sender, answered, last=False))
+
+        self._engine.executor.submit(request, image, self._done, grew if request.growing else None)
+
+    def _request(self, triton_request: Any, options: dict[str, Any]) -> Request:
+        num_exits = self._catalog.num_exits
+        min_depth = _depth(options, wire.MIN_DEPTH, 1)
+        max_depth = min(_depth(options, wire.MAX_DEPTH, num_exits), num_exits)
+        growing = options.pop(wire.EVERY_EXIT, False)
+        if options:
+            raise InvalidParameter(f"There is no parameter {next(iter(options))!r}.")
+        if not min_depth <= max_depth:
+            raise InvalidParameter(f"min_depth, {min_depth}, is above max_depth, {max_depth}.")
+        arrival_s = time.monotonic()
+        timeout_us = triton_request.timeout()
+        budget_s = timeout_us / wire.MICROSECONDS if timeout_us else DEFAULT_BUDGET_S
+        return Request(
+            next(self._ids), arrival_s, arrival_s + budget_s, min_depth, max_depth, bool(growing)
+        )
+
+    def _obey(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:
+        if command == wire.COMMAND_STATUS:
+            self._outbox.put(_Outgoing(sender, self._status(), last=True))
+        elif command == wire.COMMAND_CANCEL:
+            with self._lock:
+                number = self._ids_by_name.get(str(options.get(wire.TARGET)))
+            if number is not None:
+                self._engine.executor.cancel(number)
+            self._outbox.put(_Outgoing(sender, None, last=True))
+        else:
+            raise InvalidParameter(f"There is no command {command!r}.")
+
+    def _status(self) -> wire.Status:
+        executor = self._engine.executor
+        depths = range(1, self._catalog.num_exits + 1)
+        return wire.Status(
+            wire.short_digest(self._catalog.digest),
+            executor.num_waiting,
+            executor.num_in_flight,
+            tuple(map(executor.predicted_s, depths)),
+        )
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def _done(self, result: Result) -> None:
+        """A request ended; in the executor's thread."""
+        with self._lock:
+            entry = self._open.pop(result.request.id)
+            if self._ids_by_name.get(entry.name) == result.request.id:
+                del self._ids_by_name[entry.name]
+        number = result.request.id
+        self._outbox.put(_Outgoing(entry.sender, _content(result), last=True, number=number))
+
+    def _carry(self) -> None:
+        """The messenger's thread."""
+        watched: dict[int, Any] = {}  # the one asked about longest ago first
+        asked_s = time.monotonic()
+        while True:
+            if watched and time.monotonic() - asked_s >= WATCH_EVERY_S:
+                self._ask(watched)
+                asked_s = time.monotonic()
+            try:
+                item = self._outbox.get(timeout=WATCH_EVERY_S if watched else None)
+            except queue.Empty:
+                continue
+            match item:
+                case None:
+                    return
+                case _Watch(sender=sender, number=number):
+                    watched[number] = sender
+                case _Outgoing() as outgoing:
+                    if outgoing.number is not None:
+                        watched.pop(outgoing.number, None)
+                    try:
+                        self._send(outgoing)
+                    except Exception as error:  # a client that has gone must not end the thread
+                        pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
+                    self._metrics.publish()
+
+    def _ask(self, watched: dict[int, Any]) -> None:
+        """Cancel what Triton knows to be given up, going round over all."""
+        for number in list(itertools.islice(watched, ASKED_AT_ONCE)):
+            sender = watched.pop(number)
+            if sender.is_cancelled():
+                self._engine.executor.cancel(number)
+            else:
+                watched[number] = sender
+
+    def _send(self, outgoing: _Outgoing) -> None:
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if outgoing.last else 0
+        match outgoing.content:
+            case None:
+                outgoing.sender.send(flags=flags)
+            case ServingError() as error:
+                outgoing.sender.send(_error_response(error), flags=flags)
+            case wire.Status() as status:
+                numbers = np.array(status.to_numbers(), np.int64)
+                response = pb_utils.InferenceResponse([to_tensor(wire.STATUS, numbers)])
+                outgoing.sender.send(response, flags=flags)
+            case Answered() as answered:
+                outgoing.sender.send(answer_response(answered), flags=flags)
+
+
+def _content(result: Result) -> Answered | ServingError | None:
+    """What the client is told at the end. A growing request has been told its answer."""
+    if isinstance(result, Answered):
+        return None if result.request.growing else result
+    return error_of(result)
+
+
+def _options(triton_request: Any) -> dict[str, Any]:
+    """The request's own parameters, without those that Triton's front ends add."""
+    given = json.loads(triton_request.parameters() or "{}")
+    return {name: value for name, value in given.items() if not name.startswith("triton_")}
+
+
+def _depth(options: dict[str, Any], name: str, default: int) -> int:
+    value = options.pop(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidParameter(f"{name} must be one integer from 1 up; it is {value!r}.")
+    return value
+
+
+def _image(triton_request: Any) -> Any:
+    """(H, W, 3) uint8 in the request's own memory; Triton has checked shape and type."""
+    for tensor in triton_request.inputs():
+        if tensor.name() == wire.IMAGE:
+            return to_array(tensor)
+    raise InvalidRequest(f"There is no input {wire.IMAGE!r} in the request.")
+
+
+def answer_response(answered: Answered) -> Any:
+    """The boxes of one exit, as Triton sends them."""
+    found = answered.detections
+    queue_s = answered.finished_s - answered.request.arrival_s - answered.engine_s
+    seconds = (queue_s, answered.engine_s, answered.predicted_s)
+    times = np.array([round(s * wire.MICROSECONDS) for s in seconds], np.int64)
+    return pb_utils.InferenceResponse(
+        [
+            to_tensor(wire.BOXES, found.boxes_xyxy_input),
+            to_tensor(wire.SCORES, found.scores),
+            to_tensor(wire.LABELS, found.labels),
+            to_tensor(wire.EXIT_DEPTH, np.array([answered.depth], np.int32)),
+            to_tensor(wire.TIMES, times),
+        ]
+    )
+
+
+def _error_response(error: ServingError) -> Any:
+    code = next(_CODES[kind] for kind in type(error).mro() if kind in _CODES)
+    triton_error = pb_utils.TritonError(
+        wire.error_to_text(error), getattr(pb_utils.TritonError, code)
+    )
+    return pb_utils.InferenceResponse(error=triton_error)

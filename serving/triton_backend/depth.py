@@ -1,0 +1,87 @@
+"""``<model>_d1`` .. ``<model>_dN`` on a CPU: the fused exit of one depth.
+
+The segments lie with ``<model>_anytime`` in the same repository; nothing is stored twice. On a GPU
+the same models are TensorRT plans on Triton's own backend, and this is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+from serving.core import segment as segments
+from serving.core.request import Detections
+from serving.model_repository import MODEL_SUFFIX, open_runner, read_catalog
+from serving.triton import wire
+from serving.triton_backend.parent import end_with_parent
+from serving.triton_backend.tensors import parameters, to_array, to_tensor
+
+
+class TritonPythonModel:
+    """The class that Triton's Python backend looks for; called from one thread."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the runner with one fused segment."""
+        end_with_parent()
+        options = parameters(args["model_config"])
+        depth = int(options["depth"])
+        name = args["model_name"].removesuffix(f"_d{depth}")
+        repository = Path(args["model_repository"]).parent
+        folder = repository / f"{name}{MODEL_SUFFIX}" / args["model_version"]
+        threads = options.get("num_threads")
+        self._segment = segments.fused_exit(depth)
+        self._max_detections = read_catalog(folder).max_detections
+        self._runner = open_runner(
+            options["runtime"], folder, int(threads) if threads else None, {self._segment}
+        )
+        self._max_batch = self._runner.batch_sizes[-1]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request, in order; the images of all run in batches together."""
+        tensors = (pb_utils.get_input_tensor_by_name(r, wire.IMAGES) for r in requests)
+        images = [to_array(tensor) for tensor in tensors]  # each (B, H, W, 3) uint8
+        found = list(self._detect([image for batch in images for image in batch]))
+        responses, start = [], 0
+        for batch in images:
+            rows = found[start : start + len(batch)]
+            responses.append(response(rows, self._max_detections))
+            start += len(batch)
+        return responses
+
+    def finalize(self) -> None:
+        """Free the runner."""
+        self._runner.close()
+
+    def _detect(self, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[Detections]:
+        for start in range(0, len(images), self._max_batch):
+            batch = self._runner.load(images[start : start + self._max_batch])
+            output = self._runner.run(self._segment, batch)
+            yield from self._runner.detections(output)
+            self._runner.release(output)
+            self._runner.release(batch)
+
+
+def response(rows: Sequence[Detections], most: int) -> Any:
+    """Boxes of one request's images, padded to ``most`` rows as a plan's outputs are."""
+    size = len(rows)
+    boxes = np.zeros((size, most, 4), np.float32)
+    scores = np.zeros((size, most), np.float32)
+    labels = np.zeros((size, most), np.int32)
+    counts = np.array([len(row.scores) for row in rows], np.int32)
+    for index, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        boxes[index, :count] = row.boxes_xyxy_input
+        scores[index, :count] = row.scores
+        labels[index, :count] = row.labels
+    return pb_utils.InferenceResponse(
+        [
+            to_tensor(wire.BOXES, boxes),
+            to_tensor(wire.SCORES, scores),
+            to_tensor(wire.LABELS, labels),
+            to_tensor(wire.COUNTS, counts.reshape(size, 1)),
+        ]
+    )

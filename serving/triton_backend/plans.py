@@ -1,0 +1,63 @@
+"""What a Triton with TensorRT plans waits for before it starts: a repository that was built for the
+GPU of this machine. Nothing is ever built here.
+
+    punctual plans --store STORE --link LINK        LINK -> STORE/KEY
+    tritonserver --model-repository=LINK
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorrt as trt
+from cuda.bindings import runtime as cudart
+
+from serving.artifacts.cuda import CudaError, Gpu
+from serving.artifacts.tensorrt_plans import PlansError, check_stored, store_key
+from serving.core.ports import Clock
+from serving.model_repository import StartError, find_model, read_catalog
+
+RETRY_S = 5.0
+
+
+def link_plans(
+    store: Path,
+    repository: Path,
+    model: str | None,
+    link: Path,
+    *,
+    wait_s: float,
+    clock: Clock,
+    sleep: Callable[[float], None],
+    say: Callable[[str], None],
+) -> Path:
+    """Make ``link`` point to the repository in ``store`` with plans of ``model`` for this machine's
+    GPU and TensorRT; returns where it points. ``repository`` is the model's own, whose digest
+    counts. Waits up to ``wait_s`` seconds for somebody else to build them, and calls ``say`` with
+    what is waited for. Raises StartError, which says what is there instead, when that is over."""
+    folder = find_model(repository, model)
+    catalog = read_catalog(folder)
+    try:
+        gpu = Gpu.current(cudart)
+    except CudaError as error:
+        raise StartError(str(error)) from error
+    target = store / store_key(trt.__version__, gpu, catalog.digest)
+    there = str(folder.relative_to(repository))
+    until_s = clock() + wait_s
+    said = None
+    while True:
+        try:
+            check_stored(target, there, trt.__version__, gpu, catalog.digest)
+            break
+        except PlansError as error:
+            # What is there is never changed, so that there is nothing to wait for.
+            if target.exists() or clock() >= until_s:
+                raise StartError(str(error)) from error
+            if str(error) != said:
+                said = str(error)
+                say(said)
+            sleep(RETRY_S)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target, target_is_directory=True)
+    return target

@@ -1,0 +1,89 @@
+"""The commands of a live study."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest.baselines.fixed import FixedDepth
+from loadtest.cli import live as live_cli
+from loadtest.cli.live import add_parser
+from loadtest.studies.live import study as live_study
+from serving.core.latency import LatencyProfile
+from tests.serving.fakes import write_catalogs
+from tests.serving.world import FakeClock, FakeRunner
+
+
+class Tools:
+    """``ServingTools`` that notes what it is asked to serve."""
+
+    def __init__(self) -> None:
+        self.served = []
+        self.runner = FakeRunner(FakeClock())
+
+    def serve(self, arguments, create_policy):
+        self.served.append((arguments, create_policy))
+        return 3
+
+    def open_runner(self, runtime, folder, num_threads, wanted=None):
+        return self.runner
+
+
+def run(tools: Tools, *arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(), tools)  # type: ignore[arg-type]
+    options = parser.parse_args([str(argument) for argument in arguments])
+    code: int = options.run(options)
+    return code
+
+
+def test_parts_are_named_as_they_are() -> None:
+    assert tuple(live_study.PARTS) == live_cli.PARTS
+
+
+def test_another_policy_is_served_with_the_servers_options() -> None:
+    tools = Tools()
+    assert run(tools, "serve", "--policy", "fixed:2", "--", "--port", 8001, "--model", "m") == 3
+    ((arguments, create_policy),) = tools.served
+    assert arguments == ["--port", "8001", "--model", "m"]
+    policy = create_policy(tools.runner.segments, (0.1, 0.2, 0.3, 0.4, 0.5), (1, 4), 4)
+    assert isinstance(policy, FixedDepth)
+
+
+def test_a_policy_that_is_not_there(capsys) -> None:
+    tools = Tools()
+    assert run(tools, "serve", "--policy", "best") == 2
+    assert "punctual: not a policy: 'best'" in capsys.readouterr().err
+    assert not tools.served
+
+
+def test_segments_are_printed_as_a_profile(tmp_path: Path, capsys) -> None:
+    repository = write_catalogs(tmp_path, "cells")
+    folder = next(repository.glob("cells*/1"))
+    assert run(Tools(), "segments", folder, "--rounds", 1) == 0
+    profile = LatencyProfile.from_json(json.loads(capsys.readouterr().out))
+    assert profile.runtime == "fake 1"
+    assert run(Tools(), "segments", tmp_path / "nowhere") == 2
+    assert "cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--budgets", "x"), "budgets 'x'"),
+        (("--arrivals", "x"), "arrivals 'x'"),
+        (("--model", "other"), "has 0 models other_anytime"),
+        (("--data", "nowhere"), "the data set nowhere cannot be read"),
+    ],
+)
+def test_what_can_be_put_right_is_told_in_a_sentence(
+    tmp_path, capsys, monkeypatch, arguments, problem
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # that of the tests stays
+    assert run(Tools(), "live", "--out", tmp_path, *arguments) == 2
+    assert problem in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

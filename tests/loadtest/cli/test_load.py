@@ -1,0 +1,138 @@
+"""The commands, from their arguments to their files and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest.cli import load as load_cli
+from loadtest.cli.load import add_parser
+from loadtest.servers.processes import free_port
+from tests.loadtest.load.answering import answers, replies, serving
+
+BCCD = Path("tests/data/bccd")
+IMAGE = BCCD / "JPEGImages/BloodImage_00031.jpg"
+MODEL = {
+    "name": "cells",
+    "version": "1",
+    "classes": ["RBC", "WBC", "Platelets"],
+    "exits": [{"depth": 1, "min_budget_ms": 1e4}, {"depth": 3, "min_budget_ms": 3e4}],
+}
+
+
+class Everything(dict):
+    """Any body gets the same answer."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+
+    def __getitem__(self, body: bytes):
+        return self.answer
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    options = parser.parse_args([str(argument) for argument in arguments])
+    code: int = options.run(options)
+    return code
+
+
+def loadtest(url: str, out: Path, *further: object) -> int:
+    return run("loadtest", "--url", url, "--rate", 500, "--duration", 0.1, "--out", out, *further)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """A client is not kept waiting here for the sake of a measurement."""
+    monkeypatch.setattr("loadtest.load.summary.MAX_LAG_S", 60.0)
+
+
+def test_a_run_with_annotated_images(tmp_path, capsys):
+    with serving(Everything(answers()), MODEL) as server:
+        assert loadtest(server.url, tmp_path, "--data", BCCD, "--budgets", "2x") == 0
+    shown = capsys.readouterr().out
+    assert "cells 1 at http://127.0.0.1" in shown
+    assert "served AP" in shown
+    summary = json.loads((tmp_path / "load.json").read_text())["summary"]
+    assert summary["full_depth_ms"] == 3e4
+    assert summary["outcomes"]["in time"] == summary["count"]
+    assert summary["served_in_time"]["num_requests"] == summary["count"]
+    assert str(tmp_path / "load.html") in shown
+
+
+def test_a_peer_on_a_path_of_its_own(tmp_path):
+    with serving(Everything(answers(ap=None))) as server:
+        arguments = ("--image", IMAGE, "--target", "peer", "--path", "/x", "--header", "K: v:w")
+        catalog = ("--catalog", "model_repo/bccd_anytime/1", "--budgets", "60000")
+        assert loadtest(server.url, tmp_path, *arguments, *catalog) == 0
+        assert {(path, headers["K"]) for path, headers, _ in server.seen} == {("/x", "v:w")}
+    summary = json.loads((tmp_path / "load.json").read_text())["summary"]
+    assert summary["target"] == "peer"
+    assert summary["expected_ap"] == pytest.approx(0.62, abs=0.05)  # of exit 3, by the catalogue
+
+
+def test_a_run_that_is_not_valid_says_so_to_scripts(tmp_path, monkeypatch):
+    monkeypatch.setattr("loadtest.load.summary.MAX_LAG_S", -1.0)
+    with serving(Everything(replies(503, {})), MODEL) as server:
+        assert loadtest(server.url, tmp_path, "--image", IMAGE) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--image", IMAGE), "does not say how long full depth takes; --full-depth-ms can"),
+        (("--data", BCCD), "does not say which classes it finds; --catalog FOLDER can"),
+        (("--data", "nowhere"), "the data set nowhere cannot be read"),
+        (("--image", IMAGE, "--arrivals", "x"), "arrivals 'x'"),
+        (("--image", IMAGE, "--budgets", "x"), "budgets 'x'"),
+        (("--image", IMAGE, "--path", "/a b"), "--path '/a b' is not a path"),
+        (("--image", IMAGE, "--header", "x"), "--header 'x' is not NAME:VALUE"),
+        (("--image", IMAGE, "--catalog", "nowhere"), "the catalogue in nowhere cannot be used"),
+        (("--image", IMAGE, "--budgets", "40"), "does not answer: connection-refused"),
+    ],
+)
+def test_what_can_be_put_right_is_told_in_a_sentence(tmp_path, capsys, arguments, problem):
+    assert loadtest(f"http://127.0.0.1:{free_port()}", tmp_path, *arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("punctual: ")
+    assert problem in told
+    assert told.count("\n") == 1
+
+
+def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
+    known = builtins.__import__
+
+    def without(name, *rest):
+        if name == "loadtest.load.loadgen":
+            raise ModuleNotFoundError("No module named 'mlperf_loadgen'", name="mlperf_loadgen")
+        return known(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert run("loadgen", "--image", IMAGE, "--budget-ms", 40, "--out", tmp_path) == 2
+    assert "pip install -e '.[loadgen]'" in capsys.readouterr().err
+
+
+def test_other_missing_modules_are_defects(monkeypatch):
+    def broken(_):
+        raise ModuleNotFoundError("No module named 'x'", name="x")
+
+    with pytest.raises(ModuleNotFoundError):
+        load_cli.in_one_sentence(broken)(argparse.Namespace())
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_rates_are_positive(value, capsys):
+    with pytest.raises(SystemExit):
+        run("loadtest", "--image", IMAGE, "--rate", value)
+    assert "not a positive number" in capsys.readouterr().err
+
+
+def test_seeds_count_from_zero(capsys):
+    with pytest.raises(SystemExit):
+        run("loadtest", "--image", IMAGE, "--seed", "-1")
+    assert "must not be negative" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""What a drilled gateway suffers from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from loadtest.servers.faults import ERRATIC, ERRATIC_S, ERRATIC_SHARE, STUCK, FaultyPolicy, faulty
+
+DECISION, SNAPSHOT, LATENCY = object(), object(), object()
+
+
+class Sleeps:
+    """Notes how long; the third time, the file changes to ``then``."""
+
+    def __init__(self, file: Path, then: str = "") -> None:
+        self.seconds: list[float] = []
+        self._file = file
+        self._then = then
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        if len(self.seconds) == 3:
+            self._file.write_text(self._then)
+
+
+def decide(snapshot: object, latency: object) -> object:
+    assert (snapshot, latency) == (SNAPSHOT, LATENCY)
+    return DECISION
+
+
+POLICY: Any = SimpleNamespace(decide=decide)
+
+
+def ask(policy: Any) -> object:
+    return policy.decide(SNAPSHOT, LATENCY)
+
+
+def test_nothing_is_wrong_unless_the_file_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "fault"
+    sleeps = Sleeps(file)
+    policy = FaultyPolicy(POLICY, file, sleeps)
+    assert ask(policy) is DECISION
+    file.write_text("hiccups")
+    assert ask(policy) is DECISION
+    assert not sleeps.seconds
+
+
+def test_stuck_until_the_file_says_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "fault"
+    file.write_text(f"{STUCK}\n")
+    sleeps = Sleeps(file)
+    assert ask(FaultyPolicy(POLICY, file, sleeps)) is DECISION
+    assert len(sleeps.seconds) == 3
+
+
+def test_erratic_turns_are_some_and_differ(tmp_path: Path) -> None:
+    file = tmp_path / "fault"
+    file.write_text(ERRATIC)
+    sleeps = Sleeps(file, then=ERRATIC)
+    policy = FaultyPolicy(POLICY, file, sleeps)
+    assert all(ask(policy) is DECISION for _ in range(1000))
+    assert abs(len(sleeps.seconds) / 1000 - ERRATIC_SHARE) < 0.05
+    assert min(sleeps.seconds) < 0.1 * ERRATIC_S
+    assert 0.9 * ERRATIC_S < max(sleeps.seconds) <= ERRATIC_S
+
+
+def test_policies_are_made_as_ever(tmp_path: Path) -> None:
+    given: list[object] = []
+
+    def factory(*arguments: object) -> Any:
+        given.extend(arguments)
+        return POLICY
+
+    policy = faulty(factory, tmp_path / "fault")((), (0.5,), (1,), 4)
+    assert given == [(), (0.5,), (1,), 4]
+    assert ask(policy) is DECISION

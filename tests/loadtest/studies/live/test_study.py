@@ -1,0 +1,205 @@
+"""How a live study goes about its servers, and one small study."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from loadtest.load.open_loop import LoadSettings
+from loadtest.load.summary import summarise
+from loadtest.servers.processes import Server, StudyError
+from loadtest.studies.live import study as live_study
+from loadtest.studies.live.reference import reserve_of
+from loadtest.studies.live.study import measure_loads, measure_recovery, plan, timeline_of
+from loadtest.studies.live.subject import Settings, Subject
+from loadtest.studies.live.systems import POLICIES, Measured, System
+from tests.e2e.process import ROOT
+from tests.loadtest.load.runs import ROWS, answer, result
+from tests.loadtest.studies.live.runs import REFERENCE, report, run
+
+SETTINGS = Settings(
+    model_repository=ROOT / "model_repo",
+    model=None,
+    runtime="openvino",
+    data=ROOT / "tests" / "data" / "bccd",
+    split="test",
+    peers_python=None,
+    loads=(0.3, 0.9),
+    arrivals=("poisson", "trace:azure_conv"),
+    budgets="1.2x,2x,4x",
+    rounds=2,
+    seconds=5.0,
+    burst_s=(4.0, 4.0, 12.0),
+    segment_rounds=1,
+    reference_s=1.0,
+    seed=7,
+)
+NAMES = ("deadline", "fixed:1", "litserve:1")
+
+
+def test_everything_takes_its_turn() -> None:
+    rounds = list(plan(SETTINGS.points, NAMES, 20, seed=7))
+    assert len(rounds) == 20
+    for starts, points in rounds:
+        assert sorted(starts) == sorted(NAMES)
+        assert Counter(point[:2] for point in points) == Counter(SETTINGS.points)
+        assert all(sorted(point.names) == sorted(NAMES) for point in points)
+    assert len({starts for starts, _ in rounds}) > 3
+    assert {starts[0] for starts, _ in rounds} == set(NAMES)
+    assert len({point.names for _, points in rounds for point in points}) == 6
+    assert len({tuple(p[:2] for p in points) for _, points in rounds}) > 10
+    seeds = [point.seed for _, points in rounds for point in points]
+    assert len(set(seeds)) == 20 * len(SETTINGS.points)
+    assert rounds == list(plan(SETTINGS.points, NAMES, 20, seed=7))
+
+
+class Starts:
+    """Servers that are none, how to start them, and what became of them."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str]] = []
+
+    def of(self, *names: str) -> dict[str, Callable[[], AbstractContextManager[System]]]:
+        return {name: partial(self._start, name) for name in names}
+
+    @contextmanager
+    def _start(self, name: str) -> Iterator[System]:
+        self.log.append(("start", name))
+        yield System(name, Server("http://server", 0), None, None)  # type: ignore[arg-type]
+        self.log.append(("end", name))
+
+
+def measured(load: LoadSettings) -> Measured:
+    return Measured(result(ROWS), summarise(result(ROWS)), run("deadline", "x", 1, 0, 8).account)
+
+
+def test_systems_of_a_point_are_sent_the_same(tmp_path: Path, monkeypatch) -> None:
+    asked: list[tuple[str, LoadSettings]] = []
+
+    def measure(system: System, load: LoadSettings) -> Measured:
+        asked.append((system.name, load))
+        return measured(load)
+
+    monkeypatch.setattr(live_study, "measure", measure)
+    found = replace(report(), runs=[], bursts=[])
+    said: list[str] = []
+    starts = Starts()
+    subject, starters = Subject.find(SETTINGS), starts.of(*NAMES)
+    measure_loads(subject, starters, found, tmp_path / "live", said.append)
+    assert len(asked) == len(found.runs) == 2 * 4 * 3
+    assert len(said) == 2 * (1 + 4)
+    # Every round has servers of its own, which are all there from its beginning to its end.
+    assert [what for what, _ in starts.log] == [*["start"] * 3, *["end"] * 3] * 2
+    assert Counter(starts.log) == {(what, name): 2 for what in ("start", "end") for name in NAMES}
+    for turn in range(0, len(asked), 3):
+        names, loads = zip(*asked[turn : turn + 3], strict=True)
+        assert set(names) == set(NAMES)
+        assert {load.target.name for load in loads} == set(NAMES)
+        assert len({(load.seed, load.rate_hz, load.arrivals.name) for load in loads}) == 1
+    assert {round(load.rate_hz, 6) for _, load in asked} == {30.0, 90.0}
+    assert {load.full_depth_s for _, load in asked} == {REFERENCE.full_depth_s}
+    assert asked[0][1].ap_by_depth[1] == subject.catalog.exits[0].ap
+    assert len(json.loads((tmp_path / "live.json").read_text())["runs"]) == 24
+
+
+def test_a_burst_is_five_times_capacity(tmp_path: Path, monkeypatch) -> None:
+    asked: list[LoadSettings] = []
+
+    def measure(system: System, load: LoadSettings) -> Measured:
+        asked.append(load)
+        return measured(load)
+
+    monkeypatch.setattr(live_study, "measure", measure)
+    found = replace(report(), runs=[], bursts=[])
+    names = live_study.BURST_SYSTEMS
+    starts = Starts()
+    subject, starters = Subject.find(SETTINGS), starts.of("another", *names)
+    measure_recovery(subject, starters, found, tmp_path / "live", lambda _: None)
+    order = [burst.system for burst in found.bursts]
+    assert starts.log == [(what, name) for name in order for what in ("start", "end")]
+    for number, turns in enumerate((order[:3], order[3:])):
+        assert sorted(turns) == sorted(names)
+        assert len({load.seed for load in asked[3 * number : 3 * number + 3]}) == 1
+    assert [burst.round for burst in found.bursts] == [0] * 3 + [1] * 3
+    assert len({load.seed for load in asked}) == 2
+    assert {load.arrivals.name for load in asked} == {"burst:4:4:20"}
+    assert {load.rate_hz * 20 for load in asked} == {5 * REFERENCE.capacity_hz}
+    assert found.bursts[0].duration_s == 20.0
+    assert found.bursts[0].burst_s == (4.0, 8.0)
+
+
+def test_a_timeline_is_by_the_instant_of_arrival() -> None:
+    rows = [answer(0.1, 0.01, depth=3), answer(0.4, 0.5), answer(0.6, 0.01, depth=None)]
+    timeline = timeline_of([*rows, answer(1.9, 0.01, depth=2)], 2.0)
+    assert timeline.arrived == (2, 1, 0, 1)
+    assert timeline.in_time == (1, 1, 0, 1)
+    assert timeline.depths == (3, 0, 0, 2)
+
+
+def test_what_a_gateway_keeps_of_a_budget() -> None:
+    model = {"exits": [{}, {"min_budget_ms": 30.5, "predicted_ms": 26.0}]}
+    assert reserve_of(model) == pytest.approx(0.0045)
+    for unknown in (None, {"exits": []}, {"exits": [{"min_budget_ms": None, "predicted_ms": 1}]}):
+        with pytest.raises(StudyError, match="does not say what it predicts"):
+            reserve_of(unknown)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"budgets": "x"}, "budgets 'x'"),
+        ({"arrivals": ("sometimes",)}, "arrivals 'sometimes'"),
+        ({"loads": (0.0,)}, "loads must be positive"),
+        ({"loads": tuple(range(1, 502))}, "too many"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, problem: str) -> None:
+    SETTINGS.check()
+    with pytest.raises(ValueError, match=problem):
+        replace(SETTINGS, **changes).check()
+
+
+def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
+    """Of a model that knows nothing, by servers that are slow: figures mean nothing, but every
+    request is accounted for."""
+    data = tmp_path / "data"
+    shutil.copytree(SETTINGS.data, data)
+    command = [sys.executable, "-m", "serving", "study", "live", "--rounds", "1"]
+    command += ["--seconds", "0.5", "--loads", "0.5", "--arrivals", "poisson"]
+    command += ["--burst-seconds", "1", "1", "3", "--segment-rounds", "1", "--data", str(data)]
+    command += ["--reference-seconds", "0.3"]
+    command += ["--runtime", "onnxruntime", "--model-repository", str(small_repository)]
+    command += ["--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    paths = {path.suffix: path for path in (tmp_path / "out").iterdir()}
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    assert done.stdout == paths[".md"].read_text()
+    found = json.loads(paths[".json"].read_text())
+    assert {row["system"] for row in found["runs"]} == set(POLICIES)
+    assert {row["system"] for row in found["bursts"]} == set(live_study.BURST_SYSTEMS)
+    assert len({row["schedule_digest"] for row in found["runs"]}) == 1
+    for row in (*found["runs"], *found["bursts"]):
+        ends = row["account"]
+        assert sum(ends["client"].values()) == ends["scheduled"] == row["count"]
+        assert all(ends["server"][end] >= count for end, count in ends["client"].items())
+        assert sum(ends["server"].values()) == row["count"] + 1
+        assert ends["connection_errors"] == 0

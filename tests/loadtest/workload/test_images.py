@@ -1,0 +1,106 @@
+"""Reading what is to be sent, and what is in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loadtest.workload.images import Detections, read_data, read_pictures
+from tests.serving.fakes import JPEG, encode, picture
+
+BCCD = Path("tests/data/bccd")
+
+
+def test_a_voc_folder():
+    names = (BCCD / "ImageSets/Main/test.txt").read_text().split()
+    pictures = read_data(BCCD, "test")
+    assert [found.name for found in pictures] == [f"{name}.jpg" for name in names]
+    first = next(found for found in pictures if "00031" in found.name)
+    assert first.data == (BCCD / "JPEGImages" / first.name).read_bytes()
+    assert first.content_type == "image/jpeg"
+    assert first.objects is not None
+    assert first.objects[0].box_xywh == (127, 143, 143, 130)
+    assert (first.objects[0].class_name, first.objects[0].area) == ("WBC", 143 * 130)
+
+
+def test_boxes_end_with_the_image_and_have_an_area(tmp_path):
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/all.txt").write_text("a\n")
+    (tmp_path / "JPEGImages/a.jpg").write_bytes(encode(picture(64, 48), "JPEG"))
+    corners = [(60, 40, 90, 90), (70, 0, 80, 10), (5, 5, 5, 9)]
+    boxes = "".join(
+        f"<object><name>cell</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+        f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        for x1, y1, x2, y2 in corners
+    )
+    (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{boxes}</annotation>")
+    (only,) = read_data(tmp_path, "all")
+    assert only.objects is not None
+    assert [item.box_xywh for item in only.objects] == [(60, 40, 4, 8)]
+
+
+def test_a_coco_file(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    (tmp_path / "images/b.png").write_bytes(encode(picture(8, 8), "PNG"))
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 3, "file_name": "b.png"}],
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 9.5, "iscrowd": 1},
+            {"image_id": 7, "category_id": 90, "bbox": [0, 0, 2, 2]},
+        ],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    first, second = read_data(tmp_path / "annotations.json", "unused")
+    assert (second.content_type, second.objects) == ("image/png", ())
+    assert first.objects is not None
+    person, brush = first.objects
+    assert (person.class_name, person.area, person.is_crowd) == ("person", 9.5, True)
+    assert (brush.class_name, brush.area, brush.is_crowd) == ("toothbrush", 4.0, False)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"images": []}', '{"images": [{}]}'])
+def test_what_is_no_data_set(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"x\.json"):
+        read_data(path, "test")
+
+
+def test_no_such_split():
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_data(BCCD, "nowhere")
+
+
+def test_an_empty_split(tmp_path):
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/test.txt").write_text("")
+    with pytest.raises(ValueError, match="has no images"):
+        read_data(tmp_path, "test")
+
+
+def test_files_without_annotations(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(encode(picture(8, 8), "WEBP"))
+    (only,) = read_pictures([path])
+    assert (only.content_type, only.objects) == ("image/webp", None)
+    path.write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match="not a JPEG, PNG or WebP"):
+        read_pictures([path])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_pictures([tmp_path / "missing"])
+
+
+def test_a_key_tells_detections_apart():
+    def found(score: float, label: int) -> Detections:
+        boxes = np.array([[0, 0, 1, 1]], np.float32)
+        return Detections(boxes, np.array([score], np.float32), np.array([label]))
+
+    keys = {found(0.5, 1).key(), found(0.5, 2).key(), found(0.6, 1).key()}
+    assert len(keys) == 3
+    assert found(0.5, 1).key() in keys

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST
+from serving.core import segment as segments
+from serving.core.catalog import Exit
+from serving.core.family import Family
+from serving.model_repository import (
+    StartError,
+    find_model,
+    find_models,
+    measured_front,
+    open_family,
+    open_runner,
+    read_catalog,
+    read_family,
+)
+from tests.serving.fakes import CATALOG, write_catalogs
+from tests.serving.world import FakeClock, FakeRunner, cost_s, exact_profile
+
+
+def test_the_only_model(tmp_path: Path) -> None:
+    folder = find_model(write_catalogs(tmp_path, "cells"), None)
+    assert folder == tmp_path / "cells_anytime" / "1"
+    assert read_catalog(folder) == CATALOG
+
+
+def test_one_of_several_models(tmp_path: Path) -> None:
+    write_catalogs(tmp_path, "cells", "streets")
+    assert find_model(tmp_path, "streets").parts[-2] == "streets_anytime"
+    with pytest.raises(StartError, match=r"cells, streets.*--model cells,streets"):
+        find_model(tmp_path, None)
+    with pytest.raises(StartError, match="no model 'sea'"):
+        find_model(tmp_path, "sea")
+
+
+def test_several_models_as_one(tmp_path: Path) -> None:
+    catalogs = {name: replace(CATALOG, name=name) for name in ("small", "large")}
+    other = replace(CATALOG, name="streets", classes=("car", "bus"))
+    write_catalogs(tmp_path, *catalogs.values(), other)
+    folders = find_models(tmp_path, ("small", "large"))
+    assert [folder.parts[-2] for folder in folders] == ["small_anytime", "large_anytime"]
+    assert read_family(folders) == Family(tuple(catalogs.values()))
+    with pytest.raises(StartError, match="classes differ: circle, square; car, bus"):
+        read_family(find_models(tmp_path, ("small", "streets")))
+    with pytest.raises(StartError, match="no model 'sea'"):
+        find_models(tmp_path, ("small", "sea"))
+
+
+def test_no_model(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="no model in"):
+        find_model(tmp_path / "missing", None)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 1}', "[1"])
+def test_an_unusable_catalogue(tmp_path: Path, text: str) -> None:
+    (tmp_path / "catalog.json").write_text(text)
+    with pytest.raises(StartError, match=r"catalog\.json cannot be used"):
+        read_catalog(tmp_path)
+
+
+def test_runners_are_imported_when_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StartError, match="no runtime 'magic'"):
+        open_runner("magic", tmp_path, None)
+    folder = find_model(write_catalogs(tmp_path, "cells"), None)
+    monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
+    assert open_runner("openvino", folder, 2) == (folder, CATALOG, 2)  # type: ignore[comparison-overlap]
+
+
+def test_some_segments_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_model(write_catalogs(tmp_path, "cells"), None)
+    monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
+    wanted = {segments.fused_exit(2)}
+    assert open_runner("openvino", folder, 2, wanted) == (folder, CATALOG, 2, wanted)  # type: ignore[comparison-overlap]
+
+
+def test_a_precision_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_model(write_catalogs(tmp_path, "cells"), None)
+    opened: list[Any] = []
+
+    def create(*given: Any, **choice: Any) -> FakeRunner:
+        opened.append(choice)
+        return FakeRunner(FakeClock())
+
+    module = SimpleNamespace(OpenVinoRunner=create)
+    monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+    (folder / CPU_FOLDER).mkdir()
+    record = {"model_digest": CATALOG.digest, "num_images": 1, "runtime": "test"}
+    (folder / CPU_FOLDER / MANIFEST).write_text(json.dumps(record))
+    for precision in ("f32", "bf16", "int8"):
+        open_family("openvino", (folder,), None, unused, precision)
+    assert opened == [{"precision": name} for name in ("f32", "bf16", "int8")]
+
+
+def test_a_precision_that_is_not_there(tmp_path: Path) -> None:
+    folder = find_model(write_catalogs(tmp_path, "cells"), None)
+    with pytest.raises(StartError, match=r"no quantised segments in .*--calibration-images"):
+        open_runner("openvino", folder, None, precision="int8")
+    with pytest.raises(
+        StartError, match=r"openvino does not run .* int4: there are f32, bf16, int8"
+    ):
+        open_runner("openvino", folder, None, precision="int4")
+    with pytest.raises(StartError, match=r"onnxruntime .* it has no choice of precision"):
+        open_runner("onnxruntime", folder, None, precision="f32")
+    (folder / CPU_FOLDER).mkdir()
+    record = {"model_digest": "0123", "num_images": 1, "runtime": "test"}
+    (folder / CPU_FOLDER / MANIFEST).write_text(json.dumps(record))
+    with pytest.raises(StartError, match=r"were made of model 0123.* calibrate again"):
+        open_runner("openvino", folder, None, precision="int8")
+
+
+def test_a_family_has_the_figures_of_the_precision(tmp_path: Path) -> None:
+    exits = tuple(replace(entry, ap=0.1) for entry in CATALOG.exits)
+    catalog = CATALOG.with_figures(replace(CATALOG.at("int8"), exits=exits))
+    folders = find_models(write_catalogs(tmp_path, catalog), ())
+    assert read_family(folders).expected_ap(0, 1) == CATALOG.expected_ap(1)
+    family = read_family(folders, "int8")
+    assert family.expected_ap(0, 1) == 0.1
+    with pytest.raises(StartError, match="--runtime openvino --precision int8 --write"):
+        measured_front(family, "openvino")
+
+
+class TestMeasuredFront:
+    @staticmethod
+    def family(*depths: int) -> Family:
+        """With a profile of exit 1 to 5, or of these alone."""
+        every = exact_profile()
+        known = {segments.fused_exit(depth) for depth in depths}
+        table = {key: q for key, q in every.table.items() if not known or key[0] in known}
+        exits = tuple(Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59, 0.7, 0.7), 1))
+        profiles = {"fake": replace(every, table=table)}
+        first = replace(CATALOG, exits=exits, profiles=profiles)
+        return Family((first, replace(first, name="again")))
+
+    def test_by_the_quickest_path_at_batch_1(self) -> None:
+        front = measured_front(self.family(), "fake")
+        assert [(point.model, point.depth) for point in front.points] == [(0, 1), (0, 2), (0, 4)]
+        for point in front.points:
+            assert point.latency_s == pytest.approx(cost_s(segments.fused_exit(point.depth)))
+
+    def test_what_was_not_profiled_is_said(self) -> None:
+        with pytest.raises(StartError, match="cells was not profiled on openvino"):
+            measured_front(self.family(), "openvino")
+        with pytest.raises(StartError, match=r"the profile of cells.again on fake: .* lacks"):
+            measured_front(self.family(1, 3), "fake")
+
+
+class TestOpenFamily:
+    @pytest.fixture
+    def runners(self, monkeypatch: pytest.MonkeyPatch) -> list[FakeRunner]:
+        """Those that have been opened; there are two."""
+        opened: list[FakeRunner] = []
+
+        def create(*_: Any) -> FakeRunner:
+            if len(opened) == 2:
+                raise RuntimeError("no memory left")
+            opened.append(FakeRunner(FakeClock()))
+            return opened[-1]
+
+        module = SimpleNamespace(OpenVinoRunner=create)
+        monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+        return opened
+
+    def test_of_one_is_its_runner(self, tmp_path: Path, runners: list[FakeRunner]) -> None:
+        folders = find_models(write_catalogs(tmp_path, "cells"), ())
+        assert open_family("openvino", folders, None, unused) is runners[0]
+
+    def test_of_several(self, tmp_path: Path, runners: list[FakeRunner]) -> None:
+        catalogs = [replace(CATALOG, name=name) for name in ("small", "large")]
+        folders = find_models(write_catalogs(tmp_path, *catalogs), ("small", "large"))
+        runner = open_family("openvino", folders, None, unused)
+        assert {segment.model for segment in runner.segments} == {0, 1}
+        runner.run(segments.STEM.of(1), runner.load([np.zeros((96, 128, 3), np.uint8)]))
+        assert [member.log for member in runners] == [[], [("stem", 1)]]
+
+    def test_what_was_opened_is_closed_when_another_fails(
+        self, tmp_path: Path, runners: list[FakeRunner], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[FakeRunner] = []
+
+        def close(runner: FakeRunner) -> None:
+            closed.append(runner)
+
+        monkeypatch.setattr(FakeRunner, "close", close)
+        names = ("a", "b", "c")
+        folders = find_models(write_catalogs(tmp_path, *names), names)
+        with pytest.raises(RuntimeError, match="no memory left"):
+            open_family("openvino", folders, None, unused)
+        assert closed == runners
+
+
+def unused(*_: Any) -> Any:
+    """Models of one input size need no other."""
+    raise AssertionError("resized")
+
+
+class Runners:
+    """A module whose runner is the arguments it was made with."""
+
+    @staticmethod
+    def OpenVinoRunner(*arguments: Any, **named: Any) -> tuple[Any, ...]:  # noqa: N802
+        return (*arguments, *named.values())
