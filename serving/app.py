@@ -1,6 +1,6 @@
 """The composition root: the only module that knows every other.
 
-settings -> catalogue -> backend(runner) -> routes -> Door -> HTTP server
+settings -> catalogue -> backend(runner) -> routes -> Middleware -> HTTP server
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from starlette.types import ASGIApp
 
 from serving.api import kserve, problems
 from serving.api.admission import Limits
-from serving.api.detect import Detector
+from serving.api.detect import DetectionService
 from serving.api.lifecycle import Lifecycle
-from serving.api.middleware import Door
+from serving.api.middleware import Middleware
 from serving.api.routes import create_router
 from serving.api.upload import Upload
 from serving.backends.embedded import EmbeddedBackend
@@ -204,7 +204,7 @@ def create_app(
         lifespan=lifespan,
     )
     problems.install(app)
-    detector = Detector(
+    detector = DetectionService(
         backend,
         pool,
         lifecycle=lifecycle,
@@ -227,7 +227,7 @@ def create_app(
             wall_clock=wall_clock,
         )
     )
-    return Door(app, clock, leaving=lambda: lifecycle.leaving)
+    return Middleware(app, clock, leaving=lambda: lifecycle.leaving)
 
 
 def _runtime(settings: Settings) -> str:

@@ -2,12 +2,12 @@
 
     submit -> waiting --Run(stem)--> cohort --Run(stack)--> cohort --Run(head)--> answered
                  |                     |  ^                   |
-                 |                     |  '--- growing: grew -'
+                 |                     |  '--- streaming: on_exit -'
                  '-- shed, cancelled --'---- shed, cancelled, failed
 
-Every request that was submitted ends exactly once, by its ``done`` callback. One that *grows* has
-its answers before that, by its ``grew`` callback; once it has one, only its client can take it from
-it: it is not shed, and whatever fails, it ends answered. The loop runs in a thread of its own;
+Every request that was submitted ends exactly once, by its ``done`` callback. A *streaming*
+one has its answers before that, by its ``on_exit`` callback; once it has one, only its client can
+take it from it: it is not shed, and whatever fails, it ends answered. The loop runs in a thread of its own;
 ``step`` is one turn of it and is all that tests need.
 
 An idle engine is probed: predictions that a busy moment has raised would otherwise make the gateway
@@ -42,7 +42,7 @@ from serving.core.policy import (
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
 from serving.core.scheduling.path_costs import Costs, paths_of
-from serving.core.windowed_minimum import Least
+from serving.core.windowed_minimum import WindowedMinimum
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ flood everything around it slows it down, and not all segments alike."""
 
 Done = Callable[[Result], None]
 """Called in the executor's thread, or in the submitting one if the request is refused at once."""
-Grew = Callable[[Answered], None]
+OnExit = Callable[[Answered], None]
 """Called in the executor's thread."""
 Watch = Callable[[Snapshot, Decision], None]
 """Told of each decision, in the executor's thread, before it is carried out."""
@@ -74,7 +74,7 @@ class _Job:
     request: Request
     image: Image
     done: Done
-    grew: Grew | None
+    on_exit: OnExit | None
     submitted_s: float
     started_s: float = 0.0
     engine_s: float = 0.0
@@ -117,7 +117,7 @@ class Executor:
         self._models = paths_of(runner.segments)
         now_s = clock()
         self._exit_s = self._predict_exits()
-        self._least_s = [Least(IDLE_PERIOD_S, now_s, seconds) for seconds in self._exit_s]
+        self._least_s = [WindowedMinimum(IDLE_PERIOD_S, now_s, seconds) for seconds in self._exit_s]
         self._published_s = now_s
         self._changed = threading.Condition()
         # Shared with other threads, guarded by _changed:
@@ -157,13 +157,15 @@ class Executor:
             return self._exit_s[model][depth - 1]
         return min(seconds[depth - 1] for seconds in self._exit_s if len(seconds) >= depth)
 
-    def submit(self, request: Request, image: Image, done: Done, grew: Grew | None = None) -> None:
-        """Take a request; ``done`` is called exactly once, whatever becomes of it. ``grew`` is
+    def submit(
+        self, request: Request, image: Image, done: Done, on_exit: OnExit | None = None
+    ) -> None:
+        """Take a request; ``done`` is called exactly once, whatever becomes of it. ``on_exit`` is
         called for each exit that answers it, the last one included, before ``done`` is."""
         with self._changed:
             reason = self._refusal()
             if reason is None:
-                self._inbox.append(_Job(request, image, done, grew, self._clock()))
+                self._inbox.append(_Job(request, image, done, on_exit, self._clock()))
                 self._num_open += 1
                 self._changed.notify_all()
                 return
@@ -442,12 +444,12 @@ class Executor:
         self._runner.release(output)
         self._release_input(decision, batch)
         depth = decision.segment.stop
-        growing = {
+        streaming = {
             request.id
             for request in decision.requests
-            if decision.cohort is not None and request.growing and depth < request.max_depth
+            if decision.cohort is not None and request.streaming and depth < request.max_depth
         }
-        self._remove([request for request in decision.requests if request.id not in growing])
+        self._remove([request for request in decision.requests if request.id not in streaming])
         finished_s = self._clock()
         for job, found in zip(jobs, detections, strict=True):
             answer = Answered(
@@ -460,9 +462,9 @@ class Executor:
                 job.predicted_s,
                 decision.segment.model,
             )
-            if job.grew is not None:
-                job.grew(answer)
-            if job.request.id in growing:
+            if job.on_exit is not None:
+                job.on_exit(answer)
+            if job.request.id in streaming:
                 self._answers[job.request.id] = answer
             else:
                 self._end(job, answer)

@@ -126,7 +126,7 @@ class StagedAlert:
 
     An anytime network has answered at each exit that it passes. Here an answer costs a head, which
     is run only where the request is to leave; the fallback is thus the shallowest exit from where
-    it stands, and giving up depth is what keeps it in time. Growing requests end with their first
+    it stands, and giving up depth is what keeps it in time. Streaming requests end with their first
     answer.
     """
 

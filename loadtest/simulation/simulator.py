@@ -281,15 +281,15 @@ class Server:
             self._cohorts[cohort.id] = cohort
         else:
             depth = run.segment.stop
-            growing = {
+            streaming = {
                 request.id
                 for request in run.requests
-                if run.cohort is not None and request.growing and depth < request.max_depth
+                if run.cohort is not None and request.streaming and depth < request.max_depth
             }
             if run.cohort is not None:
-                self._remove([r for r in run.requests if r.id not in growing])
+                self._remove([r for r in run.requests if r.id not in streaming])
             for request in run.requests:
-                if request.id not in growing:
+                if request.id not in streaming:
                     self._end(request, depth, None)
                     continue
                 answer = Outcome(request, self.now_s, depth, None)

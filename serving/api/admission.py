@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from serving.api.backlog import Backlog
 from serving.api.problems import to_ms
-from serving.api.request_context import Ask
+from serving.api.request_context import RequestContext
 from serving.core.errors import BudgetInfeasible, Overloaded, ShedReason
 from serving.core.ports import Backend, Clock
 from serving.imaging.decoding import DecodePool, Header
@@ -19,7 +19,7 @@ T = TypeVar("T")
 MIN_BUDGET_HEADROOM = 1.5
 """A budget that is suggested must still do a moment later, when predictions have moved."""
 
-HOPELESS = 0.7
+REJECT_WAIT_FACTOR = 0.7
 """Share of the expected wait that already leaves too little time. The estimate is rough, and who is
 refused for it might have been served."""
 
@@ -57,17 +57,17 @@ class Admission:
             self._pool.predicted_s(header) + engine_s + self._limits.network_reserve_s,
         )
 
-    def check_feasible(self, header: Header, ask: Ask) -> float:
+    def check_feasible(self, header: Header, context: RequestContext) -> float:
         """What an idle server would still need, in seconds. Raises BudgetInfeasible or
         Overloaded."""
-        needed_s = self.min_budget_s(header, self._backend.predicted_s(ask.options.min_depth))
-        elapsed_s = ask.read_s - ask.arrival_s
-        if ask.budget.seconds >= needed_s + elapsed_s:
+        needed_s = self.min_budget_s(header, self._backend.predicted_s(context.options.min_depth))
+        elapsed_s = context.read_s - context.arrival_s
+        if context.budget.seconds >= needed_s + elapsed_s:
             return needed_s
         # Reading takes a little always, which an idle server needs as well. What exceeds that is a
         # slow sender or a busy server, and no reason to call the budget too small for ever.
         needed_s += min(elapsed_s, needed_s * MAX_READ_SHARE)
-        if ask.budget.seconds >= needed_s:
+        if context.budget.seconds >= needed_s:
             raise Overloaded(
                 f"The request took {to_ms(elapsed_s)} ms to arrive and be read, which left too "
                 "little time.",
@@ -76,35 +76,35 @@ class Admission:
         min_budget_s = math.ceil(needed_s * MIN_BUDGET_HEADROOM * 1e3) / 1e3
         raise BudgetInfeasible(
             f"An idle server needs {to_ms(needed_s)} ms to read this image and answer at depth "
-            f"{ask.options.min_depth}; allow {to_ms(min_budget_s)} ms.",
+            f"{context.options.min_depth}; allow {to_ms(min_budget_s)} ms.",
             min_budget_s,
         )
 
-    def check_room(self, needed_s: float, ask: Ask) -> None:
+    def check_room(self, needed_s: float, context: RequestContext) -> None:
         """Before its image is decoded: that takes the time from those that are served. Raises
         Overloaded if it needs ``needed_s`` once those that are due before it have left, and would
         then be late."""
-        wait_s = self._backlog.wait_s(ask.deadline_s) * HOPELESS
-        if ask.read_s + wait_s + needed_s > ask.deadline_s and wait_s > 0.0:
-            num_ahead = self._backlog.num_ahead(ask.deadline_s)
+        wait_s = self._backlog.wait_s(context.deadline_s) * REJECT_WAIT_FACTOR
+        if context.read_s + wait_s + needed_s > context.deadline_s and wait_s > 0.0:
+            num_ahead = self._backlog.num_ahead(context.deadline_s)
             raise Overloaded(
                 f"The {num_ahead} requests that are due before leave no time for this one.",
                 ShedReason.REJECTED_OVERLOAD,
                 wait_s,
             )
 
-    async def inside(self, ask: Ask, work: Awaitable[T]) -> T:
-        """The result of ``work``, which sets ``ask.answered``, and during which others count this
+    async def inside(self, context: RequestContext, work: Awaitable[T]) -> T:
+        """The result of ``work``, which sets ``context.answered``, and during which others count this
         request as ahead of them."""
-        with self._backlog.joined(ask.deadline_s):
+        with self._backlog.joined(context.deadline_s):
             result = await work
-            self._backlog.answered(self._least_share(ask))
+            self._backlog.answered(self._least_share(context))
         return result
 
-    def _least_share(self, ask: Ask) -> float:
+    def _least_share(self, context: RequestContext) -> float:
         """Of the time that the answer took, what the shallowest that would have done takes: who is
         answered at depth because there is time for it stands in nobody's way."""
-        assert ask.answered is not None, "it has ended without an answer and without an error"
-        least_s = self._backend.predicted_s(ask.options.min_depth)
-        taken_s = self._backend.predicted_s(ask.answered.depth, ask.answered.model)
+        assert context.answered is not None, "it has ended without an answer and without an error"
+        least_s = self._backend.predicted_s(context.options.min_depth)
+        taken_s = self._backend.predicted_s(context.answered.depth, context.answered.model)
         return least_s / max(least_s, taken_s)

@@ -1,12 +1,12 @@
-"""One detection request, from its head to its reply, whichever surface it came by.
+"""One detection request, from its head to its reply, whichever protocol it came by.
 
     budget -> admission -> head -> body -> message -> feasibility -> pixels -> boxes -> reply
                                                                          ^        |
-                                                                         '-growing'
+                                                                         '-streaming'
 
 Each arrow can end it with an error of ``core.errors``; whichever way it ends, it is counted once.
-What a surface adds is how the head and the body are read and how the reply is written. A reply that
-grows is written exit by exit, and ends as its last event says.
+What a protocol adds is how the head and the body are read and how the reply is written. A streaming
+reply is written exit by exit, and ends as its last event says.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from serving.api.event_stream import DONE, ERROR, EventStream
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import parse_options
 from serving.api.problems import details_of, to_ms
-from serving.api.protocol_adapter import Message, Surface
-from serving.api.request_context import Ask, write_reply
+from serving.api.protocol_adapter import ParsedRequest, ProtocolAdapter
+from serving.api.request_context import RequestContext, write_reply
 from serving.core.errors import (
     BackendError,
     BodyTimeout,
@@ -53,17 +53,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STREAM_GRACE_S = 1.0
-"""How long after its deadline a client may take to read what a growing reply has for it; then it is
-hung up on."""
+"""How long after its deadline a client may take to read what a streaming reply has for it; then the
+server hangs up."""
 
-# Why a growing reply went no deeper, as its last event says.
+# Why a streaming reply went no deeper, as its last event says.
 AT_MAX_DEPTH = "max-depth"
 AT_BEST = "best"
 CONCLUDED = "concluded"
 AT_DEADLINE = "deadline"
 
 
-class Detector:
+class DetectionService:
     """Serves detection requests. All of it runs on the event loop except decoding and the
     backend."""
 
@@ -89,44 +89,46 @@ class Detector:
         self._num_requests = 0
         self.admission = Admission(backend, pool, limits, clock)
 
-    async def serve(self, http: HttpRequest, surface: Surface) -> Response:
+    async def serve(self, http: HttpRequest, adapter: ProtocolAdapter) -> Response:
         """The reply to one request. Raises ServingError."""
-        ask = self._ask(http)
-        with self._counted(ask):
-            message = await self._understand(http, surface, ask)
-            finding = self.admission.inside(ask, self._find(message, ask))
+        context = self._context(http)
+        with self._counted(context):
+            message = await self._parse_and_admit(http, adapter, context)
+            finding = self.admission.inside(context, self._infer(message, context))
             found = await while_connected(http.receive, finding)
-            response, ask.reply = self._reply(message, ask, *found)
+            response, context.reply = self._reply(message, context, *found)
             return response
 
-    async def grow(self, http: HttpRequest, surface: Surface, media_type: str, send: Send) -> None:
+    async def stream(
+        self, http: HttpRequest, adapter: ProtocolAdapter, media_type: str, send: Send
+    ) -> None:
         """Send the reply to one request as a stream of ``media_type``. Raises ServingError for as
         long as nothing has been sent."""
-        ask, stream = self._ask(http), EventStream(media_type, send)
+        context, stream = self._context(http), EventStream(media_type, send)
         try:
-            with self._counted(ask, stream):
-                message = await self._understand(http, surface, ask)
-                telling = self.admission.inside(ask, self._tell(message, ask, stream))
-                ask.reply, reason = reply, _ = await while_connected(http.receive, telling)
-            event, details = DONE, self._done(ask, reply, reason, stream)
+            with self._counted(context, stream):
+                message = await self._parse_and_admit(http, adapter, context)
+                telling = self.admission.inside(context, self._stream(message, context, stream))
+                context.reply, reason = reply, _ = await while_connected(http.receive, telling)
+            event, details = DONE, self._done(context, reply, reason, stream)
         except Exception as error:
             if not stream.started:
                 raise
             if isinstance(error, Cancelled):
                 return  # there is nobody to be told
             if not isinstance(error, ServingError):
-                logger.error("request %s failed", ask.request_id, exc_info=error)
+                logger.error("request %s failed", context.request_id, exc_info=error)
             event, details = ERROR, details_of(http, error)
         try:
-            async with asyncio.timeout(ask.deadline_s + STREAM_GRACE_S - self._clock()):
+            async with asyncio.timeout(context.deadline_s + STREAM_GRACE_S - self._clock()):
                 await stream.end(event, details)
         except TimeoutError:
-            logger.info("request %s: hung up, since nobody reads its answers", ask.request_id)
+            logger.info("request %s: hung up, since nobody reads its answers", context.request_id)
 
-    def _ask(self, http: HttpRequest) -> Ask:
+    def _context(self, http: HttpRequest) -> RequestContext:
         state = http.scope["state"]
         limits = self._limits
-        return Ask(
+        return RequestContext(
             state["request_id"],
             state["arrival_s"],
             Budget(limits.default_budget_s, limits.max_budget_s),
@@ -135,13 +137,13 @@ class Detector:
         )
 
     @contextmanager
-    def _counted(self, ask: Ask, stream: EventStream | None = None) -> Iterator[None]:
-        """What is done within ends with ``ask.reply`` or an error, and is counted as that."""
+    def _counted(self, context: RequestContext, stream: EventStream | None = None) -> Iterator[None]:
+        """What is done within ends with ``context.reply`` or an error, and is counted as that."""
         self._num_requests += 1
         ending: Reply | BaseException | None = None
         try:
             yield
-            ending = ask.reply
+            ending = context.reply
         except BaseException as error:
             ending = error
             raise
@@ -149,19 +151,21 @@ class Detector:
             self._num_requests -= 1
             assert ending is not None
             num_answers = None if stream is None else stream.num_answers
-            duration_s = self._clock() - ask.arrival_s
-            record = RequestRecord(duration_s, ask.budget.seconds, ending, num_answers)
+            duration_s = self._clock() - context.arrival_s
+            record = RequestRecord(duration_s, context.budget.seconds, ending, num_answers)
             self._metrics.ended_request(record)
-            _log(record, ask.request_id)
-            if ask.trace is not None:
-                ask.trace.end(record, ask.read_s, ask.decoded_s)
+            _log(record, context.request_id)
+            if context.trace is not None:
+                context.trace.end(record, context.read_s, context.decoded_s)
 
-    async def _understand(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
+    async def _parse_and_admit(
+        self, http: HttpRequest, adapter: ProtocolAdapter, context: RequestContext
+    ) -> ParsedRequest:
         """All that is asked, once it is known to be feasible."""
         limits = self._limits
-        _allow(
+        _set_budget(
             http,
-            ask,
+            context,
             parse_budget(
                 http.headers, default_s=limits.default_budget_s, max_s=limits.max_budget_s
             ),
@@ -170,27 +174,29 @@ class Detector:
         if self._num_requests > limits.max_requests:
             self._metrics.demanded()  # of those that are not read most could have been answered
             raise Overloaded("Too many requests are being served.", ShedReason.REJECTED_SATURATED)
-        ask.options = surface.read_head(http)
-        message = await self._read(http, surface, ask)
-        ask.options = message.options
+        context.options = adapter.read_head(http)
+        message = await self._read(http, adapter, context)
+        context.options = message.options
         if message.timeout_s is not None:
-            _allow(http, ask, ask.budget.wished(message.timeout_s))
-        ask.read_s = self._clock()
-        needed_s = self.admission.check_feasible(message.header, ask)
+            _set_budget(http, context, context.budget.wished(message.timeout_s))
+        context.read_s = self._clock()
+        needed_s = self.admission.check_feasible(message.header, context)
         self._metrics.demanded()
-        self.admission.check_room(needed_s, ask)
+        self.admission.check_room(needed_s, context)
         return message
 
-    async def _read(self, http: HttpRequest, surface: Surface, ask: Ask) -> Message:
+    async def _read(
+        self, http: HttpRequest, adapter: ProtocolAdapter, context: RequestContext
+    ) -> ParsedRequest:
         # A budget that no server could meet is waited for as long as the smallest that one could,
         # so that it is refused with that number rather than for being slow.
-        engine_s = self._backend.predicted_s(ask.options.min_depth)
-        patience_s = max(ask.budget.seconds, engine_s + self._limits.network_reserve_s)
+        engine_s = self._backend.predicted_s(context.options.min_depth)
+        patience_s = max(context.budget.seconds, engine_s + self._limits.network_reserve_s)
         body = None
         try:
-            async with asyncio.timeout(ask.arrival_s + patience_s - self._clock()):
+            async with asyncio.timeout(context.arrival_s + patience_s - self._clock()):
                 body = await read_body(http.receive, self._limits.max_body_bytes)
-                return await surface.read_body(http.headers, body, ask.options)
+                return await adapter.read_body(http.headers, body, context.options)
         except TimeoutError as error:
             if body is None:
                 raise BodyTimeout(
@@ -201,58 +207,64 @@ class Detector:
                 ShedReason.REJECTED_EXPIRED,
             ) from error
 
-    async def _decode(self, message: Message, ask: Ask) -> tuple[Image, Letterbox]:
+    async def _decode(self, message: ParsedRequest, context: RequestContext) -> tuple[Image, Letterbox]:
         """Its pixels. Raises Overloaded or InvalidImage."""
         try:
-            async with asyncio.timeout(ask.deadline_s - self._clock()):
+            async with asyncio.timeout(context.deadline_s - self._clock()):
                 decoded = await self._pool.decode(message.data, message.header)
         except TimeoutError as error:
             raise Overloaded(
                 "The deadline came while the image waited to be decoded.",
                 ShedReason.REJECTED_EXPIRED,
             ) from error
-        ask.decoded_s = self._clock()
+        context.decoded_s = self._clock()
         return decoded
 
-    def _request(self, ask: Ask, growing: bool) -> Request:
+    def _request(self, context: RequestContext, streaming: bool) -> Request:
         number = next(self._ids)
-        if ask.trace is not None:
-            ask.trace.follow(number)
+        if context.trace is not None:
+            context.trace.follow(number)
         return Request(
             id=number,
-            arrival_s=ask.arrival_s,
-            deadline_s=ask.deadline_s - self._limits.network_reserve_s,
-            min_depth=ask.options.min_depth,
-            max_depth=ask.options.max_depth,
-            growing=growing,
+            arrival_s=context.arrival_s,
+            deadline_s=context.deadline_s - self._limits.network_reserve_s,
+            min_depth=context.options.min_depth,
+            max_depth=context.options.max_depth,
+            streaming=streaming,
         )
 
-    async def _find(self, message: Message, ask: Ask) -> tuple[Letterbox, Answered]:
+    async def _infer(
+        self, message: ParsedRequest, context: RequestContext
+    ) -> tuple[Letterbox, Answered]:
         """Pixels, then boxes. Raises Overloaded, DeadlineExceeded, InvalidImage or
         BackendError."""
-        image, placement = await self._decode(message, ask)
+        image, placement = await self._decode(message, context)
         try:
-            async with asyncio.timeout(ask.deadline_s - ask.decoded_s):
-                ask.answered = await self._backend.detect(image, self._request(ask, growing=False))
+            async with asyncio.timeout(context.deadline_s - context.decoded_s):
+                context.answered = await self._backend.detect(
+                    image, self._request(context, streaming=False)
+                )
         except TimeoutError as error:
             raise _late() from error
-        return placement, ask.answered
+        return placement, context.answered
 
-    async def _tell(self, message: Message, ask: Ask, stream: EventStream) -> tuple[Reply, str]:
+    async def _stream(
+        self, message: ParsedRequest, context: RequestContext, stream: EventStream
+    ) -> tuple[Reply, str]:
         """Pixels, then boxes of each exit, sent as they come; returns the deepest and why there is
         none deeper. Raises as ``_find``, and Cancelled for a client that does not read."""
-        image, placement = await self._decode(message, ask)
-        request = self._request(ask, growing=True)
+        image, placement = await self._decode(message, context)
+        request = self._request(context, streaming=True)
         reply: Reply | None = None
         try:
             async with (
-                asyncio.timeout(ask.deadline_s - ask.decoded_s),
-                aclosing(self._backend.grow(image, request)) as answers,
+                asyncio.timeout(context.deadline_s - context.decoded_s),
+                aclosing(self._backend.stream(image, request)) as answers,
             ):
                 async for answered in answers:
-                    response, sent = self._reply(message, ask, placement, answered)
+                    response, sent = self._reply(message, context, placement, answered)
                     await stream.answer(response, answered.depth)
-                    ask.answered, reply = answered, sent
+                    context.answered, reply = answered, sent
         except DeadlineExceeded:
             if reply is None:
                 raise
@@ -265,41 +277,43 @@ class Detector:
             raise _late() from error
         if reply is None:
             raise BackendError("The engine ended the request without an answer.")
-        if reply.depth == self._backend.family.deepest(reply.model, ask.options.max_depth):
+        if reply.depth == self._backend.family.deepest(reply.model, context.options.max_depth):
             return reply, AT_MAX_DEPTH
         return reply, CONCLUDED if reply.degraded else AT_BEST
 
     def _reply(
-        self, message: Message, ask: Ask, placement: Letterbox, answered: Answered
+        self, message: ParsedRequest, context: RequestContext, placement: Letterbox, answered: Answered
     ) -> tuple[Response, Reply]:
         """What is told of an answer. Raises DeadlineExceeded."""
         family = self._backend.family
-        response = write_reply(ask, message.write, placement, answered, family, self._clock())
+        response = write_reply(context, message.write, placement, answered, family, self._clock())
         # Asked last: a reply that took too long to write is late as well.
         now_s = self._clock()
-        if now_s > ask.deadline_s:
-            late_ms = to_ms(now_s - ask.deadline_s)
+        if now_s > context.deadline_s:
+            late_ms = to_ms(now_s - context.deadline_s)
             raise DeadlineExceeded(f"The boxes were ready {late_ms} ms after the deadline.")
         return response, Reply(
             depth=answered.depth,
-            degraded=ask.degraded(family, answered.model, answered.depth),
-            decode_s=ask.decoded_s - ask.read_s,
-            queue_s=ask.queue_s(answered),
+            degraded=context.degraded(family, answered.model, answered.depth),
+            decode_s=context.decoded_s - context.read_s,
+            queue_s=context.queue_s(answered),
             engine_s=answered.engine_s,
             write_s=max(0.0, now_s - answered.finished_s),
             model=answered.model,
-            depth_ratio=answered.depth / family.deepest(answered.model, ask.options.max_depth),
+            depth_ratio=answered.depth / family.deepest(answered.model, context.options.max_depth),
         )
 
-    def _done(self, ask: Ask, reply: Reply, reason: str, stream: EventStream) -> dict[str, Any]:
+    def _done(
+        self, context: RequestContext, reply: Reply, reason: str, stream: EventStream
+    ) -> dict[str, Any]:
         """The last event; see ``schemas.Done``."""
         family = self._backend.family
         return {
-            "request_id": ask.request_id,
+            "request_id": context.request_id,
             "model": family.names[reply.model],
             "reason": reason,
             "num_answers": stream.num_answers,
-            **ask.facts(family, reply.model, reply.depth, self._clock()),
+            **context.facts(family, reply.model, reply.depth, self._clock()),
         }
 
 
@@ -307,9 +321,9 @@ def _late() -> DeadlineExceeded:
     return DeadlineExceeded("The engine had no boxes by the deadline.")
 
 
-def _allow(http: HttpRequest, ask: Ask, budget: Budget) -> None:
+def _set_budget(http: HttpRequest, context: RequestContext, budget: Budget) -> None:
     """From now on ``budget`` applies, and problems tell it."""
-    ask.budget = budget
+    context.budget = budget
     http.scope["state"]["budget_ms"] = to_ms(budget.seconds)
 
 

@@ -1,4 +1,4 @@
-"""A reply that grows: one event for each exit as it is reached, and one that says it is the last.
+"""A reply that streams: one event for each exit as it is reached, and one that says it is the last.
 
     text/event-stream      event: detections    application/x-ndjson    {"event":"detections", ...}
                            id: 1                                        {"event":"done", ...}

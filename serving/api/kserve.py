@@ -27,12 +27,12 @@ from starlette.responses import Response
 
 from serving.api.admission import Limits
 from serving.api.body import check_head
-from serving.api.detect import Detector
+from serving.api.detect import DetectionService
 from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
 from serving.api.options import Options, parse_options
 from serving.api.problems import PROTOCOL_PREFIX, UnknownModel
-from serving.api.protocol_adapter import Answer, Message
+from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.api.tensors import InferRequest, Tensor, read_request, split_body, write_response
 from serving.core.errors import InvalidParameter, InvalidRequest
 from serving.core.family import Family
@@ -60,7 +60,7 @@ MAX_TIMEOUT_US = 2**63 - 1
 class _Output:
     datatype: str
     dims: tuple[int, ...]
-    of: Callable[[Answer], npt.NDArray[Any]]
+    of: Callable[[DetectionResult], npt.NDArray[Any]]
 
 
 OUTPUTS = {
@@ -88,7 +88,7 @@ _MEANINGLESS = (wire.EMPTY_FINAL,)
 
 
 class KServe:
-    """``Surface`` for messages with tensors."""
+    """``ProtocolAdapter`` for messages with tensors."""
 
     def __init__(self, family: Family, limits: Limits, pool: DecodePool) -> None:
         self._family = family
@@ -105,7 +105,7 @@ class KServe:
         check_head(http.headers, self._limits.max_body_bytes)
         return self._defaults
 
-    async def read_body(self, headers: Headers, body: bytes, options: Options) -> Message:
+    async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
         """The message, in a thread if it is long."""
         text, binary = split_body(headers, body)
         read = partial(self._read, text, binary)
@@ -113,16 +113,16 @@ class KServe:
             return read()
         return await self._pool.run(read, JSON_S_PER_BYTE * len(text))
 
-    def _read(self, text: bytes, binary: bytes) -> Message:
+    def _read(self, text: bytes, binary: bytes) -> ParsedRequest:
         request, tensor = read_request(text, binary)
         data, header = _image(request.inputs[0].name, tensor, self._limits.max_pixels)
         options, timeout_s, binary_output = _parameters(request.parameters, self._family)
         outputs = _outputs(request, binary_output)
         write = partial(self._write, request.id, outputs)
-        return Message(data, header, options, timeout_s, write)
+        return ParsedRequest(data, header, options, timeout_s, write)
 
     def _write(
-        self, request_id: str | None, outputs: Mapping[str, bool], answer: Answer
+        self, request_id: str | None, outputs: Mapping[str, bool], answer: DetectionResult
     ) -> Response:
         head: dict[str, Any] = {
             "model_name": self._family.name,
@@ -206,8 +206,8 @@ def _outputs(request: InferRequest, binary_output: bool) -> dict[str, bool]:
 
 
 def create_router(
-    detector: Detector,
-    surface: KServe,
+    detector: DetectionService,
+    adapter: KServe,
     backend: Backend,
     lifecycle: Lifecycle,
     totals: Totals,
@@ -286,7 +286,7 @@ def create_router(
         response_model=None,
     )
     async def infer(request: HttpRequest) -> Response:
-        return await detector.serve(request, surface)
+        return await detector.serve(request, adapter)
 
     of_model, of_version = Depends(check_model), Depends(check_version)
     path = "/models/{model}"

@@ -31,7 +31,7 @@ LINGER_BYTES = 4 * 2**20
 SKIPPABLE_BYTES = 2**20
 
 
-class Door:
+class Middleware:
     """Wraps ``app``; adds ``arrival_s`` and ``request_id`` to the state of each request.
 
     While ``leaving`` says so, every reply is the last of its connection: a client that keeps one to

@@ -18,7 +18,7 @@ from serving.imaging.decoding import Header
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DetectionResult:
     """What any surface may tell of a request that was answered."""
 
     request_id: str
@@ -29,11 +29,11 @@ class Answer:
     scores: npt.NDArray[np.float32]  # (N,)
     labels: npt.NDArray[np.int32]  # (N,)
     facts: Mapping[str, float | bool]
-    """How it came about, under the names of ``schemas.Detected``."""
+    """How it came about, under the names of ``schemas.DetectionResponse``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ParsedRequest:
     """A request that has been read."""
 
     data: bytes
@@ -42,16 +42,16 @@ class Message:
     options: Options
     timeout_s: float | None
     """The budget that was stated in the body, if any."""
-    write: Callable[[Answer], Response]
+    write: Callable[[DetectionResult], Response]
 
 
-class Surface(Protocol):
+class ProtocolAdapter(Protocol):
     """How one protocol asks for boxes and is told them."""
 
     def read_head(self, http: HttpRequest) -> Options:
         """What is known of the options before the body. Raises InvalidRequest for a head that no
         body could make good."""
 
-    async def read_body(self, headers: Headers, body: bytes, options: Options) -> Message:
+    async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
         """All of what is asked. Raises InvalidRequest, or Overloaded when there is no room to read
         it."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from serving.api.budget import Budget
 from serving.api.options import Options
 from serving.api.problems import to_ms
-from serving.api.protocol_adapter import Answer
+from serving.api.protocol_adapter import DetectionResult
 from serving.core.family import Family
 from serving.core.letterbox import Letterbox
 from serving.core.request import Answered
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Ask:
+class RequestContext:
     """What a request asks, as far as it has been read, and how far it has come. Instants are
     seconds of the server's clock."""
 
@@ -72,8 +72,8 @@ class Ask:
 
 
 def write_reply(
-    ask: Ask,
-    write: Callable[[Answer], Response],
+    context: RequestContext,
+    write: Callable[[DetectionResult], Response],
     placement: Letterbox,
     answered: Answered,
     family: Family,
@@ -82,32 +82,32 @@ def write_reply(
     """What ``write`` makes, at ``now_s``, of an answer of ``family``."""
     model, depth = answered.model, answered.depth
     detections = answered.detections
-    kept = detections.scores >= ask.options.score_threshold
+    kept = detections.scores >= context.options.score_threshold
     response = write(
-        Answer(
-            ask.request_id,
+        DetectionResult(
+            context.request_id,
             family.names[model],
             placement,
             placement.to_original(detections.boxes_xyxy_input[kept]),
             detections.scores[kept],
             detections.labels[kept],
             {
-                **ask.facts(family, model, depth, now_s),
+                **context.facts(family, model, depth, now_s),
                 "predicted_ms": to_ms(answered.predicted_s),
             },
         )
     )
     stages = (
-        ("read", ask.read_s - ask.arrival_s, ""),
-        ("decode", ask.decoded_s - ask.read_s, ""),
-        ("queue", ask.queue_s(answered), ""),
+        ("read", context.read_s - context.arrival_s, ""),
+        ("decode", context.decoded_s - context.read_s, ""),
+        ("queue", context.queue_s(answered), ""),
         ("engine", answered.engine_s, f';desc="depth={depth}"'),
-        ("total", now_s - ask.arrival_s, ""),
+        ("total", now_s - context.arrival_s, ""),
     )
     response.headers["Cache-Control"] = "no-store"
     response.headers["Server-Timing"] = ", ".join(
         f"{name};dur={to_ms(seconds)}{desc}" for name, seconds, desc in stages
     )
-    if ask.budget.wait is not None:
-        response.headers["Preference-Applied"] = f"wait={ask.budget.wait}"
+    if context.budget.wait is not None:
+        response.headers["Preference-Applied"] = f"wait={context.budget.wait}"
     return response

@@ -14,13 +14,13 @@ from starlette.responses import Response
 from serving.api.accept import preferred
 from serving.api.body import FIELD, IMAGE_TYPES, MULTIPART
 from serving.api.budget import DEADLINE_HEADER
-from serving.api.detect import Detector
+from serving.api.detect import DetectionService
 from serving.api.event_stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import describe_options
 from serving.api.problems import MEDIA_TYPE, PROBLEMS, to_ms
 from serving.api.schemas import (
-    Detected,
+    DetectionResponse,
     EvaluationFacts,
     ExitFacts,
     FrontPoint,
@@ -45,7 +45,7 @@ _PAGE_POLICY = (
 
 
 def create_router(
-    detector: Detector,
+    detector: DetectionService,
     upload: Upload,
     backend: Backend,
     lifecycle: Lifecycle,
@@ -59,7 +59,7 @@ def create_router(
         media_type = preferred(request.headers.getlist("accept"), STREAMS)
         if media_type is None:
             return await detector.serve(request, upload)
-        return Streamed(partial(detector.grow, request, upload, media_type))
+        return Streamed(partial(detector.stream, request, upload, media_type))
 
     _add_detect(router, detect, backend.family)
 
@@ -106,7 +106,7 @@ def _add_detect(
         response_model=None,
         responses={
             200: {
-                "model": Detected,
+                "model": DetectionResponse,
                 "description": "An exit was reached in time. As a stream, each that was: events "
                 "`detections`, the same JSON, and `done`, or `error` with a problem.",
                 "content": {
@@ -161,7 +161,7 @@ def _problem_description(status: int) -> dict[str, Any]:
     }
 
 
-def _models(backend: Backend, detector: Detector) -> Models:
+def _models(backend: Backend, detector: DetectionService) -> Models:
     family = backend.family
     front = family.front(backend.predicted_s) if backend.ready else None
     on_front = None if front is None else {(p.model, p.depth) for p in front.points}

@@ -1,7 +1,7 @@
 """The JSON of successful replies, as the API description shows it.
 
-``Detected`` documents what ``detect.py`` writes by hand, which is checked by a test and not at run
-time: validating a hundred boxes costs more than serialising them.
+``DetectionResponse`` documents what ``detect.py`` writes by hand, which is checked by a test and not
+at run time: validating boxes costs more than serialising them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Detection(BaseModel):
     class_id: int = Field(ge=0, description="Position of the class in /v1/models.")
 
 
-class Detected(BaseModel):
+class DetectionResponse(BaseModel):
     """The boxes of one image, best first, and what it took to find them."""
 
     model: str = Field(description="The model that answered.")
@@ -45,7 +45,7 @@ class Detected(BaseModel):
 
 
 class Done(BaseModel):
-    """The last event of a reply that grew exit by exit, each in an event like ``Detected``."""
+    """The last event of a streaming reply, whose other events are each a ``DetectionResponse``."""
 
     request_id: str
     model: str = Field(description="The model that answered.")

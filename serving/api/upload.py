@@ -13,13 +13,13 @@ from serving.api.accept import JSON
 from serving.api.admission import Limits
 from serving.api.body import check_head, check_type, image_bytes
 from serving.api.options import Options, parse_options
-from serving.api.protocol_adapter import Answer, Message
+from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.core.family import Family
 from serving.imaging.decoding import probe
 
 
 class Upload:
-    """``Surface`` for one image file, or a form with one, answered in JSON."""
+    """``ProtocolAdapter`` for one image file, or a form with one, answered in JSON."""
 
     def __init__(self, family: Family, limits: Limits) -> None:
         self._family = family
@@ -32,13 +32,13 @@ class Upload:
         check_head(http.headers, self._limits.max_body_bytes)
         return options
 
-    async def read_body(self, headers: Headers, body: bytes, options: Options) -> Message:
+    async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
         """The image is the body, or its only field."""
         data = image_bytes(headers, body)
         header = probe(data, self._limits.max_pixels)
-        return Message(data, header, options, None, self._write)
+        return ParsedRequest(data, header, options, None, self._write)
 
-    def _write(self, answer: Answer) -> Response:
+    def _write(self, answer: DetectionResult) -> Response:
         placement = answer.placement
         body = {
             "model": answer.model,
@@ -54,7 +54,7 @@ class Upload:
         )
 
 
-def _detections(answer: Answer, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+def _detections(answer: DetectionResult, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Boxes in the original image, to a hundredth of a pixel."""
     # float64 before rounding, so that JSON shows 12.34 and not 12.34000015258789.
     return [

@@ -44,10 +44,10 @@ class InProcessBackend:
 
     async def detect(self, image: Image, request: Request) -> Answered:
         """Boxes for one image; see ``Backend.detect``."""
-        return await deepest(self.grow(image, request))
+        return await deepest(self.stream(image, request))
 
-    async def grow(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
-        """Boxes for one image, of each exit that answers it; see ``Backend.grow``."""
+    async def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        """Boxes for one image, of each exit that answers it; see ``Backend.stream``."""
         executor = self._started().executor
         loop = asyncio.get_running_loop()
         # Never full: an answer from each exit, and then the end.
@@ -56,15 +56,15 @@ class InProcessBackend:
         def tell(result: Result, last: bool) -> None:
             loop.call_soon_threadsafe(told.put_nowait, (result, last))
 
-        grew = partial(tell, last=False) if request.growing else None
-        executor.submit(request, image, partial(tell, last=True), grew)
+        on_exit = partial(tell, last=False) if request.streaming else None
+        executor.submit(request, image, partial(tell, last=True), on_exit)
         last = False
         try:
             while not last:
                 result, last = await told.get()
                 if not isinstance(result, Answered):
                     raise error_of(result)
-                if not (last and request.growing):  # then it is the answer before, once more
+                if not (last and request.streaming):  # then it is the answer before, once more
                     yield result
         finally:
             if not last:

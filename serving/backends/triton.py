@@ -167,10 +167,10 @@ class TritonBackend:
 
     async def detect(self, image: Image, request: Request) -> Answered:
         """Boxes for one image; see ``Backend.detect``."""
-        return await deepest(self.grow(image, request))
+        return await deepest(self.stream(image, request))
 
-    async def grow(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
-        """Boxes for one image, of each exit that answers it; see ``Backend.grow``."""
+    async def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        """Boxes for one image, of each exit that answers it; see ``Backend.stream``."""
         answered: Answered | None = None
         try:
             async with contextlib.aclosing(self._answers(image, request)) as answers:
@@ -225,12 +225,12 @@ class TritonBackend:
             wire.MIN_DEPTH: request.min_depth,
             wire.MAX_DEPTH: request.max_depth,
             wire.CANCEL_BY_ID: True,
-            **({wire.EVERY_EXIT: True, wire.EMPTY_FINAL: True} if request.growing else {}),
+            **({wire.EVERY_EXIT: True, wire.EMPTY_FINAL: True} if request.streaming else {}),
         }
         message = infer_request(self._model, name, parameters)
         shared = self._memory.registered
         slot = add_images(message, wire.IMAGE, image.shape, [image], shared)
-        most = request.max_depth - request.min_depth + 1 if request.growing else 1
+        most = request.max_depth - request.min_depth + 1 if request.streaming else 1
         entry = _Pending(asyncio.Queue(most + 1), most, shared, slot)
         self._pending[name] = entry
         self._outgoing.put_nowait(message)

@@ -16,7 +16,7 @@ NUM_BUDGETS = 6
 """That the budgets of a window are summed up as: the middle of each sixth of them."""
 MIN_ARRIVALS = 8
 """With fewer nothing is known."""
-LULL = 8.0
+MAX_IDLE_BUDGETS = 8.0
 """A silence counts as so many times the longest budget of the window at most. Whoever came before
 it is gone, so that more of it tells nothing of those who come after; and a minute of it would make
 the next ``WINDOW`` arrivals look like one a second, however fast they come. In the simulator, with
@@ -75,7 +75,7 @@ class DemandMeter:
 
     def _silence_s(self, now_s: float) -> float:
         longest_s = max(0.0, self._budgets[-1])  # late on arrival, all of them, is possible
-        return min(now_s - self._arrivals[-1][0], LULL * longest_s)
+        return min(now_s - self._arrivals[-1][0], MAX_IDLE_BUDGETS * longest_s)
 
     def measure(self, now_s: float) -> Demand:
         """As of ``now_s``: a silence that has lasted longer than the usual gap counts as one."""

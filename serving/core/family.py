@@ -16,7 +16,7 @@ from functools import cached_property
 from serving.core.catalog import Catalog
 from serving.core.latency import LatencyProfile
 from serving.core.pareto_front import Front, OperatingPoint, pareto_front
-from serving.core.useful_exits import Ladder
+from serving.core.useful_exits import UsefulExits
 
 PathSeconds = Callable[[int, int], float]
 """Seconds from an image to the boxes of an exit, by its depth and its model's number."""
@@ -91,8 +91,8 @@ class Family:
         return tuple(tuple(entry.ap for entry in catalog.exits) for catalog in self.catalogs)
 
     @cached_property
-    def _ladders(self) -> tuple[Ladder, ...]:
-        return tuple(map(Ladder, self.accuracies))
+    def _ladders(self) -> tuple[UsefulExits, ...]:
+        return tuple(map(UsefulExits, self.accuracies))
 
     def deepest(self, model: int, max_depth: int) -> int:
         """The deepest exit of ``model`` up to ``max_depth``."""

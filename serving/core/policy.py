@@ -4,11 +4,11 @@ A policy is a pure function from a snapshot to a decision; the executor carries 
 
     waiting --Run(stem)--> row of a cohort --Run(head)--> left, answered
                             |   ^       |
-                  Run(stack)'---'       '--Run(head), growing--> row with an answer
+                  Run(stack)'---'       '--Run(head), streaming--> row with an answer
                                                                   |   ^        |
                                                   Run(stack, head)'---'        '--Conclude--> left
 
-A *growing* request stays where it is when a head has answered it, unless that was at its
+A *streaming* request stays where it is when a head has answered it, unless that was at its
 ``max_depth``. From then on nothing is owed to it: it may go deeper, with a head at each exit, and
 it may be concluded at any time and at no cost.
 """
@@ -46,7 +46,7 @@ class Snapshot:
     """By deadline, then by id."""
     cohorts: tuple[Cohort, ...]
     answered: Mapping[int, int] = field(default_factory=dict)
-    """Request id -> the deepest exit it has been answered at: of growing requests in cohorts."""
+    """Request id -> the deepest exit it has been answered at: of streaming requests in cohorts."""
     demand: Demand = UNKNOWN
     """What arrives, as measured."""
 
@@ -68,7 +68,7 @@ UNSAID = Why("")
 @dataclass(frozen=True, slots=True)
 class Run:
     """Run ``segment`` for ``requests``: all rows of ``cohort``, with a head also some of them, or
-    waiting requests. Whom a head answers leaves, but for growing requests that may go deeper."""
+    waiting requests. Whom a head answers leaves, but for streaming requests that may go deeper."""
 
     segment: Segment
     requests: tuple[Request, ...]
@@ -97,7 +97,7 @@ class ShedRequests:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """End these growing requests with the deepest answer they have; each has one."""
+    """End these streaming requests with the deepest answer they have; each has one."""
 
     requests: tuple[Request, ...]
     why: Why = field(default=UNSAID, compare=False)
@@ -115,7 +115,7 @@ Decision = Run | Merge | ShedRequests | Conclude | Wait
 
 
 class Policy(Protocol):
-    """Chooses what an idle executor does next. Growing requests are its to conclude: the executor
+    """Chooses what an idle executor does next. Streaming requests are its to conclude: the executor
     ends one only when it is answered at its ``max_depth`` or by a fused run."""
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:

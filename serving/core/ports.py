@@ -107,8 +107,8 @@ class Backend(Protocol):
         """Boxes for one image. Cancelling the awaiting task cancels the request at the next
         segment boundary. Raises Overloaded, DeadlineExceeded or BackendError."""
 
-    def grow(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
-        """Boxes for one image, as ``request`` is growing: of every exit as it is reached, at least
-        one. Closing it, or cancelling the task that awaits the next one, cancels the request at the
+    def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        """Yield the boxes of every exit as it is reached, at least one; ``request`` is streaming.
+        Closing it, or cancelling the task that awaits the next one, cancels the request at the
         next segment boundary; who is slow to take an answer delays nobody. Raises as
         ``detect``."""

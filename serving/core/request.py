@@ -21,7 +21,7 @@ class Request:
     """When the boxes must be out of the engine; whatever follows has been subtracted."""
     min_depth: int
     max_depth: int
-    growing: bool = False
+    streaming: bool = False
     """Whether it wants the boxes of every exit it passes, from ``min_depth`` on."""
 
 
@@ -37,7 +37,7 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """It left at exit ``depth``; of a growing request, it was answered there."""
+    """It left at exit ``depth``; of a streaming request, it was answered there."""
 
     request: Request
     detections: Detections

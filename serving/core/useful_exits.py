@@ -14,7 +14,7 @@ MIN_GAIN = 1e-6
 the budget."""
 
 
-class Ladder:
+class UsefulExits:
     """The accuracies (AP, in 0..1) of exits 1 .. N, as reasons to go deeper."""
 
     def __init__(self, accuracy: Sequence[float]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Least:
+class WindowedMinimum:
     """The smallest of each of several values, over the last ``period_s`` seconds at least and
     twice as many at most."""
 

@@ -243,7 +243,7 @@ class Metrics:
         )
         self._answers = histogram(
             "growing_answers",
-            "Answers sent to one request whose reply grows, however it ended.",
+            "Answers sent to one request whose reply streams, however it ended.",
             ANSWER_BUCKETS,
         )
         segments = Histogram(

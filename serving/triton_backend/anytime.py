@@ -156,16 +156,18 @@ class TritonPythonModel:
         if watched:
             self._outbox.put(_Watch(sender, request.id))
 
-        def grew(answered: Answered) -> None:
+        def on_exit(answered: Answered) -> None:
             self._outbox.put(_Outgoing(sender, answered, last=False))
 
-        self._engine.executor.submit(request, image, self._done, grew if request.growing else None)
+        self._engine.executor.submit(
+            request, image, self._done, on_exit if request.streaming else None
+        )
 
     def _request(self, triton_request: Any, options: dict[str, Any]) -> Request:
         num_exits = self._catalog.num_exits
         min_depth = _depth(options, wire.MIN_DEPTH, 1)
         max_depth = min(_depth(options, wire.MAX_DEPTH, num_exits), num_exits)
-        growing = options.pop(wire.EVERY_EXIT, False)
+        streaming = options.pop(wire.EVERY_EXIT, False)
         if options:
             raise InvalidParameter(f"There is no parameter {next(iter(options))!r}.")
         if not min_depth <= max_depth:
@@ -174,7 +176,7 @@ class TritonPythonModel:
         timeout_us = triton_request.timeout()
         budget_s = timeout_us / wire.MICROSECONDS if timeout_us else DEFAULT_BUDGET_S
         return Request(
-            next(self._ids), arrival_s, arrival_s + budget_s, min_depth, max_depth, bool(growing)
+            next(self._ids), arrival_s, arrival_s + budget_s, min_depth, max_depth, bool(streaming)
         )
 
     def _obey(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:
@@ -261,9 +263,9 @@ class TritonPythonModel:
 
 
 def _content(result: Result) -> Answered | ServingError | None:
-    """What the client is told at the end. A growing request has been told its answer."""
+    """What the client is told at the end. A streaming request has been told its answer."""
     if isinstance(result, Answered):
-        return None if result.request.growing else result
+        return None if result.request.streaming else result
     return error_of(result)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from builder.exporting.repository import write_catalog
-from serving.api.schemas import Detected, Models
+from serving.api.schemas import DetectionResponse, Models
 from serving.core import segment as segments
 from serving.core.catalog import Exit
 from serving.core.latency import LatencyProfile, Quantiles
@@ -73,7 +73,7 @@ class Serving:
         reply = httpx.get(f"{self.server.url}/v1/models", timeout=PATIENCE_S)
         return Models.model_validate(reply.json())
 
-    def detect(self, budget_ms: float, **params: Any) -> Detected | None:
+    def detect(self, budget_ms: float, **params: Any) -> DetectionResponse | None:
         """What is found; None if it was refused or late."""
         headers = {"Content-Type": "image/png", "X-Deadline-Ms": str(budget_ms)}
         reply = httpx.post(
@@ -84,7 +84,7 @@ class Serving:
             timeout=PATIENCE_S,
         )
         assert reply.status_code in (200, 408, 422, 503, 504), reply.text
-        return Detected.model_validate(reply.json()) if reply.status_code == 200 else None
+        return DetectionResponse.model_validate(reply.json()) if reply.status_code == 200 else None
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield Serving(server, repository)
 
 
-def assert_found_by(serving: Serving, found: Detected) -> None:
+def assert_found_by(serving: Serving, found: DetectionResponse) -> None:
     """The boxes are those that the model finds when it is run alone."""
     folder = serving.repository / f"{found.model}_anytime" / "1"
     runner = open_runner(RUNTIME, folder, 1)
@@ -143,7 +143,7 @@ def test_a_loose_budget_is_answered_by_the_large_model(serving: Serving) -> None
 
 
 def test_a_tight_budget_is_answered_by_the_small_model(serving: Serving) -> None:
-    answers: list[Detected] = []
+    answers: list[DetectionResponse] = []
     small = serving.models().models[1].exits[0].min_budget_ms
     assert small is not None
     rising_ms = itertools.accumulate(itertools.repeat(1.05), operator.mul, initial=small)

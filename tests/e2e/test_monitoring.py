@@ -60,7 +60,7 @@ def watched(
 
 
 def use(url: str, picture: Picture, fault: Path, found: Prometheus) -> None:
-    """Some of every kind of request: in time, infeasible, late, and of growing replies."""
+    """Some of every kind of request: in time, infeasible, late, and of streaming replies."""
     load = LoadSettings(
         url=url,
         pictures=(picture,),

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from serving.api.schemas import Detected, Done
+from serving.api.schemas import DetectionResponse, Done
 from serving.app import create_server
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
@@ -30,7 +30,7 @@ MEDIA_TYPES = pytest.mark.parametrize("media_type", [SSE, NDJSON])
 
 
 @contextlib.contextmanager
-def growing(
+def streaming(
     url: str, media_type: str, content: bytes, budget_ms: float = 9000, **params: object
 ) -> Iterator[Iterator[Event]]:
     """The events of one request as they arrive; leaving it hangs up."""
@@ -69,9 +69,9 @@ def exits(server: Server) -> list[int]:
 
 @MEDIA_TYPES
 def test_every_exit_is_told_as_it_is_reached(server: Server, media_type: str) -> None:
-    with growing(server.url, media_type, IMAGE.read_bytes()) as events:
+    with streaming(server.url, media_type, IMAGE.read_bytes()) as events:
         *answers, last = events
-    told = [Detected.model_validate(event.data) for event in answers]
+    told = [DetectionResponse.model_validate(event.data) for event in answers]
     assert {event.name for event in answers} == {"detections"}
     assert [answer.exit_depth for answer in told] == exits(server)
     elapsed_ms = [answer.elapsed_ms for answer in told]
@@ -83,7 +83,7 @@ def test_every_exit_is_told_as_it_is_reached(server: Server, media_type: str) ->
 
 
 def test_the_last_answer_is_the_plain_one(server: Server) -> None:
-    with growing(server.url, SSE, IMAGE.read_bytes()) as events:
+    with streaming(server.url, SSE, IMAGE.read_bytes()) as events:
         *_, deepest, _ = events
     plain = server.detect(IMAGE.read_bytes(), headers={"X-Deadline-Ms": "9000"}).json()
     assert deepest.data["exit_depth"] == plain["exit_depth"] == exits(server)[-1]
@@ -165,8 +165,8 @@ class Gated:
     def cancelled(self) -> float:
         return self.sample("punctual_requests_total", outcome="cancelled")
 
-    def growing(self, media_type: str) -> contextlib.AbstractContextManager[Iterator[Event]]:
-        return growing(self.url, media_type, JPEG, budget_ms=600_000)
+    def streaming(self, media_type: str) -> contextlib.AbstractContextManager[Iterator[Event]]:
+        return streaming(self.url, media_type, JPEG, budget_ms=600_000)
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[list[httpx.Response]]:
@@ -201,7 +201,7 @@ WHOLE_PATH = ("stem", *(f"stack_{depth}" for depth in range(1, 6)), "head_5")
 @MEDIA_TYPES
 def test_an_answer_arrives_while_the_next_is_not_there(gated: Gated, media_type: str) -> None:
     gated.runner.let(3)
-    with gated.growing(media_type) as events:
+    with gated.streaming(media_type) as events:
         first = next(events)
         gated.runner.wait_for(*TO_EXIT_1, "stack_2")
         assert first.data["exit_depth"] == 1
@@ -217,7 +217,7 @@ def test_hanging_up_after_an_answer_frees_the_place(gated: Gated, media_type: st
     """At the boundary after the segment that runs, long before the deadline, for another."""
     runner = gated.runner
     runner.let(3)
-    with gated.growing(media_type) as events:
+    with gated.streaming(media_type) as events:
         assert next(events).data["exit_depth"] == 1
         runner.wait_for(*TO_EXIT_1, "stack_2")
     eventually(lambda: gated.cancelled() == 1)

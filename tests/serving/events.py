@@ -1,4 +1,4 @@
-"""What clients read of a reply that grows: a strict parser of both kinds of stream."""
+"""What clients read of a reply that streams: a strict parser of both kinds of stream."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class FakeBackend:
         self.seen.append((image, request))
         return await self.behaviour(image, request)
 
-    def grow(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+    def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
         self.seen.append((image, request))
         return self.growth(image, request)
 

@@ -34,9 +34,9 @@ from tests.serving.world import (
 
 
 def request(
-    id: int, arrival_s: float = 0.0, budget_s: float = 1.0, growing: bool = False
+    id: int, arrival_s: float = 0.0, budget_s: float = 1.0, streaming: bool = False
 ) -> Request:
-    return Request(id, arrival_s, arrival_s + budget_s, 1, NUM_EXITS, growing)
+    return Request(id, arrival_s, arrival_s + budget_s, 1, NUM_EXITS, streaming)
 
 
 def held(world: World) -> int:
@@ -154,7 +154,7 @@ def test_a_growing_request_is_cancelled_at_whichever_boundary(boundary):
         return run(segment, batch)
 
     world.runner.run = cancel_during
-    end = world.play([request(0, growing=True)])[0]
+    end = world.play([request(0, streaming=True)])[0]
     assert isinstance(end, Cancelled)
     assert len(world.runner.log) == boundary + 1
     assert len(world.answers[0]) == boundary // 2
@@ -164,7 +164,7 @@ def test_a_growing_request_is_cancelled_at_whichever_boundary(boundary):
 @pytest.mark.parametrize("fail_on", range(1, 2 * NUM_EXITS + 2))
 def test_a_run_that_fails_after_an_answer_leaves_that_answer(fail_on, caplog):
     world = World(FakeRunner(FakeClock(), fail_on=frozenset({fail_on})))
-    end = world.play([request(0, growing=True)])[0]
+    end = world.play([request(0, streaming=True)])[0]
     if fail_on <= 3:  # stem, stack 1, head 1
         assert isinstance(end, Failed)
     else:
@@ -187,7 +187,7 @@ def test_boxes_that_cannot_be_fetched_fail_the_run(caplog):
 
 def test_growing_and_other_requests_share_a_batch():
     world = World(FakeRunner(FakeClock(), fused=False))
-    ends = world.play([request(i, 0.0, 0.060, growing=i % 2 == 0) for i in range(4)])
+    ends = world.play([request(i, 0.0, 0.060, streaming=i % 2 == 0) for i in range(4)])
     assert world.runner.log[:3] == [("stem", 4), ("stack_1", 4), ("head_1", 2)]
     for id, end in ends.items():
         assert isinstance(end, Answered)
@@ -274,11 +274,11 @@ def test_stop_ends_a_growing_request_with_the_answer_it_has():
     threaded = Threaded()
     ends = []
 
-    def grew(answer):
+    def on_exit(answer):
         answered.set()
         hold.wait()
 
-    threaded.executor.submit(request(0, growing=True), IMAGE, ends.append, grew)
+    threaded.executor.submit(request(0, streaming=True), IMAGE, ends.append, on_exit)
     answered.wait()
     stopper = threading.Thread(target=threaded.executor.stop, args=(0.0,))
     stopper.start()
@@ -433,7 +433,7 @@ def test_whatever_is_merged_each_request_ends_once_with_its_own_boxes(
 
 
 def test_a_merge_that_fails_fails_its_own_requests_and_leaves_answers_standing(caplog):
-    """Of three cohorts two are to be merged; in one of them a growing row has its first answer."""
+    """Of three cohorts two are to be merged; in one, a streaming row has its first answer."""
 
     class Merges(MergesAll):
         def decide(self, snapshot, latency):
@@ -450,7 +450,7 @@ def test_a_merge_that_fails_fails_its_own_requests_and_leaves_answers_standing(c
         raise RuntimeError("no memory left")
 
     world.runner.merge = fail
-    ends = world.play([request(0, growing=True), request(1), request(2)])
+    ends = world.play([request(0, streaming=True), request(1), request(2)])
     assert [(type(end), depth_of(end)) for end in ends.values()] == [
         (Answered, 1),
         (Failed, 0),

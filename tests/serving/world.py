@@ -247,12 +247,12 @@ class World:
         ends = self.results.setdefault(request.id, [])
         answers = self.answers.setdefault(request.id, [])
 
-        def grew(answer: Answered) -> None:
+        def on_exit(answer: Answered) -> None:
             assert not ends, "it had ended"
             answers.append(answer)
             self.on_answer(answer)
 
-        self.executor.submit(request, image, ends.append, grew)
+        self.executor.submit(request, image, ends.append, on_exit)
 
     def play(
         self, requests: Sequence[Request], cancels: Sequence[tuple[float, int]] = ()

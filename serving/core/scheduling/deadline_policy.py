@@ -18,9 +18,9 @@ order of deadline. Its **slack** is how long all of it can be put off before som
 
 Depth is thus never decided on arrival, and one request's depth never makes another one late.
 
-A *growing* request is owed its first answer like any other; from then on the plan does not know it,
-and it goes deeper in what slack there is: one more exit for it is a stack and a head. It ends with
-what it has when the next exit cannot be in time, or when others need its place.
+A *streaming* request is owed its first answer like any other; from then on the plan does not know
+it, and it goes deeper in what slack there is: one more exit for it is a stack and a head. It ends
+with what it has when the next exit cannot be in time, or when others need its place.
 
 Several models may be served as one: a request starts in the one that promises most at the price,
 and stays there. Where there are only *fused* segments, requests go to an exit in one run and do not
@@ -35,11 +35,11 @@ from itertools import chain
 from serving.core.errors import ShedReason
 from serving.core.latency import Latency
 from serving.core.policy import Decision, ShedRequests, Snapshot, Wait, Why
-from serving.core.scheduling.decision import Setup, Turn
-from serving.core.scheduling.edf_plan import Plan
+from serving.core.scheduling.decision import DecisionMaker, Setup
+from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.path_costs import EPSILON_S, Costs, paths_of, quickest
 from serving.core.segment import Segment
-from serving.core.useful_exits import Ladder
+from serving.core.useful_exits import UsefulExits
 
 _EXPIRED = Why("not even the quickest path is quick enough any more")
 _NOBODY: frozenset[int] = frozenset()
@@ -62,11 +62,11 @@ class DeadlinePolicy:
         others: Sequence[Sequence[float]] = (),
     ) -> None:
         self._paths = paths_of(available)
-        ladders = [Ladder(values) for values in (accuracy, *others)]
+        useful_exits = [UsefulExits(values) for values in (accuracy, *others)]
         units = all(paths.units for paths in self._paths)
-        self._setup = Setup(ladders, tuple(batch_sizes), max_cohorts, units)
+        self._setup = Setup(useful_exits, tuple(batch_sizes), max_cohorts, units)
         known = [paths.num_exits for paths in self._paths]
-        given = [ladder.num_exits for ladder in ladders]
+        given = [ladder.num_exits for ladder in useful_exits]
         if known != given:
             raise ValueError(f"segments of models with {known} exits, accuracies of {given}")
 
@@ -74,27 +74,27 @@ class DeadlinePolicy:
         """The next action. Raises KeyError if ``latency`` does not know a segment it needs."""
         models = [Costs(latency, paths) for paths in self._paths]
         # A fused run leaves no features to go on with.
-        growing = _growing(snapshot) if self._setup.units else _NOBODY
-        expired = _shed_expired(snapshot, models, growing)
+        streaming = _streaming(snapshot) if self._setup.units else _NOBODY
+        expired = _shed_expired(snapshot, models, streaming)
         if expired is not None:
             return expired
-        plan = Plan(snapshot, models, self._setup.batch_sizes, growing)
+        plan = EdfPlan(snapshot, models, self._setup.batch_sizes, streaming)
         if not plan.tasks:
             return Wait()
-        return Turn(self._setup, snapshot, plan).decide()
+        return DecisionMaker(self._setup, snapshot, plan).decide()
 
 
-def _growing(snapshot: Snapshot) -> frozenset[int]:
+def _streaming(snapshot: Snapshot) -> frozenset[int]:
     """The ids of those that can be answered more than once."""
     everybody = [snapshot.waiting, *[cohort.requests for cohort in snapshot.cohorts]]
-    growing = [
-        [r.id for r in some if r.growing and r.min_depth < r.max_depth] for some in everybody
+    streaming = [
+        [r.id for r in some if r.streaming and r.min_depth < r.max_depth] for some in everybody
     ]
-    return frozenset(chain.from_iterable(growing))
+    return frozenset(chain.from_iterable(streaming))
 
 
 def _shed_expired(
-    snapshot: Snapshot, models: Sequence[Costs], growing: frozenset[int]
+    snapshot: Snapshot, models: Sequence[Costs], streaming: frozenset[int]
 ) -> ShedRequests | None:
     """Those that would be late with their first answer even alone and at a typical pace."""
     latest_s = snapshot.now_s - EPSILON_S
@@ -102,17 +102,17 @@ def _shed_expired(
         # By shallowest exit, and whether they grow: the last instant at which one can be started.
         depths = {request.min_depth for request in snapshot.waiting}
         limits_s = {
-            (depth, grows): latest_s
-            + quickest(models, depth, grows).typical_path(depth, grows=grows)
+            (depth, streams): latest_s
+            + quickest(models, depth, streams).typical_path(depth, streams=streams)
             for depth in depths
-            for grows in ((False, True) if growing else (False,))
+            for streams in ((False, True) if streaming else (False,))
         }
         enough_s = max(limits_s.values())
         expired = []
         for request in snapshot.waiting:
             if request.deadline_s >= enough_s:
                 break  # it has time for any of these exits, and so have those behind it
-            if limits_s[request.min_depth, request.id in growing] > request.deadline_s:
+            if limits_s[request.min_depth, request.id in streaming] > request.deadline_s:
                 expired.append(request)
         if expired:
             return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)

@@ -22,30 +22,30 @@ from serving.core.request import Request
 from serving.core.scheduling.depth_selection import (
     ENOUGH,
     ROOM,
-    Depth,
+    DepthSelector,
     head_of,
     one_stack,
     quickest_way_in,
 )
-from serving.core.scheduling.edf_plan import NOTHING, Plan, Task
-from serving.core.scheduling.opportunity_cost import Price
-from serving.core.scheduling.overload import choose
-from serving.core.scheduling.path_costs import BATCHING_GAIN, EPSILON_S, Row
+from serving.core.scheduling.edf_plan import NOTHING, EdfPlan, PlannedBatch
+from serving.core.scheduling.opportunity_cost import OpportunityCostModel
+from serving.core.scheduling.overload import choose_batch
+from serving.core.scheduling.path_costs import BATCHING_GAIN, EPSILON_S, CompletionTime
 from serving.core.segment import Segment
-from serving.core.useful_exits import Ladder
+from serving.core.useful_exits import UsefulExits
 
 TURNS_PER_BUDGET = 4.0
 """The time that a request needs is taken from the largest batch that fits so often into the mean
 budget: larger ones are for floods, since who arrives during one waits for its end."""
 
-LUCK = 0.7
+OPTIMISTIC_RUN_FACTOR = 0.7
 """Share of the typical time that runs seldom stay below, even where others use the same cores."""
-OVERLOAD = 1.4
+LASTING_OVERLOAD_RATIO = 1.4
 """From so many times what the engine can do on, a crowd is taken to last: the rate is uncertain,
 and looks greatest in a crowd. In the simulator (three kinds of arrivals, loads .4 to 1.5, three
 seeds), with 1.2 in-time accuracy was up to .004 lower below capacity; with 2, up to .011 at
 capacity and .006 above it."""
-FLOOD = 2.0
+SEVERE_OVERLOAD_RATIO = 2.0
 """So many times what the engine can do, request by request, is a flood."""
 
 _FINAL = Why("the next exit could not be in time")
@@ -55,7 +55,7 @@ _NO_CHANCE = Why("the batch that goes first leaves no time for these")
 class Setup(NamedTuple):
     """What is the same in all decisions of a policy."""
 
-    ladders: Sequence[Ladder]
+    useful_exits: Sequence[UsefulExits]
     """Of each model."""
     batch_sizes: tuple[int, ...]
     """Smallest first."""
@@ -64,10 +64,10 @@ class Setup(NamedTuple):
     """Whether every model has unit segments."""
 
 
-class Turn:
+class DecisionMaker:
     """What a decision is made from; ``decide`` makes it."""
 
-    def __init__(self, setup: Setup, snapshot: Snapshot, plan: Plan) -> None:
+    def __init__(self, setup: Setup, snapshot: Snapshot, plan: EdfPlan) -> None:
         self._setup = setup
         self._snapshot = snapshot
         self._plan = plan
@@ -77,7 +77,7 @@ class Turn:
             backlogs_s = plan.ahead_s(budgets_s)
         else:  # the engine is never idle, so whatever it does keeps somebody from it
             backlogs_s = [plan.length_s] * len(budgets_s)
-        self._depth = Depth(plan, setup.ladders, self._price.given(backlogs_s))
+        self._depth = DepthSelector(plan, setup.useful_exits, self._price.given(backlogs_s))
 
     def decide(self) -> Decision:
         """The next action; there is something to do."""
@@ -89,13 +89,17 @@ class Turn:
             # Cohorts that nothing is owed to make room as soon as it is needed.
             paid = [task.cohort for task in self._plan.tasks if task.cohort and not task.owed]
         room = len(self._snapshot.cohorts) - len(paid) < self._setup.max_cohorts
-        decision = self._crowded(room) if self._plan.slack_s < 0.0 else self._calm(room)
+        decision = (
+            self._decide_overloaded(room)
+            if self._plan.slack_s < 0.0
+            else self._decide_feasible(room)
+        )
         starts = isinstance(decision, Run) and decision.segment.kind == "stem"
         if starts and len(self._snapshot.cohorts) >= self._setup.max_cohorts:
             return Conclude(max(paid, key=lambda cohort: cohort.depth).requests, ROOM)
         return decision
 
-    def _measure_price(self) -> Price:
+    def _measure_price(self) -> OpportunityCostModel:
         demand = self._snapshot.demand
         costs, turn_s = self._plan.quickest(1, False), demand.budget_s / TURNS_PER_BUDGET
         request_s = costs.typical_path(1)
@@ -104,8 +108,8 @@ class Turn:
             if batch_s > turn_s:
                 break
             request_s = min(request_s, batch_s / size)
-        accuracy = self._setup.ladders[costs.paths.model].ap(1)
-        return Price(demand, request_s, accuracy, costs.path(1, 1))
+        accuracy = self._setup.useful_exits[costs.paths.model].ap(1)
+        return OpportunityCostModel(demand, request_s, accuracy, costs.path(1, 1))
 
     def _final(self) -> tuple[Request, ...]:
         """Those with an answer whose next one could not be in time."""
@@ -119,7 +123,7 @@ class Turn:
                 next_s = costs.head(depth, len(task.stale))
             elif depth < min(task.max_depth, costs.paths.num_exits):
                 next_s = costs.stack(depth + 1, len(task.requests))
-                next_s += costs.head(depth + 1, task.num_growing)
+                next_s += costs.head(depth + 1, task.num_streaming)
             else:
                 continue
             limit_s = self._plan.now_s + next_s - EPSILON_S
@@ -128,7 +132,7 @@ class Turn:
 
     # -- time to spare ---------------------------------------------------------------------------
 
-    def _calm(self, room: bool) -> Decision:
+    def _decide_feasible(self, room: bool) -> Decision:
         """Go deeper if that fits and is worth it, else take a step of the plan."""
         if not self._setup.units:
             return self._leave(room=False)
@@ -136,10 +140,10 @@ class Turn:
 
     def _merge(self) -> Merge | None:
         """Two cohorts at one depth that one batch is quicker for than two."""
-        alike: dict[tuple[int, int, int, int], Task] = {}
+        alike: dict[tuple[int, int, int, int], PlannedBatch] = {}
         for task in self._plan.tasks:
             cohort = task.cohort
-            if cohort is None or task.num_growing or len(task.owed) < len(task.requests):
+            if cohort is None or task.num_streaming or len(task.owed) < len(task.requests):
                 continue
             key = (cohort.model, cohort.depth, task.min_depth, task.max_depth)
             other = alike.setdefault(key, task)
@@ -170,7 +174,7 @@ class Turn:
                 return Run(segment, task.requests, None, why)
         raise AssertionError("a plan without room for a cohort has one in it")
 
-    def _let_go(self, cohort: Cohort, task: Task) -> Decision:
+    def _let_go(self, cohort: Cohort, task: PlannedBatch) -> Decision:
         if cohort.depth < task.min_depth:
             return one_stack(cohort)
         if not task.owed:
@@ -178,7 +182,7 @@ class Turn:
         why = Why("the most urgent, and nothing deeper is worth it or fits")
         return Run(head_of(cohort), self._urgent(cohort, task), cohort.id, why)
 
-    def _way_in(self, task: Task, room: bool) -> Segment | None:
+    def _way_in(self, task: PlannedBatch, room: bool) -> Segment | None:
         """The fused run that is worth most at the price, of those that fit into the slack, or else
         the start of the unit path; None if there is no room for another cohort and no fused segment
         does without."""
@@ -188,24 +192,24 @@ class Turn:
         segment = quickest_way_in(task)
         return segment if room or segment.kind != "stem" else self._any_fused(task)
 
-    def _any_fused(self, task: Task) -> Segment | None:
-        if task.num_growing or task.min_depth not in task.costs.paths.fused:
+    def _any_fused(self, task: PlannedBatch) -> Segment | None:
+        if task.num_streaming or task.min_depth not in task.costs.paths.fused:
             return None
         return task.costs.paths.exits[task.min_depth]
 
-    def _urgent(self, cohort: Cohort, task: Task) -> tuple[Request, ...]:
+    def _urgent(self, cohort: Cohort, task: PlannedBatch) -> tuple[Request, ...]:
         """The rows that must leave now, when the rest can go deeper, if that is worth it, and harm
-        nobody. Growing ones are among them: they must be answered before they go on."""
+        nobody. Streaming ones are among them: they must be answered before they go on."""
         depth, everybody, costs = cohort.depth, task.owed, task.costs
-        target = self._setup.ladders[cohort.model].next(depth, task.max_depth)
+        target = self._setup.useful_exits[cohort.model].next(depth, task.max_depth)
         if target == 0 or len(everybody) == 1:
             return everybody
         if self._depth.rate(cohort, target, len(everybody) - 1, 0, costs) < self._depth.price:
             return everybody
         others_slack_s = self._plan.slack_without(task)
-        by_deadline = sorted(everybody, key=lambda r: (not r.growing, r.deadline_s, r.id))
-        num_growing = sum(request.growing for request in everybody)
-        for num_leaving in range(max(1, num_growing), len(by_deadline)):
+        by_deadline = sorted(everybody, key=lambda r: (not r.streaming, r.deadline_s, r.id))
+        num_streaming = sum(request.streaming for request in everybody)
+        for num_leaving in range(max(1, num_streaming), len(by_deadline)):
             leaving_s = costs.head(depth, num_leaving)
             staying_s = costs.way_out(depth, target, len(by_deadline) - num_leaving)[0]
             extra_s = leaving_s + staying_s - costs.head(depth, len(everybody))
@@ -217,8 +221,8 @@ class Turn:
 
     # -- no time to spare ------------------------------------------------------------------------
 
-    def _crowded(self, room: bool) -> Decision:
-        """Those in flight will be in time; of those who wait, whom ``crowd.choose`` names."""
+    def _decide_overloaded(self, room: bool) -> Decision:
+        """Those in flight will be in time; of the others, whom ``overload.choose_batch`` names."""
         in_flight = [task for task in self._plan.tasks if task.cohort is not None and task.owed]
         decision = self._serve_crowd(self._snapshot.waiting, in_flight, room)
         if decision is not None:
@@ -230,43 +234,45 @@ class Turn:
         return self._leave(room)
 
     def _serve_crowd(
-        self, waiting: Sequence[Request], in_flight: Sequence[Task], room: bool
+        self, waiting: Sequence[Request], in_flight: Sequence[PlannedBatch], room: bool
     ) -> Decision | None:
         """A batch of those who are like the most urgent one, or who is shed because of it; None if
         those in flight leave no time for any."""
         if not waiting:
             return None
-        row, limit_s = Row(self._plan.now_s), math.inf
+        row, limit_s = CompletionTime(self._plan.now_s), math.inf
         for task in in_flight:
             limit_s = min(limit_s, task.deadline_s - row.add(task.times))
         head = waiting[0]
         depth, max_depth = head.min_depth, head.max_depth
         queue = [r for r in waiting if r.min_depth == depth and r.max_depth == max_depth]
-        grows = head.id in self._plan.growing
-        if self._plan.growing:
-            queue = [request for request in queue if (request.id in self._plan.growing) == grows]
-        costs = self._plan.quickest(depth, grows)
+        streams = head.id in self._plan.streaming
+        if self._plan.streaming:
+            queue = [
+                request for request in queue if (request.id in self._plan.streaming) == streams
+            ]
+        costs = self._plan.quickest(depth, streams)
         sizes = costs.paying_sizes(depth, self._setup.batch_sizes)
-        batch = choose(
+        batch = choose_batch(
             queue,
             self._plan.now_s,
             sizes,
-            lambda size: self._counted_on(costs.path(depth, size, grows=grows)),
+            lambda size: self._counted_on(costs.path(depth, size, streams=streams)),
             limit_s,
-            lasts=self._price.rho >= OVERLOAD,
+            lasts=self._price.rho >= LASTING_OVERLOAD_RATIO,
         )
         if not batch:
             return None
         requests = tuple(batch)
-        task = Task(head.deadline_s, NOTHING, requests, None, requests, costs)
-        task.num_growing = len(requests) if grows else 0
+        task = PlannedBatch(head.deadline_s, NOTHING, requests, None, requests, costs)
+        task.num_streaming = len(requests) if streams else 0
         segment = quickest_way_in(task)
         if segment.kind == "stem" and not room:
             fused = self._any_fused(task)
             if fused is None:
                 return None
             segment = fused
-        doomed = self._doomed_by(costs.path(depth, len(batch), grows=grows)[1], requests)
+        doomed = self._doomed_by(costs.path(depth, len(batch), streams=streams)[1], requests)
         if doomed:
             reason = ShedReason.REJECTED_OVERLOAD
             return ShedRequests(doomed, reason, self._plan.length_s, _NO_CHANCE)
@@ -278,21 +284,23 @@ class Turn:
         exceeds, so that the most urgent are neither given up for a small risk nor kept for a small
         chance. When more come than can be served, somebody who is safe can always be found."""
         seldom_s, typical_s = times
-        return seldom_s if self._price.rho >= FLOOD else (seldom_s + typical_s) / 2
+        return seldom_s if self._price.rho >= SEVERE_OVERLOAD_RATIO else (seldom_s + typical_s) / 2
 
     def _doomed_by(self, run_s: float, batch: tuple[Request, ...]) -> tuple[Request, ...]:
         """Those who wait for a run of typically ``run_s`` and would be late after it even with
         luck."""
-        end_s = self._plan.now_s + run_s * LUCK - EPSILON_S
+        end_s = self._plan.now_s + run_s * OPTIMISTIC_RUN_FACTOR - EPSILON_S
         chosen = {request.id for request in batch}
         paths_s: dict[tuple[int, bool], float] = {}
         doomed = []
         for request in self._snapshot.waiting:
-            kind = (request.min_depth, request.id in self._plan.growing)
+            kind = (request.min_depth, request.id in self._plan.streaming)
             path_s = paths_s.get(kind)
             if path_s is None:
                 costs = self._plan.quickest(*kind)
-                path_s = paths_s[kind] = costs.typical_path(kind[0], grows=kind[1]) * LUCK
+                path_s = paths_s[kind] = (
+                    costs.typical_path(kind[0], streams=kind[1]) * OPTIMISTIC_RUN_FACTOR
+                )
             if end_s + path_s > request.deadline_s and request.id not in chosen:
                 doomed.append(request)
         return tuple(doomed)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from serving.core import segment as segments
 from serving.core.policy import Cohort, Conclude, Decision, Run, Why
-from serving.core.scheduling.edf_plan import Plan, Task
-from serving.core.scheduling.opportunity_cost import Toll
+from serving.core.scheduling.edf_plan import EdfPlan, PlannedBatch
+from serving.core.scheduling.opportunity_cost import OpportunityCost
 from serving.core.scheduling.path_costs import EPSILON_S, Costs, late_share
 from serving.core.segment import Segment
-from serving.core.useful_exits import Ladder
+from serving.core.useful_exits import UsefulExits
 
 
 class _Way(NamedTuple):
@@ -46,21 +46,23 @@ def one_stack(cohort: Cohort, why: Why = _TO_FIRST) -> Run:
     return Run(segment, cohort.requests, cohort.id, why)
 
 
-def quickest_way_in(task: Task) -> Segment:
+def quickest_way_in(task: PlannedBatch) -> Segment:
     """The first segment of a waiting task's quickest way to the shallowest exit it accepts."""
     costs, depth, batch = task.costs, task.min_depth, len(task.requests)
-    if not task.num_growing and costs.fused_is_quickest(depth, batch):
+    if not task.num_streaming and costs.fused_is_quickest(depth, batch):
         return costs.paths.exits[depth]
     return costs.paths.stem
 
 
-class Depth:
+class DepthSelector:
     """The steps that a plan's slack could be spent on, at what ``toll`` asks for engine time."""
 
-    def __init__(self, plan: Plan, ladders: Sequence[Ladder], toll: Toll) -> None:
+    def __init__(
+        self, plan: EdfPlan, useful_exits: Sequence[UsefulExits], toll: OpportunityCost
+    ) -> None:
         self._plan = plan
         self._models = plan.models
-        self._ladders = ladders
+        self._ladders = useful_exits
         self._toll = toll
         self._fused: dict[int, tuple[float, Segment] | None] = {}
         # What one of those who have yet to start may take, so that it is enough for each of them;
@@ -94,7 +96,7 @@ class Depth:
             "buys {:.2f} AP/s at a price of {:.2f}, slack {:.1f} ms", (rate, self.price, slack_ms)
         )
 
-    def _start(self, task: Task, least_rate: float) -> _Step | None:
+    def _start(self, task: PlannedBatch, least_rate: float) -> _Step | None:
         """Its first unit segment, if it may go deeper than it must at ``least_rate`` or better, and
         that fits into everybody's slack and the segment into the slack of those before it; and
         unless a fused run, when its turn comes, promises more."""
@@ -108,20 +110,20 @@ class Depth:
             return None
         return way.rate, lambda: Run(way.stem, task.requests, None, self._because(way.rate))
 
-    def best_fused(self, task: Task) -> tuple[float, Segment] | None:
+    def best_fused(self, task: PlannedBatch) -> tuple[float, Segment] | None:
         """Of the fused runs that fit into its share of the slack, the one that is worth most: its
         worth and itself; None if none fits.
 
         Worth: the accuracy of its exit, if it is in time, less the price of a run that takes longer
         than planned and cannot be stopped.
         """
-        if task.num_growing:
+        if task.num_streaming:
             return None
         if id(task) not in self._fused:
             self._fused[id(task)] = self._find_fused(task)
         return self._fused[id(task)]
 
-    def _find_fused(self, task: Task) -> tuple[float, Segment] | None:
+    def _find_fused(self, task: PlannedBatch) -> tuple[float, Segment] | None:
         batch, limit_s = len(task.requests), task.cost_s + self._share_s
         planned_s = task.times[1]
         best: tuple[float, Segment] | None = None
@@ -138,13 +140,13 @@ class Depth:
                 depth = ladder.next(depth, task.max_depth)
         return best
 
-    def _way_up(self, task: Task, least_rate: float) -> _Way | None:
+    def _way_up(self, task: PlannedBatch, least_rate: float) -> _Way | None:
         """The most that a start on unit segments promises of what fits into the slack; None if
         nothing deeper than the shallowest exit does, or, of one model, if it buys first less than
         ``least_rate``: where there are several, what promises most must be known to be passed
         over."""
-        batch, growing = len(task.requests), task.num_growing
-        plain, least = batch - growing, task.min_depth
+        batch, streaming = len(task.requests), task.num_streaming
+        plain, least = batch - streaming, task.min_depth
         base, blocked = self._ladders[task.costs.paths.model].ap(least), self._toll.blocked
         best: _Way | None = None
         for costs, ladder in zip(self._models, self._ladders, strict=True):
@@ -155,13 +157,13 @@ class Depth:
             if costs is task.costs or ladder.ap(target) <= base:
                 target = ladder.next(least, task.max_depth)
             seldom_s, typical_s = costs.unit_path(least, batch)
-            apart_s = costs.apart(least, growing, plain, batch)
+            apart_s = costs.apart(least, streaming, plain, batch)
             planned = blocked(task.times[1])
             lost = blocked(costs.stem(batch)) + blocked(costs.head(least, batch))
             rate = most = -math.inf
             depth, limit_s = 0, self._plan.slack_s
             while target:
-                more_s = apart_s + costs.deeper(least, target, batch, growing, plain)
+                more_s = apart_s + costs.deeper(least, target, batch, streaming, plain)
                 if seldom_s + more_s - task.cost_s > limit_s:
                     break
                 extra_s = typical_s * (1.0 + more_s / seldom_s) - task.times[1]
@@ -180,7 +182,7 @@ class Depth:
                 best = _Way(most, rate, costs.paths.stem)
         return best
 
-    def _go_on(self, cohort: Cohort, task: Task) -> _Step | None:
+    def _go_on(self, cohort: Cohort, task: PlannedBatch) -> _Step | None:
         """One more stack, but first a head for those rows that grow and are not yet answered at
         this depth."""
         rows = len(task.requests)
@@ -196,7 +198,7 @@ class Depth:
             step = self._deeper(cohort, task, target)
         return step or self._without_paid(cohort, task, target)
 
-    def _done(self, cohort: Cohort, task: Task) -> _Step | None:
+    def _done(self, cohort: Cohort, task: PlannedBatch) -> _Step | None:
         """Nothing deeper is better, so it may as well be answered now and make room."""
         unanswered = tuple(r for r in task.requests if r in task.owed or r in task.stale)
         if not unanswered:
@@ -206,9 +208,9 @@ class Depth:
         why = Why("nothing deeper is better, and there is time")
         return math.inf, lambda: Run(head_of(cohort), unanswered, cohort.id, why)
 
-    def _answer_first(self, cohort: Cohort, task: Task) -> _Step | None:
+    def _answer_first(self, cohort: Cohort, task: PlannedBatch) -> _Step | None:
         depth, batch, owed = cohort.depth, len(task.stale), len(task.owed)
-        plain, head_s = len(task.requests) - task.num_growing, task.costs.head(depth, batch)
+        plain, head_s = len(task.requests) - task.num_streaming, task.costs.head(depth, batch)
         extra_s = task.costs.apart(depth, batch, plain, owed)
         if head_s > task.ahead_s or extra_s > self._plan.slack_s:
             return None
@@ -219,16 +221,16 @@ class Depth:
             rate = max(ladder.gain(depth - 1, depth), 0.0) * batch / head_s
         return rate, lambda: Run(head_of(cohort), task.stale, cohort.id, self._because(rate))
 
-    def _deeper(self, cohort: Cohort, task: Task, target: int) -> _Step | None:
+    def _deeper(self, cohort: Cohort, task: PlannedBatch, target: int) -> _Step | None:
         """The way to ``target``, of which the next stack is the first part."""
-        depth, batch, growing = cohort.depth, len(task.requests), task.num_growing
-        extra_s = task.costs.deeper(depth, target, batch, growing, len(task.owed))
+        depth, batch, streaming = cohort.depth, len(task.requests), task.num_streaming
+        extra_s = task.costs.deeper(depth, target, batch, streaming, len(task.owed))
         if extra_s > self._plan.slack_s:
             return None
-        rate = self.rate(cohort, target, batch, growing, task.costs)
+        rate = self.rate(cohort, target, batch, streaming, task.costs)
         return rate, lambda: one_stack(cohort, self._because(rate))
 
-    def _without_paid(self, cohort: Cohort, task: Task, target: int) -> _Step | None:
+    def _without_paid(self, cohort: Cohort, task: PlannedBatch, target: int) -> _Step | None:
         """What does not fit for all rows may fit for those to whom an answer is owed; the others
         end."""
         batch, owed = len(task.requests), len(task.owed)
@@ -241,14 +243,14 @@ class Depth:
         return rate, lambda: Conclude(paid, ROOM)
 
     def rate(
-        self, cohort: Cohort, target: int, batch: int, num_growing: int, costs: Costs
+        self, cohort: Cohort, target: int, batch: int, num_streaming: int, costs: Costs
     ) -> float:
         """Accuracy per second that exit ``target`` buys, less what the stacks lose: heads that
         would be run anyway are free."""
         depth = cohort.depth
         seconds = costs.stacks(depth, target, batch)[1]
-        if num_growing:
-            seconds += sum(costs.head(k, num_growing) for k in range(depth + 1, target + 1))
+        if num_streaming:
+            seconds += sum(costs.head(k, num_streaming) for k in range(depth + 1, target + 1))
         lost = self._blocked_by_stacks(costs, depth, target, batch)
         return (self._ladders[cohort.model].gain(depth, target) * batch - lost) / seconds
 
@@ -259,7 +261,7 @@ class Depth:
             lost += self._toll.blocked(costs.stacks(start, start + 1, batch)[1])
         return lost
 
-    def _start_alone(self, task: Task) -> Run:
+    def _start_alone(self, task: PlannedBatch) -> Run:
         """Nobody else is here: on unit segments, which can stop, or by a fused run, whichever
         promises more."""
         way, fused = self._way_up(task, self.price), self.best_fused(task)

@@ -1,6 +1,6 @@
 """The plan: everybody out at the shallowest exit they accept, by deadline.
 
-It is what the deadline policy goes by. ``Plan.slack_s`` is how long all of it can be put off before
+The deadline policy goes by it. ``EdfPlan.slack_s`` is how long all of it can be put off before
 somebody in it is late; if it is negative, not everybody can be in time.
 
 What is planned for is one answer. Rows that have one are in the plan at no cost and with no
@@ -18,13 +18,13 @@ from typing import NamedTuple
 from serving.core.latency import Times
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
-from serving.core.scheduling.path_costs import EPSILON_S, Costs, Row, quickest
+from serving.core.scheduling.path_costs import EPSILON_S, CompletionTime, Costs, quickest
 
 NOTHING: Times = (0.0, 0.0)
 
 
 @dataclass(slots=True)
-class Task:
+class PlannedBatch:
     """One step of the plan: a cohort that leaves, or waiting requests that go to an exit."""
 
     deadline_s: float
@@ -37,8 +37,8 @@ class Task:
     costs: Costs
     """Of the cohort's model, or of the one that waiting requests are answered soonest by."""
     stale: tuple[Request, ...] = ()
-    """Growing rows that are to be answered at the cohort's depth before it goes on."""
-    num_growing: int = 0
+    """Streaming rows that are to be answered at the cohort's depth before it goes on."""
+    num_streaming: int = 0
     """Rows that can be answered more than once."""
     ahead_s: float = math.inf
     """By how much those before it can be put off."""
@@ -73,13 +73,13 @@ class _Kind(NamedTuple):
     """When one that is started now seldom ends later."""
 
 
-_Step = tuple[float, float, Times, Task | None]
+_Step = tuple[float, float, Times, PlannedBatch | None]
 """A step of the plan: what it is ordered by, the instant by which it must end, what it takes, and
 the task, if a decision may be about it."""
 _due_s = itemgetter(0)
 
 
-class Plan:
+class EdfPlan:
     """The plan for one snapshot."""
 
     def __init__(
@@ -87,21 +87,21 @@ class Plan:
         snapshot: Snapshot,
         models: Sequence[Costs],
         batch_sizes: Sequence[int],
-        growing: frozenset[int],
+        streaming: frozenset[int],
     ) -> None:
-        """``growing``: who of the snapshot can be answered more than once."""
+        """``streaming``: who of the snapshot can be answered more than once."""
         self.now_s = snapshot.now_s
         self.slack_s = math.inf
         self.length_s = 0.0
         """How long all of it typically takes."""
         self.num_waiting = 0
         """Steps of waiting requests."""
-        self.tasks: list[Task] = []
+        self.tasks: list[PlannedBatch] = []
         """Steps that a decision may be about, in their order: of waiting ones that are alike only
         the first, which has the most slack ahead of it."""
         self._alike: set[tuple[int, int, int, int]] = set()
         self.models = models
-        self.growing = growing
+        self.streaming = streaming
         self._sizes = batch_sizes
         self._kinds: dict[tuple[int, bool], _Kind] = {}
         self._steps = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
@@ -110,7 +110,7 @@ class Plan:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Put the steps one after the other. It is ``Row`` in place: there may be many."""
+        """Put the steps one after the other, as ``CompletionTime`` does, in place for speed."""
         typical_s, variance, length_s, slack_s = self.now_s, 0.0, 0.0, math.inf
         for _, deadline_s, (seldom_s, half_s), task in self._steps:
             if task is not None:
@@ -127,16 +127,16 @@ class Plan:
         requests, costs = cohort.requests, self.models[cohort.model]
         min_depth = requests[0].min_depth
         owed = tuple([r for r in requests if r.id not in answered]) if answered else requests
-        task = Task(math.inf, NOTHING, requests, cohort, owed, costs)
+        task = PlannedBatch(math.inf, NOTHING, requests, cohort, owed, costs)
         if owed:
             task.times = costs.way_out(cohort.depth, max(cohort.depth, min_depth), len(owed))
             deadline_s = min([r.deadline_s for r in owed])
             task.deadline_s = max(deadline_s, self.now_s + task.times[0])
-        if self.growing:
-            growing = [request for request in requests if request.id in self.growing]
-            task.num_growing = len(growing)
+        if self.streaming:
+            streaming = [request for request in requests if request.id in self.streaming]
+            task.num_streaming = len(streaming)
             if cohort.depth >= min_depth:
-                task.stale = tuple([r for r in growing if answered.get(r.id, 0) < cohort.depth])
+                task.stale = tuple([r for r in streaming if answered.get(r.id, 0) < cohort.depth])
         return task.deadline_s, task.deadline_s, task.times, task
 
     def _add_waiting(self, waiting: tuple[Request, ...]) -> None:
@@ -152,8 +152,8 @@ class Plan:
 
     def _add_alike(self, waiting: tuple[Request, ...], depth: int, max_depth: int) -> None:
         """Batch after batch of those with these bounds."""
-        grow, steps = self.growing, self._steps
-        start, count, growing, before = 0, len(waiting), 0, (0, 0)
+        grow, steps = self.streaming, self._steps
+        start, count, streaming, before = 0, len(waiting), 0, (0, 0)
         while start < count:
             due_s = waiting[start].deadline_s
             if grow or not start:
@@ -163,19 +163,19 @@ class Plan:
                 size = max([paying for paying in kind.sizes if start + paying <= count])
             times = kind.times[size]
             if grow:
-                growing = len(
+                streaming = len(
                     [request for request in waiting[start : start + size] if request.id in grow]
                 )
-                if growing:  # one that grows may have joined others
+                if streaming:  # one that grows may have joined others
                     kind = self._kind(depth, True)
-                    times = kind.times.get(size) or kind.costs.path(depth, size, grows=True)
+                    times = kind.times.get(size) or kind.costs.path(depth, size, streams=True)
             # A request that is late only by the cautious estimate still gets its chance, at once.
             deadline_s = due_s if due_s > kind.soonest_s else kind.soonest_s
             task = None
-            if (size, growing) != before:
-                before = size, growing
+            if (size, streaming) != before:
+                before = size, streaming
                 batch = waiting[start : start + size]
-                task = self._first_of(batch, deadline_s, times, kind, growing)
+                task = self._first_of(batch, deadline_s, times, kind, streaming)
             steps.append((due_s, deadline_s, times, task))
             self.num_waiting += 1
             start += size
@@ -186,30 +186,32 @@ class Plan:
         deadline_s: float,
         times: Times,
         kind: _Kind,
-        num_growing: int,
-    ) -> Task | None:
+        num_streaming: int,
+    ) -> PlannedBatch | None:
         """The task of a batch, unless there is one of another batch that is like it."""
         first = requests[0]
-        alike = (first.min_depth, first.max_depth, len(requests), num_growing)
+        alike = (first.min_depth, first.max_depth, len(requests), num_streaming)
         if alike in self._alike:
             return None
         self._alike.add(alike)
-        return Task(deadline_s, times, requests, None, requests, kind.costs, (), num_growing)
+        return PlannedBatch(
+            deadline_s, times, requests, None, requests, kind.costs, (), num_streaming
+        )
 
-    def _kind(self, depth: int, grows: bool) -> _Kind:
-        key = (depth, grows)
+    def _kind(self, depth: int, streams: bool) -> _Kind:
+        key = (depth, streams)
         kind = self._kinds.get(key)
         if kind is None:
-            costs = quickest(self.models, depth, grows)
+            costs = quickest(self.models, depth, streams)
             sizes = costs.paying_sizes(depth, self._sizes)
-            times = {size: costs.path(depth, size, grows=grows) for size in sizes}
+            times = {size: costs.path(depth, size, streams=streams) for size in sizes}
             kind = _Kind(costs, sizes, times, self.now_s + times[1][0])
             self._kinds[key] = kind
         return kind
 
-    def quickest(self, depth: int, grows: bool) -> Costs:
+    def quickest(self, depth: int, streams: bool) -> Costs:
         """The model that one image is soonest through to exit ``depth`` of."""
-        return self._kind(depth, grows).costs
+        return self._kind(depth, streams).costs
 
     def ahead_s(self, budgets_s: Sequence[float]) -> list[float]:
         """How long what is due before somebody typically takes who comes now, for each of these
@@ -224,9 +226,9 @@ class Plan:
             ahead.append(seconds)
         return ahead
 
-    def slack_without(self, task: Task) -> float:
+    def slack_without(self, task: PlannedBatch) -> float:
         """How long the other tasks can be put off, were this one done first."""
-        row, slack_s = Row(self.now_s), math.inf
+        row, slack_s = CompletionTime(self.now_s), math.inf
         row.add(task.times)
         for _, deadline_s, times, other in self._steps:
             if other is not task:

@@ -46,7 +46,7 @@ MIN_ODDS, MAX_ODDS = 1e-6, 700.0
 """Exponents that are as good as none, and as good as certain, and that a float can hold."""
 
 
-class Price:
+class OpportunityCostModel:
     """What of the price the demand decides."""
 
     __slots__ = ("arriving", "flood", "limits", "rho", "skipped", "theta")
@@ -82,18 +82,18 @@ class Price:
             self.theta = theta = math.copysign(odds, theta)
             self.limits = [(limit_s, math.expm1(theta * limit_s)) for limit_s in limits_s]
 
-    def given(self, backlogs_s: Sequence[float]) -> Toll:
+    def given(self, backlogs_s: Sequence[float]) -> OpportunityCost:
         """The price, given how long what is due before newcomers takes: one figure for each budget
         of the demand, in their order."""
-        return Toll(self, backlogs_s)
+        return OpportunityCost(self, backlogs_s)
 
 
-class Toll:
+class OpportunityCost:
     """What newcomers lose by engine time that is used now."""
 
     __slots__ = ("_behind", "_overtaking", "_price", "per_second")
 
-    def __init__(self, price: Price, backlogs_s: Sequence[float]) -> None:
+    def __init__(self, price: OpportunityCostModel, backlogs_s: Sequence[float]) -> None:
         self._price = price
         self._behind: list[tuple[float, float, float]] = []
         self._overtaking: list[tuple[float, float]] = []

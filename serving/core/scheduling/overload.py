@@ -27,7 +27,7 @@ _Span = tuple[int, int]
 """A batch: where in the queue it starts, and its size."""
 
 
-def choose(
+def choose_batch(
     queue: Sequence[Request],
     now_s: float,
     sizes: Sequence[int],

@@ -44,13 +44,13 @@ class Paths:
         self.heads = tuple(segments.head(depth).of(model) for depth in depths)
         self.exits = tuple(segments.fused_exit(depth).of(model) for depth in depths)
 
-    def to(self, depth: int, *, grows: bool = False) -> tuple[tuple[Segment, ...], ...]:
+    def to(self, depth: int, *, streams: bool = False) -> tuple[tuple[Segment, ...], ...]:
         """Each way to the boxes of exit ``depth``: unit segments first, and the fused one. With
         ``grows`` only what leaves features to go on with."""
         unit_path = (self.stem, *self.stacks[1 : depth + 1], self.heads[depth])
         unit = (unit_path,) if self.units else ()
         fused = ((self.exits[depth],),) if depth in self.fused else ()
-        return unit if grows else unit + fused
+        return unit if streams else unit + fused
 
 
 def paths_of(available: Collection[Segment]) -> tuple[Paths, ...]:
@@ -81,7 +81,7 @@ def _seldom(typical_s: float, variance: float) -> float:
     return typical_s + math.sqrt(variance)
 
 
-class Row:
+class CompletionTime:
     """When runs end that are taken one after the other."""
 
     __slots__ = ("_typical_s", "_variance")
@@ -201,17 +201,17 @@ class Costs:
         typical_s, squares = typical_s + half_s, squares + (seldom_s - half_s) ** 2
         return _seldom(typical_s, squares), typical_s
 
-    def path(self, depth: int, batch: int, *, grows: bool = False) -> Times:
+    def path(self, depth: int, batch: int, *, streams: bool = False) -> Times:
         """The image to the boxes of ``depth``, by the way that is typically quickest; with
         ``grows`` one that leaves features to go on with. Infinite if the model has no such exit or
         no such way."""
-        key = (depth, batch, grows)
+        key = (depth, batch, streams)
         times = self._paths.get(key)
         if times is None:
             times = NEVER
             if depth <= self.paths.num_exits:
                 times = self.unit_path(depth, batch)
-                if not grows and depth in self.paths.fused:
+                if not streams and depth in self.paths.fused:
                     times = self._quicker(self.fused(depth, batch), times)
             self._paths[key] = times
         return times
@@ -229,19 +229,21 @@ class Costs:
         """What each seldom exceeds is no guide: less is known of what runs less."""
         return fused if fused[1] <= unit[1] else unit
 
-    def deeper(self, start: int, depth: int, batch: int, num_growing: int, num_owed: int) -> float:
+    def deeper(
+        self, start: int, depth: int, batch: int, num_streaming: int, num_owed: int
+    ) -> float:
         """What it adds to a plan that features go from ``start`` on to ``depth``: stacks for
         ``batch`` rows, heads for those of them that grow, and the difference between the heads that
         those leave by to whom an answer is owed."""
         heads_s = self.head(depth, num_owed) - self.head(start, num_owed)
-        if num_growing:
-            heads_s += sum(self.head(k, num_growing) for k in range(start + 1, depth + 1))
+        if num_streaming:
+            heads_s += sum(self.head(k, num_streaming) for k in range(start + 1, depth + 1))
         return self.stacks(start, depth, batch)[0] + heads_s
 
-    def apart(self, depth: int, num_growing: int, num_plain: int, num_owed: int) -> float:
-        """What it adds to a plan that the growing rows are answered now, the others later, and
+    def apart(self, depth: int, num_streaming: int, num_plain: int, num_owed: int) -> float:
+        """What it adds to a plan that the streaming rows are answered now, the others later, and
         not all those to whom an answer is owed at once."""
-        heads_s = self.head(depth, num_growing) + self.head(depth, num_plain)
+        heads_s = self.head(depth, num_streaming) + self.head(depth, num_plain)
         return heads_s - self.head(depth, num_owed)
 
     def paying_sizes(self, depth: int, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -257,14 +259,14 @@ class Costs:
             known = self._paying[depth] = tuple(paying)
         return known
 
-    def typical_path(self, depth: int, *, grows: bool = False) -> float:
+    def typical_path(self, depth: int, *, streams: bool = False) -> float:
         """What one image takes half of the time to the boxes of ``depth``, the quickest way;
         infinite if the model has no such exit or no such way."""
-        return self.path(depth, 1, grows=grows)[1]
+        return self.path(depth, 1, streams=streams)[1]
 
 
-def quickest(models: Sequence[Costs], depth: int, grows: bool) -> Costs:
+def quickest(models: Sequence[Costs], depth: int, streams: bool) -> Costs:
     """The model that one image is typically soonest through to the boxes of ``depth``."""
     if len(models) == 1:
         return models[0]
-    return min(models, key=lambda costs: costs.typical_path(depth, grows=grows))
+    return min(models, key=lambda costs: costs.typical_path(depth, streams=streams))

@@ -329,7 +329,7 @@ def test_staged_alert_gives_up_depth_when_it_is_slow() -> None:
 
 def test_staged_alert_ends_growing_requests_with_their_first_answer() -> None:
     policy = StagedAlert(UNITS, ACCURACY, (1,))
-    request = Request(0, 0.0, 99.0, 1, 3, growing=True)
+    request = Request(0, 0.0, 99.0, 1, 3, streaming=True)
     cohort = Cohort(0, 2, (request,))
     decision = policy.decide(Snapshot(5.0, (), (cohort,), {0: 2}), Table())
     assert decision == Conclude((request,))

@@ -210,7 +210,7 @@ def test_it_is_the_executor_of_several_models(
 
 
 @given(
-    requests=request_lists(max_size=30, growing=False),
+    requests=request_lists(max_size=30, streaming=False),
     name=st.sampled_from(["fixed:1", "fixed:max", "nexus:2", "aimd:3", "accscale", "slackfit"]),
     cost=COSTS,
     sizes=BATCHES,
@@ -459,7 +459,7 @@ def test_a_policy_that_waits_for_ever_is_an_error() -> None:
 @pytest.mark.parametrize("late", range(2, NUM_EXITS + 1))
 def test_a_growing_request_ends_with_its_deepest_answer_in_time(late: int) -> None:
     """It is answered at every exit, of which one turns out late, which nobody could foresee."""
-    asked = replace(request(0, budget_s=0.1), growing=True)
+    asked = replace(request(0, budget_s=0.1), streaming=True)
     server, outcomes = server_of()
     late_s = unit_s(late) + (late - 1) * HEAD_S
     slow = Slowdown(late_s - HEAD_S - 1e-6, 1.0, 50.0)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from serving.api.admission import HOPELESS, MIN_BUDGET_HEADROOM
+from serving.api.admission import MIN_BUDGET_HEADROOM, REJECT_WAIT_FACTOR
 from serving.api.backlog import MIN_ANSWERS
-from serving.api.schemas import Detected
+from serving.api.schemas import DetectionResponse
 from serving.core.catalog import Exit
 from serving.core.errors import (
     BackendError,
@@ -81,7 +81,7 @@ class TestReply:
         )
         assert response.headers["x-request-id"] == "r1"
         assert response.headers["cache-control"] == "no-store"
-        Detected.model_validate(response.json())
+        DetectionResponse.model_validate(response.json())
 
     async def test_what_the_backend_gets(self, gateway: Gateway) -> None:
         await gateway.detect(params={"min_depth": 2}, headers={"X-Deadline-Ms": "80"})
@@ -386,7 +386,9 @@ class TestDoor:
             assert last.status_code == 200
         else:
             assert problem(last)["reason"] == "rejected-overload"
-            assert problem(last)["retry_after_ms"] == pytest.approx(1e3 * HOPELESS * len(ahead))
+            assert problem(last)["retry_after_ms"] == pytest.approx(
+                1e3 * REJECT_WAIT_FACTOR * len(ahead)
+            )
 
 
 class TestPixels:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.api.middleware import SKIPPABLE_BYTES, Door
+from serving.api.middleware import SKIPPABLE_BYTES, Middleware
 from tests.serving.fakes import FakeClock
 
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -37,7 +37,7 @@ class Conversation:
         self.sent.append(message)
 
     async def hold(self) -> dict[bytes, bytes]:
-        await Door(self.app, FakeClock())(self.scope, self.receive, self.send)
+        await Middleware(self.app, FakeClock())(self.scope, self.receive, self.send)
         return dict(self.sent[0]["headers"])
 
 
@@ -130,7 +130,7 @@ async def test_a_body_that_was_read_keeps_the_connection() -> None:
 @pytest.mark.parametrize("leaving", [False, True])
 async def test_a_server_about_to_end_sends_its_clients_elsewhere(leaving: bool) -> None:
     conversation = Conversation({}, 200, [chunk(more=False)])
-    door = Door(conversation.app, FakeClock(), leaving=lambda: leaving)
+    middleware = Middleware(conversation.app, FakeClock(), leaving=lambda: leaving)
     await door(conversation.scope, conversation.receive, conversation.send)
     headers = dict(conversation.sent[0]["headers"])
     assert (headers.get(b"connection") == b"close") is leaving
@@ -144,5 +144,5 @@ async def test_other_scopes_pass() -> None:
     async def app(*arguments: Any) -> None:
         seen.append(arguments[0])
 
-    await Door(app, FakeClock())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    await Middleware(app, FakeClock())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert seen == [{"type": "lifespan"}]

@@ -5,7 +5,7 @@ import pytest
 from fastapi import FastAPI
 
 from serving.api import problems
-from serving.api.middleware import Door
+from serving.api.middleware import Middleware
 from serving.api.problems import PROBLEMS
 from serving.core.errors import (
     BackendUnavailable,
@@ -39,7 +39,7 @@ async def get(error: Exception) -> httpx.Response:
     async def fail(number: int = 0) -> None:
         raise error
 
-    transport = httpx.ASGITransport(Door(app, lambda: 0.0), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(Middleware(app, lambda: 0.0), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         return await client.get("/")
 
@@ -90,7 +90,7 @@ async def test_what_http_adds() -> None:
     async def number(value: int) -> int:
         return value
 
-    transport = httpx.ASGITransport(Door(app, lambda: 0.0))
+    transport = httpx.ASGITransport(Middleware(app, lambda: 0.0))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         assert slug(await client.get("/nowhere")) == "not-found"
         refused = await client.post("/number")

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.api.problems import PROBLEMS
-from serving.api.schemas import Detected, Done, Models
+from serving.api.schemas import DetectionResponse, Done, Models
 from serving.core.catalog import Exit
 from serving.core.family import Family
 from tests.serving.events import NDJSON, SSE, read_events
@@ -35,7 +35,7 @@ async def test_models_and_answers_are_of_the_precision_served() -> None:
     gateway = Gateway(Family((replace(CATALOG.at("int8"), exits=exits),)))
     async with gateway.client() as client:
         (model,) = Models.model_validate((await client.get("/v1/models")).json()).models
-        answer = Detected.model_validate((await gateway.detect()).json())
+        answer = DetectionResponse.model_validate((await gateway.detect()).json())
     assert model.precision == "int8"
     assert [e.ap for e in model.exits] == [0.11] * 3
     assert answer.expected_ap == 0.11
@@ -118,11 +118,11 @@ async def test_description(gateway: Gateway) -> None:
         *("image/jpeg", "image/png", "image/webp", "multipart/form-data")
     }
     content = detect["responses"]["200"]["content"]
-    assert content["application/json"]["schema"]["$ref"].endswith("/Detected")
+    assert content["application/json"]["schema"]["$ref"].endswith("/DetectionResponse")
     for media_type in (SSE, NDJSON):
         *answers, done = read_events(media_type, content[media_type]["example"].splitlines())
         assert [event.name for event in (*answers, done)] == ["detections", "detections", "done"]
-        assert set(answers[0].data) < set(Detected.model_fields)
+        assert set(answers[0].data) < set(DetectionResponse.model_fields)
         assert set(done.data) < set(Done.model_fields)
     documented = {int(status) for status in detect["responses"]}
     assert {problem.status for problem in PROBLEMS.values()} - {404, 405, 499} <= documented

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from serving.api.schemas import Detected, Done, ProblemDetails
+from serving.api.schemas import DetectionResponse, Done, ProblemDetails
 from serving.core.catalog import Exit
 from serving.core.errors import (
     BackendError,
@@ -32,7 +32,7 @@ from tests.serving.gateway import Gateway, slug
 pytestmark = pytest.mark.anyio
 
 
-async def grow(
+async def stream(
     gateway: Gateway, media_type: str = SSE, headers: dict[str, str] | None = None, **params: Any
 ) -> tuple[httpx.Response, list[Event]]:
     """One request, and the events of its reply."""
@@ -80,7 +80,7 @@ class TestAnswers:
     async def test_each_is_what_it_would_be_alone(self, gateway: Gateway, media_type: str) -> None:
         gateway.backend.growth = answering(gateway, 0.010, 1, 0.010, 2, 0.010, 3, 0.005)
         headers = {"X-Deadline-Ms": "100", "X-Request-Id": "r1", "Prefer": "wait=1"}
-        response, events = await grow(gateway, media_type, headers, score_threshold=0.5)
+        response, events = await stream(gateway, media_type, headers, score_threshold=0.5)
         assert response.status_code == 200
         assert [event.name for event in events] == ["detections"] * 3 + ["done"]
         for depth, event in enumerate(events[:3], start=1):
@@ -96,7 +96,7 @@ class TestAnswers:
                 "slack_ms": 100.0 - 10.0 * depth,
             }
             assert event.number == (depth if media_type == SSE else None)
-            Detected.model_validate(event.data)
+            DetectionResponse.model_validate(event.data)
         assert events[3].number is None
         assert events[3].data == {
             "request_id": "r1",
@@ -115,7 +115,7 @@ class TestAnswers:
 
     async def test_the_head_is_that_of_the_first(self, gateway: Gateway) -> None:
         gateway.backend.growth = answering(gateway, 0.010, 1, 0.010, 3)
-        response, _ = await grow(gateway, headers={"X-Request-Id": "r1", "Prefer": "wait=1"})
+        response, _ = await stream(gateway, headers={"X-Request-Id": "r1", "Prefer": "wait=1"})
         assert "total;dur=10.0" in response.headers["server-timing"]
         assert "content-length" not in response.headers
         assert response.headers["cache-control"] == "no-store"
@@ -131,10 +131,10 @@ class TestAnswers:
         assert gateway.sample("punctual_growing_answers_count") == 0
 
     async def test_what_the_backend_gets(self, gateway: Gateway) -> None:
-        _, events = await grow(gateway, headers={"X-Deadline-Ms": "80"}, min_depth=2)
+        _, events = await stream(gateway, headers={"X-Deadline-Ms": "80"}, min_depth=2)
         ((image, request),) = gateway.backend.seen
         assert image.shape == (96, 128, 3)
-        assert request.growing
+        assert request.streaming
         assert (request.min_depth, request.max_depth) == (2, 3)
         assert request.deadline_s == pytest.approx(gateway.clock.now + 0.077)
         assert depths(events) == [2, 3]
@@ -177,7 +177,7 @@ class TestEnds:
         outcome: str,
     ) -> None:
         gateway.backend.growth = answering(gateway, *steps)
-        _, events = await grow(gateway, headers={"X-Deadline-Ms": "100"})
+        _, events = await stream(gateway, headers={"X-Deadline-Ms": "100"})
         assert depths(events) == told
         assert all(event.data["slack_ms"] >= 0 for event in events[:-1])
         assert events[-1].name == "done"
@@ -191,14 +191,14 @@ class TestEnds:
         exits = tuple(Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59), start=1))
         gateway = Gateway(Family((replace(CATALOG, exits=exits),)))
         gateway.backend.growth = answering(gateway, 1, 2)
-        _, events = await grow(gateway)
+        _, events = await stream(gateway)
         done = Done.model_validate(events[-1].data)
         assert (done.reason, done.exit_depth, done.degraded) == ("best", 2, False)
 
     async def test_at_the_deadline_when_the_engine_hangs(self, gateway: Gateway) -> None:
         closed = asyncio.Event()
         gateway.backend.growth = hanging(gateway, closed, 1)
-        _, events = await grow(gateway, headers={"X-Deadline-Ms": "50"})
+        _, events = await stream(gateway, headers={"X-Deadline-Ms": "50"})
         assert [event.name for event in events] == ["detections", "done"]
         assert events[1].data["reason"] == "deadline"
         assert closed.is_set()
@@ -255,7 +255,7 @@ class TestEnds:
         status: int,
     ) -> None:
         gateway.backend.growth = answering(gateway, 1, error)
-        response, events = await grow(gateway, media_type)
+        response, events = await stream(gateway, media_type)
         assert response.status_code == 200
         assert [event.name for event in events] == ["detections", "error"]
         problem = ProblemDetails.model_validate(events[1].data)

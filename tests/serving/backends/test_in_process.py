@@ -29,9 +29,9 @@ def image() -> np.ndarray:
     return np.ones((96, 128, 3), np.uint8)
 
 
-def request(growing: bool, budget_s: float = BUDGET_S, max_depth: int = NUM_EXITS) -> Request:
+def request(streaming: bool, budget_s: float = BUDGET_S, max_depth: int = NUM_EXITS) -> Request:
     now_s = time.monotonic()
-    return Request(next(IDS), now_s, now_s + budget_s, 1, max_depth, growing)
+    return Request(next(IDS), now_s, now_s + budget_s, 1, max_depth, streaming)
 
 
 class Bench:
@@ -59,7 +59,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 async def test_each_answer_comes_while_the_next_is_not_there(bench: Bench) -> None:
     runs = ["stem"]
-    async with aclosing(bench.backend.grow(image(), request(growing=True))) as answers:
+    async with aclosing(bench.backend.stream(image(), request(streaming=True))) as answers:
         bench.runner.let()
         for depth in range(1, NUM_EXITS + 1):
             runs += [f"stack_{depth}", f"head_{depth}"]
@@ -75,7 +75,7 @@ async def test_each_answer_comes_while_the_next_is_not_there(bench: Bench) -> No
 
 async def test_a_plain_request_has_one(bench: Bench) -> None:
     bench.runner.let(math.inf)
-    plain = request(growing=False)
+    plain = request(streaming=False)
     answered = await bench.backend.detect(image(), plain)
     assert (answered.request, answered.depth) == (plain, NUM_EXITS)
     assert bench.recorder.results == [answered]
@@ -83,7 +83,7 @@ async def test_a_plain_request_has_one(bench: Bench) -> None:
 
 async def test_closing_cancels_at_the_next_boundary(bench: Bench) -> None:
     bench.runner.let(3)
-    async with aclosing(bench.backend.grow(image(), request(growing=True))) as answers:
+    async with aclosing(bench.backend.stream(image(), request(streaming=True))) as answers:
         await anext(answers)
         await bench.until(*TO_EXIT_1, "stack_2")
     assert bench.backend.num_in_flight == 1  # its segment still runs
@@ -94,14 +94,14 @@ async def test_closing_cancels_at_the_next_boundary(bench: Bench) -> None:
     assert bench.runner.runs == [*TO_EXIT_1, "stack_2"]
 
 
-@pytest.mark.parametrize("growing", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
 async def test_cancelling_who_waits_cancels_at_the_next_boundary(
-    bench: Bench, growing: bool
+    bench: Bench, streaming: bool
 ) -> None:
-    asked = request(growing)
-    answers = bench.backend.grow(image(), asked)
+    asked = request(streaming)
+    answers = bench.backend.stream(image(), asked)
     waiting = asyncio.create_task(
-        anext(answers) if growing else bench.backend.detect(image(), asked)
+        anext(answers) if streaming else bench.backend.detect(image(), asked)
     )
     bench.runner.let()
     await bench.until("stem", "stack_1")
@@ -115,9 +115,9 @@ async def test_cancelling_who_waits_cancels_at_the_next_boundary(
 
 async def test_who_does_not_take_its_answers_delays_nobody(bench: Bench) -> None:
     bench.runner.let(math.inf)
-    async with aclosing(bench.backend.grow(image(), request(growing=True))) as answers:
+    async with aclosing(bench.backend.stream(image(), request(streaming=True))) as answers:
         first = await anext(answers)
-        other = await bench.backend.detect(image(), request(growing=False))
+        other = await bench.backend.detect(image(), request(streaming=False))
         assert other.depth == NUM_EXITS
         await bench.until_ended(2)
         rest = [answered async for answered in answers]
@@ -127,7 +127,7 @@ async def test_who_does_not_take_its_answers_delays_nobody(bench: Bench) -> None
 async def test_a_refusal_is_raised(bench: Bench) -> None:
     await bench.backend.stop(grace_s=0)
     with pytest.raises(Overloaded):
-        await anext(bench.backend.grow(image(), request(growing=True)))
+        await anext(bench.backend.stream(image(), request(streaming=True)))
 
 
 async def test_one_answer_where_only_whole_models_can_run() -> None:
@@ -135,8 +135,8 @@ async def test_one_answer_where_only_whole_models_can_run() -> None:
     bench.runner.fused, bench.runner.units = True, False
     bench.runner.let(math.inf)
     await bench.backend.start()
-    growing = request(growing=True)
-    answers = [answered async for answered in bench.backend.grow(image(), growing)]
+    streaming = request(streaming=True)
+    answers = [answered async for answered in bench.backend.stream(image(), streaming)]
     await bench.backend.stop(grace_s=BUDGET_S)
     assert [answered.depth for answered in answers] == [GATED_CATALOG.num_exits]
     assert isinstance(answers[0], Answered)

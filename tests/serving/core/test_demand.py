@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.core.demand import (
-    LULL,
+    MAX_IDLE_BUDGETS,
     MIN_ARRIVALS,
     NUM_BUDGETS,
     UNKNOWN,
@@ -31,7 +31,7 @@ def recomputed(instants: list[float], budgets: list[float], now_s: float) -> Dem
     def silence(end: int, until_s: float, size: int) -> float:
         """After the arrival before ``end``, which ``size - 1`` others are remembered with."""
         longest_s = max(budgets[max(0, end - size) : end])
-        return min(until_s - instants[end - 1], LULL * longest_s)
+        return min(until_s - instants[end - 1], MAX_IDLE_BUDGETS * longest_s)
 
     ends = range(max(1, len(instants) - WINDOW + 1), len(instants))
     gaps = np.array([silence(end, instants[end], WINDOW - 1) for end in ends])
@@ -99,7 +99,7 @@ def test_silence_counts_once_it_is_longer_than_the_usual_gap():
         (0.099, 10.0),
         (0.2, 11 / 1.2),
         (7.0, 11 / 8),
-        (LULL * 1.0, 11 / 9),
+        (MAX_IDLE_BUDGETS * 1.0, 11 / 9),
         (1e6, 11 / 9),  # no more than so many budgets
     ):
         assert meter.measure(1.0 + silence_s).rate_hz == pytest.approx(rate_hz)
@@ -112,7 +112,7 @@ def test_the_rate_falls_with_silence_as_far_as_budgets_reach():
         meter.arrived(i * 0.01, 1.0)
     rates = [meter.measure(0.07 + silence_s).rate_hz for silence_s in np.geomspace(0.001, 1e6)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[-1] == pytest.approx(MIN_ARRIVALS / (0.07 + LULL))
+    assert rates[-1] == pytest.approx(MIN_ARRIVALS / (0.07 + MAX_IDLE_BUDGETS))
 
 
 def test_a_lull_does_not_hide_how_fast_they_come_after_it():
@@ -121,7 +121,9 @@ def test_a_lull_does_not_hide_how_fast_they_come_after_it():
         for i in range(WINDOW // 2):
             meter.arrived(start_s + i * 0.01, 0.05)
     now_s = 3600.0 + 0.01 * (WINDOW // 2 - 1)
-    assert meter.measure(now_s).rate_hz == pytest.approx((WINDOW - 1) / (0.62 + LULL * 0.05))
+    assert meter.measure(now_s).rate_hz == pytest.approx(
+        (WINDOW - 1) / (0.62 + MAX_IDLE_BUDGETS * 0.05)
+    )
 
 
 def test_who_comes_too_late_for_anything_does_not_turn_time_back():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core.useful_exits import MIN_GAIN, Ladder
+from serving.core.useful_exits import MIN_GAIN, UsefulExits
 
 accuracies = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5]), min_size=1, max_size=7)
 
@@ -28,7 +28,7 @@ accuracies = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5]), min_size=1, ma
     ],
 )
 def test_the_next_exit(accuracy, targets):
-    ladder = Ladder(accuracy)
+    ladder = UsefulExits(accuracy)
     assert tuple(ladder.next(d, len(accuracy)) for d in range(len(accuracy) + 1)) == targets
 
 
@@ -38,11 +38,11 @@ def test_the_next_exit(accuracy, targets):
 )
 def test_the_next_exit_within_bounds(depth, max_depth, target):
     """Up to the third it is steeper to the third than to the second."""
-    assert Ladder((0.1, 0.15, 0.5)).next(depth, max_depth) == target
+    assert UsefulExits((0.1, 0.15, 0.5)).next(depth, max_depth) == target
 
 
 def test_accuracies_and_gains():
-    ladder = Ladder((0.4, 0.5, 0.45))
+    ladder = UsefulExits((0.4, 0.5, 0.45))
     assert ladder.num_exits == 3
     assert [ladder.ap(d) for d in range(4)] == [0.0, 0.4, 0.5, 0.45]
     assert ladder.gain(0, 1) == math.inf, "who has nothing is owed something"
@@ -51,14 +51,14 @@ def test_accuracies_and_gains():
 
 
 def test_equal_accuracies_are_no_measurement():
-    ladder = Ladder((0.4,) * 4)
+    ladder = UsefulExits((0.4,) * 4)
     for depth in range(1, 4):
         assert ladder.gain(depth, depth + 1) == pytest.approx(MIN_GAIN)
 
 
 @given(accuracies, st.integers(0, 7), st.integers(0, 9))
 def test_the_next_exit_is_better_within_bounds_and_reached_most_steeply(values, start, max_depth):
-    ladder = Ladder(values)
+    ladder = UsefulExits(values)
     depth = min(start, ladder.num_exits)
     limit = min(max_depth, ladder.num_exits)
     target = ladder.next(depth, max_depth)
@@ -72,7 +72,7 @@ def test_the_next_exit_is_better_within_bounds_and_reached_most_steeply(values, 
 
 @given(accuracies)
 def test_climbing_ends_at_the_shallowest_of_the_best(values):
-    ladder = Ladder(values)
+    ladder = UsefulExits(values)
     reached = 0
     while target := ladder.next(reached, ladder.num_exits):
         reached = target

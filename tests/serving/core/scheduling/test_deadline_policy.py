@@ -30,15 +30,15 @@ from tests.serving.world import (
 
 
 def request(
-    id: int, arrival_s=0.0, budget_s=1.0, min_depth=1, max_depth=NUM_EXITS, growing=False
+    id: int, arrival_s=0.0, budget_s=1.0, min_depth=1, max_depth=NUM_EXITS, streaming=False
 ) -> Request:
-    return Request(id, arrival_s, arrival_s + budget_s, min_depth, max_depth, growing)
+    return Request(id, arrival_s, arrival_s + budget_s, min_depth, max_depth, streaming)
 
 
 @st.composite
-def request_lists(draw, max_size=25, growing=True):
+def request_lists(draw, max_size=25, streaming=True):
     """Arrivals from sparse to a flood, budgets from hopeless to generous, all depth bounds; with
-    ``growing``, some that grow."""
+    ``streaming``, some that grow."""
     gap_s = draw(st.sampled_from([0.0, 0.002, 0.01, 0.05]))
     requests, now_s = [], 0.0
     for id in range(draw(st.integers(1, max_size))):
@@ -47,8 +47,8 @@ def request_lists(draw, max_size=25, growing=True):
         if draw(st.booleans()):
             bounds = [1, NUM_EXITS]
         budget_s = draw(st.floats(0.5, 6)) * unit_s(bounds[0])
-        grows = growing and draw(st.booleans())
-        requests.append(request(id, now_s, budget_s, *bounds, grows))
+        streams = streaming and draw(st.booleans())
+        requests.append(request(id, now_s, budget_s, *bounds, streams))
     return requests
 
 
@@ -78,13 +78,13 @@ def test_nobody_admitted_is_late_evicted_or_out_of_bounds(world, requests):
                 pytest.fail(f"unexpected end {other}")
 
 
-@pytest.mark.parametrize("growing", [True, False])
+@pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
-def test_alone_a_looser_budget_never_yields_a_shallower_exit(offer, growing):
+def test_alone_a_looser_budget_never_yields_a_shallower_exit(offer, streaming):
     depths = []
     for microseconds in range(1_000, 60_000, 100):
         world = World(FakeRunner(FakeClock(), **offer))
-        result = world.play([request(0, budget_s=microseconds / 1e6, growing=growing)])[0]
+        result = world.play([request(0, budget_s=microseconds / 1e6, streaming=streaming)])[0]
         depths.append(depth_of(result))
     assert depths == sorted(depths)
     assert set(depths) == set(range(NUM_EXITS + 1)), "every exit is the best one for some budget"
@@ -99,13 +99,13 @@ def test_alone_the_deepest_exit_that_fits_is_reached(depth, fused):
         assert depth_of(world.play([request(0, budget_s=budget_s)])[0]) == reached
 
 
-@pytest.mark.parametrize("growing", [True, False])
+@pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("depth", range(1, NUM_EXITS + 1))
-def test_alone_with_fused_segments_only_the_deepest_that_fits_is_reached(depth, growing):
+def test_alone_with_fused_segments_only_the_deepest_that_fits_is_reached(depth, streaming):
     needed_s = cost_s(segments.fused_exit(depth))
     for budget_s, reached in ((needed_s + 1e-6, depth), (needed_s - 1e-6, depth - 1)):
         world = World(FakeRunner(FakeClock(), units=False))
-        result = world.play([request(0, budget_s=budget_s, growing=growing)])[0]
+        result = world.play([request(0, budget_s=budget_s, streaming=streaming)])[0]
         assert depth_of(result) == reached
         assert len(world.answers[0]) == (reached > 0), "one exit, one answer"
 

@@ -98,7 +98,7 @@ def test_before_their_first_exit_as_well():
         (request(1), 3),
         (request(1, max_depth=4), 2),
         (request(1, min_depth=2), 2),
-        (request(1, growing=True), 2),
+        (request(1, streaming=True), 2),
     ],
 )
 def test_unlike_ones_are_not(second, depth):
@@ -150,7 +150,11 @@ FLOOD = Demand(rate_hz=1000.0, cv2=1.0, budgets_s=(0.1,))
 
 @pytest.mark.parametrize(
     ("demand", "segment"),
-    [(UNKNOWN, segments.stack(2)), (CALM, segments.stack(2)), (FLOOD, segments.head(1))],
+    [
+        (UNKNOWN, segments.stack(2)),
+        (CALM, segments.stack(2)),
+        (FLOOD, segments.head(1)),
+    ],
 )
 def test_in_a_flood_a_lone_request_leaves_at_the_first_exit(demand, segment):
     asked = request(0)
@@ -481,7 +485,7 @@ def questions(num_waiting: int, budget_s: float) -> int:
     four cohorts."""
     bounds = [(low, high) for low in range(1, 6) for high in range(low, 6)]
     waiting = [
-        request(i, budget_s + i * 1e-4, *bounds[i % len(bounds)], growing=i % 2 == 0)
+        request(i, budget_s + i * 1e-4, *bounds[i % len(bounds)], streaming=i % 2 == 0)
         for i in range(num_waiting)
     ]
     cohorts = tuple(Cohort(i, 1 + i, (request(1000 + i, 2.0),)) for i in range(4))

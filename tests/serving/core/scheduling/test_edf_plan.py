@@ -7,7 +7,7 @@ import pytest
 from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
-from serving.core.scheduling.edf_plan import Plan
+from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.path_costs import Costs, Paths
 from tests.serving.world import HEAD_S, NUM_EXITS, FakeClock, FakeRunner, exact_profile
 
@@ -23,7 +23,7 @@ def test_what_is_due_before_a_newcomer_depends_on_its_budget():
     costs = Costs(LatencyModel(exact_profile(runner.cost)), Paths(runner.segments, NUM_EXITS))
     waiting = (request(1, 0.2), request(2, 0.4))
     snapshot = Snapshot(NOW_S, waiting, (Cohort(7, 1, (request(0, 0.3),)),))
-    plan = Plan(snapshot, [costs], (1,), frozenset())
+    plan = EdfPlan(snapshot, [costs], (1,), frozenset())
     exit_s = costs.typical_path(1)
     assert plan.ahead_s((0.1, 0.2, 0.3, 0.35, 9.0)) == pytest.approx(
         [0.0, exit_s, exit_s + HEAD_S, exit_s + HEAD_S, plan.length_s]

@@ -18,7 +18,7 @@ from serving.core.scheduling.opportunity_cost import (
     MIN_CV2,
     MIN_LIMIT,
     RATE_MARGIN,
-    Price,
+    OpportunityCostModel,
 )
 
 REQUEST_S, ACCURACY = 0.010, 0.5
@@ -32,11 +32,11 @@ def price_of(
     accuracy: float = ACCURACY,
     request_s: float = REQUEST_S,
     seldom_s: float | None = None,
-) -> Price:
+) -> OpportunityCostModel:
     """Of this demand without the margin; a request always takes the same, unless it is said what it
     seldom exceeds."""
     measured = replace(demand, rate_hz=demand.rate_hz / RATE_MARGIN)
-    return Price(measured, request_s, accuracy, (seldom_s or request_s, request_s))
+    return OpportunityCostModel(measured, request_s, accuracy, (seldom_s or request_s, request_s))
 
 
 def of(demand: Demand, backlog_s: float = 0.05) -> float:
@@ -50,7 +50,7 @@ def rising(values: list[float]) -> bool:
 
 def test_it_is_that_of_a_somewhat_higher_rate():
     """A rate that was measured too low costs more than one that was measured too high."""
-    price = Price(BUSY, REQUEST_S, ACCURACY, (REQUEST_S, REQUEST_S))
+    price = OpportunityCostModel(BUSY, REQUEST_S, ACCURACY, (REQUEST_S, REQUEST_S))
     assert price.rho == pytest.approx(RATE_MARGIN * BUSY.rate_hz * REQUEST_S)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.request import Request
-from serving.core.scheduling.overload import choose
+from serving.core.scheduling.overload import choose_batch
 
 MS = {1: 10, 2: 14, 4: 20, 8: 30}
 """Milliseconds by batch size."""
@@ -33,7 +33,9 @@ def chosen(
 ) -> list[int]:
     """Their positions."""
     queue = queue_of(deadlines_ms)
-    batch = choose(queue, 0.0, sizes, lambda size: table[size] / 1e3, limit_ms / 1e3, lasts=lasts)
+    batch = choose_batch(
+        queue, 0.0, sizes, lambda size: table[size] / 1e3, limit_ms / 1e3, lasts=lasts
+    )
     return [request.id for request in batch]
 
 

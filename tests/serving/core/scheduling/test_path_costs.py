@@ -42,13 +42,13 @@ class Table(Latency):
         self, milliseconds: dict[Segment, tuple[int, int]] = LOOKUPS, calm: float = 1.0
     ) -> None:
         self._milliseconds = milliseconds
-        self._calm = calm
+        self._decide_feasible = calm
         self.num_asked = 0
 
     def times(self, segment: Segment, batch: int) -> Times:
         self.num_asked += 1
         seldom_s = self._milliseconds[segment][batch - 1] / 1e3
-        return seldom_s, seldom_s * self._calm
+        return seldom_s, seldom_s * self._decide_feasible
 
 
 def costs_of(available: object = tuple(LOOKUPS), table: Table | None = None) -> Costs:
@@ -83,8 +83,8 @@ def test_the_ways_to_an_exit(available, units, fused, to_second, model):
     assert (paths.units, paths.fused) == (units, fused)
     expected = [tuple(segment.of(model) for segment in way) for way in to_second]
     assert list(paths.to(2)) == expected
-    growing = [way for way in expected if len(way) > 1]
-    assert list(paths.to(2, grows=True)) == growing, "a fused run leaves no features"
+    streaming = [way for way in expected if len(way) > 1]
+    assert list(paths.to(2, streams=True)) == streaming, "a fused run leaves no features"
 
 
 def test_what_lacks_for_either_way_is_named():
@@ -128,12 +128,12 @@ def test_the_quickest_path_to_each_exit(batch, unit, fused, quickest):
         assert costs.unit_path(depth, batch) == exactly(unit[depth - 1])
         assert costs.fused(depth, batch) == exactly(fused[depth - 1])
         assert costs.path(depth, batch) == exactly(quickest[depth - 1])
-        assert costs.path(depth, batch, grows=True) == exactly(unit[depth - 1])
+        assert costs.path(depth, batch, streams=True) == exactly(unit[depth - 1])
 
 
 def test_an_exit_that_the_model_lacks_is_never_reached():
     costs = costs_of()
-    assert costs.path(4, 1) == costs.path(4, 1, grows=True) == NEVER
+    assert costs.path(4, 1) == costs.path(4, 1, streams=True) == NEVER
     assert costs.typical_path(4) == math.inf
 
 
@@ -141,9 +141,9 @@ def test_where_all_is_fused_nothing_grows():
     table = {fused_exit(depth): (10 * depth, 15 * depth) for depth in (1, 2, 3)}
     costs = costs_of(FUSED, Table(table, calm=0.5))
     assert costs.path(2, 2) == pytest.approx((0.030, 0.015))
-    assert costs.unit_path(2, 1) == costs.path(2, 1, grows=True) == NEVER
+    assert costs.unit_path(2, 1) == costs.path(2, 1, streams=True) == NEVER
     assert costs.typical_path(2) == ms(10)
-    assert costs.typical_path(2, grows=True) == math.inf
+    assert costs.typical_path(2, streams=True) == math.inf
 
 
 def test_parts_of_a_path():
@@ -156,25 +156,25 @@ def test_parts_of_a_path():
 
 
 @pytest.mark.parametrize(
-    ("start", "depth", "batch", "num_growing", "num_owed", "expected"),
+    ("start", "depth", "batch", "num_streaming", "num_owed", "expected"),
     [
         (1, 2, 1, 0, 1, 2 + (7 - 5)),  # the head moves along
         (1, 3, 2, 0, 2, 3 + 2 + (10 - 6)),
-        (1, 3, 2, 1, 2, 3 + 2 + (7 + 9) + (10 - 6)),  # and the growing row takes two more
+        (1, 3, 2, 1, 2, 3 + 2 + (7 + 9) + (10 - 6)),  # and the streaming row takes two more
         (1, 2, 2, 2, 0, 3 + 8),  # both have an answer
         (1, 2, 2, 1, 1, 3 + 7 + (7 - 5)),
     ],
 )
-def test_going_deeper(start, depth, batch, num_growing, num_owed, expected):
-    assert costs_of().deeper(start, depth, batch, num_growing, num_owed) == ms(expected)
+def test_going_deeper(start, depth, batch, num_streaming, num_owed, expected):
+    assert costs_of().deeper(start, depth, batch, num_streaming, num_owed) == ms(expected)
 
 
 @pytest.mark.parametrize(
-    ("num_growing", "num_plain", "num_owed", "expected"),
+    ("num_streaming", "num_plain", "num_owed", "expected"),
     [(1, 1, 2, 5 + 5 - 6), (1, 1, 1, 5 + 5 - 5), (0, 2, 2, 0), (2, 0, 2, 0), (2, 0, 0, 6)],
 )
-def test_answering_apart(num_growing, num_plain, num_owed, expected):
-    assert costs_of().apart(1, num_growing, num_plain, num_owed) == ms(expected)
+def test_answering_apart(num_streaming, num_plain, num_owed, expected):
+    assert costs_of().apart(1, num_streaming, num_plain, num_owed) == ms(expected)
 
 
 def test_runs_in_a_row_are_not_all_unlucky():
@@ -191,7 +191,7 @@ def test_runs_in_a_row_are_not_all_unlucky():
 def test_typical_times_are_of_the_path_that_is_typically_quickest():
     costs = costs_of(table=Table(calm=0.5))
     assert costs.typical_path(1) == ms(11 / 2)
-    assert costs.typical_path(1, grows=True) == ms(12 / 2)
+    assert costs.typical_path(1, streams=True) == ms(12 / 2)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ LATENCY = LatencyModel(exact_profile())
 
 
 def grown(id: int, budget_s: float = 1.0, min_depth: int = 1, max_depth: int = NUM_EXITS):
-    return Request(id, 0.0, budget_s, min_depth, max_depth, growing=True)
+    return Request(id, 0.0, budget_s, min_depth, max_depth, streaming=True)
 
 
 def plain(id: int, budget_s: float = 1.0, min_depth: int = 1, max_depth: int = NUM_EXITS):
@@ -109,7 +109,7 @@ def test_its_heads_count_against_it_when_depth_is_shared_out():
 
 def test_a_batch_of_both_kinds_starts_early_only_with_time_for_all_its_heads():
     """The first in the plan may not go deeper; the batch behind it would be started before it."""
-    # The growing rows' head at exit 1 and everybody's at exit 2, instead of one head at exit 1.
+    # The streaming rows' head at exit 1 and everybody's at exit 2, instead of one head at exit 1.
     extra_s = 3 * cost_s(segments.head(1), 2) - cost_s(segments.head(1), 4)
     extra_s += cost_s(segments.stack(2), 4)
     batch_s = 3 * unit_s(1)
@@ -152,7 +152,7 @@ def test_with_an_answer_it_makes_room_for_a_newcomer():
 
 
 class TestCohortsOfBothKinds:
-    """Two rows: one that grows, and one that leaves with its only answer."""
+    """Two rows: one that streams, and one that leaves with its only answer."""
 
     def decide(self, depth: int, budget_s: float, answered: dict[int, int]):
         asked, other = grown(0), plain(1, budget_s)
@@ -203,14 +203,14 @@ class TestCohortsOfBothKinds:
 
 @st.composite
 def snapshots(draw):
-    """Any state an executor may be in: cohorts of one pair of bounds each, some of whose growing
+    """Any state an executor may be in: cohorts of one pair of bounds each, some of whose streaming
     rows were answered at the exit before this one or at this one."""
     ids = iter(range(1000))
     answered, cohorts = {}, []
 
     def request(bounds: tuple[int, int]) -> Request:
         budget_s = draw(st.floats(0.5, 6)) * unit_s(1)
-        return Request(next(ids), 0.0, budget_s, *bounds, growing=draw(st.booleans()))
+        return Request(next(ids), 0.0, budget_s, *bounds, streaming=draw(st.booleans()))
 
     def draw_bounds() -> tuple[int, int]:
         low, high = sorted(draw(st.tuples(*[st.integers(1, NUM_EXITS)] * 2)))
@@ -222,7 +222,7 @@ def snapshots(draw):
         rows = tuple(request(bounds) for _ in range(draw(st.integers(1, 4))))
         for row in rows:
             at = draw(st.sampled_from([0, depth - 1, depth]))
-            if row.growing and bounds[0] <= at < bounds[1]:
+            if row.streaming and bounds[0] <= at < bounds[1]:
                 answered[row.id] = at
         cohorts.append(Cohort(number, depth, rows))
     waiting = [request(draw_bounds()) for _ in range(draw(st.integers(0, 6)))]
@@ -254,14 +254,14 @@ def test_decisions_about_growing_requests_are_sound(snapshot, max_cohorts, fused
             assert requests
             assert all(r.id in snapshot.answered for r in requests)
         case Run(segment=segment, requests=requests, cohort=cohort):
-            growing = [r for r in requests if r.growing and r.min_depth < r.max_depth]
+            streaming = [r for r in requests if r.streaming and r.min_depth < r.max_depth]
             if cohort is None:
-                assert not (segment.head and growing), "a fused run leaves no features"
+                assert not (segment.head and streaming), "a fused run leaves no features"
             elif segment.head:
-                done = [r for r in growing if snapshot.answered.get(r.id) == segment.stop]
+                done = [r for r in streaming if snapshot.answered.get(r.id) == segment.stop]
                 assert not done, "no exit answers twice"
             else:
-                passed = [r for r in growing if segment.start >= r.min_depth]
+                passed = [r for r in streaming if segment.start >= r.min_depth]
                 assert all(snapshot.answered.get(r.id) == segment.start for r in passed)
 
 
@@ -303,7 +303,7 @@ def test_one_answer_for_each_exit_from_the_first_on_and_each_in_time(world, requ
         request, depths = requests[id], [answer.depth for answer in world.answers[id]]
         if not isinstance(end, Answered):
             assert depths == []
-        elif request.growing and world.runner.units:
+        elif request.streaming and world.runner.units:
             assert depths == list(range(request.min_depth, end.depth + 1))
         else:
             assert depths == [end.depth]
