@@ -5,9 +5,9 @@
                  |                     |  '--- streaming: on_exit -'
                  '-- shed, cancelled --'---- shed, cancelled, failed
 
-Every request that was submitted ends exactly once, by its ``done`` callback. A *streaming*
-one has its answers before that, by its ``on_exit`` callback; once it has one, only its client can
-take it from it: it is not shed, and whatever fails, it ends answered. The loop runs in a thread of its own;
+Every request that was submitted ends exactly once, by its ``done`` callback. A *streaming* one has
+its answers before that, by its ``on_exit`` callback; once it has one, only its client can take it
+from it: it is not shed, and whatever fails, it ends answered. The loop runs in a thread of its own;
 ``step`` is one turn of it and is all that tests need.
 
 An idle engine is probed: predictions that a busy moment has raised would otherwise make the gateway

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.data.coco import (
     AveragePrecision,
-    Detections,
+    ScoredBoxes,
     average_precision,
     count_objects,
     resampled_ap,
@@ -54,8 +54,8 @@ __all__ = [
     "AveragePrecision",
     "Dataset",
     "DatasetError",
-    "Detections",
     "Sample",
+    "ScoredBoxes",
     "average_precision",
     "count_objects",
     "read_bccd",

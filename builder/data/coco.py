@@ -23,7 +23,7 @@ _ALL_SIZES = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Detections:
+class ScoredBoxes:
     """What a detector found in one image."""
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -84,7 +84,7 @@ def _ground_truth(dataset: Dataset) -> COCO:
     return coco
 
 
-def _evaluate(dataset: Dataset, detections: Sequence[Detections]) -> COCOeval | None:
+def _evaluate(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> COCOeval | None:
     """Matches of one detection record for each sample; None if nothing at all was detected."""
     rows = [
         {
@@ -104,7 +104,7 @@ def _evaluate(dataset: Dataset, detections: Sequence[Detections]) -> COCOeval | 
     return evaluation
 
 
-def average_precision(dataset: Dataset, detections: Sequence[Detections]) -> AveragePrecision:
+def average_precision(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> AveragePrecision:
     """AP and AP50 of one detection record for each sample of ``dataset``, in its order. Raises
     DatasetError if there is no object to be found."""
     if not dataset.has_objects:
@@ -150,7 +150,7 @@ def count_objects(dataset: Dataset) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def resampled_ap(
-    dataset: Dataset, detections: Sequence[Detections], num_resamples: int, seed: int
+    dataset: Dataset, detections: Sequence[ScoredBoxes], num_resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
     """(num_resamples,) APs, each over as many images drawn with replacement (bootstrap): how far
     AP would move with other images of the same kind. Draws without an object are left out. The same

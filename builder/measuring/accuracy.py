@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from builder.cli_errors import CommandError
-from builder.data import Dataset, Detections, resampled_ap
+from builder.data import Dataset, ScoredBoxes, resampled_ap
 from builder.measuring.images import LoadImage, read_image
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
@@ -19,7 +19,7 @@ class OtherClasses(CommandError, ValueError):
 
 def detect_all(
     runner: SegmentRunner, catalog: Catalog, dataset: Dataset, load_image: LoadImage
-) -> dict[int, list[Detections]]:
+) -> dict[int, list[ScoredBoxes]]:
     """What every exit finds in every image: each takes the way of a request, from its encoded bytes
     to boxes in its own pixels. Raises OtherClasses, and UnreadableImage for a file that cannot be
     decoded."""
@@ -28,7 +28,7 @@ def detect_all(
             f"the model {catalog.name} finds {', '.join(catalog.classes)}, the data set has "
             f"{', '.join(dataset.classes)}"
         )
-    found: dict[int, list[Detections]] = {entry.depth: [] for entry in catalog.exits}
+    found: dict[int, list[ScoredBoxes]] = {entry.depth: [] for entry in catalog.exits}
     for sample in tqdm(dataset.samples, unit="image"):
         image, placement = read_image(
             sample.path, catalog.input_width, catalog.input_height, load_image
@@ -44,7 +44,7 @@ def detect_all(
             (detections,) = runner.detections(boxes)
             runner.release(boxes)
             of_exit.append(
-                Detections(
+                ScoredBoxes(
                     placement.to_original(detections.boxes_xyxy_input),
                     detections.scores,
                     detections.labels.astype(np.int64),
@@ -55,7 +55,7 @@ def detect_all(
 
 
 def rises(
-    dataset: Dataset, found: dict[int, list[Detections]], num_resamples: int
+    dataset: Dataset, found: dict[int, list[ScoredBoxes]], num_resamples: int
 ) -> dict[int, tuple[float, float, float]]:
     """By how much each exit's AP lies above that of the first one: the middle and the ends of the
     95 % interval over images drawn with replacement, the same ones for both exits."""

@@ -14,8 +14,8 @@ from PIL import Image
 from builder.data import (
     AveragePrecision,
     Dataset,
-    Detections,
     Sample,
+    ScoredBoxes,
     average_precision,
     count_objects,
 )
@@ -35,7 +35,7 @@ JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True, slots=True)
-class ExitFacts:
+class ExitSummary:
     """One exit."""
 
     depth: int
@@ -48,7 +48,7 @@ class ExitFacts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class ReportImage:
     """An image, what is on it, and what each exit finds."""
 
     name: str
@@ -56,21 +56,21 @@ class Picture:
     size: tuple[int, int]
     """(height, width) of the image that boxes are on; ``jpeg`` may be smaller."""
     boxes_xyxy: npt.NDArray[np.float32]
-    found: Mapping[int, Detections]
+    found: Mapping[int, ScoredBoxes]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelSummary:
     """One model on one data set."""
 
     catalog: Catalog
     runtime: str
     profile: LatencyProfile | None
-    exits: tuple[ExitFacts, ...]
+    exits: tuple[ExitSummary, ...]
     num_of_class: Mapping[str, int]
     """Objects in the data set."""
     num_of_size: Mapping[str, int]
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ReportImage, ...]
 
 
 def gather(
@@ -80,7 +80,7 @@ def gather(
     dataset: Dataset,
     load_image: LoadImage,
     num_pictures: int,
-) -> ModelFacts:
+) -> ModelSummary:
     """Run every exit of the model in ``folder`` over a data set, on a runner of ``runtime``, and
     look up the rest. Raises ValueError if the data set has other classes, OSError without the
     segments."""
@@ -88,14 +88,14 @@ def gather(
     found = detect_all(runner, catalog, dataset, load_image)
     profile = catalog.profiles.get(runtime)
     exits = tuple(
-        ExitFacts(depth, average_precision(dataset, rows), macs, _path_ms(profile, depth))
+        ExitSummary(depth, average_precision(dataset, rows), macs, _path_ms(profile, depth))
         for (depth, rows), macs in zip(found.items(), exit_macs(catalog, folder), strict=True)
     )
     pictures = tuple(
         _picture(dataset.samples[index], {depth: rows[index] for depth, rows in found.items()})
         for index in spread(len(dataset.samples), num_pictures)
     )
-    return ModelFacts(catalog, runner.runtime, profile, exits, *count_objects(dataset), pictures)
+    return ModelSummary(catalog, runner.runtime, profile, exits, *count_objects(dataset), pictures)
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:
@@ -112,8 +112,8 @@ def _path_ms(profile: LatencyProfile | None, depth: int) -> float | None:
     return 1e3 * sum(profile.table[key].p50_s for key in keys)
 
 
-def _picture(sample: Sample, found: Mapping[int, Detections]) -> Picture:
+def _picture(sample: Sample, found: Mapping[int, ScoredBoxes]) -> ReportImage:
     image, buffer = Image.fromarray(sample.image), io.BytesIO()
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return Picture(sample.image_id, buffer.getvalue(), sample.size, sample.boxes_xyxy, found)
+    return ReportImage(sample.image_id, buffer.getvalue(), sample.size, sample.boxes_xyxy, found)

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
-from builder.measuring.report import ExitFacts, ModelFacts, Picture
+from builder.measuring.report import ExitSummary, ModelSummary, ReportImage
 from reporting.html import SERIES, document, legend, section, table, tiles
 from reporting.svg import Chart
 
@@ -25,7 +25,7 @@ Series = Sequence[tuple[str, Sequence[tuple[float, float]]]]
 """Name and points of each line."""
 
 
-def page(models: Sequence[ModelFacts], dataset: str, num_images: int, score: float) -> str:
+def page(models: Sequence[ModelSummary], dataset: str, num_images: int, score: float) -> str:
     """The whole document. ``dataset`` says what accuracies were measured on; pictures show
     detections that score at least ``score``."""
     names = ", ".join(facts.catalog.name for facts in models)
@@ -36,7 +36,7 @@ def page(models: Sequence[ModelFacts], dataset: str, num_images: int, score: flo
     )
 
 
-def _tiles(models: Sequence[ModelFacts]) -> list[tuple[str, str, str]]:
+def _tiles(models: Sequence[ModelSummary]) -> list[tuple[str, str, str]]:
     entries = []
     for facts in models:
         first, last = facts.exits[0], facts.exits[-1]
@@ -55,10 +55,10 @@ def _tiles(models: Sequence[ModelFacts]) -> list[tuple[str, str, str]]:
 # -- charts --------------------------------------------------------------------------------------
 
 
-def _curves(models: Sequence[ModelFacts]) -> str:
+def _curves(models: Sequence[ModelSummary]) -> str:
     """AP of every exit of every model against what it takes to get there."""
 
-    def against(x_of: Callable[[ExitFacts], float | None]) -> Series:
+    def against(x_of: Callable[[ExitSummary], float | None]) -> Series:
         return [
             (
                 facts.catalog.name,
@@ -124,7 +124,7 @@ def _muted(text: str) -> str:
 # -- one model -----------------------------------------------------------------------------------
 
 
-def _model(facts: ModelFacts, score: float) -> str:
+def _model(facts: ModelSummary, score: float) -> str:
     name = facts.catalog.name
     return (
         section(f"{name}: exits", _muted(facts.catalog.description) + _exits(facts.exits))
@@ -146,9 +146,9 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _exits(exits: Sequence[ExitFacts]) -> str:
+def _exits(exits: Sequence[ExitSummary]) -> str:
     head = ("exit", "AP", "AP50", "GMAC", "ms", "AP above the exit before")
-    before: list[ExitFacts | None] = [None, *exits[:-1]]
+    before: list[ExitSummary | None] = [None, *exits[:-1]]
     rows = (
         (
             str(of_exit.depth),
@@ -178,7 +178,7 @@ def _broken_down(
     return section(title, content + table(head, rows))
 
 
-def _pictures(facts: ModelFacts, score: float) -> str:
+def _pictures(facts: ModelSummary, score: float) -> str:
     classes = facts.catalog.classes
     note = f"Lines: detections that score {score:g} or more. Dashed: the annotations."
     rows = "".join(
@@ -196,7 +196,7 @@ def _colour(label: int) -> str:
     return SERIES[label % len(SERIES)]
 
 
-def _symbol(picture: Picture, identity: str) -> str:
+def _symbol(picture: ReportImage, identity: str) -> str:
     """The image, once for all exits."""
     height, width = picture.size
     data = b64encode(picture.jpeg).decode()
@@ -208,7 +208,7 @@ def _symbol(picture: Picture, identity: str) -> str:
 
 
 def _figure(
-    picture: Picture, identity: str, depth: int, classes: Sequence[str], score: float
+    picture: ReportImage, identity: str, depth: int, classes: Sequence[str], score: float
 ) -> str:
     height, width = picture.size
     found = picture.found[depth]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from builder.config.named import DetectorConfig
-from builder.data import AveragePrecision, Dataset, Detections, average_precision
+from builder.data import AveragePrecision, Dataset, ScoredBoxes, average_precision
 from builder.data.augment import letterbox
 from builder.modeling.anchors import anchors_per_level
 from builder.modeling.detector import Detector
@@ -44,7 +44,7 @@ def validate(
     config = detector.config
     device = detector.anchors.device
     input_height, input_width = config.input_size
-    found: dict[int, list[Detections]] = {k: [] for k in range(1, config.num_exits + 1)}
+    found: dict[int, list[ScoredBoxes]] = {k: [] for k in range(1, config.num_exits + 1)}
     was_training = detector.training
     detector.eval()
     for start in range(0, len(dataset.samples), batch_size):
@@ -59,7 +59,7 @@ def validate(
                 placement = fit(width, height, input_width, input_height)
                 count = counts[row]
                 found[depth].append(
-                    Detections(
+                    ScoredBoxes(
                         placement.to_original(boxes[row, :count]),
                         scores[row, :count],
                         labels[row, :count].astype(np.int64),

@@ -123,9 +123,9 @@ def _add_restart(studies: Any) -> None:
 def _restart(options: argparse.Namespace, scratch: Path) -> int:
     from loadtest.studies.drills import restart as restart_drill
     from loadtest.studies.drills.report import RestartReport, write
-    from loadtest.workload.images import read_pictures
+    from loadtest.workload.images import read_images
 
-    pictures = read_pictures(options.images)
+    images = read_images(options.images)
     report = RestartReport(
         _circumstances(
             options.runtime,
@@ -140,7 +140,7 @@ def _restart(options: argparse.Namespace, scratch: Path) -> int:
         settings = restart_drill.Settings(
             model_repository=options.model_repository,
             runtime=options.runtime,
-            pictures=pictures,
+            images=images,
             rate_hz=options.rate,
             seconds=options.seconds,
             budgets=options.budgets,

@@ -13,7 +13,7 @@ from loadtest.cli.numbers import positive
 
 if TYPE_CHECKING:
     from loadtest.load.target import Target
-    from loadtest.workload.images import Picture
+    from loadtest.workload.images import AnnotatedImage
 
 EXTRA = {"pycocotools": "loadtest", "mlperf_loadgen": "loadgen"}
 """Module -> the extra that brings it."""
@@ -40,11 +40,11 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--header", action="append", default=[], metavar="NAME:VALUE", help="sent as well"
     )
-    pictures = parser.add_mutually_exclusive_group(required=True)
-    pictures.add_argument(
+    images = parser.add_mutually_exclusive_group(required=True)
+    images.add_argument(
         "--image", "--images", type=Path, nargs="+", metavar="FILE", help="JPEG, PNG or WebP files"
     )
-    pictures.add_argument(
+    images.add_argument(
         "--data",
         type=Path,
         help="annotated images: a folder in the layout of Pascal VOC, or a COCO file",
@@ -75,12 +75,12 @@ def in_one_sentence(
     return run
 
 
-def _pictures(options: argparse.Namespace) -> tuple[Picture, ...]:
-    from loadtest.workload.images import read_data, read_pictures
+def _pictures(options: argparse.Namespace) -> tuple[AnnotatedImage, ...]:
+    from loadtest.workload.images import read_data, read_images
 
     if options.data is not None:
         return read_data(options.data, options.split)
-    return read_pictures(options.image)
+    return read_images(options.image)
 
 
 def _target(options: argparse.Namespace) -> Target:
@@ -152,7 +152,7 @@ def _loadtest(options: argparse.Namespace) -> int:
 
     arrivals, budgets = parse_arrivals(options.arrivals), parse_budgets(options.budgets)
     wait_ready(options.url)
-    pictures, target = _pictures(options), _target(options)
+    images, target = _pictures(options), _target(options)
     server = describe_server(options.url)
     classes, ap_by_depth = _model(options.catalog, server)
     if options.data is not None and not classes:
@@ -162,7 +162,7 @@ def _loadtest(options: argparse.Namespace) -> int:
     result = run_load(
         LoadSettings(
             url=options.url,
-            pictures=pictures,
+            images=images,
             arrivals=arrivals,
             rate_hz=options.rate,
             duration_s=options.duration,
@@ -252,7 +252,7 @@ def _loadgen(options: argparse.Namespace) -> int:
     result = run_loadgen(
         LoadgenSettings(
             url=options.url,
-            pictures=_pictures(options),
+            images=_pictures(options),
             target=_target(options),
             rate_hz=options.rate,
             budget_s=options.budget_ms / 1e3,

@@ -58,10 +58,10 @@ def _sweep(options: argparse.Namespace) -> int:
     from loadtest.load import sweep
     from loadtest.load.target import wait_ready
     from loadtest.servers.processes import StudyError
-    from loadtest.workload.images import read_pictures
+    from loadtest.workload.images import read_images
 
-    client = sweep.Client(options.url)
-    images = [picture.data for picture in read_pictures(options.image)]
+    client = sweep.SweepClient(options.url)
+    images = [image.data for image in read_images(options.image)]
     wait_ready(options.url)
     try:
         model = client.models()
@@ -77,7 +77,7 @@ def _sweep(options: argparse.Namespace) -> int:
     client.close()
     print(f"{model['name']}, {options.requests} requests of each budget, seed {options.seed}")
     print(f"the server's own min_budget_ms is {low_ms:.1f}")
-    print(sweep.table(rows))
+    print(sweep.swept_table(rows))
     print(sweep.overhead(rows))
     accepted = [row for row in rows if len(row.accepted) > len(row.answers) / 2]
     worst = min(accepted, key=lambda row: len(row.in_time) / len(row.accepted))

@@ -39,7 +39,7 @@ class Failure(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """How a request ended. Seconds by the event loop's clock."""
 
     sent_s: float
@@ -86,18 +86,18 @@ class _Exchange:
 
     data: bytes
     sent_s: float
-    done: Callable[[Reply], None]
+    done: Callable[[HttpReply], None]
     connection: _Connection | None = None
     timer: asyncio.TimerHandle | None = None
     ended: bool = False
 
     def end(self, finished_s: float, status: int, body: bytes) -> None:
-        self._end(Reply(self.sent_s, finished_s, status, body))
+        self._end(HttpReply(self.sent_s, finished_s, status, body))
 
     def fail(self, finished_s: float, failure: Failure, reason: str) -> None:
-        self._end(Reply(self.sent_s, finished_s, failure=failure, reason=reason))
+        self._end(HttpReply(self.sent_s, finished_s, failure=failure, reason=reason))
 
-    def _end(self, reply: Reply) -> None:
+    def _end(self, reply: HttpReply) -> None:
         if not self.ended:
             self.ended = True
             if self.timer is not None:
@@ -130,7 +130,7 @@ class Client:
         found = await self._loop.getaddrinfo(*self._target, type=socket.SOCK_STREAM)
         self._target = str(found[0][4][0]), self._address.port
 
-    def send(self, data: bytes, give_up_s: float, done: Callable[[Reply], None]) -> None:
+    def send(self, data: bytes, give_up_s: float, done: Callable[[HttpReply], None]) -> None:
         """Send a request, head and body, and call ``done`` once with how it ended, at the latest at
         ``give_up_s`` by the loop's clock."""
         now_s = self._loop.time()

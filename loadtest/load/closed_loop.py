@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.load.client import Address, Client, Reply, new_event_loop
+from loadtest.load.client import Address, Client, HttpReply, new_event_loop
 from loadtest.load.open_loop import real_time
 from loadtest.load.target import Requests, Target, warm_up
 from loadtest.servers.processes import StudyError
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 from serving.core.latency import quantile
 
 BUDGET_S = 10.0
@@ -44,28 +44,32 @@ class Answers:
 
 
 def ask_again_and_again(
-    url: str, pictures: Sequence[Picture], callers: int, duration_s: float, target: Target
+    url: str, images: Sequence[AnnotatedImage], callers: int, duration_s: float, target: Target
 ) -> Answers:
     """``callers`` at once, each at least once, and none again after ``duration_s``. Raises
     StudyError if one is not answered with 200."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_ask(Address.parse(url), pictures, callers, duration_s, target))
+        return runner.run(_ask(Address.parse(url), images, callers, duration_s, target))
 
 
 async def _ask(
-    address: Address, pictures: Sequence[Picture], callers: int, duration_s: float, target: Target
+    address: Address,
+    images: Sequence[AnnotatedImage],
+    callers: int,
+    duration_s: float,
+    target: Target,
 ) -> Answers:
     loop = asyncio.get_running_loop()
     client = Client(address, loop)
-    requests = Requests(address, target, pictures)
-    replies: list[Reply] = []
+    requests = Requests(address, target, images)
+    replies: list[HttpReply] = []
 
     async def call(number: int, until_s: float) -> None:
         while True:
-            ended: asyncio.Future[Reply] = loop.create_future()
+            ended: asyncio.Future[HttpReply] = loop.create_future()
             data = requests.request(number % len(requests), BUDGET_S)
 
-            def end(reply: Reply, ended: asyncio.Future[Reply] = ended) -> None:
+            def end(reply: HttpReply, ended: asyncio.Future[HttpReply] = ended) -> None:
                 if not ended.done():  # cancelled, since another caller was refused
                     ended.set_result(reply)
 

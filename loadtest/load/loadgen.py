@@ -24,12 +24,12 @@ from pathlib import Path
 
 import mlperf_loadgen as lg
 
-from loadtest.load.client import MAX_CONNECTIONS, Address, Client, Reply, new_event_loop
+from loadtest.load.client import MAX_CONNECTIONS, Address, Client, HttpReply, new_event_loop
 from loadtest.load.open_loop import allow_files, real_time
-from loadtest.load.outcomes import Outcome, Row, read_row
+from loadtest.load.outcomes import Outcome, RequestOutcome, read_outcome
 from loadtest.load.target import Requests, Target, warm_up
 from loadtest.servers.processes import StudyError
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 
 PENALTY_S = 0.001
 NUM_WARM_UP = 10
@@ -42,7 +42,7 @@ class LoadgenSettings:
     """A run. Durations in seconds."""
 
     url: str
-    pictures: tuple[Picture, ...]
+    images: tuple[AnnotatedImage, ...]
     target: Target
     rate_hz: float
     """Queries a second that LoadGen aims at."""
@@ -87,17 +87,17 @@ def run_loadgen(settings: LoadgenSettings) -> LoadgenResult:
     settings.folder.mkdir(parents=True, exist_ok=True)
     address = Address.parse(settings.url)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        rows = runner.run(_run(settings, address))
+        outcomes = runner.run(_run(settings, address))
     text = (settings.folder / SUMMARY_NAME).read_text()
-    result = read_summary(text, rows)
+    result = read_summary(text, outcomes)
     content = dataclasses.asdict(result) | {"attainment": result.attainment}
     (settings.folder / RESULT_NAME).write_text(json.dumps(content) + "\n")
     return result
 
 
-async def _run(settings: LoadgenSettings, address: Address) -> list[Row]:
+async def _run(settings: LoadgenSettings, address: Address) -> list[RequestOutcome]:
     client = Client(address, asyncio.get_running_loop(), allow_files(MAX_CONNECTIONS))
-    requests = Requests(address, settings.target, settings.pictures)
+    requests = Requests(address, settings.target, settings.images)
     try:
         await client.resolve()
         await warm_up(client, requests, NUM_WARM_UP)
@@ -108,7 +108,7 @@ async def _run(settings: LoadgenSettings, address: Address) -> list[Row]:
         raise StudyError(f"{settings.url} cannot be reached: {error}") from error
     finally:
         await client.close()
-    return system.rows
+    return system.outcomes
 
 
 class _System:
@@ -120,7 +120,7 @@ class _System:
         self._client = client
         self._requests = requests
         self._loop = asyncio.get_running_loop()
-        self.rows: list[Row] = []
+        self.outcomes: list[RequestOutcome] = []
 
     def issue(self, samples: Sequence[lg.QuerySample]) -> None:
         """Send one query a sample."""
@@ -128,13 +128,13 @@ class _System:
         for sample in samples:
             self._loop.call_soon_threadsafe(self._send, sample.id, sample.index, issued_s)
 
-    def _send(self, query: int, picture: int, issued_s: float) -> None:
+    def _send(self, query: int, image: int, issued_s: float) -> None:
         budget_s = self._settings.budget_s
-        data = self._requests.request(picture, budget_s)
+        data = self._requests.request(image, budget_s)
 
-        def end(reply: Reply) -> None:
-            row = read_row(reply, issued_s, 0.0, budget_s, picture, {})
-            self.rows.append(dataclasses.replace(row, detections=None))
+        def end(reply: HttpReply) -> None:
+            row = read_outcome(reply, issued_s, 0.0, budget_s, image, {})
+            self.outcomes.append(dataclasses.replace(row, detections=None))
             if row.is_answer:
                 _complete(query)
             else:
@@ -163,7 +163,7 @@ def _start_test(settings: LoadgenSettings, system: _System) -> None:
     logs.log_output.outdir = str(settings.folder)
     logs.log_output.copy_summary_to_stdout = False
     logs.enable_trace = False
-    count = len(settings.pictures)
+    count = len(settings.images)
     under_test = lg.ConstructSUT(system.issue, _nothing)
     library = lg.ConstructQSL(count, count, _nothing, _nothing)
     try:
@@ -177,7 +177,7 @@ def _nothing(*_: object) -> None:
     """Pictures are in memory all the time, and nothing is held back that could be flushed."""
 
 
-def read_summary(text: str, rows: Sequence[Row]) -> LoadgenResult:
+def read_summary(text: str, outcomes: Sequence[RequestOutcome]) -> LoadgenResult:
     """LoadGen's words on a run, beside our rows of it. Raises StudyError if there is no verdict."""
     cells = [line.partition(":") for line in text.splitlines()]
     facts = {name.strip(): value.strip() for name, colon, value in cells if colon and value.strip()}
@@ -185,14 +185,14 @@ def read_summary(text: str, rows: Sequence[Row]) -> LoadgenResult:
     if verdict not in ("VALID", "INVALID"):
         raise StudyError("LoadGen ended without a verdict")
     advice = text.partition("Recommendations:")[2].partition("=====")[0]
-    counts = Counter(row.outcome for row in rows)
+    counts = Counter(row.outcome for row in outcomes)
     return LoadgenResult(
         verdict == "VALID",
         facts,
         tuple(line.strip(" *") for line in advice.splitlines() if line.strip(" *")),
         {outcome.value: counts[outcome] for outcome in Outcome},
-        dict(Counter(row.reason for row in rows if not row.is_answer).most_common()),
-        len(rows),
+        dict(Counter(row.reason for row in outcomes if not row.is_answer).most_common()),
+        len(outcomes),
     )
 
 

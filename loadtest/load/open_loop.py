@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.load.client import MAX_CONNECTIONS, Address, Client, Reply, new_event_loop
-from loadtest.load.outcomes import Row, read_row
+from loadtest.load.client import MAX_CONNECTIONS, Address, Client, HttpReply, new_event_loop
+from loadtest.load.outcomes import RequestOutcome, read_outcome
 from loadtest.load.target import Requests, Target, describe_server, warm_up
 from loadtest.servers.processes import StudyError
 from loadtest.workload.arrivals import Arrivals
 from loadtest.workload.budgets import Budgets
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 
 MAX_REQUESTS = 200_000
 """Of one run; their replies are held in memory."""
@@ -48,7 +48,7 @@ class LoadSettings:
     """A run. Durations in seconds."""
 
     url: str
-    pictures: tuple[Picture, ...]
+    images: tuple[AnnotatedImage, ...]
     arrivals: Arrivals
     rate_hz: float
     duration_s: float
@@ -74,20 +74,20 @@ class Schedule:
 
     offsets_s: NDArray[np.float64]
     budgets_s: NDArray[np.float64]
-    pictures: NDArray[np.int64]
+    images: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.offsets_s)
 
     def __iter__(self) -> Iterator[tuple[float, float, int]]:
         """Offset, budget and picture of one request after the other."""
-        columns = (self.offsets_s.tolist(), self.budgets_s.tolist(), self.pictures.tolist())
+        columns = (self.offsets_s.tolist(), self.budgets_s.tolist(), self.images.tolist())
         return zip(*columns, strict=True)
 
     @property
     def digest(self) -> str:
         """The same for the same requests at the same times: 16 hexadecimal digits of SHA-256."""
-        parts = (self.offsets_s, self.budgets_s, self.pictures)
+        parts = (self.offsets_s, self.budgets_s, self.images)
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
 
 
@@ -100,14 +100,14 @@ def make_schedule(settings: LoadSettings) -> Schedule:
     )
     offsets_s = settings.arrivals.offsets_s(settings.rate_hz, settings.duration_s, arrivals)
     count = len(offsets_s)
-    if not settings.pictures:
+    if not settings.images:
         raise ValueError("a run needs at least one picture")
     if not 0 < count <= MAX_REQUESTS:
         raise ValueError(f"a run sends 1 to {MAX_REQUESTS:,} requests, not {count:,}")
     budgets_s = settings.budgets.sample_s(count, settings.full_depth_s, budgets)
-    rounds = range(math.ceil(count / len(settings.pictures)))
-    pictures = np.concatenate([order.permutation(len(settings.pictures)) for _ in rounds])
-    return Schedule(offsets_s, budgets_s, pictures[:count])
+    rounds = range(math.ceil(count / len(settings.images)))
+    images = np.concatenate([order.permutation(len(settings.images)) for _ in rounds])
+    return Schedule(offsets_s, budgets_s, images[:count])
 
 
 # -- what came of it -----------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class LoadResult:
 
     settings: LoadSettings
     schedule: Schedule
-    rows: tuple[Row, ...]
+    outcomes: tuple[RequestOutcome, ...]
     """In the order of the schedule."""
     started: str
     """ISO 8601, UTC."""
@@ -144,14 +144,14 @@ def run_load(settings: LoadSettings) -> LoadResult:
     server = describe_server(settings.url)
     with asyncio.Runner(loop_factory=new_event_loop) as runner, _no_collections():
         run = runner.run(_run(settings, schedule, address))
-    rows = [
-        read_row(reply, run.start_s, offset_s, budget_s, picture, settings.ap_by_depth)
-        for reply, (offset_s, budget_s, picture) in zip(run.replies, schedule, strict=True)
+    outcomes = [
+        read_outcome(reply, run.start_s, offset_s, budget_s, image, settings.ap_by_depth)
+        for reply, (offset_s, budget_s, image) in zip(run.replies, schedule, strict=True)
     ]
     return LoadResult(
         settings=settings,
         schedule=schedule,
-        rows=tuple(rows),
+        outcomes=tuple(outcomes),
         started=run.started,
         wall_s=run.wall_s,
         cpu_s=run.cpu_s,
@@ -166,7 +166,7 @@ class _Run:
     """What is known at its end, before replies are read. Seconds by the event loop's clock."""
 
     start_s: float
-    replies: Sequence[Reply]
+    replies: Sequence[HttpReply]
     started: str
     wall_s: float
     cpu_s: float
@@ -177,7 +177,7 @@ class _Run:
 async def _run(settings: LoadSettings, schedule: Schedule, address: Address) -> _Run:
     loop = asyncio.get_running_loop()
     client = Client(address, loop, allow_files(settings.max_connections))
-    requests = Requests(address, settings.target, settings.pictures)
+    requests = Requests(address, settings.target, settings.images)
     try:
         await client.resolve()
         await warm_up(client, requests, settings.warm_up)
@@ -195,21 +195,21 @@ async def _run(settings: LoadSettings, schedule: Schedule, address: Address) -> 
 
 async def _send_all(
     client: Client, requests: Requests, schedule: Schedule, grace_s: float
-) -> tuple[float, Sequence[Reply]]:
+) -> tuple[float, Sequence[HttpReply]]:
     """The instant that offsets count from, and what became of each request."""
     loop = asyncio.get_running_loop()
-    ended: dict[int, Reply] = {}
+    ended: dict[int, HttpReply] = {}
     all_ended = asyncio.Event()
 
-    def end(number: int, reply: Reply) -> None:
+    def end(number: int, reply: HttpReply) -> None:
         ended[number] = reply
         if len(ended) == len(schedule):
             all_ended.set()
 
     start_s = loop.time() + START_DELAY_S
-    for number, (offset_s, budget_s, picture) in enumerate(schedule):
+    for number, (offset_s, budget_s, image) in enumerate(schedule):
         due_s = start_s + offset_s
-        data = requests.request(picture, budget_s)
+        data = requests.request(image, budget_s)
         # Even when late: replies have to be seen between two requests.
         await asyncio.sleep(max(0.0, due_s - loop.time()))
         client.send(data, due_s + budget_s + grace_s, functools.partial(end, number))

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.load.client import Failure, Reply
-from loadtest.workload.images import Detections
+from loadtest.load.client import Failure, HttpReply
+from loadtest.workload.images import ServedDetections
 
 REFUSALS = frozenset({408, 422, 429, 503, 504})
 """Statuses by which a server says that it will not answer this request in time; any other says that
@@ -46,7 +46,7 @@ _FAILURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RequestOutcome:
     """One request. Seconds since the run's start, by the client's clock."""
 
     scheduled_s: float
@@ -54,13 +54,13 @@ class Row:
     finished_s: float
     """Last byte of the reply, or when it was given up."""
     budget_s: float
-    picture: int
+    image: int
     outcome: Outcome
     reason: str = ""
     """Of anything but an answer: a slug."""
     depth: int | None = None
     expected_ap: float | None = None
-    detections: Detections | None = None
+    detections: ServedDetections | None = None
 
     @property
     def latency_s(self) -> float:
@@ -78,19 +78,21 @@ class Row:
         return self.outcome in (Outcome.IN_TIME, Outcome.LATE)
 
 
-def read_row(
-    reply: Reply,
+def read_outcome(
+    reply: HttpReply,
     start_s: float,
     offset_s: float,
     budget_s: float,
-    picture: int,
+    image: int,
     ap_by_depth: Mapping[int, float],
-) -> Row:
+) -> RequestOutcome:
     """What became of a request that was due ``offset_s`` after ``start_s``."""
     sent_s, finished_s = reply.sent_s - start_s, reply.finished_s - start_s
 
-    def row(outcome: Outcome, reason: str = "", **answer: Any) -> Row:
-        return Row(offset_s, sent_s, finished_s, budget_s, picture, outcome, reason, **answer)
+    def row(outcome: Outcome, reason: str = "", **answer: Any) -> RequestOutcome:
+        return RequestOutcome(
+            offset_s, sent_s, finished_s, budget_s, image, outcome, reason, **answer
+        )
 
     if reply.failure is not None:
         return row(_FAILURES[reply.failure], reply.reason)
@@ -108,7 +110,7 @@ def read_row(
 def _answer(body: bytes, ap_by_depth: Mapping[int, float]) -> dict[str, Any]:
     content = json.loads(body)
     found = content["detections"]
-    detections = Detections(
+    detections = ServedDetections(
         np.array([entry["box"] for entry in found], np.float32).reshape(len(found), 4),
         np.array([entry["score"] for entry in found], np.float32),
         np.array([entry["class_id"] for entry in found], np.int64),
@@ -122,7 +124,7 @@ def _answer(body: bytes, ap_by_depth: Mapping[int, float]) -> dict[str, Any]:
     }
 
 
-def _reason(reply: Reply) -> str:
+def _reason(reply: HttpReply) -> str:
     """A problem's reason, or else its type, or else the status. RFC 9457."""
     try:
         problem = json.loads(reply.body)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from loadtest.load.open_loop import LoadResult
-from loadtest.load.outcomes import Outcome, Row
+from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.served_accuracy import ServedAp
-from loadtest.load.summary import BudgetClass, Quantiles, Summary
+from loadtest.load.summary import BudgetClass, LatencyQuantiles, Summary
 from reporting.html import SERIES, document, legend, section, table, tiles
 from reporting.svg import Chart
 
@@ -51,7 +51,7 @@ def page(result: LoadResult, summary: Summary) -> str:
         _tiles(summary),
         section("Outcome of requests, by when they were due", _outcomes_over_time(bins)),
         section("Exit depth of the answers in time", _depth_over_time(bins, summary)),
-        section("Requests answered within a latency", _latencies(result.rows, summary)),
+        section("Requests answered within a latency", _latencies(result.outcomes, summary)),
         section("By budget", table(BUDGET_HEAD, map(budget_cells, summary.by_budget))),
         '<div class="columns">',
         section("Accounting", _accounting(summary)),
@@ -108,7 +108,7 @@ def digits(value: float | None, count: int) -> str:
     return "-" if value is None else f"{value:.{count}f}"
 
 
-def latency_texts(latency_ms: Quantiles | None) -> tuple[str, str, str]:
+def latency_texts(latency_ms: LatencyQuantiles | None) -> tuple[str, str, str]:
     """p50, p90 and p99."""
     if latency_ms is None:
         return ("-", "-", "-")
@@ -127,7 +127,7 @@ def ap_text(served: ServedAp | None) -> str:
 class _Bins:
     """Rows by the time at which they were due, in equal steps."""
 
-    def __init__(self, width_s: float, rows: Sequence[tuple[Row, ...]]) -> None:
+    def __init__(self, width_s: float, rows: Sequence[tuple[RequestOutcome, ...]]) -> None:
         self.width_s = width_s
         self.rows = rows
 
@@ -143,8 +143,8 @@ def _bins(result: LoadResult) -> _Bins:
         duration_s / MAX_BINS,
     )
     count = max(1, int(-(-duration_s // width_s)))
-    binned: list[list[Row]] = [[] for _ in range(count)]
-    for row in result.rows:
+    binned: list[list[RequestOutcome]] = [[] for _ in range(count)]
+    for row in result.outcomes:
         binned[min(count - 1, int(row.scheduled_s / width_s))].append(row)
     return _Bins(width_s, [tuple(rows) for rows in binned])
 
@@ -191,7 +191,7 @@ def _depth_over_time(bins: _Bins, summary: Summary) -> str:
     return chart.render() + legend(entries)
 
 
-def _latencies(rows: Sequence[Row], summary: Summary) -> str:
+def _latencies(rows: Sequence[RequestOutcome], summary: Summary) -> str:
     answers = sorted(row.latency_s for row in rows if row.is_answer)
     if not answers:
         return '<p class="muted">There are no answers.</p>'

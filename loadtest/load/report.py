@@ -20,11 +20,13 @@ from loadtest.load.summary import Summary
 
 JSON_NAME = "load.json"
 PAGE_NAME = "load.html"
-ROW_FIELDS = (
-    *("scheduled_s", "sent_s", "finished_s", "budget_s", "picture"),
-    *("outcome", "reason", "depth", "expected_ap"),
-)
-"""Of every request in the JSON file; seconds since the run's start."""
+REQUEST_FIELDS = {
+    **{name: name for name in ("scheduled_s", "sent_s", "finished_s", "budget_s")},
+    "picture": "image",
+    **{name: name for name in ("outcome", "reason", "depth", "expected_ap")},
+}
+"""Of every request in the JSON file: name there, and of ``RequestOutcome``; seconds since the run's
+start."""
 
 
 def write(result: LoadResult, summary: Summary, folder: Path) -> tuple[Path, Path]:
@@ -33,9 +35,12 @@ def write(result: LoadResult, summary: Summary, folder: Path) -> tuple[Path, Pat
     content = {
         "summary": dataclasses.asdict(summary),
         "server": result.server,
-        "pictures": [picture.name for picture in result.settings.pictures],
-        "request_fields": ROW_FIELDS,
-        "requests": [[_short(getattr(row, name)) for name in ROW_FIELDS] for row in result.rows],
+        "pictures": [image.name for image in result.settings.images],
+        "request_fields": list(REQUEST_FIELDS),
+        "requests": [
+            [_short(getattr(row, name)) for name in REQUEST_FIELDS.values()]
+            for row in result.outcomes
+        ],
     }
     json_path, page_path = folder / JSON_NAME, folder / PAGE_NAME
     json_path.write_text(json.dumps(content) + "\n")

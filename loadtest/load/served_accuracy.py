@@ -25,10 +25,10 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from loadtest.workload.images import Detections, Picture
+from loadtest.workload.images import AnnotatedImage, ServedDetections
 
 MAX_DETECTIONS = 100
-Answer = tuple[int, Detections]
+Answer = tuple[int, ServedDetections]
 """The number of a picture, and what was found in it."""
 
 
@@ -45,9 +45,9 @@ class ServedAp:
 class Evaluator:
     """Matches answers to what is in the pictures; what it has matched once it remembers."""
 
-    def __init__(self, pictures: Sequence[Picture], classes: Sequence[str]) -> None:
+    def __init__(self, images: Sequence[AnnotatedImage], classes: Sequence[str]) -> None:
         """Raises ValueError if a picture has no annotations or an object no class of the model."""
-        unknown = {item.class_name for picture in pictures for item in picture.objects or ()} - set(
+        unknown = {item.class_name for image in images for item in image.objects or ()} - set(
             classes
         )
         if unknown:
@@ -55,9 +55,9 @@ class Evaluator:
                 f"the annotations have {', '.join(sorted(unknown))}, which the model does not "
                 f"find; it finds {', '.join(classes)}"
             )
-        if any(picture.objects is None for picture in pictures):
+        if any(image.objects is None for image in images):
             raise ValueError("some pictures have annotations and others have none")
-        self._pictures = pictures
+        self._pictures = images
         self._classes = tuple(classes)
         self._numbers: dict[tuple[int, bytes], int] = {}
         self._pairs: list[Answer] = []
@@ -66,41 +66,43 @@ class Evaluator:
     def ap(self, answers: Iterable[Answer]) -> ServedAp:
         """Over these answers, whatever their order. None at all, or none with anything to find,
         have an AP of 0."""
-        chosen = [self._number(picture, found) for picture, found in answers]
+        chosen = [self._number(image, found) for image, found in answers]
         if not chosen:
             return ServedAp(0.0, 0.0, 0)
         if self._matches is None:
             self._matches = _match(self._pictures, self._classes, self._pairs)
         return _accumulate(self._matches, chosen)
 
-    def _number(self, picture: int, found: Detections) -> int:
+    def _number(self, image: int, found: ServedDetections) -> int:
         """Of the pair of these two."""
-        number = self._numbers.setdefault((picture, found.key()), len(self._pairs))
+        number = self._numbers.setdefault((image, found.key()), len(self._pairs))
         if number == len(self._pairs):
-            self._pairs.append((picture, found))
+            self._pairs.append((image, found))
             self._matches = None
         return number
 
 
-def _match(pictures: Sequence[Picture], classes: Sequence[str], pairs: Sequence[Answer]) -> Any:
+def _match(
+    images: Sequence[AnnotatedImage], classes: Sequence[str], pairs: Sequence[Answer]
+) -> Any:
     """A COCOeval after ``evaluate`` over one image for each pair; objects of all sizes alone."""
     ids: Callable[[], int] = itertools.count(1).__next__
     category = {name: label for label, name in enumerate(classes, start=1)}
     truth, found = COCO(), COCO()
     truth.dataset = {
-        "images": [{"id": image} for image in range(len(pairs))],
+        "images": [{"id": number} for number in range(len(pairs))],
         "categories": [{"id": label, "name": name} for name, label in category.items()],
         "annotations": [
             {
                 "id": ids(),
-                "image_id": image,
+                "image_id": number,
                 "category_id": category[item.class_name],
                 "bbox": list(item.box_xywh),
                 "area": item.area,
                 "iscrowd": int(item.is_crowd),
             }
-            for image, (picture, _) in enumerate(pairs)
-            for item in pictures[picture].objects or ()
+            for number, (image, _) in enumerate(pairs)
+            for item in images[image].objects or ()
         ],
     }
     # What COCO.loadRes makes of results, which it refuses to do of none at all.
@@ -110,14 +112,14 @@ def _match(pictures: Sequence[Picture], classes: Sequence[str], pairs: Sequence[
         "annotations": [
             {
                 "id": ids(),
-                "image_id": image,
+                "image_id": number,
                 "category_id": int(label) + 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": (x2 - x1) * (y2 - y1),
                 "iscrowd": 0,
                 "score": float(score),
             }
-            for image, (_, answer) in enumerate(pairs)
+            for number, (_, answer) in enumerate(pairs)
             for (x1, y1, x2, y2), score, label in zip(
                 answer.boxes_xyxy.tolist(), answer.scores, answer.labels, strict=True
             )

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loadtest.load.open_loop import LoadResult
-from loadtest.load.outcomes import Outcome, Row
+from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.served_accuracy import Evaluator, ServedAp
-from loadtest.workload.images import NOTHING, Detections
+from loadtest.workload.images import NOTHING, ServedDetections
 from reporting.machine import machine
 from serving.core.latency import quantile
 
@@ -31,7 +31,7 @@ MAX_CLASSES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Quantiles:
+class LatencyQuantiles:
     """In milliseconds."""
 
     p50: float
@@ -40,7 +40,7 @@ class Quantiles:
     max: float
 
     @classmethod
-    def of(cls, values_s: Iterable[float]) -> Quantiles | None:
+    def of(cls, values_s: Iterable[float]) -> LatencyQuantiles | None:
         """None of no values."""
         ordered = sorted(values_s)
         if not ordered:
@@ -57,7 +57,7 @@ class BudgetClass:
     count: int
     outcomes: Mapping[str, int]
     """Outcome -> requests; each outcome is there."""
-    latency_ms: Quantiles | None
+    latency_ms: LatencyQuantiles | None
     mean_depth: float | None
     """Of the answers in time."""
     in_time_accuracy: float | None
@@ -85,7 +85,7 @@ class Summary:
 
     is_valid: bool
     invalid_because: tuple[str, ...]
-    lag_ms: Quantiles
+    lag_ms: LatencyQuantiles
     """Of all requests: how much later than scheduled they were sent."""
     cpu_us_per_request: float
     """What the client took, waiting and parsing included."""
@@ -103,7 +103,7 @@ class Summary:
     achieved_hz: float
     """Sent, over the time that sending took."""
     goodput_hz: float
-    latency_ms: Quantiles | None
+    latency_ms: LatencyQuantiles | None
     depths: Mapping[int, int]
     """Depth -> answers in time; without those that do not say."""
     mean_depth: float | None
@@ -117,13 +117,13 @@ class Summary:
 
 def summarise(result: LoadResult) -> Summary:
     """Raises ValueError if the pictures' annotations do not fit the model's classes."""
-    settings, rows = result.settings, result.rows
+    settings, rows = result.settings, result.outcomes
     evaluation = _Evaluation(result)
     with_misses = evaluation.with_misses(rows)  # first: it meets every answer there is
     outcomes = _outcomes(rows)
     in_time = [row for row in rows if row.outcome is Outcome.IN_TIME]
     sent = [row for row in rows if row.outcome is not Outcome.UNSENT]
-    lag_ms = Quantiles.of(row.lag_s for row in rows)
+    lag_ms = LatencyQuantiles.of(row.lag_s for row in rows)
     assert lag_ms is not None  # a schedule is never empty
     invalid_because = _invalid_because(lag_ms, outcomes)
     server = result.server or {}
@@ -141,7 +141,7 @@ def summarise(result: LoadResult) -> Summary:
         full_depth_ms=1e3 * settings.full_depth_s,
         seed=settings.seed,
         duration_s=settings.duration_s,
-        num_pictures=len(settings.pictures),
+        num_pictures=len(settings.images),
         is_valid=not invalid_because,
         invalid_because=invalid_because,
         lag_ms=lag_ms,
@@ -155,7 +155,7 @@ def summarise(result: LoadResult) -> Summary:
         target_hz=settings.rate_hz,
         achieved_hz=len(sent) / sending_s,
         goodput_hz=len(in_time) / settings.duration_s,
-        latency_ms=Quantiles.of(row.latency_s for row in rows if row.is_answer),
+        latency_ms=LatencyQuantiles.of(row.latency_s for row in rows if row.is_answer),
         depths=dict(sorted(Counter(_depths(in_time)).items())),
         mean_depth=_mean(_depths(in_time)),
         expected_ap=_mean(_aps(in_time)),
@@ -166,7 +166,7 @@ def summarise(result: LoadResult) -> Summary:
     )
 
 
-def _invalid_because(lag_ms: Quantiles, outcomes: Mapping[str, int]) -> tuple[str, ...]:
+def _invalid_because(lag_ms: LatencyQuantiles, outcomes: Mapping[str, int]) -> tuple[str, ...]:
     reasons = []
     if lag_ms.p99 > 1e3 * MAX_LAG_S:
         reasons.append(
@@ -182,12 +182,12 @@ def _invalid_because(lag_ms: Quantiles, outcomes: Mapping[str, int]) -> tuple[st
 # -- counting ------------------------------------------------------------------------------------
 
 
-def _outcomes(rows: Sequence[Row]) -> dict[str, int]:
+def _outcomes(rows: Sequence[RequestOutcome]) -> dict[str, int]:
     counts = Counter(row.outcome for row in rows)
     return {outcome.value: counts[outcome] for outcome in Outcome}
 
 
-def _reasons(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+def _reasons(rows: Sequence[RequestOutcome]) -> dict[str, dict[str, int]]:
     counts = Counter((row.outcome, row.reason) for row in rows if not row.is_answer)
     reasons: dict[str, dict[str, int]] = {}
     for (outcome, reason), count in counts.most_common():
@@ -195,11 +195,11 @@ def _reasons(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     return reasons
 
 
-def _depths(rows: Iterable[Row]) -> list[int]:
+def _depths(rows: Iterable[RequestOutcome]) -> list[int]:
     return [row.depth for row in rows if row.depth is not None]
 
 
-def _aps(rows: Iterable[Row]) -> list[float]:
+def _aps(rows: Iterable[RequestOutcome]) -> list[float]:
     return [row.expected_ap for row in rows if row.expected_ap is not None]
 
 
@@ -207,14 +207,16 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _in_time_accuracy(rows: Sequence[Row]) -> float | None:
+def _in_time_accuracy(rows: Sequence[RequestOutcome]) -> float | None:
     """None if an answer does not say what to expect of it."""
     in_time = [row for row in rows if row.outcome is Outcome.IN_TIME]
     aps = _aps(in_time)
     return sum(aps) / len(rows) if len(aps) == len(in_time) else None
 
 
-def _budget_classes(rows: Sequence[Row], evaluation: _Evaluation) -> Iterable[BudgetClass]:
+def _budget_classes(
+    rows: Sequence[RequestOutcome], evaluation: _Evaluation
+) -> Iterable[BudgetClass]:
     ordered = sorted(rows, key=lambda row: row.budget_s)
     groups = [list(group) for _, group in itertools.groupby(ordered, lambda row: row.budget_s)]
     if len(groups) > MAX_CLASSES:
@@ -226,7 +228,7 @@ def _budget_classes(rows: Sequence[Row], evaluation: _Evaluation) -> Iterable[Bu
             most_ms=1e3 * group[-1].budget_s,
             count=len(group),
             outcomes=_outcomes(group),
-            latency_ms=Quantiles.of(row.latency_s for row in group if row.is_answer),
+            latency_ms=LatencyQuantiles.of(row.latency_s for row in group if row.is_answer),
             mean_depth=_mean(_depths(row for row in group if row.outcome is Outcome.IN_TIME)),
             in_time_accuracy=_in_time_accuracy(group),
             served_with_misses=evaluation.with_misses(group),
@@ -239,24 +241,24 @@ class _Evaluation:
     def __init__(self, result: LoadResult) -> None:
         settings = result.settings
         self._evaluator = None
-        if any(picture.objects is not None for picture in settings.pictures):
+        if any(image.objects is not None for image in settings.images):
             if not settings.classes:
                 raise ValueError("the model's classes are not known, so AP cannot be computed")
-            self._evaluator = Evaluator(settings.pictures, settings.classes)
+            self._evaluator = Evaluator(settings.images, settings.classes)
 
-    def in_time(self, rows: Sequence[Row]) -> ServedAp | None:
+    def in_time(self, rows: Sequence[RequestOutcome]) -> ServedAp | None:
         return self._ap(row for row in rows if row.outcome is Outcome.IN_TIME)
 
-    def with_misses(self, rows: Sequence[Row]) -> ServedAp | None:
+    def with_misses(self, rows: Sequence[RequestOutcome]) -> ServedAp | None:
         return self._ap(rows)
 
-    def _ap(self, rows: Iterable[Row]) -> ServedAp | None:
+    def _ap(self, rows: Iterable[RequestOutcome]) -> ServedAp | None:
         if self._evaluator is None:
             return None
-        return self._evaluator.ap((row.picture, _found_in_time(row)) for row in rows)
+        return self._evaluator.ap((row.image, _found_in_time(row)) for row in rows)
 
 
-def _found_in_time(row: Row) -> Detections:
+def _found_in_time(row: RequestOutcome) -> ServedDetections:
     if row.outcome is Outcome.IN_TIME and row.detections is not None:
         return row.detections
     return NOTHING

@@ -24,7 +24,7 @@ _STAGE = re.compile(r"(\w+);dur=([0-9.]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SweepReply:
     """One reply. Times in milliseconds by the client's clock."""
 
     status: int
@@ -35,19 +35,19 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Row:
+class SweptBudget:
     """All replies to one budget."""
 
     budget_ms: float
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[SweepReply] = field(default_factory=list)
 
     @property
-    def accepted(self) -> list[Answer]:
+    def accepted(self) -> list[SweepReply]:
         """Those the server did not call infeasible."""
         return [answer for answer in self.answers if answer.status != 422]
 
     @property
-    def in_time(self) -> list[Answer]:
+    def in_time(self) -> list[SweepReply]:
         """Those with boxes within the budget."""
         return [
             answer
@@ -61,7 +61,7 @@ class Row:
         return [answer.body["exit_depth"] for answer in self.answers if answer.status == 200]
 
 
-class Client:
+class SweepClient:
     """One keep-alive connection to a server."""
 
     def __init__(self, url: str) -> None:
@@ -77,7 +77,7 @@ class Client:
         model: dict[str, Any] = listed["models"][0]
         return model
 
-    def detect(self, image: bytes, budget_ms: float) -> Answer:
+    def detect(self, image: bytes, budget_ms: float) -> SweepReply:
         """Send an image with a budget; whatever the reply is, it is returned."""
         headers = {"Content-Type": "image/jpeg", "X-Deadline-Ms": f"{budget_ms:.3f}"}
         started_s = time.perf_counter()
@@ -87,7 +87,7 @@ class Client:
         latency_ms = 1e3 * (time.perf_counter() - started_s)
         timing = reply.headers.get("Server-Timing", "")
         stages_ms = {name: float(value) for name, value in _STAGE.findall(timing)}
-        return Answer(reply.status, latency_ms, json.loads(data), stages_ms)
+        return SweepReply(reply.status, latency_ms, json.loads(data), stages_ms)
 
     def close(self) -> None:
         """Leave."""
@@ -95,15 +95,15 @@ class Client:
 
 
 def sweep(
-    client: Client,
+    client: SweepClient,
     images: Sequence[bytes],
     budgets_ms: Sequence[float],
     num_requests: int,
     seed: int,
-) -> list[Row]:
+) -> list[SweptBudget]:
     """``num_requests`` of each budget, one at a time."""
     order = random.Random(seed)
-    rows = [Row(budget_ms) for budget_ms in budgets_ms]
+    rows = [SweptBudget(budget_ms) for budget_ms in budgets_ms]
     for turn in range(num_requests):
         shuffled = list(rows)
         order.shuffle(shuffled)
@@ -112,7 +112,7 @@ def sweep(
     return rows
 
 
-def min_budget_ms(client: Client, image: bytes) -> float:
+def min_budget_ms(client: SweepClient, image: bytes) -> float:
     """The smallest budget that the server says it accepts for this image: what it replies to one
     that it refuses. Raises RuntimeError if it does not refuse."""
     answer = client.detect(image, 0.1)
@@ -122,7 +122,7 @@ def min_budget_ms(client: Client, image: bytes) -> float:
     return smallest
 
 
-def falls(rows: Sequence[Row]) -> list[tuple[float, float]]:
+def falls(rows: Sequence[SweptBudget]) -> list[tuple[float, float]]:
     """Neighbouring budgets of which the larger one has the smaller median depth."""
     medians = [(row.budget_ms, statistics.median(row.depths)) for row in rows if row.depths]
     return [
@@ -130,7 +130,7 @@ def falls(rows: Sequence[Row]) -> list[tuple[float, float]]:
     ]
 
 
-def table(rows: Sequence[Row]) -> str:
+def swept_table(rows: Sequence[SweptBudget]) -> str:
     """One line a budget."""
     lines = ["budget ms  accepted  in time      depth p10/p50/p90  latency p50/p99 ms  not 200"]
     for row in rows:
@@ -152,7 +152,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def overhead(rows: Sequence[Row]) -> str:
+def overhead(rows: Sequence[SweptBudget]) -> str:
     """Where the time goes that the engine does not take, over all answers: medians in ms."""
     answers = [a for row in rows for a in row.answers if a.status == 200 and a.stages_ms]
     if not answers:

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.load.client import Address, Client, Reply
+from loadtest.load.client import Address, Client, HttpReply
 from loadtest.servers.processes import POLL_S, REPLY_TIMEOUT_S, StudyError, get_json
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 
 DETECT_PATH = "/v1/detect"
 WARM_UP_BUDGET_S = 10.0
@@ -40,7 +40,7 @@ class Target:
 class Requests:
     """The bytes of requests to one server. All but the budget is prepared."""
 
-    def __init__(self, address: Address, target: Target, pictures: Sequence[Picture]) -> None:
+    def __init__(self, address: Address, target: Target, images: Sequence[AnnotatedImage]) -> None:
         common = (
             f"POST {address.prefix}{target.path} HTTP/1.1",
             f"Host: {address.authority}",
@@ -49,22 +49,22 @@ class Requests:
             *(f"{name}: {value}" for name, value in target.headers),
         )
         self._parts = []
-        for picture in pictures:
+        for image in images:
             lines = (
                 *common,
-                f"Content-Type: {picture.content_type}",
-                f"Content-Length: {len(picture.data)}",
+                f"Content-Type: {image.content_type}",
+                f"Content-Length: {len(image.data)}",
                 "X-Deadline-Ms: ",
             )
-            self._parts.append(("\r\n".join(lines).encode(), picture.data))
+            self._parts.append(("\r\n".join(lines).encode(), image.data))
 
     def __len__(self) -> int:
         """How many pictures there are."""
         return len(self._parts)
 
-    def request(self, picture: int, budget_s: float) -> bytes:
+    def request(self, image: int, budget_s: float) -> bytes:
         """Head and body."""
-        head, body = self._parts[picture]
+        head, body = self._parts[image]
         return head + b"%.3f\r\n\r\n" % (1e3 * budget_s) + body
 
 
@@ -73,7 +73,7 @@ async def warm_up(client: Client, requests: Requests, count: int) -> None:
     clocks settle. Raises StudyError if one has no reply."""
     loop = asyncio.get_running_loop()
     for number in range(max(1, count)):
-        ended: asyncio.Future[Reply] = loop.create_future()
+        ended: asyncio.Future[HttpReply] = loop.create_future()
         data = requests.request(number % len(requests), WARM_UP_BUDGET_S)
         client.send(data, loop.time() + WARM_UP_PATIENCE_S, ended.set_result)
         reply = await ended

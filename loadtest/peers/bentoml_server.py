@@ -19,7 +19,7 @@ from starlette.responses import Response
 from loadtest.peers.detector import (
     MAX_BATCH_SIZE,
     ROUTE,
-    Detector,
+    PeerDetector,
     Settings,
 )
 from serving.core.errors import InvalidImage, UnsupportedImage
@@ -61,7 +61,7 @@ class Detection:
     """The service."""
 
     def __init__(self) -> None:
-        self._detector = Detector(SETTINGS.folder, SETTINGS.depth)
+        self._detector = PeerDetector(SETTINGS.folder, SETTINGS.depth)
 
     @bentoml.api(
         route=ROUTE,

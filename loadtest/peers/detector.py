@@ -1,6 +1,6 @@
 """What every peer serves: one exit of the model, on the engine that Punctual serves it with.
 
-    environment -> Settings -> Detector          the framework adds batching, timeouts and HTTP
+    environment -> Settings -> PeerDetector          the framework adds batching, timeouts and HTTP
     JPEG -> pixels (1) -> boxes (1 .. 4 at once) -> JSON
 
 Decoder, runner, precision, threads and JSON are Punctual's own, so that a difference between two
@@ -85,7 +85,7 @@ class Decoded:
     placement: Letterbox
 
 
-class Detector:
+class PeerDetector:
     """Exit ``depth`` of the model in ``folder`` as one fused segment, compiled and warm. One call
     of ``detect`` at a time."""
 

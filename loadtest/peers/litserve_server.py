@@ -19,7 +19,7 @@ from loadtest.peers.detector import (
     MAX_BATCH_SIZE,
     ROUTE,
     Decoded,
-    Detector,
+    PeerDetector,
     Settings,
     SettingsError,
 )
@@ -43,7 +43,7 @@ class DetectApi(litserve.LitAPI):
     def setup(self, device: str) -> None:
         """Called in the engine's process."""
         del device  # "cpu"; the engine has no other
-        self._detector = Detector(self._settings.folder, self._settings.depth)
+        self._detector = PeerDetector(self._settings.folder, self._settings.depth)
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/jpeg")]) -> Decoded:
         """An image that cannot be read fails the batch that it is in: LitServe has it so."""

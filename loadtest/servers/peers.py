@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from loadtest.servers.processes import Server, StudyError, free_port, running
+from loadtest.servers.processes import RunningServer, StudyError, free_port, running
 
 OWN_PREFIXES = ("PEER_", "PUNCTUAL_", "BENTOML_", "LIT_")
 """Variables that may be set for other servers of these kinds; none is passed on."""
@@ -61,7 +61,7 @@ PEERS = {
 @contextlib.contextmanager
 def peer(
     name: str, depth: int, environment_python: Path, settings: PeerSettings, log: Path
-) -> Iterator[Server]:
+) -> Iterator[RunningServer]:
     """The peer called ``name`` of ``PEERS`` with exit ``depth``, ready. ``environment_python`` is
     an interpreter that has its framework and this project. Raises StudyError."""
     if name not in PEERS:
@@ -87,4 +87,4 @@ def peer(
         ready_url = f"{url}{chosen.ready_path}"
         environment = inherited | given | own
         with running(f"{name} at depth {depth}", command, environment, ready_url, log) as group:
-            yield Server(url, group)
+            yield RunningServer(url, group)

@@ -59,7 +59,7 @@ class TritonAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class RunningServer:
     """A server that is ready, in processes of its own."""
 
     url: str
@@ -202,7 +202,7 @@ def gateway_server(
     settings: Mapping[str, object],
     log: Path,
     command: Sequence[str] = ("serve",),
-) -> Iterator[Server]:
+) -> Iterator[RunningServer]:
     """The same by any ``command`` of ``punctual`` that starts one."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(SETTING_PREFIX)}
     given = {"port": free_port(), **settings, "log_level": "warning"}
@@ -212,7 +212,7 @@ def gateway_server(
     url = f"http://127.0.0.1:{given['port']}"
     whole = (sys.executable, "-m", "serving", *command)
     with running(f"the gateway ({name})", whole, environment, f"{url}/readyz", log) as group:
-        yield Server(url, group)
+        yield RunningServer(url, group)
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 from loadtest.simulation.fleet import PowerOfTwo
 from loadtest.simulation.profiles import ModelProfile
-from loadtest.simulation.simulator import Outcome, Server, ServiceTimes
+from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from serving.core.latency import LatencyModel
@@ -47,7 +47,7 @@ JITTER = 0.03
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class FleetSample:
     """The fleet at one look at it; all but ``servers`` and ``waiting`` over the time since the one
     before."""
 
@@ -78,7 +78,7 @@ class Signals:
     """Share of all requests."""
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], full_depth_s: float) -> Signals:
+    def of(cls, samples: Sequence[FleetSample], full_depth_s: float) -> Signals:
         """``samples``, oldest first, are ``SYNC_S`` apart."""
         latencies = [seconds for sample in samples for seconds in sample.latencies_s]
         arrived = sum(sample.arrived for sample in samples)
@@ -184,14 +184,14 @@ def simulate(
     num_servers: int,
     autoscaler: Autoscaler | None,
     rng: np.random.Generator,
-) -> list[Sample]:
+) -> list[FleetSample]:
     """``requests``, in order of arrival, at a fleet that begins with ``num_servers`` and is scaled
     by ``autoscaler`` (None: not at all). One sample every ``SYNC_S``."""
-    outcomes: list[Outcome] = []
+    outcomes: list[SimulatedOutcome] = []
     service_rng, balancer_rng = rng.spawn(2)
 
-    def start(now_s: float) -> Server:
-        server = Server(
+    def start(now_s: float) -> SimulatedServer:
+        server = SimulatedServer(
             DeadlinePolicy(profile.segments, profile.accuracy, profile.batch_sizes, MAX_COHORTS),
             LatencyModel(profile.latency),
             ServiceTimes(profile.latency, JITTER, service_rng.spawn(1)[0]),
@@ -201,10 +201,10 @@ def simulate(
         return server
 
     active = [start(0.0) for _ in range(num_servers)]
-    leaving: list[Server] = []
+    leaving: list[SimulatedServer] = []
     starting: deque[float] = deque()  # when each will be ready
     balancer = PowerOfTwo(active, balancer_rng)
-    samples: list[Sample] = []
+    samples: list[FleetSample] = []
     arrivals = deque(requests)
     for sync in range(1, int(duration_s / SYNC_S) + 1):
         now_s = sync * SYNC_S
@@ -236,13 +236,13 @@ def simulate(
 def _sample(
     profile: ModelProfile,
     now_s: float,
-    active: Sequence[Server],
+    active: Sequence[SimulatedServer],
     arrived: int,
-    outcomes: Sequence[Outcome],
-) -> Sample:
+    outcomes: Sequence[SimulatedOutcome],
+) -> FleetSample:
     in_time = [outcome for outcome in outcomes if outcome.in_time]
     answered = [outcome for outcome in outcomes if outcome.depth > 0]
-    return Sample(
+    return FleetSample(
         time_s=now_s,
         servers=len(active),
         waiting=sum(server.num_waiting for server in active) / len(active),

@@ -16,19 +16,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from loadtest.simulation.simulator import Outcome, Server
+from loadtest.simulation.simulator import SimulatedOutcome, SimulatedServer
 from serving.core.request import Request
 
 MAX_SERVERS = 1000
 
-MakeServer = Callable[[int, Callable[[Outcome], None]], Server]
+MakeServer = Callable[[int, Callable[[SimulatedOutcome], None]], SimulatedServer]
 """The server of this number, which tells the callback of each request that ends."""
 
 
 class Balancer:
     """Chooses one of ``servers`` for each arrival."""
 
-    def __init__(self, servers: Sequence[Server], rng: np.random.Generator) -> None:
+    def __init__(self, servers: Sequence[SimulatedServer], rng: np.random.Generator) -> None:
         self._servers = servers
         self._rng = rng
 
@@ -73,12 +73,12 @@ class PowerOfTwo(Balancer):
 class LeastRequest(Balancer):
     """One with the fewest open requests of all, drawn at random."""
 
-    def __init__(self, servers: Sequence[Server], rng: np.random.Generator) -> None:
+    def __init__(self, servers: Sequence[SimulatedServer], rng: np.random.Generator) -> None:
         super().__init__(servers, rng)
         self._by_count: list[list[int]] = [list(range(len(servers)))]
         """Number of open requests -> the servers that have so many."""
         self._place = list(range(len(servers)))
-        """Server -> where it stands in its bucket."""
+        """SimulatedServer -> where it stands in its bucket."""
         self._count = [0] * len(servers)
         self._least = 0
         self._events: list[tuple[float, int]] = []
@@ -124,7 +124,7 @@ class LeastRequest(Balancer):
         self._least = min(self._least, count)
 
 
-BALANCERS: Mapping[str, Callable[[Sequence[Server], np.random.Generator], Balancer]] = {
+BALANCERS: Mapping[str, Callable[[Sequence[SimulatedServer], np.random.Generator], Balancer]] = {
     "round-robin": RoundRobin,
     "least-request": LeastRequest,
     "power-of-two": PowerOfTwo,
@@ -139,7 +139,7 @@ class Fleet:
         size: int,
         balancer: str,
         make_server: MakeServer,
-        ended: Callable[[Outcome], None],
+        ended: Callable[[SimulatedOutcome], None],
         rng: np.random.Generator,
     ) -> None:
         if not 1 <= size <= MAX_SERVERS:
@@ -147,8 +147,8 @@ class Fleet:
         if balancer not in BALANCERS:
             raise ValueError(f"balancer {balancer!r} is not one of {', '.join(BALANCERS)}")
 
-        def told(number: int) -> Callable[[Outcome], None]:
-            def tell(outcome: Outcome) -> None:
+        def told(number: int) -> Callable[[SimulatedOutcome], None]:
+            def tell(outcome: SimulatedOutcome) -> None:
                 self._balancer.ended(number)
                 ended(outcome)
 

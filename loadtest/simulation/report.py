@@ -72,7 +72,7 @@ METRICS: Mapping[str, Callable[[RunResult], float | None]] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One policy at one point: its runs, by seed."""
 
     runs: tuple[RunResult, ...]
@@ -135,7 +135,7 @@ class Report:
         for run in self.runs:
             grouped.setdefault((run.point, run.policy), []).append(run)
         self.cells = {
-            point: {policy: Cell(tuple(grouped[point, policy])) for policy in policies}
+            point: {policy: GridCell(tuple(grouped[point, policy])) for policy in policies}
             for point in points
         }
 
@@ -249,7 +249,7 @@ def _profile_json(profile: ModelProfile) -> dict[str, Any]:
     }
 
 
-def _cell_json(cell: Cell) -> dict[str, Any]:
+def _cell_json(cell: GridCell) -> dict[str, Any]:
     timeline = cell.timeline
     return {
         "metrics": {name: interval.to_json() for name, interval in cell.metrics.items()},

@@ -42,7 +42,7 @@ _CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SimulatedOutcome:
     """How a request ended, at ``finished_s``."""
 
     request: Request
@@ -139,7 +139,7 @@ def floor_of(jitter: float) -> float:
     return 1.0 / (1.0 + jitter * math.log(2.0))
 
 
-class Server:
+class SimulatedServer:
     """One executor. Requests are submitted in order of arrival; ``ended`` is told of each once."""
 
     def __init__(
@@ -147,7 +147,7 @@ class Server:
         policy: Policy,
         latency: LatencyModel,
         service: ServiceTimes,
-        ended: Callable[[Outcome], None],
+        ended: Callable[[SimulatedOutcome], None],
         *,
         max_waiting: int = MAX_WAITING,
         decided: Callable[[Snapshot, Decision], None] | None = None,
@@ -164,7 +164,7 @@ class Server:
         self._inbox: deque[Request] = deque()
         self._waiting: list[Request] = []
         self._cohorts: dict[int, Cohort] = {}
-        self._answers: dict[int, Outcome] = {}
+        self._answers: dict[int, SimulatedOutcome] = {}
         self._next_cohort_id = 0
         self._num_open = 0
         self._running: Run | None = None
@@ -185,7 +185,7 @@ class Server:
         that instant first for the bound on waiting requests to be exact."""
         if self.num_waiting >= self._max_waiting:
             reason = ShedReason.REJECTED_SATURATED
-            self._ended(Outcome(request, request.arrival_s, 0, reason))
+            self._ended(SimulatedOutcome(request, request.arrival_s, 0, reason))
             return
         self._inbox.append(request)
         self._num_open += 1
@@ -292,7 +292,7 @@ class Server:
                 if request.id not in streaming:
                     self._end(request, depth, None)
                     continue
-                answer = Outcome(request, self.now_s, depth, None)
+                answer = SimulatedOutcome(request, self.now_s, depth, None)
                 if answer.in_time or request.id not in self._answers:
                     self._answers[request.id] = answer
         self._latency.observe(run.segment, len(run.requests), self.now_s - self._started_s)
@@ -316,7 +316,7 @@ class Server:
 
     def _end(self, request: Request, depth: int, reason: ShedReason | None) -> None:
         """So, unless an earlier answer is all that it got in time."""
-        outcome = Outcome(request, self.now_s, depth, reason)
+        outcome = SimulatedOutcome(request, self.now_s, depth, reason)
         answer = self._answers.pop(request.id, None)
         if answer is not None and not outcome.in_time:
             outcome = answer
@@ -324,7 +324,7 @@ class Server:
         self._ended(outcome)
 
 
-def simulate(requests: Sequence[Request], server: Server) -> None:
+def simulate(requests: Sequence[Request], server: SimulatedServer) -> None:
     """All of ``requests``, which are in order of arrival, until the last has ended."""
     for request in requests:
         server.advance(request.arrival_s)

@@ -26,9 +26,9 @@ from loadtest.simulation.oracle import operating_costs, upper_bound
 from loadtest.simulation.profiles import ModelProfile, load_profile
 from loadtest.simulation.simulator import (
     MAX_WAITING,
-    Outcome,
-    Server,
     ServiceTimes,
+    SimulatedOutcome,
+    SimulatedServer,
     Slowdown,
     Stalls,
     floor_of,
@@ -179,11 +179,11 @@ def run_policy(
     lost."""
     profile, factory = _profile(point.profile), parse_policy(policy)
     requests = draw_requests(point, conditions, seed)
-    outcomes: list[Outcome] = []
+    outcomes: list[SimulatedOutcome] = []
     _, _, balancer_rng, service_rng = _generators(seed)
     service_rngs = service_rng.spawn(conditions.executors)
 
-    def make_server(number: int, ended: Callable[[Outcome], None]) -> Server:
+    def make_server(number: int, ended: Callable[[SimulatedOutcome], None]) -> SimulatedServer:
         service = ServiceTimes(
             profile.latency,
             conditions.jitter,
@@ -191,7 +191,7 @@ def run_policy(
             conditions.slowdowns,
             conditions.stalls,
         )
-        return Server(
+        return SimulatedServer(
             factory(
                 profile.segments, profile.accuracy, profile.batch_sizes, conditions.max_cohorts
             ),
@@ -218,7 +218,7 @@ def _measure(
     policy: str,
     conditions: Conditions,
     seed: int,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[SimulatedOutcome],
     num_decisions: int,
     cpu_s: float,
 ) -> RunResult:
@@ -247,7 +247,7 @@ def _measure(
     )
 
 
-def _timeline(outcomes: Sequence[Outcome], duration_s: float) -> Timeline:
+def _timeline(outcomes: Sequence[SimulatedOutcome], duration_s: float) -> Timeline:
     arrived, in_time, depths = ([0] * NUM_BINS for _ in range(3))
     for outcome in outcomes:
         place = min(NUM_BINS - 1, int(outcome.request.arrival_s / duration_s * NUM_BINS))

@@ -10,7 +10,7 @@ from loadtest.simulation.report import (
     HIGH_ATTAINMENT,
     SHALLOWEST,
     SHIPPED,
-    Cell,
+    GridCell,
     Report,
     Versus,
 )
@@ -50,7 +50,7 @@ def _table(report: Report, points: Sequence[Point]) -> list[str]:
     return lines
 
 
-def _cell_text(cell: Cell, rivals: Iterable[Cell]) -> str:
+def _cell_text(cell: GridCell, rivals: Iterable[GridCell]) -> str:
     best = max(rival.metrics["in_time_accuracy"].mean for rival in rivals)
     interval = cell.metrics["in_time_accuracy"]
     text = _share(interval.mean)

@@ -22,7 +22,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Detections:
+class ServedDetections:
     """What one answer found."""
 
     boxes_xyxy: NDArray[np.float32]
@@ -36,11 +36,13 @@ class Detections:
         return b"".join(part.tobytes() for part in (self.boxes_xyxy, self.scores, self.labels))
 
 
-NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+NOTHING = ServedDetections(
+    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Object:
+class AnnotatedObject:
     """One annotated object."""
 
     box_xywh: tuple[float, float, float, float]
@@ -50,46 +52,46 @@ class Object:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class AnnotatedImage:
     """An image to be sent, and what is in it if that is known."""
 
     name: str
     data: bytes
     """As it lies in its file."""
     content_type: str
-    objects: tuple[Object, ...] | None = None
+    objects: tuple[AnnotatedObject, ...] | None = None
 
 
-def read_pictures(paths: Sequence[Path]) -> tuple[Picture, ...]:
+def read_images(paths: Sequence[Path]) -> tuple[AnnotatedImage, ...]:
     """Image files without annotations. Raises ValueError for what is not an image."""
-    return tuple(_picture(path, None) for path in paths)
+    return tuple(_image(path, None) for path in paths)
 
 
-def read_data(root: Path, split: str) -> tuple[Picture, ...]:
+def read_data(root: Path, split: str) -> tuple[AnnotatedImage, ...]:
     """An annotated data set: a folder in Pascal VOC's layout, or a COCO file of annotations whose
     images lie beside it or in the folder ``images`` beside it; ``split`` is one of VOC's lists.
     Raises ValueError if it cannot be used."""
     try:
-        pictures = tuple(_read_voc(root, split) if root.is_dir() else _read_coco(root))
+        images = tuple(_read_voc(root, split) if root.is_dir() else _read_coco(root))
     except (OSError, LookupError, TypeError, ValueError, ElementTree.ParseError) as error:
         raise ValueError(f"the data set {root} cannot be read: {error!r}") from error
-    if not pictures:
+    if not images:
         raise ValueError(f"the data set {root} has no images")
-    return pictures
+    return images
 
 
-def _picture(path: Path, objects: tuple[Object, ...] | None) -> Picture:
+def _image(path: Path, objects: tuple[AnnotatedObject, ...] | None) -> AnnotatedImage:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     for start, content_type in CONTENT_TYPES.items():
         if data.startswith(start):
-            return Picture(path.name, data, content_type, objects)
+            return AnnotatedImage(path.name, data, content_type, objects)
     raise ValueError(f"{path} is not a JPEG, PNG or WebP file")
 
 
-def _read_voc(root: Path, split: str) -> Iterator[Picture]:
+def _read_voc(root: Path, split: str) -> Iterator[AnnotatedImage]:
     for name in (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
         path = root / "JPEGImages" / f"{name}.jpg"
         tree = ElementTree.parse(root / "Annotations" / f"{name}.xml")
@@ -100,8 +102,10 @@ def _read_voc(root: Path, split: str) -> Iterator[Picture]:
             x1, y1, x2, y2 = np.clip(corners, 0, (width, height, width, height)).tolist()
             if x1 < x2 and y1 < y2:  # as for training: what has no area is no object
                 box = (x1, y1, x2 - x1, y2 - y1)
-                objects.append(Object(box, item.findtext("name", ""), box[2] * box[3], False))
-        yield _picture(path, tuple(objects))
+                objects.append(
+                    AnnotatedObject(box, item.findtext("name", ""), box[2] * box[3], False)
+                )
+        yield _image(path, tuple(objects))
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -109,14 +113,14 @@ def _size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _read_coco(path: Path) -> Iterator[Picture]:
+def _read_coco(path: Path) -> Iterator[AnnotatedImage]:
     content = json.loads(path.read_bytes())
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
-    objects: dict[int, list[Object]] = {image["id"]: [] for image in content["images"]}
+    objects: dict[int, list[AnnotatedObject]] = {image["id"]: [] for image in content["images"]}
     for entry in content["annotations"]:
         x, y, width, height = map(float, entry["bbox"])
         objects[entry["image_id"]].append(
-            Object(
+            AnnotatedObject(
                 (x, y, width, height),
                 names[entry["category_id"]],
                 float(entry.get("area", width * height)),
@@ -126,4 +130,4 @@ def _read_coco(path: Path) -> Iterator[Picture]:
     for image in content["images"]:
         beside = path.parent / image["file_name"]
         within = path.parent / "images" / image["file_name"]
-        yield _picture(beside if beside.exists() else within, tuple(objects[image["id"]]))
+        yield _image(beside if beside.exists() else within, tuple(objects[image["id"]]))

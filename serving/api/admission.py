@@ -94,7 +94,7 @@ class Admission:
             )
 
     async def inside(self, context: RequestContext, work: Awaitable[T]) -> T:
-        """The result of ``work``, which sets ``context.answered``, and during which others count this
+        """Return what ``work`` does, which sets ``context.answered``; meanwhile others count this
         request as ahead of them."""
         with self._backlog.joined(context.deadline_s):
             result = await work

@@ -45,7 +45,7 @@ from serving.core.letterbox import Letterbox
 from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
 from serving.imaging.decoding import DecodePool
-from serving.observability.metrics import Metrics, Reply, RequestRecord
+from serving.observability.metrics import AnsweredFacts, Metrics, RequestRecord
 
 if TYPE_CHECKING:
     from serving.observability.tracing import Tracing
@@ -137,10 +137,12 @@ class DetectionService:
         )
 
     @contextmanager
-    def _counted(self, context: RequestContext, stream: EventStream | None = None) -> Iterator[None]:
+    def _counted(
+        self, context: RequestContext, stream: EventStream | None = None
+    ) -> Iterator[None]:
         """What is done within ends with ``context.reply`` or an error, and is counted as that."""
         self._num_requests += 1
-        ending: Reply | BaseException | None = None
+        ending: AnsweredFacts | BaseException | None = None
         try:
             yield
             ending = context.reply
@@ -207,7 +209,9 @@ class DetectionService:
                 ShedReason.REJECTED_EXPIRED,
             ) from error
 
-    async def _decode(self, message: ParsedRequest, context: RequestContext) -> tuple[Image, Letterbox]:
+    async def _decode(
+        self, message: ParsedRequest, context: RequestContext
+    ) -> tuple[Image, Letterbox]:
         """Its pixels. Raises Overloaded or InvalidImage."""
         try:
             async with asyncio.timeout(context.deadline_s - self._clock()):
@@ -250,12 +254,12 @@ class DetectionService:
 
     async def _stream(
         self, message: ParsedRequest, context: RequestContext, stream: EventStream
-    ) -> tuple[Reply, str]:
+    ) -> tuple[AnsweredFacts, str]:
         """Pixels, then boxes of each exit, sent as they come; returns the deepest and why there is
         none deeper. Raises as ``_find``, and Cancelled for a client that does not read."""
         image, placement = await self._decode(message, context)
         request = self._request(context, streaming=True)
-        reply: Reply | None = None
+        reply: AnsweredFacts | None = None
         try:
             async with (
                 asyncio.timeout(context.deadline_s - context.decoded_s),
@@ -282,8 +286,12 @@ class DetectionService:
         return reply, CONCLUDED if reply.degraded else AT_BEST
 
     def _reply(
-        self, message: ParsedRequest, context: RequestContext, placement: Letterbox, answered: Answered
-    ) -> tuple[Response, Reply]:
+        self,
+        message: ParsedRequest,
+        context: RequestContext,
+        placement: Letterbox,
+        answered: Answered,
+    ) -> tuple[Response, AnsweredFacts]:
         """What is told of an answer. Raises DeadlineExceeded."""
         family = self._backend.family
         response = write_reply(context, message.write, placement, answered, family, self._clock())
@@ -292,7 +300,7 @@ class DetectionService:
         if now_s > context.deadline_s:
             late_ms = to_ms(now_s - context.deadline_s)
             raise DeadlineExceeded(f"The boxes were ready {late_ms} ms after the deadline.")
-        return response, Reply(
+        return response, AnsweredFacts(
             depth=answered.depth,
             degraded=context.degraded(family, answered.model, answered.depth),
             decode_s=context.decoded_s - context.read_s,
@@ -304,7 +312,7 @@ class DetectionService:
         )
 
     def _done(
-        self, context: RequestContext, reply: Reply, reason: str, stream: EventStream
+        self, context: RequestContext, reply: AnsweredFacts, reason: str, stream: EventStream
     ) -> dict[str, Any]:
         """The last event; see ``schemas.Done``."""
         family = self._backend.family
@@ -340,5 +348,5 @@ def _log(record: RequestRecord, request_id: str) -> None:
         record.outcome,
         record.duration_s * 1e3,
         record.budget_s * 1e3,
-        "" if isinstance(record.ending, Reply) else f" ({record.ending})",
+        "" if isinstance(record.ending, AnsweredFacts) else f" ({record.ending})",
     )

@@ -15,7 +15,7 @@ from serving.api.protocol_adapter import DetectionResult
 from serving.core.family import Family
 from serving.core.letterbox import Letterbox
 from serving.core.request import Answered
-from serving.observability.metrics import Reply
+from serving.observability.metrics import AnsweredFacts
 
 if TYPE_CHECKING:
     from serving.observability.tracing import RequestTrace
@@ -36,7 +36,7 @@ class RequestContext:
     """And its pixels."""
     answered: Answered | None = None
     """By the deepest exit so far."""
-    reply: Reply | None = None
+    reply: AnsweredFacts | None = None
     """How it was answered, once it has been."""
     trace: RequestTrace | None = None
     """If it is traced."""

@@ -1,7 +1,7 @@
 """The JSON of successful replies, as the API description shows it.
 
-``DetectionResponse`` documents what ``detect.py`` writes by hand, which is checked by a test and not
-at run time: validating boxes costs more than serialising them.
+``DetectionResponse`` documents what ``detect.py`` writes by hand. A test checks it, not the server:
+validating a hundred boxes costs more than serialising them.
 """
 
 from __future__ import annotations

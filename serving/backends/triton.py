@@ -110,7 +110,7 @@ class TritonBackend:
         self._max_pending = max_pending
         image_bytes = catalog.input_height * catalog.input_width * 3
         self._memory = TritonMemory(image_bytes, SHARED_SLOTS, use_shared_memory)
-        self._status: wire.Status | None = None
+        self._status: wire.EngineStatus | None = None
         self._status_s = clock()
         self._transport_s = TRANSPORT_SEED_S
         self._transports: deque[float] = deque(maxlen=TRANSPORT_WINDOW)
@@ -331,7 +331,7 @@ class TritonBackend:
             raise _Lost(response.error_message)
         try:
             numbers = arrays(response.infer_response, _STATUS)[wire.STATUS]
-            status = wire.Status.from_numbers(numbers.tolist())
+            status = wire.EngineStatus.from_numbers(numbers.tolist())
         except (BackendError, ValueError) as error:
             raise _Lost(f"the executor's status is malformed: {error}") from error
         if status.digest != wire.short_digest(self._catalog.digest):

@@ -81,7 +81,7 @@ _KINDS = ("stem", "stack", "head", "exit")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class AnsweredFacts:
     """What became of a request that was answered in time."""
 
     depth: int
@@ -105,7 +105,7 @@ class RequestRecord:
 
     duration_s: float
     budget_s: float
-    ending: Reply | BaseException
+    ending: AnsweredFacts | BaseException
     num_answers: int | None = None
     """That were sent, of a request whose reply grows; otherwise None."""
 
@@ -113,7 +113,7 @@ class RequestRecord:
     def outcome(self) -> str:
         """One of ``OUTCOMES``."""
         match self.ending:
-            case Reply(degraded=degraded):
+            case AnsweredFacts(degraded=degraded):
                 return "degraded" if degraded else "ok"
             case Overloaded(reason=reason):
                 return reason.split("-")[0]
@@ -154,7 +154,7 @@ class Totals:
         """A request ended."""
         self.last_s = now_s
         match record.ending:
-            case Reply() as reply:
+            case AnsweredFacts() as reply:
                 self.success.add(record.duration_s)
                 self.decode.add(reply.decode_s)
                 self.queue.add(reply.queue_s)
@@ -306,7 +306,7 @@ class Metrics:
         if record.num_answers is not None:
             self._answers.observe(record.num_answers)
         match record.ending:
-            case Reply() as reply:
+            case AnsweredFacts() as reply:
                 self._exits.labels(str(reply.depth), self._names[reply.model]).inc()
                 self._depth_ratio.observe(reply.depth_ratio)
                 self._margin.observe(max(0.0, record.budget_s - record.duration_s))

@@ -40,7 +40,7 @@ from starlette.requests import Request as HttpRequest
 from serving.core.errors import ServingError
 from serving.core.observing import SegmentRun
 from serving.core.ports import Clock
-from serving.observability.metrics import Reply, RequestRecord
+from serving.observability.metrics import AnsweredFacts, RequestRecord
 
 SERVICE = "punctual"
 CLOSE_S = 2.0
@@ -179,7 +179,7 @@ def _facts_of_ending(record: RequestRecord) -> Facts:
         "punctual.budget_ms": 1e3 * record.budget_s,
     }
     match record.ending:
-        case Reply() as reply:
+        case AnsweredFacts() as reply:
             facts["punctual.exit_depth"] = reply.depth
             facts["punctual.degraded"] = reply.degraded
         case ServingError() as error:

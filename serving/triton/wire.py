@@ -34,7 +34,7 @@ SCORES = "scores"  # float32 (N,)
 LABELS = "labels"  # int32 (N,)
 EXIT_DEPTH = "exit_depth"  # int32 (1,)
 TIMES = "times_us"  # int64 (3,): in the queue, in segments, predicted for those segments
-STATUS = "status"  # int64: ``Status.to_numbers``
+STATUS = "status"  # int64: ``EngineStatus.to_numbers``
 
 # Of <model>_d1 .. <model>_dN; a batch comes first.
 IMAGES = "images"
@@ -57,7 +57,7 @@ _DIGEST_DIGITS = 15  # as many hexadecimal digits as an int64 holds
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class EngineStatus:
     """How an executor is doing."""
 
     digest: int
@@ -73,7 +73,7 @@ class Status:
         return [self.digest, self.num_waiting, self.num_in_flight, *exits]
 
     @classmethod
-    def from_numbers(cls, numbers: list[int]) -> Status:
+    def from_numbers(cls, numbers: list[int]) -> EngineStatus:
         """The inverse of ``to_numbers``. Raises ValueError."""
         digest, num_waiting, num_in_flight, *exits = numbers
         return cls(digest, num_waiting, num_in_flight, tuple(us / MICROSECONDS for us in exits))

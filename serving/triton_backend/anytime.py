@@ -75,7 +75,7 @@ class _Outgoing:
     """Something to send: boxes, an error, or neither; ``last`` ends the request."""
 
     sender: Any
-    content: Answered | ServingError | wire.Status | None
+    content: Answered | ServingError | wire.EngineStatus | None
     last: bool
     number: int | None = None
     """Of a request that is to be watched no longer."""
@@ -191,10 +191,10 @@ class TritonPythonModel:
         else:
             raise InvalidParameter(f"There is no command {command!r}.")
 
-    def _status(self) -> wire.Status:
+    def _status(self) -> wire.EngineStatus:
         executor = self._engine.executor
         depths = range(1, self._catalog.num_exits + 1)
-        return wire.Status(
+        return wire.EngineStatus(
             wire.short_digest(self._catalog.digest),
             executor.num_waiting,
             executor.num_in_flight,
@@ -254,7 +254,7 @@ class TritonPythonModel:
                 outgoing.sender.send(flags=flags)
             case ServingError() as error:
                 outgoing.sender.send(_error_response(error), flags=flags)
-            case wire.Status() as status:
+            case wire.EngineStatus() as status:
                 numbers = np.array(status.to_numbers(), np.int64)
                 response = pb_utils.InferenceResponse([to_tensor(wire.STATUS, numbers)])
                 outgoing.sender.send(response, flags=flags)

@@ -12,10 +12,10 @@ from loadtest.load.summary import summarise
 from loadtest.load.target import Target
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
-from loadtest.workload.images import read_pictures
+from loadtest.workload.images import read_images
 from tests.e2e.process import Server
 
-PICTURES = read_pictures(sorted(Path("tests/data/bccd/JPEGImages").glob("*.jpg")))
+PICTURES = read_images(sorted(Path("tests/data/bccd/JPEGImages").glob("*.jpg")))
 OUTCOMES = ("ok", "degraded", "infeasible", "rejected", "evicted", "late", "error")
 
 
@@ -53,12 +53,12 @@ def test_every_request_is_accounted_for(server: Server) -> None:
     ] * 3
     assert served(server) - before == summary.count + 1  # and one to warm up
     assert summary.model == "cells 1"
-    assert all(row.depth == 3 for row in result.rows if row.is_answer)
+    assert all(row.depth == 3 for row in result.outcomes if row.is_answer)
 
 
 def test_an_engine_that_is_slower_than_the_budget(server: Server) -> None:
     slow = Target(path="/v1/detect?max_depth=2")
     result = run(server, slow, "100", rate_hz=10.0)
-    assert {row.outcome for row in result.rows} == {Outcome.REFUSED}
-    assert set(Counter(row.reason for row in result.rows)) == {"deadline-exceeded"}
-    assert all(row.latency_s >= 0.1 for row in result.rows)
+    assert {row.outcome for row in result.outcomes} == {Outcome.REFUSED}
+    assert set(Counter(row.reason for row in result.outcomes)) == {"deadline-exceeded"}
+    assert all(row.latency_s >= 0.1 for row in result.outcomes)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.data import Detections, average_precision, read_bccd
+from builder.data import ScoredBoxes, average_precision, read_bccd
 from tests.e2e.process import ROOT, Server
 from tests.serving.gateway import slug
 
@@ -62,7 +62,7 @@ def test_boxes_are_right_at_every_depth(punctual: Server, depth: int) -> None:
         assert reply.json()["exit_depth"] == depth
         boxes = reply.json()["detections"]
         found.append(
-            Detections(
+            ScoredBoxes(
                 np.array([b["box"] for b in boxes], np.float32).reshape(-1, 4),
                 np.array([b["score"] for b in boxes], np.float32),
                 np.array([b["class_id"] for b in boxes], np.int64),

@@ -25,7 +25,7 @@ from loadtest.servers.prometheus import (
 )
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
-from loadtest.workload.images import Picture, read_pictures
+from loadtest.workload.images import AnnotatedImage, read_images
 from tests.e2e.backends import RUNTIME, noise
 from tests.e2e.process import PATIENCE_S, eventually
 
@@ -54,12 +54,12 @@ def watched(
         gateway_server("the watched one", given, folder / "gateway.log", command) as server,
         prometheus(folder / "prometheus", {"gateway-0": server.url}, rules, SPEED) as found,
     ):
-        (picture,) = read_pictures([folder / "noise.png"])
+        (picture,) = read_images([folder / "noise.png"])
         use(server.url, picture, fault, found)
         yield found
 
 
-def use(url: str, picture: Picture, fault: Path, found: Prometheus) -> None:
+def use(url: str, picture: AnnotatedImage, fault: Path, found: Prometheus) -> None:
     """Some of every kind of request: in time, infeasible, late, and of streaming replies."""
     load = LoadSettings(
         url=url,

@@ -196,7 +196,7 @@ def test_status(stream):
     stream.send(command="status")
     result, error = stream.receive()
     assert error is None
-    status = wire.Status.from_numbers(result.as_numpy(wire.STATUS).tolist())
+    status = wire.EngineStatus.from_numbers(result.as_numpy(wire.STATUS).tolist())
     assert len(status.exits_s) == NUM_EXITS
     assert all(seconds > 0 for seconds in status.exits_s)
 

@@ -113,7 +113,7 @@ class FactorizedReduction(nn.Module):
         return self.bn(torch.cat(halves, dim=1))
 
 
-class Cell(nn.Module):
+class AmoebaCell(nn.Module):
     """The interpreter of a table."""
 
     def __init__(
@@ -182,7 +182,7 @@ class AmoebaNetD(nn.Module):
         return taps
 
 
-def _cells(filters: int, cells_per_stage: int) -> Iterator[Cell]:
+def _cells(filters: int, cells_per_stage: int) -> Iterator[AmoebaCell]:
     stages = [(REDUCTION, 1, filters // 2)]
     for width in (filters, 2 * filters, 4 * filters):
         stages += [(REDUCTION, 1, width), (NORMAL, cells_per_stage, width)]
@@ -190,7 +190,7 @@ def _cells(filters: int, cells_per_stage: int) -> Iterator[Cell]:
     for table, count, width in stages:
         for _ in range(count):
             stride = 2 if table is REDUCTION else 1
-            yield Cell(
+            yield AmoebaCell(
                 table,
                 width,
                 stride=stride,

@@ -20,8 +20,8 @@ import numpy as np
 from loadtest.simulation.autoscaling import (
     SYNC_S,
     Autoscaler,
+    FleetSample,
     Flood,
-    Sample,
     Signals,
     scalers,
     simulate,
@@ -53,7 +53,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Figures:
+class AutoscalingFigures:
     """Of a stretch of one simulation."""
 
     p99_of_budget: float
@@ -66,7 +66,9 @@ class Figures:
     servers: float
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], full_depth_s: float, budget_s: float) -> Figures:
+    def of(
+        cls, samples: Sequence[FleetSample], full_depth_s: float, budget_s: float
+    ) -> AutoscalingFigures:
         """Over ``samples``, at least one, in which something arrived and was answered in time."""
         signals = Signals.of(samples, full_depth_s)
         arrived = sum(sample.arrived for sample in samples)
@@ -82,17 +84,17 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Run:
+class AutoscalingRun:
     """One scaler in one flood."""
 
     scaler: str
     seed: int
-    flooded: Figures
+    flooded: AutoscalingFigures
     fired_after_s: float | None
     """From the flood's start until more servers are ready; None: never while it lasted."""
     servers_in_all: float
     """Mean over the whole run."""
-    samples: tuple[Sample, ...]
+    samples: tuple[FleetSample, ...]
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ class Report:
     date: str
     machine: str
     settings: Settings
-    signals: Mapping[str, Mapping[float, Figures]]
+    signals: Mapping[str, Mapping[float, AutoscalingFigures]]
     """By profile and demand."""
-    runs: tuple[Run, ...]
+    runs: tuple[AutoscalingRun, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Without single latencies; samples of the first seed only, for they are many."""
@@ -134,17 +136,19 @@ def study(settings: Settings, date: str, machine: str, say: Callable[[str], None
     return Report(date, machine, settings, signals, tuple(runs))
 
 
-def _at(profile: ModelProfile, settings: Settings, demand: float) -> Figures:
+def _at(profile: ModelProfile, settings: Settings, demand: float) -> AutoscalingFigures:
     total = demand * SIGNAL_SERVERS
     syncs = max(4, round(SIGNAL_REQUESTS * profile.full_depth_s / total / SYNC_S))
     steady = Flood(total, syncs * SYNC_S, 0.0, 0.0, 1.0)
     arrivals, rest = np.random.default_rng(0).spawn(2)
     requests = steady.requests(profile, _budgets(settings), arrivals)
     samples = simulate(profile, requests, steady.duration_s, SIGNAL_SERVERS, None, rest)
-    return Figures.of(samples, profile.full_depth_s, settings.budget * profile.full_depth_s)
+    return AutoscalingFigures.of(
+        samples, profile.full_depth_s, settings.budget * profile.full_depth_s
+    )
 
 
-def _run(profile: ModelProfile, settings: Settings, scaler: str, seed: int) -> Run:
+def _run(profile: ModelProfile, settings: Settings, scaler: str, seed: int) -> AutoscalingRun:
     flood, budget_s = settings.flood, settings.budget * profile.full_depth_s
     wanted = scalers(budget_s, settings.target)[scaler]
     arrivals, rest = np.random.default_rng(seed).spawn(2)  # the same for every scaler
@@ -160,10 +164,10 @@ def _run(profile: ModelProfile, settings: Settings, scaler: str, seed: int) -> R
     flooded = [sample for sample in samples if flood.start_s < sample.time_s <= end_s]
     before = max(sample.servers for sample in samples if sample.time_s <= flood.start_s)
     fired = [sample.time_s - flood.start_s for sample in flooded if sample.servers > before]
-    return Run(
+    return AutoscalingRun(
         scaler,
         seed,
-        Figures.of(flooded, profile.full_depth_s, budget_s),
+        AutoscalingFigures.of(flooded, profile.full_depth_s, budget_s),
         fired[0] if fired else None,
         sum(sample.servers for sample in samples) / len(samples),
         tuple(samples),
@@ -218,7 +222,7 @@ def markdown(report: Report) -> str:
         if fired and len(fired) < len(of):
             when = f"in {len(fired)} of {len(of)}"
 
-        def mean(field: str, of: Sequence[Run] = of) -> float:
+        def mean(field: str, of: Sequence[AutoscalingRun] = of) -> float:
             return sum(float(getattr(run.flooded, field)) for run in of) / len(of)
 
         lines.append(
@@ -233,7 +237,7 @@ def markdown(report: Report) -> str:
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Figures, tables and a plot in ``folder``, which exists; their paths."""
+    """AutoscalingFigures, tables and a plot in ``folder``, which exists; their paths."""
     stem = folder / f"autoscaling-{report.date}"
     texts = {".json": json.dumps(report.to_json(), indent=1) + "\n", ".md": markdown(report)}
     for suffix, text in texts.items():
@@ -261,7 +265,7 @@ def _plot(report: Report, path: Path) -> Path:
         ax.grid(alpha=0.3)
     for run in runs:
         at_s = [sample.time_s for sample in run.samples]
-        each = [Figures.of((sample,), full_depth_s, budget_s) for sample in run.samples]
+        each = [AutoscalingFigures.of((sample,), full_depth_s, budget_s) for sample in run.samples]
         style = {**styles[run.scaler], "marker": None}
         for ax, field in zip(axes, ("servers", "mean_ap", "p99_of_budget", "waiting"), strict=True):
             ax.plot(at_s, [getattr(figures, field) for figures in each], label=run.scaler, **style)

@@ -24,12 +24,12 @@ from pathlib import Path
 from loadtest.load.open_loop import LoadSettings, run_load
 from loadtest.load.summary import summarise
 from loadtest.servers.faults import ERRATIC, STUCK
-from loadtest.servers.processes import Server, StudyError, gateway_server
+from loadtest.servers.processes import RunningServer, StudyError, gateway_server
 from loadtest.servers.prometheus import Prometheus, prometheus, read_rules, shortened
 from loadtest.studies.drills.report import AlertReport, HealthyRun, Provocation
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
-from loadtest.workload.images import Picture, read_pictures
+from loadtest.workload.images import AnnotatedImage, read_images
 
 POLL_S = 0.25
 MAX_LOAD = 100_000
@@ -67,7 +67,7 @@ class Bench:
     """A gateway under light load that a Prometheus watches."""
 
     settings: Settings
-    server: Server
+    server: RunningServer
     prometheus: Prometheus
     fault: Path
     """The file that says what the engine suffers from."""
@@ -116,7 +116,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Step:
+class DrillStep:
     """What is done to a gateway, and what Prometheus must say of it."""
 
     cause: str
@@ -127,22 +127,22 @@ class Step:
 
 
 STEPS = (
-    Step(
+    DrillStep(
         "three turns of the engine in ten take up to 400 ms longer",
         frozenset({"PunctualBudgetMissFast", "PunctualBudgetMissSlow", "PunctualPredictionError"}),
         lambda bench: bench.suffering(ERRATIC),
     ),
-    Step(
+    DrillStep(
         "far more load than exit 1 for everybody allows",
         frozenset({"PunctualShedding", "PunctualDepthCollapse"}),
         lambda bench: bench.load(bench.settings.flood_hz),
     ),
-    Step(
+    DrillStep(
         "a turn of the engine does not return",
         frozenset({"PunctualExecutorStall"}),
         lambda bench: bench.suffering(STUCK),
     ),
-    Step(
+    DrillStep(
         "the only gateway ends",
         frozenset({"PunctualNoneReady"}),
         lambda bench: bench.without_server(),
@@ -178,7 +178,7 @@ def run(
     if "healthy" in parts:
         with bench(settings, scratch / "healthy") as healthy:
             say(f"healthy: {settings.healthy_s:.0f} s of light load")
-            report.healthy = _healthy(healthy, read_pictures(settings.images))
+            report.healthy = _healthy(healthy, read_images(settings.images))
 
 
 def _provoke_all(bench: Bench, say: Say) -> Iterator[Provocation]:
@@ -190,7 +190,7 @@ def _provoke_all(bench: Bench, say: Say) -> Iterator[Provocation]:
             yield _provoke(bench, step)
 
 
-def _provoke(bench: Bench, step: Step) -> Provocation:
+def _provoke(bench: Bench, step: DrillStep) -> Provocation:
     before = bench.prometheus.firing()
     if before & step.alerts:
         raise StudyError(f"{', '.join(sorted(before & step.alerts))} fired before being provoked")
@@ -214,7 +214,7 @@ def _provoke(bench: Bench, step: Step) -> Provocation:
     )
 
 
-def _healthy(bench: Bench, pictures: tuple[Picture, ...]) -> HealthyRun:
+def _healthy(bench: Bench, images: tuple[AnnotatedImage, ...]) -> HealthyRun:
     settings = bench.settings
     over = threading.Event()
 
@@ -228,7 +228,7 @@ def _healthy(bench: Bench, pictures: tuple[Picture, ...]) -> HealthyRun:
 
     load = LoadSettings(
         url=bench.server.url,
-        pictures=pictures,
+        images=images,
         arrivals=parse_arrivals("poisson"),
         rate_hz=settings.rate_hz,
         duration_s=settings.healthy_s,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from loadtest.load.summary import Quantiles
+from loadtest.load.summary import LatencyQuantiles
 from reporting.files import write_whole
 from reporting.markdown import Columns, table
 
@@ -57,7 +57,7 @@ class RestartRun:
     """Reason -> requests, of those for which there was no time."""
     failed: Mapping[str, int]
     """Reason -> requests, of those that a restart cost."""
-    latency_ms: Quantiles | None
+    latency_ms: LatencyQuantiles | None
     invalid_because: tuple[str, ...]
     """Of the load client, not of the servers."""
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.load.open_loop import LoadSettings, run_load
-from loadtest.load.outcomes import Outcome, Row
+from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.summary import summarise
 from loadtest.servers.processes import (
     STOP_TIMEOUT_S,
@@ -34,7 +34,7 @@ from loadtest.servers.prometheus import find_program
 from loadtest.studies.drills.report import RestartRun
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 
 MODES = ("http", "tcp")
 NUM_GATEWAYS = 2
@@ -53,7 +53,7 @@ class Settings:
 
     model_repository: Path
     runtime: str
-    pictures: tuple[Picture, ...]
+    images: tuple[AnnotatedImage, ...]
     rate_hz: float
     seconds: float
     budgets: str
@@ -168,14 +168,14 @@ def run(mode: str, settings: Settings, folder: Path, say: Say) -> RestartRun:
     finally:
         gateways.close()
     summary = summarise(result)
-    ends = sort_out(result.rows)
+    ends = sort_out(result.outcomes)
     return RestartRun(
         proxy=f"haproxy, {mode}",
         drain_delay_s=settings.drain_delay_s,
         restarts=len(gateways.outage_s),
         drain_s=tuple(gateways.drain_s),
         outage_s=tuple(gateways.outage_s),
-        sent=len(result.rows),
+        sent=len(result.outcomes),
         in_time=summary.outcomes[Outcome.IN_TIME],
         late=ends.late,
         refused=ends.refused,
@@ -188,7 +188,7 @@ def run(mode: str, settings: Settings, folder: Path, say: Say) -> RestartRun:
 def _load(settings: Settings, url: str) -> LoadSettings:
     return LoadSettings(
         url=url,
-        pictures=settings.pictures,
+        images=settings.images,
         arrivals=parse_arrivals("poisson"),
         rate_hz=settings.rate_hz,
         duration_s=settings.seconds,
@@ -207,12 +207,12 @@ class Ends:
     failed: Mapping[str, int]
 
 
-def sort_out(rows: tuple[Row, ...]) -> Ends:
+def sort_out(outcomes: tuple[RequestOutcome, ...]) -> Ends:
     """What became of the requests that were not answered in time."""
     late = 0
     refused: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    for row in rows:
+    for row in outcomes:
         if row.outcome is Outcome.LATE or row.reason == LATE:
             late += 1
         elif row.outcome is Outcome.REFUSED and row.reason not in TURNED_AWAY:

@@ -11,7 +11,7 @@ from loadtest.load.closed_loop import ask_again_and_again
 from loadtest.load.target import Target, describe_server
 from loadtest.servers.processes import StudyError
 from loadtest.studies.live.report import Reference
-from loadtest.studies.live.subject import Subject
+from loadtest.studies.live.subject import LiveSubject
 from loadtest.studies.live.systems import DEEPEST, SHALLOWEST, System
 from loadtest.workload.budgets import parse_budgets
 from serving.core.latency import quantile
@@ -25,7 +25,7 @@ NUM_BUDGETS = 1001
 
 
 def find_reference(
-    subject: Subject, systems: Mapping[str, System], say: Callable[[str], None]
+    subject: LiveSubject, systems: Mapping[str, System], say: Callable[[str], None]
 ) -> Reference:
     """By the gateways of ``systems`` that have one depth. Raises StudyError."""
     say("timing segments")
@@ -39,10 +39,10 @@ def find_reference(
     for _ in range(WINDOWS):
         with shallow.awake():
             many = ask_again_and_again(
-                shallow.server.url, subject.pictures, CALLERS, window_s, Target()
+                shallow.server.url, subject.images, CALLERS, window_s, Target()
             )
         with deep.awake():
-            one = ask_again_and_again(deep.server.url, subject.pictures, 1, window_s, Target())
+            one = ask_again_and_again(deep.server.url, subject.images, 1, window_s, Target())
             reserve_s = reserve_of(describe_server(deep.server.url))
         rates_hz.append(many.rate_hz)
         alone_s.append(one.p50_s)

@@ -19,7 +19,7 @@ from loadtest.environment.segment_times import jitter_of, slowed
 from loadtest.load.open_loop import Schedule
 from loadtest.policies.named import parse_policy
 from loadtest.simulation.profiles import ModelProfile
-from loadtest.simulation.simulator import Outcome, Server, ServiceTimes, simulate
+from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer, simulate
 from loadtest.simulation.study import MAX_COHORTS
 from serving.core.latency import LatencyModel
 from serving.core.request import Request
@@ -38,7 +38,7 @@ class Simulated:
 
 
 @dataclass(frozen=True)
-class Twin:
+class ReplaySettings:
     """The machine, as the simulator knows it."""
 
     profile: ModelProfile
@@ -48,7 +48,7 @@ class Twin:
     """What a segment takes while a client and a gateway are at work beside it, over what it takes
     alone."""
 
-    def steps(self) -> Mapping[str, Twin]:
+    def steps(self) -> Mapping[str, ReplaySettings]:
         """Itself without and with what the live machine has, by the name of the step."""
         twins = (
             replace(self, reserve_s=0.0, slowdown=1.0),
@@ -58,7 +58,9 @@ class Twin:
         return dict(zip(STEPS, twins, strict=True))
 
 
-def simulate_schedule(schedule: Schedule, policy: str, twin: Twin, seed: int) -> Simulated:
+def simulate_schedule(
+    schedule: Schedule, policy: str, twin: ReplaySettings, seed: int
+) -> Simulated:
     """``schedule`` on one executor with the policy called so."""
     profile = twin.profile
     latency = slowed(profile.latency, twin.slowdown)
@@ -67,8 +69,8 @@ def simulate_schedule(schedule: Schedule, policy: str, twin: Twin, seed: int) ->
         Request(number, offset_s, offset_s + budget_s - twin.reserve_s, 1, deepest)
         for number, (offset_s, budget_s, _) in enumerate(schedule)
     ]
-    outcomes: list[Outcome] = []
-    server = Server(
+    outcomes: list[SimulatedOutcome] = []
+    server = SimulatedServer(
         parse_policy(policy)(profile.segments, profile.accuracy, profile.batch_sizes, MAX_COHORTS),
         LatencyModel(latency),
         ServiceTimes(latency, jitter_of(latency), np.random.default_rng(seed)),

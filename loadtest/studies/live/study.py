@@ -29,14 +29,14 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.load.open_loop import LoadSettings
-from loadtest.load.outcomes import Outcome, Row
+from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.target import Target
 from loadtest.servers.peers import PEERS, PeerSettings
 from loadtest.simulation.study import Timeline
 from loadtest.studies.live.reference import find_reference
 from loadtest.studies.live.report import BurstRun, LiveRun, Reference, Report
 from loadtest.studies.live.simulation import simulate_schedule
-from loadtest.studies.live.subject import BURST_LOAD, SEEDS_PER_ROUND, Settings, Subject
+from loadtest.studies.live.subject import BURST_LOAD, SEEDS_PER_ROUND, LiveSubject, Settings
 from loadtest.studies.live.systems import (
     DEEPEST,
     POLICIES,
@@ -61,7 +61,7 @@ Starters = Mapping[str, Callable[[], AbstractContextManager[System]]]
 """Name -> a server of its own, paused, until the context ends. Raises StudyError."""
 
 
-class Point(NamedTuple):
+class LivePoint(NamedTuple):
     """One load, in one round."""
 
     arrivals: str
@@ -80,7 +80,7 @@ def sent_to(system: System, load: LoadSettings) -> LoadSettings:
 
 def plan(
     loads: Sequence[tuple[str, float]], names: Sequence[str], rounds: int, seed: int
-) -> Iterator[tuple[tuple[str, ...], list[Point]]]:
+) -> Iterator[tuple[tuple[str, ...], list[LivePoint]]]:
     """Round by round: the order in which systems start, and the points, one for each arrivals and
     load. Points and systems come in a new order each time."""
     rng = np.random.default_rng(seed)
@@ -93,7 +93,7 @@ def plan(
         yield (
             shuffled(),
             [
-                Point(*loads[index], number, first_seed + index, shuffled())
+                LivePoint(*loads[index], number, first_seed + index, shuffled())
                 for index in map(int, rng.permutation(len(loads)))
             ],
         )
@@ -110,7 +110,7 @@ def started(starters: Starters, names: Sequence[str]) -> Iterator[dict[str, Syst
 
 
 def measure_loads(
-    subject: Subject, starters: Starters, report: Report, path: Path, say: Say
+    subject: LiveSubject, starters: Starters, report: Report, path: Path, say: Say
 ) -> None:
     """Fill ``report.runs``. Raises StudyError."""
     settings = subject.settings
@@ -126,7 +126,7 @@ def measure_loads(
 
 
 def _measure_point(
-    subject: Subject, systems: Mapping[str, System], report: Report, point: Point
+    subject: LiveSubject, systems: Mapping[str, System], report: Report, point: LivePoint
 ) -> None:
     """Every system in turn, and what the simulator says of the same requests."""
     reference = report.reference
@@ -157,7 +157,7 @@ def _measure_point(
 
 
 def measure_recovery(
-    subject: Subject, starters: Starters, report: Report, path: Path, say: Say
+    subject: LiveSubject, starters: Starters, report: Report, path: Path, say: Say
 ) -> None:
     """Fill ``report.bursts``. Raises StudyError."""
     settings, reference = subject.settings, report.reference
@@ -182,13 +182,13 @@ def measure_recovery(
                     duration_s=duration_s,
                     summary=measured.summary,
                     account=measured.account,
-                    timeline=timeline_of(measured.result.rows, duration_s),
+                    timeline=timeline_of(measured.result.outcomes, duration_s),
                 )
             )
         write(report, path)
 
 
-def timeline_of(rows: Sequence[Row], duration_s: float) -> Timeline:
+def timeline_of(rows: Sequence[RequestOutcome], duration_s: float) -> Timeline:
     """In bins of about ``BIN_S``, by the scheduled instant; answers that state no depth count as
     depth 0."""
     num_bins = max(1, round(duration_s / BIN_S))
@@ -210,7 +210,7 @@ def study(settings: Settings, parts: Sequence[str], out: Path, say: Say) -> tupl
     live-PART-DATE where not all were asked for; that path comes back without its suffix. Raises
     StudyError, and ValueError for settings that make no sense."""
     settings.check()
-    subject = Subject.find(settings)
+    subject = LiveSubject.find(settings)
     date = time.strftime("%Y-%m-%d", time.gmtime())
     load_average = os.getloadavg()[0]
     wanted = [name for name in PARTS if name in parts]
@@ -239,7 +239,7 @@ def study(settings: Settings, parts: Sequence[str], out: Path, say: Say) -> tupl
 
 
 def gateways(
-    subject: Subject, logs: Path
+    subject: LiveSubject, logs: Path
 ) -> dict[str, Callable[[], AbstractContextManager[System]]]:
     """How to start one for each policy."""
     settings = subject.settings
@@ -248,17 +248,17 @@ def gateways(
         "model": subject.catalog.name,
         "runtime": settings.runtime,
     }
-    picture = subject.pictures[0]
+    image = subject.images[0]
     return {
         policy: partial(
-            gateway_system, policy, given, picture, logs / f"{policy.replace(':', '-')}.log"
+            gateway_system, policy, given, image, logs / f"{policy.replace(':', '-')}.log"
         )
         for policy in POLICIES
     }
 
 
 def peers(
-    subject: Subject, reference: Reference, logs: Path
+    subject: LiveSubject, reference: Reference, logs: Path
 ) -> dict[str, Callable[[], AbstractContextManager[System]]]:
     """How to start each kind at the shallowest and at the deepest exit; none without an interpreter
     for them."""
@@ -276,7 +276,7 @@ def peers(
             depth,
             python,
             told,
-            subject.pictures[0],
+            subject.images[0],
             logs / f"{kind}-{label}.log",
         )
         for label, depth in (("1", 1), ("max", subject.catalog.num_exits))
@@ -284,7 +284,7 @@ def peers(
     }
 
 
-def described(subject: Subject) -> dict[str, object]:
+def described(subject: LiveSubject) -> dict[str, object]:
     """The settings that the report repeats."""
     settings = subject.settings
     digests = {
@@ -296,7 +296,7 @@ def described(subject: Subject) -> dict[str, object]:
         "rounds": settings.rounds,
         "seconds a run": settings.seconds,
         "budgets": settings.budgets,
-        "images": f"{len(subject.pictures)} of {settings.data.name}",
+        "images": f"{len(subject.images)} of {settings.data.name}",
         "seed": settings.seed,
         **{f"digest of {name}": digest for name, digest in digests.items()},
     }

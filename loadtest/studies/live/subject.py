@@ -8,12 +8,12 @@ from pathlib import Path
 from loadtest.load.open_loop import LoadSettings
 from loadtest.simulation.profiles import ModelProfile
 from loadtest.studies.live.report import Reference
-from loadtest.studies.live.simulation import Twin
+from loadtest.studies.live.simulation import ReplaySettings
 from loadtest.studies.live.systems import GRACE_S
 from loadtest.studies.triton.study import find_folder, read_catalog
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
-from loadtest.workload.images import Picture, read_data
+from loadtest.workload.images import AnnotatedImage, read_data
 from serving.core.catalog import Catalog
 from serving.core.latency import LatencyProfile
 
@@ -75,27 +75,27 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LiveSubject:
     """The model under study, and what it is asked about."""
 
     settings: Settings
     folder: Path
     catalog: Catalog
-    pictures: tuple[Picture, ...]
+    images: tuple[AnnotatedImage, ...]
 
     @classmethod
-    def find(cls, settings: Settings) -> Subject:
+    def find(cls, settings: Settings) -> LiveSubject:
         """Raises StudyError, ValueError."""
         folder = find_folder(settings.model_repository, settings.model)
-        pictures = read_data(settings.data, settings.split)
-        return cls(settings, folder, read_catalog(folder), pictures)
+        images = read_data(settings.data, settings.split)
+        return cls(settings, folder, read_catalog(folder), images)
 
     def load(self, reference: Reference, arrivals: str, rate_hz: float) -> LoadSettings:
         """A run of any system, but for where that is; of the study's usual length."""
         exits = self.catalog.exits
         return LoadSettings(
             url="",
-            pictures=self.pictures,
+            images=self.images,
             arrivals=parse_arrivals(arrivals),
             rate_hz=rate_hz,
             duration_s=self.settings.seconds,
@@ -107,10 +107,10 @@ class Subject:
             grace_s=GRACE_S,
         )
 
-    def twin(self, reference: Reference, rate_hz: float) -> Twin:
+    def twin(self, reference: Reference, rate_hz: float) -> ReplaySettings:
         """What the simulator knows of this machine, with so many requests per second."""
         profile = self.profile(reference.profile)
-        return Twin(profile, reference.reserve_s, reference.slowdown_at(rate_hz))
+        return ReplaySettings(profile, reference.reserve_s, reference.slowdown_at(rate_hz))
 
     def profile(self, latency: LatencyProfile) -> ModelProfile:
         """The model with these times of its segments."""

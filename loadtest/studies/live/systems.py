@@ -19,9 +19,9 @@ from loadtest.load.open_loop import LoadResult, LoadSettings, run_load
 from loadtest.load.summary import Summary, summarise
 from loadtest.load.target import DETECT_PATH
 from loadtest.servers.peers import PeerSettings, peer
-from loadtest.servers.processes import Server, gateway_server, get_text
+from loadtest.servers.processes import RunningServer, gateway_server, get_text
 from loadtest.workload.arrivals import parse_arrivals
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 from serving.core.demand import WINDOW
 
 SHIPPED, SHALLOWEST, DEEPEST, SLACKFIT = POLICIES = ("deadline", "fixed:1", "fixed:max", "slackfit")
@@ -44,10 +44,10 @@ class System:
     """One server under study."""
 
     name: str
-    server: Server
+    server: RunningServer
     policy: str | None
     """Of a gateway; None for a peer."""
-    picture: Picture
+    image: AnnotatedImage
     """For a request that does not count."""
 
     @contextlib.contextmanager
@@ -65,8 +65,8 @@ class System:
         less than that, and an idle engine is left alone for longer before it is probed."""
         request = urllib.request.Request(
             f"{self.server.url}{DETECT_PATH}",
-            self.picture.data,
-            {"Content-Type": self.picture.content_type, DEADLINE_HEADER: "10000"},
+            self.image.data,
+            {"Content-Type": self.image.content_type, DEADLINE_HEADER: "10000"},
         )
         # Whatever it answers: whether it still serves is for the next run to find out.
         with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE_S) as r:
@@ -92,12 +92,12 @@ class System:
 
 @contextlib.contextmanager
 def gateway_system(
-    policy: str, settings: Mapping[str, object], picture: Picture, log: Path
+    policy: str, settings: Mapping[str, object], image: AnnotatedImage, log: Path
 ) -> Iterator[System]:
     """A gateway with the policy called so and these settings, paused."""
     command = ("study", "serve", "--policy", policy)
     with gateway_server(policy, settings, log, command) as server:
-        system = System(policy, server, policy, picture)
+        system = System(policy, server, policy, image)
         system.fall_asleep()
         yield system
 
@@ -109,12 +109,12 @@ def peer_system(
     depth: int,
     python: Path,
     settings: PeerSettings,
-    picture: Picture,
+    image: AnnotatedImage,
     log: Path,
 ) -> Iterator[System]:
     """A peer at one exit, paused."""
     with peer(kind, depth, python, settings, log) as server:
-        system = System(name, server, None, picture)
+        system = System(name, server, None, image)
         system.fall_asleep()
         yield system
 
@@ -154,4 +154,4 @@ def settling(settings: LoadSettings) -> LoadSettings:
 def _count(before: Counter[str] | None, result: LoadResult) -> int:
     """What a server that had counted ``before`` should have counted after it."""
     already = 0 if before is None else before.total()
-    return already + result.settings.warm_up + len(result.rows)
+    return already + result.settings.warm_up + len(result.outcomes)

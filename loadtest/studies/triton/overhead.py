@@ -55,7 +55,7 @@ _ENGINE = re.compile(r"\bengine;dur=([0-9.]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class OverheadSample:
     """One answer, in milliseconds."""
 
     elapsed_ms: float
@@ -74,7 +74,7 @@ class Refused(Exception):
 class Ask(Protocol):
     """Sends one image to one gateway."""
 
-    def __call__(self, depth: int) -> Sample:
+    def __call__(self, depth: int) -> OverheadSample:
         """An answer from exit ``depth``. Raises Refused."""
 
 
@@ -98,7 +98,7 @@ class OverheadFigures:
 class Turns:
     """What came of all turns."""
 
-    samples: Mapping[int, Sequence[Mapping[str, Sample]]]
+    samples: Mapping[int, Sequence[Mapping[str, OverheadSample]]]
     """By depth: each turn in which all gateways answered, by gateway."""
     lost: Mapping[str, int]
     """Turns left out, by what a gateway said instead of an answer."""
@@ -113,7 +113,7 @@ def measure(
     """``num_turns`` turns at each depth, after some that do not count. A turn in which a gateway
     does not answer is left out whole. Raises StudyError when too many are."""
     order = random.Random(seed)
-    samples: dict[int, list[Mapping[str, Sample]]] = {depth: [] for depth in depths}
+    samples: dict[int, list[Mapping[str, OverheadSample]]] = {depth: [] for depth in depths}
     lost: Counter[str] = Counter()
     for turn in range(-WARM_UP_TURNS, num_turns):
         for depth in depths:
@@ -140,7 +140,9 @@ def summarise(turns: Turns) -> list[OverheadFigures]:
     ]
 
 
-def _figures(name: str, depth: int, rows: Sequence[Mapping[str, Sample]]) -> OverheadFigures:
+def _figures(
+    name: str, depth: int, rows: Sequence[Mapping[str, OverheadSample]]
+) -> OverheadFigures:
     mine = [row[name] for row in rows]
     overheads = [sample.overhead_ms for sample in mine]
     return OverheadFigures(
@@ -172,7 +174,7 @@ class Gateway:
         self._image = image
         self._headers = {"Content-Type": media_type, "X-Deadline-Ms": str(BUDGET_MS)}
 
-    def __call__(self, depth: int) -> Sample:
+    def __call__(self, depth: int) -> OverheadSample:
         """See ``Ask``."""
         path = f"/v1/detect?min_depth={depth}&max_depth={depth}"
         started_s = time.perf_counter()
@@ -189,7 +191,7 @@ class Gateway:
         engine = _ENGINE.search(reply.headers.get("Server-Timing", ""))
         if engine is None:
             raise Refused(f"{self._name}: a reply without the engine's time in Server-Timing")
-        return Sample(elapsed_ms, float(engine[1]))
+        return OverheadSample(elapsed_ms, float(engine[1]))
 
     def close(self) -> None:
         """Leave."""
@@ -213,14 +215,14 @@ class DepthGateway:
         self._triton_url = triton_url
         self._model = model
 
-    def __call__(self, depth: int) -> Sample:
+    def __call__(self, depth: int) -> OverheadSample:
         """See ``Ask``. Raises StudyError."""
         count, spent_ns = self._computed(depth)
         sample = self._gateway(depth)
         for _ in range(STATISTICS_TRIES):
             now, now_ns = self._computed(depth)
             if now == count + 1:
-                return Sample(sample.elapsed_ms, (now_ns - spent_ns) / 1e6)
+                return OverheadSample(sample.elapsed_ms, (now_ns - spent_ns) / 1e6)
             if now > count:  # the gateway's executor tried the engine meanwhile
                 break
             time.sleep(STATISTICS_RETRY_S)  # Triton counts after it has answered

@@ -87,7 +87,7 @@ class PerfFigures:
 
 
 @dataclass(frozen=True)
-class Target:
+class PerfTarget:
     """One server with one model."""
 
     protocol: str
@@ -235,7 +235,7 @@ def parse_report(text: str) -> Window:
 
 
 def measure(
-    targets: Sequence[Target], analyzer: PerfAnalyzer, rounds: int, say: Callable[[str], None]
+    targets: Sequence[PerfTarget], analyzer: PerfAnalyzer, rounds: int, say: Callable[[str], None]
 ) -> list[PerfFigures]:
     """All loads of all targets, ``rounds`` times, every other time backwards. Raises
     StudyError."""

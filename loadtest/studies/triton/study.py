@@ -54,7 +54,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Subject:
+class TritonSubject:
     """The model under study."""
 
     settings: Settings
@@ -94,7 +94,7 @@ class Subject:
         return processes.gateway(name, {**common, **settings}, log)
 
 
-def find_subject(settings: Settings, name: str | None) -> Subject:
+def find_subject(settings: Settings, name: str | None) -> TritonSubject:
     """The model called ``name``, or the only one there. Raises StudyError."""
     folder = find_folder(settings.model_repository, name)
     catalog = read_catalog(folder)
@@ -105,7 +105,7 @@ def find_subject(settings: Settings, name: str | None) -> Subject:
         raise StudyError(f"Triton's configuration cannot be read: {error}") from error
     if runtime is None:
         raise StudyError(f"{config} names no runtime")
-    return Subject(settings, folder, catalog, runtime[1])
+    return TritonSubject(settings, folder, catalog, runtime[1])
 
 
 def find_folder(repository: Path, name: str | None) -> Path:
@@ -129,7 +129,9 @@ def read_catalog(folder: Path) -> Catalog:
 # -- the parts -----------------------------------------------------------------------------------
 
 
-def measure_perf(subject: Subject, report: Report, logs: Path, say: Callable[[str], None]) -> None:
+def measure_perf(
+    subject: TritonSubject, report: Report, logs: Path, say: Callable[[str], None]
+) -> None:
     """Fill ``report.perf``. Raises StudyError, AssemblyError."""
     folder, catalog = subject.settings.server_folder, subject.catalog
     analyzer = perf.PerfAnalyzer(
@@ -156,14 +158,14 @@ def measure_perf(subject: Subject, report: Report, logs: Path, say: Callable[[st
         perf.anytime_loads(subject.name, subject.depths, *size, callers),
     )
     targets = (
-        *(perf.Target("grpc", partial(triton, each[0].model), each) for each in loads),
-        perf.Target("http", gateway, perf.gateway_loads(subject.name, deepest, *size, callers)),
+        *(perf.PerfTarget("grpc", partial(triton, each[0].model), each) for each in loads),
+        perf.PerfTarget("http", gateway, perf.gateway_loads(subject.name, deepest, *size, callers)),
     )
     report.perf = perf.measure(targets, analyzer, subject.settings.rounds, say)
 
 
 def measure_overhead(
-    subject: Subject, report: Report, logs: Path, say: Callable[[str], None]
+    subject: TritonSubject, report: Report, logs: Path, say: Callable[[str], None]
 ) -> None:
     """Fill ``report.overhead``. Raises StudyError, AssemblyError."""
     settings, name = subject.settings, subject.name
@@ -190,7 +192,7 @@ def measure_overhead(
 
 
 def measure_memory(
-    subject: Subject, report: Report, logs: Path, say: Callable[[str], None]
+    subject: TritonSubject, report: Report, logs: Path, say: Callable[[str], None]
 ) -> None:
     """Fill ``report.memory``. Raises StudyError."""
     del logs  # a process that fails is quoted from its pipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.data.coco import Detections, average_precision, count_objects, resampled_ap
+from builder.data.coco import ScoredBoxes, average_precision, count_objects, resampled_ap
 from builder.data.dataset import Dataset, DatasetError, Sample
 
 BOXES = np.array([[0, 0, 40, 40], [50, 50, 90, 90]], dtype=np.float32)
@@ -22,8 +22,8 @@ DATASET = Dataset(
 )
 
 
-def found(boxes: np.ndarray, scores: list[float], labels: list[int]) -> Detections:
-    return Detections(
+def found(boxes: np.ndarray, scores: list[float], labels: list[int]) -> ScoredBoxes:
+    return ScoredBoxes(
         boxes.astype(np.float32), np.array(scores, np.float32), np.array(labels, np.int64)
     )
 

@@ -44,7 +44,7 @@ def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     write_catalog(replace(CATALOG, profiles={"quick": profile}), tmp_path)
     monkeypatch.setattr(report, "exit_macs", lambda *_: (10, 20, 30, 40, 50))
 
-    def facts(runtime: str) -> report.ModelFacts:
+    def facts(runtime: str) -> report.ModelSummary:
         return gather(
             Oracle(FakeClock()),
             runtime,

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from builder.data import AveragePrecision, Detections
-from builder.measuring.report import ExitFacts, ModelFacts, Picture
+from builder.data import AveragePrecision, ScoredBoxes
+from builder.measuring.report import ExitSummary, ModelSummary, ReportImage
 from builder.measuring.report_page import lines, page
 from serving.core.latency import LatencyProfile
 from tests.builder.measuring.test_latency import CATALOG
@@ -19,17 +19,17 @@ NAN = float("nan")
 BOX = np.array([[10, 20, 50, 60]], np.float32)
 
 
-def exit_facts(depth: int, ap: float, p50_ms: float | None = 1.5) -> ExitFacts:
+def exit_facts(depth: int, ap: float, p50_ms: float | None = 1.5) -> ExitSummary:
     accuracy = AveragePrecision(ap, ap + 0.1, {"x": ap}, {"small": NAN, "medium": ap, "large": ap})
-    return ExitFacts(depth, accuracy, depth * 2_000_000_000, p50_ms)
+    return ExitSummary(depth, accuracy, depth * 2_000_000_000, p50_ms)
 
 
-def found(score: float) -> Detections:
-    return Detections(BOX + 1, np.array([score], np.float32), np.zeros(1, np.int64))
+def found(score: float) -> ScoredBoxes:
+    return ScoredBoxes(BOX + 1, np.array([score], np.float32), np.zeros(1, np.int64))
 
 
-PICTURE = Picture("a & b", b"jpeg", (100, 200), BOX, {1: found(0.3), 2: found(0.875)})
-FACTS = ModelFacts(
+PICTURE = ReportImage("a & b", b"jpeg", (100, 200), BOX, {1: found(0.3), 2: found(0.875)})
+FACTS = ModelSummary(
     replace(CATALOG, name="cells"),
     "openvino",
     LatencyProfile("openvino", "a machine", "2026-01-01", 2, {}),
@@ -64,7 +64,7 @@ class Reader(HTMLParser):
         self.words.append(data)
 
 
-def read(*models: ModelFacts, score: float = 0.4) -> Reader:
+def read(*models: ModelSummary, score: float = 0.4) -> Reader:
     text = page(models, "bccd test", 72, score)
     assert not re.search(r"url\(|@import|https?://", text)
     reader = Reader()

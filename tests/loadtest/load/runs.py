@@ -8,19 +8,19 @@ from dataclasses import replace
 import numpy as np
 
 from loadtest.load.open_loop import LoadResult, LoadSettings, Schedule
-from loadtest.load.outcomes import Outcome, Row
+from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
-from loadtest.workload.images import Detections, Object, Picture
+from loadtest.workload.images import AnnotatedImage, AnnotatedObject, ServedDetections
 
-CIRCLE = Object((10, 10, 20, 20), "circle", 400, False)
-PICTURE = Picture("a.jpg", b"a", "image/jpeg", (CIRCLE,))
-RIGHT = Detections(
+CIRCLE = AnnotatedObject((10, 10, 20, 20), "circle", 400, False)
+PICTURE = AnnotatedImage("a.jpg", b"a", "image/jpeg", (CIRCLE,))
+RIGHT = ServedDetections(
     np.array([[10, 10, 30, 30]], np.float32), np.array([0.9], np.float32), np.array([0])
 )
 SETTINGS = LoadSettings(
     url="http://server",
-    pictures=(PICTURE,),
+    images=(PICTURE,),
     arrivals=parse_arrivals("poisson"),
     rate_hz=5.0,
     duration_s=2.0,
@@ -32,33 +32,35 @@ SETTINGS = LoadSettings(
 
 def answer(
     scheduled_s: float, latency_s: float, budget_s: float = 0.04, depth: int | None = 3
-) -> Row:
+) -> RequestOutcome:
     outcome = Outcome.IN_TIME if latency_s <= budget_s else Outcome.LATE
     ap = None if depth is None else depth / 10
     sent_s, finished_s = scheduled_s + 0.001, scheduled_s + latency_s
-    return Row(scheduled_s, sent_s, finished_s, budget_s, 0, outcome, "", depth, ap, RIGHT)
+    return RequestOutcome(
+        scheduled_s, sent_s, finished_s, budget_s, 0, outcome, "", depth, ap, RIGHT
+    )
 
 
 def failure(
     scheduled_s: float, outcome: Outcome, reason: str = "why", budget_s: float = 0.04
-) -> Row:
+) -> RequestOutcome:
     times = (scheduled_s, scheduled_s + 0.001, scheduled_s + 0.002)
-    return Row(*times, budget_s, 0, outcome, reason)
+    return RequestOutcome(*times, budget_s, 0, outcome, reason)
 
 
-def result(rows: Sequence[Row], **changes) -> LoadResult:
+def result(outcomes: Sequence[RequestOutcome], **changes) -> LoadResult:
     """A run that ended with these."""
     return LoadResult(
         settings=replace(SETTINGS, **changes),
         schedule=Schedule(
-            np.array([row.scheduled_s for row in rows]),
-            np.array([row.budget_s for row in rows]),
-            np.array([row.picture for row in rows]),
+            np.array([row.scheduled_s for row in outcomes]),
+            np.array([row.budget_s for row in outcomes]),
+            np.array([row.image for row in outcomes]),
         ),
-        rows=tuple(rows),
+        outcomes=tuple(outcomes),
         started="2026-01-02T03:04:05Z",
         wall_s=2.0,
-        cpu_s=0.001 * len(rows),
+        cpu_s=0.001 * len(outcomes),
         is_real_time=False,
         peak_connections=2,
         server={"name": "cells", "version": "7"},

@@ -26,7 +26,7 @@ def test_the_server_counts_by_outcome() -> None:
 
 
 def test_the_client_counts_each_request_once() -> None:
-    found = account(summarise(result(ROWS, pictures=(PLAIN,))), Counter(), None, 0)
+    found = account(summarise(result(ROWS, images=(PLAIN,))), Counter(), None, 0)
     assert found.client == {
         "answered": 4,
         "rejected": 1,
@@ -55,26 +55,26 @@ def test_the_client_counts_each_request_once() -> None:
 )
 def test_a_refusal_ends_as_its_reason_says(reason: str, end: str) -> None:
     rows = [answer(0.0, 0.01), failure(0.1, Outcome.REFUSED, reason)]
-    found = account(summarise(result(rows, pictures=(PLAIN,))), Counter(), None, 0)
+    found = account(summarise(result(rows, images=(PLAIN,))), Counter(), None, 0)
     assert Counter(found.client) == Counter({"answered": 1, end: 1})
 
 
 def test_a_peer_refuses_by_status() -> None:
     reasons = ("http-503", "http-504", "http-504")
     rows = [failure(0.1, Outcome.REFUSED, reason) for reason in reasons]
-    found = account(summarise(result(rows, pictures=(PLAIN,))), None, None, 0)
+    found = account(summarise(result(rows, images=(PLAIN,))), None, None, 0)
     assert Counter(found.client) == Counter(rejected=1, late=2)
 
 
 def test_what_the_http_server_turns_away_is_not_in_the_servers_counts() -> None:
     rows = [answer(0.0, 0.01), failure(0.1, Outcome.REFUSED, "http-503")]
-    summary = summarise(result(rows, pictures=(PLAIN,)))
+    summary = summarise(result(rows, images=(PLAIN,)))
     assert account(summary, Counter(), Counter(answered=6), 5).agrees
     assert not account(summary, Counter(), Counter(answered=6, rejected=1), 5).agrees
 
 
 def test_what_warmed_the_server_up_is_not_of_the_run() -> None:
-    summary = summarise(result([answer(0.0, 0.01), answer(0.1, 0.9)], pictures=(PLAIN,)))
+    summary = summarise(result([answer(0.0, 0.01), answer(0.1, 0.9)], images=(PLAIN,)))
     before = Counter(answered=100, rejected=3)
     agreed = account(summary, before, Counter(answered=111, rejected=4), 10)
     assert agreed.server == {**dict.fromkeys(ENDS, 0), "answered": 11, "rejected": 1}
@@ -94,4 +94,4 @@ def test_what_warmed_the_server_up_is_not_of_the_run() -> None:
         total([])
 
 
-PLAIN = replace(result(ROWS).settings.pictures[0], objects=None)
+PLAIN = replace(result(ROWS).settings.images[0], objects=None)

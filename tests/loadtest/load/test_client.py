@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from loadtest.load import client as module
-from loadtest.load.client import Address, Client, Failure, Reply, new_event_loop
+from loadtest.load.client import Address, Client, Failure, HttpReply, new_event_loop
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -53,12 +53,12 @@ class World:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    def send(self, patience_s: float = LONG_S) -> asyncio.Future[Reply]:
-        ended: asyncio.Future[Reply] = self.loop.create_future()
+    def send(self, patience_s: float = LONG_S) -> asyncio.Future[HttpReply]:
+        ended: asyncio.Future[HttpReply] = self.loop.create_future()
         self.client.send(REQUEST, self.loop.time() + patience_s, ended.set_result)
         return ended
 
-    async def ask(self, *reply: bytes) -> Reply:
+    async def ask(self, *reply: bytes) -> HttpReply:
         """One request, and what the server writes to it."""
         ended = self.send()
         writer = await self.requests.get()

@@ -7,10 +7,13 @@ import pytest
 from loadtest.load.closed_loop import WARM_UP, ask_again_and_again
 from loadtest.load.target import Target
 from loadtest.servers.processes import StudyError
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.answering import answers, replies, serving
 
-PICTURES = (Picture("a.jpg", b"a", "image/jpeg"), Picture("b.jpg", b"b", "image/jpeg"))
+PICTURES = (
+    AnnotatedImage("a.jpg", b"a", "image/jpeg"),
+    AnnotatedImage("b.jpg", b"b", "image/jpeg"),
+)
 
 
 def test_as_many_at_once_as_there_are_callers() -> None:

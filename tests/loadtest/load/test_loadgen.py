@@ -19,10 +19,10 @@ from loadtest.load.loadgen import (
 )
 from loadtest.load.target import Target
 from loadtest.servers.processes import StudyError, free_port
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.answering import answers, hangs_up, replies, serving
 
-PICTURES = (Picture("a", b"a", "image/jpeg"), Picture("b", b"b", "image/jpeg"))
+PICTURES = (AnnotatedImage("a", b"a", "image/jpeg"), AnnotatedImage("b", b"b", "image/jpeg"))
 
 
 def run(url: str, folder: Path, budget_s: float, percentile: float = 0.5) -> LoadgenResult:
@@ -30,7 +30,7 @@ def run(url: str, folder: Path, budget_s: float, percentile: float = 0.5) -> Loa
     return run_loadgen(
         LoadgenSettings(
             url=url,
-            pictures=PICTURES,
+            images=PICTURES,
             target=Target(),
             rate_hz=200.0,
             budget_s=budget_s,

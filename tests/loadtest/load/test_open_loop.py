@@ -17,16 +17,16 @@ from loadtest.load.outcomes import Outcome
 from loadtest.servers.processes import StudyError, free_port
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.answering import Handler, answers, hangs_up, is_silent, replies, serving
 
 
 def settings(url: str = "http://x", names: str = "abc", **changes) -> LoadSettings:
     """A hundred requests within a tenth of a second, who have a minute each."""
-    pictures = tuple(Picture(name, name.encode(), "image/jpeg") for name in names)
+    images = tuple(AnnotatedImage(name, name.encode(), "image/jpeg") for name in names)
     usual = LoadSettings(
         url=url,
-        pictures=pictures,
+        images=images,
         arrivals=parse_arrivals("constant"),
         rate_hz=1000,
         duration_s=0.1,
@@ -46,7 +46,7 @@ def test_the_seed_fixes_the_schedule():
     assert next(iter(schedule)) == (
         schedule.offsets_s[0],
         schedule.budgets_s[0],
-        schedule.pictures[0],
+        schedule.images[0],
     )
 
 
@@ -56,14 +56,14 @@ def test_other_budgets_leave_arrivals_and_pictures_as_they_are():
         settings(arrivals=parse_arrivals("poisson"), budgets=parse_budgets("uniform:1:2"))
     )
     assert one.offsets_s.tolist() == two.offsets_s.tolist()
-    assert one.pictures.tolist() == two.pictures.tolist()
+    assert one.images.tolist() == two.images.tolist()
     assert one.digest != two.digest
 
 
 def test_pictures_are_sent_equally_often_in_changing_order():
-    pictures = make_schedule(settings()).pictures
-    assert np.bincount(pictures[:99]).tolist() == [33, 33, 33]
-    assert len({tuple(pictures[i : i + 3]) for i in range(0, 99, 3)}) > 1
+    images = make_schedule(settings()).images
+    assert np.bincount(images[:99]).tolist() == [33, 33, 33]
+    assert len({tuple(images[i : i + 3]) for i in range(0, 99, 3)}) > 1
 
 
 def test_schedules_that_make_no_sense(monkeypatch):
@@ -85,17 +85,17 @@ def test_every_request_ends_in_one_way():
     with serving(table, {"name": "cells"}) as server:
         result = run_load(settings(server.url, "abcde"))
         assert len(server.seen) == 101  # and one to warm up
-    assert Counter((row.outcome, row.reason) for row in result.rows) == {
+    assert Counter((row.outcome, row.reason) for row in result.outcomes) == {
         (Outcome.IN_TIME, ""): 20,
         (Outcome.REFUSED, "rejected-overload"): 20,
         (Outcome.HTTP_ERROR, "http-500"): 20,
         (Outcome.CONNECTION_ERROR, "closed"): 20,
         (Outcome.HTTP_ERROR, "unreadable-reply"): 20,
     }
-    in_time = [row for row in result.rows if row.outcome is Outcome.IN_TIME]
+    in_time = [row for row in result.outcomes if row.outcome is Outcome.IN_TIME]
     assert all((row.depth, row.expected_ap) == (3, 0.5) for row in in_time)
-    assert [row.scheduled_s for row in result.rows] == result.schedule.offsets_s.tolist()
-    assert all(0 <= row.scheduled_s <= row.sent_s <= row.finished_s for row in result.rows)
+    assert [row.scheduled_s for row in result.outcomes] == result.schedule.offsets_s.tolist()
+    assert all(0 <= row.scheduled_s <= row.sent_s <= row.finished_s for row in result.outcomes)
     assert result.server == {"name": "cells"}
     assert result.cpu_s > 0
 
@@ -104,7 +104,7 @@ def test_budgets_are_sent_and_judged_by_the_clients_clock():
     with serving({b"a": answers()}) as server:
         late = run_load(settings(server.url, "a", budgets=parse_budgets("0.001"), grace_s=60.0))
         assert {headers["X-Deadline-Ms"] for _, headers, _ in server.seen[1:]} == {"0.001"}
-    assert {row.outcome for row in late.rows} == {Outcome.LATE}
+    assert {row.outcome for row in late.outcomes} == {Outcome.LATE}
 
 
 def test_requests_do_not_wait_for_replies():
@@ -118,7 +118,7 @@ def test_requests_do_not_wait_for_replies():
 
     with serving({b"a": wait_for_the_others}) as server:
         result = run_load(settings(server.url, "a", duration_s=0.05))
-    assert Counter(row.outcome for row in result.rows) == {Outcome.IN_TIME: 50}
+    assert Counter(row.outcome for row in result.outcomes) == {Outcome.IN_TIME: 50}
     assert result.peak_connections == 50
 
 
@@ -130,15 +130,15 @@ def test_who_never_answers_is_given_up():
     with serving({b"a": answer_the_first}) as server:
         hasty = settings(server.url, "a", budgets=parse_budgets("1"), grace_s=0.01)
         result = run_load(hasty)
-    assert {row.outcome for row in result.rows} == {Outcome.TIMEOUT}
-    assert min(row.latency_s for row in result.rows) >= 0.011
+    assert {row.outcome for row in result.outcomes} == {Outcome.TIMEOUT}
+    assert min(row.latency_s for row in result.outcomes) >= 0.011
 
 
 def test_without_connections_left_requests_are_counted_as_unsent():
     with serving({b"a": answer_the_first}) as server:
         hasty = settings(server.url, "a", budgets=parse_budgets("1"), grace_s=0.3)
         result = run_load(replace(hasty, max_connections=2))
-    outcomes = Counter(row.outcome for row in result.rows)
+    outcomes = Counter(row.outcome for row in result.outcomes)
     assert outcomes[Outcome.UNSENT] >= 1
     assert outcomes[Outcome.TIMEOUT] == 100 - outcomes[Outcome.UNSENT]
     assert result.peak_connections == 2

@@ -6,19 +6,19 @@ import json
 
 import pytest
 
-from loadtest.load.client import Failure, Reply
-from loadtest.load.outcomes import Outcome, read_row
+from loadtest.load.client import Failure, HttpReply
+from loadtest.load.outcomes import Outcome, read_outcome
 
 START_S = 100.0
 OFFSET_S = 2.0
 BUDGET_S = 0.05
 
 
-def row(reply: Reply, ap_by_depth=None):
-    return read_row(reply, START_S, OFFSET_S, BUDGET_S, 3, ap_by_depth or {})
+def row(reply: HttpReply, ap_by_depth=None):
+    return read_outcome(reply, START_S, OFFSET_S, BUDGET_S, 3, ap_by_depth or {})
 
 
-def answer(latency_s: float, content: object = None) -> Reply:
+def answer(latency_s: float, content: object = None) -> HttpReply:
     if content is None:
         content = {
             "detections": [{"box": [1, 2, 3, 4], "score": 0.75, "class_id": 2}],
@@ -26,7 +26,7 @@ def answer(latency_s: float, content: object = None) -> Reply:
             "expected_ap": 0.6,
         }
     finished_s = START_S + OFFSET_S + latency_s
-    return Reply(START_S + OFFSET_S + 0.001, finished_s, 200, json.dumps(content).encode())
+    return HttpReply(START_S + OFFSET_S + 0.001, finished_s, 200, json.dumps(content).encode())
 
 
 def test_an_answer_in_time():
@@ -35,7 +35,7 @@ def test_an_answer_in_time():
     assert found.is_answer
     assert found.latency_s == pytest.approx(0.04)
     assert found.lag_s == pytest.approx(0.001)
-    assert (found.picture, found.depth, found.expected_ap) == (3, 4, 0.6)
+    assert (found.image, found.depth, found.expected_ap) == (3, 4, 0.6)
     assert found.detections is not None
     assert found.detections.boxes_xyxy.tolist() == [[1, 2, 3, 4]]
     assert found.detections.scores.tolist() == [0.75]
@@ -73,7 +73,7 @@ def test_an_answer_that_cannot_be_read_is_an_error(content):
 
 
 def test_text_is_no_answer():
-    found = row(Reply(0, 0, 200, b"<html>"))
+    found = row(HttpReply(0, 0, 200, b"<html>"))
     assert (found.outcome, found.reason) == (Outcome.HTTP_ERROR, "unreadable-reply")
 
 
@@ -100,7 +100,7 @@ def test_text_is_no_answer():
     ],
 )
 def test_refusals_and_errors(status, content, outcome, reason):
-    found = row(Reply(0, 0, status, json.dumps(content).encode()))
+    found = row(HttpReply(0, 0, status, json.dumps(content).encode()))
     assert (found.outcome, found.reason, found.is_answer) == (outcome, reason, False)
 
 
@@ -113,5 +113,5 @@ def test_refusals_and_errors(status, content, outcome, reason):
     ],
 )
 def test_no_reply(failure, outcome):
-    found = row(Reply(0, 0, failure=failure, reason="why"))
+    found = row(HttpReply(0, 0, failure=failure, reason="why"))
     assert (found.outcome, found.reason) == (outcome, "why")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from loadtest.load.outcomes import Outcome
-from loadtest.load.report import ROW_FIELDS, accounting, text, write
+from loadtest.load.report import REQUEST_FIELDS, accounting, text, write
 from loadtest.load.summary import summarise
 from tests.loadtest.load.runs import ROWS, failure, result
 
@@ -46,5 +46,5 @@ def test_the_files(tmp_path):
         "depth": 1,
         "expected_ap": 0.1,
     }
-    assert tuple(first) == ROW_FIELDS
+    assert list(first) == list(REQUEST_FIELDS)
     assert page_path.read_text().startswith("<!doctype html>")

@@ -12,19 +12,25 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from loadtest.load.served_accuracy import Evaluator, ServedAp
-from loadtest.workload.images import NOTHING, Detections, Object, Picture, read_data
+from loadtest.workload.images import (
+    NOTHING,
+    AnnotatedImage,
+    AnnotatedObject,
+    ServedDetections,
+    read_data,
+)
 
 CLASSES = ("circle", "square")
 BCCD_CLASSES = ("RBC", "WBC", "Platelets")
 
 
-def holding(*objects: tuple[tuple[float, float, float, float], str]) -> Picture:
-    entries = (Object(box, name, box[2] * box[3], False) for box, name in objects)
-    return Picture("x.jpg", b"", "image/jpeg", tuple(entries))
+def holding(*objects: tuple[tuple[float, float, float, float], str]) -> AnnotatedImage:
+    entries = (AnnotatedObject(box, name, box[2] * box[3], False) for box, name in objects)
+    return AnnotatedImage("x.jpg", b"", "image/jpeg", tuple(entries))
 
 
-def found(*rows: tuple[tuple[float, float, float, float], float, int]) -> Detections:
-    return Detections(
+def found(*rows: tuple[tuple[float, float, float, float], float, int]) -> ServedDetections:
+    return ServedDetections(
         np.array([box for box, _, _ in rows], np.float32).reshape(-1, 4),
         np.array([score for _, score, _ in rows], np.float32),
         np.array([label for _, _, label in rows], np.int64),
@@ -65,13 +71,13 @@ def test_annotations_must_fit_the_model():
     with pytest.raises(ValueError, match="have circle, which the model does not find; it finds a"):
         Evaluator([CIRCLE], ("a",))
     with pytest.raises(ValueError, match="others have none"):
-        Evaluator([CIRCLE, Picture("y", b"", "image/png")], CLASSES)
+        Evaluator([CIRCLE, AnnotatedImage("y", b"", "image/png")], CLASSES)
 
 
-def noisy(picture: Picture, rng: np.random.Generator, spread: float) -> Detections:
+def noisy(image: AnnotatedImage, rng: np.random.Generator, spread: float) -> ServedDetections:
     """Every object, off by some pixels, some of them twice and some of the wrong class."""
     rows = []
-    for item in (*(picture.objects or ()), *(picture.objects or ())[::2]):
+    for item in (*(image.objects or ()), *(image.objects or ())[::2]):
         x, y, width, height = item.box_xywh
         box = np.array([x, y, x + width, y + height]) + rng.normal(0, spread, 4)
         label = BCCD_CLASSES.index(item.class_name) if rng.random() < 0.9 else 0
@@ -79,7 +85,9 @@ def noisy(picture: Picture, rng: np.random.Generator, spread: float) -> Detectio
     return found(*rows)
 
 
-def plainly(pictures: tuple[Picture, ...], answers: list[tuple[int, Detections]]) -> np.ndarray:
+def plainly(
+    images: tuple[AnnotatedImage, ...], answers: list[tuple[int, ServedDetections]]
+) -> np.ndarray:
     """AP and AP50 by pycocotools as its own documentation uses it: every request written out."""
     truth = COCO()
     truth.dataset = {
@@ -94,8 +102,8 @@ def plainly(pictures: tuple[Picture, ...], answers: list[tuple[int, Detections]]
                 "area": item.area,
                 "iscrowd": 0,
             }
-            for number, (picture, _) in enumerate(answers)
-            for item in pictures[picture].objects or ()
+            for number, (image, _) in enumerate(answers)
+            for item in images[image].objects or ()
         ],
     }
     for number, annotation in enumerate(truth.dataset["annotations"], start=1):
@@ -122,16 +130,16 @@ def plainly(pictures: tuple[Picture, ...], answers: list[tuple[int, Detections]]
 
 
 def test_it_is_what_pycocotools_says_of_all_requests_written_out():
-    pictures = read_data(Path("tests/data/bccd"), "test")
+    images = read_data(Path("tests/data/bccd"), "test")
     rng = np.random.default_rng(0)
-    known = [[noisy(picture, rng, s) for s in (1, 4, 9)] + [NOTHING] for picture in pictures]
+    known = [[noisy(image, rng, s) for s in (1, 4, 9)] + [NOTHING] for image in images]
     answers = [
-        (picture, known[picture][way])
-        for picture, way in rng.integers(0, (len(pictures), 4), (200, 2)).tolist()
+        (image, known[image][way])
+        for image, way in rng.integers(0, (len(images), 4), (200, 2)).tolist()
     ]
-    evaluator = Evaluator(pictures, BCCD_CLASSES)
+    evaluator = Evaluator(images, BCCD_CLASSES)
     evaluator.ap(answers[:50])  # what it remembers must not matter
     served = evaluator.ap(answers)
-    assert (served.ap, served.ap50) == pytest.approx(plainly(pictures, answers), abs=1e-12)
+    assert (served.ap, served.ap50) == pytest.approx(plainly(images, answers), abs=1e-12)
     part = evaluator.ap(answers[50:90])
-    assert (part.ap, part.ap50) == pytest.approx(plainly(pictures, answers[50:90]), abs=1e-12)
+    assert (part.ap, part.ap50) == pytest.approx(plainly(images, answers[50:90]), abs=1e-12)

@@ -9,8 +9,8 @@ import pytest
 
 from loadtest.load.outcomes import Outcome
 from loadtest.load.served_accuracy import ServedAp
-from loadtest.load.summary import MAX_CLASSES, Quantiles, summarise
-from loadtest.workload.images import Picture
+from loadtest.load.summary import MAX_CLASSES, LatencyQuantiles, summarise
+from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.runs import PICTURE, ROWS, answer, failure, result
 
 
@@ -51,7 +51,7 @@ def test_figures():
 
 def test_latencies_are_those_of_answers_in_time_or_late():
     summary = summarise(result(ROWS))
-    assert summary.latency_ms == Quantiles(*map(pytest.approx, (30.0, 70.0, 70.0, 70.0)))
+    assert summary.latency_ms == LatencyQuantiles(*map(pytest.approx, (30.0, 70.0, 70.0, 70.0)))
     assert summarise(result([failure(0.1, Outcome.REFUSED)])).latency_ms is None
 
 
@@ -65,7 +65,7 @@ def test_served_ap_in_time_and_with_misses():
 
 
 def test_without_annotations_there_is_no_served_ap():
-    plain = summarise(result(ROWS, pictures=(replace(PICTURE, objects=None),)))
+    plain = summarise(result(ROWS, images=(replace(PICTURE, objects=None),)))
     assert (plain.served_in_time, plain.served_with_misses) == (None, None)
     assert plain.by_budget[0].served_with_misses is None
 
@@ -74,7 +74,7 @@ def test_annotations_need_the_models_classes():
     with pytest.raises(ValueError, match="classes are not known"):
         summarise(result(ROWS, classes=()))
     with pytest.raises(ValueError, match="others have none"):
-        summarise(result(ROWS, pictures=(PICTURE, Picture("b", b"b", "image/png"))))
+        summarise(result(ROWS, images=(PICTURE, AnnotatedImage("b", b"b", "image/png"))))
 
 
 def test_budgets_each():

@@ -10,45 +10,58 @@ import threading
 import pytest
 
 from loadtest.cli import registry as cli
-from loadtest.load.sweep import Answer, Client, Row, falls, min_budget_ms, overhead, sweep, table
+from loadtest.load.sweep import (
+    SweepClient,
+    SweepReply,
+    SweptBudget,
+    falls,
+    min_budget_ms,
+    overhead,
+    sweep,
+    swept_table,
+)
 from loadtest.servers.processes import free_port
 
 TIMING = 'read;dur=0.5, decode;dur=2.0, queue;dur=0.5, engine;dur=20.0;desc="depth=3", total;dur=24'
 
 
-def answered(latency_ms: float, depth: int) -> Answer:
+def answered(latency_ms: float, depth: int) -> SweepReply:
     stages = {"read": 0.5, "decode": 2.0, "queue": 0.5, "engine": 20.0, "total": 24.0}
-    return Answer(200, latency_ms, {"exit_depth": depth}, stages)
+    return SweepReply(200, latency_ms, {"exit_depth": depth}, stages)
 
 
-def refused(status: int, slug: str) -> Answer:
-    return Answer(status, 1.0, {"type": f"urn:punctual:problem:{slug}"}, {})
+def refused(status: int, slug: str) -> SweepReply:
+    return SweepReply(status, 1.0, {"type": f"urn:punctual:problem:{slug}"}, {})
 
 
 def test_a_row_judges_by_the_clients_clock():
-    row = Row(30.0, [answered(29, 3), answered(31, 4), refused(503, "overloaded")])
+    row = SweptBudget(30.0, [answered(29, 3), answered(31, 4), refused(503, "overloaded")])
     assert len(row.accepted) == 3
     assert len(row.in_time) == 1
     assert row.depths == [3, 4]
 
 
 def test_infeasible_is_not_a_miss():
-    row = Row(5.0, [refused(422, "budget-infeasible")] * 3)
+    row = SweptBudget(5.0, [refused(422, "budget-infeasible")] * 3)
     assert row.accepted == []
-    assert "budget-infeasible 3" in table([row])
+    assert "budget-infeasible 3" in swept_table([row])
 
 
 def test_depth_that_falls_is_reported():
-    rows = [Row(10, [answered(9, 2)]), Row(20, [answered(9, 1)]), Row(30, [answered(9, 3)])]
+    rows = [
+        SweptBudget(10, [answered(9, 2)]),
+        SweptBudget(20, [answered(9, 1)]),
+        SweptBudget(30, [answered(9, 3)]),
+    ]
     assert falls(rows) == [(10, 20)]
 
 
 def test_overhead_is_what_the_engine_does_not_take():
-    text = overhead([Row(30, [answered(25, 3)])])
+    text = overhead([SweptBudget(30, [answered(25, 3)])])
     assert text.startswith("gateway without engine 4.00 ")
     assert "reply                1.00" in text
     assert "client and sockets   1.00" in text
-    assert overhead([Row(30, [])]) == "no answers"
+    assert overhead([SweptBudget(30, [])]) == "no answers"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -83,7 +96,7 @@ def client():
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    client = Client(f"http://127.0.0.1:{server.server_port}")
+    client = SweepClient(f"http://127.0.0.1:{server.server_port}")
     yield client
     client.close()
     server.shutdown()
@@ -102,7 +115,7 @@ def test_every_budget_is_sent_as_often_as_asked(client):
 
 def test_other_urls_are_refused():
     with pytest.raises(ValueError, match="http://host:port"):
-        Client("https://example.com")
+        SweepClient("https://example.com")
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from loadtest.load.client import Address, Client, new_event_loop
 from loadtest.load.target import Requests, Target, describe_server, wait_ready, warm_up
 from loadtest.servers.processes import StudyError, free_port
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.answering import answers, hangs_up, replies, serving
 
-PICTURE = Picture("a.png", b"data", "image/png")
+PICTURE = AnnotatedImage("a.png", b"data", "image/png")
 
 
 def test_a_request_to_the_byte():

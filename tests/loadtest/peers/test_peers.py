@@ -14,8 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from builder.data import Detections, average_precision, read_bccd
-from loadtest.peers.detector import Decoded, Detector, Settings, SettingsError
+from builder.data import ScoredBoxes, average_precision, read_bccd
+from loadtest.peers.detector import Decoded, PeerDetector, Settings, SettingsError
 from loadtest.servers import peers as peer_servers
 from loadtest.servers.peers import Peer, PeerSettings, peer
 from loadtest.servers.processes import StudyError, is_ok
@@ -144,26 +144,26 @@ def test_a_variable_that_is_missing_is_named(name: str) -> None:
 
 
 @pytest.fixture(scope="module", params=[1, CATALOG.num_exits])
-def detector(request: pytest.FixtureRequest) -> Iterator[Detector]:
-    opened = Detector(FOLDER, request.param)
+def detector(request: pytest.FixtureRequest) -> Iterator[PeerDetector]:
+    opened = PeerDetector(FOLDER, request.param)
     yield opened
     opened.close()
 
 
-def replies(detector: Detector, images: list[Decoded]) -> list[dict]:
+def replies(detector: PeerDetector, images: list[Decoded]) -> list[dict]:
     return [json.loads(reply) for reply in detector.detect(images)]
 
 
-def detections(reply: dict) -> Detections:
+def detections(reply: dict) -> ScoredBoxes:
     found = reply["detections"]
-    return Detections(
+    return ScoredBoxes(
         np.array([each["box"] for each in found], np.float32).reshape(-1, 4),
         np.array([each["score"] for each in found], np.float32),
         np.array([each["class_id"] for each in found], np.int64),
     )
 
 
-def test_boxes_are_right(detector: Detector) -> None:
+def test_boxes_are_right(detector: PeerDetector) -> None:
     """As ``tests/e2e/test_model.py`` has it for Punctual, here in batches of 1, 3 and 4."""
     dataset = read_bccd(DATA, "test")
     images = [detector.decode(sample.path.read_bytes()) for sample in dataset.samples]
@@ -176,7 +176,7 @@ def test_boxes_are_right(detector: Detector) -> None:
     assert result.ap > CATALOG.exits[depth - 1].ap - 0.1
 
 
-def test_boxes_are_in_pixels_of_the_image_that_was_sent(detector: Detector) -> None:
+def test_boxes_are_in_pixels_of_the_image_that_was_sent(detector: PeerDetector) -> None:
     """Beside others in its batch: twice the image has the same boxes, twice as large."""
     with PIL.Image.open(io.BytesIO(IMAGES[0])) as image:
         larger = io.BytesIO()
@@ -187,6 +187,6 @@ def test_boxes_are_in_pixels_of_the_image_that_was_sent(detector: Detector) -> N
     assert off.min() < 3
 
 
-def test_what_is_no_image_is_refused(detector: Detector) -> None:
+def test_what_is_no_image_is_refused(detector: PeerDetector) -> None:
     with pytest.raises(UnsupportedImage):
         detector.decode(b"no image")

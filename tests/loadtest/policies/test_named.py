@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loadtest.policies.named import POLICIES, parse_policy
-from loadtest.simulation.simulator import Outcome, Server, ServiceTimes, simulate
+from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer, simulate
 from serving.core import segment as segments
 from serving.core.latency import LatencyModel
 from serving.core.policy import Decision, Run, ShedRequests, Snapshot
@@ -39,7 +39,7 @@ def random_requests(seed: int, mean_gap_s: float, *, mixed_depths: bool) -> list
 
 def play(
     name: str, requests: Sequence[Request], available: Sequence[Segment] = EVERY
-) -> list[Outcome]:
+) -> list[SimulatedOutcome]:
     """How all of them ended, with run times that are exactly as predicted. Checks that each
     decision can be carried out."""
 
@@ -56,8 +56,8 @@ def play(
                 assert decision.requests
 
     profile = exact_profile(sizes=SIZES)
-    outcomes: list[Outcome] = []
-    server = Server(
+    outcomes: list[SimulatedOutcome] = []
+    server = SimulatedServer(
         parse_policy(name)(available, ACCURACY, SIZES, 4),
         LatencyModel(profile),
         ServiceTimes(profile, 0.0, np.random.default_rng(0)),

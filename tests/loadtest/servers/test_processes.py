@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from loadtest.servers import processes
-from loadtest.servers.processes import Server, free_port, is_ok
+from loadtest.servers.processes import RunningServer, free_port, is_ok
 from tests.e2e.process import eventually
 
 PARENT = """
@@ -34,7 +34,7 @@ def test_all_of_a_server_is_paused_and_a_paused_one_ends(tmp_path: Path) -> None
     url = f"http://127.0.0.1:{port}/"
     command = (sys.executable, "-c", PARENT, str(port))
     with processes.running("it", command, os.environ, url, tmp_path / "log") as group:
-        server = Server(url, group)
+        server = RunningServer(url, group)
         server.pause()
         eventually(lambda: states(group) == {"T"})
         server.resume()

@@ -17,8 +17,8 @@ from loadtest.simulation.autoscaling import (
     STARTUP_S,
     SYNC_S,
     Autoscaler,
+    FleetSample,
     Flood,
-    Sample,
     Signals,
     demand_and_shed,
     latency,
@@ -30,7 +30,7 @@ from loadtest.simulation.profiles import FOLDER, ModelProfile, load_profile
 from tests.k8s.manifests import K8S
 
 CALM = Signals(servers=4, p99_s=0.05, waiting=1.0, demand=2.0, shed=0.0)
-SAMPLE = Sample(15.0, 4, 2.0, 300, (0.1, 0.2), 290, 250.0, 3)
+SAMPLE = FleetSample(15.0, 4, 2.0, 300, (0.1, 0.2), 290, 250.0, 3)
 
 
 def decide(wanted: float, current: int = 4, now_s: float = 15.0) -> int:
@@ -124,7 +124,7 @@ def slow_profile(folder: Path) -> Path:
     return path
 
 
-def flooded(profile: ModelProfile, scaler: Autoscaler) -> tuple[int, list[Sample]]:
+def flooded(profile: ModelProfile, scaler: Autoscaler) -> tuple[int, list[FleetSample]]:
     flood = Flood(1.0, duration_s=120.0, start_s=30.0, length_s=90.0, factor=3.0)
     requests = flood.requests(profile, "3x", np.random.default_rng(0))
     rng = np.random.default_rng(1)

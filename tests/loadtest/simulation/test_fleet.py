@@ -10,17 +10,17 @@ from loadtest.policies.named import parse_policy
 from loadtest.simulation import fleet
 from loadtest.simulation.fleet import BALANCERS, Fleet, LeastRequest, PowerOfTwo
 from loadtest.simulation.profiles import load_profile
-from loadtest.simulation.simulator import Outcome, Server, ServiceTimes, simulate
+from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer, simulate
 from serving.core.latency import LatencyModel
 from serving.core.request import Request
 
 PROFILE = load_profile("cpu-lite")
 
 
-def make_server(number: int, ended: Callable[[Outcome], None]) -> Server:
+def make_server(number: int, ended: Callable[[SimulatedOutcome], None]) -> SimulatedServer:
     policy = parse_policy("fixed:1")(PROFILE.segments, PROFILE.accuracy, PROFILE.batch_sizes, 4)
     service = ServiceTimes(PROFILE.latency, 0.1, np.random.default_rng([7, number]))
-    return Server(policy, LatencyModel(PROFILE.latency), service, ended)
+    return SimulatedServer(policy, LatencyModel(PROFILE.latency), service, ended)
 
 
 def requests(count: int, rate_hz: float, seed: int = 0) -> list[Request]:
@@ -33,8 +33,8 @@ def requests(count: int, rate_hz: float, seed: int = 0) -> list[Request]:
     ]
 
 
-def run(size: int, balancer: str, load: float, count: int = 600) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def run(size: int, balancer: str, load: float, count: int = 600) -> list[SimulatedOutcome]:
+    outcomes: list[SimulatedOutcome] = []
     several = Fleet(size, balancer, make_server, outcomes.append, np.random.default_rng(1))
     several.simulate(requests(count, load * PROFILE.capacity_hz * size))
     assert several.num_decisions > 0
@@ -51,7 +51,7 @@ def test_every_request_ends_once(balancer: str, size: int, load: float) -> None:
 
 @pytest.mark.parametrize("balancer", BALANCERS)
 def test_a_fleet_of_one_is_the_server_itself(balancer: str) -> None:
-    alone: list[Outcome] = []
+    alone: list[SimulatedOutcome] = []
     simulate(requests(600, 0.9 * PROFILE.capacity_hz), make_server(0, alone.append))
     assert run(1, balancer, 0.9) == alone
 
@@ -84,7 +84,7 @@ def test_least_request_does_not_depend_on_who_looks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fleet, "BALANCERS", {"checked": _Checked})
     eagerly = run(9, "checked", 0.9)
 
-    def by_id(outcomes: list[Outcome]) -> list[Outcome]:
+    def by_id(outcomes: list[SimulatedOutcome]) -> list[SimulatedOutcome]:
         return sorted(outcomes, key=lambda outcome: outcome.request.id)
 
     assert by_id(lazily) == by_id(eagerly)
@@ -93,8 +93,8 @@ def test_least_request_does_not_depend_on_who_looks(monkeypatch: pytest.MonkeyPa
 def test_round_robin_takes_turns() -> None:
     took: list[int] = []
 
-    def told(number: int, ended: Callable[[Outcome], None]) -> Server:
-        def tell(outcome: Outcome) -> None:
+    def told(number: int, ended: Callable[[SimulatedOutcome], None]) -> SimulatedServer:
+        def tell(outcome: SimulatedOutcome) -> None:
             took.append((outcome.request.id - number) % 3)
             ended(outcome)
 

@@ -16,7 +16,13 @@ from loadtest.simulation.oracle import (
     operating_costs,
     upper_bound,
 )
-from loadtest.simulation.simulator import Outcome, Server, ServiceTimes, floor_of, simulate
+from loadtest.simulation.simulator import (
+    ServiceTimes,
+    SimulatedOutcome,
+    SimulatedServer,
+    floor_of,
+    simulate,
+)
 from serving.core import segment as segments
 from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
 from serving.core.request import Request
@@ -216,8 +222,8 @@ def test_no_policy_exceeds_it(name: str, jitter: float) -> None:
         Request(id, at, at + budget, 1, NUM_EXITS)
         for id, (at, budget) in enumerate(zip(arrivals, budgets, strict=True))
     ]
-    outcomes: list[Outcome] = []
-    server = Server(
+    outcomes: list[SimulatedOutcome] = []
+    server = SimulatedServer(
         POLICIES[name](every, ACCURACY, sizes, 4),
         LatencyModel(profile),
         ServiceTimes(profile, jitter, rng),

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from loadtest.policies.named import parse_policy
 from loadtest.simulation.simulator import (
-    Outcome,
-    Server,
     ServiceTimes,
+    SimulatedOutcome,
+    SimulatedServer,
     Slowdown,
     Stalls,
     floor_of,
@@ -93,9 +93,9 @@ def simulated(
 ) -> tuple[dict[int, End], Seen]:
     """By the simulator, over the profile that ``World`` has."""
     profile = exact_profile(runner.cost, range(1, runner.batch_sizes[-1] + 1), runner.exits)
-    outcomes: list[Outcome] = []
+    outcomes: list[SimulatedOutcome] = []
     decisions: Seen = []
-    server = Server(
+    server = SimulatedServer(
         make(runner),
         LatencyModel(profile),
         ServiceTimes(profile, EXACT, np.random.default_rng(0)),
@@ -314,10 +314,14 @@ def test_stalls_while_nothing_runs_delay_nobody() -> None:
 # ---- one server ---------------------------------------------------------------------------------
 
 
-def server_of(policy: Policy | None = None, **how: object) -> tuple[Server, list[Outcome]]:
-    outcomes: list[Outcome] = []
+def server_of(
+    policy: Policy | None = None, **how: object
+) -> tuple[SimulatedServer, list[SimulatedOutcome]]:
+    outcomes: list[SimulatedOutcome] = []
     policy = policy or make_policy(FakeRunner(FakeClock(), fused=False))
-    return Server(policy, LatencyModel(exact_profile()), times(), outcomes.append, **how), outcomes
+    return SimulatedServer(
+        policy, LatencyModel(exact_profile()), times(), outcomes.append, **how
+    ), outcomes
 
 
 LONE_S = STEM_S + NUM_EXITS * STACK_S + HEAD_S
@@ -337,7 +341,7 @@ def test_a_lone_request_takes_what_its_segments_take() -> None:
     [(1, 0.9, True), (1, 1.0 + 1e-10, True), (1, 1.0 + 1e-8, False), (0, 0.9, False)],
 )
 def test_in_time_is_answered_by_the_deadline(depth: int, finished_s: float, in_time: bool) -> None:
-    assert Outcome(request(0), finished_s, depth, None).in_time == in_time
+    assert SimulatedOutcome(request(0), finished_s, depth, None).in_time == in_time
 
 
 def test_the_queue_is_bounded() -> None:
@@ -463,7 +467,7 @@ def test_a_growing_request_ends_with_its_deepest_answer_in_time(late: int) -> No
     server, outcomes = server_of()
     late_s = unit_s(late) + (late - 1) * HEAD_S
     slow = Slowdown(late_s - HEAD_S - 1e-6, 1.0, 50.0)
-    server = Server(
+    server = SimulatedServer(
         make_policy(FakeRunner(FakeClock())),
         LatencyModel(exact_profile()),
         times(slowdowns=(slow,)),
@@ -475,7 +479,7 @@ def test_a_growing_request_ends_with_its_deepest_answer_in_time(late: int) -> No
 
 def test_the_latency_model_learns_from_what_runs_took() -> None:
     latency = LatencyModel(exact_profile())
-    server = Server(
+    server = SimulatedServer(
         make_policy(FakeRunner(FakeClock())),
         latency,
         times(slowdowns=(Slowdown(0.0, 1e9, 3.0),)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.workload.images import Detections, read_data, read_pictures
+from loadtest.workload.images import ServedDetections, read_data, read_images
 from tests.serving.fakes import JPEG, encode, picture
 
 BCCD = Path("tests/data/bccd")
@@ -16,9 +16,9 @@ BCCD = Path("tests/data/bccd")
 
 def test_a_voc_folder():
     names = (BCCD / "ImageSets/Main/test.txt").read_text().split()
-    pictures = read_data(BCCD, "test")
-    assert [found.name for found in pictures] == [f"{name}.jpg" for name in names]
-    first = next(found for found in pictures if "00031" in found.name)
+    images = read_data(BCCD, "test")
+    assert [found.name for found in images] == [f"{name}.jpg" for name in names]
+    first = next(found for found in images if "00031" in found.name)
     assert first.data == (BCCD / "JPEGImages" / first.name).read_bytes()
     assert first.content_type == "image/jpeg"
     assert first.objects is not None
@@ -87,19 +87,19 @@ def test_an_empty_split(tmp_path):
 def test_files_without_annotations(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(encode(picture(8, 8), "WEBP"))
-    (only,) = read_pictures([path])
+    (only,) = read_images([path])
     assert (only.content_type, only.objects) == ("image/webp", None)
     path.write_bytes(b"GIF89a")
     with pytest.raises(ValueError, match="not a JPEG, PNG or WebP"):
-        read_pictures([path])
+        read_images([path])
     with pytest.raises(ValueError, match="cannot be read"):
-        read_pictures([tmp_path / "missing"])
+        read_images([tmp_path / "missing"])
 
 
 def test_a_key_tells_detections_apart():
-    def found(score: float, label: int) -> Detections:
+    def found(score: float, label: int) -> ServedDetections:
         boxes = np.array([[0, 0, 1, 1]], np.float32)
-        return Detections(boxes, np.array([score], np.float32), np.array([label]))
+        return ServedDetections(boxes, np.array([score], np.float32), np.array([label]))
 
     keys = {found(0.5, 1).key(), found(0.5, 2).key(), found(0.6, 1).key()}
     assert len(keys) == 3

@@ -12,7 +12,7 @@ TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Conversation:
-    """One request through a door to an app that answers ``status`` without reading the body."""
+    """One request through it to an app that answers ``status`` without reading the body."""
 
     def __init__(
         self, headers: dict[str, str], status: int = 200, body: list[Message] | None = None
@@ -131,7 +131,7 @@ async def test_a_body_that_was_read_keeps_the_connection() -> None:
 async def test_a_server_about_to_end_sends_its_clients_elsewhere(leaving: bool) -> None:
     conversation = Conversation({}, 200, [chunk(more=False)])
     middleware = Middleware(conversation.app, FakeClock(), leaving=lambda: leaving)
-    await door(conversation.scope, conversation.receive, conversation.send)
+    await middleware(conversation.scope, conversation.receive, conversation.send)
     headers = dict(conversation.sent[0]["headers"])
     assert (headers.get(b"connection") == b"close") is leaving
     assert conversation.sent[1:] == [{"type": "http.response.body", "body": b"reply"}]

@@ -20,7 +20,7 @@ from serving.core.family import Family
 from serving.core.ports import Observer
 from serving.core.request import Answered, Failed, Request, Shed
 from serving.core.request import Cancelled as CancelledResult
-from serving.observability.metrics import OUTCOMES, Metrics, Reply, RequestRecord
+from serving.observability.metrics import OUTCOMES, AnsweredFacts, Metrics, RequestRecord
 from tests.serving.fakes import CATALOG, DETECTIONS, FAMILY, FakeBackend, FakeClock
 
 REQUEST = Request(1, 0.0, 1.0, 1, 3)
@@ -50,8 +50,8 @@ def tree(root: type[ServingError]) -> set[type[ServingError]]:
 @pytest.mark.parametrize(
     ("ending", "outcome"),
     [
-        (Reply(3, False, 0.0, 0.0, 0.0, 0.0), "ok"),
-        (Reply(1, True, 0.0, 0.0, 0.0, 0.0), "degraded"),
+        (AnsweredFacts(3, False, 0.0, 0.0, 0.0, 0.0), "ok"),
+        (AnsweredFacts(1, True, 0.0, 0.0, 0.0, 0.0), "degraded"),
         (BudgetInfeasible("", 1.0), "infeasible"),
         *((Overloaded("", reason), reason.split("-")[0]) for reason in ShedReason),
         (DeadlineExceeded(""), "late"),
@@ -61,7 +61,7 @@ def tree(root: type[ServingError]) -> set[type[ServingError]]:
         (KeyboardInterrupt(), "error"),
     ],
 )
-def test_outcomes(bench: Bench, ending: Reply | BaseException, outcome: str) -> None:
+def test_outcomes(bench: Bench, ending: AnsweredFacts | BaseException, outcome: str) -> None:
     bench.metrics.ended_request(RequestRecord(0.1, 0.2, ending))
     counted = {name: bench.sample("requests_total", outcome=name) for name in OUTCOMES}
     assert counted == {name: float(name == outcome) for name in OUTCOMES}
@@ -71,7 +71,7 @@ def test_outcomes(bench: Bench, ending: Reply | BaseException, outcome: str) -> 
 
 
 def test_answers_of_growing_replies_however_they_end(bench: Bench) -> None:
-    reply = Reply(3, False, 0.0, 0.0, 0.0, 0.0)
+    reply = AnsweredFacts(3, False, 0.0, 0.0, 0.0, 0.0)
     for ending, num_answers in (
         (reply, None),
         (reply, 3),
@@ -102,7 +102,7 @@ def test_labels_exist_before_anything_happens(bench: Bench) -> None:
 def test_margin_and_overrun_are_never_negative(bench: Bench) -> None:
     for duration_s in (0.05, 0.25):
         bench.metrics.ended_request(
-            RequestRecord(duration_s, 0.1, Reply(2, False, 0.002, 0.01, 0.03, 0.001))
+            RequestRecord(duration_s, 0.1, AnsweredFacts(2, False, 0.002, 0.01, 0.03, 0.001))
         )
         bench.metrics.ended_request(RequestRecord(duration_s, 0.1, DeadlineExceeded("")))
     assert bench.sample("deadline_margin_seconds_sum") == pytest.approx(0.05)
@@ -114,7 +114,7 @@ def test_margin_and_overrun_are_never_negative(bench: Bench) -> None:
 def test_exits_by_the_model_that_answered() -> None:
     large = replace(CATALOG, name="large", exits=CATALOG.exits[:2])
     bench = Bench(Family((CATALOG, large)))
-    reply = Reply(2, False, 0.0, 0.0, 0.0, 0.0, model=1)
+    reply = AnsweredFacts(2, False, 0.0, 0.0, 0.0, 0.0, model=1)
     bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
     assert bench.sample("exit_depth_total", depth="2", model="large") == 1
     assert bench.sample("exit_depth_total", depth="2", model="cells") == 0
@@ -125,7 +125,7 @@ def test_exits_by_the_model_that_answered() -> None:
 
 def test_depth_as_a_share_of_what_was_allowed(bench: Bench) -> None:
     for depth_ratio in (0.25, 1.0):
-        reply = Reply(1, False, 0.0, 0.0, 0.0, 0.0, depth_ratio=depth_ratio)
+        reply = AnsweredFacts(1, False, 0.0, 0.0, 0.0, 0.0, depth_ratio=depth_ratio)
         bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
     bench.metrics.ended_request(RequestRecord(0.1, 0.2, DeadlineExceeded("")))
     assert bench.sample("exit_depth_ratio_count") == 2

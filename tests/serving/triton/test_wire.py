@@ -67,15 +67,15 @@ def test_every_error_that_the_executor_can_end_with_has_a_tag():
     st.lists(st.integers(0, 10**7), max_size=7),
 )
 def test_a_status_survives_as_numbers(digest, waiting, in_flight, exits_us):
-    status = wire.Status(digest, waiting, in_flight, tuple(us / 1e6 for us in exits_us))
-    found = wire.Status.from_numbers(status.to_numbers())
+    status = wire.EngineStatus(digest, waiting, in_flight, tuple(us / 1e6 for us in exits_us))
+    found = wire.EngineStatus.from_numbers(status.to_numbers())
     assert found.exits_s == pytest.approx(status.exits_s)
     assert (found.digest, found.num_waiting) == (digest, waiting)
 
 
 def test_too_few_numbers_are_no_status():
     with pytest.raises(ValueError, match="unpack"):
-        wire.Status.from_numbers([1, 2])
+        wire.EngineStatus.from_numbers([1, 2])
 
 
 def test_digests_fit_into_an_int64():

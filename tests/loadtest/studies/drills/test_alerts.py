@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.servers.processes import StudyError
 from loadtest.studies.drills import alerts as alert_drill
-from loadtest.studies.drills.alerts import Bench, Settings, Step, _provoke
+from loadtest.studies.drills.alerts import Bench, DrillStep, Settings, _provoke
 
 SETTINGS = Settings(
     model_repository=Path("repository"),
@@ -54,8 +54,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return bench
 
 
-def step(ends: bool = True) -> Step:
-    return Step("x", WANTED, lambda bench: bench.suffering("stuck"), ends)
+def step(ends: bool = True) -> DrillStep:
+    return DrillStep("x", WANTED, lambda bench: bench.suffering("stuck"), ends)
 
 
 def test_when_each_fired_and_what_else(make) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.load.summary import Quantiles
+from loadtest.load.summary import LatencyQuantiles
 from loadtest.studies.drills.report import (
     AlertReport,
     Circumstances,
@@ -32,7 +32,7 @@ RUN = RestartRun(
     late=1,
     refused={"rejected-overload": 1},
     failed={"connection error: closed": 2},
-    latency_ms=Quantiles(10.0, 20.0, 30.0, 40.0),
+    latency_ms=LatencyQuantiles(10.0, 20.0, 30.0, 40.0),
     invalid_because=("the client could not keep up",),
 )
 FIRED = Provocation("a flood", {"A": 3.0, "B": 4.5}, ("C",), 9.0, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.cli import drills as drill_cli
-from loadtest.load.outcomes import Outcome, Row
+from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.servers.processes import STOP_TIMEOUT_S, StudyError
 from loadtest.servers.prometheus import find_program
 from loadtest.studies.drills import restart as restart_drill
@@ -19,17 +19,17 @@ from loadtest.studies.drills.restart import Gateways, Settings, haproxy_config, 
 SETTINGS = Settings(
     model_repository=Path("repository"),
     runtime="onnxruntime",
-    pictures=(),
+    images=(),
     rate_hz=10.0,
     seconds=1.0,
     budgets="100",
     drain_delay_s=2.5,
     seed=0,
 )
-ROW = Row(0.0, 0.0, 0.01, 0.1, 0, Outcome.IN_TIME)
+ROW = RequestOutcome(0.0, 0.0, 0.01, 0.1, 0, Outcome.IN_TIME)
 
 
-def ended(outcome: Outcome, reason: str = "") -> Row:
+def ended(outcome: Outcome, reason: str = "") -> RequestOutcome:
     return replace(ROW, outcome=outcome, reason=reason)
 
 

@@ -5,11 +5,11 @@ import pytest
 
 from loadtest.load.open_loop import Schedule
 from loadtest.simulation.profiles import load_profile
-from loadtest.studies.live.simulation import STEPS, Twin, simulate_schedule
+from loadtest.studies.live.simulation import STEPS, ReplaySettings, simulate_schedule
 
 PROFILE = load_profile("cpu-lite")
 FULL_S = PROFILE.full_depth_s
-TWIN = Twin(PROFILE, reserve_s=0.2 * FULL_S, slowdown=2.0)
+TWIN = ReplaySettings(PROFILE, reserve_s=0.2 * FULL_S, slowdown=2.0)
 
 
 def schedule(count: int, gap_s: float, budget_s: float) -> Schedule:

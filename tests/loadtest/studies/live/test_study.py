@@ -18,11 +18,11 @@ import pytest
 
 from loadtest.load.open_loop import LoadSettings
 from loadtest.load.summary import summarise
-from loadtest.servers.processes import Server, StudyError
+from loadtest.servers.processes import RunningServer, StudyError
 from loadtest.studies.live import study as live_study
 from loadtest.studies.live.reference import reserve_of
 from loadtest.studies.live.study import measure_loads, measure_recovery, plan, timeline_of
-from loadtest.studies.live.subject import Settings, Subject
+from loadtest.studies.live.subject import LiveSubject, Settings
 from loadtest.studies.live.systems import POLICIES, Measured, System
 from tests.e2e.process import ROOT
 from tests.loadtest.load.runs import ROWS, answer, result
@@ -76,7 +76,7 @@ class Starts:
     @contextmanager
     def _start(self, name: str) -> Iterator[System]:
         self.log.append(("start", name))
-        yield System(name, Server("http://server", 0), None, None)  # type: ignore[arg-type]
+        yield System(name, RunningServer("http://server", 0), None, None)  # type: ignore[arg-type]
         self.log.append(("end", name))
 
 
@@ -95,7 +95,7 @@ def test_systems_of_a_point_are_sent_the_same(tmp_path: Path, monkeypatch) -> No
     found = replace(report(), runs=[], bursts=[])
     said: list[str] = []
     starts = Starts()
-    subject, starters = Subject.find(SETTINGS), starts.of(*NAMES)
+    subject, starters = LiveSubject.find(SETTINGS), starts.of(*NAMES)
     measure_loads(subject, starters, found, tmp_path / "live", said.append)
     assert len(asked) == len(found.runs) == 2 * 4 * 3
     assert len(said) == 2 * (1 + 4)
@@ -124,7 +124,7 @@ def test_a_burst_is_five_times_capacity(tmp_path: Path, monkeypatch) -> None:
     found = replace(report(), runs=[], bursts=[])
     names = live_study.BURST_SYSTEMS
     starts = Starts()
-    subject, starters = Subject.find(SETTINGS), starts.of("another", *names)
+    subject, starters = LiveSubject.find(SETTINGS), starts.of("another", *names)
     measure_recovery(subject, starters, found, tmp_path / "live", lambda _: None)
     order = [burst.system for burst in found.bursts]
     assert starts.log == [(what, name) for name in order for what in ("start", "end")]

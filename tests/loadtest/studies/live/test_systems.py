@@ -11,16 +11,16 @@ from loadtest.load.open_loop import make_schedule
 from loadtest.studies.live import systems as live_systems
 from loadtest.studies.live.systems import SETTLING, System, measure, settling
 from loadtest.workload.arrivals import parse_arrivals
-from loadtest.workload.images import Picture
+from loadtest.workload.images import AnnotatedImage
 from serving.core.demand import WINDOW
 from tests.loadtest.load.answering import Server as Answering
 from tests.loadtest.load.answering import answers, replies, serving
 from tests.loadtest.load.runs import SETTINGS
 
-PICTURE = Picture("a.jpg", b"a", "image/jpeg")
+PICTURE = AnnotatedImage("a.jpg", b"a", "image/jpeg")
 LOAD = replace(
     SETTINGS,
-    pictures=(PICTURE,),
+    images=(PICTURE,),
     arrivals=parse_arrivals("constant"),
     rate_hz=200.0,
     duration_s=0.1,

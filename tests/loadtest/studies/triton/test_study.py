@@ -23,8 +23,8 @@ from loadtest.studies.triton import memory, overhead, perf
 from loadtest.studies.triton import report as triton_report
 from loadtest.studies.triton import study as triton_study
 from loadtest.studies.triton.memory import Case, Resident
-from loadtest.studies.triton.overhead import BASELINE, OverheadFigures, Refused, Sample
-from loadtest.studies.triton.perf import Load, Target, Window
+from loadtest.studies.triton.overhead import BASELINE, OverheadFigures, OverheadSample, Refused
+from loadtest.studies.triton.perf import Load, PerfTarget, Window
 from loadtest.studies.triton.report import Report
 from serving.core import segment as segments
 from tests.e2e.backends import noise
@@ -114,14 +114,14 @@ def test_servers_take_turns() -> None:
     analyzer = FakeAnalyzer()
     calls = analyzer.calls
 
-    def target(name: str, loads: tuple[Load, ...]) -> Target:
+    def target(name: str, loads: tuple[Load, ...]) -> PerfTarget:
         @contextlib.contextmanager
         def start():
             calls.append(f"start {name}")
             yield name
             calls.append(f"stop {name}")
 
-        return Target("grpc", start, loads)
+        return PerfTarget("grpc", start, loads)
 
     a, b = perf.depth_loads("m", 1, (1,))[:1], perf.depth_loads("m", 2, (2,))[:1]
     lines = perf.measure([target("a", a), target("b", b)], analyzer, 2, lambda _: None)
@@ -157,12 +157,12 @@ class FakeGateway:
         self.refuse = refuse
         self.count = 0
 
-    def __call__(self, depth: int) -> Sample:
+    def __call__(self, depth: int) -> OverheadSample:
         self.order.append(f"{self.name} {depth}")
         self.count += 1
         if self.count in self.refuse:
             raise Refused(f"{self.name}: 503 overloaded")
-        return Sample(10.0 + self.count, 10.0)
+        return OverheadSample(10.0 + self.count, 10.0)
 
 
 def test_gateways_take_turns() -> None:
@@ -199,9 +199,9 @@ def test_too_many_refusals_end_the_study() -> None:
 
 def test_overhead_is_compared_within_a_turn() -> None:
     rows = [
-        {BASELINE: Sample(12.0, 10.0), "triton": Sample(14.0, 11.0)},
-        {BASELINE: Sample(30.0, 10.0), "triton": Sample(32.0, 11.0)},
-        {BASELINE: Sample(13.0, 10.0), "triton": Sample(16.0, 11.0)},
+        {BASELINE: OverheadSample(12.0, 10.0), "triton": OverheadSample(14.0, 11.0)},
+        {BASELINE: OverheadSample(30.0, 10.0), "triton": OverheadSample(32.0, 11.0)},
+        {BASELINE: OverheadSample(13.0, 10.0), "triton": OverheadSample(16.0, 11.0)},
     ]
     baseline, triton = overhead.summarise(overhead.Turns({7: rows}, {}))
     assert (baseline.gateway, baseline.depth, baseline.num_turns) == (BASELINE, 7, 3)
@@ -229,12 +229,12 @@ def test_the_engine_of_depth_models_is_timed_by_triton(
 
     monkeypatch.setattr(processes, "get_json", statistics)
     monkeypatch.setattr(overhead, "STATISTICS_RETRY_S", 0.0)
-    ask = overhead.DepthGateway(lambda _: Sample(9.0, 8.0), "http://t", "m")
+    ask = overhead.DepthGateway(lambda _: OverheadSample(9.0, 8.0), "http://t", "m")
     if engine_ms is None:
         with pytest.raises(Refused, match="runs instead of one"):
             ask(3)
     else:
-        assert ask(3) == Sample(9.0, engine_ms)
+        assert ask(3) == OverheadSample(9.0, engine_ms)
 
 
 def test_images_are_told_by_their_suffix(tmp_path: Path) -> None:
