@@ -19,17 +19,16 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from serving.core import segment as segments
-from serving.core.demand import DemandMeter
+from serving.core.engine_state import CohortChange, EngineState
 from serving.core.errors import BackendUnavailable, ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.observing import SegmentRun, Trace
 from serving.core.policy import (
-    Cohort,
     Conclude,
     Decision,
     Merge,
@@ -79,14 +78,8 @@ class _Job:
     started_s: float = 0.0
     engine_s: float = 0.0
     predicted_s: float = 0.0
-
-
-@dataclass(slots=True)
-class _Features:
-    """A cohort and its batch on the device."""
-
-    cohort: Cohort
-    batch: Any
+    answer: Answered | None = None
+    """The deepest so far, of one that may go deeper."""
 
 
 class Executor:
@@ -127,12 +120,9 @@ class Executor:
         self._draining = False
         self._stopping = False
         # Of the loop's thread alone:
+        self._state = EngineState()
         self._jobs: dict[int, _Job] = {}
-        self._waiting: list[Request] = []
-        self._answers: dict[int, Answered] = {}  # the deepest of each request that may go deeper
-        self._features: dict[int, _Features] = {}
-        self._next_cohort_id = 0
-        self._demand = DemandMeter()
+        self._batches: dict[int, Any] = {}  # on the device, by cohort
         self._wake_s = math.inf
         self._turn_s: float | None = None
         self._learnt_s = clock()
@@ -143,12 +133,12 @@ class Executor:
     @property
     def num_waiting(self) -> int:
         """Requests that no segment has run for."""
-        return len(self._inbox) + len(self._waiting)
+        return len(self._inbox) + self._state.num_waiting
 
     @property
     def num_in_flight(self) -> int:
         """Requests with features on the device."""
-        return sum(len(f.cohort.requests) for f in tuple(self._features.values()))
+        return self._state.num_in_flight
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Seconds from image to exit ``depth`` of ``model``, or of whichever is there first, on an
@@ -176,7 +166,7 @@ class Executor:
     def _refusal(self) -> ShedReason | None:
         if self._draining or self._stopping:
             return ShedReason.REJECTED_DRAINING
-        if len(self._inbox) + len(self._waiting) >= self._max_waiting:
+        if self.num_waiting >= self._max_waiting:
             return ShedReason.REJECTED_SATURATED
         return None
 
@@ -204,7 +194,7 @@ class Executor:
         for job in (*self._jobs.values(), *self._inbox):
             self._give_up(job, Shed(job.request, ShedReason.REJECTED_DRAINING, self._clock(), 0.0))
         self._inbox.clear()
-        self._waiting.clear()
+        self._state = EngineState()
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -212,7 +202,7 @@ class Executor:
         while not self._stopping:
             if self.step():
                 continue
-            waits = bool(self._waiting or self._features)
+            waits = not self._state.is_empty
             patience_s = (self._wake_s if waits else self._probe_at_s()) - self._clock()
             with self._changed:
                 woken = self._changed.wait_for(
@@ -271,25 +261,18 @@ class Executor:
         if self._turn_s is None:
             self._turn_s = self._clock()
         self._take_in()
-        now_s = self._clock()
-        snapshot = Snapshot(
-            now_s=now_s,
-            waiting=tuple(self._waiting),
-            cohorts=tuple(f.cohort for f in self._features.values()),
-            answered={id: answer.depth for id, answer in self._answers.items()},
-            demand=self._demand.measure(now_s),
-        )
-        if not snapshot.waiting and not snapshot.cohorts:
+        if self._state.is_empty:
             self._turn_s = None
             return False
+        snapshot = self._state.snapshot(self._clock())
         decision = self._policy.decide(snapshot, self._latency)
         self._observer.decided(self._clock() - snapshot.now_s)
         if self._watch is not None:
             self._watch(snapshot, decision)
-        if isinstance(decision, Merge):
-            self._merge(decision)  # which counts towards the run that follows
-            return True
         match decision:
+            case Merge():
+                self._merge(decision)
+                return True  # which counts towards the run that follows
             case Run():
                 self._run(decision)
             case ShedRequests():
@@ -305,56 +288,53 @@ class Executor:
         with self._changed:
             arrived, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, set()
-            for job in arrived:
-                request = job.request
-                self._jobs[request.id] = job
-                self._waiting.append(request)
-                self._demand.arrived(job.submitted_s, request.deadline_s - job.submitted_s)
-        if arrived:
-            self._waiting.sort(key=lambda request: (request.deadline_s, request.id))
+            self._jobs |= {job.request.id: job for job in arrived}
+            self._state.add([(job.request, job.submitted_s) for job in arrived])
         gone = [self._jobs[i].request for i in cancelled if i in self._jobs]
         if gone:
-            self._remove(gone)
+            self._keep(self._state.remove(gone))
             for request in gone:
                 self._end(self._jobs[request.id], Cancelled(request, self._clock()))
 
     def _merge(self, decision: Merge) -> None:
-        parts = [self._features[id] for id in decision.cohorts]
-        requests = tuple(request for part in parts for request in part.cohort.requests)
+        parts = [self._state.cohort(id) for id in decision.cohorts]
         try:
-            batch = self._runner.merge([part.batch for part in parts])
+            batch = self._runner.merge([self._batches[part.id] for part in parts])
         except Exception as error:  # whatever a runtime raises must not end the loop
             _report("cohorts could not be merged", error)
+            requests = tuple(request for part in parts for request in part.requests)
+            self._keep(self._state.remove(requests))
             self._fail(requests, error)
             return
         for part in parts:
-            self._runner.release(part.batch)
-            del self._features[part.cohort.id]
-        cohort = replace(parts[0].cohort, requests=requests)
-        self._features[cohort.id] = _Features(cohort, batch)
+            self._runner.release(self._batches.pop(part.id))
+        self._state.apply(decision)
+        self._batches[parts[0].id] = batch
 
     def _fail(self, requests: tuple[Request, ...], error: Exception) -> None:
-        self._remove(requests)
         for request in requests:
             self._give_up(self._jobs[request.id], Failed(request, error, self._clock()))
 
     def _shed(self, decision: ShedRequests) -> None:
-        self._remove(decision.requests)
+        self._keep(self._state.apply(decision))
         for request in decision.requests:
             job = self._jobs[request.id]
             result = Shed(request, decision.reason, self._clock(), decision.retry_after_s)
             self._give_up(job, result)
 
     def _conclude(self, decision: Conclude) -> None:
-        self._remove(decision.requests)
+        self._keep(self._state.apply(decision))
         for request in decision.requests:
-            self._end(self._jobs[request.id], self._answers[request.id])
+            job = self._jobs[request.id]
+            assert job.answer is not None, "a request is concluded that has no answer"
+            self._end(job, job.answer)
 
     def _run(self, decision: Run) -> None:
         jobs = [self._jobs[request.id] for request in decision.requests]
         predicted_s = self._latency.predict(decision.segment, len(jobs))
         for job in jobs:
             job.predicted_s += predicted_s
+        self._state.apply(decision)
         batch = output = None
         try:
             batch = self._input(decision, jobs)
@@ -366,6 +346,7 @@ class Executor:
                 self._release_input(decision, batch)
             if output is not None:
                 self._runner.release(output)
+            self._keep(self._state.fail(decision))
             self._fail(decision.requests, error)
             return
         if self._trace is not None:
@@ -378,25 +359,25 @@ class Executor:
 
     def _traced(self, decision: Run, predicted_s: float) -> SegmentRun:
         assert self._turn_s is not None, "nothing ran"
-        segment, cohort = decision.segment, decision.cohort
-        if cohort is None and not segment.head:
-            cohort = self._next_cohort_id  # that it is about to become
-        now_s = self._clock()
-        return SegmentRun(segment, decision.requests, cohort, self._turn_s, now_s, predicted_s)
+        cohort, now_s = self._state.cohort_of(decision), self._clock()
+        return SegmentRun(
+            decision.segment, decision.requests, cohort, self._turn_s, now_s, predicted_s
+        )
 
     def _input(self, decision: Run, jobs: list[_Job]) -> Any:
         """The batch that the segment takes; the cohort keeps its own."""
         if decision.cohort is None:
             return self._runner.load([job.image for job in jobs])
-        features = self._features[decision.cohort]
-        rows = [features.cohort.requests.index(request) for request in decision.requests]
-        if len(rows) == len(features.cohort.requests):
-            return features.batch
-        return self._runner.select(features.batch, rows)
+        everybody, batch = (
+            self._state.cohort(decision.cohort).requests,
+            self._batches[decision.cohort],
+        )
+        rows = [everybody.index(request) for request in decision.requests]
+        return batch if len(rows) == len(everybody) else self._runner.select(batch, rows)
 
     def _release_input(self, decision: Run, batch: Any) -> None:
         """Unless it is the cohort's own."""
-        if decision.cohort is None or batch is not self._features[decision.cohort].batch:
+        if decision.cohort is None or batch is not self._batches[decision.cohort]:
             self._runner.release(batch)
 
     def _timed(self, segment: segments.Segment, batch: Any, jobs: Sequence[_Job]) -> Any:
@@ -423,14 +404,10 @@ class Executor:
     def _advance(self, decision: Run, batch: Any, output: Any) -> None:
         """Features came out: a new cohort, or a deeper one."""
         self._runner.release(batch)
-        if decision.cohort is None:
-            segment = decision.segment
-            cohort = Cohort(self._next_cohort_id, segment.stop, decision.requests, segment.model)
-            self._next_cohort_id += 1
-            self._leave_queue(decision.requests)
-        else:
-            cohort = replace(self._features[decision.cohort].cohort, depth=decision.segment.stop)
-        self._features[cohort.id] = _Features(cohort, output)
+        completion = self._state.complete(decision)
+        assert completion.cohort is not None
+        self._batches[completion.cohort.id] = output
+        self._keep(completion.changes)
 
     def _answer(
         self,
@@ -444,12 +421,9 @@ class Executor:
         self._runner.release(output)
         self._release_input(decision, batch)
         depth = decision.segment.stop
-        streaming = {
-            request.id
-            for request in decision.requests
-            if decision.cohort is not None and request.streaming and depth < request.max_depth
-        }
-        self._remove([request for request in decision.requests if request.id not in streaming])
+        completion = self._state.complete(decision)
+        self._keep(completion.changes)
+        staying = {request.id for request in completion.staying}
         finished_s = self._clock()
         for job, found in zip(jobs, detections, strict=True):
             answer = Answered(
@@ -464,41 +438,29 @@ class Executor:
             )
             if job.on_exit is not None:
                 job.on_exit(answer)
-            if job.request.id in streaming:
-                self._answers[job.request.id] = answer
+            if job.request.id in staying:
+                job.answer = answer
             else:
                 self._end(job, answer)
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
-    def _leave_queue(self, requests: tuple[Request, ...] | list[Request]) -> None:
-        gone = {request.id for request in requests}
-        self._waiting = [r for r in self._waiting if r.id not in gone]
-
-    def _remove(self, requests: tuple[Request, ...] | list[Request]) -> None:
-        """Take requests out of the queue and out of their cohorts."""
-        self._leave_queue(requests)
-        gone = {request.id for request in requests}
-        for features in tuple(self._features.values()):
-            cohort = features.cohort
-            rows = [i for i, request in enumerate(cohort.requests) if request.id not in gone]
-            if len(rows) == len(cohort.requests):
-                continue
-            if rows:
-                kept = self._runner.select(features.batch, rows)
-                requests_kept = tuple(cohort.requests[i] for i in rows)
-                self._features[cohort.id] = _Features(replace(cohort, requests=requests_kept), kept)
+    def _keep(self, changes: Iterable[CohortChange]) -> None:
+        """Keep of the batches on the device only the rows that are left."""
+        for change in changes:
+            batch = self._batches[change.cohort]
+            if change.rows:
+                self._batches[change.cohort] = self._runner.select(batch, change.rows)
             else:
-                del self._features[cohort.id]
-            self._runner.release(features.batch)
+                del self._batches[change.cohort]
+            self._runner.release(batch)
 
     def _give_up(self, job: _Job, result: Shed | Failed) -> None:
         """End it so, unless it has an answer: then that is how it ends."""
-        self._end(job, self._answers.get(job.request.id, result))
+        self._end(job, job.answer or result)
 
     def _end(self, job: _Job, result: Result) -> None:
         self._jobs.pop(job.request.id, None)
-        self._answers.pop(job.request.id, None)
         self._observer.ended(result)
         job.done(result)
         with self._changed:

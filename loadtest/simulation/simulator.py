@@ -2,10 +2,9 @@
 
     submit -> inbox -> waiting --Run--> busy until finish_s --> cohort, answered, ...
 
-It keeps queue, cohorts and answers as ``serving.executor`` does (a test holds the two together) but
-moves no pixels and reads no clock: a run takes as long as ``ServiceTimes`` says. What happens is
-exact to the event, whenever ``advance`` is called, so that a balancer may look at many servers at
-one instant.
+It drives the same ``EngineState`` as ``serving.executor`` but moves no pixels and reads no clock: a
+run takes as long as ``ServiceTimes`` says. What happens is exact to the event, whenever ``advance``
+is called, so that a balancer may look at many servers at one instant.
 """
 
 from __future__ import annotations
@@ -13,18 +12,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from serving.core.demand import DemandMeter
+from serving.core.engine_state import EngineState
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel, LatencyProfile
 from serving.core.policy import (
-    Cohort,
     Conclude,
     Decision,
-    Merge,
     Policy,
     Run,
     ShedRequests,
@@ -160,12 +157,9 @@ class SimulatedServer:
         self._ended = ended
         self._max_waiting = max_waiting
         self._decided = decided
-        self._demand = DemandMeter()
+        self._state = EngineState()
         self._inbox: deque[Request] = deque()
-        self._waiting: list[Request] = []
-        self._cohorts: dict[int, Cohort] = {}
         self._answers: dict[int, SimulatedOutcome] = {}
-        self._next_cohort_id = 0
         self._num_open = 0
         self._running: Run | None = None
         self._started_s = self._finish_s = 0.0
@@ -178,7 +172,7 @@ class SimulatedServer:
     @property
     def num_waiting(self) -> int:
         """Of those, requests that no segment has run for, as of the latest ``advance``."""
-        return len(self._inbox) + len(self._waiting)
+        return len(self._inbox) + self._state.num_waiting
 
     def submit(self, request: Request) -> None:
         """It arrives at ``request.arrival_s``, no earlier than what came before; ``advance`` to
@@ -194,7 +188,7 @@ class SimulatedServer:
         """When it next does something without being told: infinite if it never will."""
         if self._running is not None:
             return self._finish_s
-        return self.now_s if self._waiting or self._cohorts or self._inbox else math.inf
+        return self.now_s if self._inbox or not self._state.is_empty else math.inf
 
     def advance(self, until_s: float) -> None:
         """Everything that happens before ``until_s``, and what ends at that instant."""
@@ -207,7 +201,7 @@ class SimulatedServer:
             self._take_in()
             if self.now_s >= until_s:
                 return
-            if not self._waiting and not self._cohorts:
+            if self._state.is_empty:
                 if not self._inbox or self._inbox[0].arrival_s > until_s:
                     self.now_s = until_s if until_s < math.inf else self.now_s
                     return
@@ -223,44 +217,31 @@ class SimulatedServer:
     # -- one turn ---------------------------------------------------------------------------------
 
     def _take_in(self) -> None:
-        arrived = False
+        arrived = []
         while self._inbox and self._inbox[0].arrival_s <= self.now_s:
             request = self._inbox.popleft()
-            self._waiting.append(request)
-            self._demand.arrived(request.arrival_s, request.deadline_s - request.arrival_s)
-            arrived = True
+            arrived.append((request, request.arrival_s))
         if arrived:
-            self._waiting.sort(key=lambda request: (request.deadline_s, request.id))
+            self._state.add(arrived)
 
     def _act(self) -> float | None:
         """Decide and begin to do it; an instant if that is to wait until then."""
-        snapshot = Snapshot(
-            now_s=self.now_s,
-            waiting=tuple(self._waiting),
-            cohorts=tuple(self._cohorts.values()),
-            answered={id: answer.depth for id, answer in self._answers.items()},
-            demand=self._demand.measure(self.now_s),
-        )
+        snapshot = self._state.snapshot(self.now_s)
         decision = self._policy.decide(snapshot, self._latency)
         self.num_decisions += 1
         if self._decided is not None:
             self._decided(snapshot, decision)
+        self._state.apply(decision)
         match decision:
             case Run():
                 self._running, self._started_s = decision, self.now_s
                 self._finish_s = self.now_s + self._service.seconds(
                     decision.segment, len(decision.requests), self.now_s
                 )
-            case Merge():
-                parts = [self._cohorts.pop(id) for id in decision.cohorts]
-                rows = tuple(request for part in parts for request in part.requests)
-                self._cohorts[parts[0].id] = replace(parts[0], requests=rows)
             case ShedRequests():
-                self._remove(decision.requests)
                 for request in decision.requests:
                     self._end(request, 0, decision.reason)
             case Conclude():
-                self._remove(decision.requests)
                 for request in decision.requests:
                     self._end(request, 0, None)
             case Wait():
@@ -269,50 +250,16 @@ class SimulatedServer:
 
     def _finish(self, run: Run) -> None:
         self._running = None
-        if run.cohort is None:  # until now they took up room in the queue
-            self._leave_queue(run.requests)
-        if not run.segment.head:
-            if run.cohort is None:
-                segment = run.segment
-                cohort = Cohort(self._next_cohort_id, segment.stop, run.requests, segment.model)
-                self._next_cohort_id += 1
-            else:
-                cohort = replace(self._cohorts[run.cohort], depth=run.segment.stop)
-            self._cohorts[cohort.id] = cohort
-        else:
-            depth = run.segment.stop
-            streaming = {
-                request.id
-                for request in run.requests
-                if run.cohort is not None and request.streaming and depth < request.max_depth
-            }
-            if run.cohort is not None:
-                self._remove([r for r in run.requests if r.id not in streaming])
-            for request in run.requests:
-                if request.id not in streaming:
-                    self._end(request, depth, None)
-                    continue
-                answer = SimulatedOutcome(request, self.now_s, depth, None)
-                if answer.in_time or request.id not in self._answers:
-                    self._answers[request.id] = answer
+        completion = self._state.complete(run)
+        for request in completion.staying:
+            answer = SimulatedOutcome(request, self.now_s, run.segment.stop, None)
+            if answer.in_time or request.id not in self._answers:
+                self._answers[request.id] = answer
+        for request in completion.left:
+            self._end(request, run.segment.stop, None)
         self._latency.observe(run.segment, len(run.requests), self.now_s - self._started_s)
 
     # -- bookkeeping ------------------------------------------------------------------------------
-
-    def _leave_queue(self, requests: Sequence[Request]) -> None:
-        gone = {request.id for request in requests}
-        self._waiting = [request for request in self._waiting if request.id not in gone]
-
-    def _remove(self, requests: Sequence[Request]) -> None:
-        """Out of the queue and out of their cohorts."""
-        self._leave_queue(requests)
-        gone = {request.id for request in requests}
-        for cohort in tuple(self._cohorts.values()):
-            rows = tuple(r for r in cohort.requests if r.id not in gone)
-            if not rows:
-                del self._cohorts[cohort.id]
-            elif len(rows) < len(cohort.requests):
-                self._cohorts[cohort.id] = replace(cohort, requests=rows)
 
     def _end(self, request: Request, depth: int, reason: ShedReason | None) -> None:
         """So, unless an earlier answer is all that it got in time."""

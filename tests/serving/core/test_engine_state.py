@@ -1,0 +1,317 @@
+"""One engine's state, by itself and beside a device whose batches follow what it says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from serving.core import segment as segments
+from serving.core.engine_state import CohortChange, Completion, EngineState
+from serving.core.errors import ShedReason
+from serving.core.policy import Cohort, Conclude, Merge, Run, ShedRequests, Wait
+from serving.core.request import Request
+from serving.core.segment import Segment
+
+NUM_EXITS = 3
+
+
+def request(id: int, deadline_s: float = 1.0, *, streaming: bool = False) -> Request:
+    return Request(id, 0.0, deadline_s, 1, NUM_EXITS, streaming)
+
+
+A, B, C, D = (request(id) for id in range(4))
+S, T = (request(id, streaming=True) for id in (10, 11))
+
+
+def state_of(*waiting: Request) -> EngineState:
+    state = EngineState()
+    state.add([(each, each.arrival_s) for each in waiting])
+    return state
+
+
+def ran(state: EngineState, run: Run) -> Completion:
+    state.apply(run)
+    return state.complete(run)
+
+
+def with_cohort(*requests: Request, depth: int = 1) -> EngineState:
+    """They are cohort 0, at this depth."""
+    state = state_of(*requests)
+    ran(state, Run(segments.STEM, requests, None))
+    for k in range(1, depth + 1):
+        ran(state, Run(segments.stack(k), requests, 0))
+    return state
+
+
+def shed(*requests: Request) -> ShedRequests:
+    return ShedRequests(requests, ShedReason.REJECTED_OVERLOAD, 0.0)
+
+
+def test_nothing_is_empty():
+    state = EngineState()
+    assert state.is_empty
+    assert (state.num_waiting, state.num_in_flight) == (0, 0)
+    snapshot = state.snapshot(2.0)
+    assert (snapshot.now_s, snapshot.waiting, snapshot.cohorts) == (2.0, (), ())
+
+
+def test_who_waits_is_in_order_of_deadline_and_then_of_id():
+    late, early, twin = request(1, 0.9), request(2, 0.1), request(0, 0.9)
+    assert state_of(late, early, twin).snapshot(0.0).waiting == (early, twin, late)
+
+
+def test_demand_is_measured_from_when_they_were_submitted():
+    state = EngineState()
+    for id in range(10):
+        state.add([(Request(id, 0.0, id * 0.1 + 0.5, 1, 1), id * 0.1)])
+    demand = state.snapshot(0.9).demand
+    assert demand.rate_hz == pytest.approx(10.0)
+    assert demand.budget_s == pytest.approx(0.5)
+
+
+def test_a_stem_makes_a_cohort_and_they_wait_until_it_has():
+    state, run = state_of(A, B, C), Run(segments.STEM, (A, B), None)
+    assert state.apply(run) == ()
+    assert state.num_waiting == 3
+    assert state.cohort_of(run) == 0
+    assert state.complete(run) == Completion(Cohort(0, 0, (A, B)))
+    assert state.snapshot(0.0).waiting == (C,)
+    assert state.snapshot(0.0).cohorts == (Cohort(0, 0, (A, B)),)
+    assert (state.num_waiting, state.num_in_flight) == (1, 2)
+    assert ran(state, Run(segments.STEM.of(1), (C,), None)).cohort == Cohort(1, 0, (C,), 1)
+
+
+def test_a_stack_makes_it_deeper():
+    state, run = with_cohort(A, B), Run(segments.stack(2), (A, B), 0)
+    state.apply(run)
+    assert state.cohort_of(run) == 0
+    assert state.complete(run).cohort == state.cohort(0) == Cohort(0, 2, (A, B))
+
+
+def test_a_head_for_some_leaves_the_others():
+    state = with_cohort(A, B, C)
+    completion = ran(state, Run(segments.head(1), (C, A), 0))
+    assert completion == Completion(None, left=(C, A), changes=(CohortChange(0, (1,)),))
+    assert state.cohort(0).requests == (B,)
+    assert ran(state, Run(segments.head(1), (B,), 0)).changes == (CohortChange(0, ()),)
+    assert state.is_empty
+
+
+def test_a_fused_run_makes_no_cohort():
+    state, run = state_of(A, S), Run(segments.fused_exit(2), (A, S), None)
+    state.apply(run)
+    assert state.cohort_of(run) is None
+    assert state.complete(run) == Completion(None, left=(A, S))
+    assert state.is_empty
+    assert ran(state_of(A), Run(segments.STEM, (A,), None)).cohort == Cohort(0, 0, (A,))
+
+
+def test_who_streams_stays_until_its_deepest_exit():
+    state = with_cohort(A, S)
+    completion = ran(state, Run(segments.head(1), (A, S), 0))
+    assert (completion.left, completion.staying) == ((A,), (S,))
+    assert state.snapshot(0.0).answered == {S.id: 1}
+    for k in (2, 3):
+        ran(state, Run(segments.stack(k), (S,), 0))
+    assert ran(state, Run(segments.head(3), (S,), 0)).left == (S,)
+    assert state.is_empty
+    assert state.snapshot(0.0).answered == {}
+
+
+def test_a_snapshot_does_not_change_afterwards():
+    state = with_cohort(S)
+    ran(state, Run(segments.head(1), (S,), 0))
+    before = state.snapshot(0.0)
+    ran(state, Run(segments.stack(2), (S,), 0))
+    ran(state, Run(segments.head(2), (S,), 0))
+    assert (before.answered, before.cohorts[0].depth) == ({S.id: 1}, 1)
+
+
+def test_shedding_and_concluding_remove_rows():
+    state = with_cohort(A, S, B)
+    ran(state, Run(segments.head(1), (S,), 0))
+    assert state.apply(shed(A)) == (CohortChange(0, (1, 2)),)
+    assert state.apply(Conclude((S,))) == (CohortChange(0, (1,)),)
+    assert state.snapshot(0.0).answered == {}
+    assert state.apply(shed(B)) == (CohortChange(0, ()),)
+    assert state.is_empty
+
+
+def test_whoever_waits_is_shed_without_a_change_of_cohorts():
+    state = state_of(A, B)
+    assert state.apply(shed(A)) == ()
+    assert state.apply(Wait(1.0)) == ()
+    assert state.snapshot(0.0).waiting == (B,)
+
+
+def test_merged_cohorts_are_one_under_the_first_ones_id_and_the_last_in_order():
+    state = state_of(A, B, C, D)
+    for requests in ((A,), (B,), (C, D)):
+        ran(state, Run(segments.STEM, requests, None))
+    assert state.apply(Merge((0, 2))) == ()
+    assert state.snapshot(0.0).cohorts == (Cohort(1, 0, (B,)), Cohort(0, 0, (A, C, D)))
+
+
+def test_a_run_that_failed_takes_everybody_in_it_along():
+    state, run = with_cohort(A, S, B), Run(segments.head(1), (A, S), 0)
+    state.apply(run)
+    assert state.fail(run) == (CohortChange(0, (2,)),)
+    assert state.cohort(0).requests == (B,)
+    state, run = state_of(A, B), Run(segments.STEM, (A,), None)
+    state.apply(run)
+    assert state.fail(run) == ()
+    assert state.snapshot(0.0).waiting == (B,)
+
+
+class TestSeveralRuns:
+    def test_what_is_under_way_is_in_no_snapshot(self):
+        state = with_cohort(A, B)
+        state.add([(C, 0.0), (D, 0.0)])
+        state.apply(Run(segments.STEM, (C,), None))
+        state.apply(Run(segments.head(1), (A,), 0))
+        snapshot = state.snapshot(0.0)
+        assert (snapshot.waiting, snapshot.cohorts) == ((D,), ())
+        assert not state.is_empty
+
+    @pytest.mark.parametrize(
+        "other",
+        [Run(segments.stack(2), (A, B), 0), Run(segments.head(1), (B,), 0)],
+        ids=["cohort", "rows of it"],
+    )
+    def test_a_cohort_takes_part_in_one_run_at_a_time(self, other: Run):
+        state = with_cohort(A, B)
+        state.apply(Run(segments.head(1), (A,), 0))
+        with pytest.raises(ValueError, match="a run of head_1 is under way"):
+            state.apply(other)
+
+    def test_a_request_takes_part_in_one_run_at_a_time(self):
+        state = state_of(A, B)
+        state.apply(Run(segments.STEM, (A,), None))
+        with pytest.raises(ValueError, match="a run of stem is under way"):
+            state.apply(Run(segments.fused_exit(1), (B, A), None))
+
+    def test_they_may_end_in_any_order(self):
+        state = state_of(A, B)
+        first, second = Run(segments.STEM, (A,), None), Run(segments.STEM, (B,), None)
+        state.apply(first)
+        state.apply(second)
+        assert state.complete(second).cohort == Cohort(1, 0, (B,))
+        assert state.complete(first).cohort == Cohort(0, 0, (A,))
+
+    def test_who_is_removed_meanwhile_leaves_when_the_run_ends(self):
+        state, run = state_of(A, B), Run(segments.STEM, (A, B), None)
+        state.apply(run)
+        assert state.remove((A,)) == ()
+        completion = state.complete(run)
+        assert completion.changes == (CohortChange(0, (1,)),)
+        assert state.cohort(0).requests == (B,)
+
+    def test_who_is_removed_meanwhile_is_not_answered(self):
+        state, run = with_cohort(A, S, B), Run(segments.head(1), (A, S), 0)
+        state.apply(run)
+        state.remove((S, A))
+        assert state.complete(run) == Completion(None, changes=(CohortChange(0, (2,)),))
+        assert state.snapshot(0.0).answered == {}
+
+
+class EngineAndDevice(RuleBasedStateMachine):
+    """An engine with up to three runs at once, and a device that holds batches as lists of the ids
+    of their rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = EngineState()
+        self.batches: dict[int, list[int]] = {}
+        self.inside: dict[int, Request] = {}
+        self.under_way: list[Run] = []
+        self.ids = itertools.count()
+
+    def keep(self, changes: tuple[CohortChange, ...]) -> None:
+        for change in changes:
+            batch = self.batches.pop(change.cohort)
+            if change.rows:
+                self.batches[change.cohort] = [batch[row] for row in change.rows]
+
+    def start(self, run: Run) -> None:
+        self.under_way.append(run)
+        self.state.apply(run)
+
+    @rule(deadline_s=st.floats(0, 1), streaming=st.booleans())
+    def arrive(self, deadline_s: float, streaming: bool) -> None:
+        new = request(next(self.ids), deadline_s, streaming=streaming)
+        self.inside[new.id] = new
+        self.state.add([(new, 0.0)])
+
+    @precondition(lambda self: len(self.under_way) < 3 and self.state.snapshot(0.0).waiting)
+    @rule(data=st.data(), segment=st.sampled_from([segments.STEM, segments.fused_exit(2)]))
+    def run_from_the_image(self, data: st.DataObject, segment: Segment) -> None:
+        waiting = self.state.snapshot(0.0).waiting
+        self.start(Run(segment, some_of(data, waiting), None))
+
+    @precondition(lambda self: len(self.under_way) < 3 and self.state.snapshot(0.0).cohorts)
+    @rule(data=st.data(), answer=st.booleans())
+    def run_on(self, data: st.DataObject, answer: bool) -> None:
+        cohort = data.draw(st.sampled_from(self.state.snapshot(0.0).cohorts))
+        if cohort.depth == NUM_EXITS or (answer and cohort.depth > 0):
+            requests = some_of(data, cohort.requests)
+            self.start(Run(segments.head(cohort.depth), requests, cohort.id))
+        else:
+            self.start(Run(segments.stack(cohort.depth + 1), cohort.requests, cohort.id))
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        run = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
+        completion = self.state.complete(run)
+        if completion.cohort is not None:
+            self.batches[completion.cohort.id] = [each.id for each in run.requests]
+        self.keep(completion.changes)
+        for each in completion.left:
+            assert self.inside.pop(each.id) is each
+        assert {each.id for each in completion.staying} <= set(self.inside)
+
+    @precondition(lambda self: self.under_way)
+    @rule()
+    def fail(self) -> None:
+        run = self.under_way.pop()
+        self.keep(self.state.fail(run))
+        for each in run.requests:
+            self.inside.pop(each.id, None)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        gone = self.inside.pop(data.draw(st.sampled_from(sorted(self.inside))))
+        self.keep(self.state.remove((gone,)))
+
+    @invariant()
+    def nobody_under_way_is_shown(self) -> None:
+        snapshot = self.state.snapshot(0.0)
+        shown = [*snapshot.waiting, *(r for c in snapshot.cohorts for r in c.requests)]
+        busy = {each.id for run in self.under_way for each in run.requests}
+        assert not busy & {each.id for each in shown}
+
+    @invariant()
+    def each_is_in_one_place_and_the_device_agrees(self) -> None:
+        if self.under_way:
+            return
+        snapshot = self.state.snapshot(0.0)
+        rows = {cohort.id: [r.id for r in cohort.requests] for cohort in snapshot.cohorts}
+        assert self.batches == rows
+        held = [r.id for r in snapshot.waiting] + [id for batch in rows.values() for id in batch]
+        assert sorted(held) == sorted(self.inside)
+        assert set(snapshot.answered) <= set(self.inside)
+        assert self.state.num_waiting + self.state.num_in_flight == len(self.inside)
+
+
+def some_of(data: st.DataObject, requests: Sequence[Request]) -> tuple[Request, ...]:
+    """At least one of them, in their order."""
+    chosen = data.draw(st.sets(st.sampled_from(requests), min_size=1))
+    return tuple(each for each in requests if each in chosen)
+
+
+TestEngineAndDevice = EngineAndDevice.TestCase
