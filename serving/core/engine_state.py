@@ -14,18 +14,21 @@ so no decision can be about them, and whoever is removed meanwhile leaves when i
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from operator import attrgetter
+from typing import NamedTuple
 
 from serving.core.demand import DemandMeter
 from serving.core.policy import Cohort, Conclude, Decision, Merge, Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Request
 
 _NOBODY: Mapping[int, int] = {}
+_urgency = attrgetter("deadline_s", "id")
 
 
-@dataclass(frozen=True, slots=True)
-class CohortChange:
+class CohortChange(NamedTuple):
     """Which rows of a cohort are left."""
 
     cohort: int
@@ -34,8 +37,7 @@ class CohortChange:
     """Positions before the change, in order; none if the cohort is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What a run that has ended led to."""
 
     cohort: Cohort | None
@@ -104,12 +106,9 @@ class EngineState:
 
     def add(self, arrivals: Iterable[tuple[Request, float]]) -> None:
         """Let requests wait that were submitted at these instants (seconds), earliest first."""
-        before = len(self._waiting)
         for request, submitted_s in arrivals:
-            self._waiting.append(request)
+            insort(self._waiting, request, key=_urgency)
             self._demand.arrived(submitted_s, request.deadline_s - submitted_s)
-        if len(self._waiting) > before:
-            self._waiting.sort(key=lambda request: (request.deadline_s, request.id))
 
     def apply(self, decision: Decision) -> tuple[CohortChange, ...]:
         """Carry out ``decision`` as far as requests are concerned. A run is then under way until
@@ -137,22 +136,28 @@ class EngineState:
         """End ``run`` well: its features are there, or its boxes."""
         cohort_id = self._end(run)
         if run.cohort is None:  # until now they took up room in the queue
-            self._leave_queue({request.id for request in run.requests})
+            self._leave_queue(run.requests)
         if cohort_id is not None and not run.segment.head:
             return self._hold(run, cohort_id)
-        depth, left, staying = run.segment.stop, [], []
+        leaving = self._leaving(run)
+        if run.cohort is None:
+            left = [r for r in run.requests if r not in leaving] if leaving else run.requests
+            return Completion(None, tuple(left))
+        depth = run.segment.stop
+        answered: list[Request] = []
+        staying: list[Request] = []
         for request in run.requests:
-            if request.id in self._removed:
+            if request in leaving:
                 continue
-            if run.cohort is not None and request.streaming and depth < request.max_depth:
+            if request.streaming and depth < request.max_depth:
                 self._answered[request.id] = depth
                 staying.append(request)
             else:
-                left.append(request)
-        gone = [*left, *self._leaving(run)]
-        changes = self._take_out(gone) if run.cohort is not None else ()
+                answered.append(request)
+        gone = answered + leaving
+        changes = self._take_out(gone)
         self._forget(gone)
-        return Completion(None, tuple(left), tuple(staying), changes)
+        return Completion(None, tuple(answered), tuple(staying), changes)
 
     def fail(self, run: Run) -> tuple[CohortChange, ...]:
         """End ``run`` badly: nobody in it is here any more."""
@@ -167,8 +172,8 @@ class EngineState:
             busy = {request.id for run, _ in self._under_way for request in run.requests}
             self._removed.update(request.id for request in requests if request.id in busy)
             requests = [request for request in requests if request.id not in busy]
-        self._leave_queue({request.id for request in requests})
-        changes = self._take_out(requests)
+        self._leave_queue(requests)
+        changes = self._take_out(requests) if self._cohorts else ()
         self._forget(requests)
         return changes
 
@@ -187,9 +192,11 @@ class EngineState:
 
     def _end(self, run: Run) -> int | None:
         """It is no longer under way; the id of its cohort."""
-        cohort = self.cohort_of(run)
-        self._under_way = [entry for entry in self._under_way if entry[0] is not run]
-        return cohort
+        for place, (other, cohort) in enumerate(self._under_way):
+            if other is run:
+                del self._under_way[place]
+                return cohort
+        raise ValueError(f"no such run of {run.segment.name} is under way")
 
     def _hold(self, run: Run, cohort_id: int) -> Completion:
         """The cohort whose features came out, without those who left meanwhile."""
@@ -213,7 +220,12 @@ class EngineState:
         self._removed.difference_update(request.id for request in leaving)
         return leaving
 
-    def _leave_queue(self, gone: Collection[int]) -> None:
+    def _leave_queue(self, requests: Collection[Request]) -> None:
+        count = len(requests)
+        if self._waiting[:count] == [*requests]:  # as most often: the most urgent
+            del self._waiting[:count]
+            return
+        gone = {request.id for request in requests}
         self._waiting = [request for request in self._waiting if request.id not in gone]
 
     def _take_out(self, requests: Collection[Request]) -> tuple[CohortChange, ...]:
