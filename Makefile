@@ -7,7 +7,7 @@ HOSTED := -p serving.core -p serving.artifacts -p serving.triton -p serving.trit
 	-p serving.runners -m serving.engine -m serving.model_repository -m builder.exporting.tensorrt_plans
 
 .DEFAULT_GOAL := help
-.PHONY: help serve check fmt test clean
+.PHONY: help serve check fmt test docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ fmt: $(DEV_ENV)/.installed  ## format and fix what can be fixed
 
 test: $(DEV_ENV)/.installed  ## run the tests (ARGS="-k policy")
 	$(BIN)/pytest $(ARGS)
+
+docs: $(DEV_ENV)/.installed  ## build the documentation into site/, strictly
+	$(BIN)/python -m docs.build
 
 clean:  ## remove both environments
 	rm -rf $(SERVE_ENV) $(DEV_ENV)

@@ -234,7 +234,8 @@ def _missing(error: ImportError) -> str:
     return f"an import failed: {error}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole program, other packages' commands included."""
     parser = argparse.ArgumentParser(
         prog="punctual",
         description=_DESCRIPTION,
@@ -298,7 +299,7 @@ def _add_foreign(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = create_parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
     except ImportError as error:

@@ -1,0 +1,246 @@
+"""What the site says by itself, from the code that it describes: settings, commands, metrics and
+problem types. Each is Markdown, for the mark of its name in a page (``docs.build``)."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+
+from serving.__main__ import SERVE_OPTIONS, create_parser
+from serving.api.problems import PROBLEMS, TYPE_PREFIX
+from serving.core.errors import ShedReason
+from serving.observability.metrics import Metrics
+from serving.settings import Settings, variable
+
+Parser = argparse.ArgumentParser
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
+# ---- settings -----------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """Return every field of ``Settings``, as a definition list."""
+    options = {option.setting for option in SERVE_OPTIONS}
+    return "\n".join(
+        _definition(
+            f"`{variable(name)}`",
+            _escaped(str(field.description)),
+            _facts(field),
+            f"Option of `punctual serve`: `{_flag(name)}`." if name in options else "",
+        )
+        for name, field in Settings.model_fields.items()
+    )
+
+
+def _facts(field: Any) -> str:
+    choices = [value for value in _literals(field.annotation) if value is not None]
+    bounds = [
+        f"{word} {getattr(limit, name):,}"
+        for limit in field.metadata
+        for name, word in _BOUNDS.items()
+        if getattr(limit, name, None) is not None
+    ]
+    facts = [f"Default: {'none' if field.default is None else f'`{_shown(field.default)}`'}"]
+    if choices:
+        facts.append("one of " + ", ".join(f"`{choice}`" for choice in choices))
+    return "; ".join(facts + bounds) + "."
+
+
+def _literals(annotation: Any) -> Iterator[Any]:
+    """The values of every ``Literal`` in a type."""
+    for part in get_args(annotation):
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _literals(part)
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _flag(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+# ---- commands -----------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Return every command with its arguments, one section each."""
+    return "\n".join(_section(name, parser) for name, parser in parsers())
+
+
+def parsers() -> Iterator[tuple[str, Parser]]:
+    """Yield every command that does something, with its parser, in the order of the help."""
+    yield from _leaves("punctual", create_parser())
+
+
+def _leaves(name: str, parser: Parser) -> Iterator[tuple[str, Parser]]:
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not below:
+        yield name, parser
+    for action in below:
+        for word, child in action.choices.items():
+            yield from _leaves(f"{name} {word}", child)
+
+
+def arguments(parser: Parser) -> Iterator[tuple[str, list[argparse.Action]]]:
+    """Yield the groups of a command's arguments, without ``--help``: title and members."""
+    for group in parser._action_groups:
+        shown = [
+            action
+            for action in group._group_actions
+            if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction)
+        ]
+        if shown:
+            yield str(group.title), shown
+
+
+def _section(name: str, parser: Parser) -> str:
+    lines = [f"## {name}", "", _sentences(parser.description), ""]
+    for title, members in arguments(parser):
+        if title not in ("options", "positional arguments"):
+            lines += [f"*{title[0].upper()}{title[1:].rstrip(':')}:*", ""]
+        lines += [_argument(parser, action) for action in members]
+    return "\n".join(lines)
+
+
+def _argument(parser: Parser, action: argparse.Action) -> str:
+    formatter = parser._get_formatter()
+    text = formatter._expand_help(action) if action.help else ""
+    default = action.default
+    unsaid = "default: " not in text and default not in (None, False, [])
+    return _definition(
+        f"`{invocation(action)}`",
+        _sentences(_home(re.sub(r"\s*\(default: (None|False|\[\])\)$", "", text))),
+        "" if action.choices is None else f"One of {', '.join(f'`{c}`' for c in action.choices)}.",
+        f"Default: `{_default(default)}`." if unsaid else "",
+        "Required." if action.required else "",
+    )
+
+
+def invocation(action: argparse.Action) -> str:
+    """Return an argument as one writes it, with the longest of its names."""
+    if not action.option_strings:
+        return action.dest
+    flag = max(action.option_strings, key=len)
+    if action.nargs == 0:
+        return flag
+    value = action.metavar or action.dest.upper()
+    return f"{flag} {value}" + (" ..." if action.nargs in ("+", "*") else "")
+
+
+def _default(value: Any) -> str:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return _home(" ".join(map(str, values)))
+
+
+def _home(text: str) -> str:
+    """Paths of the machine that builds the site, as of anybody's."""
+    return text.replace(str(Path.home()), "~")
+
+
+def _sentences(text: str | None) -> str:
+    """Help as a sentence of its own: a capital unless it begins with values, a full stop, no
+    mark-up by accident."""
+    words = _escaped(re.sub(r"\s+", " ", text or "").strip())
+    if not words:
+        return ""
+    first = words[0].upper() if re.match(r"[a-z]+ (?!or )", words) else words[0]
+    return first + words[1:] + ("" if words[-1] in ".:" else ".")
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*_|])", r"\\\1", text.replace("<", "&lt;"))
+
+
+# ---- metrics ------------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    """Return every metric of the gateway: type, labels with their values, buckets."""
+    return "\n".join(_metric(metric) for metric in sorted(families(), key=lambda m: m.name))
+
+
+def families() -> list[Metric]:
+    """Return what an idle gateway exports."""
+    registry = CollectorRegistry()
+    told = Metrics(registry, clock=lambda: 0.0)
+    exit_facts = SimpleNamespace(depth="DEPTH")
+    family = SimpleNamespace(
+        name="MODEL",
+        names=("MODEL",),
+        catalogs=(SimpleNamespace(name="MODEL", exits=(exit_facts,)),),
+        front=lambda _: SimpleNamespace(points=(SimpleNamespace(latency_s=0.0),)),
+    )
+    idle: Any = SimpleNamespace(
+        ready=True, num_waiting=0, num_in_flight=0, family=family, predicted_s=lambda *_: 0.0
+    )
+    told.describe(idle, version="VERSION", runtime="RUNTIME")
+    return list(registry.collect())
+
+
+def _metric(metric: Metric) -> str:
+    suffix = {"counter": "_total", "info": "_info"}.get(metric.type, "")
+    labels: dict[str, list[str]] = {}
+    for sample in metric.samples:
+        for name, value in sample.labels.items():
+            if name != "le" and value not in labels.setdefault(name, []):
+                labels[name].append(value)
+    buckets = dict.fromkeys(s.labels["le"] for s in metric.samples if "le" in s.labels)
+    return _definition(
+        f"`{metric.name}{suffix}`",
+        _escaped(metric.documentation),
+        f"Type: {metric.type}.",
+        *(f"Label `{name}`: {', '.join(f'`{v}`' for v in of)}." for name, of in labels.items()),
+        f"Buckets: {', '.join(f'{float(b):g}' for b in list(buckets)[:-1])}." if buckets else "",
+    )
+
+
+# ---- problems -----------------------------------------------------------------------------------
+
+
+def problems() -> str:
+    """Return the problem types as a table, in the order of their status."""
+    rows = ["| status | type | title |", "|---|---|---|"]
+    ordered = sorted(PROBLEMS.items(), key=lambda item: item[1].status)
+    rows += [f"| {problem.status} | `{slug}` | {problem.title} |" for slug, problem in ordered]
+    return "\n".join(rows) + f"\n\nThe member `type` is `{TYPE_PREFIX}` and the type."
+
+
+def shed_reasons() -> str:
+    """Return why a request may be refused or evicted, from the code's own words."""
+    documented = re.findall(
+        r'^    [A-Z_]+ = "(?P<value>[a-z-]+)"\n    """(?P<text>.*?)"""',
+        inspect.getsource(ShedReason),
+        re.MULTILINE | re.DOTALL,
+    )
+    texts = {value: re.sub(r"\s+", " ", text) for value, text in documented}
+    return "\n".join(_definition(f"`{reason}`", texts[reason.value]) for reason in ShedReason)
+
+
+def _definition(term: str, *sentences: str) -> str:
+    text = " ".join(filter(None, sentences))
+    return f"{term}\n:   {text}\n"
+
+
+GENERATED: Mapping[str, Callable[[], str]] = {
+    "settings": settings,
+    "commands": commands,
+    "metrics": metrics,
+    "problems": problems,
+    "shed-reasons": shed_reasons,
+}
+"""By the name that a page's mark gives."""
