@@ -32,8 +32,9 @@ def _environment(**given: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of this working tree that git has or would take."""
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The files of this working tree that git has or would take; with what ``make serve`` installs,
+    too large to be left behind."""
     folder = tmp_path_factory.mktemp("fresh") / "punctual"
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.check_output(listed, cwd=ROOT, text=True).split("\0"):
@@ -41,7 +42,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from docs import build, reference
 from serving.api.problems import PROBLEMS
 from serving.core.errors import ShedReason
 from serving.settings import Settings, variable
-from tests.docs.examples import ROOT, examples, invocations
+from tests.docs.examples import ROOT, examples, invocations, shape
 
 TOP = tuple(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))
 PAGES = (*TOP, *build.pages())
@@ -154,6 +154,15 @@ def test_a_decision_has_its_date_what_was_rejected_and_why() -> None:
 def test_what_the_readme_shows_is_in_the_quickstart() -> None:
     shown = {example.command for example in examples(ROOT / "README.md")}
     assert shown <= {example.command for example in examples(build.DOCS / "quickstart.md")}
+
+
+def test_every_page_that_shows_a_reply_shows_all_of_its_fields() -> None:
+    """The README's is held to a real one in ``test_commands``."""
+    shown = [
+        [example.reply for example in examples(ROOT / page) if example.reply is not None][0]
+        for page in ("README.md", "docs/quickstart.md", "docs/http/detection.md")
+    ]
+    assert shape(shown[0]) == shape(shown[1]) == shape(shown[2])
 
 
 def test_the_site_is_staged_with_every_file_that_it_links_to(tmp_path: Path) -> None:
