@@ -217,7 +217,10 @@ def problems() -> str:
     rows = ["| status | type | title |", "|---|---|---|"]
     ordered = sorted(PROBLEMS.items(), key=lambda item: item[1].status)
     rows += [f"| {problem.status} | `{slug}` | {problem.title} |" for slug, problem in ordered]
-    return "\n".join(rows) + f"\n\nThe member `type` is `{TYPE_PREFIX}` and the type."
+    return (
+        "\n".join(rows)
+        + f"\n\nIn a reply, the member `type` is `{TYPE_PREFIX}` followed by the type."
+    )
 
 
 def shed_reasons() -> str:

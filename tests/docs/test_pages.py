@@ -159,7 +159,7 @@ def test_what_the_readme_shows_is_in_the_quickstart() -> None:
 def test_every_page_that_shows_a_reply_shows_all_of_its_fields() -> None:
     """The README's is held to a real one in ``test_commands``."""
     shown = [
-        [example.reply for example in examples(ROOT / page) if example.reply is not None][0]
+        next(example.reply for example in examples(ROOT / page) if example.reply is not None)
         for page in ("README.md", "docs/quickstart.md", "docs/http/detection.md")
     ]
     assert shape(shown[0]) == shape(shown[1]) == shape(shown[2])
