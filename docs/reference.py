@@ -78,8 +78,9 @@ def _flag(setting: str) -> str:
 
 
 def commands() -> str:
-    """Return every command with its arguments, one section each."""
-    return "\n".join(_section(name, parser) for name, parser in parsers())
+    """Return what holds for every command, then each with its arguments, one section each."""
+    sections = [_section(name, parser) for name, parser in parsers()]
+    return "\n".join([*_epilog(create_parser()), *sections])
 
 
 def parsers() -> Iterator[tuple[str, Parser]]:
@@ -114,7 +115,12 @@ def _section(name: str, parser: Parser) -> str:
         if title not in ("options", "positional arguments"):
             lines += [f"*{title[0].upper()}{title[1:].rstrip(':')}:*", ""]
         lines += [_argument(parser, action) for action in members]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_epilog(parser)])
+
+
+def _epilog(parser: Parser) -> list[str]:
+    """What a parser's help ends with, as it is set there."""
+    return ["```text", parser.epilog.strip(), "```", ""] if parser.epilog else []
 
 
 def _argument(parser: Parser, action: argparse.Action) -> str:
