@@ -50,7 +50,7 @@ PROBE_AFTER_S = 2.0
 RECHECK_AFTER_S = 0.1
 """And after so long while it seems slower than usual: whoever was refused for that should come back
 to an engine that knows better."""
-SLOW = 1.2
+SLOW_RATIO = 1.2
 """Runs that lately took so many times what they used to are slow."""
 PUBLISH_EVERY_S = 0.05
 """How old the predictions may be that admission goes by; making them takes some microseconds."""
@@ -110,7 +110,7 @@ class Executor:
         self._models = paths_of(runner.segments)
         now_s = clock()
         self._exit_s = self._predict_exits()
-        self._least_s = [WindowedMinimum(IDLE_PERIOD_S, now_s, seconds) for seconds in self._exit_s]
+        self._idle_s = [WindowedMinimum(IDLE_PERIOD_S, now_s, seconds) for seconds in self._exit_s]
         self._published_s = now_s
         self._changed = threading.Condition()
         # Shared with other threads, guarded by _changed:
@@ -124,7 +124,7 @@ class Executor:
         self._jobs: dict[int, _Job] = {}
         self._batches: dict[int, Any] = {}  # on the device, by cohort
         self._wake_s = math.inf
-        self._turn_s: float | None = None
+        self._step_started_s: float | None = None
         self._learnt_s = clock()
         self._thread: threading.Thread | None = None
 
@@ -214,7 +214,7 @@ class Executor:
                 self._probe_safely()
 
     def _probe_at_s(self) -> float:
-        slow = self._latency.slowdown > SLOW
+        slow = self._latency.slowdown > SLOW_RATIO
         return self._learnt_s + (RECHECK_AFTER_S if slow else PROBE_AFTER_S)
 
     def _probe_safely(self) -> None:
@@ -231,7 +231,7 @@ class Executor:
         for number, segment in enumerate(self._models[0].to(1)[0]):
             if number > 0 and self._inbox:
                 break
-            self._turn_s = self._clock()
+            self._step_started_s = self._clock()
             output = self._timed(segment, batch, ())
             self._runner.release(batch)
             batch = output
@@ -241,9 +241,9 @@ class Executor:
 
     def _publish(self) -> None:
         self._published_s = now_s = self._clock()
-        for least, seconds in zip(self._least_s, self._predict_exits(), strict=True):
-            least.add(now_s, seconds)
-        self._exit_s = tuple(least.values for least in self._least_s)
+        for minimum, seconds in zip(self._idle_s, self._predict_exits(), strict=True):
+            minimum.add(now_s, seconds)
+        self._exit_s = tuple(minimum.values for minimum in self._idle_s)
 
     def _predict_exits(self) -> tuple[tuple[float, ...], ...]:
         """Of each model, by the quickest path, on an engine that is not slower than usual. In the
@@ -258,11 +258,11 @@ class Executor:
 
     def step(self) -> bool:
         """Take in what arrived, decide, act. False if there was nothing to do."""
-        if self._turn_s is None:
-            self._turn_s = self._clock()
+        if self._step_started_s is None:
+            self._step_started_s = self._clock()
         self._take_in()
         if self._state.is_empty:
-            self._turn_s = None
+            self._step_started_s = None
             return False
         snapshot = self._state.snapshot(self._clock())
         decision = self._policy.decide(snapshot, self._latency)
@@ -281,7 +281,7 @@ class Executor:
                 self._conclude(decision)
             case Wait():
                 self._wake_s = decision.until_s
-        self._turn_s = None
+        self._step_started_s = None
         return not isinstance(decision, Wait)
 
     def _take_in(self) -> None:
@@ -292,7 +292,7 @@ class Executor:
             self._state.add([(job.request, job.submitted_s) for job in arrived])
         gone = [self._jobs[i].request for i in cancelled if i in self._jobs]
         if gone:
-            self._keep(self._state.remove(gone))
+            self._keep_rows(self._state.remove(gone))
             for request in gone:
                 self._end(self._jobs[request.id], Cancelled(request, self._clock()))
 
@@ -303,7 +303,7 @@ class Executor:
         except Exception as error:  # whatever a runtime raises must not end the loop
             _report("cohorts could not be merged", error)
             requests = tuple(request for part in parts for request in part.requests)
-            self._keep(self._state.remove(requests))
+            self._keep_rows(self._state.remove(requests))
             self._fail(requests, error)
             return
         for part in parts:
@@ -316,14 +316,14 @@ class Executor:
             self._give_up(self._jobs[request.id], Failed(request, error, self._clock()))
 
     def _shed(self, decision: ShedRequests) -> None:
-        self._keep(self._state.apply(decision))
+        self._keep_rows(self._state.apply(decision))
         for request in decision.requests:
             job = self._jobs[request.id]
             result = Shed(request, decision.reason, self._clock(), decision.retry_after_s)
             self._give_up(job, result)
 
     def _conclude(self, decision: Conclude) -> None:
-        self._keep(self._state.apply(decision))
+        self._keep_rows(self._state.apply(decision))
         for request in decision.requests:
             job = self._jobs[request.id]
             assert job.answer is not None, "a request is concluded that has no answer"
@@ -346,7 +346,7 @@ class Executor:
                 self._release_input(decision, batch)
             if output is not None:
                 self._runner.release(output)
-            self._keep(self._state.fail(decision))
+            self._keep_rows(self._state.fail(decision))
             self._fail(decision.requests, error)
             return
         if self._trace is not None:
@@ -358,10 +358,10 @@ class Executor:
         self._learn(decision.segment, len(jobs), predicted_s)
 
     def _traced(self, decision: Run, predicted_s: float) -> SegmentRun:
-        assert self._turn_s is not None, "nothing ran"
+        assert self._step_started_s is not None, "nothing ran"
         cohort, now_s = self._state.cohort_of(decision), self._clock()
         return SegmentRun(
-            decision.segment, decision.requests, cohort, self._turn_s, now_s, predicted_s
+            decision.segment, decision.requests, cohort, self._step_started_s, now_s, predicted_s
         )
 
     def _input(self, decision: Run, jobs: list[_Job]) -> Any:
@@ -392,9 +392,9 @@ class Executor:
     def _learn(self, segment: segments.Segment, size: int, predicted_s: float) -> None:
         """Teach the latency model what this turn took: deciding, loading and handing over belong
         to the price of a boundary, and a plan that left them out would be late."""
-        assert self._turn_s is not None, "nothing ran"
+        assert self._step_started_s is not None, "nothing ran"
         now_s = self._clock()
-        seconds = now_s - self._turn_s
+        seconds = now_s - self._step_started_s
         self._latency.observe(segment, size, seconds)
         self._learnt_s = now_s
         self._observer.ran(segment, size, predicted_s, seconds)
@@ -407,7 +407,7 @@ class Executor:
         completion = self._state.complete(decision)
         assert completion.cohort is not None
         self._batches[completion.cohort.id] = output
-        self._keep(completion.changes)
+        self._keep_rows(completion.changes)
 
     def _answer(
         self,
@@ -422,7 +422,7 @@ class Executor:
         self._release_input(decision, batch)
         depth = decision.segment.stop
         completion = self._state.complete(decision)
-        self._keep(completion.changes)
+        self._keep_rows(completion.changes)
         staying = {request.id for request in completion.staying}
         finished_s = self._clock()
         for job, found in zip(jobs, detections, strict=True):
@@ -445,7 +445,7 @@ class Executor:
 
     # -- bookkeeping -----------------------------------------------------------------------------
 
-    def _keep(self, changes: Iterable[CohortChange]) -> None:
+    def _keep_rows(self, changes: Iterable[CohortChange]) -> None:
         """Keep of the batches on the device only the rows that are left."""
         for change in changes:
             batch = self._batches[change.cohort]

@@ -91,7 +91,7 @@ class Family:
         return tuple(tuple(entry.ap for entry in catalog.exits) for catalog in self.catalogs)
 
     @cached_property
-    def _ladders(self) -> tuple[UsefulExits, ...]:
+    def _useful_exits(self) -> tuple[UsefulExits, ...]:
         return tuple(map(UsefulExits, self.accuracies))
 
     def deepest(self, model: int, max_depth: int) -> int:
@@ -107,18 +107,18 @@ class Family:
         exit ``depth`` of ``model``. As for the policy, that is the deeper one of a model whose
         accuracies were not measured."""
         best_ap = max(
-            ladder.ap(allowed)
-            for other, ladder in enumerate(self._ladders)
+            useful.ap(allowed)
+            for other, useful in enumerate(self._useful_exits)
             for allowed in range(min_depth, self.deepest(other, max_depth) + 1)
         )
-        return self._ladders[model].ap(depth) < best_ap
+        return self._useful_exits[model].ap(depth) < best_ap
 
     def front(self, seconds: PathSeconds) -> Front:
         """The exits that are worth the time they take."""
         return pareto_front(
-            OperatingPoint(model, depth, seconds(depth, model), ladder.ap(depth))
-            for model, ladder in enumerate(self._ladders)
-            for depth in range(1, ladder.num_exits + 1)
+            OperatingPoint(model, depth, seconds(depth, model), useful.ap(depth))
+            for model, useful in enumerate(self._useful_exits)
+            for depth in range(1, useful.num_exits + 1)
         )
 
     def profile(self, runtime: str) -> LatencyProfile | None:

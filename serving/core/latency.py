@@ -231,11 +231,11 @@ class LatencyModel(Latency):
         """What a run exceeds with a probability of 1 - ``TAIL_QUANTILE``, and what half of the runs
         do not exceed. Raises KeyError for a segment that was neither profiled nor run."""
         try:
-            seldom_s, typical_s = self._known[segment][batch]
+            tail_s, typical_s = self._known[segment][batch]
         except KeyError:
-            seldom_s, typical_s = self._lookup(segment, batch)
-            self._known.setdefault(segment, {})[batch] = seldom_s, typical_s
-        return seldom_s * self._slowdown, typical_s * self._slowdown
+            tail_s, typical_s = self._lookup(segment, batch)
+            self._known.setdefault(segment, {})[batch] = tail_s, typical_s
+        return tail_s * self._slowdown, typical_s * self._slowdown
 
     def _lookup(self, segment: Segment, batch: int) -> Times:
         windows = self._windows.get(segment)
@@ -250,8 +250,8 @@ class LatencyModel(Latency):
         position = bisect.bisect(sizes, batch)
         if position < len(sizes):
             return self._lookup(segment, sizes[position])
-        seldom_s, typical_s = self._lookup(segment, sizes[-1])
-        return seldom_s * batch / sizes[-1], typical_s * batch / sizes[-1]
+        tail_s, typical_s = self._lookup(segment, sizes[-1])
+        return tail_s * batch / sizes[-1], typical_s * batch / sizes[-1]
 
     def _tail(self, window: _Window) -> float:
         """Of few runs the quantile would be the largest one; by how much runs of all segments have

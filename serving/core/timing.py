@@ -67,7 +67,7 @@ def warm_up(
     """Run every segment ``rounds`` times at every batch size of the runner, and let the latency
     model learn from it, so that the first request meets a warm engine and true predictions. One
     round before that is not learnt from: memory is allocated in it."""
-    for turn in range(rounds + 1):
+    for number in range(rounds + 1):
         for segment, batch, seconds in time_every_segment(runner, image, num_exits, clock):
-            if turn > 0:
+            if number > 0:
                 latency.observe(segment, batch, seconds)

@@ -26,19 +26,21 @@ class UsefulExits:
         self._ap = (0.0, *values)
         self.num_exits = len(values)
         """Depths are 1 .. ``num_exits``."""
-        rungs = [d for d in range(1, len(self._ap)) if self._ap[d] > max(self._ap[:d], default=0)]
+        useful = [d for d in range(1, len(self._ap)) if self._ap[d] > max(self._ap[:d], default=0)]
         self._next = [
             [
-                self._steepest(depth, [rung for rung in rungs if depth < rung <= limit])
+                self._steepest(depth, [target for target in useful if depth < target <= limit])
                 for limit in range(len(self._ap))
             ]
             for depth in range(len(self._ap))
         ]
 
-    def _steepest(self, depth: int, rungs: Sequence[int]) -> int:
+    def _steepest(self, depth: int, useful: Sequence[int]) -> int:
         """Of ``rungs`` the one whose accuracy rises most per stack from ``depth``; 0 for none."""
-        better = [rung for rung in rungs if self._ap[rung] > self._ap[depth]]
-        return max(better, key=lambda rung: self.gain(depth, rung) / (rung - depth), default=0)
+        better = [target for target in useful if self._ap[target] > self._ap[depth]]
+        return max(
+            better, key=lambda target: self.gain(depth, target) / (target - depth), default=0
+        )
 
     def ap(self, depth: int) -> float:
         """The accuracy of exit ``depth``; 0 before the first."""

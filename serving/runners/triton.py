@@ -65,7 +65,7 @@ class TritonRunner:
         self._closed = False
         self._shared: SharedImages | None = None
         try:
-            server = self._ask(self._stub.ServerMetadata, pb.ServerMetadataRequest())
+            server = self._query(self._stub.ServerMetadata, pb.ServerMetadataRequest())
             self.runtime = f"triton {server.version}"
             largest = min(self._largest_batch(segment) for segment in self.segments)
             self.batch_sizes = tuple(size for size in BATCH_SIZES if size <= largest)
@@ -135,9 +135,9 @@ class TritonRunner:
 
     def _largest_batch(self, segment: Segment) -> int:
         request = pb.ModelConfigRequest(name=self._model(segment))
-        return int(self._ask(self._stub.ModelConfig, request).config.max_batch_size)
+        return int(self._query(self._stub.ModelConfig, request).config.max_batch_size)
 
-    def _ask(self, rpc: Any, request: Any) -> Any:
+    def _query(self, rpc: Any, request: Any) -> Any:
         try:
             return rpc(request, timeout=RPC_TIMEOUT_S)
         except grpc.RpcError as error:

@@ -48,7 +48,7 @@ MAX_COHORTS = 4
 SWITCH_INTERVAL_S = 0.0005
 """The engine's thread must get the interpreter back within a fraction of a segment."""
 WATCH_EVERY_S = 0.005
-ASKED_AT_ONCE = 8
+CHECKED_AT_ONCE = 8
 """Asking about one request costs some tens of microseconds."""
 STOP_GRACE_S = 5.0
 
@@ -116,7 +116,9 @@ class TritonPythonModel:
         self._open: dict[int, _Open] = {}
         self._ids_by_name: dict[str, int] = {}
         self._outbox: queue.SimpleQueue[_Outgoing | _Watch | None] = queue.SimpleQueue()
-        self._messenger = threading.Thread(target=self._carry, name="messenger", daemon=True)
+        self._messenger = threading.Thread(
+            target=self._deliver_messages, name="messenger", daemon=True
+        )
         self._messenger.start()
         # What was loaded stays; collections that skip it take microseconds.
         gc.collect()
@@ -143,7 +145,7 @@ class TritonPythonModel:
         options = _options(triton_request)
         command = options.pop(wire.COMMAND, None)
         if command is not None:
-            self._obey(command, options, sender)
+            self._run_command(command, options, sender)
             return
         watched = not options.pop(wire.CANCEL_BY_ID, False)
         image = _image(triton_request)
@@ -179,7 +181,7 @@ class TritonPythonModel:
             next(self._ids), arrival_s, arrival_s + budget_s, min_depth, max_depth, bool(streaming)
         )
 
-    def _obey(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:
+    def _run_command(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:
         if command == wire.COMMAND_STATUS:
             self._outbox.put(_Outgoing(sender, self._status(), last=True))
         elif command == wire.COMMAND_CANCEL:
@@ -212,14 +214,14 @@ class TritonPythonModel:
         number = result.request.id
         self._outbox.put(_Outgoing(entry.sender, _content(result), last=True, number=number))
 
-    def _carry(self) -> None:
+    def _deliver_messages(self) -> None:
         """The messenger's thread."""
         watched: dict[int, Any] = {}  # the one asked about longest ago first
-        asked_s = time.monotonic()
+        checked_s = time.monotonic()
         while True:
-            if watched and time.monotonic() - asked_s >= WATCH_EVERY_S:
-                self._ask(watched)
-                asked_s = time.monotonic()
+            if watched and time.monotonic() - checked_s >= WATCH_EVERY_S:
+                self._cancel_given_up(watched)
+                checked_s = time.monotonic()
             try:
                 item = self._outbox.get(timeout=WATCH_EVERY_S if watched else None)
             except queue.Empty:
@@ -238,9 +240,9 @@ class TritonPythonModel:
                         pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
                     self._metrics.publish()
 
-    def _ask(self, watched: dict[int, Any]) -> None:
+    def _cancel_given_up(self, watched: dict[int, Any]) -> None:
         """Cancel what Triton knows to be given up, going round over all."""
-        for number in list(itertools.islice(watched, ASKED_AT_ONCE)):
+        for number in list(itertools.islice(watched, CHECKED_AT_ONCE)):
             sender = watched.pop(number)
             if sender.is_cancelled():
                 self._engine.executor.cancel(number)

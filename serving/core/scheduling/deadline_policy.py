@@ -66,7 +66,7 @@ class DeadlinePolicy:
         units = all(paths.units for paths in self._paths)
         self._setup = Setup(useful_exits, tuple(batch_sizes), max_cohorts, units)
         known = [paths.num_exits for paths in self._paths]
-        given = [ladder.num_exits for ladder in useful_exits]
+        given = [exits.num_exits for exits in useful_exits]
         if known != given:
             raise ValueError(f"segments of models with {known} exits, accuracies of {given}")
 
@@ -79,7 +79,7 @@ class DeadlinePolicy:
         if expired is not None:
             return expired
         plan = EdfPlan(snapshot, models, self._setup.batch_sizes, streaming)
-        if not plan.tasks:
+        if not plan.batches:
             return Wait()
         return DecisionMaker(self._setup, snapshot, plan).decide()
 
@@ -118,7 +118,7 @@ def _shed_expired(
             return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)
     for cohort in snapshot.cohorts:
         depth = max(cohort.depth, cohort.requests[0].min_depth)
-        limit_s = latest_s + models[cohort.model].way_out(cohort.depth, depth, 1)[1]
+        limit_s = latest_s + models[cohort.model].remaining_path(cohort.depth, depth, 1)[1]
         answered = snapshot.answered
         expired = [r for r in cohort.requests if limit_s > r.deadline_s and r.id not in answered]
         if expired:

@@ -20,21 +20,21 @@ from serving.core.policy import (
 )
 from serving.core.request import Request
 from serving.core.scheduling.depth_selection import (
-    ENOUGH,
-    ROOM,
+    NOTHING_DEEPER,
+    PLACE_NEEDED,
     DepthSelector,
     head_of,
     one_stack,
-    quickest_way_in,
+    quickest_first_segment,
 )
-from serving.core.scheduling.edf_plan import NOTHING, EdfPlan, PlannedBatch
+from serving.core.scheduling.edf_plan import NO_TIME, EdfPlan, PlannedBatch
 from serving.core.scheduling.opportunity_cost import OpportunityCostModel
 from serving.core.scheduling.overload import choose_batch
 from serving.core.scheduling.path_costs import BATCHING_GAIN, EPSILON_S, CompletionTime
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
 
-TURNS_PER_BUDGET = 4.0
+MIN_RUNS_PER_BUDGET = 4.0
 """The time that a request needs is taken from the largest batch that fits so often into the mean
 budget: larger ones are for floods, since who arrives during one waits for its end."""
 
@@ -71,90 +71,102 @@ class DecisionMaker:
         self._setup = setup
         self._snapshot = snapshot
         self._plan = plan
-        self._price = self._measure_price()
+        self._cost_model = self._measure_opportunity_cost()
         budgets_s = snapshot.demand.budgets_s
-        if self._price.rho < 1.0:
-            backlogs_s = plan.ahead_s(budgets_s)
+        if self._cost_model.rho < 1.0:
+            backlogs_s = plan.backlogs_s(budgets_s)
         else:  # the engine is never idle, so whatever it does keeps somebody from it
             backlogs_s = [plan.length_s] * len(budgets_s)
-        self._depth = DepthSelector(plan, setup.useful_exits, self._price.given(backlogs_s))
+        self._selector = DepthSelector(plan, setup.useful_exits, self._cost_model.given(backlogs_s))
 
     def decide(self) -> Decision:
         """The next action; there is something to do."""
-        paid: list[Cohort] = []
+        done_cohorts: list[Cohort] = []
         if self._snapshot.answered:
-            final = self._final()
+            final = self._final_answers()
             if final:
                 return Conclude(final, _FINAL)
             # Cohorts that nothing is owed to make room as soon as it is needed.
-            paid = [task.cohort for task in self._plan.tasks if task.cohort and not task.owed]
-        room = len(self._snapshot.cohorts) - len(paid) < self._setup.max_cohorts
+            done_cohorts = [
+                planned.cohort
+                for planned in self._plan.batches
+                if planned.cohort and not planned.owed
+            ]
+        has_room = len(self._snapshot.cohorts) - len(done_cohorts) < self._setup.max_cohorts
         decision = (
-            self._decide_overloaded(room)
+            self._decide_overloaded(has_room)
             if self._plan.slack_s < 0.0
-            else self._decide_feasible(room)
+            else self._decide_feasible(has_room)
         )
         starts = isinstance(decision, Run) and decision.segment.kind == "stem"
         if starts and len(self._snapshot.cohorts) >= self._setup.max_cohorts:
-            return Conclude(max(paid, key=lambda cohort: cohort.depth).requests, ROOM)
+            return Conclude(
+                max(done_cohorts, key=lambda cohort: cohort.depth).requests, PLACE_NEEDED
+            )
         return decision
 
-    def _measure_price(self) -> OpportunityCostModel:
+    def _measure_opportunity_cost(self) -> OpportunityCostModel:
         demand = self._snapshot.demand
-        costs, turn_s = self._plan.quickest(1, False), demand.budget_s / TURNS_PER_BUDGET
+        costs, max_run_s = self._plan.quickest(1, False), demand.budget_s / MIN_RUNS_PER_BUDGET
         request_s = costs.typical_path(1)
         for size in self._setup.batch_sizes[1:]:
             batch_s = costs.path(1, size)[1]
-            if batch_s > turn_s:
+            if batch_s > max_run_s:
                 break
             request_s = min(request_s, batch_s / size)
         accuracy = self._setup.useful_exits[costs.paths.model].ap(1)
         return OpportunityCostModel(demand, request_s, accuracy, costs.path(1, 1))
 
-    def _final(self) -> tuple[Request, ...]:
+    def _final_answers(self) -> tuple[Request, ...]:
         """Those with an answer whose next one could not be in time."""
         final: list[Request] = []
         answered: Mapping[int, int] = self._snapshot.answered
-        for task in self._plan.tasks:
-            if task.cohort is None or len(task.owed) == len(task.requests):
+        for planned in self._plan.batches:
+            if planned.cohort is None or len(planned.owed) == len(planned.requests):
                 continue
-            depth, costs = task.cohort.depth, task.costs
-            if task.stale:
-                next_s = costs.head(depth, len(task.stale))
-            elif depth < min(task.max_depth, costs.paths.num_exits):
-                next_s = costs.stack(depth + 1, len(task.requests))
-                next_s += costs.head(depth + 1, task.num_streaming)
+            depth, costs = planned.cohort.depth, planned.costs
+            if planned.to_answer:
+                next_s = costs.head(depth, len(planned.to_answer))
+            elif depth < min(planned.max_depth, costs.paths.num_exits):
+                next_s = costs.stack(depth + 1, len(planned.requests))
+                next_s += costs.head(depth + 1, planned.num_streaming)
             else:
                 continue
             limit_s = self._plan.now_s + next_s - EPSILON_S
-            final.extend(r for r in task.requests if r.id in answered and limit_s > r.deadline_s)
+            final.extend(r for r in planned.requests if r.id in answered and limit_s > r.deadline_s)
         return tuple(final)
 
     # -- time to spare ---------------------------------------------------------------------------
 
-    def _decide_feasible(self, room: bool) -> Decision:
+    def _decide_feasible(self, has_room: bool) -> Decision:
         """Go deeper if that fits and is worth it, else take a step of the plan."""
         if not self._setup.units:
-            return self._leave(room=False)
-        return self._merge() or self._depth.best_step(room) or self._leave(room)
+            return self._first_planned_step(has_room=False)
+        return (
+            self._merge()
+            or self._selector.best_step(has_room)
+            or self._first_planned_step(has_room)
+        )
 
     def _merge(self) -> Merge | None:
         """Two cohorts at one depth that one batch is quicker for than two."""
         alike: dict[tuple[int, int, int, int], PlannedBatch] = {}
-        for task in self._plan.tasks:
-            cohort = task.cohort
-            if cohort is None or task.num_streaming or len(task.owed) < len(task.requests):
+        for planned in self._plan.batches:
+            cohort = planned.cohort
+            if cohort is None or planned.num_streaming or len(planned.owed) < len(planned.requests):
                 continue
-            key = (cohort.model, cohort.depth, task.min_depth, task.max_depth)
-            other = alike.setdefault(key, task)
-            if other is task or other.cohort is None:
+            key = (cohort.model, cohort.depth, planned.min_depth, planned.max_depth)
+            other = alike.setdefault(key, planned)
+            if other is planned or other.cohort is None:
                 continue
-            rows, costs = len(other.requests) + len(task.requests), task.costs
-            if rows > self._setup.batch_sizes[-1]:
+            num_rows, costs = len(other.requests) + len(planned.requests), planned.costs
+            if num_rows > self._setup.batch_sizes[-1]:
                 continue
-            both_s = costs.way_out(cohort.depth, max(cohort.depth, task.min_depth), rows)[0]
-            apart_s = other.cost_s + task.cost_s
-            if both_s < BATCHING_GAIN * apart_s and both_s - other.cost_s <= self._plan.slack_s:
+            both_s = costs.remaining_path(
+                cohort.depth, max(cohort.depth, planned.min_depth), num_rows
+            )[0]
+            apart_s = other.tail_s + planned.tail_s
+            if both_s < BATCHING_GAIN * apart_s and both_s - other.tail_s <= self._plan.slack_s:
                 why = Why(
                     "{:.1f} ms to leave together, {:.1f} apart", (both_s * 1e3, apart_s * 1e3)
                 )
@@ -163,55 +175,58 @@ class DecisionMaker:
 
     # -- leaving ---------------------------------------------------------------------------------
 
-    def _leave(self, room: bool) -> Decision:
+    def _first_planned_step(self, has_room: bool) -> Decision:
         """The first step of the plan that can be taken."""
-        for task in self._plan.tasks:
-            if task.cohort is not None:
-                return self._let_go(task.cohort, task)
-            segment = self._way_in(task, room)
+        for planned in self._plan.batches:
+            if planned.cohort is not None:
+                return self._step_towards_exit(planned.cohort, planned)
+            segment = self._first_segment(planned, has_room)
             if segment is not None:
                 why = Why("the most urgent; {:.1f} ms of slack", (self._plan.slack_s * 1e3,))
-                return Run(segment, task.requests, None, why)
+                return Run(segment, planned.requests, None, why)
         raise AssertionError("a plan without room for a cohort has one in it")
 
-    def _let_go(self, cohort: Cohort, task: PlannedBatch) -> Decision:
-        if cohort.depth < task.min_depth:
+    def _step_towards_exit(self, cohort: Cohort, planned: PlannedBatch) -> Decision:
+        if cohort.depth < planned.min_depth:
             return one_stack(cohort)
-        if not task.owed:
-            return Conclude(task.requests, ENOUGH)
+        if not planned.owed:
+            return Conclude(planned.requests, NOTHING_DEEPER)
         why = Why("the most urgent, and nothing deeper is worth it or fits")
-        return Run(head_of(cohort), self._urgent(cohort, task), cohort.id, why)
+        return Run(head_of(cohort), self._must_leave_now(cohort, planned), cohort.id, why)
 
-    def _way_in(self, task: PlannedBatch, room: bool) -> Segment | None:
+    def _first_segment(self, planned: PlannedBatch, has_room: bool) -> Segment | None:
         """The fused run that is worth most at the price, of those that fit into the slack, or else
         the start of the unit path; None if there is no room for another cohort and no fused segment
         does without."""
-        best = self._depth.best_fused(task)
+        best = self._selector.best_fused(planned)
         if best is not None:
             return best[1]
-        segment = quickest_way_in(task)
-        return segment if room or segment.kind != "stem" else self._any_fused(task)
+        segment = quickest_first_segment(planned)
+        return segment if has_room or segment.kind != "stem" else self._fused_to_min_depth(planned)
 
-    def _any_fused(self, task: PlannedBatch) -> Segment | None:
-        if task.num_streaming or task.min_depth not in task.costs.paths.fused:
+    def _fused_to_min_depth(self, planned: PlannedBatch) -> Segment | None:
+        if planned.num_streaming or planned.min_depth not in planned.costs.paths.fused:
             return None
-        return task.costs.paths.exits[task.min_depth]
+        return planned.costs.paths.exits[planned.min_depth]
 
-    def _urgent(self, cohort: Cohort, task: PlannedBatch) -> tuple[Request, ...]:
+    def _must_leave_now(self, cohort: Cohort, planned: PlannedBatch) -> tuple[Request, ...]:
         """The rows that must leave now, when the rest can go deeper, if that is worth it, and harm
         nobody. Streaming ones are among them: they must be answered before they go on."""
-        depth, everybody, costs = cohort.depth, task.owed, task.costs
-        target = self._setup.useful_exits[cohort.model].next(depth, task.max_depth)
+        depth, everybody, costs = cohort.depth, planned.owed, planned.costs
+        target = self._setup.useful_exits[cohort.model].next(depth, planned.max_depth)
         if target == 0 or len(everybody) == 1:
             return everybody
-        if self._depth.rate(cohort, target, len(everybody) - 1, 0, costs) < self._depth.price:
+        if (
+            self._selector.rate(cohort, target, len(everybody) - 1, 0, costs)
+            < self._selector.shadow_price
+        ):
             return everybody
-        others_slack_s = self._plan.slack_without(task)
+        others_slack_s = self._plan.slack_without(planned)
         by_deadline = sorted(everybody, key=lambda r: (not r.streaming, r.deadline_s, r.id))
         num_streaming = sum(request.streaming for request in everybody)
         for num_leaving in range(max(1, num_streaming), len(by_deadline)):
             leaving_s = costs.head(depth, num_leaving)
-            staying_s = costs.way_out(depth, target, len(by_deadline) - num_leaving)[0]
+            staying_s = costs.remaining_path(depth, target, len(by_deadline) - num_leaving)[0]
             extra_s = leaving_s + staying_s - costs.head(depth, len(everybody))
             end_s = self._plan.now_s + leaving_s + staying_s
             if end_s <= by_deadline[num_leaving].deadline_s and extra_s <= others_slack_s:
@@ -221,35 +236,37 @@ class DecisionMaker:
 
     # -- no time to spare ------------------------------------------------------------------------
 
-    def _decide_overloaded(self, room: bool) -> Decision:
+    def _decide_overloaded(self, has_room: bool) -> Decision:
         """Those in flight will be in time; of the others, whom ``overload.choose_batch`` names."""
-        in_flight = [task for task in self._plan.tasks if task.cohort is not None and task.owed]
-        decision = self._serve_crowd(self._snapshot.waiting, in_flight, room)
+        in_flight = [
+            planned for planned in self._plan.batches if planned.cohort is not None and planned.owed
+        ]
+        decision = self._serve_waiting(self._snapshot.waiting, in_flight, has_room)
         if decision is not None:
             return decision
         if in_flight:
             cohort = in_flight[0].cohort
             assert cohort is not None
-            return self._let_go(cohort, in_flight[0])
-        return self._leave(room)
+            return self._step_towards_exit(cohort, in_flight[0])
+        return self._first_planned_step(has_room)
 
-    def _serve_crowd(
-        self, waiting: Sequence[Request], in_flight: Sequence[PlannedBatch], room: bool
+    def _serve_waiting(
+        self, waiting: Sequence[Request], in_flight: Sequence[PlannedBatch], has_room: bool
     ) -> Decision | None:
         """A batch of those who are like the most urgent one, or who is shed because of it; None if
         those in flight leave no time for any."""
         if not waiting:
             return None
-        row, limit_s = CompletionTime(self._plan.now_s), math.inf
-        for task in in_flight:
-            limit_s = min(limit_s, task.deadline_s - row.add(task.times))
+        completion, limit_s = CompletionTime(self._plan.now_s), math.inf
+        for planned in in_flight:
+            limit_s = min(limit_s, planned.deadline_s - completion.add(planned.times))
         head = waiting[0]
         depth, max_depth = head.min_depth, head.max_depth
         queue = [r for r in waiting if r.min_depth == depth and r.max_depth == max_depth]
-        streams = head.id in self._plan.streaming
-        if self._plan.streaming:
+        streams = head.id in self._plan.streaming_ids
+        if self._plan.streaming_ids:
             queue = [
-                request for request in queue if (request.id in self._plan.streaming) == streams
+                request for request in queue if (request.id in self._plan.streaming_ids) == streams
             ]
         costs = self._plan.quickest(depth, streams)
         sizes = costs.paying_sizes(depth, self._setup.batch_sizes)
@@ -257,44 +274,44 @@ class DecisionMaker:
             queue,
             self._plan.now_s,
             sizes,
-            lambda size: self._counted_on(costs.path(depth, size, streams=streams)),
+            lambda size: self._assumed_run_s(costs.path(depth, size, streams=streams)),
             limit_s,
-            lasts=self._price.rho >= LASTING_OVERLOAD_RATIO,
+            overload_lasts=self._cost_model.rho >= LASTING_OVERLOAD_RATIO,
         )
         if not batch:
             return None
         requests = tuple(batch)
-        task = PlannedBatch(head.deadline_s, NOTHING, requests, None, requests, costs)
-        task.num_streaming = len(requests) if streams else 0
-        segment = quickest_way_in(task)
-        if segment.kind == "stem" and not room:
-            fused = self._any_fused(task)
+        planned = PlannedBatch(head.deadline_s, NO_TIME, requests, None, requests, costs)
+        planned.num_streaming = len(requests) if streams else 0
+        segment = quickest_first_segment(planned)
+        if segment.kind == "stem" and not has_room:
+            fused = self._fused_to_min_depth(planned)
             if fused is None:
                 return None
             segment = fused
-        doomed = self._doomed_by(costs.path(depth, len(batch), streams=streams)[1], requests)
-        if doomed:
+        too_late = self._too_late_after(costs.path(depth, len(batch), streams=streams)[1], requests)
+        if too_late:
             reason = ShedReason.REJECTED_OVERLOAD
-            return ShedRequests(doomed, reason, self._plan.length_s, _NO_CHANCE)
+            return ShedRequests(too_late, reason, self._plan.length_s, _NO_CHANCE)
         why = Why("not all {:.0f} can be in time: so most are", (len(waiting),))
         return Run(segment, requests, None, why)
 
-    def _counted_on(self, times: Times) -> float:
+    def _assumed_run_s(self, times: Times) -> float:
         """What a run is taken to need: midway between what it typically takes and what it seldom
         exceeds, so that the most urgent are neither given up for a small risk nor kept for a small
         chance. When more come than can be served, somebody who is safe can always be found."""
-        seldom_s, typical_s = times
-        return seldom_s if self._price.rho >= SEVERE_OVERLOAD_RATIO else (seldom_s + typical_s) / 2
+        tail_s, typical_s = times
+        return tail_s if self._cost_model.rho >= SEVERE_OVERLOAD_RATIO else (tail_s + typical_s) / 2
 
-    def _doomed_by(self, run_s: float, batch: tuple[Request, ...]) -> tuple[Request, ...]:
+    def _too_late_after(self, run_s: float, batch: tuple[Request, ...]) -> tuple[Request, ...]:
         """Those who wait for a run of typically ``run_s`` and would be late after it even with
         luck."""
         end_s = self._plan.now_s + run_s * OPTIMISTIC_RUN_FACTOR - EPSILON_S
         chosen = {request.id for request in batch}
         paths_s: dict[tuple[int, bool], float] = {}
-        doomed = []
+        too_late = []
         for request in self._snapshot.waiting:
-            kind = (request.min_depth, request.id in self._plan.streaming)
+            kind = (request.min_depth, request.id in self._plan.streaming_ids)
             path_s = paths_s.get(kind)
             if path_s is None:
                 costs = self._plan.quickest(*kind)
@@ -302,5 +319,5 @@ class DecisionMaker:
                     costs.typical_path(kind[0], streams=kind[1]) * OPTIMISTIC_RUN_FACTOR
                 )
             if end_s + path_s > request.deadline_s and request.id not in chosen:
-                doomed.append(request)
-        return tuple(doomed)
+                too_late.append(request)
+        return tuple(too_late)

@@ -20,7 +20,7 @@ from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
 from serving.core.scheduling.path_costs import EPSILON_S, CompletionTime, Costs, quickest
 
-NOTHING: Times = (0.0, 0.0)
+NO_TIME: Times = (0.0, 0.0)
 
 
 @dataclass(slots=True)
@@ -36,15 +36,15 @@ class PlannedBatch:
     """Rows without an answer. If there are none, the step takes no time and is never due."""
     costs: Costs
     """Of the cohort's model, or of the one that waiting requests are answered soonest by."""
-    stale: tuple[Request, ...] = ()
+    to_answer: tuple[Request, ...] = ()
     """Streaming rows that are to be answered at the cohort's depth before it goes on."""
     num_streaming: int = 0
     """Rows that can be answered more than once."""
-    ahead_s: float = math.inf
+    slack_before_s: float = math.inf
     """By how much those before it can be put off."""
 
     @property
-    def cost_s(self) -> float:
+    def tail_s(self) -> float:
         """What it seldom takes longer than."""
         return self.times[0]
 
@@ -59,7 +59,7 @@ class PlannedBatch:
         return self.requests[0].max_depth
 
 
-class _Kind(NamedTuple):
+class _PathChoice(NamedTuple):
     """What waiting requests share that want the same shallowest exit, and features to go on with or
     not."""
 
@@ -69,7 +69,7 @@ class _Kind(NamedTuple):
     """Batch sizes that pay, smallest first."""
     times: dict[int, Times]
     """Of batches of these sizes to that exit."""
-    soonest_s: float
+    earliest_end_s: float
     """When one that is started now seldom ends later."""
 
 
@@ -87,24 +87,24 @@ class EdfPlan:
         snapshot: Snapshot,
         models: Sequence[Costs],
         batch_sizes: Sequence[int],
-        streaming: frozenset[int],
+        streaming_ids: frozenset[int],
     ) -> None:
         """``streaming``: who of the snapshot can be answered more than once."""
         self.now_s = snapshot.now_s
         self.slack_s = math.inf
         self.length_s = 0.0
         """How long all of it typically takes."""
-        self.num_waiting = 0
+        self.num_waiting_steps = 0
         """Steps of waiting requests."""
-        self.tasks: list[PlannedBatch] = []
+        self.batches: list[PlannedBatch] = []
         """Steps that a decision may be about, in their order: of waiting ones that are alike only
         the first, which has the most slack ahead of it."""
-        self._alike: set[tuple[int, int, int, int]] = set()
+        self._kinds_planned: set[tuple[int, int, int, int]] = set()
         self.models = models
-        self.streaming = streaming
+        self.streaming_ids = streaming_ids
         self._sizes = batch_sizes
-        self._kinds: dict[tuple[int, bool], _Kind] = {}
-        self._steps = [self._leaving(cohort, snapshot.answered) for cohort in snapshot.cohorts]
+        self._path_choices: dict[tuple[int, bool], _PathChoice] = {}
+        self._steps = [self._plan_cohort(cohort, snapshot.answered) for cohort in snapshot.cohorts]
         self._add_waiting(snapshot.waiting)
         self._steps.sort(key=_due_s)
         self._lay_out()
@@ -112,32 +112,36 @@ class EdfPlan:
     def _lay_out(self) -> None:
         """Put the steps one after the other, as ``CompletionTime`` does, in place for speed."""
         typical_s, variance, length_s, slack_s = self.now_s, 0.0, 0.0, math.inf
-        for _, deadline_s, (seldom_s, half_s), task in self._steps:
-            if task is not None:
-                task.ahead_s = slack_s + EPSILON_S
-                self.tasks.append(task)
-            typical_s += half_s
-            variance += (seldom_s - half_s) ** 2
-            length_s += half_s
+        for _, deadline_s, (tail_s, median_s), planned in self._steps:
+            if planned is not None:
+                planned.slack_before_s = slack_s + EPSILON_S
+                self.batches.append(planned)
+            typical_s += median_s
+            variance += (tail_s - median_s) ** 2
+            length_s += median_s
             left_s = deadline_s - (typical_s + math.sqrt(variance))
             slack_s = left_s if left_s < slack_s else slack_s
         self.length_s, self.slack_s = length_s, slack_s + EPSILON_S
 
-    def _leaving(self, cohort: Cohort, answered: Mapping[int, int]) -> _Step:
+    def _plan_cohort(self, cohort: Cohort, answered: Mapping[int, int]) -> _Step:
         requests, costs = cohort.requests, self.models[cohort.model]
         min_depth = requests[0].min_depth
         owed = tuple([r for r in requests if r.id not in answered]) if answered else requests
-        task = PlannedBatch(math.inf, NOTHING, requests, cohort, owed, costs)
+        planned = PlannedBatch(math.inf, NO_TIME, requests, cohort, owed, costs)
         if owed:
-            task.times = costs.way_out(cohort.depth, max(cohort.depth, min_depth), len(owed))
+            planned.times = costs.remaining_path(
+                cohort.depth, max(cohort.depth, min_depth), len(owed)
+            )
             deadline_s = min([r.deadline_s for r in owed])
-            task.deadline_s = max(deadline_s, self.now_s + task.times[0])
-        if self.streaming:
-            streaming = [request for request in requests if request.id in self.streaming]
-            task.num_streaming = len(streaming)
+            planned.deadline_s = max(deadline_s, self.now_s + planned.times[0])
+        if self.streaming_ids:
+            streaming = [request for request in requests if request.id in self.streaming_ids]
+            planned.num_streaming = len(streaming)
             if cohort.depth >= min_depth:
-                task.stale = tuple([r for r in streaming if answered.get(r.id, 0) < cohort.depth])
-        return task.deadline_s, task.deadline_s, task.times, task
+                planned.to_answer = tuple(
+                    [r for r in streaming if answered.get(r.id, 0) < cohort.depth]
+                )
+        return planned.deadline_s, planned.deadline_s, planned.times, planned
 
     def _add_waiting(self, waiting: tuple[Request, ...]) -> None:
         """Batch after batch, each as large as pays of those that have the same depth bounds and
@@ -146,96 +150,100 @@ class EdfPlan:
         for stop, request in enumerate(waiting):
             if request.min_depth != depth or request.max_depth != max_depth:
                 if stop > start:
-                    self._add_alike(waiting[start:stop], depth, max_depth)
+                    self._add_group(waiting[start:stop], depth, max_depth)
                 start, depth, max_depth = stop, request.min_depth, request.max_depth
-        self._add_alike(waiting[start:], depth, max_depth)
+        self._add_group(waiting[start:], depth, max_depth)
 
-    def _add_alike(self, waiting: tuple[Request, ...], depth: int, max_depth: int) -> None:
+    def _add_group(self, waiting: tuple[Request, ...], depth: int, max_depth: int) -> None:
         """Batch after batch of those with these bounds."""
-        grow, steps = self.streaming, self._steps
-        start, count, streaming, before = 0, len(waiting), 0, (0, 0)
+        streaming_ids, steps = self.streaming_ids, self._steps
+        start, count, num_streaming, previous = 0, len(waiting), 0, (0, 0)
         while start < count:
             due_s = waiting[start].deadline_s
-            if grow or not start:
-                kind = self._kind(depth, waiting[start].id in grow)
-            size = kind.sizes[-1]
+            if streaming_ids or not start:
+                choice = self._path_choice(depth, waiting[start].id in streaming_ids)
+            size = choice.sizes[-1]
             if start + size > count:
-                size = max([paying for paying in kind.sizes if start + paying <= count])
-            times = kind.times[size]
-            if grow:
-                streaming = len(
-                    [request for request in waiting[start : start + size] if request.id in grow]
+                size = max([paying for paying in choice.sizes if start + paying <= count])
+            times = choice.times[size]
+            if streaming_ids:
+                num_streaming = len(
+                    [
+                        request
+                        for request in waiting[start : start + size]
+                        if request.id in streaming_ids
+                    ]
                 )
-                if streaming:  # one that grows may have joined others
-                    kind = self._kind(depth, True)
-                    times = kind.times.get(size) or kind.costs.path(depth, size, streams=True)
+                if num_streaming:  # one that grows may have joined others
+                    choice = self._path_choice(depth, True)
+                    times = choice.times.get(size) or choice.costs.path(depth, size, streams=True)
             # A request that is late only by the cautious estimate still gets its chance, at once.
-            deadline_s = due_s if due_s > kind.soonest_s else kind.soonest_s
-            task = None
-            if (size, streaming) != before:
-                before = size, streaming
+            deadline_s = due_s if due_s > choice.earliest_end_s else choice.earliest_end_s
+            planned = None
+            if (size, num_streaming) != previous:
+                previous = size, num_streaming
                 batch = waiting[start : start + size]
-                task = self._first_of(batch, deadline_s, times, kind, streaming)
-            steps.append((due_s, deadline_s, times, task))
-            self.num_waiting += 1
+                planned = self._first_of_its_kind(batch, deadline_s, times, choice, num_streaming)
+            steps.append((due_s, deadline_s, times, planned))
+            self.num_waiting_steps += 1
             start += size
 
-    def _first_of(
+    def _first_of_its_kind(
         self,
         requests: tuple[Request, ...],
         deadline_s: float,
         times: Times,
-        kind: _Kind,
+        choice: _PathChoice,
         num_streaming: int,
     ) -> PlannedBatch | None:
         """The task of a batch, unless there is one of another batch that is like it."""
         first = requests[0]
-        alike = (first.min_depth, first.max_depth, len(requests), num_streaming)
-        if alike in self._alike:
+        kind_key = (first.min_depth, first.max_depth, len(requests), num_streaming)
+        if kind_key in self._kinds_planned:
             return None
-        self._alike.add(alike)
+        self._kinds_planned.add(kind_key)
         return PlannedBatch(
-            deadline_s, times, requests, None, requests, kind.costs, (), num_streaming
+            deadline_s, times, requests, None, requests, choice.costs, (), num_streaming
         )
 
-    def _kind(self, depth: int, streams: bool) -> _Kind:
+    def _path_choice(self, depth: int, streams: bool) -> _PathChoice:
         key = (depth, streams)
-        kind = self._kinds.get(key)
-        if kind is None:
+        choice = self._path_choices.get(key)
+        if choice is None:
             costs = quickest(self.models, depth, streams)
             sizes = costs.paying_sizes(depth, self._sizes)
             times = {size: costs.path(depth, size, streams=streams) for size in sizes}
-            kind = _Kind(costs, sizes, times, self.now_s + times[1][0])
-            self._kinds[key] = kind
-        return kind
+            choice = _PathChoice(costs, sizes, times, self.now_s + times[1][0])
+            self._path_choices[key] = choice
+        return choice
 
     def quickest(self, depth: int, streams: bool) -> Costs:
         """The model that one image is soonest through to exit ``depth`` of."""
-        return self._kind(depth, streams).costs
+        return self._path_choice(depth, streams).costs
 
-    def ahead_s(self, budgets_s: Sequence[float]) -> list[float]:
+    def backlogs_s(self, budgets_s: Sequence[float]) -> list[float]:
         """How long what is due before somebody typically takes who comes now, for each of these
         budgets, smallest first."""
-        ahead, seconds, steps = [], 0.0, iter(self._steps)
+        backlogs_s, seconds, steps = [], 0.0, iter(self._steps)
         step = next(steps, None)
         for budget_s in budgets_s:
             due_s = self.now_s + budget_s
             while step is not None and step[1] <= due_s:
                 seconds += step[2][1]
                 step = next(steps, None)
-            ahead.append(seconds)
-        return ahead
+            backlogs_s.append(seconds)
+        return backlogs_s
 
-    def slack_without(self, task: PlannedBatch) -> float:
+    def slack_without(self, planned: PlannedBatch) -> float:
         """How long the other tasks can be put off, were this one done first."""
-        row, slack_s = CompletionTime(self.now_s), math.inf
-        row.add(task.times)
+        completion, slack_s = CompletionTime(self.now_s), math.inf
+        completion.add(planned.times)
         for _, deadline_s, times, other in self._steps:
-            if other is not task:
-                slack_s = min(slack_s, deadline_s - row.add(times))
+            if other is not planned:
+                slack_s = min(slack_s, deadline_s - completion.add(times))
         return slack_s
 
     @property
     def is_alone(self) -> bool:
         """Whether all of it is one step of waiting requests."""
-        return len(self._steps) == self.num_waiting == 1
+        return len(self._steps) == self.num_waiting_steps == 1

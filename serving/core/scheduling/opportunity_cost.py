@@ -49,37 +49,37 @@ MIN_ODDS, MAX_ODDS = 1e-6, 700.0
 class OpportunityCostModel:
     """What of the price the demand decides."""
 
-    __slots__ = ("arriving", "flood", "limits", "rho", "skipped", "theta")
+    __slots__ = ("arrival_rate_ap", "limits", "max_loss_rate", "num_skipped", "rho", "theta")
 
     def __init__(self, demand: Demand, request_s: float, accuracy: float, alone: Times) -> None:
         """``request_s``: engine seconds that a request typically needs, in the batches that there
         are; ``alone``: what it takes by itself; ``accuracy``: what it is answered with."""
-        seldom_s, typical_s = alone
+        tail_s, typical_s = alone
         # Whoever has no more time than it needs is late anyway.
         limits_s = [
-            max(budget_s - seldom_s, MIN_LIMIT * typical_s)
+            max(budget_s - tail_s, MIN_LIMIT * typical_s)
             for budget_s in demand.budgets_s
             if budget_s > typical_s
         ]
-        self.skipped = len(demand.budgets_s) - len(limits_s)
+        self.num_skipped = len(demand.budgets_s) - len(limits_s)
         """Budgets, the smallest ones, that are too small."""
         rate_hz = RATE_MARGIN * demand.rate_hz
         self.rho = rho = rate_hz * request_s
         """Share of the engine's time that requests are taken to need."""
         cv2 = min(max(demand.cv2, MIN_CV2), MAX_CV2)
         lost = min(1.0, rho / (1.0 - rho)) if rho < 1.0 else 1.0
-        each = CAUTION * accuracy / max(1, len(demand.budgets_s))
-        self.flood = each * lost / request_s
+        budget_weight = CAUTION * accuracy / max(1, len(demand.budgets_s))
+        self.max_loss_rate = budget_weight * lost / request_s
         """Accuracy per second, for each budget, that newcomers who are sure to be late lose."""
-        self.arriving = each * rate_hz
+        self.arrival_rate_ap = budget_weight * rate_hz
         """Accuracy per second, for each budget, that newcomers come for."""
         self.theta = 0.0
         self.limits: list[tuple[float, float]] = []
         """Seconds, smallest first, and ``exp(theta limit) - 1``."""
         if rho > 0.0 and limits_s:
             theta, longest_s = 2.0 * (1.0 - rho) / (rho * request_s * cv2), limits_s[-1]
-            odds = min(max(abs(theta), MIN_ODDS / longest_s), MAX_ODDS / longest_s)
-            self.theta = theta = math.copysign(odds, theta)
+            exponent = min(max(abs(theta), MIN_ODDS / longest_s), MAX_ODDS / longest_s)
+            self.theta = theta = math.copysign(exponent, theta)
             self.limits = [(limit_s, math.expm1(theta * limit_s)) for limit_s in limits_s]
 
     def given(self, backlogs_s: Sequence[float]) -> OpportunityCost:
@@ -91,43 +91,45 @@ class OpportunityCostModel:
 class OpportunityCost:
     """What newcomers lose by engine time that is used now."""
 
-    __slots__ = ("_behind", "_overtaking", "_price", "per_second")
+    __slots__ = ("_model", "_with_backlog", "_without_backlog", "per_second")
 
-    def __init__(self, price: OpportunityCostModel, backlogs_s: Sequence[float]) -> None:
-        self._price = price
-        self._behind: list[tuple[float, float, float]] = []
-        self._overtaking: list[tuple[float, float]] = []
-        for limit, backlog_s in zip(price.limits, backlogs_s[price.skipped :], strict=False):
+    def __init__(self, model: OpportunityCostModel, backlogs_s: Sequence[float]) -> None:
+        self._model = model
+        self._with_backlog: list[tuple[float, float, float]] = []
+        self._without_backlog: list[tuple[float, float]] = []
+        for limit, backlog_s in zip(model.limits, backlogs_s[model.num_skipped :], strict=False):
             if backlog_s > 0.0:
-                self._behind.append((*limit, backlog_s))
+                self._with_backlog.append((*limit, backlog_s))
             else:
-                self._overtaking.append(limit)
+                self._without_backlog.append(limit)
         self.per_second = self._per_second(0.0)
         """Accuracy per second of engine time."""
 
     def _per_second(self, more_s: float) -> float:
         """With so much more before those who have something before them."""
-        theta, ruin = self._price.theta, 0.0
-        for limit_s, there, backlog_s in self._behind:
+        theta, ruin = self._model.theta, 0.0
+        for limit_s, expm1_limit, backlog_s in self._with_backlog:
             ahead_s = backlog_s + more_s
-            ruin += math.expm1(theta * ahead_s) / there if ahead_s < limit_s else 1.0
-        return self._price.flood * ruin
+            ruin += math.expm1(theta * ahead_s) / expm1_limit if ahead_s < limit_s else 1.0
+        return self._model.max_loss_rate * ruin
 
     def blocked(self, seconds: float) -> float:
         """Accuracy that is lost by a run of so many seconds, since it cannot be stopped: whoever
         comes early in it, with less time than is left of it, is late whatever is decided then; and
         newcomers who are due before everybody else, so that they have no backlog, have one by its
         end of what has come meanwhile: half of that, on average."""
-        price, lost, delayed = self._price, 0.0, 0.0
-        for limit_s, _ in price.limits:
+        model, lost, delayed = self._model, 0.0, 0.0
+        for limit_s, _ in model.limits:
             if limit_s >= seconds:
                 break
             lost += seconds - limit_s
-        if self._overtaking:
-            half_s = 0.5 * price.rho * seconds
-            for limit_s, there in self._overtaking:
-                delayed += math.expm1(price.theta * half_s) / there if half_s < limit_s else 1.0
-        return price.arriving * lost + price.flood * price.rho * seconds * delayed
+        if self._without_backlog:
+            half_s = 0.5 * model.rho * seconds
+            for limit_s, expm1_limit in self._without_backlog:
+                delayed += (
+                    math.expm1(model.theta * half_s) / expm1_limit if half_s < limit_s else 1.0
+                )
+        return model.arrival_rate_ap * lost + model.max_loss_rate * model.rho * seconds * delayed
 
     def of_run(self, seconds: float, extra_s: float) -> float:
         """Accuracy that is lost by a run of so many seconds that adds ``extra_s`` to the

@@ -34,7 +34,7 @@ def choose_batch(
     seconds: Seconds,
     limit_s: float,
     *,
-    lasts: bool,
+    overload_lasts: bool,
 ) -> Sequence[Request]:
     """The batch to run now, of ``queue``, which is in order of deadline; empty if there is none.
     ``sizes`` are those that pay, smallest first; no run may take longer than ``limit_s``.
@@ -43,16 +43,16 @@ def choose_batch(
     usable = [size for size in sizes if seconds(size) <= limit_s + EPSILON_S]
     if not usable or not queue:
         return ()
-    first, size = _largest(queue, now_s, usable, seconds)
-    if not lasts:
-        urgent = _most_urgent(queue, now_s, usable, seconds)
+    first, size = _largest_batch(queue, now_s, usable, seconds)
+    if not overload_lasts:
+        urgent = _most_urgent_batch(queue, now_s, usable, seconds)
         if urgent != (first, size):
             spans = (first, size), urgent
-            first, size = max(spans, key=lambda s: _in_time(queue, s, now_s, sizes, seconds))
+            first, size = max(spans, key=lambda s: _count_in_time(queue, s, now_s, sizes, seconds))
     return queue[first : first + size]
 
 
-def _largest(
+def _largest_batch(
     queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Seconds
 ) -> _Span:
     """The largest batch that is in time, or what can go before it; the head alone if there is
@@ -67,13 +67,13 @@ def _largest(
     if first == 0:
         return 0, size
     # The head may be late by the cautious estimate, and still goes alone.
-    urgent = _fitting(queue[0].deadline_s - now_s, len(queue), sizes, seconds) or 1
+    urgent = _largest_size_within(queue[0].deadline_s - now_s, len(queue), sizes, seconds) or 1
     both_s = seconds(urgent) + seconds(size)
     can_wait = now_s + both_s <= queue[first].deadline_s + EPSILON_S
     return (0, urgent) if can_wait else (first, size)
 
 
-def _fitting(left_s: float, rows: int, sizes: Sequence[int], seconds: Seconds) -> int:
+def _largest_size_within(left_s: float, rows: int, sizes: Sequence[int], seconds: Seconds) -> int:
     """The size of the largest batch of these rows that takes no longer than ``left_s``; 0 if none
     does."""
     for size in reversed(sizes):
@@ -82,19 +82,19 @@ def _fitting(left_s: float, rows: int, sizes: Sequence[int], seconds: Seconds) -
     return 0
 
 
-def _most_urgent(
+def _most_urgent_batch(
     queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Seconds
 ) -> _Span:
     """The first who can be in time, in the largest batch that it is in time in; the head alone if
     there is nobody."""
     for first, request in enumerate(queue):
-        size = _fitting(request.deadline_s - now_s, len(queue) - first, sizes, seconds)
+        size = _largest_size_within(request.deadline_s - now_s, len(queue) - first, sizes, seconds)
         if size:
             return first, size
     return 0, 1
 
 
-def _in_time(
+def _count_in_time(
     queue: Sequence[Request], span: _Span, now_s: float, sizes: Sequence[int], seconds: Seconds
 ) -> tuple[int, float]:
     """How many of the queue are in time if this batch goes first and then, again and again, the

@@ -68,13 +68,13 @@ NEVER: Times = (math.inf, math.inf)
 def late_share(times: Times, limit_s: float) -> float:
     """How many of such runs take longer than ``limit_s``, which is no less than what they seldom
     exceed: beyond that, times are taken to fall off exponentially."""
-    seldom_s, typical_s = times
-    if seldom_s <= typical_s:
+    tail_s, typical_s = times
+    if tail_s <= typical_s:
         return 0.0
-    return (1.0 - TAIL_QUANTILE) * math.exp((seldom_s - limit_s) / (seldom_s - typical_s))
+    return (1.0 - TAIL_QUANTILE) * math.exp((tail_s - limit_s) / (tail_s - typical_s))
 
 
-def _seldom(typical_s: float, variance: float) -> float:
+def _tail(typical_s: float, variance: float) -> float:
     """What runs seldom exceed that typically take ``typical_s``. What exceeds the typical time is
     independent from run to run, so it adds up as a root of squares: ten runs are not all unlucky at
     once."""
@@ -92,10 +92,10 @@ class CompletionTime:
 
     def add(self, times: Times) -> float:
         """One more run; when it ends, seldom later."""
-        seldom_s, typical_s = times
+        tail_s, typical_s = times
         self._typical_s += typical_s
-        self._variance += (seldom_s - typical_s) ** 2
-        return _seldom(self._typical_s, self._variance)
+        self._variance += (tail_s - typical_s) ** 2
+        return _tail(self._typical_s, self._variance)
 
 
 class Costs:
@@ -115,7 +115,7 @@ class Costs:
         self._units: dict[tuple[int, int], Times] = {}
         self._paths: dict[tuple[int, int, bool], Times] = {}
         self._between: dict[tuple[int, int, int], Times] = {}
-        self._ways_out: dict[tuple[int, int, int], Times] = {}
+        self._remaining: dict[tuple[int, int, int], Times] = {}
         self._paying: dict[int, tuple[int, ...]] = {}
 
     def _stacks(self, stop: int, batch: int) -> tuple[list[float], list[float]]:
@@ -127,9 +127,9 @@ class Costs:
         typical, variance = sums
         if stop >= len(typical):
             for segment in self.paths.stacks[len(typical) : stop + 1]:
-                seldom_s, half_s = self._times(segment, batch)
-                typical.append(typical[-1] + half_s)
-                variance.append(variance[-1] + (seldom_s - half_s) ** 2)
+                tail_s, median_s = self._times(segment, batch)
+                typical.append(typical[-1] + median_s)
+                variance.append(variance[-1] + (tail_s - median_s) ** 2)
         return sums
 
     def stem(self, batch: int) -> float:
@@ -148,7 +148,7 @@ class Costs:
             typical, variance = self._stacks(stop, batch)
             typical_s = typical[stop] - typical[start]
             squares = max(0.0, variance[stop] - variance[start])
-            times = self._between[key] = _seldom(typical_s, squares), typical_s
+            times = self._between[key] = _tail(typical_s, squares), typical_s
         return times
 
     def head(self, depth: int, batch: int) -> float:
@@ -171,18 +171,18 @@ class Costs:
             self._fused[key] = times
         return times
 
-    def way_out(self, start: int, depth: int, batch: int) -> Times:
+    def remaining_path(self, start: int, depth: int, batch: int) -> Times:
         """Features of depth ``start`` to the boxes of ``depth``."""
         key = (start, depth, batch)
-        times = self._ways_out.get(key)
+        times = self._remaining.get(key)
         if times is None:
-            seldom_s, half_s = self._times(self.paths.heads[depth], batch)
-            typical_s, squares = half_s, (seldom_s - half_s) ** 2
+            tail_s, median_s = self._times(self.paths.heads[depth], batch)
+            typical_s, squares = median_s, (tail_s - median_s) ** 2
             if start < depth:
                 typical, variance = self._stacks(depth, batch)
                 typical_s += typical[depth] - typical[start]
                 squares += max(0.0, variance[depth] - variance[start])
-            times = self._ways_out[key] = _seldom(typical_s, squares), typical_s
+            times = self._remaining[key] = _tail(typical_s, squares), typical_s
         return times
 
     def unit_path(self, depth: int, batch: int) -> Times:
@@ -194,12 +194,12 @@ class Costs:
         return times
 
     def _unit_path(self, depth: int, batch: int) -> Times:
-        seldom_s, half_s = self._times(self.paths.stem, batch)
+        tail_s, median_s = self._times(self.paths.stem, batch)
         typical, variance = self._stacks(depth, batch)
-        typical_s, squares = typical[depth] + half_s, variance[depth] + (seldom_s - half_s) ** 2
-        seldom_s, half_s = self._times(self.paths.heads[depth], batch)
-        typical_s, squares = typical_s + half_s, squares + (seldom_s - half_s) ** 2
-        return _seldom(typical_s, squares), typical_s
+        typical_s, squares = typical[depth] + median_s, variance[depth] + (tail_s - median_s) ** 2
+        tail_s, median_s = self._times(self.paths.heads[depth], batch)
+        typical_s, squares = typical_s + median_s, squares + (tail_s - median_s) ** 2
+        return _tail(typical_s, squares), typical_s
 
     def path(self, depth: int, batch: int, *, streams: bool = False) -> Times:
         """The image to the boxes of ``depth``, by the way that is typically quickest; with
@@ -240,7 +240,7 @@ class Costs:
             heads_s += sum(self.head(k, num_streaming) for k in range(start + 1, depth + 1))
         return self.stacks(start, depth, batch)[0] + heads_s
 
-    def apart(self, depth: int, num_streaming: int, num_plain: int, num_owed: int) -> float:
+    def split_heads(self, depth: int, num_streaming: int, num_plain: int, num_owed: int) -> float:
         """What it adds to a plan that the streaming rows are answered now, the others later, and
         not all those to whom an answer is owed at once."""
         heads_s = self.head(depth, num_streaming) + self.head(depth, num_plain)

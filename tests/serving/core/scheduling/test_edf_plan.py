@@ -25,8 +25,8 @@ def test_what_is_due_before_a_newcomer_depends_on_its_budget():
     snapshot = Snapshot(NOW_S, waiting, (Cohort(7, 1, (request(0, 0.3),)),))
     plan = EdfPlan(snapshot, [costs], (1,), frozenset())
     exit_s = costs.typical_path(1)
-    assert plan.ahead_s((0.1, 0.2, 0.3, 0.35, 9.0)) == pytest.approx(
+    assert plan.backlogs_s((0.1, 0.2, 0.3, 0.35, 9.0)) == pytest.approx(
         [0.0, exit_s, exit_s + HEAD_S, exit_s + HEAD_S, plan.length_s]
     )
     assert plan.length_s == pytest.approx(2 * exit_s + HEAD_S)
-    assert plan.ahead_s(()) == []
+    assert plan.backlogs_s(()) == []

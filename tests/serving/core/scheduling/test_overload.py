@@ -28,13 +28,18 @@ def chosen(
     limit_ms: float = math.inf,
     sizes: tuple[int, ...] = (1, 2, 4, 8),
     *,
-    lasts: bool = True,
+    overload_lasts: bool = True,
     table: dict[int, int] = MS,
 ) -> list[int]:
     """Their positions."""
     queue = queue_of(deadlines_ms)
     batch = choose_batch(
-        queue, 0.0, sizes, lambda size: table[size] / 1e3, limit_ms / 1e3, lasts=lasts
+        queue,
+        0.0,
+        sizes,
+        lambda size: table[size] / 1e3,
+        limit_ms / 1e3,
+        overload_lasts=overload_lasts,
     )
     return [request.id for request in batch]
 
@@ -86,7 +91,7 @@ def test_the_largest_batch_in_time_and_the_head_if_that_can_wait(deadlines_ms, e
     ],
 )
 def test_a_crowd_that_will_pass_goes_by_urgency_where_that_loses_nobody(deadlines_ms, expected):
-    assert chosen(deadlines_ms, lasts=False) == expected
+    assert chosen(deadlines_ms, overload_lasts=False) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,8 +105,11 @@ def test_a_crowd_that_will_pass_goes_by_urgency_where_that_loses_nobody(deadline
     ],
 )
 def test_where_batches_gain_little_a_passing_crowd_keeps_its_head(deadlines_ms, lasting, passing):
-    for lasts, expected in ((True, lasting), (False, passing)):
-        assert chosen(deadlines_ms, sizes=(1, 4), table=FLAT_MS, lasts=lasts) == expected
+    for overload_lasts, expected in ((True, lasting), (False, passing)):
+        assert (
+            chosen(deadlines_ms, sizes=(1, 4), table=FLAT_MS, overload_lasts=overload_lasts)
+            == expected
+        )
 
 
 @pytest.mark.parametrize(
@@ -127,8 +135,8 @@ def test_sizes_that_do_not_pay_are_not_formed():
     st.sampled_from([math.inf, 5.0, 15.0, 25.0]),
     st.booleans(),
 )
-def test_a_batch_is_a_run_of_the_queue_that_is_in_time(deadlines_ms, limit_ms, lasts):
-    batch = chosen(deadlines_ms, limit_ms, lasts=lasts)
+def test_a_batch_is_a_run_of_the_queue_that_is_in_time(deadlines_ms, limit_ms, overload_lasts):
+    batch = chosen(deadlines_ms, limit_ms, overload_lasts=overload_lasts)
     deadlines_ms = sorted(deadlines_ms)
     if not batch:
         assert limit_ms < MS[1]

@@ -151,7 +151,7 @@ def test_parts_of_a_path():
     assert costs.stem(2) == ms(5)
     assert costs.stacks(0, 3, 1)[0] == ms(3 + 2 + 1)
     assert costs.stacks(2, 2, 1)[0] == 0
-    assert costs.way_out(1, 3, 2) == exactly(3 + 2 + 10)
+    assert costs.remaining_path(1, 3, 2) == exactly(3 + 2 + 10)
     assert costs.head(2, 0) == 0, "no rows"
 
 
@@ -174,14 +174,14 @@ def test_going_deeper(start, depth, batch, num_streaming, num_owed, expected):
     [(1, 1, 2, 5 + 5 - 6), (1, 1, 1, 5 + 5 - 5), (0, 2, 2, 0), (2, 0, 2, 0), (2, 0, 0, 6)],
 )
 def test_answering_apart(num_streaming, num_plain, num_owed, expected):
-    assert costs_of().apart(1, num_streaming, num_plain, num_owed) == ms(expected)
+    assert costs_of().split_heads(1, num_streaming, num_plain, num_owed) == ms(expected)
 
 
 def test_runs_in_a_row_are_not_all_unlucky():
     """Half of each is typical; of the other halves, the root of the squares."""
     costs = costs_of(table=Table(calm=0.5))
     assert costs.head(1, 1) == ms(5), "one run is as it is"
-    assert costs.way_out(0, 1, 1)[0] == ms((3 + 5) / 2 + math.hypot(3, 5) / 2)
+    assert costs.remaining_path(0, 1, 1)[0] == ms((3 + 5) / 2 + math.hypot(3, 5) / 2)
     assert costs.unit_path(1, 1)[0] == ms((4 + 3 + 5) / 2 + math.hypot(4, 3, 5) / 2)
     assert costs.stacks(0, 3, 1)[0] == ms((3 + 2 + 1) / 2 + math.hypot(3, 2, 1) / 2)
     assert costs.stacks(0, 3, 1)[1] == ms((3 + 2 + 1) / 2)
