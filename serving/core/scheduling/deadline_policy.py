@@ -1,30 +1,29 @@
-"""The policy that serves: late binding of depth, at the price of engine time.
+"""The deadline policy: depth is bound late, at the opportunity cost of engine time.
 
-The plan (see ``edf_plan``) has everybody leave at the shallowest exit they accept, in
-order of deadline. Its **slack** is how long all of it can be put off before somebody is late.
+The plan (see ``edf_plan``) has everybody leave at the shallowest exit they accept, in order of
+deadline. Its **slack** is how long all of it can be put off before somebody is late.
 
 * Slack is spent on depth: on the request whose next exit buys most accuracy per second, if that
-  fits into the slack and buys more than the **price** (see ``opportunity_cost``): what the same
-  time is worth to those who will arrive and cannot overtake. Since each exit gains less than the
-  one before, depth is shared evenly.
-* When nothing is worth its price, the plan's first step is taken: the most urgent leave where they
-  are, and who waits goes to the exit that is worth most at that price, in one fused run if there is
-  one.
+  fits into the slack and buys more than the **opportunity cost** of its time (see
+  ``opportunity_cost``): what the same time is worth to those who will arrive and cannot overtake.
+  Since each exit gains less than the one before, depth is shared evenly (see ``depth_selection``).
+* When nothing is worth its time, the plan's first step is taken: the most urgent leave where they
+  are, and who waits goes to the exit that is worth most, in one fused run if there is one.
 * Cohorts that have come to the same depth are merged where a batch of both is quicker.
 * When the plan has no slack, not everybody who waits can be in time. Who is in flight will be;
   among the others the most urgent who still can be go first, or, while more come than can be
-  served, the largest batches (see ``overload``); who has no chance left after those is
-  shed at once.
+  served, the largest batches (see ``overload``); who has no chance left after those is shed at
+  once.
 
 Depth is thus never decided on arrival, and one request's depth never makes another one late.
 
-A *streaming* request is owed its first answer like any other; from then on the plan does not know
+A *streaming* request is owed its first answer like any other; from then on the plan does not count
 it, and it goes deeper in what slack there is: one more exit for it is a stack and a head. It ends
 with what it has when the next exit cannot be in time, or when others need its place.
 
-Several models may be served as one: a request starts in the one that promises most at the price,
-and stays there. Where there are only *fused* segments, requests go to an exit in one run and do not
-grow.
+Several models may be served as one: a request starts in the one that promises most for its time,
+and stays there. Where there are only *fused* segments, requests go to an exit in one run, and
+streaming ones have one answer.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _NOBODY: frozenset[int] = frozenset()
 
 
 class DeadlinePolicy:
-    """The policy for one model, or several served as one, on one runner.
+    """The deadline policy for one model, or several served as one, on one runner.
 
     ``accuracy`` is the expected AP of exits 1 .. N, ``others`` that of further models;
     ``available``, what the runner has. Raises ValueError unless that is, of each model, every unit
@@ -71,7 +70,10 @@ class DeadlinePolicy:
             raise ValueError(f"segments of models with {known} exits, accuracies of {given}")
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """The next action. Raises KeyError if ``latency`` does not know a segment it needs."""
+        """Return the next action.
+
+        Raises KeyError if ``latency`` does not know a segment it needs.
+        """
         models = [Costs(latency, paths) for paths in self._paths]
         # A fused run leaves no features to go on with.
         streaming = _streaming(snapshot) if self._setup.units else _NOBODY
@@ -85,7 +87,7 @@ class DeadlinePolicy:
 
 
 def _streaming(snapshot: Snapshot) -> frozenset[int]:
-    """The ids of those that can be answered more than once."""
+    """Return the ids of the requests that can be answered more than once."""
     everybody = [snapshot.waiting, *[cohort.requests for cohort in snapshot.cohorts]]
     streaming = [
         [r.id for r in some if r.streaming and r.min_depth < r.max_depth] for some in everybody
@@ -96,10 +98,13 @@ def _streaming(snapshot: Snapshot) -> frozenset[int]:
 def _shed_expired(
     snapshot: Snapshot, models: Sequence[Costs], streaming: frozenset[int]
 ) -> ShedRequests | None:
-    """Those that would be late with their first answer even alone and at a typical pace."""
+    """Return the shedding of requests that can no longer be in time; None if all can.
+
+    Those are shed who would be late with their first answer even alone and at a typical pace.
+    """
     latest_s = snapshot.now_s - EPSILON_S
     if snapshot.waiting:
-        # By shallowest exit, and whether they grow: the last instant at which one can be started.
+        # By shallowest exit and whether they stream: the deadlines before this are out of reach.
         depths = {request.min_depth for request in snapshot.waiting}
         limits_s = {
             (depth, streams): latest_s

@@ -1,4 +1,14 @@
-"""One decision of the deadline policy: what to do first of a plan, and what with its slack."""
+"""One decision of the deadline policy, made from a snapshot and its EDF plan.
+
+    feasible      the plan has slack: conclude streaming requests whose answer is final, merge
+                  cohorts, or go deeper where that is worth its time (``depth_selection``);
+                  else take the first step of the plan
+    overloaded    it has none: run the waiting requests that ``overload`` chooses, if those in
+                  flight will be in time all the same, and shed those whom that run leaves no
+                  chance; else take those in flight to their exits
+
+A feasible plan is one in which everybody is in time at the shallowest exit they accept.
+"""
 
 from __future__ import annotations
 
@@ -35,37 +45,40 @@ from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
 
 MIN_RUNS_PER_BUDGET = 4.0
-"""The time that a request needs is taken from the largest batch that fits so often into the mean
-budget: larger ones are for floods, since who arrives during one waits for its end."""
+"""Number of runs of a batch that must fit into the mean budget for the batch to count in the engine
+time that a request needs. Larger batches are for overload: who arrives during one waits for its
+end."""
 
 OPTIMISTIC_RUN_FACTOR = 0.7
-"""Share of the typical time that runs seldom stay below, even where others use the same cores."""
+"""Share of its typical time that a run seldom stays below, even where others use the same cores."""
 LASTING_OVERLOAD_RATIO = 1.4
-"""From so many times what the engine can do on, a crowd is taken to last: the rate is uncertain,
-and looks greatest in a crowd. In the simulator (three kinds of arrivals, loads .4 to 1.5, three
-seeds), with 1.2 in-time accuracy was up to .004 lower below capacity; with 2, up to .011 at
-capacity and .006 above it."""
+"""Utilisation from which on an overload is taken to last: the rate of arrivals is uncertain, and
+looks greatest in a burst. In the simulator (three kinds of arrivals, loads .4 to 1.5, three seeds),
+with 1.2 in-time accuracy was up to .004 lower below capacity; with 2, up to .011 at capacity and
+.006 above it."""
 SEVERE_OVERLOAD_RATIO = 2.0
-"""So many times what the engine can do, request by request, is a flood."""
+"""Utilisation from which on an overload is severe: so many times what the engine can do, request by
+request."""
 
 _FINAL = Why("the next exit could not be in time")
 _NO_CHANCE = Why("the batch that goes first leaves no time for these")
 
 
 class Setup(NamedTuple):
-    """What is the same in all decisions of a policy."""
+    """The facts that are the same in all decisions of a policy."""
 
     useful_exits: Sequence[UsefulExits]
-    """Of each model."""
+    """Exits of each model that are worth going to."""
     batch_sizes: tuple[int, ...]
-    """Smallest first."""
+    """Batch sizes that the runner offers, smallest first."""
     max_cohorts: int
+    """Number of cohorts that may be on the device at once."""
     units: bool
-    """Whether every model has unit segments."""
+    """True if every model has unit segments."""
 
 
 class DecisionMaker:
-    """What a decision is made from; ``decide`` makes it."""
+    """The making of one decision from a snapshot and its plan; ``decide`` returns it."""
 
     def __init__(self, setup: Setup, snapshot: Snapshot, plan: EdfPlan) -> None:
         self._setup = setup
@@ -75,18 +88,18 @@ class DecisionMaker:
         budgets_s = snapshot.demand.budgets_s
         if self._cost_model.rho < 1.0:
             backlogs_s = plan.backlogs_s(budgets_s)
-        else:  # the engine is never idle, so whatever it does keeps somebody from it
+        else:  # it is never idle, so that whatever it does delays all that comes later
             backlogs_s = [plan.length_s] * len(budgets_s)
         self._selector = DepthSelector(plan, setup.useful_exits, self._cost_model.given(backlogs_s))
 
     def decide(self) -> Decision:
-        """The next action; there is something to do."""
+        """Return the next action; the plan must have something to do."""
         done_cohorts: list[Cohort] = []
         if self._snapshot.answered:
             final = self._final_answers()
             if final:
                 return Conclude(final, _FINAL)
-            # Cohorts that nothing is owed to make room as soon as it is needed.
+            # Cohorts of answered requests alone make room as soon as it is needed.
             done_cohorts = [
                 planned.cohort
                 for planned in self._plan.batches
@@ -106,6 +119,7 @@ class DecisionMaker:
         return decision
 
     def _measure_opportunity_cost(self) -> OpportunityCostModel:
+        """Return the part of the opportunity cost that the measured demand decides."""
         demand = self._snapshot.demand
         costs, max_run_s = self._plan.quickest(1, False), demand.budget_s / MIN_RUNS_PER_BUDGET
         request_s = costs.typical_path(1)
@@ -118,7 +132,7 @@ class DecisionMaker:
         return OpportunityCostModel(demand, request_s, accuracy, costs.path(1, 1))
 
     def _final_answers(self) -> tuple[Request, ...]:
-        """Those with an answer whose next one could not be in time."""
+        """Return the requests that have an answer and whose next one could not be in time."""
         final: list[Request] = []
         answered: Mapping[int, int] = self._snapshot.answered
         for planned in self._plan.batches:
@@ -136,10 +150,13 @@ class DecisionMaker:
             final.extend(r for r in planned.requests if r.id in answered and limit_s > r.deadline_s)
         return tuple(final)
 
-    # -- time to spare ---------------------------------------------------------------------------
+    # -- feasible: the plan has slack ------------------------------------------------------------
 
     def _decide_feasible(self, has_room: bool) -> Decision:
-        """Go deeper if that fits and is worth it, else take a step of the plan."""
+        """Return the action while everybody can be in time.
+
+        That is to go deeper if this fits and is worth its time, else a step of the plan.
+        """
         if not self._setup.units:
             return self._first_planned_step(has_room=False)
         return (
@@ -149,7 +166,7 @@ class DecisionMaker:
         )
 
     def _merge(self) -> Merge | None:
-        """Two cohorts at one depth that one batch is quicker for than two."""
+        """Return the merger of two cohorts at one depth, if one batch is quicker than two."""
         alike: dict[tuple[int, int, int, int], PlannedBatch] = {}
         for planned in self._plan.batches:
             cohort = planned.cohort
@@ -173,10 +190,10 @@ class DecisionMaker:
                 return Merge((other.cohort.id, cohort.id), why)
         return None
 
-    # -- leaving ---------------------------------------------------------------------------------
+    # -- steps of the plan -----------------------------------------------------------------------
 
     def _first_planned_step(self, has_room: bool) -> Decision:
-        """The first step of the plan that can be taken."""
+        """Return the first step of the plan that can be taken."""
         for planned in self._plan.batches:
             if planned.cohort is not None:
                 return self._step_towards_exit(planned.cohort, planned)
@@ -187,6 +204,7 @@ class DecisionMaker:
         raise AssertionError("a plan without room for a cohort has one in it")
 
     def _step_towards_exit(self, cohort: Cohort, planned: PlannedBatch) -> Decision:
+        """Return the step that takes a cohort to its shallowest exit, or answers it there."""
         if cohort.depth < planned.min_depth:
             return one_stack(cohort)
         if not planned.owed:
@@ -195,9 +213,11 @@ class DecisionMaker:
         return Run(head_of(cohort), self._must_leave_now(cohort, planned), cohort.id, why)
 
     def _first_segment(self, planned: PlannedBatch, has_room: bool) -> Segment | None:
-        """The fused run that is worth most at the price, of those that fit into the slack, or else
-        the start of the unit path; None if there is no room for another cohort and no fused segment
-        does without."""
+        """Return the segment that waiting requests start with; None if there is no room for them.
+
+        It is the fused run that is worth most, of those that fit into the slack, or else the first
+        segment of the quickest path. Without room for another cohort only a fused run will do.
+        """
         best = self._selector.best_fused(planned)
         if best is not None:
             return best[1]
@@ -205,13 +225,17 @@ class DecisionMaker:
         return segment if has_room or segment.kind != "stem" else self._fused_to_min_depth(planned)
 
     def _fused_to_min_depth(self, planned: PlannedBatch) -> Segment | None:
+        """Return the fused segment to the shallowest exit of waiting requests, or None."""
         if planned.num_streaming or planned.min_depth not in planned.costs.paths.fused:
             return None
         return planned.costs.paths.exits[planned.min_depth]
 
     def _must_leave_now(self, cohort: Cohort, planned: PlannedBatch) -> tuple[Request, ...]:
-        """The rows that must leave now, when the rest can go deeper, if that is worth it, and harm
-        nobody. Streaming ones are among them: they must be answered before they go on."""
+        """Return the rows of a cohort that must leave now so that the rest can go deeper.
+
+        The rest stay if that is worth its time and makes nobody late; else all leave. Streaming
+        rows are always among those answered now: they must be before they go on.
+        """
         depth, everybody, costs = cohort.depth, planned.owed, planned.costs
         target = self._setup.useful_exits[cohort.model].next(depth, planned.max_depth)
         if target == 0 or len(everybody) == 1:
@@ -234,10 +258,13 @@ class DecisionMaker:
                 return tuple(r for r in everybody if r in leaving)  # in row order
         return everybody
 
-    # -- no time to spare ------------------------------------------------------------------------
+    # -- overload: the plan has no slack ---------------------------------------------------------
 
     def _decide_overloaded(self, has_room: bool) -> Decision:
-        """Those in flight will be in time; of the others, whom ``overload.choose_batch`` names."""
+        """Return the action while not everybody can be in time.
+
+        Those in flight will be; of the others, ``overload.choose_batch`` says who is served.
+        """
         in_flight = [
             planned for planned in self._plan.batches if planned.cohort is not None and planned.owed
         ]
@@ -253,8 +280,11 @@ class DecisionMaker:
     def _serve_waiting(
         self, waiting: Sequence[Request], in_flight: Sequence[PlannedBatch], has_room: bool
     ) -> Decision | None:
-        """A batch of those who are like the most urgent one, or who is shed because of it; None if
-        those in flight leave no time for any."""
+        """Return the run of a batch of waiting requests, or the shedding of those it dooms.
+
+        The batch is of requests like the most urgent one: with its depth bounds, and streaming if
+        it is. None if those in flight leave no time for any, or no room.
+        """
         if not waiting:
             return None
         completion, limit_s = CompletionTime(self._plan.now_s), math.inf
@@ -297,15 +327,20 @@ class DecisionMaker:
         return Run(segment, requests, None, why)
 
     def _assumed_run_s(self, times: Times) -> float:
-        """What a run is taken to need: midway between what it typically takes and what it seldom
-        exceeds, so that the most urgent are neither given up for a small risk nor kept for a small
-        chance. When more come than can be served, somebody who is safe can always be found."""
+        """Return the seconds that a run is taken to need when waiting requests are chosen.
+
+        They are midway between its typical and its tail time, so that the most urgent are neither
+        given up for a small risk nor kept for a small chance. In severe overload it is the tail
+        time, since somebody who is safe can always be found.
+        """
         tail_s, typical_s = times
         return tail_s if self._cost_model.rho >= SEVERE_OVERLOAD_RATIO else (tail_s + typical_s) / 2
 
     def _too_late_after(self, run_s: float, batch: tuple[Request, ...]) -> tuple[Request, ...]:
-        """Those who wait for a run of typically ``run_s`` and would be late after it even with
-        luck."""
+        """Return the waiting requests that would be late, even with luck, after ``batch`` has run.
+
+        Its run typically takes ``run_s`` seconds.
+        """
         end_s = self._plan.now_s + run_s * OPTIMISTIC_RUN_FACTOR - EPSILON_S
         chosen = {request.id for request in batch}
         paths_s: dict[tuple[int, bool], float] = {}

@@ -1,4 +1,14 @@
-"""Spending slack on depth: which step buys most accuracy for the time it takes."""
+"""Depth selection: how slack is spent on the step that buys most accuracy for its time.
+
+The plan has everybody leave at the shallowest exit they accept. A *candidate* is a step beyond
+that: one more stack for a cohort, or a start of waiting requests that leads deeper. Its *rate* is
+the accuracy that it buys per second of engine time. The best candidate that fits into the slack is
+taken, if its rate is at least the shadow price of engine time (see ``opportunity_cost``).
+
+Waiting requests start either on unit segments, which can stop at every boundary, or with one fused
+run, which is cheaper but cannot. The two are compared by their *worth*: accuracy less the
+opportunity cost of their time beyond the plan.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +26,20 @@ from serving.core.useful_exits import UsefulExits
 
 
 class _UnitStart(NamedTuple):
-    """A start on unit segments."""
+    """A start of waiting requests on unit segments, and what it promises."""
 
     worth: float
-    """Accuracy of where it leads, less the price of what it takes beyond the plan, and what its
-    runs lose."""
+    """Accuracy of the best exit that it leads to, less the opportunity cost of the time it takes
+    beyond the plan, and of the runs on the way, which cannot be stopped."""
     rate: float
-    """Accuracy per second that it buys first, beyond the shallowest exit."""
+    """Accuracy per second that its first step beyond the shallowest exit buys."""
     stem: Segment
+    """Segment that it starts with."""
 
 
 _Candidate = tuple[float, Callable[[], Decision]]
-"""How much accuracy per second the next step of a task buys, infinite if it is in the plan anyway;
-and what makes that step."""
+"""A step that slack may be spent on: the accuracy per second that it buys, infinite if it is in the
+plan anyway, and a function that returns the decision to take it."""
 
 PLACE_NEEDED = Why("all are answered, and their place is needed")
 NOTHING_DEEPER = Why("all are answered, and nothing deeper is worth it or fits")
@@ -36,18 +47,18 @@ _TO_FIRST = Why("towards the shallowest exit that they accept")
 
 
 def head_of(cohort: Cohort) -> Segment:
-    """What answers a cohort where it is."""
+    """Return the head that answers a cohort at the depth where it is."""
     return segments.head(cohort.depth).of(cohort.model)
 
 
 def one_stack(cohort: Cohort, why: Why = _TO_FIRST) -> Run:
-    """All of a cohort, one deeper."""
+    """Return the run that takes all of a cohort one stack deeper."""
     segment = segments.stack(cohort.depth + 1).of(cohort.model)
     return Run(segment, cohort.requests, cohort.id, why)
 
 
 def quickest_first_segment(planned: PlannedBatch) -> Segment:
-    """The first segment of a waiting task's quickest way to the shallowest exit it accepts."""
+    """Return the first segment of waiting requests' quickest path to their shallowest exit."""
     costs, depth, batch = planned.costs, planned.min_depth, len(planned.requests)
     if not planned.num_streaming and costs.fused_is_quickest(depth, batch):
         return costs.paths.exits[depth]
@@ -55,7 +66,7 @@ def quickest_first_segment(planned: PlannedBatch) -> Segment:
 
 
 class DepthSelector:
-    """The steps that a plan's slack could be spent on, at what ``toll`` asks for engine time."""
+    """The choice of the step to spend a plan's slack on, at the cost of engine time."""
 
     def __init__(
         self, plan: EdfPlan, useful_exits: Sequence[UsefulExits], cost: OpportunityCost
@@ -65,15 +76,18 @@ class DepthSelector:
         self._useful_exits = useful_exits
         self._cost = cost
         self._fused: dict[int, tuple[float, Segment] | None] = {}
-        # What one of those who have yet to start may take, so that it is enough for each of them;
-        # of what is missing each has all.
+        # The slack that each waiting step may use, so that there is enough for all of them; a
+        # deficit counts in full for each.
         self._slack_share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting_steps))
         self.shadow_price = cost.per_second
-        """Accuracy that a second of engine time must buy."""
+        """Accuracy per second that a step must buy: the opportunity cost of engine time."""
 
     def best_step(self, has_room: bool) -> Decision | None:
-        """The step that buys most, None if none fits or is worth its price. ``room``: whether
-        another cohort could be held."""
+        """Return the decision that buys most accuracy per second.
+
+        None if no step fits into the slack and is worth its time. ``has_room``: whether another
+        cohort could be held.
+        """
         batches = self._plan.batches
         if self._plan.is_alone:
             return self._start_alone(batches[0])
@@ -85,12 +99,13 @@ class DepthSelector:
                 step = self._start_batch(planned, best_rate)
             else:
                 continue
-            # Of equals the one with most time, which has paid for it.
+            # Of equal rates the latest deadline wins: a looser budget must not yield less depth.
             if step is not None and step[0] >= best_rate:
                 best_rate, best = step
         return best() if best is not None else None
 
     def _why_at(self, rate: float) -> Why:
+        """Return the reason given for a step that buys ``rate``."""
         slack_ms = self._plan.slack_s * 1e3
         return Why(
             "buys {:.2f} AP/s at a price of {:.2f}, slack {:.1f} ms",
@@ -98,9 +113,12 @@ class DepthSelector:
         )
 
     def _start_batch(self, planned: PlannedBatch, min_rate: float) -> _Candidate | None:
-        """Its first unit segment, if it may go deeper than it must at ``least_rate`` or better, and
-        that fits into everybody's slack and the segment into the slack of those before it; and
-        unless a fused run, when its turn comes, promises more."""
+        """Return the candidate that starts waiting requests on unit segments, or None.
+
+        They start if that may lead deeper than they must go, at ``min_rate`` or better, and fits
+        into the slack of all, and its first segment into the slack of the steps before it; unless a
+        fused run, when its turn comes, promises more.
+        """
         unit_start = self._best_unit_start(planned, min_rate)
         if unit_start is None or unit_start.rate < min_rate:
             return None
@@ -114,11 +132,11 @@ class DepthSelector:
         )
 
     def best_fused(self, planned: PlannedBatch) -> tuple[float, Segment] | None:
-        """Of the fused runs that fit into its share of the slack, the one that is worth most: its
-        worth and itself; None if none fits.
+        """Return the fused run that is worth most to waiting requests: its worth, its segment.
 
-        Worth: the accuracy of its exit, if it is in time, less the price of a run that takes longer
-        than planned and cannot be stopped.
+        None if none fits into their share of the slack. The worth is the accuracy of the exit, if
+        it is in time, less the opportunity cost of a run that takes longer than planned and cannot
+        be stopped.
         """
         if planned.num_streaming:
             return None
@@ -127,6 +145,7 @@ class DepthSelector:
         return self._fused[id(planned)]
 
     def _find_fused(self, planned: PlannedBatch) -> tuple[float, Segment] | None:
+        """Find what ``best_fused`` returns, and remembers."""
         batch, limit_s = len(planned.requests), planned.tail_s + self._slack_share_s
         planned_s = planned.times[1]
         best: tuple[float, Segment] | None = None
@@ -144,10 +163,12 @@ class DepthSelector:
         return best
 
     def _best_unit_start(self, planned: PlannedBatch, min_rate: float) -> _UnitStart | None:
-        """The most that a start on unit segments promises of what fits into the slack; None if
-        nothing deeper than the shallowest exit does, or, of one model, if it buys first less than
-        ``least_rate``: where there are several, what promises most must be known to be passed
-        over."""
+        """Return the start on unit segments that promises most, of what fits into the slack.
+
+        None if nothing deeper than the shallowest exit fits. With one model, also None if the first
+        step buys less than ``min_rate``; with several, the most promising start is returned even
+        then, so that it is passed over and no lesser one is taken for it.
+        """
         batch, num_streaming = len(planned.requests), planned.num_streaming
         num_plain, min_depth = batch - num_streaming, planned.min_depth
         base_ap = self._useful_exits[planned.costs.paths.model].ap(min_depth)
@@ -156,7 +177,7 @@ class DepthSelector:
         for costs, useful in zip(self._models, self._useful_exits, strict=True):
             if not costs.paths.units or useful.num_exits < min_depth:
                 continue
-            # Another model may be better at the same exit already.
+            # Another model may be more accurate at the shallowest exit already.
             target = min_depth
             if costs is planned.costs or useful.ap(target) <= base_ap:
                 target = useful.next(min_depth, planned.max_depth)
@@ -187,8 +208,10 @@ class DepthSelector:
         return best
 
     def _continue_cohort(self, cohort: Cohort, planned: PlannedBatch) -> _Candidate | None:
-        """One more stack, but first a head for those rows that grow and are not yet answered at
-        this depth."""
+        """Return the candidate that takes a cohort on: one more stack, in most cases.
+
+        Before that comes a head for the streaming rows that have no answer of this depth yet.
+        """
         num_rows = len(planned.requests)
         if cohort.depth < planned.min_depth:
             stack_s = planned.costs.stack(cohort.depth + 1, num_rows)
@@ -205,7 +228,10 @@ class DepthSelector:
         return step or self._conclude_answered(cohort, planned, target)
 
     def _answer_at_last_exit(self, cohort: Cohort, planned: PlannedBatch) -> _Candidate | None:
-        """Nothing deeper is better, so it may as well be answered now and make room."""
+        """Return the candidate that answers a cohort for which no deeper exit is better.
+
+        It may as well be answered now and make room.
+        """
         unanswered = tuple(
             r for r in planned.requests if r in planned.owed or r in planned.to_answer
         )
@@ -217,13 +243,14 @@ class DepthSelector:
         return math.inf, lambda: Run(head_of(cohort), unanswered, cohort.id, why)
 
     def _answer_streaming(self, cohort: Cohort, planned: PlannedBatch) -> _Candidate | None:
+        """Return the candidate that answers streaming rows before the cohort goes on."""
         depth, batch, num_owed = cohort.depth, len(planned.to_answer), len(planned.owed)
         num_plain = len(planned.requests) - planned.num_streaming
         head_s = planned.costs.head(depth, batch)
         extra_s = planned.costs.split_heads(depth, batch, num_plain, num_owed)
         if head_s > planned.slack_before_s or extra_s > self._plan.slack_s:
             return None
-        if num_owed > num_plain:  # it is a first answer, which is in the plan anyway
+        if num_owed > num_plain:  # some are first answers, which are in the plan anyway
             rate = math.inf
         else:
             useful = self._useful_exits[cohort.model]
@@ -231,7 +258,7 @@ class DepthSelector:
         return rate, lambda: Run(head_of(cohort), planned.to_answer, cohort.id, self._why_at(rate))
 
     def _one_deeper(self, cohort: Cohort, planned: PlannedBatch, target: int) -> _Candidate | None:
-        """The way to ``target``, of which the next stack is the first part."""
+        """Return the candidate that runs the next stack on the way to exit ``target``."""
         depth, batch, num_streaming = cohort.depth, len(planned.requests), planned.num_streaming
         extra_s = planned.costs.deeper(depth, target, batch, num_streaming, len(planned.owed))
         if extra_s > self._plan.slack_s:
@@ -242,8 +269,10 @@ class DepthSelector:
     def _conclude_answered(
         self, cohort: Cohort, planned: PlannedBatch, target: int
     ) -> _Candidate | None:
-        """What does not fit for all rows may fit for those to whom an answer is owed; the others
-        end."""
+        """Return the candidate that concludes a cohort's answered rows to let the others go on.
+
+        What does not fit for all rows may fit for those to whom an answer is owed.
+        """
         batch, num_owed = len(planned.requests), len(planned.owed)
         if not 0 < num_owed < batch:
             return None
@@ -256,8 +285,10 @@ class DepthSelector:
     def rate(
         self, cohort: Cohort, target: int, batch: int, num_streaming: int, costs: Costs
     ) -> float:
-        """Accuracy per second that exit ``target`` buys, less what the stacks lose: heads that
-        would be run anyway are free."""
+        """Return the accuracy per second that going on to exit ``target`` buys a cohort.
+
+        What newcomers lose by its stacks is taken off; heads that would be run anyway are free.
+        """
         depth = cohort.depth
         seconds = costs.stacks(depth, target, batch)[1]
         if num_streaming:
@@ -266,15 +297,20 @@ class DepthSelector:
         return (self._useful_exits[cohort.model].gain(depth, target) * batch - lost) / seconds
 
     def _blocked_by_stacks(self, costs: Costs, depth: int, target: int, batch: int) -> float:
-        """What stacks from ``depth`` to ``target`` lose, each of which runs to its end."""
+        """Return the accuracy that newcomers lose by the stacks from ``depth`` to ``target``.
+
+        Each of these runs to its end.
+        """
         lost = 0.0
         for start in range(depth, target):
             lost += self._cost.blocked(costs.stacks(start, start + 1, batch)[1])
         return lost
 
     def _start_alone(self, planned: PlannedBatch) -> Run:
-        """Nobody else is here: on unit segments, which can stop, or by a fused run, whichever
-        promises more."""
+        """Return the run that starts waiting requests when nobody else is here.
+
+        It is on unit segments, which can stop, or a fused run, whichever promises more.
+        """
         unit_start = self._best_unit_start(planned, self.shadow_price)
         fused = self.best_fused(planned)
         slack_ms = self._plan.slack_s * 1e3

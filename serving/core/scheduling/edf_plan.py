@@ -1,10 +1,18 @@
-"""The plan: everybody out at the shallowest exit they accept, by deadline.
+"""The EDF plan: everybody leaves at the shallowest exit they accept, earliest deadline first.
 
-The deadline policy goes by it. ``EdfPlan.slack_s`` is how long all of it can be put off before
-somebody in it is late; if it is negative, not everybody can be in time.
+A plan is a sequence of steps on the one engine, in order of deadline. Each step is one batch: a
+cohort that goes on to its shallowest accepted exit, or waiting requests that are run from the image
+to theirs. Laid out one after the other, the steps give
 
-What is planned for is one answer. Rows that have one are in the plan at no cost and with no
-deadline.
+    slack     seconds by which all of the plan can be put off before somebody in it is late;
+              negative if not everybody can be in time
+    length    seconds that all of it typically takes
+
+The deadline policy spends the slack on depth (``depth_selection``) and, where there is none, says
+who is served (``overload``).
+
+What is planned for is one answer per request. Rows that have one (those of streaming requests) are
+in the plan at no cost and with no deadline.
 """
 
 from __future__ import annotations
@@ -21,66 +29,76 @@ from serving.core.request import Request
 from serving.core.scheduling.path_costs import EPSILON_S, CompletionTime, Costs, quickest
 
 NO_TIME: Times = (0.0, 0.0)
+"""Times of a step in which nothing runs."""
 
 
 @dataclass(slots=True)
 class PlannedBatch:
-    """One step of the plan: a cohort that leaves, or waiting requests that go to an exit."""
+    """One step of the plan: a cohort that leaves, or waiting requests that are run to an exit."""
 
     deadline_s: float
+    """Instant by which the step must end: the earliest deadline of the requests that are owed an
+    answer, or, if that is too soon, the instant by which the step ends if it is taken now. Infinite
+    if nobody is owed an answer."""
     times: Times
+    """Tail and typical seconds that the step takes."""
     requests: tuple[Request, ...]
-    """Each row."""
+    """Requests of the batch, one for each row."""
     cohort: Cohort | None
+    """Cohort that leaves; None for waiting requests."""
     owed: tuple[Request, ...]
-    """Rows without an answer. If there are none, the step takes no time and is never due."""
+    """Requests of the batch that have no answer yet. If there are none, the step takes no time and
+    is never due."""
     costs: Costs
-    """Of the cohort's model, or of the one that waiting requests are answered soonest by."""
+    """Costs of the cohort's model, or of the model that answers waiting requests soonest."""
     to_answer: tuple[Request, ...] = ()
-    """Streaming rows that are to be answered at the cohort's depth before it goes on."""
+    """Streaming requests that are to be answered at the cohort's depth before it goes on."""
     num_streaming: int = 0
-    """Rows that can be answered more than once."""
+    """Number of requests in the batch that can be answered more than once."""
     slack_before_s: float = math.inf
-    """By how much those before it can be put off."""
+    """Seconds by which all steps before this one can be put off."""
 
     @property
     def tail_s(self) -> float:
-        """What it seldom takes longer than."""
+        """Seconds that the step seldom exceeds."""
         return self.times[0]
 
     @property
     def min_depth(self) -> int:
-        """Of each of its requests."""
+        """Shallowest exit that the requests accept, the same for the whole batch."""
         return self.requests[0].min_depth
 
     @property
     def max_depth(self) -> int:
-        """Of each of its requests."""
+        """Deepest exit that the requests accept, the same for the whole batch."""
         return self.requests[0].max_depth
 
 
 class _PathChoice(NamedTuple):
-    """What waiting requests share that want the same shallowest exit, and features to go on with or
-    not."""
+    """The quickest path for waiting requests of one kind.
+
+    A kind is a shallowest exit, and whether features must be left on the device to go on with, as a
+    streaming request needs.
+    """
 
     costs: Costs
-    """Of the model that one image is soonest through."""
+    """Costs of the model through which one image is soonest at the exit."""
     sizes: tuple[int, ...]
-    """Batch sizes that pay, smallest first."""
+    """Batch sizes that pay off on that path, smallest first."""
     times: dict[int, Times]
-    """Of batches of these sizes to that exit."""
+    """Tail and typical seconds from the images to the exit, by these batch sizes."""
     earliest_end_s: float
-    """When one that is started now seldom ends later."""
+    """Instant that a single image seldom ends after if it is started now."""
 
 
 _Step = tuple[float, float, Times, PlannedBatch | None]
-"""A step of the plan: what it is ordered by, the instant by which it must end, what it takes, and
-the task, if a decision may be about it."""
+"""A step as it is laid out: the instant that orders it, the instant by which it must end, its tail
+and typical seconds, and its ``PlannedBatch`` if a decision may be about it."""
 _due_s = itemgetter(0)
 
 
 class EdfPlan:
-    """The plan for one snapshot."""
+    """The plan for one snapshot: its steps in order of deadline, their slack and their length."""
 
     def __init__(
         self,
@@ -89,16 +107,20 @@ class EdfPlan:
         batch_sizes: Sequence[int],
         streaming_ids: frozenset[int],
     ) -> None:
-        """``streaming``: who of the snapshot can be answered more than once."""
+        """Plan ``snapshot`` with the costs of each of ``models``, in batches of ``batch_sizes``.
+
+        ``streaming_ids`` are the requests of the snapshot that can be answered more than once.
+        """
         self.now_s = snapshot.now_s
         self.slack_s = math.inf
+        """Seconds by which the whole plan can be put off before somebody in it is late."""
         self.length_s = 0.0
-        """How long all of it typically takes."""
+        """Seconds that the whole plan typically takes."""
         self.num_waiting_steps = 0
-        """Steps of waiting requests."""
+        """Number of steps that are batches of waiting requests."""
         self.batches: list[PlannedBatch] = []
-        """Steps that a decision may be about, in their order: of waiting ones that are alike only
-        the first, which has the most slack ahead of it."""
+        """Steps that a decision may be about, in order of deadline. Of steps of waiting requests
+        that are alike it has only the first, which has the most slack before it."""
         self._kinds_planned: set[tuple[int, int, int, int]] = set()
         self.models = models
         self.streaming_ids = streaming_ids
@@ -110,7 +132,10 @@ class EdfPlan:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Put the steps one after the other, as ``CompletionTime`` does, in place for speed."""
+        """Lay the steps out one after the other and measure the slack before each, and of all.
+
+        This is what ``CompletionTime`` adds up, written out here for speed.
+        """
         typical_s, variance, length_s, slack_s = self.now_s, 0.0, 0.0, math.inf
         for _, deadline_s, (tail_s, median_s), planned in self._steps:
             if planned is not None:
@@ -124,6 +149,7 @@ class EdfPlan:
         self.length_s, self.slack_s = length_s, slack_s + EPSILON_S
 
     def _plan_cohort(self, cohort: Cohort, answered: Mapping[int, int]) -> _Step:
+        """Return the step in which ``cohort`` leaves at the shallowest exit that it accepts."""
         requests, costs = cohort.requests, self.models[cohort.model]
         min_depth = requests[0].min_depth
         owed = tuple([r for r in requests if r.id not in answered]) if answered else requests
@@ -144,8 +170,10 @@ class EdfPlan:
         return planned.deadline_s, planned.deadline_s, planned.times, planned
 
     def _add_waiting(self, waiting: tuple[Request, ...]) -> None:
-        """Batch after batch, each as large as pays of those that have the same depth bounds and
-        come one after the other."""
+        """Add the steps of waiting requests, each a batch as large as pays off.
+
+        A batch is of requests that have the same depth bounds and follow each other in the queue.
+        """
         start = depth = max_depth = 0
         for stop, request in enumerate(waiting):
             if request.min_depth != depth or request.max_depth != max_depth:
@@ -155,7 +183,7 @@ class EdfPlan:
         self._add_group(waiting[start:], depth, max_depth)
 
     def _add_group(self, waiting: tuple[Request, ...], depth: int, max_depth: int) -> None:
-        """Batch after batch of those with these bounds."""
+        """Add the steps of waiting requests that all have these depth bounds, batch after batch."""
         streaming_ids, steps = self.streaming_ids, self._steps
         start, count, num_streaming, previous = 0, len(waiting), 0, (0, 0)
         while start < count:
@@ -174,10 +202,10 @@ class EdfPlan:
                         if request.id in streaming_ids
                     ]
                 )
-                if num_streaming:  # one that grows may have joined others
+                if num_streaming:  # the first may not stream, yet one behind it does
                     choice = self._path_choice(depth, True)
                     times = choice.times.get(size) or choice.costs.path(depth, size, streams=True)
-            # A request that is late only by the cautious estimate still gets its chance, at once.
+            # A request that is late only by its tail time still gets its chance, at once.
             deadline_s = due_s if due_s > choice.earliest_end_s else choice.earliest_end_s
             planned = None
             if (size, num_streaming) != previous:
@@ -196,7 +224,11 @@ class EdfPlan:
         choice: _PathChoice,
         num_streaming: int,
     ) -> PlannedBatch | None:
-        """The task of a batch, unless there is one of another batch that is like it."""
+        """Return these requests as a ``PlannedBatch``; None if another step is like it already.
+
+        Steps of waiting requests are alike if their depth bounds, their size and their number of
+        streaming requests are the same.
+        """
         first = requests[0]
         kind_key = (first.min_depth, first.max_depth, len(requests), num_streaming)
         if kind_key in self._kinds_planned:
@@ -207,6 +239,10 @@ class EdfPlan:
         )
 
     def _path_choice(self, depth: int, streams: bool) -> _PathChoice:
+        """Return the quickest path to exit ``depth`` for waiting requests, found once per plan.
+
+        ``streams``: whether features must be left on the device to go on with.
+        """
         key = (depth, streams)
         choice = self._path_choices.get(key)
         if choice is None:
@@ -218,12 +254,18 @@ class EdfPlan:
         return choice
 
     def quickest(self, depth: int, streams: bool) -> Costs:
-        """The model that one image is soonest through to exit ``depth`` of."""
+        """Return the costs of the model through which one image is soonest at exit ``depth``.
+
+        ``streams``: whether features must be left on the device to go on with.
+        """
         return self._path_choice(depth, streams).costs
 
     def backlogs_s(self, budgets_s: Sequence[float]) -> list[float]:
-        """How long what is due before somebody typically takes who comes now, for each of these
-        budgets, smallest first."""
+        """Return the backlog in seconds that a newcomer with each of these budgets would find.
+
+        That is how long everything typically takes that is due before its deadline. ``budgets_s``
+        come smallest first.
+        """
         backlogs_s, seconds, steps = [], 0.0, iter(self._steps)
         step = next(steps, None)
         for budget_s in budgets_s:
@@ -235,7 +277,7 @@ class EdfPlan:
         return backlogs_s
 
     def slack_without(self, planned: PlannedBatch) -> float:
-        """How long the other tasks can be put off, were this one done first."""
+        """Return the seconds by which the other steps can be put off once ``planned`` is done."""
         completion, slack_s = CompletionTime(self.now_s), math.inf
         completion.add(planned.times)
         for _, deadline_s, times, other in self._steps:
@@ -245,5 +287,5 @@ class EdfPlan:
 
     @property
     def is_alone(self) -> bool:
-        """Whether all of it is one step of waiting requests."""
+        """True if the whole plan is one step of waiting requests."""
         return len(self._steps) == self.num_waiting_steps == 1

@@ -1,13 +1,14 @@
-"""Whom to run for when not everybody who waits can be in time.
+"""Batch selection under overload: whom to run for when not everybody who waits can be in time.
 
-While more come than can be served, engine time is what is short, and large batches need least of it
-per answer. So the largest batch that can be filled with requests that are in time in it comes
-first, as in Clockwork (Gujarati et al., OSDI 2020). Those with earlier deadlines are lost by that,
-unless the largest batch with the most urgent of them can go before it and make nobody in it late.
+While requests come faster than they can be served, engine time is what is short, and large batches
+need least of it per answer. So the largest batch that can be filled with requests that are in time
+in it comes first, as in Clockwork (Gujarati et al., OSDI 2020). Requests with earlier deadlines are
+lost by that, unless the largest batch with the most urgent of them can go before it and make nobody
+in it late.
 
-A crowd that will pass can do without: the most urgent who can be in time go first, as in Moore and
-Hodgson's rule (Management Science 15, 1968), if by going on so more of those who wait now are in
-time than after the largest batch.
+An overload that will pass need not cost the most urgent: of those who can be in time they go first,
+as in Moore and Hodgson's rule (Management Science 15, 1968), if by going on so more of the requests
+that wait now are in time than after the largest batch.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from serving.core.scheduling.path_costs import EPSILON_S
 _deadline_s = attrgetter("deadline_s")
 
 Seconds = Callable[[int], float]
-"""What a batch of so many takes."""
+"""Function from a batch size to the seconds that a batch of so many is taken to need."""
 _Span = tuple[int, int]
-"""A batch: where in the queue it starts, and its size."""
+"""A batch as part of the queue: the position of its first request, and its size."""
 
 
 def choose_batch(
@@ -36,10 +37,13 @@ def choose_batch(
     *,
     overload_lasts: bool,
 ) -> Sequence[Request]:
-    """The batch to run now, of ``queue``, which is in order of deadline; empty if there is none.
-    ``sizes`` are those that pay, smallest first; no run may take longer than ``limit_s``.
-    ``lasts``: whether more keep coming than can be served."""
-    seconds = {size: seconds(size) for size in sizes}.__getitem__  # asked for again and again
+    """Return the requests of ``queue`` to run now as one batch; none if no run is short enough.
+
+    ``queue`` is in order of deadline. ``sizes`` are the batch sizes that pay off, smallest first,
+    and ``seconds`` what each needs; no run may take longer than ``limit_s``. ``overload_lasts``:
+    whether more requests keep coming than can be served.
+    """
+    seconds = {size: seconds(size) for size in sizes}.__getitem__  # looked up again and again
     usable = [size for size in sizes if seconds(size) <= limit_s + EPSILON_S]
     if not usable or not queue:
         return ()
@@ -55,8 +59,10 @@ def choose_batch(
 def _largest_batch(
     queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Seconds
 ) -> _Span:
-    """The largest batch that is in time, or what can go before it; the head alone if there is
-    none."""
+    """Return the largest batch that is in time, or an urgent one that can go before it.
+
+    If no batch is in time, it is the head of the queue alone.
+    """
     for size in reversed(sizes):
         in_time_s = now_s + seconds(size) - EPSILON_S
         first = bisect_left(queue, in_time_s, key=_deadline_s)
@@ -66,7 +72,7 @@ def _largest_batch(
         return 0, 1
     if first == 0:
         return 0, size
-    # The head may be late by the cautious estimate, and still goes alone.
+    # The head may be late by the seconds assumed, and still goes alone.
     urgent = _largest_size_within(queue[0].deadline_s - now_s, len(queue), sizes, seconds) or 1
     both_s = seconds(urgent) + seconds(size)
     can_wait = now_s + both_s <= queue[first].deadline_s + EPSILON_S
@@ -74,8 +80,10 @@ def _largest_batch(
 
 
 def _largest_size_within(left_s: float, rows: int, sizes: Sequence[int], seconds: Seconds) -> int:
-    """The size of the largest batch of these rows that takes no longer than ``left_s``; 0 if none
-    does."""
+    """Return the size of the largest batch that takes no longer than ``left_s`` seconds.
+
+    It has no more than ``rows`` requests; 0 if none is short enough.
+    """
     for size in reversed(sizes):
         if size <= rows and seconds(size) <= left_s + EPSILON_S:
             return size
@@ -85,8 +93,10 @@ def _largest_size_within(left_s: float, rows: int, sizes: Sequence[int], seconds
 def _most_urgent_batch(
     queue: Sequence[Request], now_s: float, sizes: Sequence[int], seconds: Seconds
 ) -> _Span:
-    """The first who can be in time, in the largest batch that it is in time in; the head alone if
-    there is nobody."""
+    """Return the largest batch, in time, that starts with the first request that can be in time.
+
+    If no request can, it is the head of the queue alone.
+    """
     for first, request in enumerate(queue):
         size = _largest_size_within(request.deadline_s - now_s, len(queue) - first, sizes, seconds)
         if size:
@@ -97,8 +107,11 @@ def _most_urgent_batch(
 def _count_in_time(
     queue: Sequence[Request], span: _Span, now_s: float, sizes: Sequence[int], seconds: Seconds
 ) -> tuple[int, float]:
-    """How many of the queue are in time if this batch goes first and then, again and again, the
-    most urgent who can be; and how soon that is done, as a negative instant."""
+    """Return how many of the queue are in time if ``span`` goes first, and how soon that is done.
+
+    After it go, again and again, the most urgent who can be in time. How soon is a negative
+    instant, so that the greater of two such pairs is the better one.
+    """
     first, size = span
     end_s = now_s + seconds(size)
     count = sum(r.deadline_s >= end_s - EPSILON_S for r in queue[first : first + size])

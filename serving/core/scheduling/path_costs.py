@@ -1,4 +1,4 @@
-"""What ways through a model there are, and what each is predicted to take during one decision."""
+"""Paths through a model's segments, and the seconds that each is predicted to take."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from serving.core.latency import TAIL_QUANTILE, Latency, Times
 from serving.core.segment import Segment
 
 BATCHING_GAIN = 0.95
-"""A larger batch is formed only if it brings the time per request below this share of the smaller
-one's; otherwise it would delay the first request for nothing."""
+"""Share of a smaller batch's time per request below which a larger batch must bring it to pay off;
+otherwise forming it would delay the first request for nothing."""
 EPSILON_S = 1e-9
-"""Two sums of the same times may differ by this much."""
+"""Seconds by which two sums of the same times may differ through rounding."""
 
 
 class Paths:
-    """The ways from the image to each exit that a runner's segments of one model make.
+    """The paths from the image to each exit that a runner's segments of one model make.
 
     ``units``: whether unit segments are among them; ``fused``: the exits of fused segments.
     """
 
     def __init__(self, available: Collection[Segment], num_exits: int, model: int = 0) -> None:
-        """Raises ValueError unless ``available`` has every unit or every fused segment."""
+        """Find the paths through model number ``model`` in ``available``.
+
+        Raises ValueError unless ``available`` has every unit segment or every fused one.
+        """
         unit = {segment.of(model) for segment in segments.unit_segments(num_exits)}
         fused = {segment.of(model) for segment in segments.fused_segments(num_exits)}
         no_unit, no_fused = unit - set(available), fused - set(available)
@@ -37,7 +40,7 @@ class Paths:
         self.num_exits = num_exits
         self.units = not no_unit
         self.fused = frozenset(segment.stop for segment in fused if segment in available)
-        # By depth, made once: naming a segment takes longer than looking its time up.
+        # Segments by depth, made once: naming a segment takes longer than looking its time up.
         depths = range(num_exits + 1)
         self.stem = segments.STEM.of(model)
         self.stacks = tuple(segments.stack(depth).of(model) for depth in depths)
@@ -45,8 +48,11 @@ class Paths:
         self.exits = tuple(segments.fused_exit(depth).of(model) for depth in depths)
 
     def to(self, depth: int, *, streams: bool = False) -> tuple[tuple[Segment, ...], ...]:
-        """Each way to the boxes of exit ``depth``: unit segments first, and the fused one. With
-        ``grows`` only what leaves features to go on with."""
+        """Return each path from the image to the boxes of exit ``depth``.
+
+        The one through unit segments comes first, then the fused one. With ``streams``, only the
+        path that leaves features to go on with.
+        """
         unit_path = (self.stem, *self.stacks[1 : depth + 1], self.heads[depth])
         unit = (unit_path,) if self.units else ()
         fused = ((self.exits[depth],),) if depth in self.fused else ()
@@ -54,8 +60,10 @@ class Paths:
 
 
 def paths_of(available: Collection[Segment]) -> tuple[Paths, ...]:
-    """The ways through each model that ``available`` has segments of, in their order. Raises
-    ValueError as ``Paths`` does."""
+    """Return the paths through each model that ``available`` has segments of, in model order.
+
+    Raises ValueError as ``Paths`` does.
+    """
     exits: dict[int, int] = {} if available else {0: 1}
     for segment in available:
         exits[segment.model] = max(exits.get(segment.model, 1), segment.stop)
@@ -63,11 +71,15 @@ def paths_of(available: Collection[Segment]) -> tuple[Paths, ...]:
 
 
 NEVER: Times = (math.inf, math.inf)
+"""Times of a path that does not exist."""
 
 
 def late_share(times: Times, limit_s: float) -> float:
-    """How many of such runs take longer than ``limit_s``, which is no less than what they seldom
-    exceed: beyond that, times are taken to fall off exponentially."""
+    """Return the share of runs that take longer than ``limit_s`` seconds.
+
+    The limit is no less than the tail time; beyond that, run times are taken to fall off
+    exponentially.
+    """
     tail_s, typical_s = times
     if tail_s <= typical_s:
         return 0.0
@@ -75,14 +87,17 @@ def late_share(times: Times, limit_s: float) -> float:
 
 
 def _tail(typical_s: float, variance: float) -> float:
-    """What runs seldom exceed that typically take ``typical_s``. What exceeds the typical time is
-    independent from run to run, so it adds up as a root of squares: ten runs are not all unlucky at
-    once."""
+    """Return the tail seconds of runs that together typically take ``typical_s``.
+
+    ``variance`` sums the squares of what each one's tail exceeds its typical time by. What exceeds
+    the typical time is independent from run to run, so it adds up as a root of squares: ten runs
+    are not all unlucky at once.
+    """
     return typical_s + math.sqrt(variance)
 
 
 class CompletionTime:
-    """When runs end that are taken one after the other."""
+    """The predicted completion time of runs that are taken one after the other."""
 
     __slots__ = ("_typical_s", "_variance")
 
@@ -91,7 +106,7 @@ class CompletionTime:
         self._variance = 0.0
 
     def add(self, times: Times) -> float:
-        """One more run; when it ends, seldom later."""
+        """Append one more run, and return the instant that it seldom ends after."""
         tail_s, typical_s = times
         self._typical_s += typical_s
         self._variance += (tail_s - typical_s) ** 2
@@ -99,11 +114,11 @@ class CompletionTime:
 
 
 class Costs:
-    """Predicted seconds during one decision. Remembers what it was asked: segments are few, and
-    questions many.
+    """Predicted seconds of every run and path through one model, during one decision.
 
-    What is called a time without further words is one that is seldom exceeded; ``typical_...`` is
-    exceeded half of the time.
+    Answers are remembered: segments are few, and questions many. A time without further words is a
+    tail time, one that is seldom exceeded; ``typical_...`` is exceeded half of the time; ``Times``
+    are both.
     """
 
     def __init__(self, latency: Latency, paths: Paths) -> None:
@@ -119,8 +134,10 @@ class Costs:
         self._paying: dict[int, tuple[int, ...]] = {}
 
     def _stacks(self, stop: int, batch: int) -> tuple[list[float], list[float]]:
-        """Typical times and variances of stacks from depth 0 to each depth, up to ``stop`` at
-        least: any sequence of stacks is a difference of two."""
+        """Return the typical times and variances of stacks from depth 0 to each depth, summed up.
+
+        They reach to ``stop`` at least: any sequence of stacks is a difference of two.
+        """
         sums = self._sums.get(batch)
         if sums is None:
             sums = self._sums[batch] = ([0.0], [0.0])
@@ -133,15 +150,15 @@ class Costs:
         return sums
 
     def stem(self, batch: int) -> float:
-        """The image to depth 0."""
+        """Return the tail seconds from the images to depth 0."""
         return self._times(self.paths.stem, batch)[0]
 
     def stack(self, depth: int, batch: int) -> float:
-        """Depth ``depth - 1`` to ``depth``."""
+        """Return the tail seconds from depth ``depth - 1`` to ``depth``."""
         return self._times(self.paths.stacks[depth], batch)[0]
 
     def stacks(self, start: int, stop: int, batch: int) -> Times:
-        """Depth ``start`` to ``stop``."""
+        """Return the tail and typical seconds from depth ``start`` to ``stop``."""
         key = (start, stop, batch)
         times = self._between.get(key)
         if times is None:
@@ -152,7 +169,7 @@ class Costs:
         return times
 
     def head(self, depth: int, batch: int) -> float:
-        """Depth ``depth`` to boxes; 0 for no rows."""
+        """Return the tail seconds from the features of ``depth`` to boxes; 0 for no rows."""
         if not batch:
             return 0.0
         key = (depth, batch)
@@ -162,7 +179,10 @@ class Costs:
         return seconds
 
     def fused(self, depth: int, batch: int) -> Times:
-        """The image to the boxes of ``depth`` in one run; infinite if there is no such segment."""
+        """Return the tail and typical seconds of one fused run from the images to exit ``depth``.
+
+        They are infinite if there is no such segment.
+        """
         key = (depth, batch)
         times = self._fused.get(key)
         if times is None:
@@ -172,7 +192,7 @@ class Costs:
         return times
 
     def remaining_path(self, start: int, depth: int, batch: int) -> Times:
-        """Features of depth ``start`` to the boxes of ``depth``."""
+        """Return the tail and typical seconds from depth ``start`` to the boxes of ``depth``."""
         key = (start, depth, batch)
         times = self._remaining.get(key)
         if times is None:
@@ -186,7 +206,10 @@ class Costs:
         return times
 
     def unit_path(self, depth: int, batch: int) -> Times:
-        """The image to the boxes of ``depth`` through unit segments; infinite without them."""
+        """Return the tail and typical seconds to the boxes of ``depth`` through unit segments.
+
+        They are infinite if the runner has none.
+        """
         key = (depth, batch)
         times = self._units.get(key)
         if times is None:
@@ -194,6 +217,7 @@ class Costs:
         return times
 
     def _unit_path(self, depth: int, batch: int) -> Times:
+        """Add up the times of stem, stacks and head on the way to the boxes of ``depth``."""
         tail_s, median_s = self._times(self.paths.stem, batch)
         typical, variance = self._stacks(depth, batch)
         typical_s, squares = typical[depth] + median_s, variance[depth] + (tail_s - median_s) ** 2
@@ -202,9 +226,12 @@ class Costs:
         return _tail(typical_s, squares), typical_s
 
     def path(self, depth: int, batch: int, *, streams: bool = False) -> Times:
-        """The image to the boxes of ``depth``, by the way that is typically quickest; with
-        ``grows`` one that leaves features to go on with. Infinite if the model has no such exit or
-        no such way."""
+        """Return the tail and typical seconds of the quickest path to the boxes of ``depth``.
+
+        The path starts with the images. Quickest is what typically takes least; with ``streams``,
+        only of what leaves features to go on with. Infinite if the model has no such exit or no
+        such path.
+        """
         key = (depth, batch, streams)
         times = self._paths.get(key)
         if times is None:
@@ -217,8 +244,10 @@ class Costs:
         return times
 
     def fused_is_quickest(self, depth: int, batch: int) -> bool:
-        """Whether there is a fused segment to exit ``depth``, and it typically takes no longer than
-        unit segments."""
+        """Return whether a fused run to ``depth`` typically takes no longer than unit segments.
+
+        It does not if there is no such fused segment.
+        """
         if depth not in self.paths.fused:
             return False
         fused = self.fused(depth, batch)
@@ -226,29 +255,40 @@ class Costs:
 
     @staticmethod
     def _quicker(fused: Times, unit: Times) -> Times:
-        """What each seldom exceeds is no guide: less is known of what runs less."""
+        """Return the times of the path that is typically quicker.
+
+        Tail times are no guide here: less is known of what runs less.
+        """
         return fused if fused[1] <= unit[1] else unit
 
     def deeper(
         self, start: int, depth: int, batch: int, num_streaming: int, num_owed: int
     ) -> float:
-        """What it adds to a plan that features go from ``start`` on to ``depth``: stacks for
-        ``batch`` rows, heads for those of them that grow, and the difference between the heads that
-        those leave by to whom an answer is owed."""
+        """Return the seconds that going on from depth ``start`` to ``depth`` adds to a plan.
+
+        They are those of the stacks for ``batch`` rows, of a head at each exit for the
+        ``num_streaming`` of them, and the difference between the heads by which the ``num_owed``
+        rows that are owed an answer leave.
+        """
         heads_s = self.head(depth, num_owed) - self.head(start, num_owed)
         if num_streaming:
             heads_s += sum(self.head(k, num_streaming) for k in range(start + 1, depth + 1))
         return self.stacks(start, depth, batch)[0] + heads_s
 
     def split_heads(self, depth: int, num_streaming: int, num_plain: int, num_owed: int) -> float:
-        """What it adds to a plan that the streaming rows are answered now, the others later, and
-        not all those to whom an answer is owed at once."""
+        """Return the seconds added to a plan by answering streaming rows now, plain ones later.
+
+        The plan has one head at ``depth`` for all ``num_owed`` rows that are owed an answer.
+        """
         heads_s = self.head(depth, num_streaming) + self.head(depth, num_plain)
         return heads_s - self.head(depth, num_owed)
 
     def paying_sizes(self, depth: int, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Of ``sizes``, smallest first: those of which each typically takes clearly less time per
-        request to exit ``depth`` than the one before."""
+        """Return the batch sizes that pay off on the way to exit ``depth``, smallest first.
+
+        Of ``sizes``, also smallest first, those pay off that typically take clearly less time per
+        request than the one before.
+        """
         known = self._paying.get(depth)
         if known is None:
             paying = [1]
@@ -260,13 +300,18 @@ class Costs:
         return known
 
     def typical_path(self, depth: int, *, streams: bool = False) -> float:
-        """What one image takes half of the time to the boxes of ``depth``, the quickest way;
-        infinite if the model has no such exit or no such way."""
+        """Return the seconds that one image typically takes to the boxes of ``depth``.
+
+        That is by the quickest path; infinite if the model has no such exit or no such path.
+        """
         return self.path(depth, 1, streams=streams)[1]
 
 
 def quickest(models: Sequence[Costs], depth: int, streams: bool) -> Costs:
-    """The model that one image is typically soonest through to the boxes of ``depth``."""
+    """Return the costs of the model through which one image is soonest at exit ``depth``.
+
+    Soonest is what typically takes least.
+    """
     if len(models) == 1:
         return models[0]
     return min(models, key=lambda costs: costs.typical_path(depth, streams=streams))
