@@ -14,6 +14,7 @@ from typing import Any
 from serving.core.latency import LatencyProfile
 
 FORMAT = 1
+"""Version of the catalogue's form on disk; others are refused."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the accuracies were measured on."""
+    """The data set, runtime and date that a model's accuracies were measured with."""
 
     dataset: str
     split: str
@@ -48,17 +49,19 @@ class SegmentFile:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of the segments in one precision that was asked for."""
+    """The accuracies and latencies that were measured in one precision that was asked for."""
 
     exits: tuple[Exit, ...]
     evaluation: Evaluation | None
     profiles: Mapping[str, LatencyProfile]
-    """By runtime name."""
+    """Latency profiles, by runtime name."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Figures:
-        """Parse what ``to_json`` writes. Raises KeyError, TypeError or ValueError on anything
-        else."""
+        """Parse what ``to_json`` writes.
+
+        Raises KeyError, TypeError or ValueError on anything else.
+        """
         return cls(
             exits=tuple(Exit(**entry) for entry in data["exits"]),
             evaluation=Evaluation(**data["evaluation"]) if data["evaluation"] else None,
@@ -66,7 +69,7 @@ class Figures:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
+        """Return the figures in a JSON-serialisable form."""
         return {
             "exits": [asdict(entry) for entry in self.exits],
             "evaluation": asdict(self.evaluation) if self.evaluation else None,
@@ -76,8 +79,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Catalog:
-    """One model. ``exits``, ``evaluation`` and ``profiles`` are of the precision that a runtime
-    chooses by itself or, in what ``at`` gives, of ``precision``."""
+    """The facts about one model.
+
+    ``exits``, ``evaluation`` and ``profiles`` are of the precision that a runtime chooses by itself
+    or, in what ``at`` returns, of ``precision``.
+    """
 
     name: str
     version: str
@@ -89,22 +95,25 @@ class Catalog:
     input_width: int
     max_detections: int
     score_threshold: float
-    """Boxes below it never leave the head."""
+    """Score below which no box leaves the head, in 0..1."""
     exits: tuple[Exit, ...]
     evaluation: Evaluation | None
     segments: Mapping[str, SegmentFile]
     profiles: Mapping[str, LatencyProfile]
-    """By runtime name, such as ``openvino``."""
+    """Latency profiles, by runtime name such as ``openvino``."""
     command: str
-    """What trained and exported it."""
+    """Command line that trained and exported the model."""
     precisions: Mapping[str, Figures] = field(default_factory=dict)
-    """What was measured in precisions that were asked for, such as ``int8``."""
+    """Figures of precisions that were asked for, by name such as ``int8``."""
     precision: str | None = None
-    """That of the figures; None: what the runtime chooses."""
+    """Precision that the catalogue's own figures are of; None: what the runtime chooses."""
 
     def at(self, precision: str | None) -> Catalog:
-        """The catalogue with the figures of ``precision`` in place of those of the runtime's
-        choice. Where that was not measured, neither accuracies nor latencies are known."""
+        """Return the catalogue with the figures of ``precision`` in place of its own.
+
+        Where that was not measured, neither accuracies nor latencies are known. None: the catalogue
+        as it is, with those of the runtime's choice.
+        """
         if precision is None:
             return self
         unknown = Figures(tuple(Exit(e.depth, 0.0, 0.0, {}) for e in self.exits), None, {})
@@ -118,8 +127,10 @@ class Catalog:
         )
 
     def with_figures(self, measured: Catalog) -> Catalog:
-        """This catalogue with the figures of ``measured``, which is what ``at`` gave of it with
-        others in their place."""
+        """Return this catalogue with the figures of ``measured`` in place of what it had.
+
+        ``measured`` is what ``at`` returned of it, with other figures.
+        """
         if measured.precision is None:
             return measured
         figures = Figures(measured.exits, measured.evaluation, measured.profiles)
@@ -127,18 +138,21 @@ class Catalog:
 
     @property
     def num_exits(self) -> int:
-        """Depths are 1 .. ``num_exits``."""
+        """Number of exits; depths are 1 .. ``num_exits``."""
         return len(self.exits)
 
     @property
     def digest(self) -> str:
-        """What identifies the weights: SHA-256 over the names and digests of all segments, as
-        hexadecimal digits. Plans compiled from other segments do not fit this catalogue."""
+        """Digest of the weights, by which compiled plans are matched with a catalogue.
+
+        It is the SHA-256 over the names and digests of all segments, as hexadecimal digits. Plans
+        compiled from other segments do not fit this catalogue.
+        """
         lines = (f"{name} {entry.sha256}\n" for name, entry in sorted(self.segments.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def expected_ap(self, depth: int) -> float:
-        """COCO AP of exit ``depth`` on the data set of ``evaluation``."""
+        """Return the COCO AP of exit ``depth`` on the data set of ``evaluation``."""
         return self.exits[depth - 1].ap
 
     @classmethod
@@ -178,7 +192,10 @@ class Catalog:
         return catalog
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serialisable form, of a catalogue that is not one ``at`` a precision."""
+        """Return the catalogue in a JSON-serialisable form.
+
+        It must not be one ``at`` a precision.
+        """
         assert self.precision is None, "figures of one precision only"
         own = Figures(self.exits, self.evaluation, self.profiles).to_json()
         profiles = own.pop("profiles")

@@ -12,7 +12,7 @@ from serving.core.request import Request
 
 
 def describe(snapshot: Snapshot, decision: Decision) -> str:
-    """What the policy saw, what it decided and why, in one line."""
+    """Return one line that says what the policy saw, what it decided and why."""
     parts = [f"{snapshot.now_s:.6f} s"]
     if snapshot.waiting:
         left_ms = (snapshot.waiting[0].deadline_s - snapshot.now_s) * 1e3
@@ -26,6 +26,7 @@ def describe(snapshot: Snapshot, decision: Decision) -> str:
 
 
 def _action(decision: Decision) -> str:
+    """Return what a decision does, in a few words."""
     match decision:
         case Run():
             return f"run {decision.segment.name} on {_ids(decision.requests)}"
@@ -44,4 +45,5 @@ def _action(decision: Decision) -> str:
 
 
 def _ids(requests: Sequence[Request]) -> str:
+    """Return the ids of requests as ``#41 #43``."""
     return " ".join(f"#{request.id}" for request in requests)

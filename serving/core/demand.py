@@ -1,6 +1,7 @@
-"""What arrives at an executor: how often, how unevenly, and with how much time.
+"""Demand: how often requests arrive at an executor, how unevenly, and with how much time.
 
-Measured over the latest arrivals, so that a policy can weigh what it has against what will come.
+It is measured over the latest arrivals, so that a policy can weigh what it has against what will
+come.
 """
 
 from __future__ import annotations
@@ -10,48 +11,52 @@ from collections import deque
 from dataclasses import dataclass
 
 WINDOW = 64
-"""Arrivals that are looked back at: enough for a rate within a fifth, few enough to notice a burst
-while it lasts."""
+"""Number of latest arrivals that are looked back at: enough for a rate within a fifth, few enough
+to notice a burst while it lasts."""
 NUM_BUDGETS = 6
-"""That the budgets of a window are summed up as: the middle of each sixth of them."""
+"""Number of budgets that those of a window are summed up as: the middle of each sixth of them."""
 MIN_ARRIVALS = 8
-"""With fewer nothing is known."""
+"""Number of arrivals below which nothing is known of the demand."""
 MAX_IDLE_BUDGETS = 8.0
-"""A silence counts as so many times the longest budget of the window at most. Whoever came before
+"""Number of times the window's longest budget that a silence counts as at most. Whoever came before
 it is gone, so that more of it tells nothing of those who come after; and a minute of it would make
 the next ``WINDOW`` arrivals look like one a second, however fast they come. In the simulator, with
 on/off arrivals (4 s in 14, loads of .6 and .9 while on, cpu-lite and the model in this repository),
 that cost 1 to 2 in 100 requests; a limit of 4 or 16 does much the same, and at 4 very uneven
 arrivals (gamma:8) lose by it."""
 _TICKS = 2**40
-"""Of a second. Gaps are summed up in whole ones, so that long ones leave nothing behind of
-themselves when they have left the window."""
+"""Number of ticks in a second. Gaps are summed up in whole ticks, so that long ones leave nothing
+behind of themselves when they have left the window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Of the latest arrivals."""
+    """The demand that the latest arrivals show."""
 
     rate_hz: float
-    """Arrivals per second."""
+    """Number of arrivals per second."""
     cv2: float
     """Squared coefficient of variation of the times between arrivals: 0 when they are even, 1 for a
     Poisson process, more for bursts."""
     budgets_s: tuple[float, ...]
-    """Times from arrival to deadline, smallest first: each stands for an equal share of them."""
+    """Seconds from arrival to deadline, smallest first; each stands for an equal share of
+    requests."""
 
     @property
     def budget_s(self) -> float:
-        """Their mean."""
+        """Mean of the budgets, in seconds."""
         return sum(self.budgets_s) / max(1, len(self.budgets_s))
 
 
 UNKNOWN = Demand(0.0, 1.0, ())
-"""Nobody has arrived lately."""
+"""Demand of which nothing is known: nobody has arrived lately."""
 
 
 class DemandMeter:
-    """Keeps the latest ``WINDOW`` arrivals. Not thread-safe: one executor owns it."""
+    """A meter of demand that remembers the latest ``WINDOW`` arrivals.
+
+    Not thread-safe: one executor owns it.
+    """
 
     def __init__(self) -> None:
         # Instant, budget, and ticks since the one before.
@@ -60,7 +65,10 @@ class DemandMeter:
         self._sum_gaps = self._sum_squares = 0
 
     def arrived(self, now_s: float, budget_s: float) -> None:
-        """A request that has ``budget_s`` left was taken in. ``now_s`` never falls."""
+        """Take note of an arrival that has ``budget_s`` seconds left.
+
+        ``now_s`` never falls.
+        """
         arrivals = self._arrivals
         if len(arrivals) == WINDOW:
             gap = arrivals[1][2]
@@ -74,11 +82,15 @@ class DemandMeter:
         arrivals.append((now_s, budget_s, gap))
 
     def _silence_s(self, now_s: float) -> float:
+        """Return the seconds since the latest arrival, as far as they count."""
         longest_s = max(0.0, self._budgets[-1])  # late on arrival, all of them, is possible
         return min(now_s - self._arrivals[-1][0], MAX_IDLE_BUDGETS * longest_s)
 
     def measure(self, now_s: float) -> Demand:
-        """As of ``now_s``: a silence that has lasted longer than the usual gap counts as one."""
+        """Return the demand as of ``now_s``.
+
+        A silence that has lasted longer than the usual gap counts as one.
+        """
         count = len(self._arrivals)
         if count < MIN_ARRIVALS:
             return UNKNOWN

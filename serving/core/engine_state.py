@@ -1,4 +1,4 @@
-"""What one engine has to do: who waits, whose features it holds, and which runs are under way.
+"""Engine state: who waits for one engine, whose features it holds, and which runs are under way.
 
     add -> waiting --apply(Run)--> under way --complete--> a cohort, a deeper one, or answered
               |                        |
@@ -26,32 +26,36 @@ from serving.core.request import Request
 
 _NOBODY: Mapping[int, int] = {}
 _urgency = attrgetter("deadline_s", "id")
+"""Key that orders waiting requests: by deadline, then by id."""
 
 
 class CohortChange(NamedTuple):
-    """Which rows of a cohort are left."""
+    """The rows of a cohort that are left after some requests have gone."""
 
     cohort: int
-    """Its id."""
+    """Id of the cohort."""
     rows: tuple[int, ...]
-    """Positions before the change, in order; none if the cohort is gone."""
+    """Positions of these rows before the change, in order; none if the cohort is gone."""
 
 
 class Completion(NamedTuple):
-    """What a run that has ended led to."""
+    """The outcome of a run that has ended well."""
 
     cohort: Cohort | None
-    """The cohort whose features came out; None if boxes did."""
+    """Cohort whose features came out; None if boxes did."""
     left: tuple[Request, ...] = ()
     """Requests that were answered and are no longer here."""
     staying: tuple[Request, ...] = ()
     """Requests that were answered and may go deeper."""
     changes: tuple[CohortChange, ...] = ()
+    """Changes of cohorts that some of their requests have left."""
 
 
 class EngineState:
-    """The requests that one engine has taken and not ended. Only its numbers may be read from other
-    threads."""
+    """The requests that one engine has taken and not ended.
+
+    Only its numbers (``num_waiting``, ``num_in_flight``) may be read from other threads.
+    """
 
     def __init__(self) -> None:
         self._waiting: list[Request] = []
@@ -59,7 +63,7 @@ class EngineState:
         self._answered: dict[int, int] = {}
         self._demand = DemandMeter()
         self._under_way: list[tuple[Run, int | None]] = []
-        """Each with the id of the cohort that it is of or will make, if any."""
+        """Runs under way, each with the id of the cohort that it is of or will make, if any."""
         self._removed: set[int] = set()
         """Ids of requests that leave when the run they are in ends."""
         self._next_cohort_id = 0
@@ -68,25 +72,25 @@ class EngineState:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that no run has ended for; those in a first run still wait."""
+        """Number of requests that no run has ended for; those in a first run still wait."""
         return len(self._waiting)
 
     @property
     def num_in_flight(self) -> int:
-        """Requests with features on the device."""
+        """Number of requests with features on the device."""
         return sum(len(cohort.requests) for cohort in tuple(self._cohorts.values()))
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to decide about, now or when the runs under way end."""
+        """True if there is nothing to decide about, now or when the runs under way end."""
         return not self._waiting and not self._cohorts
 
     def cohort(self, id: int) -> Cohort:
-        """The cohort with this id. Raises KeyError."""
+        """Return the cohort with this id. Raises KeyError."""
         return self._cohorts[id]
 
     def snapshot(self, now_s: float) -> Snapshot:
-        """What a policy is shown at ``now_s``: everything that no run is under way for."""
+        """Return what a policy is shown at ``now_s``: everything that no run is under way for."""
         waiting, cohorts = self._waiting, self._cohorts.values()
         answered = dict(self._answered) if self._answered else _NOBODY
         demand = self._demand.measure(now_s)
@@ -105,15 +109,22 @@ class EngineState:
     # -- what happens ----------------------------------------------------------------------------
 
     def add(self, arrivals: Iterable[tuple[Request, float]]) -> None:
-        """Let requests wait that were submitted at these instants (seconds), earliest first."""
+        """Let requests wait.
+
+        ``arrivals``: requests and the instants (seconds) at which they were submitted, earliest
+        first.
+        """
         for request, submitted_s in arrivals:
             insort(self._waiting, request, key=_urgency)
             self._demand.arrived(submitted_s, request.deadline_s - submitted_s)
 
     def apply(self, decision: Decision) -> tuple[CohortChange, ...]:
-        """Carry out ``decision`` as far as requests are concerned. A run is then under way until
-        ``complete`` or ``fail``; of all others this is the end. Raises ValueError for a run of what
-        another run is under way for."""
+        """Carry out ``decision`` as far as requests are concerned.
+
+        A run is then under way until ``complete`` or ``fail``; of all others this is the end.
+        Returns how cohorts have changed. Raises ValueError for a run of what another run is under
+        way for.
+        """
         match decision:
             case Run():
                 self._begin(decision)
@@ -128,14 +139,16 @@ class EngineState:
         return ()
 
     def cohort_of(self, run: Run) -> int | None:
-        """The id of the cohort that ``run``, which is under way, is of or will make; None if it
-        goes from the image to the boxes."""
+        """Return the id of the cohort that ``run``, which is under way, is of or will make.
+
+        None if it goes from the image to the boxes.
+        """
         return next(cohort for other, cohort in self._under_way if other is run)
 
     def complete(self, run: Run) -> Completion:
-        """End ``run`` well: its features are there, or its boxes."""
+        """End ``run`` well, and return what it led to: its features are there, or its boxes."""
         cohort_id = self._end(run)
-        if run.cohort is None:  # until now they took up room in the queue
+        if run.cohort is None:  # which they took up room in until now
             self._leave_queue(run.requests)
         if cohort_id is not None and not run.segment.head:
             return self._hold(run, cohort_id)
@@ -160,14 +173,16 @@ class EngineState:
         return Completion(None, tuple(answered), tuple(staying), changes)
 
     def fail(self, run: Run) -> tuple[CohortChange, ...]:
-        """End ``run`` badly: nobody in it is here any more."""
+        """End ``run`` badly: remove everybody in it. Returns how cohorts have changed."""
         self._end(run)
         self._leaving(run)
         return self.remove(run.requests)
 
     def remove(self, requests: Collection[Request]) -> tuple[CohortChange, ...]:
-        """Take requests out of the queue and out of their cohorts; those in a run that is under way
-        leave when it ends."""
+        """Take requests out of the queue and out of their cohorts; return how these have changed.
+
+        Those in a run that is under way leave when it ends.
+        """
         if self._under_way:
             busy = {request.id for run, _ in self._under_way for request in run.requests}
             self._removed.update(request.id for request in requests if request.id in busy)
@@ -180,6 +195,10 @@ class EngineState:
     # -- parts of these --------------------------------------------------------------------------
 
     def _begin(self, run: Run) -> None:
+        """Put ``run`` under way.
+
+        Raises ValueError if another run is of the same requests or cohort.
+        """
         for other, _ in self._under_way:
             same = {request.id for request in run.requests} & {r.id for r in other.requests}
             if same or (run.cohort is not None and run.cohort == other.cohort):
@@ -191,7 +210,7 @@ class EngineState:
         self._under_way.append((run, cohort))
 
     def _end(self, run: Run) -> int | None:
-        """It is no longer under way; the id of its cohort."""
+        """Take ``run`` from those under way, and return the id of its cohort, if any."""
         for place, (other, cohort) in enumerate(self._under_way):
             if other is run:
                 del self._under_way[place]
@@ -199,7 +218,10 @@ class EngineState:
         raise ValueError(f"no such run of {run.segment.name} is under way")
 
     def _hold(self, run: Run, cohort_id: int) -> Completion:
-        """The cohort whose features came out, without those who left meanwhile."""
+        """Hold the cohort whose features came out of ``run``.
+
+        Those who were removed meanwhile leave it at once.
+        """
         if run.cohort is None:
             cohort = Cohort(cohort_id, run.segment.stop, run.requests, run.segment.model)
         else:
@@ -213,7 +235,7 @@ class EngineState:
         return Completion(cohort, changes=changes)
 
     def _leaving(self, run: Run) -> list[Request]:
-        """Those in ``run`` who were removed while it was under way; they are so no longer."""
+        """Return the requests of ``run`` that were removed while it ran, and forget that."""
         if not self._removed:
             return []
         leaving = [request for request in run.requests if request.id in self._removed]
@@ -221,14 +243,16 @@ class EngineState:
         return leaving
 
     def _leave_queue(self, requests: Collection[Request]) -> None:
+        """Take requests out of the queue, as far as they are in it."""
         count = len(requests)
-        if self._waiting[:count] == [*requests]:  # as most often: the most urgent
+        if self._waiting[:count] == [*requests]:  # the most urgent, as is most often the case
             del self._waiting[:count]
             return
         gone = {request.id for request in requests}
         self._waiting = [request for request in self._waiting if request.id not in gone]
 
     def _take_out(self, requests: Collection[Request]) -> tuple[CohortChange, ...]:
+        """Take requests out of their cohorts, and return how these have changed."""
         gone = {request.id for request in requests}
         changes = []
         for cohort in tuple(self._cohorts.values()):
@@ -244,6 +268,7 @@ class EngineState:
         return tuple(changes)
 
     def _forget(self, requests: Iterable[Request]) -> None:
+        """Forget which of these requests have an answer."""
         if self._answered:
             for request in requests:
                 self._answered.pop(request.id, None)

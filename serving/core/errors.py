@@ -24,25 +24,31 @@ import enum
 
 
 class ShedReason(str, enum.Enum):
-    """Why a request was shed. ``rejected-*``: no engine work was done, so a retry is cheap.
-    ``evicted-*``: engine time was spent on it."""
+    """The reason why a request was shed.
+
+    ``rejected-*``: no engine work was done, so a retry is cheap. ``evicted-*``: engine time was
+    spent on it.
+    """
 
     REJECTED_SATURATED = "rejected-saturated"
     """A bounded queue was full."""
     REJECTED_OVERLOAD = "rejected-overload"
-    """Admitting it would have made it or an earlier request late."""
+    """Admitting the request would have made it or an earlier one late."""
     REJECTED_EXPIRED = "rejected-expired"
-    """Its deadline came too close while it waited."""
+    """The request's deadline came too close while it waited."""
     REJECTED_DRAINING = "rejected-draining"
     """The server is shutting down."""
     EVICTED_EXPIRED = "evicted-expired"
-    """Its deadline came too close while it was in flight, before it reached its first exit."""
+    """The request's deadline came too close in flight, before its first exit."""
 
     __str__ = str.__str__  # formatted as its value, which ``enum.StrEnum`` does from 3.11 on
 
 
 class ServingError(Exception):
-    """Base of all; ``detail`` is a sentence for the person who sent the request."""
+    """The base of all ways to end without boxes.
+
+    ``detail`` is a sentence for the person who sent the request.
+    """
 
     slug = "internal"
 
@@ -52,31 +58,46 @@ class ServingError(Exception):
 
 
 class InvalidRequest(ServingError):
+    """An error for a message that cannot be served as it was sent."""
+
     slug = "invalid-request"
 
 
 class InvalidParameter(InvalidRequest):
+    """An error for a query parameter or header that is unknown, malformed or out of range."""
+
     slug = "invalid-parameter"
 
 
 class InvalidImage(InvalidRequest):
+    """An error for a body that is not an image that can be decoded."""
+
     slug = "invalid-image"
 
 
 class UnsupportedImage(InvalidRequest):
+    """An error for a body of a kind that is not served."""
+
     slug = "unsupported-image"
 
 
 class PayloadTooLarge(InvalidRequest):
+    """An error for a body with too many bytes or too many pixels."""
+
     slug = "payload-too-large"
 
 
 class BodyTimeout(InvalidRequest):
+    """An error for a body that did not arrive within the budget."""
+
     slug = "body-timeout"
 
 
 class BudgetInfeasible(ServingError):
-    """``min_budget_s`` is the smallest budget, in seconds, that would have been accepted."""
+    """An error for a budget that an idle server could not meet.
+
+    ``min_budget_s`` is the smallest budget, in seconds, that would have been accepted.
+    """
 
     slug = "budget-infeasible"
 
@@ -86,7 +107,10 @@ class BudgetInfeasible(ServingError):
 
 
 class Overloaded(ServingError):
-    """``retry_after_s`` is when, in seconds from now, the present backlog will be gone."""
+    """An error for a request that was shed, for ``reason``.
+
+    ``retry_after_s`` is when, in seconds from now, the present backlog will be gone.
+    """
 
     slug = "overloaded"
 
@@ -97,16 +121,24 @@ class Overloaded(ServingError):
 
 
 class DeadlineExceeded(ServingError):
+    """An error for a request that was admitted, then missed: the server's own failure."""
+
     slug = "deadline-exceeded"
 
 
 class Cancelled(ServingError):
+    """An error for a request whose client went away."""
+
     slug = "cancelled"
 
 
 class BackendError(ServingError):
+    """An error for a request that the engine failed on."""
+
     slug = "backend-error"
 
 
 class BackendUnavailable(BackendError):
+    """An error for an engine that is not there: starting, stopping or gone."""
+
     slug = "backend-unavailable"

@@ -1,5 +1,6 @@
-"""A family: models for the same classes that one executor serves as one, such as a small and a
-large backbone, or two input sizes. Most often it has one member.
+"""A family: models for the same classes that one executor serves as one.
+
+They may be a small and a large backbone, or two input sizes. Most often a family has one member.
 
 A request does not name a model: it starts in the one whose operating points suit its budget and the
 load, and stays in it. The depths it allows are exits of whichever model answers, so that one which
@@ -19,13 +20,16 @@ from serving.core.pareto_front import Front, OperatingPoint, pareto_front
 from serving.core.useful_exits import UsefulExits
 
 PathSeconds = Callable[[int, int], float]
-"""Seconds from an image to the boxes of an exit, by its depth and its model's number."""
+"""Function from an exit's depth and its model's number to the seconds from an image to its
+boxes."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """The catalogues of the models, at least one. Raises ValueError, with a sentence for who chose
-    them, if they cannot be served as one."""
+    """The models that are served as one, by their catalogues, at least one.
+
+    Raises ValueError, with a sentence for who chose them, if they cannot be served as one.
+    """
 
     catalogs: tuple[Catalog, ...]
 
@@ -43,69 +47,76 @@ class Family:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the models."""
+        """Names of the models."""
         return tuple(catalog.name for catalog in self.catalogs)
 
     @property
     def name(self) -> str:
-        """What is served is called after all its models."""
+        """Name of what is served: those of all its models, joined."""
         return "+".join(self.names)
 
     @property
     def version(self) -> str:
-        """That of all models, or those of each."""
+        """Version that all models have, or the different ones, joined."""
         return "+".join(dict.fromkeys(catalog.version for catalog in self.catalogs))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of every model, in the order of their labels."""
+        """Names of the classes, the same for every model, in the order of their labels."""
         return self.catalogs[0].classes
 
     @property
     def score_threshold(self) -> float:
-        """Some model has no boxes below it."""
+        """Score below which some model has no boxes, in 0..1."""
         return max(catalog.score_threshold for catalog in self.catalogs)
 
     @property
     def num_exits(self) -> int:
-        """Of the model that has most."""
+        """Number of exits of the model that has most."""
         return max(catalog.num_exits for catalog in self.catalogs)
 
     @cached_property
     def _frame(self) -> Catalog:
+        """Catalogue of the model with the largest input, which is the common frame."""
         return max(self.catalogs, key=lambda catalog: catalog.input_height * catalog.input_width)
 
     @property
     def input_height(self) -> int:
-        """Of the common frame: images come and boxes go in pixels of the largest input."""
+        """Height of the common frame, in pixels.
+
+        Images come and boxes go in pixels of the largest input.
+        """
         return self._frame.input_height
 
     @property
     def input_width(self) -> int:
-        """Of the common frame."""
+        """Width of the common frame, in pixels."""
         return self._frame.input_width
 
     @property
     def accuracies(self) -> tuple[tuple[float, ...], ...]:
-        """AP of the exits of each model, shallowest first."""
+        """Accuracies (AP) of the exits of each model, shallowest first."""
         return tuple(tuple(entry.ap for entry in catalog.exits) for catalog in self.catalogs)
 
     @cached_property
     def _useful_exits(self) -> tuple[UsefulExits, ...]:
+        """Exits of each model that are worth going to."""
         return tuple(map(UsefulExits, self.accuracies))
 
     def deepest(self, model: int, max_depth: int) -> int:
-        """The deepest exit of ``model`` up to ``max_depth``."""
+        """Return the deepest exit of ``model`` up to ``max_depth``."""
         return min(max_depth, self.catalogs[model].num_exits)
 
     def expected_ap(self, model: int, depth: int) -> float:
-        """AP of exit ``depth`` of ``model``, as measured."""
+        """Return the AP of exit ``depth`` of ``model``, as measured."""
         return self.catalogs[model].expected_ap(depth)
 
     def degraded(self, model: int, depth: int, min_depth: int, max_depth: int) -> bool:
-        """Whether an exit from ``min_depth`` to ``max_depth``, of any model, is more accurate than
-        exit ``depth`` of ``model``. As for the policy, that is the deeper one of a model whose
-        accuracies were not measured."""
+        """Return whether a more accurate exit than ``depth`` of ``model`` was allowed.
+
+        That is one from ``min_depth`` to ``max_depth``, of any model. As for the policy, of a model
+        whose accuracies were not measured the deeper exit is the more accurate one.
+        """
         best_ap = max(
             useful.ap(allowed)
             for other, useful in enumerate(self._useful_exits)
@@ -114,7 +125,7 @@ class Family:
         return self._useful_exits[model].ap(depth) < best_ap
 
     def front(self, seconds: PathSeconds) -> Front:
-        """The exits that are worth the time they take."""
+        """Return the Pareto front of all exits: those that are worth the time they take."""
         return pareto_front(
             OperatingPoint(model, depth, seconds(depth, model), useful.ap(depth))
             for model, useful in enumerate(self._useful_exits)
@@ -122,7 +133,10 @@ class Family:
         )
 
     def profile(self, runtime: str) -> LatencyProfile | None:
-        """What was measured of the models on ``runtime``, as one table; None if nothing was."""
+        """Return what was measured of the models on ``runtime``, as one table.
+
+        None if nothing was.
+        """
         measured = [
             (model, catalog.profiles[runtime])
             for model, catalog in enumerate(self.catalogs)

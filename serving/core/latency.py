@@ -1,4 +1,4 @@
-"""How long a segment will take: a measured table, and a model of it that follows the machine.
+"""Latency of segments: a measured table, and a model of it that follows the machine.
 
     seconds = base(segment, batch) * slowdown
 
@@ -21,32 +21,37 @@ from serving.core import segment as segments
 from serving.core.segment import Segment
 
 TAIL_QUANTILE = 0.97
-"""The quantile that plans are made with; a path of several segments is safer than each alone."""
+"""Quantile of run times that plans are made with, the tail; a path of several segments is safer
+than each alone."""
 BASE_WINDOW = 128
+"""Number of recent runs of one (segment, batch) that its typical and tail times come from."""
 SLOWDOWN_WINDOW = 15
+"""Number of recent runs, of whatever segment, that the slowdown comes from."""
 EXCESS_WINDOW = 256
+"""Number of recent runs that show by how much runs exceed their typical times."""
 MIN_TAIL_SAMPLES = 34
-"""With fewer values their ``TAIL_QUANTILE`` is the largest of them: one hiccup."""
+"""Number of values below which their ``TAIL_QUANTILE`` is the largest of them: one hiccup."""
 MIN_BASE_SAMPLES = 6
-"""From this many runs of a (segment, batch) on, its profile entry is no longer consulted."""
+"""Number of runs of a (segment, batch) from which on its profile entry is no longer consulted."""
 
 Times = tuple[float, float]
-"""Of a run: seconds that it seldom exceeds, and seconds that it takes half of the time."""
+"""Tail and typical seconds of a run: what it seldom exceeds, and what it exceeds half of the
+time."""
 
 
 class Latency(Protocol):
-    """Predicted seconds of one run of a segment at a batch size."""
+    """A source of predicted seconds of one run of a segment at a batch size."""
 
     @abstractmethod
     def times(self, segment: Segment, batch: int) -> Times:
-        """What a run seldom exceeds, and what half of the runs do not exceed."""
+        """Return the tail and typical seconds: what a run seldom exceeds, and half of the time."""
 
     def predict(self, segment: Segment, batch: int) -> float:
-        """The first of ``times``."""
+        """Return the seconds that a run seldom exceeds, the first of ``times``."""
         return self.times(segment, batch)[0]
 
     def typical(self, segment: Segment, batch: int) -> float:
-        """The second of ``times``."""
+        """Return the seconds that half of the runs do not exceed, the second of ``times``."""
         return self.times(segment, batch)[1]
 
 
@@ -59,13 +64,13 @@ class Quantiles:
     p99_s: float
 
     def spread(self) -> tuple[float, ...]:
-        """Ten values whose quantiles are these: what a window holds before it has runs."""
+        """Return ten values that have these quantiles: what a window holds before it has runs."""
         return (*[self.p50_s] * 6, *[self.p90_s] * 3, self.p99_s)
 
 
 @dataclass(frozen=True)
 class LatencyProfile:
-    """Measured run times of one runtime on one machine."""
+    """The measured run times of one runtime on one machine."""
 
     runtime: str
     machine: str
@@ -85,8 +90,11 @@ class LatencyProfile:
 
     @classmethod
     def merged(cls, profiles: Iterable[tuple[int, LatencyProfile]]) -> LatencyProfile:
-        """One profile of several models' segments, from (number of the model, its profile). What
-        else it says is said of the first."""
+        """Return one profile of several models' segments.
+
+        ``profiles`` are pairs of a model's number and its profile. What else a profile says is
+        taken from the first.
+        """
         numbered = tuple(profiles)
         table = {
             (segment.of(model), batch): quantiles
@@ -96,7 +104,10 @@ class LatencyProfile:
         return replace(numbered[0][1], table=table)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serialisable form: segment name -> batch size -> quantiles in seconds."""
+        """Return the profile in a JSON-serialisable form.
+
+        Its segments are a table: segment name -> batch size -> quantiles in seconds.
+        """
         by_name: dict[str, dict[str, dict[str, float]]] = {}
         for (segment, batch), q in sorted(self.table.items()):
             by_name.setdefault(segment.name, {})[str(batch)] = {
@@ -114,17 +125,17 @@ class LatencyProfile:
 
 
 def quantile(values: Iterable[float], q: float) -> float:
-    """The smallest value with at least a share ``q`` of ``values`` at or below it."""
+    """Return the smallest value with at least a share ``q`` of ``values`` at or below it."""
     return quantile_of_sorted(sorted(values), q)
 
 
 def quantile_of_sorted(ordered: Sequence[float], q: float) -> float:
-    """``quantile`` of values that are in order."""
+    """Return the ``quantile`` of values that are in order."""
     return ordered[min(len(ordered) - 1, max(0, math.ceil(q * len(ordered)) - 1))]
 
 
 def _weighted_median(pairs: Iterable[tuple[float, float]]) -> float:
-    """The value of the (value, weight) at which half of the weight is reached."""
+    """Return the value at which half of the weight of all (value, weight) is reached."""
     ordered = sorted(pairs)
     left = sum(weight for _, weight in ordered) / 2
     for value, weight in ordered:
@@ -135,7 +146,7 @@ def _weighted_median(pairs: Iterable[tuple[float, float]]) -> float:
 
 
 class _Recent:
-    """The latest values, in order."""
+    """The latest values, of which quantiles are quick to look up."""
 
     __slots__ = ("_ordered", "_values")
 
@@ -147,20 +158,23 @@ class _Recent:
         return len(self._values)
 
     def add(self, value: float) -> None:
+        """Add a value, in place of the oldest if there is no room."""
         if len(self._values) == self._values.maxlen:
             del self._ordered[bisect.bisect_left(self._ordered, self._values[0])]
         self._values.append(value)
         bisect.insort(self._ordered, value)
 
     def latest(self, count: int) -> list[float]:
+        """Return the ``count`` values that were added last, oldest first."""
         return list(self._values)[-count:]
 
     def quantile(self, q: float) -> float:
+        """Return the ``quantile`` of the values."""
         return quantile_of_sorted(self._ordered, q)
 
 
 class _Window:
-    """Recent runs of one (segment, batch), each divided by the slowdown of its time."""
+    """The recent runs of one (segment, batch), each divided by the slowdown of its time."""
 
     __slots__ = ("base", "num_seen", "runs", "tail")
 
@@ -171,6 +185,7 @@ class _Window:
         self._refresh()
 
     def add(self, value: float) -> None:
+        """Add a run, and drop what the profile had put there once there are enough."""
         if self.num_seen == MIN_BASE_SAMPLES:  # drop what the profile had put there
             self.runs = _Recent(BASE_WINDOW, self.runs.latest(self.num_seen))
         self.num_seen += 1
@@ -178,14 +193,17 @@ class _Window:
         self._refresh()
 
     def _refresh(self) -> None:
+        """Look the typical and the tail time up again."""
         if len(self.runs):
             self.base = self.runs.quantile(0.5)
             self.tail = self.runs.quantile(TAIL_QUANTILE)
 
 
 class LatencyModel(Latency):
-    """Predicts run times in seconds and learns from each run. Not thread-safe: one executor owns
-    it."""
+    """A model that predicts run times in seconds and learns from each run.
+
+    Not thread-safe: one executor owns it.
+    """
 
     def __init__(self, profile: LatencyProfile | None) -> None:
         self._windows: dict[Segment, dict[int, _Window]] = {}
@@ -194,7 +212,7 @@ class LatencyModel(Latency):
         self._excess_s = _Recent(EXCESS_WINDOW)
         self._slowdown = 1.0
         self._excess_tails = (0.0, 0.0)
-        # Without the slowdown, so that a run changes little of it.
+        # Times without the slowdown, so that a run changes little of them.
         self._known: dict[Segment, dict[int, Times]] = {}
         if profile is not None:
             for (segment, batch), quantiles in profile.table.items():
@@ -202,8 +220,11 @@ class LatencyModel(Latency):
 
     @property
     def slowdown(self) -> float:
-        """What recent runs took, over what their windows led one to expect: a median in which a
-        run counts by the time expected, since the shortest are mostly overhead."""
+        """Slowdown of recent runs: what they took, over what their windows led one to expect.
+
+        It is a median in which a run counts by the time expected, since the shortest are mostly
+        overhead.
+        """
         return self._slowdown
 
     def observe(self, segment: Segment, batch: int, seconds: float) -> None:
@@ -228,8 +249,11 @@ class LatencyModel(Latency):
                 self._known.clear()
 
     def times(self, segment: Segment, batch: int) -> Times:
-        """What a run exceeds with a probability of 1 - ``TAIL_QUANTILE``, and what half of the runs
-        do not exceed. Raises KeyError for a segment that was neither profiled nor run."""
+        """Return the tail and the typical seconds of a run.
+
+        A run exceeds the tail with a probability of 1 - ``TAIL_QUANTILE``, and the typical time
+        half of the time. Raises KeyError for a segment that was neither profiled nor run.
+        """
         try:
             tail_s, typical_s = self._known[segment][batch]
         except KeyError:
@@ -238,6 +262,7 @@ class LatencyModel(Latency):
         return tail_s * self._slowdown, typical_s * self._slowdown
 
     def _lookup(self, segment: Segment, batch: int) -> Times:
+        """Return the tail and the typical seconds of a run on an engine without slowdown."""
         windows = self._windows.get(segment)
         if not windows:
             raise KeyError(f"segment {segment.name} was neither profiled nor run")
@@ -254,8 +279,11 @@ class LatencyModel(Latency):
         return tail_s * batch / sizes[-1], typical_s * batch / sizes[-1]
 
     def _tail(self, window: _Window) -> float:
-        """Of few runs the quantile would be the largest one; by how much runs of all segments have
-        exceeded their typical times is a better guess."""
+        """Return the seconds that runs of a window seldom exceed.
+
+        Of few runs the quantile would be the largest one; by how much runs of all segments have
+        exceeded their typical times is a better guess.
+        """
         few = 0 < window.num_seen < MIN_TAIL_SAMPLES
         if few and len(self._excess) >= MIN_TAIL_SAMPLES:
             # Short runs exceed theirs by a larger share, long ones by more time.

@@ -17,7 +17,7 @@ PAD_VALUE = 114
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """The placement of one image. Sizes in pixels."""
+    """The placement of one image in the model's input. Sizes are in pixels."""
 
     original_width: int
     original_height: int
@@ -25,8 +25,10 @@ class Letterbox:
     resized_height: int
 
     def to_original(self, boxes_xyxy_input: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map ``(N, 4)`` boxes from model-input pixels to pixels of the original image, clipped
-        to it."""
+        """Map boxes from pixels of the model's input to pixels of the original image.
+
+        They are ``(N, 4)``, and clipped to the image.
+        """
         scale = np.array(
             [
                 self.original_width / self.resized_width,
@@ -43,8 +45,10 @@ class Letterbox:
 def fit(
     original_width: int, original_height: int, input_width: int, input_height: int
 ) -> Letterbox:
-    """The largest placement of the image in the input that keeps its aspect ratio (to the pixel;
-    at least one pixel each way)."""
+    """Return the largest placement of the image in the input that keeps its aspect ratio.
+
+    It does so to the pixel; the placement has at least one pixel each way.
+    """
     scale = min(input_width / original_width, input_height / original_height)
     return Letterbox(
         original_width,

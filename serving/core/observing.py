@@ -1,5 +1,7 @@
-"""What those who watch an executor share: the gateway exports to Prometheus, Triton on its own
-page, and traces are made of segment runs."""
+"""Facts and names that all observers of an executor share.
+
+The gateway exports to Prometheus, Triton on its own page, and traces are made of segment runs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from serving.core.request import Answered, Cancelled, Failed, Request, Result, S
 from serving.core.segment import Segment
 
 MARGIN_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""From "just in time" to "nearly the whole budget was left"."""
+"""Bucket bounds, in seconds, of the time left at the end: from "just in time" to "nearly the whole
+budget was left"."""
 
 RESULT_NAMES: dict[type[Result], str] = {
     Answered: "answered",
@@ -18,7 +21,7 @@ RESULT_NAMES: dict[type[Result], str] = {
     Cancelled: "cancelled",
     Failed: "failed",
 }
-"""How a request left the engine."""
+"""Names of the ways in which a request leaves the engine, as metric labels have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +30,17 @@ class SegmentRun:
 
     segment: Segment
     requests: tuple[Request, ...]
-    """For whom it ran, as one batch."""
+    """Requests for which it ran, as one batch."""
     cohort: int | None
-    """The cohort that they are, or became; None of a run from the image to the boxes."""
+    """Id of the cohort that they are, or became; None of a run from the image to the boxes."""
     started_s: float
-    """When the executor began to decide on it."""
+    """Instant at which the executor began to decide on it."""
     finished_s: float
+    """Instant at which its output was handed over."""
     predicted_s: float
-    """What it had been predicted not to exceed."""
+    """Seconds that it had been predicted not to exceed."""
 
 
 Trace = Callable[[SegmentRun], None]
-"""Told of each run in the executor's thread, before the requests learn what came of it; must be
-quick and must not raise."""
+"""Function that is told of each run in the executor's thread, before the requests learn what came
+of it; must be quick and must not raise."""

@@ -6,8 +6,8 @@
        | o
        '--------------- latency
 
-What is off it is never worth its time. Measured accuracies need not rise with depth, so that even
-the exits of one model are not all on it.
+An exit off the front is never worth its time. Measured accuracies need not rise with depth, so that
+even the exits of one model are not all on it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """An exit of a model, by its position among those served, the time from an image to its boxes,
-    and its accuracy (AP, in 0..1)."""
+    """An exit of a model, with its latency and its accuracy.
+
+    ``model`` is its position among those served, ``latency_s`` the seconds from an image to the
+    boxes of exit ``depth``, and ``ap`` the accuracy (AP, in 0..1).
+    """
 
     model: int
     depth: int
@@ -35,13 +38,13 @@ class Dropped:
     better: OperatingPoint
 
     def reason(self, names: Sequence[str]) -> str:
-        """One sentence for a person; ``names`` are those of the models."""
+        """Return one sentence for a person, with the models called by ``names``."""
         point = self.point
         subject = f"exit {point.depth} of {names[point.model]}: {_short(point.ap)}"
         return f"{subject}, {self.verdict(names)}"
 
     def verdict(self, names: Sequence[str]) -> str:
-        """Why it was dropped, to be said of it."""
+        """Return why the point was dropped, as words to be said of it."""
         better = self.better
         whose = "" if better.model == self.point.model else f" of {names[better.model]}"
         return (
@@ -52,13 +55,19 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """``points`` rise in latency and in accuracy; ``dropped`` is by model, then depth."""
+    """A Pareto front, and what is off it.
+
+    ``points`` rise in latency and in accuracy; ``dropped`` is by model, then depth.
+    """
 
     points: tuple[OperatingPoint, ...]
     dropped: tuple[Dropped, ...]
 
     def table(self, names: Sequence[str]) -> list[str]:
-        """A line for each point, by model, then depth; ``names`` are those of the models."""
+        """Return a line of text for each point, by model, then depth.
+
+        ``names`` are those of the models.
+        """
         verdicts = {each.point: each.verdict(names) for each in self.dropped}
         width = max(map(len, (*names, "model")))
         lines = [f"{'model':{width}}  exit    AP      ms"]
@@ -70,7 +79,10 @@ class Front:
 
 
 def pareto_front(points: Iterable[OperatingPoint]) -> Front:
-    """The front of ``points``. Of equals, the first model's shallowest exit is on it."""
+    """Return the front of ``points``.
+
+    Of equals, the first model's shallowest exit is on it.
+    """
     front: list[OperatingPoint] = []
     dropped: list[Dropped] = []
     for point in sorted(points, key=lambda p: (p.latency_s, -p.ap, p.model, p.depth)):
@@ -83,5 +95,5 @@ def pareto_front(points: Iterable[OperatingPoint]) -> Front:
 
 
 def _short(ap: float) -> str:
-    """As in tables of the field: .618."""
+    """Return an accuracy as in tables of the field: .618."""
     return f"{ap:.3f}".removeprefix("0")

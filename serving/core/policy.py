@@ -29,7 +29,7 @@ from serving.core.segment import Segment
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Requests whose features are on the device, at one depth, as rows of one batch."""
+    """A batch of requests, as rows, whose features are on the device, all at one depth."""
 
     id: int
     depth: int
@@ -39,21 +39,24 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that a decision depends on but the latency model."""
+    """A policy's view of an engine: everything that a decision depends on but the latency model."""
 
     now_s: float
     waiting: tuple[Request, ...]
-    """By deadline, then by id."""
+    """Waiting requests, by deadline, then by id."""
     cohorts: tuple[Cohort, ...]
     answered: Mapping[int, int] = field(default_factory=dict)
-    """Request id -> the deepest exit it has been answered at: of streaming requests in cohorts."""
+    """Deepest exit that a request has been answered at, by request id, for streaming requests in
+    cohorts."""
     demand: Demand = UNKNOWN
-    """What arrives, as measured."""
+    """Demand as it was measured."""
 
 
 class Why(NamedTuple):
-    """Why a policy decided so: a sentence and the numbers in it, put together only when somebody
-    reads them."""
+    """The reason of a decision: a sentence and the numbers in it.
+
+    They are put together only when somebody reads them.
+    """
 
     text: str
     numbers: tuple[float, ...] = ()
@@ -63,12 +66,16 @@ class Why(NamedTuple):
 
 
 UNSAID = Why("")
+"""Reason of a decision whose policy gives none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run ``segment`` for ``requests``: all rows of ``cohort``, with a head also some of them, or
-    waiting requests. Whom a head answers leaves, but for streaming requests that may go deeper."""
+    """A decision to run ``segment`` for ``requests``.
+
+    These are all rows of ``cohort``, with a head also some of them, or waiting requests. Whom a
+    head answers leaves, but for streaming requests that may go deeper.
+    """
 
     segment: Segment
     requests: tuple[Request, ...]
@@ -78,8 +85,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Make these cohorts, all at one depth, one: rows in this order, under the first one's id.
-    There must not be more rows than the runner's largest batch."""
+    """A decision to make these cohorts, all at one depth, one.
+
+    Its rows are in this order, and its id is the first one's. There must not be more rows than the
+    runner's largest batch.
+    """
 
     cohorts: tuple[int, ...]
     why: Why = field(default=UNSAID, compare=False)
@@ -87,7 +97,7 @@ class Merge:
 
 @dataclass(frozen=True, slots=True)
 class ShedRequests:
-    """End these without an answer."""
+    """A decision to end these requests without an answer."""
 
     requests: tuple[Request, ...]
     reason: ShedReason
@@ -97,7 +107,10 @@ class ShedRequests:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """End these streaming requests with the deepest answer they have; each has one."""
+    """A decision to end these streaming requests with the deepest answer they have.
+
+    Each has one.
+    """
 
     requests: tuple[Request, ...]
     why: Why = field(default=UNSAID, compare=False)
@@ -105,7 +118,10 @@ class Conclude:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do until something arrives, or until an instant, whichever comes first."""
+    """A decision to do nothing until something arrives, or until an instant.
+
+    Whichever comes first ends it.
+    """
 
     until_s: float = math.inf
     why: Why = field(default=UNSAID, compare=False)
@@ -115,8 +131,11 @@ Decision = Run | Merge | ShedRequests | Conclude | Wait
 
 
 class Policy(Protocol):
-    """Chooses what an idle executor does next. Streaming requests are its to conclude: the executor
-    ends one only when it is answered at its ``max_depth`` or by a fused run."""
+    """A scheduler: it chooses what an idle executor does next.
+
+    Streaming requests are its to conclude: the executor ends one only when it is answered at its
+    ``max_depth`` or by a fused run.
+    """
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """Pure: the same arguments give the same decision."""
+        """Return the next action, as a pure function: the same arguments give the same decision."""

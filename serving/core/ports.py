@@ -1,4 +1,4 @@
-"""What the core asks of the outside, each small enough to fake in ten lines."""
+"""Ports of the core: what it asks of the outside, each small enough to fake in ten lines."""
 
 from __future__ import annotations
 
@@ -14,88 +14,106 @@ from serving.core.request import Answered, Detections, Request, Result
 from serving.core.segment import Segment
 
 Clock = Callable[[], float]
-"""Seconds of a monotonic clock."""
+"""Function that returns the seconds of a monotonic clock."""
 
 Image = npt.NDArray[np.uint8]
-"""``(input_height, input_width, 3)`` RGB, letterboxed: what the stem takes."""
+"""Array of shape ``(input_height, input_width, 3)``, RGB and letterboxed: what the stem takes."""
 
 CreatePolicy = Callable[[Collection[Segment], Sequence[float], Sequence[int], int], Policy]
-"""(what can be run, AP of exits 1 .. N, batch sizes, most cohorts at once) -> the policy of one
-executor. Raises ValueError if it cannot do with these."""
+"""Function (what can be run, AP of exits 1 .. N, batch sizes, most cohorts at once) -> the policy
+of one executor. Raises ValueError if it cannot do with these."""
 
 
 class SegmentRunner(Protocol):
-    """One runtime on one device. Runs one segment at a time; a batch is opaque to its caller and
-    its features stay on the device. Not thread-safe."""
+    """A runtime on one device, which runs one segment at a time.
+
+    A batch is opaque to its caller and its features stay on the device. Not thread-safe.
+    """
 
     runtime: str
-    """Name and version, such as ``openvino 2026.4.1``."""
+    """Name and version of the runtime, such as ``openvino 2026.4.1``."""
     segments: frozenset[Segment]
-    """What this repository and runtime can run: every unit segment, with or without fused exits, or
-    else every fused exit. Nothing else can be scheduled."""
+    """Segments that this repository and runtime can run: every unit segment, with or without fused
+    exits, or else every fused exit. Nothing else can be scheduled."""
     batch_sizes: tuple[int, ...]
-    """What it runs most efficiently, smallest first, from 1 to the largest batch it takes."""
+    """Batch sizes that it runs most efficiently, smallest first, from 1 to the largest it takes."""
 
     def load(self, images: Sequence[Image]) -> Any:
-        """A batch of images, in this order. Raises ValueError on a wrong shape or dtype."""
+        """Return a batch of images, in this order. Raises ValueError on a wrong shape or dtype."""
 
     def run(self, segment: Segment, batch: Any) -> Any:
-        """Features or detections of ``batch``, which stays valid. Raises ValueError when the
-        batch is not what the segment takes."""
+        """Return the features or detections of ``batch``, which stays valid.
+
+        Raises ValueError when the batch is not what the segment takes.
+        """
 
     def select(self, batch: Any, rows: Sequence[int]) -> Any:
-        """A batch of these rows of a batch of features, in this order; ``batch`` stays valid.
-        Raises ValueError when it is not of features, when it has no such rows, or when there are
-        more rows than the largest batch has."""
+        """Return a batch of these rows of a batch of features, in this order.
+
+        ``batch`` stays valid. Raises ValueError when it is not of features, when it has no such
+        rows, or when there are more rows than the largest batch has.
+        """
 
     def merge(self, batches: Sequence[Any]) -> Any:
-        """A batch of all rows of these batches of features, all at one depth, in their order; the
-        batches stay valid. Raises ValueError when there are fewer than two, when they are not
-        features or differ in depth, or when there are more rows than the largest batch has."""
+        """Return a batch of all rows of these batches of features, in their order.
+
+        They are all at one depth, and stay valid. Raises ValueError when there are fewer than two,
+        when they are not features or differ in depth, or when there are more rows than the largest
+        batch has.
+        """
 
     def release(self, batch: Any) -> None:
         """Give the batch's memory back; it must not be used again."""
 
     def detections(self, batch: Any) -> list[Detections]:
-        """The rows of a batch that has been through a head, copied out of the device."""
+        """Return the rows of a batch that has been through a head, copied out of the device."""
 
     def close(self) -> None:
         """Free everything; any later call raises RuntimeError."""
 
 
 class Observer(Protocol):
-    """Told of everything an executor does, in its thread; must be quick and must not raise."""
+    """An observer of everything an executor does, told in its thread.
+
+    It must be quick and must not raise.
+    """
 
     def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
-        """A segment ran: ``seconds`` from the decision to the hand-over of what came out."""
+        """Take note of a run: a segment at a batch size.
+
+        ``seconds`` are from the decision to the hand-over of what came out, ``predicted_s`` what
+        they were predicted not to exceed.
+        """
 
     def decided(self, seconds: float) -> None:
-        """The policy was asked, and took this long."""
+        """Take note of a decision that the policy took so many seconds for."""
 
     def ended(self, result: Result) -> None:
-        """A request ended; called exactly once for each."""
+        """Take note of how a request ended; called exactly once for each."""
 
 
 class Backend(Protocol):
-    """Where the gateway sends its images."""
+    """An engine, wherever it runs, that the gateway sends its images to."""
 
     family: Family
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be answered now."""
+        """True if a request would be answered now."""
 
     @property
     def num_waiting(self) -> int:
-        """Requests that no segment has run for."""
+        """Number of requests that no segment has run for."""
 
     @property
     def num_in_flight(self) -> int:
-        """Requests with features on the device."""
+        """Number of requests with features on the device."""
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """Engine seconds from image to exit ``depth`` of ``model``, or of whichever is there first,
-        on an idle engine, typically."""
+        """Return the seconds that an idle engine typically takes from an image to exit ``depth``.
+
+        The exit is that of ``model``, or of whichever is there first.
+        """
 
     async def start(self) -> None:
         """Load, warm up, and become ready. Raises BackendError if it never will."""
@@ -104,11 +122,16 @@ class Backend(Protocol):
         """Refuse new requests, let those in flight end for up to ``grace_s``, free everything."""
 
     async def detect(self, image: Image, request: Request) -> Answered:
-        """Boxes for one image. Cancelling the awaiting task cancels the request at the next
-        segment boundary. Raises Overloaded, DeadlineExceeded or BackendError."""
+        """Return the boxes of one image.
+
+        Cancelling the asyncio task that awaits them cancels the request at the next segment
+        boundary. Raises Overloaded, DeadlineExceeded or BackendError.
+        """
 
     def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
         """Yield the boxes of every exit as it is reached, at least one; ``request`` is streaming.
-        Closing it, or cancelling the task that awaits the next one, cancels the request at the
-        next segment boundary; who is slow to take an answer delays nobody. Raises as
-        ``detect``."""
+
+        Closing it, or cancelling the asyncio task that awaits the next one, cancels the request at
+        the next segment boundary; who is slow to take an answer delays nobody. Raises as
+        ``detect``.
+        """

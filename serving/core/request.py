@@ -12,23 +12,26 @@ from serving.core.errors import ShedReason
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One image that wants boxes. Instants are seconds of one monotonic clock."""
+    """A request for the boxes of one image. Instants are seconds of one monotonic clock."""
 
     id: int
-    """Unique in one executor; a larger one was admitted later."""
+    """Number that is unique in one executor; a larger one was admitted later."""
     arrival_s: float
     deadline_s: float
-    """When the boxes must be out of the engine; whatever follows has been subtracted."""
+    """Instant by which the boxes must be out of the engine; whatever follows has been
+    subtracted."""
     min_depth: int
     max_depth: int
     streaming: bool = False
-    """Whether it wants the boxes of every exit it passes, from ``min_depth`` on."""
+    """True if the boxes of every exit it passes are wanted, from ``min_depth`` on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """The boxes of one image, best first. Boxes are ``(x1, y1, x2, y2)`` in pixels of the image
-    the model was given (``_input``)."""
+    """The boxes of one image, best first.
+
+    Boxes are ``(x1, y1, x2, y2)`` in pixels of the image the model was given (``_input``).
+    """
 
     boxes_xyxy_input: npt.NDArray[np.float32]  # (N, 4)
     scores: npt.NDArray[np.float32]  # (N,)
@@ -37,25 +40,28 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """It left at exit ``depth``; of a streaming request, it was answered there."""
+    """The result of a request that left at exit ``depth``.
+
+    Of a streaming request, it was answered there.
+    """
 
     request: Request
     detections: Detections
     depth: int
     started_s: float
-    """When its first segment started."""
+    """Instant at which the request's first segment started."""
     finished_s: float
     engine_s: float
-    """Seconds that the segments it took part in ran."""
+    """Seconds that the segments which the request took part in ran."""
     predicted_s: float
-    """What those segments had been predicted to take."""
+    """Seconds that those segments had been predicted to take."""
     model: int = 0
-    """Whose exit it was, where several models are served as one."""
+    """Number of the model whose exit it was, where several are served as one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shed:
-    """It was refused or evicted."""
+    """The result of a request that was refused or evicted."""
 
     request: Request
     reason: ShedReason
@@ -66,7 +72,7 @@ class Shed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Its client went away."""
+    """The result of a request whose client went away."""
 
     request: Request
     finished_s: float
@@ -74,7 +80,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The engine raised ``error`` while it worked on it."""
+    """The result of a request on which the engine raised ``error``."""
 
     request: Request
     error: Exception

@@ -1,4 +1,4 @@
-"""One timed run of everything that a runner can run: what warming up and profiling share."""
+"""Timed runs of everything that a runner can run, which warming up and profiling share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from serving.core.segment import Segment
 def time_every_segment(
     runner: SegmentRunner, image: Image, num_exits: int, clock: Clock
 ) -> Iterator[tuple[Segment, int, float]]:
-    """Run each segment, of each model, once at each batch size, on what the segments before it made
-    of ``image``; yields (segment, batch size, seconds)."""
+    """Run each segment, of each model, once at each batch size; yield how long each took.
+
+    Every run is on what the segments before it made of ``image``. Yields (segment, batch size,
+    seconds).
+    """
     models = sorted({segment.model for segment in runner.segments})
     for model, size in product(models, runner.batch_sizes):
         yield from _time_model(runner, image, num_exits, clock, model, size)
@@ -25,7 +28,7 @@ def time_every_segment(
 def _time_model(
     runner: SegmentRunner, image: Image, num_exits: int, clock: Clock, model: int, size: int
 ) -> Iterator[tuple[Segment, int, float]]:
-    """Those of one model, at one batch size."""
+    """Run each segment of one model once, at one batch size, as ``time_every_segment`` does."""
     batch = runner.load([image] * size)
     for fused in segments.fused_segments(num_exits):
         segment = fused.of(model)
@@ -48,7 +51,7 @@ def _time_model(
 
 
 def _boxes(runner: SegmentRunner, segment: Segment, batch: Any, clock: Clock) -> float:
-    """Seconds of a run whose output nobody needs."""
+    """Return the seconds of a run whose output nobody needs."""
     started_s = clock()
     boxes = runner.run(segment, batch)
     seconds = clock() - started_s
@@ -64,9 +67,11 @@ def warm_up(
     clock: Clock,
     rounds: int,
 ) -> None:
-    """Run every segment ``rounds`` times at every batch size of the runner, and let the latency
-    model learn from it, so that the first request meets a warm engine and true predictions. One
-    round before that is not learnt from: memory is allocated in it."""
+    """Run every segment ``rounds`` times at every batch size, and let ``latency`` learn from it.
+
+    So the first request meets a warm engine and true predictions. One round before that is not
+    learnt from: memory is allocated in it.
+    """
     for number in range(rounds + 1):
         for segment, batch, seconds in time_every_segment(runner, image, num_exits, clock):
             if number > 0:

@@ -1,4 +1,4 @@
-"""The least of what was measured lately."""
+"""A minimum over a sliding window: the least of what was measured lately."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 
 class WindowedMinimum:
-    """The smallest of each of several values, over the last ``period_s`` seconds at least and
-    twice as many at most."""
+    """The smallest of each of several values over a sliding window of time.
+
+    It reaches over the last ``period_s`` seconds at least, and twice as many at most.
+    """
 
     def __init__(self, period_s: float, now_s: float, values: Sequence[float]) -> None:
         self._period_s = period_s
@@ -15,7 +17,10 @@ class WindowedMinimum:
         self._before = self._now = tuple(values)
 
     def add(self, now_s: float, values: Sequence[float]) -> None:
-        """As many values as there were. ``now_s`` never falls."""
+        """Take in one new value for each of the values.
+
+        ``now_s`` never falls.
+        """
         age_s = now_s - self._since_s
         if age_s < self._period_s:
             self._now = tuple(map(min, self._now, values))
@@ -26,5 +31,5 @@ class WindowedMinimum:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """In the order in which they are given."""
+        """Smallest of each value, in the order in which they are given."""
         return tuple(map(min, self._before, self._now))
