@@ -22,7 +22,8 @@ from serving.core.timing import warm_up
 from serving.executor import Executor, Watch
 
 WARM_UP_ROUNDS = 8
-"""Enough for the latency model to stop consulting a profile from elsewhere."""
+"""Number of rounds that is enough for the latency model to stop consulting a profile from
+elsewhere."""
 
 _SHED_DETAILS = {
     ShedReason.REJECTED_SATURATED: "The server's queue is full.",
@@ -31,6 +32,7 @@ _SHED_DETAILS = {
     ShedReason.REJECTED_DRAINING: "The server is shutting down.",
     ShedReason.EVICTED_EXPIRED: "The budget ran out before the first exit was reached.",
 }
+"""Sentences that tell clients why they were shed."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,12 @@ def start_engine(
     watch: Watch | None = None,
     trace: Trace | None = None,
 ) -> Engine:
-    """Warm ``runner`` up and start its executor. ``runtime`` names the profile to begin with;
-    ``create_policy`` makes another policy than the one that serves, for a single model; ``watch``
-    is told of each decision, ``trace`` of each run of a segment."""
+    """Warm ``runner`` up and start its executor.
+
+    ``runtime`` names the profile to begin with; ``create_policy`` makes another policy than the one
+    that serves, for a single model; ``watch`` is told of each decision, ``trace`` of each run of a
+    segment.
+    """
     latency = LatencyModel(family.profile(runtime))
     shape = (family.input_height, family.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -88,7 +93,7 @@ def start_engine(
 
 
 def error_of(result: Shed | Failed | CancelledResult) -> ServingError:
-    """What the sender of a request that got no boxes is told."""
+    """Return the error that tells the sender of a request why it got no boxes."""
     match result:
         case Shed(reason=reason, retry_after_s=retry_after_s):
             return Overloaded(_SHED_DETAILS[reason], reason, retry_after_s)

@@ -1,14 +1,14 @@
-"""The executor: owns one device, runs one segment at a time, and asks the policy what comes next.
+"""The executor, which owns one device, runs one segment at a time and asks the policy what is next.
 
     submit -> waiting --Run(stem)--> cohort --Run(stack)--> cohort --Run(head)--> answered
                  |                     |  ^                   |
-                 |                     |  '--- streaming: on_exit -'
+                 |                     |  '-streaming: on_exit'
                  '-- shed, cancelled --'---- shed, cancelled, failed
 
 Every request that was submitted ends exactly once, by its ``done`` callback. A *streaming* one has
 its answers before that, by its ``on_exit`` callback; once it has one, only its client can take it
 from it: it is not shed, and whatever fails, it ends answered. The loop runs in a thread of its own;
-``step`` is one turn of it and is all that tests need.
+``step`` is one pass of it and is all that tests need.
 
 An idle engine is probed: predictions that a busy moment has raised would otherwise make the gateway
 refuse every budget, and nothing would ever run to correct them.
@@ -46,24 +46,26 @@ from serving.core.windowed_minimum import WindowedMinimum
 log = logging.getLogger(__name__)
 
 PROBE_AFTER_S = 2.0
-"""An engine idle for so long is probed: less than a hundredth of its time."""
+"""Seconds after which an idle engine is probed, which takes less than a hundredth of its time."""
 RECHECK_AFTER_S = 0.1
-"""And after so long while it seems slower than usual: whoever was refused for that should come back
-to an engine that knows better."""
+"""Seconds after which an idle engine is probed while it seems slower than usual: whoever was
+refused for that should come back to an engine that knows better."""
 SLOW_RATIO = 1.2
-"""Runs that lately took so many times what they used to are slow."""
+"""Ratio of recent run times to what they used to be above which an engine seems slow."""
 PUBLISH_EVERY_S = 0.05
-"""How old the predictions may be that admission goes by; making them takes some microseconds."""
+"""Seconds that the predictions which admission goes by may be old; making them takes some
+microseconds."""
 IDLE_PERIOD_S = 30.0
-"""An idle engine would take the least that it has typically taken within one to two of these: in a
-flood everything around it slows it down, and not all segments alike."""
+"""Seconds that the least typical times are kept for, once to twice over: an idle engine would take
+those. Under overload everything around it slows it down, and not all segments alike."""
 
 Done = Callable[[Result], None]
-"""Called in the executor's thread, or in the submitting one if the request is refused at once."""
+"""Function that is given a request's result, in the executor's thread, or in the submitting one if
+the request is refused at once."""
 OnExit = Callable[[Answered], None]
-"""Called in the executor's thread."""
+"""Function that is given each answer of a streaming request, in the executor's thread."""
 Watch = Callable[[Snapshot, Decision], None]
-"""Told of each decision, in the executor's thread, before it is carried out."""
+"""Function that is told of each decision, in the executor's thread, before it is carried out."""
 
 
 @dataclass(slots=True)
@@ -79,12 +81,14 @@ class _Job:
     engine_s: float = 0.0
     predicted_s: float = 0.0
     answer: Answered | None = None
-    """The deepest so far, of one that may go deeper."""
+    """Deepest answer so far, of a request that may go deeper."""
 
 
 class Executor:
-    """Runs requests through segments. ``submit`` and ``cancel`` may be called from any thread;
-    ``step`` from one thread only."""
+    """An executor: it runs requests through the segments of one runner.
+
+    ``submit`` and ``cancel`` may be called from any thread; ``step`` from one thread only.
+    """
 
     def __init__(
         self,
@@ -119,7 +123,7 @@ class Executor:
         self._num_open = 0
         self._draining = False
         self._stopping = False
-        # Of the loop's thread alone:
+        # Touched by the loop's thread alone:
         self._state = EngineState()
         self._jobs: dict[int, _Job] = {}
         self._batches: dict[int, Any] = {}  # on the device, by cohort
@@ -132,17 +136,20 @@ class Executor:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that no segment has run for."""
+        """Number of requests that no segment has run for."""
         return len(self._inbox) + self._state.num_waiting
 
     @property
     def num_in_flight(self) -> int:
-        """Requests with features on the device."""
+        """Number of requests with features on the device."""
         return self._state.num_in_flight
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """Seconds from image to exit ``depth`` of ``model``, or of whichever is there first, on an
-        idle engine, typically, as of the last ``IDLE_PERIOD_S``."""
+        """Return the seconds that an idle engine typically takes from an image to exit ``depth``.
+
+        The exit is that of ``model``, or of whichever is there first. The figure is as of the last
+        ``IDLE_PERIOD_S``.
+        """
         if model is not None:
             return self._exit_s[model][depth - 1]
         return min(seconds[depth - 1] for seconds in self._exit_s if len(seconds) >= depth)
@@ -150,8 +157,11 @@ class Executor:
     def submit(
         self, request: Request, image: Image, done: Done, on_exit: OnExit | None = None
     ) -> None:
-        """Take a request; ``done`` is called exactly once, whatever becomes of it. ``on_exit`` is
-        called for each exit that answers it, the last one included, before ``done`` is."""
+        """Take a request; ``done`` is called exactly once, whatever becomes of it.
+
+        ``on_exit`` is called for each exit that answers it, the last one included, before ``done``
+        is.
+        """
         with self._changed:
             reason = self._refusal()
             if reason is None:
@@ -164,6 +174,7 @@ class Executor:
         done(result)
 
     def _refusal(self) -> ShedReason | None:
+        """Return the reason why a request cannot be taken now; None if it can."""
         if self._draining or self._stopping:
             return ShedReason.REJECTED_DRAINING
         if self.num_waiting >= self._max_waiting:
@@ -182,8 +193,10 @@ class Executor:
         self._thread.start()
 
     def stop(self, grace_s: float) -> None:
-        """Refuse new requests, give those inside ``grace_s`` seconds to end, end the rest as
-        shed or with the answer they have, and stop the loop."""
+        """Refuse new requests, give those inside ``grace_s`` seconds to end, and stop the loop.
+
+        The rest end as shed, or with the answer they have.
+        """
         with self._changed:
             self._draining = True
             self._changed.wait_for(lambda: self._num_open == 0, timeout=grace_s)
@@ -199,6 +212,7 @@ class Executor:
     # -- the loop ------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        """Take steps until told to stop; in between, wait for requests and probe the engine."""
         while not self._stopping:
             if self.step():
                 continue
@@ -209,24 +223,28 @@ class Executor:
                     lambda: bool(self._inbox or self._cancelled or self._stopping),
                     None if patience_s == math.inf else max(0.0, patience_s),
                 )
-            # Also when somebody has come: an engine that refuses everybody would never know better.
+            # Also with somebody there: an engine that refuses everybody would never know better.
             if not waits and (not woken or self._clock() >= self._probe_at_s()):
                 self._probe_safely()
 
     def _probe_at_s(self) -> float:
+        """Return the instant at which an idle engine is to be probed."""
         slow = self._latency.slowdown > SLOW_RATIO
         return self._learnt_s + (RECHECK_AFTER_S if slow else PROBE_AFTER_S)
 
     def _probe_safely(self) -> None:
+        """Probe the engine, and log what that raises."""
         try:
             self.probe()
         except Exception as error:  # whatever a runtime raises must not end the loop
             _report("the idle engine failed a probe", error)
 
     def probe(self) -> None:
-        """Run a blank request to the first exit, or one segment and then as far as nobody arrives,
-        so that the latency model sees the engine as it is now: what slows all segments down alike
-        is learnt from any of them."""
+        """Run a blank request to the first exit, to show the latency model the engine as it is now.
+
+        When somebody arrives, it ends after the segment under way, but not before the first: what
+        slows all segments down alike is learnt from any of them.
+        """
         batch = self._runner.load([self._probe_image])
         for number, segment in enumerate(self._models[0].to(1)[0]):
             if number > 0 and self._inbox:
@@ -240,14 +258,18 @@ class Executor:
         self._publish()
 
     def _publish(self) -> None:
+        """Predict the exits again, for other threads to read."""
         self._published_s = now_s = self._clock()
         for minimum, seconds in zip(self._idle_s, self._predict_exits(), strict=True):
             minimum.add(now_s, seconds)
         self._exit_s = tuple(minimum.values for minimum in self._idle_s)
 
     def _predict_exits(self) -> tuple[tuple[float, ...], ...]:
-        """Of each model, by the quickest path, on an engine that is not slower than usual. In the
-        loop's thread, since nobody else may read the latency model."""
+        """Return the typical seconds to each exit of each model on an engine no slower than usual.
+
+        They are those of the quickest path. To be called in the loop's thread, since nobody else
+        may read the latency model.
+        """
         slowdown = max(1.0, self._latency.slowdown)
         exits = []
         for paths in self._models:
@@ -257,7 +279,7 @@ class Executor:
         return tuple(exits)
 
     def step(self) -> bool:
-        """Take in what arrived, decide, act. False if there was nothing to do."""
+        """Take in what arrived, decide, act. Returns False if there was nothing to do."""
         if self._step_started_s is None:
             self._step_started_s = self._clock()
         self._take_in()
@@ -272,7 +294,7 @@ class Executor:
         match decision:
             case Merge():
                 self._merge(decision)
-                return True  # which counts towards the run that follows
+                return True  # its time counts towards the run that follows
             case Run():
                 self._run(decision)
             case ShedRequests():
@@ -285,6 +307,7 @@ class Executor:
         return not isinstance(decision, Wait)
 
     def _take_in(self) -> None:
+        """Let new requests wait, and end those that were cancelled."""
         with self._changed:
             arrived, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, set()
@@ -297,6 +320,10 @@ class Executor:
                 self._end(self._jobs[request.id], Cancelled(request, self._clock()))
 
     def _merge(self, decision: Merge) -> None:
+        """Make the cohorts of ``decision`` one, on the device too.
+
+        If that fails, so do their requests.
+        """
         parts = [self._state.cohort(id) for id in decision.cohorts]
         try:
             batch = self._runner.merge([self._batches[part.id] for part in parts])
@@ -312,10 +339,12 @@ class Executor:
         self._batches[parts[0].id] = batch
 
     def _fail(self, requests: tuple[Request, ...], error: Exception) -> None:
+        """End requests as failed."""
         for request in requests:
             self._give_up(self._jobs[request.id], Failed(request, error, self._clock()))
 
     def _shed(self, decision: ShedRequests) -> None:
+        """End the requests of ``decision`` as shed."""
         self._keep_rows(self._state.apply(decision))
         for request in decision.requests:
             job = self._jobs[request.id]
@@ -323,6 +352,7 @@ class Executor:
             self._give_up(job, result)
 
     def _conclude(self, decision: Conclude) -> None:
+        """End the requests of ``decision`` with the answers they have."""
         self._keep_rows(self._state.apply(decision))
         for request in decision.requests:
             job = self._jobs[request.id]
@@ -330,6 +360,7 @@ class Executor:
             self._end(job, job.answer)
 
     def _run(self, decision: Run) -> None:
+        """Run the segment of ``decision``, hand its output over, and learn from it."""
         jobs = [self._jobs[request.id] for request in decision.requests]
         predicted_s = self._latency.predict(decision.segment, len(jobs))
         for job in jobs:
@@ -358,6 +389,7 @@ class Executor:
         self._learn(decision.segment, len(jobs), predicted_s)
 
     def _traced(self, decision: Run, predicted_s: float) -> SegmentRun:
+        """Return a record of the run that has just ended."""
         assert self._step_started_s is not None, "nothing ran"
         cohort, now_s = self._state.cohort_of(decision), self._clock()
         return SegmentRun(
@@ -365,7 +397,7 @@ class Executor:
         )
 
     def _input(self, decision: Run, jobs: list[_Job]) -> Any:
-        """The batch that the segment takes; the cohort keeps its own."""
+        """Return the batch that the segment takes; the cohort keeps its own."""
         if decision.cohort is None:
             return self._runner.load([job.image for job in jobs])
         everybody, batch = (
@@ -376,11 +408,12 @@ class Executor:
         return batch if len(rows) == len(everybody) else self._runner.select(batch, rows)
 
     def _release_input(self, decision: Run, batch: Any) -> None:
-        """Unless it is the cohort's own."""
+        """Release the batch that a segment took, unless it is the cohort's own."""
         if decision.cohort is None or batch is not self._batches[decision.cohort]:
             self._runner.release(batch)
 
     def _timed(self, segment: segments.Segment, batch: Any, jobs: Sequence[_Job]) -> Any:
+        """Run ``segment`` on ``batch``, and count its seconds towards each of ``jobs``."""
         started_s = self._clock()
         output = self._runner.run(segment, batch)
         seconds = self._clock() - started_s
@@ -390,8 +423,11 @@ class Executor:
         return output
 
     def _learn(self, segment: segments.Segment, size: int, predicted_s: float) -> None:
-        """Teach the latency model what this turn took: deciding, loading and handing over belong
-        to the price of a boundary, and a plan that left them out would be late."""
+        """Teach the latency model what this step took, from its decision on.
+
+        Deciding, loading and handing over belong to the cost of a boundary, and a plan that left
+        them out would be late.
+        """
         assert self._step_started_s is not None, "nothing ran"
         now_s = self._clock()
         seconds = now_s - self._step_started_s
@@ -402,7 +438,7 @@ class Executor:
             self._publish()
 
     def _advance(self, decision: Run, batch: Any, output: Any) -> None:
-        """Features came out: a new cohort, or a deeper one."""
+        """Keep the features that came out, as a new cohort's or a deeper one's."""
         self._runner.release(batch)
         completion = self._state.complete(decision)
         assert completion.cohort is not None
@@ -417,7 +453,7 @@ class Executor:
         jobs: list[_Job],
         detections: list[Detections],
     ) -> None:
-        """Boxes came out: these requests are done, but for those that may go deeper."""
+        """Hand out the boxes that came out, and end all requests but those that may go deeper."""
         self._runner.release(output)
         self._release_input(decision, batch)
         depth = decision.segment.stop
@@ -456,10 +492,14 @@ class Executor:
             self._runner.release(batch)
 
     def _give_up(self, job: _Job, result: Shed | Failed) -> None:
-        """End it so, unless it has an answer: then that is how it ends."""
+        """End a request so, unless it has an answer: then that is how it ends."""
         self._end(job, job.answer or result)
 
     def _end(self, job: _Job, result: Result) -> None:
+        """End a request.
+
+        Tells the observer, whoever submitted it, and whoever waits for all to end.
+        """
         self._jobs.pop(job.request.id, None)
         self._observer.ended(result)
         job.done(result)
@@ -469,8 +509,10 @@ class Executor:
 
 
 def _report(what: str, error: Exception) -> None:
-    """Into the log. An engine that is not there has nothing to be debugged here, and its backend
-    says so once."""
+    """Write an error of the engine to the log.
+
+    An engine that is not there has nothing to be debugged here, and its backend says so once.
+    """
     if isinstance(error, BackendUnavailable):
         log.debug("%s: %s", what, error)
     else:
