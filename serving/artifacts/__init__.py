@@ -1,0 +1,1 @@
+"""Files beside the catalogue: TensorRT plans, torch programs, int8 segments, ONNX composition."""

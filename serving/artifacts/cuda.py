@@ -1,4 +1,4 @@
-"""What the CUDA runtime's Python bindings return, checked; the bindings themselves are an argument.
+"""Calls of the CUDA runtime's Python bindings, checked; the bindings themselves are an argument.
 
 Every call of ``cuda.bindings.runtime`` returns a tuple whose first item is an error code.
 """
@@ -10,12 +10,14 @@ from typing import Any
 
 
 class CudaError(RuntimeError):
-    """A call of the CUDA runtime failed, or there is no driver to call."""
+    """An error for a call of the CUDA runtime that failed, or for the lack of a driver to call."""
 
 
 def checked(returned: tuple[Any, ...]) -> Any:
-    """What a call returned beside its error code: nothing, one value, or a tuple. Raises
-    CudaError, named as CUDA names it."""
+    """Return what a call returned beside its error code: nothing, one value, or a tuple.
+
+    Raises CudaError, named as CUDA names it.
+    """
     error, *values = returned
     if int(error) != 0:
         raise CudaError(f"CUDA reports {error.name} ({int(error)})")
@@ -24,16 +26,19 @@ def checked(returned: tuple[Any, ...]) -> Any:
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a compiled plan is tied to."""
+    """A kind of GPU, as far as a compiled plan is tied to it."""
 
     name: str
-    """As the driver reports it, such as ``NVIDIA H200``."""
+    """Name as the driver reports it, such as ``NVIDIA H200``."""
     compute_capability: str
-    """Such as ``9.0``."""
+    """Compute capability, such as ``9.0``."""
 
     @classmethod
     def current(cls, cudart: Any) -> Gpu:
-        """The device that ``cudart`` (``cuda.bindings.runtime``) works on. Raises CudaError."""
+        """Return the device that ``cudart`` works on.
+
+        That is ``cuda.bindings.runtime``. Raises CudaError.
+        """
         try:
             properties = checked(cudart.cudaGetDeviceProperties(checked(cudart.cudaGetDevice())))
         except RuntimeError as error:  # older bindings raise one when libcuda is not there

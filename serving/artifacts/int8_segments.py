@@ -12,23 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CPU_FOLDER = "int8"
+"""Folder of the segments for CPUs, beside the catalogue."""
 TENSORRT_FOLDER = "tensorrt/int8"
+"""Folder of the segments for TensorRT, beside the catalogue."""
 MANIFEST = "quantized.json"
+"""Name of the record in either folder."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """``quantized.json``."""
+    """The record of quantised segments, ``quantized.json``."""
 
     model_digest: str
     """``Catalog.digest`` of the segments that were quantised."""
     num_images: int
+    """Number of images that they were calibrated on."""
     runtime: str
-    """What calibrated, with its version."""
+    """Name and version of the runtime that calibrated."""
 
 
 def read_quantized(folder: Path, model_digest: str) -> Quantized:
-    """The record in ``folder``. Raises ValueError if there is none, or one of other weights."""
+    """Return the record in ``folder``.
+
+    Raises ValueError if there is none, or one of other weights.
+    """
     path = folder / MANIFEST
     try:
         record = Quantized(**json.loads(path.read_text()))

@@ -1,6 +1,6 @@
-"""One ONNX model from several in a row, as fused segments are made from unit segments.
+"""Composition of ONNX models: one from several in a row, as fused segments are from unit segments.
 
-Works on the protobuf messages themselves and so imports nothing: runners that compose when they
+It works on the protobuf messages themselves and so imports nothing: runners that compose when they
 load, and the builder, share it.
 """
 
@@ -11,10 +11,13 @@ from typing import Any
 
 
 def compose(parts: Sequence[Any]) -> Any:
-    """An ``onnx.ModelProto`` that feeds each part's outputs to the next part's inputs, in their
-    order. Its inputs are called as those of the first part, its outputs as those of the last; all
-    other names get the part's number in front. Parts (without subgraphs) are left alone. Raises
-    ValueError when the parts' operator sets or the number of their ports differ."""
+    """Return an ``onnx.ModelProto`` that feeds each part's outputs to the next part's inputs.
+
+    ``parts`` are in their order. The whole's inputs are called as those of the first part, its
+    outputs as those of the last; all other names get the part's number in front. Parts (without
+    subgraphs) are left alone. Raises ValueError when the parts' operator sets or the number of
+    their ports differ.
+    """
     first, last = parts[0], parts[-1]
     opsets = [{(entry.domain, entry.version) for entry in part.opset_import} for part in parts]
     if any(opset != opsets[0] for opset in opsets):
@@ -36,6 +39,8 @@ def compose(parts: Sequence[Any]) -> Any:
 
 
 def _append(graph: Any, part: Any, names: Mapping[str, str], prefix: str) -> None:
+    """Add what is in ``part`` to ``graph``, called by ``names`` or with ``prefix`` in front."""
+
     def rename(name: str) -> str:
         return names.get(name, prefix + name) if name else name  # "" is an input left out
 

@@ -1,4 +1,4 @@
-"""What offline commands borrow from the server, handed to them by the ``punctual`` program."""
+"""Tools of the server that offline commands borrow, handed to them by the ``punctual`` program."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from serving.core.segment import Segment
 
 
 class ServingTools(Protocol):
-    """What offline commands borrow from the server, so that accuracy and latency are measured
-    through the very code that serves."""
+    """The tools of the server that offline commands borrow.
+
+    So accuracy and latency are measured through the very code that serves.
+    """
 
     def open_runner(
         self,
@@ -23,12 +25,17 @@ class ServingTools(Protocol):
         wanted: Collection[Segment] | None = None,
         precision: str | None = None,
     ) -> SegmentRunner:
-        """The runner called ``runtime`` over the segments in ``folder``: all that it can run, or
-        those ``wanted`` (CPU runtimes only), in ``precision`` or what the runtime chooses."""
+        """Return the runner called ``runtime`` over the segments in ``folder``.
+
+        It has all that it can run, or those ``wanted`` (CPU runtimes only), in ``precision`` or
+        what the runtime chooses.
+        """
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
-        """An encoded image, decoded and letterboxed exactly as for a request."""
+        """Return an encoded image, decoded and letterboxed exactly as for a request."""
 
     def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> int:
-        """``punctual serve`` with these options, but another policy, until told to end; the exit
-        code."""
+        """Run ``punctual serve`` with these options, but another policy, until told to end.
+
+        Returns the exit code.
+        """

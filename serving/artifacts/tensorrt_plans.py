@@ -1,8 +1,9 @@
-"""What compiled plans are, beside their bytes: ``tensorrt/plans.json`` next to the catalogue.
+"""TensorRT plans: what is known of them beside their bytes, ``tensorrt/plans.json``.
 
-A plan runs on the GPU and with the TensorRT version that compiled it, and computes what the
-segments with the model's digest compute; a runner refuses it anywhere else. So a store, from which
-machines of several kinds take theirs, has a whole model repository for each such triple:
+The file lies next to the catalogue. A plan runs on the GPU and with the TensorRT version that
+compiled it, and computes what the segments with the model's digest compute; a runner refuses it
+anywhere else. So a store, from which machines of several kinds take theirs, has a whole model
+repository for each such triple:
 
     STORE/NVIDIA-H200-sm90-trt10.13.3.9-3f2a8c01d4e5/<model>_anytime/1/tensorrt/plans.json
 """
@@ -20,13 +21,17 @@ from typing import Any
 from serving.artifacts.cuda import Gpu
 
 FORMAT = 1
+"""Version of the manifest's form; others are refused."""
 FOLDER = "tensorrt"
+"""Folder of the plans, beside the catalogue."""
 MANIFEST = "plans.json"
+"""Name of the list of plans, in ``FOLDER``."""
 DIGEST_DIGITS = 12
-"""Of a model's digest, in the name of a repository in a store; all are compared on loading."""
+"""Number of digits of a model's digest in the name of a repository in a store; all are compared on
+loading."""
 
 BATCH_SIZES = (1, 4, 8)
-"""Batches are padded to the next of these, so that a segment has a CUDA graph for each. Eight rows
+"""Batch sizes that batches are padded to, so that a segment has a CUDA graph for each. Eight rows
 of the default model's features are 20 MB; larger batches mostly add waiting."""
 
 PROFILES = ((1, 1, 1), (2, 4, 8))
@@ -35,7 +40,10 @@ sizes would give batch 1 kernels that were chosen for 4."""
 
 
 def profile_of(batch_size: int) -> int:
-    """Index of the profile that takes a batch of this size. Raises ValueError if none does."""
+    """Return the index of the profile that takes a batch of this size.
+
+    Raises ValueError if none does.
+    """
     for index, (smallest, _, largest) in enumerate(PROFILES):
         if smallest <= batch_size <= largest:
             return index
@@ -43,7 +51,7 @@ def profile_of(batch_size: int) -> int:
 
 
 class PlansError(ValueError):
-    """Plans that cannot be used here; the message is one sentence."""
+    """An error for plans that cannot be used here; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -51,37 +59,42 @@ class Plan:
     """One compiled segment."""
 
     file: str
-    """Relative to the manifest's folder."""
+    """Name of the plan's file, relative to the manifest's folder."""
     sha256: str
     inputs: tuple[str, ...]
-    """Names, in the order in which segments hand tensors on."""
+    """Names of the inputs, in the order in which segments hand tensors on."""
     outputs: tuple[str, ...]
+    """Names of the outputs, in the same order."""
     layers: int | None
+    """Number of layers; None: not known."""
     reformats: int | None
-    """Layers that do nothing but change a tensor's layout or type; None: not known."""
+    """Number of layers that do nothing but change a tensor's layout or type; None: not known."""
 
 
 @dataclass(frozen=True)
 class Plans:
-    """All plans of a model."""
+    """The plans of all segments of a model, and what they were compiled for."""
 
     tensorrt: str
-    """Version, such as ``10.13.3.9``."""
+    """Version of TensorRT, such as ``10.13.3.9``."""
     gpu: Gpu
     model_digest: str
     """``Catalog.digest`` of the segments that were compiled."""
     precision: str
-    """``fp16`` or ``int8``."""
+    """Precision of convolutions: ``fp16`` or ``int8``."""
     level: int
-    """The builder's optimisation level."""
+    """Optimisation level of TensorRT's builder."""
     profiles: tuple[tuple[int, int, int], ...]
+    """Optimisation profiles, as ``PROFILES`` has them."""
     date: str
     plans: Mapping[str, Plan]
-    """By segment name."""
+    """Plans by segment name."""
 
     def check(self, tensorrt: str, gpu: Gpu, model_digest: str) -> None:
-        """Raises PlansError, which says what was expected and what was found, unless the plans
-        were made for exactly these."""
+        """Raise PlansError unless the plans were made for exactly these.
+
+        The error says what was expected and what was found.
+        """
         facts = (
             ("TensorRT", self.tensorrt, tensorrt),
             ("GPU", str(self.gpu), str(gpu)),
@@ -95,7 +108,7 @@ class Plans:
             )
 
     def plan(self, segment: str) -> Plan:
-        """The plan of the segment called so. Raises PlansError if there is none."""
+        """Return the plan of the segment called so. Raises PlansError if there is none."""
         if segment not in self.plans:
             raise PlansError(f"there is no TensorRT plan of {segment}: build them again")
         return self.plans[segment]
@@ -132,12 +145,12 @@ class Plans:
             raise PlansError(f"the list of plans has a malformed entry: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
+        """Return the list of plans in a JSON-serialisable form."""
         return {"format": FORMAT, **asdict(self)}
 
 
 def read_plans(folder: Path) -> Plans:
-    """The list of plans beside the catalogue in ``folder``. Raises PlansError."""
+    """Return the list of plans beside the catalogue in ``folder``. Raises PlansError."""
     path = folder / FOLDER / MANIFEST
     try:
         return Plans.from_json(json.loads(path.read_text()))
@@ -148,8 +161,10 @@ def read_plans(folder: Path) -> Plans:
 
 
 def read_plan(folder: Path, plan: Plan) -> bytes:
-    """The bytes of ``plan``, from the folder of its manifest. Raises PlansError if they are not
-    those that were built."""
+    """Return the bytes of ``plan``, from the folder of its manifest.
+
+    Raises PlansError if they are not those that were built.
+    """
     try:
         data = (folder / plan.file).read_bytes()
     except OSError as error:
@@ -160,7 +175,7 @@ def read_plan(folder: Path, plan: Plan) -> bytes:
 
 
 def store_key(tensorrt: str, gpu: Gpu, model_digest: str) -> str:
-    """What the repository with the plans for these is called in a store."""
+    """Return the name that the repository with the plans for these has in a store."""
     product = re.sub(r"[^A-Za-z0-9]+", "-", gpu.name).strip("-")
     capability = gpu.compute_capability.replace(".", "")
     return f"{product}-sm{capability}-trt{tensorrt}-{model_digest[:DIGEST_DIGITS]}"
@@ -169,8 +184,10 @@ def store_key(tensorrt: str, gpu: Gpu, model_digest: str) -> str:
 def check_stored(
     repository: Path, folder: str, tensorrt: str, gpu: Gpu, model_digest: str
 ) -> Plans:
-    """The plans in ``repository``, below which ``folder`` has the model's catalogue: for exactly
-    these, and every one as it was built. Raises PlansError."""
+    """Return the plans in ``repository``, below which ``folder`` has the model's catalogue.
+
+    They are for exactly these, and every one as it was built; else it raises PlansError.
+    """
     store = repository.parent
     if not repository.is_dir():
         others = sorted(path.name for path in store.glob("[!.]*") if path.is_dir())

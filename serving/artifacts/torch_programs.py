@@ -13,24 +13,26 @@ from typing import Any
 from serving.core.catalog import Catalog, SegmentFile
 
 FORMAT = 1
+"""Version of the record's form; others are refused."""
 FOLDER = "torch"
+"""Folder of the programs, beside the catalogue."""
 RECORD = "programs.json"
-"""In ``FOLDER``, beside the programs."""
+"""Name of the record in ``FOLDER``, beside the programs."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """One program per unit segment."""
+    """The record of exported programs, one for each unit segment."""
 
     torch: str
-    """Version of the library that wrote them."""
+    """Version of the library that wrote the programs."""
     model: str
-    """``Catalog.digest`` of the model they were exported from."""
+    """``Catalog.digest`` of the model that they were exported from."""
     segments: Mapping[str, SegmentFile]
-    """By segment name; files are relative to the record's folder."""
+    """Files by segment name, relative to the record's folder."""
 
     def check(self, catalog: Catalog) -> None:
-        """Raises ValueError unless these are the programs of ``catalog``."""
+        """Raise ValueError unless these are the programs of ``catalog``."""
         if self.model != catalog.digest:
             raise ValueError(
                 f"the torch programs were exported from model {self.model}, the catalogue is that "
@@ -49,7 +51,7 @@ class Programs:
             raise ValueError(f"{RECORD} has a missing or malformed entry: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
+        """Return the record in a JSON-serialisable form."""
         return {
             "format": FORMAT,
             "torch": self.torch,
@@ -59,6 +61,8 @@ class Programs:
 
 
 def multiplies_bf16(capabilities: Mapping[str, object]) -> bool:
-    """Whether a CPU of these ``torch.cpu.get_capabilities()`` multiplies bfloat16 by itself; others
-    emulate it, many times slower than float32."""
+    """Return whether a CPU of these ``torch.cpu.get_capabilities()`` multiplies bfloat16 by itself.
+
+    Others emulate it, many times slower than float32.
+    """
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
