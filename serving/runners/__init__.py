@@ -1,0 +1,1 @@
+"""Runtimes that run segments, one file for each, all behind ``core.ports.SegmentRunner``."""

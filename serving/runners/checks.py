@@ -1,4 +1,4 @@
-"""What every runner refuses, in the same words."""
+"""Checks of what every runner refuses, in the same words."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from serving.core.segment import Segment
 
 
 class Rows(Protocol):
-    """What there is to know of a batch before its rows are copied."""
+    """A batch, as far as it must be known before its rows are copied."""
 
     @property
     def size(self) -> int:
-        """How many rows are meant."""
+        """Number of rows that are meant."""
 
     @property
     def depth(self) -> int:
-        """Of the features."""
+        """Depth of the features."""
 
     @property
     def features(self) -> bool:
-        """Whether they are features: neither images nor detections."""
+        """True if they are features: neither images nor detections."""
 
 
 def check_images(images: Sequence[Image], shape: tuple[int, ...], max_batch: int) -> None:
-    """Raises ValueError unless there are 1 to ``max_batch`` uint8 images of ``shape``."""
+    """Raise ValueError unless there are 1 to ``max_batch`` uint8 images of ``shape``."""
     if not 1 <= len(images) <= max_batch:
         raise ValueError(f"a batch has 1 to {max_batch} images, not {len(images)}")
     for image in images:
@@ -37,7 +37,7 @@ def check_images(images: Sequence[Image], shape: tuple[int, ...], max_batch: int
 
 
 def check_select(batch: Rows, rows: Sequence[int], max_batch: int) -> None:
-    """Raises ValueError unless ``rows`` names 1 to ``max_batch`` rows of a batch of features."""
+    """Raise ValueError unless ``rows`` names 1 to ``max_batch`` rows of a batch of features."""
     if not batch.features:
         raise ValueError("rows can be selected of features only")
     if not all(0 <= row < batch.size for row in rows):
@@ -46,8 +46,11 @@ def check_select(batch: Rows, rows: Sequence[int], max_batch: int) -> None:
 
 
 def check_merge(batches: Sequence[Rows], max_batch: int) -> None:
-    """Raises ValueError unless these are two or more batches of features, all at one depth, of
-    ``max_batch`` rows or fewer together."""
+    """Raise ValueError unless these batches can be merged.
+
+    They must be two or more batches of features, all at one depth, of ``max_batch`` rows or fewer
+    together.
+    """
     if len(batches) <= 1:
         raise ValueError(f"two batches or more can be merged, not {len(batches)}")
     if not all(batch.features for batch in batches):
@@ -64,7 +67,7 @@ def _check_size(size: int, max_batch: int) -> None:
 
 
 def check_segment(segment: Segment, depth: int, available: Collection[Segment]) -> None:
-    """Raises ValueError unless ``segment`` is available and takes a batch of ``depth``."""
+    """Raise ValueError unless ``segment`` is available and takes a batch of ``depth``."""
     if segment not in available:
         raise ValueError(f"no segment {segment.name} here")
     if depth != segment.start:

@@ -1,4 +1,4 @@
-"""Several models on one device, as one runner: one of each, in one frame for images and boxes.
+"""A runner for several models on one device: one runner of each, in one frame for images and boxes.
 
 Who loads images does not say which model will run on them. They are kept as they are, and loaded
 into the model's own runner when its first segment runs, in the size that it takes; its boxes are
@@ -20,28 +20,32 @@ from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_segment
 
 Refit = Callable[[Image, int, int], Image]
-"""(image, width, height) -> the image letterboxed to that size."""
+"""Function (image, width, height) -> the image letterboxed to that size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Images:
-    """Images in the common frame, for any model."""
+    """A batch of images in the common frame, for any model."""
 
     rows: tuple[Image, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Features or detections of one model."""
+    """A batch of features or detections of one model."""
 
     model: int
+    """Number of the model."""
     inner: Any
-    """What they are to that model's runner."""
+    """Batch as that model's runner has it."""
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A model's runner, and how the common frame lies in its input; None if that is the same."""
+    """A model's runner, and how the common frame lies in its input.
+
+    ``placement`` is None if the two are the same.
+    """
 
     runner: SegmentRunner
     input_width: int
@@ -50,8 +54,10 @@ class _Member:
 
 
 class FamilyRunner:
-    """``SegmentRunner`` over ``runners``, one of each model of ``family``, in its order. Closes
-    them."""
+    """A ``SegmentRunner`` over ``runners``, one of each model of ``family``, in its order.
+
+    It closes them.
+    """
 
     def __init__(self, family: Family, runners: Sequence[SegmentRunner], refit: Refit) -> None:
         self._refit = refit
@@ -70,13 +76,18 @@ class FamilyRunner:
         self.batch_sizes = tuple(sorted(common))
 
     def load(self, images: Sequence[Image]) -> Images:
-        """A batch of images, not copied: they must stay as they are until it is released."""
+        """Return a batch of images, not copied.
+
+        They must stay as they are until it is released.
+        """
         check_images(images, self._image_shape, self.batch_sizes[-1])
         return Images(tuple(images))
 
     def run(self, segment: Segment, batch: Images | Batch) -> Batch:
-        """A run of one model's segment. On images it includes bringing them to the model's size
-        and loading them."""
+        """Run one model's segment.
+
+        On images this includes bringing them to the model's size and loading them.
+        """
         if isinstance(batch, Images):
             check_segment(segment, segments.IMAGE, self.segments)
             return self._begin(segment, batch)
@@ -86,6 +97,7 @@ class FamilyRunner:
         return Batch(batch.model, runner.run(segment.of(0), batch.inner))
 
     def _begin(self, segment: Segment, batch: Images) -> Batch:
+        """Load images into the model's runner, and run its first segment on them."""
         member = self._members[segment.model]
         rows: Sequence[Image] = batch.rows
         if member.placement is not None:
@@ -97,13 +109,16 @@ class FamilyRunner:
             member.runner.release(loaded)
 
     def select(self, batch: Images | Batch, rows: Sequence[int]) -> Batch:
-        """As the model's runner does."""
+        """Return these rows of features, as the model's runner copies them."""
         if isinstance(batch, Images):
             raise ValueError("rows can be selected of features only")
         return Batch(batch.model, self._members[batch.model].runner.select(batch.inner, rows))
 
     def merge(self, batches: Sequence[Images | Batch]) -> Batch:
-        """As the model's runner does; all must be of one model."""
+        """Return all rows of these features, as the model's runner copies them.
+
+        They must all be of one model.
+        """
         inner = [batch for batch in batches if isinstance(batch, Batch)]
         models = sorted({batch.model for batch in inner})
         if len(inner) < len(batches) or not models:
@@ -114,12 +129,12 @@ class FamilyRunner:
         return Batch(models[0], runner.merge([batch.inner for batch in inner]))
 
     def release(self, batch: Images | Batch) -> None:
-        """As the model's runner does; images go with the last reference."""
+        """Give the batch back to the model's runner; images go with the last reference."""
         if isinstance(batch, Batch):
             self._members[batch.model].runner.release(batch.inner)
 
     def detections(self, batch: Batch) -> list[Detections]:
-        """Copies, in pixels of the common frame."""
+        """Return copies of the detections, in pixels of the common frame."""
         member = self._members[batch.model]
         found = member.runner.detections(batch.inner)
         if member.placement is None:
@@ -130,11 +145,12 @@ class FamilyRunner:
         ]
 
     def close(self) -> None:
-        """Close all."""
+        """Close the runners of all models."""
         for member in self._members:
             member.runner.close()
 
 
 def _placement(family: Family, width: int, height: int) -> Letterbox | None:
+    """Return how the common frame lies in an input of this size; None if it is the same."""
     frame = (family.input_width, family.input_height)
     return None if frame == (width, height) else fit(*frame, width, height)

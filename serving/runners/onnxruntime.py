@@ -1,6 +1,6 @@
 """Segments on ONNX Runtime's CPU provider: the portable alternative to OpenVINO.
 
-Float32 throughout. Features stay where the runtime allocated them; a batch is a list of arrays.
+Everything is float32. Features stay where the runtime allocated them; a batch is a list of arrays.
 """
 
 from __future__ import annotations
@@ -25,28 +25,30 @@ from serving.runners.checks import check_images, check_merge, check_segment, che
 from serving.runners.rows import copied_rows, every_row, stretches
 
 BATCH_SIZES = (1, 4)
-"""Shapes are dynamic; these are the sizes that are warmed up and planned with."""
+"""Batch sizes that are warmed up and planned with; shapes are dynamic."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Arrays whose first axis is the batch."""
+    """A batch as arrays whose first axis is the batch."""
 
     depth: int
-    """``segments.IMAGE`` for images, the depth of features, or of the exit of detections."""
+    """Depth of the features, or of the exit of detections; ``segments.IMAGE`` for images."""
     features: bool
-    """Whether they are features: neither images nor detections."""
+    """True if they are features: neither images nor detections."""
     arrays: tuple[npt.NDArray[Any], ...]
 
     @property
     def size(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.arrays[0])
 
 
 class OnnxRuntimeRunner:
-    """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores.
-    ``wanted``: the segments to load; None: all."""
+    """A ``SegmentRunner`` over the ONNX files in ``folder``.
+
+    ``num_threads`` None: all cores. ``wanted``: the segments to load; None: all.
+    """
 
     def __init__(
         self,
@@ -83,13 +85,13 @@ class OnnxRuntimeRunner:
         self._closed = False
 
     def load(self, images: Sequence[Image]) -> Batch:
-        """A batch of images, copied."""
+        """Return a batch of images, copied."""
         self._check_open()
         check_images(images, self._image_shape, BATCH_SIZES[-1])
         return Batch(segments.IMAGE, False, (np.stack(images),))
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
-        """One synchronous inference; releases the interpreter lock while it runs."""
+        """Run one synchronous inference, without the interpreter lock."""
         self._check_open()
         check_segment(segment, batch.depth, self.segments)
         feed = dict(zip(self._input_names[segment], batch.arrays, strict=True))
@@ -97,22 +99,22 @@ class OnnxRuntimeRunner:
         return Batch(segment.stop, not segment.head, outputs)
 
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """A copy of these rows."""
+        """Return a copy of these rows."""
         self._check_open()
         check_select(batch, rows, BATCH_SIZES[-1])
         return self._gather([(batch, row) for row in rows])
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
-        """A copy of all rows."""
+        """Return a copy of all rows."""
         self._check_open()
         check_merge(batches, BATCH_SIZES[-1])
         return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:
-        """Memory goes with the last reference."""
+        """Do nothing: memory goes with the last reference."""
 
     def detections(self, batch: Batch) -> list[Detections]:
-        """Copies, so the batch can be released."""
+        """Return copies, so the batch can be released."""
         self._check_open()
         return copied_rows(*batch.arrays)
 
@@ -122,7 +124,7 @@ class OnnxRuntimeRunner:
         self._sessions.clear()
 
     def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
-        """A copy of these rows of features."""
+        """Return a copy of these rows of features."""
         parts = [
             [array[row : row + num_rows] for array in batch.arrays]
             for batch, row, _, num_rows in stretches(picked)

@@ -36,34 +36,40 @@ from serving.runners.checks import check_images, check_merge, check_segment, che
 from serving.runners.rows import copied_rows, every_row, stretches
 
 BATCH_SIZES = (1, 4)
-"""Four images at once take 0.83 of the time of four alone on two cores; two save less than the
-memory and the start-up time of another set of compiled models are worth."""
+"""Batch sizes that segments are compiled for. Four images at once take 0.83 of the time of four
+alone on two cores; two save less than the memory and the start-up time of another set of compiled
+models are worth."""
 
 BOUNDARIES = {"bf16": ov.Type.bf16, "f32": ov.Type.f32}
-"""Precision of convolutions, where it is not int8 -> type of features."""
+"""Types of features, by the precision of convolutions where that is not int8."""
 
 FEATURE_RANK = 4
-"""Images and detections have fewer dimensions than feature maps, or another element type."""
+"""Number of dimensions of feature maps; images and detections have fewer, or another element
+type."""
 
 
 @cache
 def _core() -> ov.Core:
-    """The one of this process, until it ends. Each has a stack for signal handlers of its own, and
-    the end of one may leave that of another, which is gone, in place: then the next signal is a
-    segmentation fault (OpenVINO 2026.4.1)."""
+    """Return the one ``ov.Core`` of this process, until it ends.
+
+    Each has a stack for signal handlers of its own, and the end of one may leave that of another,
+    which is gone, in place: then the next signal is a segmentation fault (OpenVINO 2026.4.1).
+    """
     return ov.Core()
 
 
 class _Pool:
-    """Tensor lists of one kind: what a segment takes or gives at one batch size. Last in, first
-    out, so that a lone request keeps meeting the same, still cached, memory."""
+    """A pool of tensor lists of one kind: what a segment takes or gives at one batch size.
+
+    Last in, first out, so that a lone request keeps meeting the same, still cached, memory.
+    """
 
     def __init__(self, ports: Sequence[Any]) -> None:
         self._kinds = [(port.get_element_type(), port.shape) for port in ports]
         self._free: list[list[ov.Tensor]] = []
 
     def take(self) -> list[ov.Tensor]:
-        """A free list, or a new one; executors bound how many are out at once."""
+        """Return a free list, or a new one; executors bound how many are out at once."""
         return self._free.pop() if self._free else [ov.Tensor(*kind) for kind in self._kinds]
 
     def give(self, tensors: list[ov.Tensor]) -> None:
@@ -73,22 +79,24 @@ class _Pool:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Tensors on the device. ``size`` rows are meant; the tensors have as many as the batch size
-    they were compiled for."""
+    """A batch as tensors on the device.
+
+    ``size`` rows are meant; the tensors have as many as the batch size they were compiled for.
+    """
 
     size: int
     depth: int
-    """``segments.IMAGE`` for images, the depth of features, or of the exit of detections."""
+    """Depth of the features, or of the exit of detections; ``segments.IMAGE`` for images."""
     features: bool
-    """Whether they are features: neither images nor detections."""
+    """True if they are features: neither images nor detections."""
     tensors: list[ov.Tensor]
     pool: _Pool | None = field(repr=False)
-    """Where the tensors go when the batch is released; None from then on."""
+    """Pool that the tensors go to when the batch is released; None from then on."""
 
 
 @dataclass(slots=True)
 class _Compiled:
-    """A segment at one batch size, and the tensors it is bound to at the moment."""
+    """A segment compiled for one batch size, and the tensors it is bound to at the moment."""
 
     request: ov.InferRequest
     inputs: _Pool
@@ -97,7 +105,10 @@ class _Compiled:
     bound_outputs: list[ov.Tensor] | None = None
 
     def infer(self, inputs: list[ov.Tensor], outputs: list[ov.Tensor]) -> None:
-        """Binding costs a microsecond a tensor, so it is done only when something changed."""
+        """Run the segment from ``inputs`` to ``outputs``.
+
+        Binding costs a microsecond a tensor, so it is done only when something changed.
+        """
         if inputs is not self.bound_inputs:
             for index, tensor in enumerate(inputs):
                 self.request.set_input_tensor(index, tensor)
@@ -110,11 +121,13 @@ class _Compiled:
 
 
 class OpenVinoRunner:
-    """``SegmentRunner`` over the ONNX files in ``folder``. ``num_threads`` None: all cores.
-    ``precision`` of convolutions: ``bf16`` or ``f32``; ``int8``, of the quantised segments, with
-    what surrounds convolutions, and features, in the one of the two that is fast here; None: that
-    one. ``wanted``: the segments to compile; None: all. Raises ValueError for bfloat16 on a CPU
-    that does not multiply it."""
+    """A ``SegmentRunner`` over the ONNX files in ``folder``.
+
+    ``num_threads`` None: all cores. ``precision`` of convolutions: ``bf16`` or ``f32``; ``int8``,
+    of the quantised segments, with what surrounds convolutions, and features, in the one of the two
+    that is fast here; None: that one. ``wanted``: the segments to compile; None: all. Raises
+    ValueError for bfloat16 on a CPU that does not multiply it.
+    """
 
     def __init__(
         self,
@@ -162,7 +175,7 @@ class OpenVinoRunner:
     # -- SegmentRunner --------------------------------------------------------------------------
 
     def load(self, images: Sequence[Image]) -> Batch:
-        """A batch of images, copied."""
+        """Return a batch of images, copied."""
         self._check_open()
         check_images(images, self._image_shape, BATCH_SIZES[-1])
         size = len(images)
@@ -174,7 +187,7 @@ class OpenVinoRunner:
         return batch
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
-        """One synchronous inference; releases the interpreter lock while it runs."""
+        """Run one synchronous inference, without the interpreter lock."""
         self._check_open()
         check_segment(segment, batch.depth, self.segments)
         compiled = self._compiled[segment, _compiled_size(batch.size)]
@@ -184,25 +197,25 @@ class OpenVinoRunner:
         return output
 
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """A copy of these rows: two bytes an element, once, when a cohort splits."""
+        """Return a copy of these rows: two bytes an element, once, when a cohort splits."""
         self._check_open()
         check_select(batch, rows, BATCH_SIZES[-1])
         return self._gather([(batch, row) for row in rows])
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
-        """A copy of all rows, once, when cohorts join."""
+        """Return a copy of all rows, once, when cohorts join."""
         self._check_open()
         check_merge(batches, BATCH_SIZES[-1])
         return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:
-        """Back into the pool."""
+        """Give the batch's tensors back to their pool."""
         if batch.pool is not None:
             batch.pool.give(batch.tensors)
             batch.pool = None
 
     def detections(self, batch: Batch) -> list[Detections]:
-        """Copies, so the batch can be released."""
+        """Return copies, so the batch can be released."""
         self._check_open()
         boxes, scores, labels, counts = (tensor.data for tensor in batch.tensors)
         return copied_rows(boxes, scores, labels, counts[: batch.size])
@@ -221,7 +234,7 @@ class OpenVinoRunner:
             raise RuntimeError("the runner is closed")
 
     def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
-        """A copy of these rows of features."""
+        """Return a copy of these rows of features."""
         assert all(batch.pool is not None for batch, _ in picked), "a batch has been released"
         pool = self._compiled[segments.stack(1), _compiled_size(len(picked))].inputs
         gathered = Batch(len(picked), picked[0][0].depth, True, pool.take(), pool)
@@ -232,11 +245,15 @@ class OpenVinoRunner:
         return gathered
 
     def _pool(self, ports: Sequence[Any]) -> _Pool:
-        """The pool for these inputs or outputs; a stack's outputs are the next one's inputs."""
+        """Return the pool for these inputs or outputs.
+
+        A stack's outputs are the next one's inputs.
+        """
         key = tuple((port.get_element_type().get_type_name(), tuple(port.shape)) for port in ports)
         return self._pools.setdefault(key, _Pool(ports))
 
     def _compile(self, unit: dict[Segment, ov.Model], segment: Segment, size: int) -> _Compiled:
+        """Compile ``segment``, composed of the models in ``unit``, for one batch size."""
         model = _compose([unit[part] for part in segment.parts])
         model.reshape({port: [size, *list(port.get_partial_shape())[1:]] for port in model.inputs})
         model = self._with_boundary_type(model)
@@ -248,7 +265,7 @@ class OpenVinoRunner:
         )
 
     def _with_boundary_type(self, model: ov.Model) -> ov.Model:
-        """Features in the boundary's type, channels last."""
+        """Return the model with features in the boundary's type, channels last."""
         processor = PrePostProcessor(model)
         sides = ((model.inputs, processor.input), (model.outputs, processor.output))
         for ports, access in sides:
@@ -262,12 +279,15 @@ class OpenVinoRunner:
 
 
 def _compiled_size(size: int) -> int:
-    """The smallest compiled batch size that holds ``size`` rows."""
+    """Return the smallest compiled batch size that holds ``size`` rows."""
     return next(compiled for compiled in BATCH_SIZES if compiled >= size)
 
 
 def _compose(parts: Sequence[ov.Model]) -> ov.Model:
-    """One model that feeds each part's outputs to the next part's inputs; parts are left alone."""
+    """Return one model that feeds each part's outputs to the next part's inputs.
+
+    The parts are left alone.
+    """
     models = [part.clone() for part in parts]
     outputs = [result.input_value(0) for result in models[0].get_results()]
     for model in models[1:]:

@@ -1,4 +1,4 @@
-"""Rows of batches: where they are copied from, and what a head gives, image by image."""
+"""Rows of batches: where they are copied from, and the detections that a head gives for them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ Batch = TypeVar("Batch", bound=Rows)
 
 
 def every_row(batches: Sequence[Batch]) -> list[tuple[Batch, int]]:
-    """All rows that are meant, of one batch after the other."""
+    """Return all rows that are meant, of one batch after the other."""
     return [(batch, row) for batch in batches for row in range(batch.size)]
 
 
 def stretches(picked: Sequence[tuple[Batch, int]]) -> Iterator[tuple[Batch, int, int, int]]:
-    """How to copy the rows in ``picked`` to positions 0, 1, ... with few copies: ``(batch, row,
-    position, num_rows)`` for each longest stretch that lies as it will lie."""
+    """Yield how to copy the rows in ``picked`` to positions 0, 1, ... with few copies.
+
+    That is ``(batch, row, position, num_rows)`` for each longest stretch that lies as it will lie.
+    """
 
     def shift(item: tuple[int, tuple[Batch, int]]) -> tuple[int, int]:
         position, (batch, row) = item
@@ -39,8 +41,12 @@ def copied_rows(
     labels: npt.NDArray[Any],
     counts: npt.NDArray[Any],
 ) -> list[Detections]:
-    """A batch's outputs, ``(B, K, 4)``, ``(B, K)``, ``(B, K)`` and ``(B,)``, as copies of the first
-    ``counts`` of each row. There may be fewer counts than rows: what is beyond is padding."""
+    """Return the detections of a batch's rows, as copies of what a head gave.
+
+    That is ``boxes`` of shape ``(B, K, 4)``, ``scores`` and ``labels`` of ``(B, K)``, and
+    ``counts`` of ``(B,)``: how many of each row are copied. There may be fewer counts than rows:
+    what is beyond is padding.
+    """
     return [
         Detections(boxes[row, :n].copy(), scores[row, :n].copy(), labels[row, :n].copy())
         for row, n in enumerate(counts)

@@ -53,13 +53,16 @@ from serving.runners.checks import check_images, check_merge, check_segment, che
 from serving.runners.rows import copied_rows, every_row, stretches
 
 SINCE_10 = int(trt.__version__.split(".")[0]) >= 10
-"""The tests audit both branches of every ``if SINCE_10`` against the bindings."""
+"""True for TensorRT 10 and later. The tests audit both branches of every ``if SINCE_10`` against
+the bindings."""
 
 ALIGNMENT = 256
-"""Bytes; what TensorRT asks of every address."""
+"""Number of bytes that TensorRT asks every address to be a multiple of."""
 MAX_GRAPHS = 512
-"""A lone request at each of three batch sizes needs 22 for seven stacks."""
+"""Number of CUDA graphs that are kept. A lone request at each of three batch sizes needs 22 for
+seven stacks."""
 CHANNEL_VECTOR = 8
+"""Number of channels that lie together in the vectorised format."""
 
 DTYPES: dict[Any, type[np.generic]] = {
     trt.DataType.FLOAT: np.float32,
@@ -67,30 +70,33 @@ DTYPES: dict[Any, type[np.generic]] = {
     trt.DataType.INT32: np.int32,
     trt.DataType.UINT8: np.uint8,
 }
+"""Types of arrays, by TensorRT's types."""
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One row of a tensor that crosses a boundary, as it lies in memory."""
+    """The layout in memory of one row of a tensor that crosses a boundary."""
 
     shape: tuple[int, ...]
-    """Without the batch; channels last and padded where the format vectorises them."""
+    """Shape without the batch; channels last and padded where the format vectorises them."""
     dtype: type[np.generic]
 
     @property
     def row_bytes(self) -> int:
-        """Of one row of the batch."""
+        """Number of bytes of one row of the batch."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 _Kind = tuple[_Tensor, ...]
-"""All that a segment takes or gives: images, features or detections."""
+"""Layout of all tensors that a segment takes or gives: images, features or detections."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Buffer:
-    """Device memory for one batch of a kind, in one piece; and pinned host memory of the same
-    layout, where the host writes or reads it."""
+    """Device memory for one batch of a kind, in one piece.
+
+    ``host`` is pinned memory of the same layout, where the host writes or reads it.
+    """
 
     number: int
     address: int
@@ -98,11 +104,11 @@ class _Buffer:
     host: npt.NDArray[np.uint8] | None
 
     def row_address(self, index: int, tensor: _Tensor, row: int) -> int:
-        """Of one row of a tensor in device memory."""
+        """Return the address of one row of a tensor in device memory."""
         return self.address + self.offsets[index] + row * tensor.row_bytes
 
     def view(self, index: int, tensor: _Tensor, rows: int) -> npt.NDArray[Any]:
-        """The first rows of a tensor in host memory."""
+        """Return the first rows of a tensor in host memory."""
         assert self.host is not None, "features have no host memory"
         shape, offset = (rows, *tensor.shape), self.offsets[index]
         view: npt.NDArray[Any] = np.ndarray(shape, tensor.dtype, self.host.data, offset)
@@ -110,7 +116,7 @@ class _Buffer:
 
 
 class _Device:
-    """Memory and one stream; frees everything on ``close``."""
+    """The memory and the one stream of a device; ``close`` frees everything."""
 
     def __init__(self) -> None:
         self._resources = ExitStack()
@@ -118,13 +124,13 @@ class _Device:
         self._resources.callback(lambda: checked(cudart.cudaStreamDestroy(self.stream)))
 
     def allocate(self, num_bytes: int) -> int:
-        """Device memory; the address."""
+        """Allocate device memory, and return its address."""
         address = int(checked(cudart.cudaMalloc(max(ALIGNMENT, num_bytes))))
         self._resources.callback(lambda: checked(cudart.cudaFree(address)))
         return address
 
     def allocate_pinned(self, num_bytes: int) -> npt.NDArray[np.uint8]:
-        """Host memory that the device copies from and to by itself."""
+        """Allocate host memory that the device copies from and to by itself."""
         address = int(checked(cudart.cudaMallocHost(num_bytes)))
         self._resources.callback(lambda: checked(cudart.cudaFreeHost(address)))
         return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
@@ -156,7 +162,7 @@ class _Device:
 
 
 class _Pool:
-    """Buffers of one kind at one padded batch size."""
+    """A pool of buffers of one kind at one padded batch size."""
 
     def __init__(
         self, device: _Device, kind: _Kind, size: int, pinned: bool, numbers: itertools.count[int]
@@ -172,8 +178,10 @@ class _Pool:
         self._free: list[tuple[int, _Buffer]] = []
 
     def take(self) -> _Buffer:
-        """The free buffer with the lowest number, or a new one; executors bound how many are out
-        at once."""
+        """Return the free buffer with the lowest number, or a new one.
+
+        Executors bound how many are out at once.
+        """
         if self._free:
             return heapq.heappop(self._free)[1]
         return _Buffer(
@@ -189,29 +197,33 @@ class _Pool:
 
 
 def _aligned(num_bytes: int) -> int:
+    """Return the number of bytes, rounded up to whole ``ALIGNMENT``."""
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Rows on the device. ``size`` of them are meant; there is room for ``padded``."""
+    """A batch as rows on the device.
+
+    ``size`` of them are meant; there is room for ``padded``.
+    """
 
     size: int
     padded: int
     depth: int
-    """``segments.IMAGE`` for images, the depth of features, or of the exit of detections."""
+    """Depth of the features, or of the exit of detections; ``segments.IMAGE`` for images."""
     buffer: _Buffer = field(repr=False)
     pool: _Pool | None = field(repr=False)
-    """Where the buffer goes when the batch is released; None from then on."""
+    """Pool that the buffer goes to when the batch is released; None from then on."""
 
     @property
     def features(self) -> bool:
-        """Whether they are features, which alone the host never sees."""
+        """True if they are features, which alone the host never sees."""
         return self.buffer.host is None
 
 
 class _Engine:
-    """A plan, loaded, with an execution context for each optimisation profile."""
+    """A loaded plan, with an execution context for each optimisation profile."""
 
     def __init__(self, runtime: trt.Runtime, name: str, plan: Plan, data: bytes) -> None:
         engine = runtime.deserialize_cuda_engine(data)
@@ -229,7 +241,7 @@ class _Engine:
         self.outputs: _Kind = ()
 
     def prepare(self, device: _Device, scratch: int, scratch_bytes: int) -> None:
-        """Make the contexts, which compute in ``scratch``, and look at the shapes."""
+        """Make the contexts, which compute in ``scratch``, and look at the shapes of tensors."""
         for index in range(len(PROFILES)):
             if SINCE_10:
                 context = self._engine.create_execution_context(
@@ -251,7 +263,7 @@ class _Engine:
         self.outputs = tuple(self._tensor(batch_one, name) for name in self._plan.outputs)
 
     def bind(self, padded: int, given: _Buffer, taken: _Buffer) -> None:
-        """Shapes and addresses of the next runs with a batch of ``padded``."""
+        """Bind shapes and addresses of the next runs with a batch of ``padded``."""
         context = self._contexts[profile_of(padded)]
         for name, offset in zip(self._plan.inputs, given.offsets, strict=True):
             row = tuple(self._engine.get_tensor_shape(name))[1:]
@@ -268,7 +280,7 @@ class _Engine:
         self._require(context.execute_async_v3(int(device.stream)), "run")
 
     def _tensor(self, context: trt.IExecutionContext, name: str) -> _Tensor:
-        """How one row of the tensor ``name`` lies in memory."""
+        """Return how one row of the tensor ``name`` lies in memory."""
         shape = tuple(context.get_tensor_shape(name))[1:]
         layout = self._engine.get_tensor_format(name)
         if layout == trt.TensorFormat.HWC8:
@@ -282,13 +294,15 @@ class _Engine:
         return _Tensor(shape, DTYPES[self._engine.get_tensor_dtype(name)])
 
     def _require(self, done: bool, what: str) -> None:
+        """Raise RuntimeError, which says what the engine does not do, unless it is ``done``."""
         if not done:
             raise RuntimeError(f"TensorRT: {self._name} does not {what} (see its log)")
 
 
 class TensorRtRunner:
-    """``SegmentRunner`` over the plans in ``folder/tensorrt``. ``num_threads`` is of no consequence
-    here. ``wanted``: the segments to load; None: all.
+    """A ``SegmentRunner`` over the plans in ``folder/tensorrt``.
+
+    ``num_threads`` is of no consequence here. ``wanted``: the segments to load; None: all.
 
     Raises PlansError for plans of another GPU, TensorRT version or model, and for files that are
     not what was built; CudaError without a GPU.
@@ -334,7 +348,7 @@ class TensorRtRunner:
     # -- SegmentRunner --------------------------------------------------------------------------
 
     def load(self, images: Sequence[Image]) -> Batch:
-        """A batch of images, on its way to the device."""
+        """Return a batch of images, on its way to the device."""
         self._check_open()
         check_images(images, self._image.shape, BATCH_SIZES[-1])
         pool = self._pool((self._image,), _padded(len(images)))
@@ -348,7 +362,7 @@ class TensorRtRunner:
         return batch
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
-        """One segment, and the wait for its end; releases the interpreter lock meanwhile."""
+        """Run one segment and wait for its end, without the interpreter lock."""
         self._check_open()
         check_segment(segment, batch.depth, self.segments)
         engine = self._engines[segment]
@@ -361,25 +375,28 @@ class TensorRtRunner:
         return output
 
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """A copy of these rows of features, within the device."""
+        """Return a copy of these rows of features, within the device."""
         self._check_open()
         check_select(batch, rows, BATCH_SIZES[-1])
         return self._gather([(batch, row) for row in rows])
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
-        """A copy of all rows, within the device."""
+        """Return a copy of all rows, within the device."""
         self._check_open()
         check_merge(batches, BATCH_SIZES[-1])
         return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:
-        """Back into the pool. What is in the stream comes before whatever uses the memory next."""
+        """Give the batch's buffer back to its pool.
+
+        What is in the stream comes before whatever uses the memory next.
+        """
         if batch.pool is not None:
             batch.pool.give(batch.buffer)
             batch.pool = None
 
     def detections(self, batch: Batch) -> list[Detections]:
-        """Copies, so the batch can be released."""
+        """Return copies, so the batch can be released."""
         self._check_open()
         assert batch.pool is not None, "the batch has been released"
         boxes, scores, labels, counts = (
@@ -408,7 +425,7 @@ class TensorRtRunner:
             raise RuntimeError("the runner is closed")
 
     def _prepare(self) -> None:
-        """Contexts, in one block of memory for all, since one runs at a time."""
+        """Make all contexts, in one block of memory, since one runs at a time."""
         scratch_bytes = max(engine.scratch_bytes for engine in self._engines.values())
         scratch = self._device.allocate(scratch_bytes)
         features = set()
@@ -422,7 +439,7 @@ class TensorRtRunner:
             raise PlansError(f"plans that lay out features differently: {features}")
 
     def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
-        """A copy of these rows of features, within the device, in the stream's order."""
+        """Return a copy of these rows of features, within the device, in the stream's order."""
         pools = {batch.pool for batch, _ in picked}
         kinds = {pool.kind for pool in pools if pool is not None}
         assert None not in pools, "a batch has been released"
@@ -439,14 +456,20 @@ class TensorRtRunner:
         return gathered
 
     def _pool(self, kind: _Kind, padded: int) -> _Pool:
-        """The pool for these inputs or outputs; a stack's outputs are the next one's inputs."""
+        """Return the pool for these inputs or outputs.
+
+        A stack's outputs are the next one's inputs.
+        """
         if (kind, padded) not in self._pools:
             pinned = all(tensor.dtype != np.float16 for tensor in kind)  # not features
             self._pools[kind, padded] = _Pool(self._device, kind, padded, pinned, self._numbers)
         return self._pools[kind, padded]
 
     def _launch(self, segment: Segment, engine: _Engine, given: Batch, taken: Batch) -> None:
-        """Replay the graph of this combination; if there is none, run without, then capture."""
+        """Replay the graph of this segment between these two batches.
+
+        If there is none, run without, then capture it.
+        """
         key = (segment, given.buffer.number, taken.buffer.number)
         graph = self._graphs.get(key)
         if graph is not None:
@@ -464,12 +487,13 @@ class TensorRtRunner:
             _destroy(self._graphs.popitem(last=False)[1])
 
     def _enqueue(self, engine: _Engine, padded: int, taken: Batch) -> None:
+        """Run the engine as it is bound, and copy what the host reads, in the stream's order."""
         engine.enqueue(padded, self._device)
         if taken.buffer.host is not None:
             self._device.download(taken.buffer.host, taken.buffer.address)
 
     def _capture(self, engine: _Engine, padded: int, taken: Batch) -> Any:
-        """A graph of what ``_enqueue`` does with the engine as it is bound."""
+        """Return a graph of what ``_enqueue`` does with the engine as it is bound."""
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(cudart.cudaStreamBeginCapture(self._device.stream, mode))
         try:
@@ -484,13 +508,15 @@ class TensorRtRunner:
 
 
 def _destroy(graph: Any) -> None:
+    """Free an instantiated graph."""
     checked(cudart.cudaGraphExecDestroy(graph))
 
 
 def _padded(size: int) -> int:
-    """The smallest batch size with graphs that holds ``size`` rows."""
+    """Return the smallest batch size with graphs that holds ``size`` rows."""
     return next(padded for padded in BATCH_SIZES if padded >= size)
 
 
 def _batch(pool: _Pool, size: int, depth: int) -> Batch:
+    """Return a batch of ``size`` rows in a buffer of ``pool``."""
     return Batch(size, _padded(size), depth, pool.take(), pool)

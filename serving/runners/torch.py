@@ -1,5 +1,7 @@
-"""Segments on torch: eager on a CPU, CUDA graphs on an NVIDIA GPU. The peer that the specialised
-runtimes are measured against, and what runs where there is none of them.
+"""Segments on torch: eager on a CPU, CUDA graphs on an NVIDIA GPU.
+
+It is the peer that the specialised runtimes are measured against, and what runs where there is none
+of them.
 
 On a GPU a boundary between two segments costs one graph launch:
 
@@ -7,10 +9,10 @@ On a GPU a boundary between two segments costs one graph launch:
                   | load                                                    ^ run(head)
     device     images ==stem==> features ==stack_1==> features ==head_1==> detections
 
-* everything that crosses a boundary lies in buffers of fixed addresses, in pools by kind and
-  number of rows. The free one that was made first is taken, so that a lone request meets the same
-  ones at every depth however deep the one before it went (a stack would hand them out in the other
-  order after every other depth);
+* everything that crosses a boundary lies in buffers of fixed addresses, in pools by kind and number
+  of rows. The free one that was made first is taken, so that a lone request meets the same ones at
+  every depth however deep the one before it went (a stack would hand them out in the other order
+  after every other depth);
 * ``==>`` is a CUDA graph, captured when a segment first meets a pair of buffers. It ends in a copy
   into the output's buffers, and all graphs share one memory pool for what lies between: that is
   safe because they run one after the other on one stream, and nothing in the pool outlives a run;
@@ -47,31 +49,37 @@ from serving.runners.rows import copied_rows, every_row, stretches
 from serving.runners.torch_program import load_programs
 
 CPU_BATCH_SIZES = (1, 4)
-"""Shapes are dynamic on a CPU; these are the sizes that are warmed up and planned with."""
+"""Batch sizes that are warmed up and planned with on a CPU, where shapes are dynamic."""
 GPU_BATCH_SIZES = (1, 4, 8)
+"""Batch sizes that batches are padded to on a GPU."""
 MAX_GRAPHS = 512
-"""Three batch sizes of twenty segments come to sixty; the others are of requests that overtake each
-other. The least recently used graph makes room."""
+"""Number of CUDA graphs that are kept; the least recently used one makes room. Three batch sizes of
+twenty segments come to sixty; the others are of requests that overtake each other."""
 CAPTURE_WARM_UPS = 2
-"""Runs before a capture, in which libraries choose algorithms and allocate workspaces."""
+"""Number of runs before a capture, in which libraries choose algorithms and allocate workspaces."""
 ALIGNMENT = 256
-"""Of tensors in a block, in bytes: what vectorised loads and copies want."""
+"""Number of bytes that tensors in a block are aligned to: what vectorised loads and copies want."""
 
 PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+"""Types that convolutions may run in, by name."""
 
 Program = Callable[..., tuple[Tensor, ...]]
-"""Tensors in, tensors out, as ``torch_program.load_programs`` has them; one or several in a row."""
+"""Function from tensors to tensors, as ``torch_program.load_programs`` has them; one program or
+several in a row."""
 
 Spec = tuple[tuple[int, ...], torch.dtype]
-"""Shape of one row, and type."""
+"""Shape of one row, and type of a tensor."""
 
 
 class TorchRunner:
-    """``SegmentRunner`` over the programs in ``folder``. ``num_threads`` None: all cores; a number
-    holds for the whole process, as torch has it. ``device``: ``cpu`` or ``cuda``; None: a GPU if
-    there is one. ``precision`` of convolutions, a key of ``PRECISIONS``; None: ``f16`` on a GPU;
-    on a CPU ``bf16`` where it is native and ``f32`` elsewhere. ``wanted``: the segments to load;
-    None: all. Raises OSError or ValueError when the programs are missing or of another model."""
+    """A ``SegmentRunner`` over the programs in ``folder``.
+
+    ``num_threads`` None: all cores; a number holds for the whole process, as torch has it.
+    ``device``: ``cpu`` or ``cuda``; None: a GPU if there is one. ``precision`` of convolutions, a
+    key of ``PRECISIONS``; None: ``f16`` on a GPU; on a CPU ``bf16`` where it is native and ``f32``
+    elsewhere. ``wanted``: the segments to load; None: all. Raises OSError or ValueError when the
+    programs are missing or of another model.
+    """
 
     def __init__(
         self,
@@ -103,37 +111,37 @@ class TorchRunner:
         self._closed = False
 
     def load(self, images: Sequence[Image]) -> Batch:
-        """A batch of images, copied."""
+        """Return a batch of images, copied."""
         self._check_open()
         check_images(images, self._image_shape, self.batch_sizes[-1])
         with torch.inference_mode():
             return self._lane.load(images)
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
-        """One synchronous inference; releases the interpreter lock while the device computes."""
+        """Run one synchronous inference, without the interpreter lock while the device computes."""
         self._check_open()
         check_segment(segment, batch.depth, self.segments)
         with torch.inference_mode():
             return self._lane.run(segment, batch)
 
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """A copy of these rows."""
+        """Return a copy of these rows."""
         self._check_open()
         check_select(batch, rows, self.batch_sizes[-1])
         return self._gather([(batch, row) for row in rows])
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
-        """A copy of all rows."""
+        """Return a copy of all rows."""
         self._check_open()
         check_merge(batches, self.batch_sizes[-1])
         return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:
-        """Back into the pool, if it came from one."""
+        """Give the batch back to its pool, if it came from one."""
         self._lane.release(batch)
 
     def detections(self, batch: Batch) -> list[Detections]:
-        """Copies, so the batch can be released."""
+        """Return copies, so the batch can be released."""
         self._check_open()
         boxes, scores, labels, counts = self._lane.arrays(batch)
         return copied_rows(boxes, scores, labels, counts[: batch.size])
@@ -144,6 +152,7 @@ class TorchRunner:
         self._lane.close()
 
     def _open_lane(self, programs: Mapping[Segment, Program], device: torch.device) -> Lane:
+        """Return the lane of the programs on ``device``."""
         if device.type == "cuda":
             return Captured(programs, self._image_shape, Cuda(device))
         return Eager(programs)
@@ -158,13 +167,14 @@ class TorchRunner:
 
 
 def _fast_precision(device: torch.device) -> str:
+    """Return the precision that convolutions are fastest in on ``device``."""
     if device.type == "cuda":
         return "f16"  # which the kernels are stored in
     return "bf16" if multiplies_bf16(torch.cpu.get_capabilities()) else "f32"
 
 
 def _chain(programs: Sequence[Program]) -> Program:
-    """These programs one after the other."""
+    """Return a program that runs these one after the other."""
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         for program in programs:
@@ -179,45 +189,56 @@ def _chain(programs: Sequence[Program]) -> Program:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Tensors on the device. ``size`` rows are meant; there may be more."""
+    """A batch as tensors on the device.
+
+    ``size`` rows are meant; there may be more.
+    """
 
     size: int
     depth: int
-    """``segments.IMAGE`` for images, the depth of features, or of the exit of detections."""
+    """Depth of the features, or of the exit of detections; ``segments.IMAGE`` for images."""
     features: bool
-    """Whether they are features: neither images nor detections."""
+    """True if they are features: neither images nor detections."""
     tensors: tuple[Tensor, ...]
     buffers: Buffers | None = None
-    """Where the tensors lie, if they go back to a pool when the batch is released."""
+    """Buffers that the tensors lie in, if they go back to a pool when the batch is released."""
 
 
 class Lane(Protocol):
-    """Runs programs on one device. Its caller has checked what it is given, and is in torch's
-    inference mode."""
+    """A way to run programs on one device.
+
+    Its caller has checked what it is given, and is in torch's inference mode.
+    """
 
     batch_sizes: tuple[int, ...]
 
     def load(self, images: Sequence[Image]) -> Batch:
-        """Images on the device."""
+        """Return a batch of images on the device."""
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
-        """Features, or detections that ``arrays`` can read."""
+        """Return features, or detections that ``arrays`` can read."""
 
     def gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
-        """A copy of these rows of features, all at one depth."""
+        """Return a copy of these rows of features, all at one depth."""
 
     def release(self, batch: Batch) -> None:
         """Take the batch's memory back."""
 
     def arrays(self, batch: Batch) -> list[Any]:
-        """Boxes, scores, labels and counts in host memory, valid until the batch is released."""
+        """Return boxes, scores, labels and counts in host memory.
+
+        They are valid until the batch is released.
+        """
 
     def close(self) -> None:
         """Free everything."""
 
 
 class Eager:
-    """A run allocates what it returns; memory goes with the last reference."""
+    """A lane on which a run allocates what it returns.
+
+    Memory goes with the last reference.
+    """
 
     batch_sizes: tuple[int, ...] = CPU_BATCH_SIZES
 
@@ -252,29 +273,32 @@ class Eager:
 
 
 class Device(Protocol):
-    """What ``Captured`` asks of a GPU. Work is asynchronous until ``synchronize``."""
+    """A GPU, as far as ``Captured`` needs one.
+
+    Work is asynchronous until ``synchronize``.
+    """
 
     def stream(self) -> AbstractContextManager[Any]:
-        """In this context work goes to the one stream."""
+        """Return a context in which work goes to the one stream."""
 
     def device_block(self, size: int) -> Tensor:
-        """``size`` zero bytes on the device."""
+        """Return ``size`` zero bytes on the device."""
 
     def host_block(self, size: int) -> Tensor:
-        """``size`` zero bytes of host memory that the device copies from and to by itself."""
+        """Return ``size`` zero bytes of host memory that the device copies by itself."""
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What ``work`` does to tensors that exist already, as something to call on the stream."""
+        """Return ``work``, on tensors that exist already, as something to call on the stream."""
 
     def synchronize(self) -> None:
         """Wait until the stream is done."""
 
 
 class Cuda:
-    """A ``Device``: CUDA, one stream, one memory pool for all graphs."""
+    """A ``Device`` of CUDA, with one stream, and one memory pool for all graphs."""
 
     def __init__(self, device: torch.device) -> None:
-        # Of the process: algorithms are tried out once for each shape, before a capture.
+        # For the whole process: algorithms are tried out once for each shape, before a capture.
         torch.backends.cudnn.benchmark = True
         self._device = device
         self._stream = torch.cuda.Stream(device)
@@ -310,16 +334,21 @@ class Cuda:
 
 @dataclass(slots=True)
 class _Pool:
-    """Buffers of one kind and size that nobody uses: a heap, the one that was made first on top."""
+    """A pool of buffers of one kind and size that nobody uses.
+
+    It is a heap, with the one that was made first on top.
+    """
 
     free: list[Buffers] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=count)
 
 
 class Buffers:
-    """Tensors of ``rows`` rows at fixed addresses in one block of device memory; with ``mirrored``,
-    a twin of the block in host memory, so that all of them cross in one copy. Features lie channels
-    last."""
+    """Tensors of ``rows`` rows at fixed addresses in one block of device memory.
+
+    With ``mirrored`` the block has a mirror in host memory, so that all of them cross in one copy.
+    Features lie channels last.
+    """
 
     def __init__(
         self, specs: Sequence[Spec], rows: int, device: Device, pool: _Pool, mirrored: bool
@@ -357,7 +386,7 @@ class Buffers:
 
 
 def _view(part: Tensor, spec: Spec, rows: int) -> Tensor:
-    """Bytes as a tensor of ``spec``."""
+    """Return bytes as a tensor of ``spec`` with ``rows`` rows."""
     shape, dtype = spec
     tensor = part.view(dtype)
     if dtype.is_floating_point and len(shape) == len(("channels", "height", "width")):
@@ -370,7 +399,7 @@ _IMAGES, _FEATURES, _DETECTIONS = "images", "features", "detections"
 
 
 class Captured:
-    """Runs are replays of graphs over pooled buffers; see the module."""
+    """A lane on which runs are replays of graphs over pooled buffers; see the module."""
 
     batch_sizes: tuple[int, ...] = GPU_BATCH_SIZES
 
@@ -439,8 +468,10 @@ class Captured:
         self._programs.clear()
 
     def _take(self, kind: str, size: int) -> Buffers:
-        """Free buffers with room for ``size`` rows, or new ones; executors bound how many are out
-        at once."""
+        """Return free buffers with room for ``size`` rows, or new ones.
+
+        Executors bound how many are out at once.
+        """
         rows = next(rows for rows in self.batch_sizes if rows >= size)
         pool = self._pools.setdefault((kind, rows), _Pool())
         if pool.free:
@@ -451,13 +482,14 @@ class Captured:
         return buffers
 
     def _learn(self, kind: str, segment: Segment, inputs: Buffers) -> None:
-        """What the outputs of this kind are like: from one run."""
+        """Learn from one run what the outputs of this kind are like."""
         with self._device.stream():
             outputs = self._programs[segment](*inputs.tensors)
         self._device.synchronize()
         self._specs[kind] = [(tuple(x.shape[1:]), x.dtype) for x in outputs]
 
     def _graph(self, segment: Segment, inputs: Buffers, output: Buffers) -> Callable[[], None]:
+        """Return the replay of ``segment`` between these buffers, captured if it is new."""
         key = (segment, inputs, output)
         replay = self._graphs.get(key)
         if replay is None:

@@ -32,7 +32,7 @@ from serving.core.segment import Segment
 aten = torch.ops.aten
 
 KERNEL, BIAS = 1, 2
-"""Positions among the arguments of a convolution."""
+"""Positions of kernel and bias among the arguments of a convolution."""
 
 
 def load_programs(
@@ -42,11 +42,11 @@ def load_programs(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[Segment, GraphModule]:
-    """The programs of these unit segments, which compute in ``dtype`` on ``device``.
+    """Return the programs of these unit segments, which compute in ``dtype`` on ``device``.
 
-    Takes images (B, H, W, 3) uint8 or features (B, C, H, W) of ``dtype``; gives features of
-    ``dtype`` or detections. Weights that several segments have in common are in memory once. Raises
-    OSError or ValueError if there are none, or none of this catalogue's model.
+    A program takes images (B, H, W, 3) uint8 or features (B, C, H, W) of ``dtype``; it gives
+    features of ``dtype`` or detections. Weights that several segments have in common are in memory
+    once. Raises OSError or ValueError if there are none, or none of this catalogue's model.
     """
     path = folder / FOLDER / RECORD
     record = Programs.from_json(json.loads(path.read_bytes()))
@@ -75,8 +75,11 @@ def load_programs(
 
 
 def check_archive(data: bytes, name: str) -> None:
-    """Raises ValueError for a program with anything pickled in it: the library would unpickle it
-    and with that run whatever it says. The builder writes tensors as plain bytes."""
+    """Raise ValueError for a program with anything pickled in it.
+
+    The library would unpickle it and with that run whatever it says. The builder writes tensors as
+    plain bytes.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for member in archive.infolist():
             path = member.filename.partition("/")[2]
@@ -98,18 +101,19 @@ def check_archive(data: bytes, name: str) -> None:
 
 
 def _is_read(node: object) -> bool:
+    """Return whether a node reads a tensor that the graph keeps."""
     return isinstance(node, Node) and node.op == "get_attr"
 
 
 def _read(graph: Graph, tensors: dict[str, Tensor], name: str, value: Tensor, before: Node) -> Node:
-    """A node that reads ``value``, from now on one of ``tensors``."""
+    """Add a node that reads ``value``, from now on one of ``tensors``, and return it."""
     tensors[name] = value
     with graph.inserting_before(before):
         return graph.create_node("get_attr", name)
 
 
 def _affine_user(node: Node | None, target: Any) -> Node | None:
-    """The only user of ``node``, if it is a ``target`` of it and of a tensor."""
+    """Return the only user of ``node``, if it is a ``target`` of it and of a tensor."""
     if node is None or len(node.users) != 1:
         return None
     (user,) = node.users
@@ -118,8 +122,11 @@ def _affine_user(node: Node | None, target: Any) -> Node | None:
 
 
 def _fold_affine(graph: Graph, tensors: dict[str, Tensor]) -> None:
-    """Convolution, then scale, then shift: one convolution where its kernel is used once, else a
-    convolution without bias and one fused multiply-add."""
+    """Fold scales and shifts that follow a convolution into it.
+
+    Convolution, then scale, then shift become one convolution where its kernel is used once, else a
+    convolution without bias and one fused multiply-add.
+    """
     for conv in graph.find_nodes(op="call_function", target=aten.conv2d.default):
         mul = _affine_user(conv, aten.mul.Tensor)
         add = _affine_user(mul, aten.add.Tensor)
@@ -146,7 +153,7 @@ def _fold_affine(graph: Graph, tensors: dict[str, Tensor]) -> None:
 
 
 def _lower(graph: Graph, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """Compute in ``dtype`` from convolutions and features on, until the graph casts."""
+    """Lower the graph: compute in ``dtype`` from convolutions and features on, until it casts."""
     lowered = {
         node for node in graph.find_nodes(op="placeholder") if node.meta["val"].is_floating_point()
     }
@@ -170,8 +177,11 @@ def _lower(graph: Graph, tensors: dict[str, Tensor], dtype: torch.dtype) -> None
 
 
 def _assemble(graph: Graph, tensors: dict[str, Tensor], weights: dict[str, Tensor]) -> GraphModule:
-    """The module of ``graph``: kernels channels last, and a tensor that is equal to the one of its
-    name in ``weights`` is that one. ``weights`` collects them."""
+    """Return the module of ``graph``, with kernels channels last.
+
+    A tensor that is equal to the one of its name in ``weights`` is that one; ``weights`` collects
+    them.
+    """
     for node in graph.find_nodes(op="call_function", target=aten._assert_tensor_metadata.default):
         graph.erase_node(node)  # they insist on the types of the exporter
     for node in graph.find_nodes(op="get_attr"):

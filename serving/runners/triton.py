@@ -28,10 +28,12 @@ from serving.triton.rpc import CHANNEL_OPTIONS, RPC_TIMEOUT_S, add_images, array
 from serving.triton.shared_memory import SharedImages
 
 BATCH_SIZES = (1, 4)
-"""Tried of each model, up to the largest batch that its configuration allows."""
+"""Batch sizes tried of each model, up to the largest that its configuration allows."""
 CALL_TIMEOUT_S = 60.0
-"""Nobody waits for so long; ``abort`` ends a call that hangs."""
+"""Seconds after which a call is given up. Nobody waits for so long; ``abort`` ends a call that
+hangs."""
 NO_FEATURES = "the depth models of a Triton have no features"
+"""Message of the errors for what only features allow."""
 
 _OUTPUTS: dict[str, tuple[str, int | None]] = {
     wire.BOXES: ("FP32", 3),
@@ -39,11 +41,12 @@ _OUTPUTS: dict[str, tuple[str, int | None]] = {
     wire.LABELS: ("INT32", 2),
     wire.COUNTS: ("INT32", None),  # (B,) or (B, 1), as the backend likes
 }
+"""Outputs of a depth model: datatype, and number of dimensions or None for any, by name."""
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Images, or what an exit made of them."""
+    """A batch of images, or of the detections that an exit made of them."""
 
     depth: int
     images: tuple[Image, ...] = ()
@@ -51,8 +54,10 @@ class Batch:
 
 
 class TritonRunner:
-    """``SegmentRunner`` over the depth models in the Triton at ``url``. ``abort`` may be called
-    from any thread. Raises BackendUnavailable while they are not all there."""
+    """A ``SegmentRunner`` over the depth models in the Triton at ``url``.
+
+    ``abort`` may be called from any thread. Raises BackendUnavailable while they are not all there.
+    """
 
     def __init__(self, catalog: Catalog, url: str) -> None:
         self._name = catalog.name
@@ -86,14 +91,16 @@ class TritonRunner:
     # -- SegmentRunner ---------------------------------------------------------------------------
 
     def load(self, images: Sequence[Image]) -> Batch:
-        """A batch of images, by reference: they are copied when they are sent."""
+        """Return a batch of images, by reference: they are copied when they are sent."""
         self._check_open()
         check_images(images, self._image_shape, self.batch_sizes[-1])
         return Batch(segments.IMAGE, tuple(images))
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
-        """One unary call; releases the interpreter lock while it waits. Raises BackendUnavailable
-        when Triton is not there, BackendError when it answers nonsense."""
+        """Make one unary call, and wait for it without the interpreter lock.
+
+        Raises BackendUnavailable when Triton is not there, BackendError when it answers nonsense.
+        """
         self._check_open()
         check_segment(segment, batch.depth, self.segments)
         request = infer_request(self._model(segment), "", {})
@@ -108,42 +115,46 @@ class TritonRunner:
         return Batch(segment.stop, detections=_detections(response, len(batch.images)))
 
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """There are no features here to select from."""
+        """Raise ValueError: there are no features here to select from."""
         raise ValueError(NO_FEATURES)
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
-        """There are no features here to merge."""
+        """Raise ValueError: there are no features here to merge."""
         raise ValueError(NO_FEATURES)
 
     def release(self, batch: Batch) -> None:
-        """Memory goes with the last reference."""
+        """Do nothing: memory goes with the last reference."""
 
     def detections(self, batch: Batch) -> list[Detections]:
-        """What the exit found."""
+        """Return the boxes that the exit found."""
         self._check_open()
         return batch.detections
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._closed = True
         self._channel.close()
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _model(self, segment: Segment) -> str:
+        """Return the name of the model that a fused segment is."""
         return f"{self._name}_d{segment.stop}"
 
     def _largest_batch(self, segment: Segment) -> int:
+        """Return the largest batch that the configuration of a segment's model allows."""
         request = pb.ModelConfigRequest(name=self._model(segment))
         return int(self._query(self._stub.ModelConfig, request).config.max_batch_size)
 
     def _query(self, rpc: Any, request: Any) -> Any:
+        """Ask Triton about itself. Raises BackendUnavailable."""
         try:
             return rpc(request, timeout=RPC_TIMEOUT_S)
         except grpc.RpcError as error:
             raise _unavailable(error) from error
 
     def _infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        """Make the call that ``abort`` can end. Raises BackendUnavailable."""
         with self._calling:
             call = self._call = self._stub.ModelInfer.future(request, timeout=CALL_TIMEOUT_S)
         try:
@@ -166,7 +177,10 @@ def _unavailable(error: grpc.RpcError) -> BackendUnavailable:
 
 
 def _detections(response: pb.ModelInferResponse, size: int) -> list[Detections]:
-    """The rows of an answer to ``size`` images. Raises BackendError if it has another shape."""
+    """Return the rows of an answer to ``size`` images.
+
+    Raises BackendError if it has another shape.
+    """
     found = arrays(response, _OUTPUTS)
     boxes, scores, labels = found[wire.BOXES], found[wire.SCORES], found[wire.LABELS]
     counts = found[wire.COUNTS].reshape(-1)
