@@ -1,2 +1,1 @@
-"""What Triton's Python backend hosts. Each ``model.py`` in the repository names a class of here;
-``triton_python_backend_utils`` exists only inside Triton's stub process."""
+"""Messages and memory that the gateway and Triton share."""

@@ -1,4 +1,4 @@
-"""An answer of ``<model>_anytime``, as it comes from Triton."""
+"""Answers of ``<model>_anytime``, as they come from Triton."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ _TENSORS: dict[str, tuple[str, int | None]] = {
     wire.EXIT_DEPTH: ("INT32", 1),
     wire.TIMES: ("INT64", 1),
 }
+"""Outputs of the model: datatype and number of dimensions, by name."""
 
 
 def read_answer(
     request: Request, response: pb.ModelInferResponse, arrived_s: float
 ) -> tuple[Answered, float]:
-    """What ``response``, which came at ``arrived_s``, tells of ``request``, and the seconds that it
-    spent in Triton. Raises BackendError."""
+    """Return what ``response`` says of ``request``, and the seconds that it spent in Triton.
+
+    The response came at ``arrived_s``. Raises BackendError if it is malformed.
+    """
     found = arrays(response, _TENSORS)
     boxes, scores, labels = found[wire.BOXES], found[wire.SCORES], found[wire.LABELS]
     if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:

@@ -17,8 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class TritonMemory:
-    """``SharedImages`` and whether Triton has mapped it. Where that cannot be, images go with the
-    messages, which the log says once."""
+    """A gateway's ``SharedImages``, and whether Triton has mapped them.
+
+    Where that cannot be, images go with the messages, which the log says once.
+    """
 
     def __init__(self, slot_bytes: int, num_slots: int, wanted: bool) -> None:
         self._slot_bytes = slot_bytes
@@ -29,11 +31,11 @@ class TritonMemory:
 
     @property
     def registered(self) -> SharedImages | None:
-        """What Triton has mapped, None where images must go with the messages."""
+        """Memory that Triton has mapped; None where images must go with the messages."""
         return self._shared if self._mapped else None
 
     def open(self) -> None:
-        """Create it, and remove what killed gateways have left behind."""
+        """Create the memory, and remove what killed gateways have left behind."""
         if not self._wanted:
             return
         for name in sweep():
@@ -44,8 +46,10 @@ class TritonMemory:
             log.warning("no shared memory (%s): images go with the messages", error)
 
     async def register(self, stub: Any) -> None:
-        """Have Triton map it, and drop what it has mapped of gateways that are gone. ``stub`` is
-        asynchronous. Raises AioRpcError when Triton is not there."""
+        """Have Triton map the memory, and drop what it has mapped of gateways that are gone.
+
+        ``stub`` is asynchronous. Raises AioRpcError when Triton is not there.
+        """
         self._mapped = False
         if self._shared is None:
             return
@@ -67,11 +71,14 @@ class TritonMemory:
         self._mapped = True
 
     def lose(self) -> None:
-        """Triton may have gone, and come back without it."""
+        """Take the memory as not mapped: Triton may have gone, and come back without it."""
         self._mapped = False
 
     async def close(self, url: str) -> None:
-        """Have the Triton at ``url`` let go of it, if it is there, and remove it."""
+        """Remove the memory.
+
+        The Triton at ``url`` is told to let go of it, if it is there.
+        """
         if self._shared is None:
             return
         if self._mapped:
@@ -83,5 +90,6 @@ class TritonMemory:
 
 
 async def _unregister(stub: Any, name: str) -> None:
+    """Have Triton let go of the memory called ``name``."""
     request = pb.SystemSharedMemoryUnregisterRequest(name=name)
     await stub.SystemSharedMemoryUnregister(request, timeout=RPC_TIMEOUT_S)

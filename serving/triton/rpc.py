@@ -21,17 +21,19 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+"""Options of every gRPC channel to Triton: no limits on messages, and quick reconnection."""
 
 RPC_TIMEOUT_S = 1.0
-"""For Triton to answer a question about itself."""
+"""Seconds that Triton may take to answer a question about itself."""
 
 _DTYPES = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64}
+"""Types of arrays, by Triton's datatypes."""
 
 
 def infer_request(
     model: str, name: str, parameters: Mapping[str, bool | int | str]
 ) -> pb.ModelInferRequest:
-    """A request for ``model`` with id ``name``, without inputs."""
+    """Return a request for ``model`` with id ``name``, without inputs."""
     request = pb.ModelInferRequest(model_name=model, id=name)
     for key, value in parameters.items():
         # bool is an int as well, so the order matters.
@@ -51,8 +53,11 @@ def add_images(
     images: Sequence[Image],
     shared: SharedImages | None,
 ) -> Slot | None:
-    """Add ``images`` as one uint8 input of ``shape``: by reference, if there is shared memory with
-    a free slot (which is returned), or else by value."""
+    """Add ``images`` to ``request`` as one uint8 input of ``shape``.
+
+    They go by reference, if there is shared memory with a free slot (which is returned), or else by
+    value.
+    """
     tensor = request.inputs.add(name=name, datatype="UINT8", shape=shape)
     slot = shared.put(images) if shared is not None else None
     if slot is None or shared is None:
@@ -65,22 +70,25 @@ def add_images(
 
 
 def register_request(shared: SharedImages) -> pb.SystemSharedMemoryRegisterRequest:
-    """What makes Triton map ``shared``."""
+    """Return the request that makes Triton map ``shared``."""
     return pb.SystemSharedMemoryRegisterRequest(
         name=shared.name, key=shared.key, offset=0, byte_size=shared.size
     )
 
 
 def orphans(regions: Sequence[str], own: str, alive: Sequence[str]) -> list[str]:
-    """Of the ``regions`` that Triton has mapped, those of gateways that are gone."""
+    """Return those of the ``regions`` that Triton has mapped whose gateways are gone."""
     return [name for name in regions if name.startswith(PREFIX) and name not in {own, *alive}]
 
 
 def arrays(
     response: pb.ModelInferResponse, expected: Mapping[str, tuple[str, int | None]]
 ) -> dict[str, npt.NDArray[Any]]:
-    """The outputs called in ``expected`` (name -> datatype, number of dimensions or None for any).
-    Raises BackendError if one is missing or malformed."""
+    """Return the outputs called in ``expected``, by name.
+
+    It maps a name to a datatype and a number of dimensions, or None for any. Raises BackendError if
+    one is missing or malformed.
+    """
     found: dict[str, npt.NDArray[Any]] = {}
     raw = response.raw_output_contents
     for tensor, content in zip(response.outputs, raw, strict=False):

@@ -1,8 +1,8 @@
-"""Images for a Triton on this host, in memory that both map.
+"""Shared memory for images: a Triton on this host maps what the gateway writes.
 
-One file in /dev/shm a gateway, cut into slots of one batch. The gateway holds a lock on its file
-for as long as it lives, and the kernel lets go of the lock however it ends; so whoever can lock
-such a file knows that its owner is gone, and removes it.
+There is one file in /dev/shm for each gateway, cut into slots of one batch. The gateway holds a
+lock on its file for as long as it lives, and the kernel lets go of the lock however it ends; so
+whoever can lock such a file knows that its owner is gone, and removes it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import numpy as np
 from serving.core.ports import Image
 
 FOLDER = Path("/dev/shm")
+"""Folder of the kernel's shared memory."""
 PREFIX = "punctual-"
+"""Start of the names of all gateways' files."""
 PERMISSIONS = 0o660
-"""Triton may run as another user of the same group."""
+"""Permissions of a file: Triton may run as another user of the same group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A batch in the file: bytes ``offset`` to ``offset + size``."""
+    """A place for one batch in the file: bytes ``offset`` to ``offset + size``."""
 
     index: int
     offset: int
@@ -35,10 +37,10 @@ class Slot:
 
 
 class SharedImages:
-    """``num_slots`` slots of ``slot_bytes`` each. Not thread-safe."""
+    """A file of ``num_slots`` slots of ``slot_bytes`` each. Not thread-safe."""
 
     def __init__(self, slot_bytes: int, num_slots: int, folder: Path = FOLDER) -> None:
-        """Raises OSError where there is no room for it, or no such folder."""
+        """Create the file. Raises OSError where there is no room for it, or no such folder."""
         self.size = slot_bytes * num_slots
         self._slot_bytes = slot_bytes
         self._path, self._file = _create_locked(folder)
@@ -55,17 +57,19 @@ class SharedImages:
 
     @property
     def name(self) -> str:
-        """Of the region, and of its file."""
+        """Name of the region, and of its file."""
         return self._path.name
 
     @property
     def key(self) -> str:
-        """The file's name as ``shm_open`` wants it."""
+        """Name of the file as ``shm_open`` wants it."""
         return f"/{self.name}"
 
     def put(self, images: Sequence[Image]) -> Slot | None:
-        """Copy ``images``, which must fit, into a slot; None if none is free. ``free`` gives it
-        back."""
+        """Copy ``images``, which must fit, into a slot, and return it; None if none is free.
+
+        ``free`` gives it back.
+        """
         if not self._free:
             return None
         index = self._free.pop()
@@ -76,18 +80,24 @@ class SharedImages:
         return slot
 
     def free(self, slot: Slot) -> None:
-        """Nobody reads it any more."""
+        """Take a slot back: nobody reads it any more."""
         self._free.append(slot.index)
 
     def close(self) -> None:
-        """Remove the file. Whoever has mapped it keeps the memory."""
+        """Remove the file.
+
+        Whoever has mapped it keeps the memory.
+        """
         self._path.unlink(missing_ok=True)
         self._memory.close()
         os.close(self._file)
 
 
 def _create_locked(folder: Path) -> tuple[Path, int]:
-    """A new file and its descriptor, locked. A sweep may come between the two, and remove it."""
+    """Create and lock a file; return its path and its descriptor.
+
+    A sweep may come between creating and locking, and remove it; then another is made.
+    """
     while True:
         path = folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PERMISSIONS)
@@ -98,7 +108,7 @@ def _create_locked(folder: Path) -> tuple[Path, int]:
 
 
 def sweep(folder: Path = FOLDER) -> list[str]:
-    """Remove what gateways left behind that were killed; returns the names."""
+    """Remove what gateways left behind that were killed, and return the names."""
     swept = []
     for path in folder.glob(f"{PREFIX}*"):
         try:

@@ -1,4 +1,4 @@
-"""What gateway and Triton say to each other: names of tensors and parameters, and errors as text.
+"""The wire format between gateway and Triton: names of tensors and parameters, and errors as text.
 
 A model ``<model>_anytime`` takes three kinds of request over one stream:
 
@@ -27,7 +27,7 @@ from serving.core.errors import (
     ShedReason,
 )
 
-# Of <model>_anytime.
+# Tensors of <model>_anytime.
 IMAGE = "image"  # uint8 (H, W, 3)
 BOXES = "boxes"  # float32 (N, 4), pixels of the model's input
 SCORES = "scores"  # float32 (N,)
@@ -36,7 +36,7 @@ EXIT_DEPTH = "exit_depth"  # int32 (1,)
 TIMES = "times_us"  # int64 (3,): in the queue, in segments, predicted for those segments
 STATUS = "status"  # int64: ``EngineStatus.to_numbers``
 
-# Of <model>_d1 .. <model>_dN; a batch comes first.
+# Tensors of <model>_d1 .. <model>_dN; their first dimension is the batch.
 IMAGES = "images"
 COUNTS = "counts"  # int32: how many rows of boxes, scores and labels are meant
 
@@ -58,29 +58,29 @@ _DIGEST_DIGITS = 15  # as many hexadecimal digits as an int64 holds
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """How an executor is doing."""
+    """The state of an executor: what it serves, how busy it is, and what it predicts."""
 
     digest: int
-    """``short_digest`` of the model it serves."""
+    """Digest of the model that it serves, as ``short_digest`` has it."""
     num_waiting: int
     num_in_flight: int
     exits_s: tuple[float, ...]
-    """Predicted seconds from image to each exit on an idle engine, typically."""
+    """Seconds that an idle engine typically takes from an image to each exit, as predicted."""
 
     def to_numbers(self) -> list[int]:
-        """As integers; times in microseconds."""
+        """Return the status as integers; times are in microseconds."""
         exits = (round(seconds * MICROSECONDS) for seconds in self.exits_s)
         return [self.digest, self.num_waiting, self.num_in_flight, *exits]
 
     @classmethod
     def from_numbers(cls, numbers: list[int]) -> EngineStatus:
-        """The inverse of ``to_numbers``. Raises ValueError."""
+        """Return the status that ``to_numbers`` made these of. Raises ValueError."""
         digest, num_waiting, num_in_flight, *exits = numbers
         return cls(digest, num_waiting, num_in_flight, tuple(us / MICROSECONDS for us in exits))
 
 
 def short_digest(digest: str) -> int:
-    """The start of a model's digest, as a number."""
+    """Return the start of a model's digest, as a number."""
     return int(digest[:_DIGEST_DIGITS], 16)
 
 
@@ -92,10 +92,11 @@ _PLAIN: dict[str, Callable[[str], ServingError]] = {
     kind.slug: kind
     for kind in (InvalidRequest, InvalidParameter, Cancelled, BackendError, BackendUnavailable)
 }
+"""Kinds of errors that carry nothing but a sentence, by slug."""
 
 
 def error_to_text(error: ServingError) -> str:
-    """One line that a person can read, and ``error_from_text`` as well."""
+    """Return one line that a person can read, and ``error_from_text`` as well."""
     if isinstance(error, Overloaded):
         after_us = round(error.retry_after_s * MICROSECONDS)
         return f"{error.detail} [{error.slug} {error.reason} {after_us}us]"
@@ -103,8 +104,11 @@ def error_to_text(error: ServingError) -> str:
 
 
 def error_from_text(text: str) -> ServingError:
-    """The error that ``text`` carries. What Triton says of its own accord (no such model, wrong
-    shape, a dead process) means that the engine cannot be had as things are."""
+    """Return the error that ``text`` carries.
+
+    What Triton says of its own accord (no such model, wrong shape, a dead process) means that the
+    engine cannot be had as things are.
+    """
     matched = _TAG.fullmatch(text)
     if matched is None:
         return BackendUnavailable(f"Triton refused: {text}")

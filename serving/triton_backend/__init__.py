@@ -1,0 +1,5 @@
+"""Models that Triton's Python backend hosts.
+
+Each ``model.py`` in the repository names a class of here; ``triton_python_backend_utils`` exists
+only inside Triton's stub process.
+"""

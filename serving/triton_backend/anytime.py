@@ -1,4 +1,4 @@
-"""``<model>_anytime``: the executor hosted by Triton's Python backend (decoupled).
+"""The model ``<model>_anytime``: the executor hosted by Triton's Python backend (decoupled).
 
     execute  -> submit  -> executor's thread -> outbox -> messenger's thread <-> Triton
 
@@ -42,15 +42,20 @@ from serving.triton_backend.parent import end_with_parent
 from serving.triton_backend.tensors import parameters, to_array, to_tensor
 
 DEFAULT_BUDGET_S = 1.0
-"""Of a request without a ``timeout``."""
+"""Budget, in seconds, of a request without a ``timeout``."""
 MAX_WAITING = 64
+"""Number of requests that may wait at once."""
 MAX_COHORTS = 4
+"""Number of cohorts that may be on the device at once."""
 SWITCH_INTERVAL_S = 0.0005
-"""The engine's thread must get the interpreter back within a fraction of a segment."""
+"""Seconds after which the engine's thread must get the interpreter back: a fraction of a
+segment."""
 WATCH_EVERY_S = 0.005
+"""Seconds between two looks at whether clients have gone."""
 CHECKED_AT_ONCE = 8
-"""Asking about one request costs some tens of microseconds."""
+"""Number of requests looked at each time: to ask about one costs some tens of microseconds."""
 STOP_GRACE_S = 5.0
+"""Seconds that requests in flight are given to end when the model is unloaded."""
 
 # Names in pb_utils.TritonError, which the stub provides only once this module has been imported.
 _CODES: dict[type[ServingError], str] = {
@@ -63,7 +68,10 @@ _CODES: dict[type[ServingError], str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A request that has not ended. The Triton request is kept since the image lies in it."""
+    """A request that has not ended.
+
+    The Triton request is kept since the image lies in it.
+    """
 
     name: str
     triton_request: Any
@@ -72,13 +80,16 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class _Outgoing:
-    """Something to send: boxes, an error, or neither; ``last`` ends the request."""
+    """A message to send: boxes, an error, or neither.
+
+    ``last`` ends the request.
+    """
 
     sender: Any
     content: Answered | ServingError | wire.EngineStatus | None
     last: bool
     number: int | None = None
-    """Of a request that is to be watched no longer."""
+    """Number of a request that is to be watched no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,10 @@ class TritonPythonModel:
     """The class that Triton's Python backend looks for; called from one thread."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Open, warm up, start. Raising makes Triton report the model as unavailable."""
+        """Open the runner, warm it up, and start the executor and the messenger.
+
+        Raising makes Triton report the model as unavailable.
+        """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         end_with_parent()
         options = parameters(args["model_config"])
@@ -142,6 +156,7 @@ class TritonPythonModel:
     # -- in ------------------------------------------------------------------------------------
 
     def _take(self, triton_request: Any, sender: Any) -> None:
+        """Submit a request to the executor, or carry out its command. Raises ServingError."""
         options = _options(triton_request)
         command = options.pop(wire.COMMAND, None)
         if command is not None:
@@ -166,6 +181,7 @@ class TritonPythonModel:
         )
 
     def _request(self, triton_request: Any, options: dict[str, Any]) -> Request:
+        """Return a request as the executor sees it. Raises InvalidParameter."""
         num_exits = self._catalog.num_exits
         min_depth = _depth(options, wire.MIN_DEPTH, 1)
         max_depth = min(_depth(options, wire.MAX_DEPTH, num_exits), num_exits)
@@ -182,6 +198,7 @@ class TritonPythonModel:
         )
 
     def _run_command(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:
+        """Carry out a command of the gateway. Raises InvalidParameter if there is none such."""
         if command == wire.COMMAND_STATUS:
             self._outbox.put(_Outgoing(sender, self._status(), last=True))
         elif command == wire.COMMAND_CANCEL:
@@ -194,6 +211,7 @@ class TritonPythonModel:
             raise InvalidParameter(f"There is no command {command!r}.")
 
     def _status(self) -> wire.EngineStatus:
+        """Return the state of the executor."""
         executor = self._engine.executor
         depths = range(1, self._catalog.num_exits + 1)
         return wire.EngineStatus(
@@ -206,7 +224,7 @@ class TritonPythonModel:
     # -- out -----------------------------------------------------------------------------------
 
     def _done(self, result: Result) -> None:
-        """A request ended; in the executor's thread."""
+        """Send how a request ended; called in the executor's thread."""
         with self._lock:
             entry = self._open.pop(result.request.id)
             if self._ids_by_name.get(entry.name) == result.request.id:
@@ -215,7 +233,7 @@ class TritonPythonModel:
         self._outbox.put(_Outgoing(entry.sender, _content(result), last=True, number=number))
 
     def _deliver_messages(self) -> None:
-        """The messenger's thread."""
+        """Send what is in the outbox, and watch clients; the messenger's thread runs it."""
         watched: dict[int, Any] = {}  # the one asked about longest ago first
         checked_s = time.monotonic()
         while True:
@@ -250,6 +268,7 @@ class TritonPythonModel:
                 watched[number] = sender
 
     def _send(self, outgoing: _Outgoing) -> None:
+        """Send one message."""
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if outgoing.last else 0
         match outgoing.content:
             case None:
@@ -265,19 +284,23 @@ class TritonPythonModel:
 
 
 def _content(result: Result) -> Answered | ServingError | None:
-    """What the client is told at the end. A streaming request has been told its answer."""
+    """Return what the client is told at the end.
+
+    A streaming request has been told its answer.
+    """
     if isinstance(result, Answered):
         return None if result.request.streaming else result
     return error_of(result)
 
 
 def _options(triton_request: Any) -> dict[str, Any]:
-    """The request's own parameters, without those that Triton's front ends add."""
+    """Return the request's own parameters, without those that Triton's front ends add."""
     given = json.loads(triton_request.parameters() or "{}")
     return {name: value for name, value in given.items() if not name.startswith("triton_")}
 
 
 def _depth(options: dict[str, Any], name: str, default: int) -> int:
+    """Take the depth called ``name`` out of ``options``. Raises InvalidParameter."""
     value = options.pop(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidParameter(f"{name} must be one integer from 1 up; it is {value!r}.")
@@ -285,7 +308,10 @@ def _depth(options: dict[str, Any], name: str, default: int) -> int:
 
 
 def _image(triton_request: Any) -> Any:
-    """(H, W, 3) uint8 in the request's own memory; Triton has checked shape and type."""
+    """Return the image, (H, W, 3) uint8, in the request's own memory.
+
+    Triton has checked shape and type. Raises InvalidRequest if there is none.
+    """
     for tensor in triton_request.inputs():
         if tensor.name() == wire.IMAGE:
             return to_array(tensor)
@@ -293,7 +319,7 @@ def _image(triton_request: Any) -> Any:
 
 
 def answer_response(answered: Answered) -> Any:
-    """The boxes of one exit, as Triton sends them."""
+    """Return the boxes of one exit, as Triton sends them."""
     found = answered.detections
     queue_s = answered.finished_s - answered.request.arrival_s - answered.engine_s
     seconds = (queue_s, answered.engine_s, answered.predicted_s)
@@ -310,6 +336,7 @@ def answer_response(answered: Answered) -> Any:
 
 
 def _error_response(error: ServingError) -> Any:
+    """Return an error, as Triton sends it."""
     code = next(_CODES[kind] for kind in type(error).mro() if kind in _CODES)
     triton_error = pb_utils.TritonError(
         wire.error_to_text(error), getattr(pb_utils.TritonError, code)

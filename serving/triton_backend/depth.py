@@ -1,4 +1,4 @@
-"""``<model>_d1`` .. ``<model>_dN`` on a CPU: the fused exit of one depth.
+"""The models ``<model>_d1`` .. ``<model>_dN`` on a CPU, each the fused exit of one depth.
 
 The segments lie with ``<model>_anytime`` in the same repository; nothing is stored twice. On a GPU
 the same models are TensorRT plans on Triton's own backend, and this is not used.
@@ -42,7 +42,10 @@ class TritonPythonModel:
         self._max_batch = self._runner.batch_sizes[-1]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request, in order; the images of all run in batches together."""
+        """Return one response for each request, in order.
+
+        The images of all run in batches together.
+        """
         tensors = (pb_utils.get_input_tensor_by_name(r, wire.IMAGES) for r in requests)
         images = [to_array(tensor) for tensor in tensors]  # each (B, H, W, 3) uint8
         found = list(self._detect([image for batch in images for image in batch]))
@@ -58,6 +61,7 @@ class TritonPythonModel:
         self._runner.close()
 
     def _detect(self, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[Detections]:
+        """Yield the detections of all images, which run in batches."""
         for start in range(0, len(images), self._max_batch):
             batch = self._runner.load(images[start : start + self._max_batch])
             output = self._runner.run(self._segment, batch)
@@ -67,7 +71,7 @@ class TritonPythonModel:
 
 
 def response(rows: Sequence[Detections], most: int) -> Any:
-    """Boxes of one request's images, padded to ``most`` rows as a plan's outputs are."""
+    """Return the boxes of one request's images, padded to ``most`` rows as a plan's outputs are."""
     size = len(rows)
     boxes = np.zeros((size, most, 4), np.float32)
     scores = np.zeros((size, most), np.float32)

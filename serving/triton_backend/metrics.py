@@ -1,4 +1,4 @@
-"""The executor's metrics on Triton's own /metrics, by the names that the gateway uses."""
+"""Metrics of the executor on Triton's own /metrics, by the names that the gateway uses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from serving.core.segment import Segment
 
 
 class HostMetrics:
-    """``core.ports.Observer``. Facts are noted in the executor's thread and exported by
-    ``publish`` in another: each costs a message to Triton's process."""
+    """A ``core.ports.Observer`` that exports to Triton.
+
+    Facts are noted in the executor's thread and exported by ``publish`` in another: each costs a
+    message to Triton's process.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
         labels = {"model": catalog.name}
@@ -43,13 +46,13 @@ class HostMetrics:
         self._facts: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
-        """Not exported: a message for each segment would cost more than it tells."""
+        """Do nothing: a message for each segment would cost more than it tells."""
 
     def decided(self, seconds: float) -> None:
-        """Not exported, for the same reason."""
+        """Do nothing: a message for each decision would cost more than it tells."""
 
     def ended(self, result: Result) -> None:
-        """A request ended."""
+        """Note how a request ended."""
         self._facts.put(lambda: self._export(result))
 
     def publish(self) -> None:
@@ -58,6 +61,7 @@ class HostMetrics:
             self._facts.get()()
 
     def _export(self, result: Result) -> None:
+        """Export how a request ended."""
         self._results[type(result)].increment(1)
         if isinstance(result, Answered):
             self._depths[result.depth].increment(1)

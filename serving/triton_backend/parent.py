@@ -1,5 +1,8 @@
-"""A stub process must not outlive its server: one that crashes cannot end it, and the executor in
-it would go on probing its idle engine for ever."""
+"""The end of a stub process, which must not outlive its server.
+
+A server that crashes cannot end it, and the executor in it would go on probing its idle engine for
+ever.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import threading
 import time
 
 CHECK_EVERY_S = 1.0
+"""Seconds between two looks at whether the parent is there."""
 
 
 def end_with_parent() -> None:

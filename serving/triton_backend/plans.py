@@ -1,5 +1,6 @@
-"""What a Triton with TensorRT plans waits for before it starts: a repository that was built for the
-GPU of this machine. Nothing is ever built here.
+"""The wait of a Triton with TensorRT plans for a repository built for the GPU of this machine.
+
+It is over before Triton starts. Nothing is ever built here.
 
     punctual plans --store STORE --link LINK        LINK -> STORE/KEY
     tritonserver --model-repository=LINK
@@ -19,6 +20,7 @@ from serving.core.ports import Clock
 from serving.model_repository import StartError, find_model, read_catalog
 
 RETRY_S = 5.0
+"""Seconds between two looks into the store."""
 
 
 def link_plans(
@@ -32,10 +34,13 @@ def link_plans(
     sleep: Callable[[float], None],
     say: Callable[[str], None],
 ) -> Path:
-    """Make ``link`` point to the repository in ``store`` with plans of ``model`` for this machine's
-    GPU and TensorRT; returns where it points. ``repository`` is the model's own, whose digest
-    counts. Waits up to ``wait_s`` seconds for somebody else to build them, and calls ``say`` with
-    what is waited for. Raises StartError, which says what is there instead, when that is over."""
+    """Make ``link`` point to the repository in ``store`` with plans for this machine.
+
+    They are plans of ``model`` for its GPU and TensorRT; returns where the link points.
+    ``repository`` is the model's own, whose digest counts. Waits up to ``wait_s`` seconds for
+    somebody else to build them, and calls ``say`` with what is waited for. Raises StartError, which
+    says what is there instead, when that is over.
+    """
     folder = find_model(repository, model)
     catalog = read_catalog(folder)
     try:

@@ -12,17 +12,21 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 _BY_DLPACK = int(np.__version__.partition(".")[0]) >= 2
-"""Backends built for numpy 1 misread arrays of numpy 2, without an error: they send nothing of an
-output, and repeat an input's first element."""
+"""True if arrays must go by DLPack: backends built for numpy 1 misread arrays of numpy 2, without
+an error; they send nothing of an output, and repeat an input's first element."""
 
 _USED = b"used_dltensor"
+"""Name that the standard gives to a capsule whose memory has been taken over."""
 _set_name = ctypes.pythonapi.PyCapsule_SetName
 _set_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
 class _Exported:
-    """An array that is handed over by DLPack. The backend marks the capsule as used by another
-    name than the standard's, over which numpy would complain; so it is renamed afterwards."""
+    """An array that is handed over by DLPack.
+
+    The backend marks the capsule as used by another name than the standard's, over which numpy
+    would complain; so it is renamed afterwards.
+    """
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self._array = array
@@ -38,13 +42,13 @@ class _Exported:
         return int(kind), int(number)
 
     def used(self) -> None:
-        """The backend has taken the memory over, and will free it."""
+        """Mark the memory as taken over by the backend, which will free it."""
         for capsule in self._capsules:
             _set_name(capsule, _USED)
 
 
 def to_tensor(name: str, array: npt.NDArray[Any]) -> Any:
-    """``array`` as an output called ``name``."""
+    """Return ``array`` as an output called ``name``."""
     whole = np.ascontiguousarray(array)
     if not _BY_DLPACK:
         return pb_utils.Tensor(name, whole)
@@ -55,12 +59,12 @@ def to_tensor(name: str, array: npt.NDArray[Any]) -> Any:
 
 
 def to_array(tensor: Any) -> npt.NDArray[Any]:
-    """The input ``tensor`` in its own memory, which goes with the request."""
+    """Return the input ``tensor`` in its own memory, which goes with the request."""
     array: npt.NDArray[Any] = np.from_dlpack(tensor) if _BY_DLPACK else tensor.as_numpy()
     return array
 
 
 def parameters(model_config: str) -> Mapping[str, str]:
-    """The ``parameters`` of a model's configuration."""
+    """Return the ``parameters`` of a model's configuration."""
     entries = json.loads(model_config)["parameters"]
     return {name: value["string_value"] for name, value in entries.items()}
