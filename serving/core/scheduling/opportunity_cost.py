@@ -140,10 +140,12 @@ class OpportunityCost:
                 break
             lost += seconds - limit_s
         if self._without_backlog:
-            half_s = 0.5 * model.rho * seconds
+            mean_backlog_s = 0.5 * model.rho * seconds
             for limit_s, expm1_limit in self._without_backlog:
                 delayed += (
-                    math.expm1(model.theta * half_s) / expm1_limit if half_s < limit_s else 1.0
+                    math.expm1(model.theta * mean_backlog_s) / expm1_limit
+                    if mean_backlog_s < limit_s
+                    else 1.0
                 )
         return model.arrival_rate_ap * lost + model.max_loss_rate * model.rho * seconds * delayed
 
