@@ -2,20 +2,37 @@
 
 ``serve`` is here; other packages add commands through the entry points ``punctual.commands``. Each
 is a function ``register(subparsers, tools)``, light to import, that adds its parsers with
-``set_defaults(run=function)``: called with the parsed arguments, it returns the exit code, or None
-for 0. Nothing heavy is imported before a command runs.
+``set_defaults(run=function)``, which is called with the parsed arguments and returns nothing or,
+where it measured something, its verdict as an exit code. Nothing heavy is imported before a command
+runs.
+
+A command that cannot do what it was asked for raises a ``CommandError``; ``run`` alone makes a
+sentence on stderr and an exit code of it, of a missing extra and of a signal.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from serving.core.command_errors import (
+    EXIT_CODES,
+    TERMINATED,
+    CommandError,
+    CommandStopped,
+    InvalidArgument,
+    MissingExtra,
+    Terminated,
+    files_of_the_user,
+)
 
 if TYPE_CHECKING:
     from serving.core.letterbox import Letterbox
@@ -25,14 +42,16 @@ if TYPE_CHECKING:
 
 COMMANDS_GROUP = "punctual.commands"
 
-# Module -> the extra that installs it.
+# Module -> an extra that installs it.
 EXTRAS = {
     "torch": "builder",
+    "onnx": "builder",
+    "tensorboard": "builder",
     "pycocotools": "loadtest",
     "tqdm": "loadtest",
+    "yaml": "loadtest",
     "matplotlib": "loadtest",
     "mlperf_loadgen": "loadgen",
-    "onnx": "builder",
     "onnxruntime": "onnxruntime",
     "tensorrt": "tensorrt",
     "cuda": "tensorrt",
@@ -45,6 +64,10 @@ _DESCRIPTION = """\
 Punctual is an object detection server that answers on time: a request brings an image and a
 latency budget, and gets the deepest answer that its budget and the other requests' allow.
 """
+
+_EPILOG = "exit codes:\n" + "".join(
+    f"  {code:<5}{meaning}\n" for code, meaning in EXIT_CODES.items()
+)
 
 _SERVE_EPILOG = """\
 Every setting is also an environment variable: --max-waiting is PUNCTUAL_MAX_WAITING. An option
@@ -118,22 +141,19 @@ class _Tools:
         wanted: Collection[Segment] | None = None,
         precision: str | None = None,
     ) -> SegmentRunner:
-        from serving.model_repository import StartError, open_runner
+        from serving.model_repository import open_runner
 
-        try:
-            return open_runner(runtime, folder, num_threads, wanted, precision)
-        except StartError as error:
-            raise SystemExit(_refuse(str(error))) from error
+        return open_runner(runtime, folder, num_threads, wanted, precision)
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
         from serving.imaging.decoding import load_image
 
         return load_image(data, width, height)
 
-    def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> int:
+    def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> None:
         parser = argparse.ArgumentParser(prog="punctual serve", add_help=False)
         _add_options(parser, SERVE_OPTIONS)
-        return _serve(parser.parse_args(arguments), create_policy)
+        _serve(parser.parse_args(arguments), create_policy)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -147,68 +167,47 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return load(given)
 
 
-def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = None) -> int:
-    from serving.settings import SettingsError
-
-    try:
-        settings = _settings(arguments)
-    except SettingsError as error:
-        return _refuse(*error.problems)
-
+def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = None) -> None:
+    settings = _settings(arguments)
     from serving.app import create_backend, serve
-    from serving.model_repository import StartError
 
-    try:
-        return serve(settings, _announce, partial(create_backend, create_policy=create_policy))
-    except StartError as error:
-        return _refuse(str(error))
+    serve(settings, _announce, partial(create_backend, create_policy=create_policy))
 
 
-def _models(arguments: argparse.Namespace) -> int:
-    from serving.model_repository import (
-        StartError,
-        every_model,
-        find_models,
-        measured_front,
-        read_family,
-    )
-    from serving.settings import SettingsError
+def _models(arguments: argparse.Namespace) -> None:
+    settings = _settings(arguments)
+    from serving.artifacts.model_folders import every_model, find_models
+    from serving.model_repository import measured_front, read_family
 
-    try:
-        settings = _settings(arguments)
-        names = settings.models or tuple(every_model(settings.model_repository))
-        family = read_family(find_models(settings.model_repository, names), settings.precision)
-        front = measured_front(family, settings.runtime)
-    except SettingsError as error:
-        return _refuse(*error.problems)
-    except StartError as error:
-        return _refuse(str(error))
+    names = settings.models or tuple(every_model(settings.model_repository))
+    family = read_family(find_models(settings.model_repository, names), settings.precision)
+    front = measured_front(family, settings.runtime)
     print(f"{settings.runtime}, {settings.precision or 'in the precision that it chooses'}")
     print("\n".join(front.table(family.names)))
-    return 0
 
 
-def _plans(arguments: argparse.Namespace) -> int:
+@files_of_the_user()
+def _plans(arguments: argparse.Namespace) -> None:
     import time
 
-    from serving.model_repository import StartError
+    try:
+        wait_s = float(arguments.wait_s or 0)
+    except ValueError as error:
+        raise InvalidArgument(f"--wait-s={arguments.wait_s} is no number of seconds") from error
+
     from serving.triton_backend.plans import link_plans
 
-    try:
-        target = link_plans(
-            Path(arguments.store),
-            Path(arguments.model_repository or "model_repo"),
-            arguments.model,
-            Path(arguments.link),
-            wait_s=float(arguments.wait_s or 0),
-            clock=time.monotonic,
-            sleep=time.sleep,
-            say=partial(print, flush=True),
-        )
-    except (StartError, ValueError, OSError) as error:
-        return _refuse(str(error))
+    target = link_plans(
+        Path(arguments.store),
+        Path(arguments.model_repository or "model_repo"),
+        arguments.model,
+        Path(arguments.link),
+        wait_s=wait_s,
+        clock=time.monotonic,
+        sleep=time.sleep,
+        say=partial(print, flush=True),
+    )
     print(f"{arguments.link} is {target}")
-    return 0
 
 
 def _announce(url: str) -> None:
@@ -220,25 +219,12 @@ def _announce(url: str) -> None:
     )
 
 
-def _refuse(*problems: str) -> int:
-    for problem in problems:
-        print(f"punctual: {problem}", file=sys.stderr)
-    return 2
-
-
-def _missing(error: ImportError) -> str:
-    """What to install for an import that failed."""
-    module = (error.name or "").partition(".")[0]
-    if module in EXTRAS:
-        return f"this needs {module}; pip install 'punctual[{EXTRAS[module]}]'"
-    return f"an import failed: {error}"
-
-
 def create_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole program, other packages' commands included."""
     parser = argparse.ArgumentParser(
         prog="punctual",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"punctual {version('punctual')}")
@@ -289,21 +275,74 @@ def _add_foreign(commands: Any) -> None:
         try:
             register = entry.load()
         except ImportError as error:
-            print(
-                f"punctual: the commands of {entry.name!r} are left out: {_missing(error)}",
-                file=sys.stderr,
-            )
+            why = _missing_extra(error) or f"an import failed: {error}"
+            _say(f"the commands of {entry.name!r} are left out: {why}")
         else:
             register(commands, _Tools())
 
 
+# -- how a command ends --------------------------------------------------------------------------
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    arguments = create_parser().parse_args(argv)
+    return run(create_parser(), argv)
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Run the command that ``argv`` asks ``parser`` for, and say why if it ends early; returns the
+    exit code."""
+    arguments = parser.parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
-    except ImportError as error:
-        return _refuse(_missing(error))
+        with _sigterm_interrupts():
+            return arguments.run(arguments) or 0
+    except (CommandError, ModuleNotFoundError, KeyboardInterrupt) as error:
+        ending = _ending(error)
+        if ending is None:
+            raise
+    for problem in ending.problems:
+        _say(problem)
+    return ending.exit_code
+
+
+def _ending(error: BaseException) -> CommandError | None:
+    """What to say of ``error``; None of one that is a defect."""
+    match error:
+        case CommandError():
+            return error
+        case ModuleNotFoundError():
+            return _missing_extra(error)
+        case Terminated():
+            return CommandStopped("stopped", TERMINATED)
+        case _:
+            return CommandStopped("stopped")
+
+
+def _missing_extra(error: ImportError) -> MissingExtra | None:
+    """What installs the module that was not found; None of one that no extra has."""
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS:
+        return None
+    return MissingExtra(f"this needs {module}; pip install 'punctual[{EXTRAS[module]}]'")
+
+
+def _say(sentence: str) -> None:
+    print(f"punctual: {sentence}", file=sys.stderr)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM is an exception, as Ctrl-C is, so that what a command has started ends with it. A
+    server that answers has handlers of its own."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 if __name__ == "__main__":

@@ -29,19 +29,14 @@ from serving.api.lifecycle import Lifecycle
 from serving.api.middleware import Middleware
 from serving.api.routes import create_router
 from serving.api.upload import Upload
+from serving.artifacts.model_folders import ModelError, find_models
 from serving.backends.embedded import EmbeddedBackend
+from serving.core.command_errors import CommandError, CommandFailed
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.engine import Engine, start_engine
 from serving.imaging.decoding import DecodePool, refit
 from serving.imaging.malloc import keep_freed_memory
-from serving.model_repository import (
-    StartError,
-    check_precision,
-    find_models,
-    measured_front,
-    open_family,
-    read_family,
-)
+from serving.model_repository import check_precision, measured_front, open_family, read_family
 from serving.observability.decision_log import DecisionLog
 from serving.observability.metrics import Metrics
 from serving.server import Server
@@ -64,17 +59,17 @@ def create_backend(
 ) -> Backend:
     """The backend that ``settings`` ask for, not started; with another policy than the one that
     serves, if ``create_policy`` is given. ``tracing`` is told of each run of a segment, where the
-    executor is in this process. Raises StartError, and ImportError when what it needs is not
+    executor is in this process. Raises CommandError, and ImportError when what it needs is not
     installed."""
     if create_policy is not None and settings.backend == "triton":
-        raise StartError("with the backend triton the policy is not the gateway's to choose")
+        raise CommandError("with the backend triton the policy is not the gateway's to choose")
     folders = find_models(settings.model_repository, settings.models)
     family = read_family(folders, settings.precision)
     for folder in folders:
         check_precision(settings.runtime, folder, settings.precision)
     if len(folders) > 1 and (settings.backend != "embedded" or create_policy is not None):
         single = "this policy" if create_policy else f"the backend {settings.backend}"
-        raise StartError(f"{single} serves one model, not {', '.join(family.names)}")
+        raise CommandError(f"{single} serves one model, not {', '.join(family.names)}")
     catalog = family.catalogs[0]
     watch = None if settings.decision_log is None else _open_decisions(settings.decision_log)
 
@@ -132,7 +127,7 @@ def _open_decisions(path: Path) -> DecisionLog:
     try:
         return DecisionLog(path)
     except OSError as error:
-        raise StartError(f"decisions cannot be written to {path}: {error}") from error
+        raise CommandError(f"decisions cannot be written to {path}: {error}") from error
 
 
 # ---- the application ----------------------------------------------------------------------------
@@ -246,7 +241,7 @@ def _report_front(backend: Backend, runtime: str) -> None:
             logger.warning("the accuracy of %s%s was not measured", catalog.name, precision)
     try:
         front = measured_front(family, runtime)
-    except StartError:
+    except ModelError:
         if not backend.ready:  # a Triton that is not there yet
             return
         front = family.front(backend.predicted_s)
@@ -272,7 +267,7 @@ def create_server(
 
     async def started(error: Exception | None) -> None:
         if error is not None:
-            server.fail()
+            server.fail(error)
             return
         await server.listening.wait()
         # What was loaded stays: collections that skip it pause requests for microseconds, not
@@ -309,9 +304,9 @@ def serve(
     settings: Settings,
     announce: Callable[[str], None],
     create: CreateBackend = create_backend,
-) -> int:
-    """Serve what ``create`` makes until told to end; the exit code. Raises StartError, and
-    ImportError when what it needs is not installed."""
+) -> None:
+    """Serve what ``create`` makes until told to end. Raises CommandError, CommandFailed when the
+    backend does not start, and ImportError when what it needs is not installed."""
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -331,7 +326,13 @@ def serve(
     metrics.describe(backend, version=version("punctual"), runtime=_runtime(settings))
     server = create_server(settings, backend, metrics, tracing=tracing, announce=announce)
     server.run()
-    return 1 if server.failed else 0
+    match server.failure:
+        case None:
+            return
+        case CommandError() | ModuleNotFoundError():
+            raise server.failure
+        case error:
+            raise CommandFailed(f"the backend did not start: {error}") from error
 
 
 def _open_tracing() -> Tracing:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.api.lifecycle import Lifecycle
+from serving.core.command_errors import CommandFailed
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(shutdown_grace_s),
         )
         super().__init__(config)
-        self.failed = False
+        self.failure: Exception | None = None
         self.listening = asyncio.Event()
         self._lifecycle = lifecycle
         self._drain_delay_s = drain_delay_s
@@ -77,8 +78,12 @@ class Server(uvicorn.Server):
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then listen."""
-        await super().startup(sockets)
+        """Start the application, then listen. Raises CommandFailed where it cannot."""
+        try:
+            await super().startup(sockets)
+        except SystemExit as ended:  # how uvicorn ends without its port
+            where = f"{self.config.host}, port {self.config.port}"
+            raise CommandFailed(f"cannot listen on {where}: {ended.__context__}") from ended
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -89,9 +94,10 @@ class Server(uvicorn.Server):
             await self._read_first_requests()
         await super().shutdown(sockets)
 
-    def fail(self) -> None:
-        """End because the backend will never be ready."""
-        self.failed = self.should_exit = True
+    def fail(self, error: Exception) -> None:
+        """End because the backend will never be ready, by ``error``."""
+        self.failure = error
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal arrived. Called between any two bytecodes of the main thread. uvicorn's own

@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from serving.core.command_errors import CommandError
 
 PREFIX = "PUNCTUAL_"
 
@@ -26,12 +28,17 @@ _SERVICE_LINK_HINT = (
 )
 
 
-class SettingsError(Exception):
+class SettingsError(CommandError):
     """The settings cannot be used; ``problems`` has one sentence for each thing that is wrong."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
-        self.problems = problems
+        self._problems = tuple(problems)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, a sentence each."""
+        return self._problems
 
 
 class Settings(BaseSettings):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from builder.cli.model import add_neck, configured
 from builder.cli.options import RUNTIMES, add_command, add_threads
-from builder.cli_errors import STOPPED, CommandError, failed, interruptible
 from builder.config.named import CONFIGS, MODEL_NAME
+from serving.core.command_errors import CommandError, CommandStopped, files_of_the_user
 
 if TYPE_CHECKING:
     from builder.modeling.detector import Detector
@@ -76,7 +75,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     )
     tensorrt.add_argument("--level", type=int, help=f"builder optimisation level, 0 to {MAX_LEVEL}")
     tensorrt.add_argument("--timing-cache", type=Path, help="file [MODEL/tensorrt/timing.cache]")
-    parser.set_defaults(run=lambda options: _build(options, tools, parser.error))
+    parser.set_defaults(run=lambda options: _build(options, tools))
 
 
 def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
@@ -145,70 +144,55 @@ def _tensorrt_only(options: argparse.Namespace) -> list[str]:
     return [name for name in names if getattr(options, name) is not None]
 
 
-def _build(
-    options: argparse.Namespace, tools: ServingTools, refuse: Callable[[str], NoReturn]
-) -> int:
+@files_of_the_user()
+def _build(options: argparse.Namespace, tools: ServingTools) -> None:
     targets = tuple(dict.fromkeys(options.targets or CPU_RUNTIMES[:1]))
     problem = _refusal(options, targets)
     if problem:
-        refuse(problem)
+        raise CommandError(problem)
     try:
-        with interruptible():
-            return _build_or_store(targets, options, tools, refuse)
-    except KeyboardInterrupt:
-        print("punctual: stopped; the same command builds it from the start", file=sys.stderr)
-        return STOPPED
-    except (CommandError, OSError) as error:
-        return failed(error)
+        _build_or_store(targets, options, tools)
+    except KeyboardInterrupt as stopped:
+        raise CommandStopped("stopped; the same command builds it from the start") from stopped
 
 
 def _build_or_store(
-    targets: Sequence[str],
-    options: argparse.Namespace,
-    tools: ServingTools,
-    refuse: Callable[[str], NoReturn],
-) -> int:
+    targets: Sequence[str], options: argparse.Namespace, tools: ServingTools
+) -> None:
     if options.store is None:
-        return _build_in(options.model_repository, targets, options, tools, refuse)
-    from builder.exporting.plan_store import StoreError, build_once
+        _build_in(options.model_repository, targets, options, tools)
+        return
+    from builder.exporting.plan_store import build_once
 
-    catalog = _catalog_there(options.model_repository, options.model, refuse)
-    precision = options.precision or PRECISIONS[0]
-    try:
-        return build_once(
-            options.store,
-            options.model_repository,
-            catalog,
-            precision,
-            lambda copy: _build_in(copy, targets, options, tools, refuse),
-        )
-    except StoreError as error:
-        return failed(error)
+    build_once(
+        options.store,
+        options.model_repository,
+        _catalog_there(options.model_repository, options.model),
+        options.precision or PRECISIONS[0],
+        lambda copy: _build_in(copy, targets, options, tools),
+    )
 
 
 def _build_in(
-    repository: Path,
-    targets: Sequence[str],
-    options: argparse.Namespace,
-    tools: ServingTools,
-    refuse: Callable[[str], NoReturn],
-) -> int:
-    from builder.exporting.repository import depth_folder, version_folder, write_texts
+    repository: Path, targets: Sequence[str], options: argparse.Namespace, tools: ServingTools
+) -> None:
+    from builder.exporting.repository import depth_folder, write_texts
+    from serving.artifacts.model_folders import version_folder
 
     # What is not installed is to be missed before the work, not after it.
     if "torch" in targets:
         from builder.exporting.torch_programs import export_programs
     if "tensorrt" in targets:
-        from builder.exporting.tensorrt_plans import PlanBuildError, build_plans
+        from builder.exporting.tensorrt_plans import build_plans
 
     if options.checkpoint or options.config:
         from builder.exporting.build import write_model
 
-        detector, command = _detector(options, refuse)
+        detector, command = _detector(options)
         images = _calibration_images(options, *detector.config.input_size, tools)
         catalog = write_model(detector, options.model, command, repository, time.perf_counter)
     else:
-        catalog = _catalog_there(repository, options.model, refuse)
+        catalog = _catalog_there(repository, options.model)
         images = _calibration_images(options, catalog.input_height, catalog.input_width, tools)
     folder = version_folder(repository, catalog.name)
     cpu_runtimes = [target for target in targets if target in CPU_RUNTIMES]
@@ -221,32 +205,22 @@ def _build_in(
             export_programs(detector, folder)
         if target == "tensorrt":
             given = {name: getattr(options, name) for name in _tensorrt_only(options)}
-            depths = partial(depth_folder, repository, catalog.name)
-            try:
-                build_plans(folder, catalog, depths, **given)
-            except PlanBuildError as error:
-                return failed(error)
+            build_plans(folder, catalog, partial(depth_folder, repository, catalog.name), **given)
         print(_run_all(tools.open_runner(target, folder, options.threads), catalog))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")
-    return 0
 
 
-def _detector(
-    options: argparse.Namespace, refuse: Callable[[str], NoReturn]
-) -> tuple[Detector, str]:
-    """That of the checkpoint or the configuration, and the command that made it."""
+def _detector(options: argparse.Namespace) -> tuple[Detector, str]:
+    """The detector of the checkpoint or the configuration, and the command that made it."""
     from builder.exporting.build import open_detector
 
     source = options.checkpoint
     made_by = f"punctual build --config {options.config}"
     if options.config:
-        source = configured(options.config, options.neck, (), refuse).detector
+        source = configured(options.config, options.neck, ()).detector
         made_by += f" --neck {options.neck}" if options.neck else ""
-    try:
-        return open_detector(source, made_by)
-    except (OSError, ValueError) as error:
-        refuse(str(error))
+    return open_detector(source, made_by)
 
 
 def _calibration_images(
@@ -278,20 +252,30 @@ def _quantize(folder: Path, catalog: Catalog, images: Sequence[Image]) -> Catalo
     return catalog
 
 
-def _catalog_there(repository: Path, name: str, refuse: Callable[[str], NoReturn]) -> Catalog:
+def _catalog_there(repository: Path, name: str) -> Catalog:
     """The catalogue of a model whose segments are all there."""
-    from builder.exporting.repository import check_segments, read_catalog, version_folder
+    from builder.exporting.repository import check_segments
+    from serving.artifacts.model_folders import (
+        CATALOG,
+        ModelError,
+        ModelNotFound,
+        read_catalog,
+        version_folder,
+    )
 
     folder = version_folder(repository, name)
+    make_it = "give --checkpoint or --config to make it"
     try:
         catalog = read_catalog(folder)
         check_segments(catalog, folder)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"there is no {folder / CATALOG}: {make_it}") from error
     except FileNotFoundError as error:
-        refuse(f"there is no {error.filename}: give --checkpoint or --config to make it")
+        raise ModelNotFound(f"there is no {error.filename}: {make_it}") from error
     except (OSError, ValueError) as error:
-        refuse(f"the segments in {folder} cannot be used: {error}")
+        raise ModelError(f"the segments in {folder} cannot be used: {error}") from error
     if catalog.name != name:
-        refuse(f"the catalogue in {folder} is that of a model {catalog.name!r}")
+        raise ModelError(f"the catalogue in {folder} is that of a model {catalog.name!r}")
     return catalog
 
 

@@ -20,7 +20,7 @@ from builder.cli.options import (
     data_of,
     today,
 )
-from builder.cli_errors import CommandError, failed
+from serving.core.command_errors import files_of_the_user
 
 if TYPE_CHECKING:
     from builder.data import Dataset
@@ -73,21 +73,19 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
     parser.set_defaults(run=lambda options: _evaluate(options, tools))
 
 
-def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
+@files_of_the_user()
+def _evaluate(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.data import average_precision
     from builder.exporting.repository import write_catalog
     from builder.measuring.accuracy import detect_all, rises
     from builder.measuring.models import open_model, open_runner
     from serving.core.catalog import Evaluation, Exit
 
-    try:
-        folder, whole = open_model(options.model_repository, options.model)
-        catalog = whole.at(options.precision)
-        dataset = _read(options)
-        runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
-        found = detect_all(runner, catalog, dataset, tools.load_image)
-    except CommandError as error:
-        return failed(error)
+    folder, whole = open_model(options.model_repository, options.model)
+    catalog = whole.at(options.precision)
+    dataset = _read(options)
+    runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
+    found = detect_all(runner, catalog, dataset, tools.load_image)
     runner.close()
     results = {depth: average_precision(dataset, rows) for depth, rows in found.items()}
     asked = f" in {options.precision}" if options.precision else ""
@@ -126,7 +124,6 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> int:
         )
         measured = replace(catalog, exits=exits, evaluation=record)
         write_catalog(whole.with_figures(measured), folder)
-    return 0
 
 
 # -- report --------------------------------------------------------------------------------------
@@ -150,25 +147,22 @@ def _add_report(commands: Any, tools: ServingTools) -> None:
     parser.set_defaults(run=lambda options: _report(options, tools))
 
 
-def _report(options: argparse.Namespace, tools: ServingTools) -> int:
+@files_of_the_user()
+def _report(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.measuring.models import open_model, open_runner
     from builder.measuring.report import gather
     from builder.measuring.report_page import page
 
     models = []
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        dataset = _read(options)
-        names = dict.fromkeys(options.model)
-        for folder, _ in [open_model(options.model_repository, name) for name in names]:
-            runner = open_runner(tools, options.runtime, folder, options.threads)
-            models.append(
-                gather(runner, options.runtime, folder, dataset, tools.load_image, options.images)
-            )
-            runner.close()
-    except (CommandError, OSError) as error:
-        return failed(error)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    dataset = _read(options)
+    names = dict.fromkeys(options.model)
+    for folder, _ in [open_model(options.model_repository, name) for name in names]:
+        runner = open_runner(tools, options.runtime, folder, options.threads)
+        models.append(
+            gather(runner, options.runtime, folder, dataset, tools.load_image, options.images)
+        )
+        runner.close()
     where = f"{data_of(options)[1]} {options.split}"
     options.out.write_text(page(models, where, len(dataset.samples), options.score))
     print(f"wrote {options.out}")
-    return 0

@@ -9,12 +9,12 @@ Light to import, as the other commands are: torch comes with ``gpu_measure``, wh
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.config.named import CONFIGS
 from builder.gpu.report import markdown
+from serving.core.command_errors import files_of_the_user
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -58,15 +58,10 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     parser.set_defaults(run=lambda options: _run(options, tools))
 
 
-def _run(options: argparse.Namespace, tools: ServingTools) -> int:
-    from builder.gpu.measure import MeasureError, measure
+@files_of_the_user()
+def _run(options: argparse.Namespace, tools: ServingTools) -> None:
+    from builder.gpu.measure import measure
 
-    try:
-        report = measure(options, tools)
-    except MeasureError as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 2
-    text = markdown(report)
+    text = markdown(measure(options, tools))
     options.out.with_suffix(".md").write_text(text)
     print(text)
-    return 0

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from builder.config.named import CONFIGS, Config, DetectorConfig, override, replace
 from builder.config.pyramid_graphs import InvalidGraph
+from serving.core.command_errors import (
+    CommandError,
+    InvalidArgument,
+    files_of_the_user,
+    invalid_arguments,
+)
 
 if TYPE_CHECKING:
     from builder.modeling.detector import Detector
@@ -56,18 +62,15 @@ def add_assignments(
     )
 
 
-def configured(
-    name: str, neck: Path | None, assignments: Sequence[str], refuse: Callable[[str], NoReturn]
-) -> Config:
-    """The configuration ``name`` with what these options change."""
+def configured(name: str, neck: Path | None, assignments: Sequence[str]) -> Config:
+    """Return the configuration ``name`` with what these options change. Raises InvalidArgument."""
     try:
-        return override(CONFIGS[name], assignments, neck)
+        with invalid_arguments():
+            return override(CONFIGS[name], assignments, neck)
     except InvalidGraph as error:
-        refuse(f"--neck: {error}" if neck else str(error))
+        raise InvalidGraph(f"--neck: {error}" if neck else str(error)) from error
     except OSError as error:
-        refuse(f"--neck: {error}")
-    except ValueError as error:
-        refuse(str(error))
+        raise InvalidArgument(f"--neck: {error}") from error
 
 
 def add_parsers(commands: Any) -> None:
@@ -83,7 +86,7 @@ def add_parsers(commands: Any) -> None:
     cost.add_argument("--config", choices=names, nargs="+", required=True, help="what to count")
     add_neck(cost)
     add_assignments(cost)
-    cost.set_defaults(run=lambda options: _cost(options, cost.error))
+    cost.set_defaults(run=_cost)
 
     parser = commands.add_parser(
         "import",
@@ -118,19 +121,17 @@ def add_parsers(commands: Any) -> None:
     part.add_argument("--config", choices=names, help="the detector whose backbone it is")
     add_neck(part)
     add_assignments(part)
-    parser.set_defaults(run=lambda options: _import(options, parser.error))
+    parser.set_defaults(run=_import)
 
 
-def _cost(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+def _cost(options: argparse.Namespace) -> None:
     from builder.modeling.cost import exit_costs
 
     lines = []
     for name in options.config:
-        config = configured(name, options.neck, options.assignments, refuse)
-        try:
+        config = configured(name, options.neck, options.assignments)
+        with invalid_arguments():
             costs = exit_costs(config.detector)
-        except ValueError as error:
-            refuse(str(error))
         for depth, cost in enumerate(costs, start=1):
             parts = (cost.backbone_macs, cost.neck_macs, cost.head_macs, cost.macs)
             columns = " | ".join(f"{macs / 1e9:.2f}" for macs in parts)
@@ -138,40 +139,33 @@ def _cost(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int
     print("| model | exit | backbone | neck | head | GMAC | parameters, M |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(lines))
-    return 0
 
 
-def _import(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+def _import(options: argparse.Namespace) -> None:
     from builder.importing import WeightsError
     from builder.modeling.checkpoint import save_checkpoint
 
     for layout, names in OPTIONS_OF.items():
         given = [flag for name, flag in names.items() if getattr(options, name)]
         if layout != options.layout and given:
-            refuse(f"{', '.join(given)}: only for the layout {layout}")
+            raise CommandError(f"{', '.join(given)}: only for the layout {layout}")
     if options.layout == BACKBONE and not options.config:
-        refuse(f"{BACKBONE} needs a --config")
+        raise CommandError(f"{BACKBONE} needs a --config")
     try:
-        detector, num_keys = LAYOUTS[options.layout](options, refuse)
+        # A ValueError is of a name, classes or an input size that no detector can have.
+        with files_of_the_user(), invalid_arguments():
+            detector, num_keys = LAYOUTS[options.layout](options)
     except WeightsError as error:
-        print(f"punctual: {options.file}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:  # a name, classes or an input size that no detector can have
-        refuse(str(error))
+        raise WeightsError(f"{options.file}: {error}") from error
     metadata = {"command": "punctual " + shlex.join(sys.argv[1:]), "imported": options.layout}
     try:
         save_checkpoint(options.out, detector.config, detector.state_dict(), metadata)
     except (OSError, RuntimeError) as error:  # torch raises the latter for a folder
-        print(f"punctual: --out {options.out}: {error}", file=sys.stderr)
-        return 1
+        raise CommandError(f"--out {options.out}: {error}") from error
     print(f"wrote {options.out}: {_summary(detector.config)}, {num_keys} keys accounted for")
-    return 0
 
 
-def _mmdet(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> tuple[Detector, int]:
+def _mmdet(options: argparse.Namespace) -> tuple[Detector, int]:
     """The detector in the file, and of how many keys."""
     from builder.importing import class_names, load_nas_fpn, read_state_dict
 
@@ -179,7 +173,7 @@ def _mmdet(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> tu
     detector = load_nas_fpn(
         state,
         name=options.name or NAME,
-        classes=_lines(options.classes, refuse) if options.classes else class_names(beside),
+        classes=_lines(options.classes) if options.classes else class_names(beside),
         input_size=tuple(options.input_size or INPUT_SIZE),
         every_exit=options.every_exit,
         license=options.license,
@@ -187,16 +181,14 @@ def _mmdet(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> tu
     return detector, len(state)
 
 
-def _backbone(
-    options: argparse.Namespace, refuse: Callable[[str], NoReturn]
-) -> tuple[Detector, int]:
+def _backbone(options: argparse.Namespace) -> tuple[Detector, int]:
     """A random detector with the backbone in the file, and of how many keys."""
     import torch
 
     from builder.importing import load_backbone, read_state_dict
     from builder.modeling.detector import Detector
 
-    config = configured(options.config, options.neck, options.assignments, refuse)
+    config = configured(options.config, options.neck, options.assignments)
     state, _ = read_state_dict(options.file)
     torch.manual_seed(config.train.seed)
     detector = Detector(replace(config.detector, license=options.license))
@@ -207,11 +199,11 @@ def _backbone(
 LAYOUTS = {MMDET: _mmdet, BACKBONE: _backbone}
 
 
-def _lines(path: Path, refuse: Callable[[str], NoReturn]) -> tuple[str, ...]:
+def _lines(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        refuse(f"--classes {path}: {error}")
+        raise CommandError(f"--classes {path}: {error}") from error
     return tuple(line.strip() for line in lines if line.strip())
 
 

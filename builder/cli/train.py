@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from builder.cli.model import add_assignments, add_neck, configured
 from builder.cli.options import DATASETS, add_command, add_data
-from builder.cli_errors import STOPPED, CommandError, failed, interruptible
 from builder.config.named import CONFIGS, Config, override
 from builder.config.pyramid_graphs import GRAPHS
+from serving.core.command_errors import (
+    CommandError,
+    CommandStopped,
+    InvalidArgument,
+    files_of_the_user,
+    invalid_arguments,
+)
 
 OPTIONS = ("joint", "random", "separate")
 """As in ``builder.measuring.ablation``, which --help need not import."""
-
-Refuse = Callable[[str], NoReturn]
 
 
 def add_parsers(commands: Any) -> None:
@@ -45,17 +48,15 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add_assignments(parser, "{detector,train}.FIELD=JSON")
 
 
-def _recipe(options: argparse.Namespace, refuse: Refuse, *more: str) -> tuple[Config, Path]:
+def _recipe(options: argparse.Namespace, *more: str) -> tuple[Config, Path]:
     """The configuration that the options describe, ``more`` of them by name, and where its data
     is."""
-    config = configured(options.config, options.neck, options.assignments, refuse)
+    config = configured(options.config, options.neck, options.assignments)
     names = ("dataset", "split", "validation_split", "epochs", *more)
     given = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
-    try:
+    with invalid_arguments():
         config = replace(config, train=replace(config.train, **changes))
-    except ValueError as error:
-        refuse(str(error))
     return config, options.data or Path("data") / config.train.dataset
 
 
@@ -82,15 +83,18 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--seed", type=int, help="overrides the recipe's")
     parser.add_argument("--resume", action="store_true", help="continue the run in OUT")
     parser.add_argument("--tensorboard", action="store_true", help="write curves to OUT as well")
-    parser.set_defaults(run=lambda options: _train(options, parser.error))
+    parser.set_defaults(run=_train)
 
 
-def _train(options: argparse.Namespace, refuse: Refuse) -> int:
-    from builder.training.loop import run_until_signal
+@files_of_the_user()
+def _train(options: argparse.Namespace) -> None:
+    import logging
 
-    config, data = _recipe(options, refuse, "seed")
+    from builder.training.loop import train
+
+    config, data = _recipe(options, "seed")
     if options.init and options.neck:
-        refuse("the neck is that of --init")
+        raise CommandError("the neck is that of --init")
     if options.init:
         from builder.modeling.checkpoint import structure_of
 
@@ -99,23 +103,23 @@ def _train(options: argparse.Namespace, refuse: Refuse) -> int:
             # What does not change the structure can be set; of what does, the weights tell.
             config = override(config, options.assignments)
         except (OSError, ValueError) as error:
-            refuse(f"--init: {error}")
-    command = "punctual " + shlex.join(sys.argv[1:])
+            raise InvalidArgument(f"--init: {error}") from error
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        return run_until_signal(
+        train(
             config,
             data,
             options.out,
             device=options.device,
             resume=options.resume,
             initial=options.init,
-            command=command,
+            command="punctual " + shlex.join(sys.argv[1:]),
             bad_annotations=options.bad_annotations,
             classes_of_data=options.dataset is not None,
             tensorboard=options.tensorboard,
         )
-    except (CommandError, OSError) as error:
-        return failed(error)
+    except KeyboardInterrupt as stopped:
+        raise CommandStopped("stopped; --resume continues after the last whole epoch") from stopped
 
 
 # -- ablate --------------------------------------------------------------------------------------
@@ -147,7 +151,7 @@ def _add_ablate(commands: Any) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--depths", nargs="+", type=int, help="of separate models [all]")
     parser.add_argument("--out", type=Path, required=True, help="runs, OUT/ablation.json and .md")
-    parser.set_defaults(run=lambda options: _ablate(options, parser.error))
+    parser.set_defaults(run=_ablate)
 
 
 def _option(text: str) -> str:
@@ -160,36 +164,30 @@ def _option(text: str) -> str:
     return text
 
 
-def _ablate(options: argparse.Namespace, refuse: Refuse) -> int:
+@files_of_the_user()
+def _ablate(options: argparse.Namespace) -> None:
     from builder.measuring.ablation import ablate, markdown, trials
 
     for assignment in options.assignments:
         if assignment.startswith(("train.exits_per_step=", "train.seed=")):
-            refuse(f"--set {assignment}: --options and --seeds say that")
-    config, data = _recipe(options, refuse)
+            raise CommandError(f"--set {assignment}: --options and --seeds say that")
+    config, data = _recipe(options)
     if config.train.validation_split is None:
-        refuse("which images to measure accuracy on: give --validation-split")
+        raise CommandError("which images to measure accuracy on: give --validation-split")
     names, seeds = dict.fromkeys(options.options), dict.fromkeys(options.seeds)
     depths = sorted(set(options.depths)) if options.depths else None
-    try:
+    with invalid_arguments():
         planned = trials(config, names, seeds, depths)
-    except ValueError as error:
-        refuse(str(error))
     try:
-        with interruptible():
-            report = ablate(
-                planned,
-                data,
-                options.out,
-                device=options.device,
-                bad_annotations=options.bad_annotations,
-                classes_of_data=options.dataset is not None,
-                command="punctual " + shlex.join(sys.argv[1:]),
-            )
-    except (CommandError, OSError) as error:
-        return failed(error)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return STOPPED
+        report = ablate(
+            planned,
+            data,
+            options.out,
+            device=options.device,
+            bad_annotations=options.bad_annotations,
+            classes_of_data=options.dataset is not None,
+            command="punctual " + shlex.join(sys.argv[1:]),
+        )
+    except KeyboardInterrupt as stopped:
+        raise CommandStopped("stopped; the same command goes on") from stopped
     print(markdown(report), end="")
-    return 0

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.core.command_errors import InvalidArgument
+
 OPS = ("sum", "attention")
 """What a cell may do with its two maps; a flavour says how."""
 
@@ -31,7 +33,7 @@ Row = tuple[int, str, tuple[int, int], bool]
 """A cell as plain data: level, op, inputs, is_output."""
 
 
-class InvalidGraph(ValueError):
+class InvalidGraph(InvalidArgument):
     """A table that is no feature pyramid; the message says which row and why."""
 
 

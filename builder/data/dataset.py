@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from builder.cli_errors import CommandError
+from serving.core.command_errors import InvalidArgument
 from serving.imaging.pixels import FORMATS, is_sideways, orientation, to_rgb, upright
 
 ENCODING = "utf-8-sig"
@@ -48,7 +48,7 @@ Corners = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the image."""
 
 
-class DatasetError(CommandError, ValueError):
+class DatasetError(InvalidArgument):
     """A data set, or one of its files, that cannot be read."""
 
 

@@ -18,18 +18,11 @@ import torch
 from builder.config.named import DetectorConfig
 from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments, measure_postprocess, verify_segments
-from builder.exporting.repository import (
-    CATALOG,
-    PARTIAL,
-    read_catalog,
-    remove_leftovers,
-    remove_partial,
-    version_folder,
-    write_catalog,
-)
+from builder.exporting.repository import PARTIAL, remove_leftovers, remove_partial, write_catalog
 from builder.modeling.checkpoint import load_checkpoint
 from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
+from serving.artifacts.model_folders import CATALOG, ModelError, read_catalog, version_folder
 from serving.core.catalog import Catalog
 from serving.core.ports import Clock
 
@@ -90,5 +83,5 @@ def _install(catalog: Catalog, source: Path, repository: Path) -> Catalog:
 def _catalog_in(folder: Path) -> Catalog | None:
     try:
         return read_catalog(folder)
-    except (OSError, ValueError):
+    except ModelError:
         return None

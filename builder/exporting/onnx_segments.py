@@ -22,7 +22,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from builder.cli_errors import CommandError
 from builder.exporting.catalog import build_catalog
 from builder.exporting.repository import sha256
 from builder.modeling.detector import Detector
@@ -35,6 +34,7 @@ from builder.modeling.frozen import (
 )
 from serving.core import segment as segments
 from serving.core.catalog import SegmentFile
+from serving.core.command_errors import CommandFailed
 from serving.core.latency import quantile
 from serving.core.ports import Clock
 
@@ -59,7 +59,7 @@ MAX_ERROR = 1e-3
 """Of a segment's output, relative to its largest value: float32 sums in another order."""
 
 
-class SegmentError(CommandError, ValueError):
+class SegmentError(CommandFailed):
     """An exported segment is not what the detector computes; the message is one sentence."""
 
 

@@ -15,16 +15,17 @@ from pathlib import Path
 import tensorrt as trt
 from cuda.bindings import runtime as cudart
 
-from builder.exporting.repository import version_folder
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts import torch_programs as programs
-from serving.artifacts.cuda import CudaError, Gpu
+from serving.artifacts.cuda import Gpu
+from serving.artifacts.model_folders import version_folder
 from serving.artifacts.tensorrt_plans import PlansError
 from serving.core.catalog import Catalog
+from serving.core.command_errors import CommandError
 
 
-class StoreError(Exception):
-    """The store cannot be filled; the message is one sentence."""
+class StoreError(CommandError):
+    """What is in the store already is in the way."""
 
 
 def build_once(
@@ -32,34 +33,31 @@ def build_once(
     repository: Path,
     catalog: Catalog,
     precision: str,
-    build: Callable[[Path], int],
-) -> int:
+    build: Callable[[Path], None],
+) -> None:
     """See that ``store`` has the plans of the model in ``repository`` for this machine's GPU and
-    TensorRT: if not, ``build`` makes them in the copy of the repository that it is given. Returns
-    0, or what ``build`` returned if it failed. Raises StoreError without a GPU, and when what is
+    TensorRT: if not, ``build`` makes them in the copy of the repository that it is given; what it
+    leaves when it raises is removed. Raises GpuError without a GPU, and StoreError when what is
     there is damaged or of another precision."""
-    try:
-        gpu = Gpu.current(cudart)
-    except CudaError as error:
-        raise StoreError(str(error)) from error
+    gpu = Gpu.current(cudart)
     folder = version_folder(Path(), catalog.name)
     key = plans.store_key(trt.__version__, gpu, catalog.digest)
     target = store / key
     if target.exists():
         _check(target, catalog, gpu, precision)
         print(f"{target} has every plan, as it was built: nothing to do", flush=True)
-        return 0
+        return
     partial = store / f".partial-{key}"
     shutil.rmtree(partial, ignore_errors=True)
     compiled = shutil.ignore_patterns(plans.FOLDER, programs.FOLDER)  # elsewhere
     shutil.copytree(repository / folder, partial / folder, ignore=compiled)
-    code = build(partial)
-    if code != 0:
+    try:
+        build(partial)
+    except CommandError:
         shutil.rmtree(partial)
-        return code
+        raise
     partial.rename(target)
     print(f"wrote {target}", flush=True)
-    return 0
 
 
 def _check(target: Path, catalog: Catalog, gpu: Gpu, precision: str) -> None:

@@ -1,4 +1,4 @@
-"""The model repository on disk: what the builder writes, and what the server and Triton read.
+"""What the builder writes into a model repository, whose folders ``artifacts.model_folders`` names.
 
 MODEL_REPOSITORY/<model>_anytime/1/      catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
                                          tensorrt/, torch/, int8/: made from them, not in git
@@ -15,19 +15,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.exporting.triton_config import (
-    PLAN,
-    VERSION,
-    anytime_model,
-    depth_model,
-    repository_files,
-)
+from builder.exporting.triton_config import PLAN, depth_model, repository_files
 from serving.artifacts import int8_segments as quantized
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts import torch_programs as programs
+from serving.artifacts.model_folders import CATALOG, VERSION, version_folder
 from serving.core.catalog import Catalog
 
-CATALOG = "catalog.json"
 PARTIAL = ".partial-"
 """What files and folders are called, with more behind it, that a build has not finished."""
 COMPILED = (
@@ -44,11 +38,6 @@ COMPILED = (
 timing cache is not: it knows layers and a GPU, no weights."""
 
 
-def version_folder(repository: Path, name: str) -> Path:
-    """Where the segments and the catalogue of model ``name`` lie."""
-    return repository / anytime_model(name) / VERSION
-
-
 def depth_folder(repository: Path, name: str, depth: int) -> Path:
     """Where the plan of exit ``depth`` of model ``name`` lies."""
     return repository / depth_model(name, depth) / VERSION
@@ -57,11 +46,6 @@ def depth_folder(repository: Path, name: str, depth: int) -> Path:
 def sha256(path: Path) -> str:
     """Digest of a file, as hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def read_catalog(folder: Path) -> Catalog:
-    """The catalogue in ``folder``. Raises OSError or ValueError."""
-    return Catalog.from_json(json.loads((folder / CATALOG).read_text()))
 
 
 def write_catalog(catalog: Catalog, folder: Path) -> None:

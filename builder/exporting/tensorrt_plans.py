@@ -33,12 +33,13 @@ import tensorrt as trt
 from cuda.bindings import runtime as cudart
 
 from builder.exporting.half_precision import to_float, to_half
-from serving.artifacts.cuda import CudaError, Gpu
+from serving.artifacts.cuda import Gpu
 from serving.artifacts.int8_segments import TENSORRT_FOLDER, read_quantized
 from serving.artifacts.onnx_composition import compose
 from serving.artifacts.tensorrt_plans import FOLDER, MANIFEST, PROFILES, Plan, Plans
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
+from serving.core.command_errors import CommandFailed, InvalidArgument
 from serving.core.segment import Segment
 
 SINCE_10 = int(trt.__version__.split(".")[0]) >= 10
@@ -57,7 +58,7 @@ FEATURE_RANK = 4
 DEPTH_PLAN = "model.plan"
 
 
-class PlanBuildError(Exception):
+class PlanBuildError(CommandFailed):
     """A plan could not be built; the message says why, with what TensorRT reported."""
 
 
@@ -81,14 +82,12 @@ def build_plans(
     ``tensorrt/timing.cache``): the stacks are isomorphic, so all but the first are quick.
     ``level`` is the builder's optimisation level, 0 to 5. Prints a line for each plan.
 
-    Raises PlanBuildError; plans of an earlier build are then not valid any more.
+    Raises GpuError, PlanBuildError, and InvalidArgument where nothing was quantised; plans of an
+    earlier build are then not valid any more.
     """
     if precision not in PRECISIONS:
         raise PlanBuildError(f"no precision {precision!r}: there are {', '.join(PRECISIONS)}")
-    try:
-        gpu = Gpu.current(cudart)
-    except CudaError as error:
-        raise PlanBuildError(str(error)) from error
+    gpu = Gpu.current(cudart)
     target = folder / FOLDER
     target.mkdir(parents=True, exist_ok=True)
     (target / MANIFEST).unlink(missing_ok=True)
@@ -135,7 +134,7 @@ def _unit_models(
         try:
             read_quantized(source, catalog.digest)
         except ValueError as error:
-            raise PlanBuildError(str(error)) from error
+            raise InvalidArgument(str(error)) from error
     convert = to_half if SINCE_10 else to_float
     for segment in segments.unit_segments(catalog.num_exits):
         yield segment, convert(onnx.load(source / catalog.segments[segment.name].file))

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from builder.exporting.repository import read_catalog, sha256
+from builder.exporting.repository import sha256
 from builder.modeling.detector import Detector
 from builder.modeling.frozen import example_inputs, freeze, segment_functions
+from serving.artifacts.model_folders import read_catalog
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core.catalog import SegmentFile
 

@@ -21,9 +21,9 @@ from itertools import pairwise
 from typing import Any
 
 from serving.artifacts import tensorrt_plans as plans
+from serving.artifacts.model_folders import MODEL_SUFFIX, VERSION
 from serving.core.catalog import Catalog
 
-VERSION = "1"
 CONFIG = "config.pbtxt"
 CPU_CONFIG = "configs/cpu.pbtxt"
 MODEL = f"{VERSION}/model.py"
@@ -53,11 +53,6 @@ class Name(str):
     __slots__ = ()
 
 
-def anytime_model(name: str) -> str:
-    """What Triton calls the executor of model ``name``."""
-    return f"{name}_anytime"
-
-
 def depth_model(name: str, depth: int) -> str:
     """What Triton calls exit ``depth`` of model ``name``."""
     return f"{name}_d{depth}"
@@ -66,7 +61,7 @@ def depth_model(name: str, depth: int) -> str:
 def repository_files(catalog: Catalog, cpu_runtime: str) -> dict[str, str]:
     """Every text file of the repository: path below it -> contents. ``cpu_runtime`` is what the
     CPU variants run segments on."""
-    anytime = anytime_model(catalog.name)
+    anytime = f"{catalog.name}{MODEL_SUFFIX}"
     files = {
         f"{anytime}/{CONFIG}": _text(_anytime(catalog, "KIND_GPU", GPU_RUNTIME)),
         f"{anytime}/{CPU_CONFIG}": _text(_anytime(catalog, "KIND_CPU", cpu_runtime)),
@@ -94,7 +89,7 @@ def _adapter(docstring: str, module: str) -> str:
 def _anytime(catalog: Catalog, kind: str, runtime: str) -> Message:
     """Without batching by Triton: the executor forms batches itself, at every boundary."""
     return {
-        "name": anytime_model(catalog.name),
+        "name": f"{catalog.name}{MODEL_SUFFIX}",
         "backend": "python",
         "max_batch_size": 0,
         "input": [

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from builder.config.named import CONFIGS, DetectorConfig
 from builder.exporting.catalog import build_catalog
-from builder.exporting.repository import read_catalog, version_folder, write_catalog
+from builder.exporting.repository import write_catalog
 from builder.exporting.torch_programs import export_programs
 from builder.gpu.report import ModelFigures, PathFigures, Report, RuntimeFigures, with_rate
 from builder.measuring.latency import compare_paths
@@ -29,9 +29,11 @@ from builder.modeling.cost import exit_costs
 from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
 from reporting.machine import machine
+from serving.artifacts.model_folders import ModelError, read_catalog, version_folder
 from serving.artifacts.serving_tools import ServingTools
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core.catalog import Catalog
+from serving.core.command_errors import CommandError
 from serving.core.latency import quantile
 from serving.core.ports import SegmentRunner
 
@@ -43,7 +45,7 @@ HALF = {"cuda": torch.float16, "cpu": torch.bfloat16}
 """What convolutions are computed in on a device."""
 
 
-class MeasureError(Exception):
+class MeasureError(CommandError):
     """This cannot be measured here; the message is one sentence."""
 
 
@@ -109,7 +111,7 @@ def _models(options: argparse.Namespace, scratch: Path) -> Iterator[_Model]:
             catalog = read_catalog(folder)
             config = CONFIGS[name].detector
             detector = read_frozen(config, catalog, folder)
-        except (OSError, ValueError) as error:
+        except (ModelError, OSError, ValueError) as error:
             raise MeasureError(f"the model {name!r} cannot be used: {error}") from error
         if not _has_programs(folder, catalog):
             export_programs(detector, folder)

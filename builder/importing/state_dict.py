@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from builder.modeling.checkpoint import load_tensors
+from serving.core.command_errors import InvalidArgument
 
 StateDict = Mapping[str, Tensor]
 
@@ -24,7 +25,7 @@ COUNTER = "num_batches_tracked"
 """Of a normalisation; files older than torch 0.4.1 lack it, and inference does not read it."""
 
 
-class WeightsError(ValueError):
+class WeightsError(InvalidArgument):
     """A file that does not hold the weights asked for; the message names the first key that
     differs."""
 

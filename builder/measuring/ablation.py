@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.cli_errors import CommandError
 from builder.config.named import Config, DetectorConfig, replace
 from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.cost import exit_costs, with_neck_of_equal_cost
 from builder.training.loop import CHECKPOINT, config_of, digests, read_split, train
 from reporting.machine import machine
+from serving.core.command_errors import InvalidArgument
 
 SEPARATE = "separate"
 """A model for each depth, trained at its last exit alone: what an exit could reach by itself."""
@@ -44,7 +44,7 @@ Table = dict[str, dict[int, dict[str, Any]]]
 """Option -> exit -> mean, std (None of one seed) and num_seeds."""
 
 
-class OtherRun(CommandError, ValueError):
+class OtherRun(InvalidArgument):
     """A run where this one should go on was made by another recipe."""
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from tqdm import tqdm
 
-from builder.cli_errors import CommandError
 from builder.data import Dataset, ScoredBoxes, resampled_ap
 from builder.measuring.images import LoadImage, read_image
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
+from serving.core.command_errors import InvalidArgument
 from serving.core.ports import SegmentRunner
 
 
-class OtherClasses(CommandError, ValueError):
+class OtherClasses(InvalidArgument):
     """A model does not look for what a data set has."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from builder.cli_errors import CommandError
+from serving.core.command_errors import CommandError
 from serving.core.errors import InvalidRequest
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Image

@@ -1,12 +1,11 @@
-"""The models that commands are asked for, opened; what is wrong with one is said in a sentence."""
+"""A model that a command is asked for is opened here, with its runner."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli_errors import CommandError
-from builder.exporting.repository import CATALOG, read_catalog, version_folder
+from serving.artifacts.model_folders import ModelError, find_model, read_catalog
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -14,21 +13,10 @@ if TYPE_CHECKING:
     from serving.core.ports import SegmentRunner
 
 
-class ModelError(CommandError):
-    """A model is not there, or cannot be used."""
-
-
 def open_model(repository: Path, name: str) -> tuple[Path, Catalog]:
-    """The folder of model ``name`` and its catalogue. Raises ModelError."""
-    folder = version_folder(repository, name)
-    try:
-        return folder, read_catalog(folder)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError(
-            f"there is no model {name!r} in {repository} (no {folder / CATALOG})"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / CATALOG} cannot be used: {error}") from error
+    """Return the folder of model ``name`` and its catalogue. Raises ModelError."""
+    folder = find_model(repository, name)
+    return folder, read_catalog(folder)
 
 
 def open_runner(

@@ -19,10 +19,10 @@ from builder.data import (
     average_precision,
     count_objects,
 )
-from builder.exporting.repository import read_catalog
 from builder.measuring.accuracy import detect_all
 from builder.measuring.images import LoadImage
 from builder.measuring.onnx_cost import exit_macs
+from serving.artifacts.model_folders import read_catalog
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.latency import LatencyProfile

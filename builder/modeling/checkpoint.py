@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from builder.cli_errors import CommandError
 from builder.config.named import DetectorConfig, replace
 from builder.modeling.detector import Detector
+from serving.core.command_errors import InvalidArgument
 
 FORMAT = 1
 """Raised when a reader of the previous format could not use the file."""
 
 
-class CheckpointError(CommandError, ValueError):
+class CheckpointError(InvalidArgument):
     """A file that is no checkpoint, or not one of this detector; the message begins with its
     path."""
 

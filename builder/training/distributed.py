@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from builder.cli_errors import CommandError
+from serving.core.command_errors import InvalidArgument
 
 PATIENCE = timedelta(hours=3)
 """While the first process validates, the others wait for it."""
 
 
-class DeviceError(CommandError, ValueError):
+class DeviceError(InvalidArgument):
     """There is no such device here."""
 
 

@@ -25,7 +25,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from builder.cli_errors import STOPPED, CommandError, interruptible
 from builder.config.named import PARTS, Config, DetectorConfig, TrainConfig, replace
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.augment import Example
@@ -40,6 +39,7 @@ from builder.training.optimization import MovingAverage, learning_rate_at, make_
 from builder.training.training_log import Journal
 from builder.training.validation import positives_per_level, validate
 from serving.artifacts.torch_programs import multiplies_bf16
+from serving.core.command_errors import CommandFailed, InvalidArgument
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -52,11 +52,11 @@ CHANGEABLE = ("epochs", "micro_batches", "validate_every", "validation_split")
 log = logging.getLogger(__name__)
 
 
-class InvalidRecipe(CommandError, ValueError):
+class InvalidRecipe(InvalidArgument):
     """A recipe that cannot train this detector on this data set."""
 
 
-class Diverged(CommandError, RuntimeError):
+class Diverged(CommandFailed):
     """The loss is no number any more."""
 
 
@@ -311,6 +311,7 @@ def train(
             run.restore(stored)
             log.info("resuming after epoch %d", run.epoch)
         _run_epochs(run, dataset, held_out, config, processes, path, metadata, tensorboard)
+        log.info("wrote %s", path)
     return path
 
 
@@ -396,17 +397,3 @@ def _run_epochs(
             weights = run.average.model.state_dict()
             save_checkpoint(path, config.detector, weights, metadata, run.state())
     journal.close()
-
-
-def run_until_signal(config: Config, data: Path, out: Path, **options: Any) -> int:
-    """``train`` for a command line, with its options: SIGTERM and Ctrl-C stop it. Returns the exit
-    status, STOPPED for a run that was stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        with interruptible():
-            path = train(config, data, out, **options)
-    except KeyboardInterrupt:
-        log.info("stopped; --resume continues after the last whole epoch")
-        return STOPPED
-    log.info("wrote %s", path)
-    return 0

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from loadtest.baselines.exits import Exits
 from serving.core import segment as segments
+from serving.core.command_errors import InvalidArgument
 from serving.core.errors import ShedReason
 from serving.core.latency import Latency
 from serving.core.policy import (
@@ -138,7 +139,7 @@ class StagedAlert:
         lacking = [s for s in segments.unit_segments(len(accuracy)) if s not in available]
         if lacking:
             names = ", ".join(segments.names(lacking))
-            raise ValueError(f"the runner lacks {names}, and staged ALERT runs unit segments")
+            raise InvalidArgument(f"the runner lacks {names}, and staged ALERT runs unit segments")
         self._accuracy = tuple(accuracy)
         self._filter = SlowdownFilter()
         self._stopwatch = _Stopwatch()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 
 from serving.core import segment as segments
+from serving.core.command_errors import InvalidArgument
 from serving.core.errors import ShedReason
 from serving.core.latency import Latency
 from serving.core.policy import Run, ShedRequests, Snapshot
@@ -33,7 +34,9 @@ class Exits:
         lacking = [segment for segment in self._segments if segment not in available]
         if lacking:
             names = ", ".join(segments.names(lacking))
-            raise ValueError(f"the runner lacks {names}, and baselines run nothing but fused exits")
+            raise InvalidArgument(
+                f"the runner lacks {names}, and baselines run nothing but fused exits"
+            )
         self.accuracy = tuple(accuracy)
         self.batch_sizes = tuple(batch_sizes)
 

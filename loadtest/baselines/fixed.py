@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from loadtest.baselines.batching import Batcher
 from loadtest.baselines.exits import Exits, Queue, Seconds, nearest_depth
+from serving.core.command_errors import InvalidArgument
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Snapshot, Wait
 from serving.core.segment import Segment
@@ -44,7 +45,7 @@ class FixedDepth:
     ) -> None:
         self._exits = Exits(available, accuracy, batch_sizes)
         if not 1 <= depth <= self._exits.num_exits:
-            raise ValueError(f"the model has exits 1 to {self._exits.num_exits}, not {depth}")
+            raise InvalidArgument(f"the model has exits 1 to {self._exits.num_exits}, not {depth}")
         self._depth = depth
         self._batcher = batcher
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.cli.numbers import count, positive
+from serving.core.command_errors import files_of_the_user
 
 DEFAULT_DEMANDS = (0.2, 0.4, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
 
@@ -54,7 +55,8 @@ BASE_DEMAND = 0.5
 """Of each server before the flood: what a fleet is sized for, with room."""
 
 
-def _study(options: argparse.Namespace) -> int:
+@files_of_the_user()
+def _study(options: argparse.Namespace) -> None:
     import matplotlib  # noqa: F401  so that it is missed before the study, not after
 
     from loadtest.simulation.autoscaling import Flood
@@ -71,17 +73,12 @@ def _study(options: argparse.Namespace) -> int:
         flood=Flood(BASE_DEMAND * options.servers, options.duration, start_s, length_s, factor),
         seeds=options.seeds,
     )
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        today = date.today().isoformat()
-        report = autoscaling_study.study(settings, today, machine(), _say)
-        paths = autoscaling_study.write(report, options.out)
-    except (ValueError, OSError) as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    today = date.today().isoformat()
+    report = autoscaling_study.study(settings, today, machine(), _say)
+    paths = autoscaling_study.write(report, options.out)
     print(autoscaling_study.markdown(report), end="")
     print("wrote " + ", ".join(map(str, paths)), file=sys.stderr)
-    return 0
 
 
 def _say(text: str) -> None:

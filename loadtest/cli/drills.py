@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from loadtest.cli.numbers import positive
+from serving.core.command_errors import files_of_the_user
 
 if TYPE_CHECKING:
     from loadtest.studies.drills.report import Circumstances
@@ -49,21 +49,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(drill: Callable[[argparse.Namespace, Path], int]) -> Callable[[argparse.Namespace], int]:
-    """``drill``, with a folder for its servers' files, and what the user can put right told in one
-    sentence."""
+    """Return ``drill`` with a folder for its servers' files."""
 
     def run(options: argparse.Namespace) -> int:
-        from loadtest.servers.processes import StudyError
-
         options.images = options.images or sorted(IMAGES.glob("*.jpg"))
-        # As an exception, so that what the drill has started ends with it.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        try:
-            with TemporaryDirectory(prefix="punctual-drill-") as scratch:
-                return drill(options, Path(scratch))
-        except (StudyError, ValueError) as error:
-            print(f"punctual: {error}", file=sys.stderr)
-            return 2
+        with TemporaryDirectory(prefix="punctual-drill-") as scratch:
+            return drill(options, Path(scratch))
 
     return run
 
@@ -120,6 +111,7 @@ def _add_restart(studies: Any) -> None:
     parser.set_defaults(run=_run(_restart))
 
 
+@files_of_the_user()
 def _restart(options: argparse.Namespace, scratch: Path) -> int:
     from loadtest.studies.drills import restart as restart_drill
     from loadtest.studies.drills.report import RestartReport, write
@@ -183,6 +175,7 @@ def _add_alerts(studies: Any) -> None:
     parser.set_defaults(run=_run(_alerts))
 
 
+@files_of_the_user()
 def _alerts(options: argparse.Namespace, scratch: Path) -> int:
     from loadtest.studies.drills import alerts as alert_drill
     from loadtest.studies.drills.report import AlertReport, write

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest.cli.numbers import count, positive
+from serving.core.command_errors import files_of_the_user
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -97,10 +97,10 @@ def _add_live(studies: Any) -> None:
     parser.set_defaults(run=_live)
 
 
-def _live(options: argparse.Namespace) -> int:
+@files_of_the_user()
+def _live(options: argparse.Namespace) -> None:
     import matplotlib  # noqa: F401  so that it is missed before the study, not after
 
-    from loadtest.servers.processes import StudyError
     from loadtest.studies.live import plots as live_plots
     from loadtest.studies.live import study as live_study
     from loadtest.studies.live.subject import Settings
@@ -123,17 +123,10 @@ def _live(options: argparse.Namespace) -> int:
         reference_s=options.reference_seconds,
         seed=options.seed,
     )
-    # As an exception, so that what the study has started ends with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        report, path = live_study.study(settings, options.parts, options.out, _say)
-    except (StudyError, ValueError) as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 2
+    report, path = live_study.study(settings, options.parts, options.out, _say)
     print(markdown(report), end="")
     for plotted in live_plots.plot(report, path):
         _say(f"wrote {plotted}")
-    return 0
 
 
 def _say(progress: str) -> None:
@@ -164,18 +157,14 @@ def _add_serve(studies: Any, tools: ServingTools) -> None:
     parser.set_defaults(run=lambda options: _serve(options, tools))
 
 
-def _serve(options: argparse.Namespace, tools: ServingTools) -> int:
+def _serve(options: argparse.Namespace, tools: ServingTools) -> None:
     from loadtest.policies.named import parse_policy
     from loadtest.servers.faults import faulty
 
-    try:
-        factory = parse_policy(options.policy)
-    except ValueError as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 2
+    factory = parse_policy(options.policy)
     if options.fault_file is not None:
         factory = faulty(factory, options.fault_file)
-    return tools.serve(options.options, factory)
+    tools.serve(options.options, factory)
 
 
 # -- segments ------------------------------------------------------------------------------------
@@ -195,18 +184,12 @@ def _add_segments(studies: Any, tools: ServingTools) -> None:
     parser.set_defaults(run=lambda options: _segments(options, tools))
 
 
-def _segments(options: argparse.Namespace, tools: ServingTools) -> int:
+def _segments(options: argparse.Namespace, tools: ServingTools) -> None:
     from loadtest.environment.segment_times import measure_segments
-    from loadtest.servers.processes import StudyError
-    from loadtest.studies.triton.study import read_catalog
+    from serving.artifacts.model_folders import read_catalog
 
-    try:
-        catalog = read_catalog(options.folder)
-    except StudyError as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 2
+    catalog = read_catalog(options.folder)
     profile = measure_segments(
         tools, options.folder, catalog, options.runtime, options.rounds, time.perf_counter
     )
     print(json.dumps(profile.to_json()))
-    return 0

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest.cli.numbers import positive
+from serving.core.command_errors import InvalidArgument, files_of_the_user
 
 if TYPE_CHECKING:
     from loadtest.load.target import Target
     from loadtest.workload.images import AnnotatedImage
-
-EXTRA = {"pycocotools": "loadtest", "mlperf_loadgen": "loadgen"}
-"""Module -> the extra that brings it."""
 
 
 def add_parser(commands: Any) -> None:
@@ -52,29 +49,6 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="of a VOC folder")
 
 
-def in_one_sentence(
-    command: Callable[[argparse.Namespace], int],
-) -> Callable[[argparse.Namespace], int]:
-    """``command``, with what the user can put right told in one sentence."""
-
-    def run(options: argparse.Namespace) -> int:
-        from loadtest.servers.processes import StudyError
-
-        try:
-            return command(options)
-        except ModuleNotFoundError as error:
-            extra = EXTRA.get((error.name or "").partition(".")[0])
-            if extra is None:
-                raise
-            problem = f"{error.name} is not installed: pip install -e '.[{extra}]'"
-        except (StudyError, ValueError) as error:
-            problem = str(error)
-        print(f"punctual: {problem}", file=sys.stderr)
-        return 2
-
-    return run
-
-
 def _pictures(options: argparse.Namespace) -> tuple[AnnotatedImage, ...]:
     from loadtest.workload.images import read_data, read_images
 
@@ -87,12 +61,12 @@ def _target(options: argparse.Namespace) -> Target:
     from loadtest.load.target import Target
 
     if not re.fullmatch(r"/[!-~]*", options.path):
-        raise ValueError(f"--path {options.path!r} is not a path such as /v1/detect")
+        raise InvalidArgument(f"--path {options.path!r} is not a path such as /v1/detect")
     headers = []
     for line in options.header:
         name, colon, value = line.partition(":")
         if not (colon and name.strip() and line.isprintable()):
-            raise ValueError(f"--header {line!r} is not NAME:VALUE")
+            raise InvalidArgument(f"--header {line!r} is not NAME:VALUE")
         headers.append((name.strip(), value.strip()))
     return Target(options.target, options.path, tuple(headers))
 
@@ -139,9 +113,10 @@ def _add_loadtest(commands: Any) -> None:
     parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
     parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/load"))
-    parser.set_defaults(run=in_one_sentence(_loadtest))
+    parser.set_defaults(run=_loadtest)
 
 
+@files_of_the_user()
 def _loadtest(options: argparse.Namespace) -> int:
     from loadtest.load import report as load_report
     from loadtest.load.open_loop import LoadSettings, run_load
@@ -156,7 +131,7 @@ def _loadtest(options: argparse.Namespace) -> int:
     server = describe_server(options.url)
     classes, ap_by_depth = _model(options.catalog, server)
     if options.data is not None and not classes:
-        raise ValueError(
+        raise InvalidArgument(
             f"{options.url} does not say which classes it finds; --catalog FOLDER can say it"
         )
     result = run_load(
@@ -186,7 +161,7 @@ def _model(
     folder: Path | None, server: Mapping[str, Any] | None
 ) -> tuple[tuple[str, ...], dict[int, float]]:
     """The model's classes and the AP of each exit, from its catalogue or else from the server."""
-    from loadtest.studies.triton.study import read_catalog
+    from serving.artifacts.model_folders import read_catalog
 
     if folder is not None:
         catalog = read_catalog(folder)
@@ -203,7 +178,7 @@ def _full_depth_ms(options: argparse.Namespace, server: Mapping[str, Any] | None
     except (LookupError, TypeError, ValueError):
         if "x" not in options.budgets:
             return 1.0  # of nothing
-        raise ValueError(
+        raise InvalidArgument(
             f"{options.url} does not say how long full depth takes; --full-depth-ms can say it"
         ) from None
 
@@ -241,9 +216,10 @@ def _add_loadgen(commands: Any) -> None:
     parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
     parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/loadgen"))
-    parser.set_defaults(run=in_one_sentence(_loadgen))
+    parser.set_defaults(run=_loadgen)
 
 
+@files_of_the_user()
 def _loadgen(options: argparse.Namespace) -> int:
     from loadtest.load.loadgen import LoadgenSettings, report, run_loadgen
     from loadtest.load.target import wait_ready

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest.cli.numbers import count
+from serving.core.command_errors import InvalidArgument, files_of_the_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,38 +148,31 @@ def _stalls(text: str) -> Stalls:
     return Stalls(every_s, length_s)
 
 
-def _simulate(options: argparse.Namespace) -> int:
+@files_of_the_user()
+def _simulate(options: argparse.Namespace) -> None:
     from loadtest.policies.named import POLICIES, parse_policy
     from loadtest.simulation.tables import markdown
 
     if options.policies == ["list"]:
         print("\n".join(POLICIES))
-        return 0
-    try:
-        policies = list(dict.fromkeys(options.policies or POLICIES))
-        for policy in policies:
-            parse_policy(policy)
-        conditions = _conditions(options)
-        points = _points(options, conditions)
-        if options.decision_log is not None:
-            _log_decisions(options.decision_log, points, policies, conditions)
-            return 0
-        if options.out is not None:
-            import matplotlib  # noqa: F401  so that it is missed before the study, not after
+        return
+    policies = list(dict.fromkeys(options.policies or POLICIES))
+    for policy in policies:
+        parse_policy(policy)
+    conditions = _conditions(options)
+    points = _points(options, conditions)
+    if options.decision_log is not None:
+        _log_decisions(options.decision_log, points, policies, conditions)
+        return
+    if options.out is not None:
+        import matplotlib  # noqa: F401  so that it is missed before the study, not after
 
-            options.out.mkdir(parents=True, exist_ok=True)
-        report = _study(options, points, policies, conditions)
-        text = _head(report) + markdown(report)
-        print(text, end="")
-        if options.out is not None:
-            _write(report, text, options.out)
-    except ModuleNotFoundError as error:
-        print(f"punctual: {error}; install the extra 'loadtest'", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"punctual: {error}", file=sys.stderr)
-        return 2
-    return 0
+        options.out.mkdir(parents=True, exist_ok=True)
+    report = _study(options, points, policies, conditions)
+    text = _head(report) + markdown(report)
+    print(text, end="")
+    if options.out is not None:
+        _write(report, text, options.out)
 
 
 def _conditions(options: argparse.Namespace) -> Conditions:
@@ -188,9 +182,9 @@ def _conditions(options: argparse.Namespace) -> Conditions:
 
     parse_budgets(options.budgets)
     if options.executors > MAX_SERVERS:
-        raise ValueError(f"--executors: at most {MAX_SERVERS:,}, not {options.executors:,}")
+        raise InvalidArgument(f"--executors: at most {MAX_SERVERS:,}, not {options.executors:,}")
     if options.duration is not None and not 0 < options.duration < float("inf"):
-        raise ValueError(f"--duration must be positive and finite, not {options.duration}")
+        raise InvalidArgument(f"--duration must be positive and finite, not {options.duration}")
     return Conditions(
         budgets=options.budgets,
         num_requests=options.requests,
@@ -210,14 +204,14 @@ def _points(options: argparse.Namespace, conditions: Conditions) -> list[Point]:
     from loadtest.workload.arrivals import parse_arrivals
 
     if options.rate is not None and options.loads:
-        raise ValueError("either --rate or --load, not both")
+        raise InvalidArgument("either --rate or --load, not both")
     points = []
     for name in dict.fromkeys(options.profiles or DEFAULT_PROFILES):
         capacity_hz = load_profile(name).capacity_hz * conditions.executors
         rates_only = None if options.rate is None else [options.rate / capacity_hz]
         loads = list(dict.fromkeys(rates_only or options.loads or DEFAULT_LOADS))
         if not all(0 < load < float("inf") for load in loads):
-            raise ValueError("loads and rates must be positive and finite")
+            raise InvalidArgument("loads and rates must be positive and finite")
         for arrivals in dict.fromkeys(options.arrivals or DEFAULT_ARRIVALS):
             parse_arrivals(arrivals)
             points += [Point(name, arrivals, load) for load in loads]
@@ -277,7 +271,7 @@ def _log_decisions(
     from serving.core.decision_text import describe
 
     if len(points) != 1 or len(policies) != 1:
-        raise ValueError(
+        raise InvalidArgument(
             "--decision-log needs one --policy, --profile, --arrivals and --load, not "
             f"{len(policies)} policies at {len(points)} points"
         )

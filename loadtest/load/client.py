@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from serving.core.command_errors import InvalidArgument
+
 MAX_CONNECTIONS = 4096
 MAX_IDLE_S = 2.0
 """Servers close idle connections, most after 5 s; one that is about to be closed is not used."""
@@ -68,7 +70,7 @@ class Address:
         """Raises ValueError for anything but http://HOST[:PORT][/PREFIX] or https."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"expected http://host:port, not {url!r}")
+            raise InvalidArgument(f"expected http://host:port, not {url!r}")
         encrypted = parts.scheme == "https"
         port = parts.port or (443 if encrypted else 80)
         return cls(parts.hostname, port, encrypted, parts.path.rstrip("/"))

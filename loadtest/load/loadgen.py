@@ -30,6 +30,7 @@ from loadtest.load.outcomes import Outcome, RequestOutcome, read_outcome
 from loadtest.load.target import Requests, Target, warm_up
 from loadtest.servers.processes import StudyError
 from loadtest.workload.images import AnnotatedImage
+from serving.core.command_errors import InvalidArgument
 
 PENALTY_S = 0.001
 NUM_WARM_UP = 10
@@ -83,7 +84,7 @@ def run_loadgen(settings: LoadgenSettings) -> LoadgenResult:
     """One run; writes LoadGen's logs and RESULT_NAME. Raises StudyError if nobody answers at the
     URL, and ValueError for settings that make no sense."""
     if not settings.percentile < 1:
-        raise ValueError(f"the percentile must be below 1, not {settings.percentile}")
+        raise InvalidArgument(f"the percentile must be below 1, not {settings.percentile}")
     settings.folder.mkdir(parents=True, exist_ok=True)
     address = Address.parse(settings.url)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:

@@ -33,6 +33,7 @@ from loadtest.servers.processes import StudyError
 from loadtest.workload.arrivals import Arrivals
 from loadtest.workload.budgets import Budgets
 from loadtest.workload.images import AnnotatedImage
+from serving.core.command_errors import InvalidArgument
 
 MAX_REQUESTS = 200_000
 """Of one run; their replies are held in memory."""
@@ -101,9 +102,9 @@ def make_schedule(settings: LoadSettings) -> Schedule:
     offsets_s = settings.arrivals.offsets_s(settings.rate_hz, settings.duration_s, arrivals)
     count = len(offsets_s)
     if not settings.images:
-        raise ValueError("a run needs at least one picture")
+        raise InvalidArgument("a run needs at least one picture")
     if not 0 < count <= MAX_REQUESTS:
-        raise ValueError(f"a run sends 1 to {MAX_REQUESTS:,} requests, not {count:,}")
+        raise InvalidArgument(f"a run sends 1 to {MAX_REQUESTS:,} requests, not {count:,}")
     budgets_s = settings.budgets.sample_s(count, settings.full_depth_s, budgets)
     rounds = range(math.ceil(count / len(settings.images)))
     images = np.concatenate([order.permutation(len(settings.images)) for _ in rounds])

@@ -26,6 +26,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from loadtest.workload.images import AnnotatedImage, ServedDetections
+from serving.core.command_errors import InvalidArgument
 
 MAX_DETECTIONS = 100
 Answer = tuple[int, ServedDetections]
@@ -51,12 +52,12 @@ class Evaluator:
             classes
         )
         if unknown:
-            raise ValueError(
+            raise InvalidArgument(
                 f"the annotations have {', '.join(sorted(unknown))}, which the model does not "
                 f"find; it finds {', '.join(classes)}"
             )
         if any(image.objects is None for image in images):
-            raise ValueError("some pictures have annotations and others have none")
+            raise InvalidArgument("some pictures have annotations and others have none")
         self._pictures = images
         self._classes = tuple(classes)
         self._numbers: dict[tuple[int, bytes], int] = {}

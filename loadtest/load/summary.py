@@ -22,6 +22,7 @@ from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.served_accuracy import Evaluator, ServedAp
 from loadtest.workload.images import NOTHING, ServedDetections
 from reporting.machine import machine
+from serving.core.command_errors import InvalidArgument
 from serving.core.latency import quantile
 
 MAX_LAG_S = 0.005
@@ -243,7 +244,7 @@ class _Evaluation:
         self._evaluator = None
         if any(image.objects is not None for image in settings.images):
             if not settings.classes:
-                raise ValueError("the model's classes are not known, so AP cannot be computed")
+                raise InvalidArgument("the model's classes are not known, so AP cannot be computed")
             self._evaluator = Evaluator(settings.images, settings.classes)
 
     def in_time(self, rows: Sequence[RequestOutcome]) -> ServedAp | None:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from serving.core.command_errors import InvalidArgument
+
 _STAGE = re.compile(r"(\w+);dur=([0-9.]+)")
 
 
@@ -67,7 +69,7 @@ class SweepClient:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or parts.hostname is None:
-            raise ValueError(f"expected http://host:port, not {url!r}")
+            raise InvalidArgument(f"expected http://host:port, not {url!r}")
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
 
     def models(self) -> dict[str, Any]:

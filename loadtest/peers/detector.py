@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from serving.artifacts.model_folders import ModelError, find_model, read_catalog
 from serving.core import segment as segments
+from serving.core.command_errors import CommandError
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Image
 from serving.core.request import Detections
@@ -25,7 +27,7 @@ from serving.core.timing import time_every_segment
 from serving.engine import WARM_UP_ROUNDS
 from serving.imaging.decoding import load_image
 from serving.imaging.malloc import keep_freed_memory
-from serving.model_repository import StartError, find_model, open_runner, read_catalog
+from serving.model_repository import open_runner
 from serving.runners.openvino import BATCH_SIZES
 
 RUNTIME = "openvino"
@@ -34,7 +36,7 @@ MAX_BATCH_SIZE = BATCH_SIZES[-1]
 ROUTE = "/v1/detect"
 
 
-class SettingsError(Exception):
+class SettingsError(CommandError):
     """The environment does not say what to serve; the message is one sentence."""
 
 
@@ -68,7 +70,7 @@ class Settings:
             )
         except KeyError as error:
             raise SettingsError(f"{error.args[0]} is not set") from error
-        except (ValueError, StartError) as error:
+        except (ValueError, ModelError) as error:
             raise SettingsError(f"the PEER_ variables cannot be used: {error}") from error
         if not 1 <= settings.depth <= num_exits:
             raise SettingsError(f"PEER_DEPTH={settings.depth}: the exits are 1 to {num_exits}")

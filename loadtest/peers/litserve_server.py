@@ -79,7 +79,7 @@ def main() -> int:
         settings = Settings.read(os.environ)
     except SettingsError as error:
         print(f"litserve_server: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     # LitServe ends what it has started at an interrupt; at SIGTERM it would leave it running.
     signal.signal(signal.SIGTERM, _interrupt)
     server = litserve.LitServer(

@@ -18,6 +18,7 @@ from loadtest.baselines.alert import Alert, StagedAlert
 from loadtest.baselines.fixed import Aimd, FixedDepth
 from loadtest.baselines.scaling import AccuracyScaling
 from loadtest.baselines.slack import Rank, SlackPolicy
+from serving.core.command_errors import InvalidArgument
 from serving.core.policy import Policy
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
@@ -94,6 +95,6 @@ def parse_policy(text: str) -> Factory:
         return AT_DEPTH[family](int(depth))
     plain = [name for name in POLICIES if ":" not in name]
     names = ", ".join((*plain, *(f"{family}:K" for family in AT_DEPTH)))
-    raise ValueError(
+    raise InvalidArgument(
         f"not a policy: {text!r} ({names}; K is an exit's number, or {DEEPEST} for the deepest)"
     )

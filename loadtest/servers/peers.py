@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from loadtest.servers.processes import RunningServer, StudyError, free_port, running
+from loadtest.servers.processes import RunningServer, free_port, running
+from serving.core.command_errors import InvalidArgument
 
 OWN_PREFIXES = ("PEER_", "PUNCTUAL_", "BENTOML_", "LIT_")
 """Variables that may be set for other servers of these kinds; none is passed on."""
@@ -63,11 +64,12 @@ def peer(
     name: str, depth: int, environment_python: Path, settings: PeerSettings, log: Path
 ) -> Iterator[RunningServer]:
     """The peer called ``name`` of ``PEERS`` with exit ``depth``, ready. ``environment_python`` is
-    an interpreter that has its framework and this project. Raises StudyError."""
+    an interpreter that has its framework and this project. Raises StudyError, and InvalidArgument
+    where there is none."""
     if name not in PEERS:
-        raise StudyError(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
+        raise InvalidArgument(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
     if not os.access(environment_python, os.X_OK):
-        raise StudyError(
+        raise InvalidArgument(
             f"{environment_python} is no Python; loadtest/peers/README.md says how to make one"
         )
     chosen, port = PEERS[name], free_port()

@@ -31,6 +31,7 @@ from loadtest.servers.tritonserver import (
     server_command,
     server_environment,
 )
+from serving.core.command_errors import CommandFailed
 
 START_TIMEOUT_S = 300.0
 """Compiling every segment for every batch size takes a minute on a machine that does much else."""
@@ -41,7 +42,7 @@ QUOTED_LINES = 15
 SETTING_PREFIX = "PUNCTUAL_"
 
 
-class StudyError(Exception):
+class StudyError(CommandFailed):
     """The study cannot go on; the message says why to who asked for it."""
 
 

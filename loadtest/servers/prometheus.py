@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from loadtest.servers.processes import StudyError, free_port, get_json, quote, running
+from serving.core.command_errors import CommandError, InvalidArgument
 
 RULES = Path("k8s/monitoring/rules.yaml")
 SCRAPE_INTERVAL_S = 15.0
@@ -37,16 +38,21 @@ _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
 _RANGE = re.compile(rf"\[({_DURATION.pattern})\]")
 
+
+class ProgramMissing(CommandError):
+    """A program that is no Python package is not installed; the message says what installs it."""
+
+
 Spec = dict[str, Any]
 """What a PrometheusRule specifies, which is a file of rules to Prometheus."""
 
 
 def read_rules(path: Path) -> Spec:
-    """Of a PrometheusRule. Raises StudyError."""
+    """Of a PrometheusRule. Raises InvalidArgument."""
     try:
         spec: Spec = yaml.safe_load(path.read_text())["spec"]
     except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
-        raise StudyError(f"{path} has no rules: {error}") from error
+        raise InvalidArgument(f"{path} has no rules: {error}") from error
     return spec
 
 
@@ -73,7 +79,7 @@ def _rules(spec: Spec) -> Iterator[dict[str, Any]]:
 def _divide(duration: str, speed: float) -> str:
     found = _DURATION.fullmatch(duration)
     if found is None:
-        raise StudyError(f"{duration} is not one number with one unit")
+        raise InvalidArgument(f"{duration} is not one number with one unit")
     return f"{max(1, round(1e3 * int(found[1]) * _UNITS_S[found[2]] / speed))}ms"
 
 
@@ -96,11 +102,11 @@ class Prometheus:
 
 
 def find_program(name: str) -> str:
-    """Where ``name`` is, a program of Debian's. Raises StudyError."""
+    """Where ``name`` is, a program of Debian's. Raises ProgramMissing."""
     # Servers are in sbin, which is not on everybody's path.
     found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
     if found is None:
-        raise StudyError(f"{name} is not installed: apt-get install {name}")
+        raise ProgramMissing(f"{name} is not installed: apt-get install {name}")
     return found
 
 

@@ -10,7 +10,6 @@ NVIDIA's image serves the same model repository in production.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -21,7 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+
+from serving.core.command_errors import CommandFailed
 
 PYTRITON = "nvidia-pytriton==0.7.0"
 """Triton 2.51.0, which NVIDIA's image calls 24.10."""
@@ -35,8 +35,8 @@ HIDDEN_LIBRARIES = ("libb64", "libcudart")
 """What perf_analyzer looks for under its plain name; the other wheel has both, renamed."""
 
 
-class AssemblyError(Exception):
-    """The server cannot be put together; the message is one sentence for who asked for it."""
+class AssemblyError(CommandFailed):
+    """The server cannot be put together."""
 
 
 def default_folder() -> Path:
@@ -200,34 +200,7 @@ def _unpack_perf_analyzer(target: Path, server: Path) -> None:
         (target / f"{library}.so.{suffix.split('.')[0]}").symlink_to(found)
 
 
-# -- punctual triton -----------------------------------------------------------------------------
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command ``triton`` to the subparsers ``commands``."""
-    summary = "Start a real Triton on this machine, on loopback, over the model repository."
-    parser = commands.add_parser(
-        "triton",
-        help=summary,
-        description=f"{summary} The first time, it fetches {PYTRITON} (55 MB) from the package "
-        "index into a cache folder. Then: punctual serve --backend triton.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
-    parser.add_argument(
-        "--config-name", default="cpu", help="which configuration of each model: <name>.pbtxt"
-    )
-    parser.add_argument(
-        "--load-model", action="append", metavar="NAME", help="only these; may be repeated [all]"
-    )
-    parser.add_argument("--http-port", type=int, default=8010)
-    parser.add_argument("--grpc-port", type=int, default=8001)
-    parser.add_argument("--metrics-port", type=int, default=8002)
-    parser.add_argument("--log-level", choices=("error", "warning", "info"), default="warning")
-    parser.add_argument(
-        "--server-folder", type=Path, default=default_folder(), help="where the server is unpacked"
-    )
-    parser.set_defaults(run=_run)
+# -- what servers leave behind -------------------------------------------------------------------
 
 
 def remove_shared_memory(prefix: str, folder: Path = Path("/dev/shm")) -> None:
@@ -236,33 +209,9 @@ def remove_shared_memory(prefix: str, folder: Path = Path("/dev/shm")) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_leftovers(folder: Path = Path("/dev/shm")) -> None:
-    """Of servers that ``punctual triton`` started and that were killed."""
+def remove_leftovers(folder: Path = Path("/dev/shm")) -> None:
+    """Remove the shared memory of servers that ``punctual triton`` started and that were killed."""
     for path in folder.glob(f"{LEFTOVERS}*"):
         pid = path.name.removeprefix(LEFTOVERS).partition("-")[0]
         if pid.isdecimal() and not Path("/proc", pid).exists():
             remove_shared_memory(f"{LEFTOVERS}{pid}-", folder)
-
-
-def _run(options: argparse.Namespace) -> None:
-    _remove_leftovers()
-    try:
-        folder = assemble(options.server_folder)
-    except AssemblyError as error:
-        sys.exit(f"punctual: {error}")
-    command = server_command(
-        folder,
-        options.model_repository,
-        Ports(options.http_port, options.grpc_port, options.metrics_port),
-        config_name=options.config_name,
-        models=options.load_model or ("*",),
-        log_level=options.log_level,
-        shared_memory_prefix=f"{LEFTOVERS}{os.getpid()}-",
-    )
-    print(
-        f"Triton: HTTP 127.0.0.1:{options.http_port}, gRPC 127.0.0.1:{options.grpc_port}, metrics "
-        f"127.0.0.1:{options.metrics_port}; it is ready when /v2/health/ready says so",
-        flush=True,
-    )
-    # It takes this process's place, so that signals reach it.
-    os.execve(command[0], command, server_environment(folder))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from loadtest.simulation.simulator import SimulatedOutcome, SimulatedServer
+from serving.core.command_errors import InvalidArgument
 from serving.core.request import Request
 
 MAX_SERVERS = 1000
@@ -143,9 +144,9 @@ class Fleet:
         rng: np.random.Generator,
     ) -> None:
         if not 1 <= size <= MAX_SERVERS:
-            raise ValueError(f"a fleet has 1 to {MAX_SERVERS:,} executors, not {size:,}")
+            raise InvalidArgument(f"a fleet has 1 to {MAX_SERVERS:,} executors, not {size:,}")
         if balancer not in BALANCERS:
-            raise ValueError(f"balancer {balancer!r} is not one of {', '.join(BALANCERS)}")
+            raise InvalidArgument(f"balancer {balancer!r} is not one of {', '.join(BALANCERS)}")
 
         def told(number: int) -> Callable[[SimulatedOutcome], None]:
             def tell(outcome: SimulatedOutcome) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.core.catalog import Catalog
+from serving.core.command_errors import InvalidArgument, invalid_arguments
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.segment import Segment, every_segment, fused_exit, unit_path
 
@@ -57,7 +58,7 @@ class ModelProfile:
             if all((segment, batch) in table for segment in path)
         ]
         if not times:
-            raise ValueError(
+            raise InvalidArgument(
                 f"profile {self.name} has no path to exit {depth} in batches of {batch}"
             )
         return min(times)
@@ -83,7 +84,7 @@ def load_profile(name: str) -> ModelProfile:
     if "segments" in data:
         return _of_catalog(data, path, None)
     if data.get("format") != FORMAT:
-        raise ValueError(f"profile {name!r} is in format {data.get('format')!r}, not {FORMAT}")
+        raise InvalidArgument(f"profile {name!r} is in format {data.get('format')!r}, not {FORMAT}")
     try:
         if "catalog" in data:
             target = path.parent / data["catalog"]
@@ -91,9 +92,9 @@ def load_profile(name: str) -> ModelProfile:
             return _of_catalog(content, target, data["runtime"], data["name"])
         return _made_up(data)
     except KeyError as error:
-        raise ValueError(f"profile {name!r} lacks {error.args[0]!r}") from error
+        raise InvalidArgument(f"profile {name!r} lacks {error.args[0]!r}") from error
     except TypeError as error:
-        raise ValueError(f"profile {name!r} has a malformed entry: {error}") from error
+        raise InvalidArgument(f"profile {name!r} has a malformed entry: {error}") from error
 
 
 def one_sided_quantiles(p50_s: float, jitter: float) -> Quantiles:
@@ -108,25 +109,26 @@ def _read(path: Path, what: str) -> dict[str, Any]:
         data = json.loads(path.read_bytes())
     except OSError as error:
         known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.json")))
-        raise ValueError(
+        raise InvalidArgument(
             f"{what} is neither a readable file ({error.strerror}) nor one of {known}"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{what} is not JSON: {error}") from error
+        raise InvalidArgument(f"{what} is not JSON: {error}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{what} is not a JSON object")
+        raise InvalidArgument(f"{what} is not a JSON object")
     return data
 
 
 def _of_catalog(
     data: Mapping[str, Any], path: Path, runtime: str | None, name: str | None = None
 ) -> ModelProfile:
-    catalog = Catalog.from_json(data)
+    with invalid_arguments():
+        catalog = Catalog.from_json(data)
     if not catalog.profiles:
-        raise ValueError(f"the catalogue {path} has no latency profile")
+        raise InvalidArgument(f"the catalogue {path} has no latency profile")
     chosen = runtime or min(catalog.profiles)
     if chosen not in catalog.profiles:
-        raise ValueError(f"the catalogue {path} has no profile of {chosen!r}")
+        raise InvalidArgument(f"the catalogue {path} has no profile of {chosen!r}")
     accuracy = tuple(entry.ap for entry in catalog.exits)
     return ModelProfile(
         name or catalog.name, catalog.description, accuracy, catalog.profiles[chosen]
@@ -138,7 +140,7 @@ def _made_up(data: Mapping[str, Any]) -> ModelProfile:
     unit_s = {kind: data[f"{kind}_ms"] / 1e3 for kind in ("stem", "stack", "head")}
     fixed, fused, jitter = data["batch_fixed"], data["fused"], data["jitter"]
     if not accuracy or min(unit_s.values()) <= 0 or fused <= 0 or jitter < 0 or not 0 <= fixed <= 1:
-        raise ValueError(f"profile {data['name']!r} has a number out of range")
+        raise InvalidArgument(f"profile {data['name']!r} has a number out of range")
     table = {}
     for segment in every_segment(len(accuracy)):
         one_s = sum(unit_s[part.name.partition("_")[0]] for part in segment.parts)

@@ -35,6 +35,7 @@ from loadtest.simulation.simulator import (
 )
 from loadtest.workload.arrivals import Arrivals, parse_arrivals
 from loadtest.workload.budgets import parse_budgets
+from serving.core.command_errors import InvalidArgument
 from serving.core.latency import LatencyModel
 from serving.core.policy import Decision, Snapshot
 from serving.core.request import Request
@@ -305,7 +306,7 @@ def study(
     ``jobs`` processes. Raises ValueError for more than ``MAX_RUNS``."""
     num_runs = len(points) * len(policies) * num_seeds
     if num_runs > MAX_RUNS:
-        raise ValueError(f"{num_runs:,} simulations are more than {MAX_RUNS:,}")
+        raise InvalidArgument(f"{num_runs:,} simulations are more than {MAX_RUNS:,}")
     tasks = [(point, policies, conditions, seed) for seed in range(num_seeds) for point in points]
     if jobs == 1:
         for task in tasks:

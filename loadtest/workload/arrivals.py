@@ -33,6 +33,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.core.command_errors import InvalidArgument
+
 MAX_ARRIVALS = 10_000_000
 """Of one run, and of one trace file."""
 MAX_PIECES = 1_000_000
@@ -76,9 +78,11 @@ class Arrivals:
         duration that is not positive and finite, or for more than MAX_ARRIVALS."""
         for name, value in (("rate", rate_hz), ("duration", duration_s)):
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"the {name} of arrivals must be positive and finite, not {value}")
+                raise InvalidArgument(
+                    f"the {name} of arrivals must be positive and finite, not {value}"
+                )
         if rate_hz * duration_s > MAX_ARRIVALS:
-            raise ValueError(
+            raise InvalidArgument(
                 f"{rate_hz:g} requests a second for {duration_s:g} s are more than {MAX_ARRIVALS:,}"
             )
         return self.process.draw(rate_hz, duration_s, rng)
@@ -96,20 +100,22 @@ def parse_arrivals(text: str) -> Arrivals:
         least, most, make = _KINDS[kind]
     except KeyError:
         kinds = ", ".join([*_KINDS, "trace"])
-        raise ValueError(f"arrivals {text!r}: not one of {kinds}") from None
+        raise InvalidArgument(f"arrivals {text!r}: not one of {kinds}") from None
     try:
         numbers = [float(part) for part in rest.split(":")] if rest else []
     except ValueError:
-        raise ValueError(f"arrivals {text!r}: {rest!r} is not made of numbers") from None
+        raise InvalidArgument(f"arrivals {text!r}: {rest!r} is not made of numbers") from None
     if not least <= len(numbers) <= most:
         wanted = str(least) if least == most else f"{least} to {most}"
-        raise ValueError(f"arrivals {text!r}: {kind} takes {wanted} numbers, not {len(numbers)}")
+        raise InvalidArgument(
+            f"arrivals {text!r}: {kind} takes {wanted} numbers, not {len(numbers)}"
+        )
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
-        raise ValueError(f"arrivals {text!r}: numbers must be finite and not negative")
+        raise InvalidArgument(f"arrivals {text!r}: numbers must be finite and not negative")
     try:
         return Arrivals(text, None, make(*numbers))
     except ValueError as error:
-        raise ValueError(f"arrivals {text!r}: {error}") from None
+        raise InvalidArgument(f"arrivals {text!r}: {error}") from None
 
 
 Pieces = NDArray[np.float64]
@@ -130,7 +136,7 @@ class _Ramp:
 
     def __post_init__(self) -> None:
         if self.first + self.last == 0:
-            raise ValueError("one of the two rates must be positive")
+            raise InvalidArgument("one of the two rates must be positive")
 
     def __call__(self, duration_s: float) -> Pieces:
         mean = (self.first + self.last) / 2
@@ -145,13 +151,13 @@ class _OnOff:
 
     def __post_init__(self) -> None:
         if self.on_s == 0:
-            raise ValueError("the time that it is on must be positive")
+            raise InvalidArgument("the time that it is on must be positive")
 
     def __call__(self, duration_s: float) -> Pieces:
         cycle_s = self.on_s + self.off_s
         num_cycles = math.ceil(duration_s / cycle_s)
         if num_cycles > MAX_PIECES:
-            raise ValueError(f"cycles of {cycle_s:g} s are too short for {duration_s:g} s")
+            raise InvalidArgument(f"cycles of {cycle_s:g} s are too short for {duration_s:g} s")
         high = cycle_s / (self.on_s + self.low * self.off_s)
         cycle = np.array(
             [[0.0, self.on_s, high, high], [self.on_s, self.off_s, *[high * self.low] * 2]]
@@ -200,7 +206,7 @@ class _Renewal:
 
     def __post_init__(self) -> None:
         if not 0 <= self.cv2 <= 1000:
-            raise ValueError("the squared coefficient of variation must be in (0, 1000]")
+            raise InvalidArgument("the squared coefficient of variation must be in (0, 1000]")
 
     def draw(
         self, rate_hz: float, duration_s: float, rng: np.random.Generator
@@ -208,7 +214,7 @@ class _Renewal:
         pieces = self.curve(duration_s)
         expected = rate_hz * float((pieces[:, 1] * (pieces[:, 2] + pieces[:, 3])).sum() / 2)
         if expected > MAX_ARRIVALS:
-            raise ValueError(f"{expected:,.0f} requests are more than {MAX_ARRIVALS:,}")
+            raise InvalidArgument(f"{expected:,.0f} requests are more than {MAX_ARRIVALS:,}")
         # Time 0 lies in a gap that is long in proportion to its length: gamma of shape + 1.
         first = 1.0 if self.cv2 == 0 else float(rng.gamma(1 / self.cv2 + 1, self.cv2))
         reached = first * float(rng.random())
@@ -268,7 +274,7 @@ def _read_trace(name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         known = ", ".join(sorted(path.stem for path in TRACES.glob("*.csv")))
-        raise ValueError(
+        raise InvalidArgument(
             f"trace {name!r} is neither a readable file ({error.strerror}) nor one of {known}"
         ) from error
 
@@ -278,19 +284,19 @@ def _parse_trace(name: str, content: bytes) -> NDArray[np.float64]:
         rows = csv.DictReader(io.StringIO(content.decode()))
         offsets = np.array([float(row["offset_s"]) for row in rows], dtype=np.float64)
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"trace {name!r} has no column offset_s of numbers") from None
+        raise InvalidArgument(f"trace {name!r} has no column offset_s of numbers") from None
     if not 2 <= len(offsets) <= MAX_ARRIVALS:
-        raise ValueError(f"trace {name!r} must have 2 to {MAX_ARRIVALS:,} requests")
+        raise InvalidArgument(f"trace {name!r} must have 2 to {MAX_ARRIVALS:,} requests")
     if not (np.isfinite(offsets).all() and (np.diff(offsets) >= 0).all()):
-        raise ValueError(f"trace {name!r}: offset_s must be finite and ascending")
+        raise InvalidArgument(f"trace {name!r}: offset_s must be finite and ascending")
     if offsets[0] == offsets[-1]:
-        raise ValueError(f"trace {name!r}: all requests come at the same time")
+        raise InvalidArgument(f"trace {name!r}: all requests come at the same time")
     return offsets
 
 
 def _gamma(cv2: float) -> _Renewal:
     if cv2 == 0:
-        raise ValueError("CV2 must be positive; equal gaps are called constant")
+        raise InvalidArgument("CV2 must be positive; equal gaps are called constant")
     return _Renewal(cv2, _Flat())
 
 

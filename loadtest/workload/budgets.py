@@ -18,6 +18,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.core.command_errors import InvalidArgument
+
 MAX_CHOICES = 100
 MAX_SIGMA = 5.0
 
@@ -43,7 +45,7 @@ class Budgets:
         """``count`` budgets in seconds; multiples are of ``full_depth_s``, the time that an idle
         server takes for a request at full depth. Raises ValueError if that is not positive."""
         if not (math.isfinite(full_depth_s) and full_depth_s > 0):
-            raise ValueError(f"the full-depth time must be positive, not {full_depth_s}")
+            raise InvalidArgument(f"the full-depth time must be positive, not {full_depth_s}")
         return self.distribution.draw(count, full_depth_s, rng)
 
 
@@ -91,22 +93,24 @@ def parse_budgets(text: str) -> Budgets:
     if not colon:
         return Budgets(text, _mixture(text))
     if kind not in {"uniform", "lognormal"}:
-        raise ValueError(f"budgets {text!r}: {kind!r} is neither uniform nor lognormal")
+        raise InvalidArgument(f"budgets {text!r}: {kind!r} is neither uniform nor lognormal")
     first, _, second = rest.partition(":")
     a, b = _number(text, first), _number(text, second)
     if kind == "uniform":
         if not 0 < a <= b:
-            raise ValueError(f"budgets {text!r}: needs 0 < LOW <= HIGH, in milliseconds")
+            raise InvalidArgument(f"budgets {text!r}: needs 0 < LOW <= HIGH, in milliseconds")
         return Budgets(text, _Uniform(a / 1e3, b / 1e3))
     if not (a > 0 and 0 <= b <= MAX_SIGMA):
-        raise ValueError(f"budgets {text!r}: needs MEDIAN > 0 and SIGMA from 0 to {MAX_SIGMA:g}")
+        raise InvalidArgument(
+            f"budgets {text!r}: needs MEDIAN > 0 and SIGMA from 0 to {MAX_SIGMA:g}"
+        )
     return Budgets(text, _Lognormal(a / 1e3, b))
 
 
 def _mixture(text: str) -> _Mixture:
     choices = text.split(",")
     if len(choices) > MAX_CHOICES:
-        raise ValueError(f"{len(choices)} budgets are more than {MAX_CHOICES}")
+        raise InvalidArgument(f"{len(choices)} budgets are more than {MAX_CHOICES}")
     multiples, seconds, weights = [], [], []
     for choice in choices:
         value_text, at, weight_text = choice.strip().partition("@")
@@ -114,7 +118,7 @@ def _mixture(text: str) -> _Mixture:
         value = _number(text, value_text.removesuffix("x"))
         weight = _number(text, weight_text) if at else 1.0
         if value <= 0 or weight <= 0:
-            raise ValueError(f"budgets {text!r}: budgets and weights must be positive")
+            raise InvalidArgument(f"budgets {text!r}: budgets and weights must be positive")
         multiples.append(value if is_multiple else 0.0)
         seconds.append(0.0 if is_multiple else value / 1e3)
         weights.append(weight)
@@ -127,5 +131,5 @@ def _number(text: str, part: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"budgets {text!r}: {part!r} is not a number")
+        raise InvalidArgument(f"budgets {text!r}: {part!r} is not a number")
     return value

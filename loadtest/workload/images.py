@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from serving.core.command_errors import InvalidArgument
+
 CONTENT_TYPES = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG": "image/png",
@@ -74,9 +76,9 @@ def read_data(root: Path, split: str) -> tuple[AnnotatedImage, ...]:
     try:
         images = tuple(_read_voc(root, split) if root.is_dir() else _read_coco(root))
     except (OSError, LookupError, TypeError, ValueError, ElementTree.ParseError) as error:
-        raise ValueError(f"the data set {root} cannot be read: {error!r}") from error
+        raise InvalidArgument(f"the data set {root} cannot be read: {error!r}") from error
     if not images:
-        raise ValueError(f"the data set {root} has no images")
+        raise InvalidArgument(f"the data set {root} has no images")
     return images
 
 
@@ -84,11 +86,11 @@ def _image(path: Path, objects: tuple[AnnotatedObject, ...] | None) -> Annotated
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from error
     for start, content_type in CONTENT_TYPES.items():
         if data.startswith(start):
             return AnnotatedImage(path.name, data, content_type, objects)
-    raise ValueError(f"{path} is not a JPEG, PNG or WebP file")
+    raise InvalidArgument(f"{path} is not a JPEG, PNG or WebP file")
 
 
 def _read_voc(root: Path, split: str) -> Iterator[AnnotatedImage]:

@@ -8,9 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from serving.core.command_errors import CommandError
+
 
 class CudaError(RuntimeError):
     """An error for a call of the CUDA runtime that failed, or for the lack of a driver to call."""
+
+
+class GpuError(CommandError, CudaError):
+    """There is no NVIDIA GPU here that a command could use."""
 
 
 def checked(returned: tuple[Any, ...]) -> Any:
@@ -37,12 +43,12 @@ class Gpu:
     def current(cls, cudart: Any) -> Gpu:
         """Return the device that ``cudart`` works on.
 
-        That is ``cuda.bindings.runtime``. Raises CudaError.
+        That is ``cuda.bindings.runtime``. Raises GpuError.
         """
         try:
             properties = checked(cudart.cudaGetDeviceProperties(checked(cudart.cudaGetDevice())))
         except RuntimeError as error:  # older bindings raise one when libcuda is not there
-            raise CudaError(f"there is no usable NVIDIA GPU here: {error}") from error
+            raise GpuError(f"there is no usable NVIDIA GPU here: {error}") from error
         name = properties.name.decode().rstrip("\0")
         return cls(name, f"{properties.major}.{properties.minor}")
 

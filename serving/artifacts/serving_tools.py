@@ -34,8 +34,5 @@ class ServingTools(Protocol):
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
         """Return an encoded image, decoded and letterboxed exactly as for a request."""
 
-    def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> int:
-        """Run ``punctual serve`` with these options, but another policy, until told to end.
-
-        Returns the exit code.
-        """
+    def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> None:
+        """Run ``punctual serve`` with these options, but another policy, until told to end."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.artifacts.cuda import Gpu
+from serving.core.command_errors import CommandError
 
 FORMAT = 1
 """Version of the manifest's form; others are refused."""
@@ -50,7 +51,7 @@ def profile_of(batch_size: int) -> int:
     raise ValueError(f"no optimisation profile takes a batch of {batch_size}")
 
 
-class PlansError(ValueError):
+class PlansError(CommandError, ValueError):
     """An error for plans that cannot be used here; the message is one sentence."""
 
 

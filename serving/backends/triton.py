@@ -25,6 +25,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from serving.artifacts.model_folders import MODEL_SUFFIX
 from serving.backends.answers import deepest
 from serving.core.catalog import Catalog
 from serving.core.errors import (
@@ -40,7 +41,6 @@ from serving.core.ports import Clock, Image, Observer
 from serving.core.request import Answered, Failed, Request, Shed
 from serving.core.request import Cancelled as CancelledResult
 from serving.engine import error_of
-from serving.model_repository import MODEL_SUFFIX
 from serving.triton import wire
 from serving.triton.answer import read_answer
 from serving.triton.registered_memory import TritonMemory

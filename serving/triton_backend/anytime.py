@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from serving.artifacts.model_folders import read_catalog
 from serving.core.errors import (
     Cancelled,
     InvalidParameter,
@@ -35,7 +36,7 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.request import Answered, Request, Result
 from serving.engine import error_of, start_engine
-from serving.model_repository import open_runner, read_catalog
+from serving.model_repository import open_runner
 from serving.triton import wire
 from serving.triton_backend.metrics import HostMetrics
 from serving.triton_backend.parent import end_with_parent

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
+from serving.artifacts.model_folders import MODEL_SUFFIX, read_catalog
 from serving.core import segment as segments
 from serving.core.request import Detections
-from serving.model_repository import MODEL_SUFFIX, open_runner, read_catalog
+from serving.model_repository import open_runner
 from serving.triton import wire
 from serving.triton_backend.parent import end_with_parent
 from serving.triton_backend.tensors import parameters, to_array, to_tensor

@@ -14,10 +14,10 @@ from pathlib import Path
 import tensorrt as trt
 from cuda.bindings import runtime as cudart
 
-from serving.artifacts.cuda import CudaError, Gpu
+from serving.artifacts.cuda import Gpu
+from serving.artifacts.model_folders import find_model, read_catalog
 from serving.artifacts.tensorrt_plans import PlansError, check_stored, store_key
 from serving.core.ports import Clock
-from serving.model_repository import StartError, find_model, read_catalog
 
 RETRY_S = 5.0
 """Seconds between two looks into the store."""
@@ -38,15 +38,12 @@ def link_plans(
 
     They are plans of ``model`` for its GPU and TensorRT; returns where the link points.
     ``repository`` is the model's own, whose digest counts. Waits up to ``wait_s`` seconds for
-    somebody else to build them, and calls ``say`` with what is waited for. Raises StartError, which
-    says what is there instead, when that is over.
+    somebody else to build them, and calls ``say`` with what is waited for. Raises PlansError, which
+    says what is there instead, when that is over, ModelError, and GpuError without a GPU.
     """
     folder = find_model(repository, model)
     catalog = read_catalog(folder)
-    try:
-        gpu = Gpu.current(cudart)
-    except CudaError as error:
-        raise StartError(str(error)) from error
+    gpu = Gpu.current(cudart)
     target = store / store_key(trt.__version__, gpu, catalog.digest)
     there = str(folder.relative_to(repository))
     until_s = clock() + wait_s
@@ -58,7 +55,7 @@ def link_plans(
         except PlansError as error:
             # What is there is never changed, so that there is nothing to wait for.
             if target.exists() or clock() >= until_s:
-                raise StartError(str(error)) from error
+                raise
             if str(error) != said:
                 said = str(error)
                 say(said)

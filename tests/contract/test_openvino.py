@@ -78,7 +78,7 @@ def test_convolutions_of_quantised_segments_are_computed_in_int8(exported):
 SIGNAL_AFTER_RUNNERS = """
 import gc, signal, sys
 from pathlib import Path
-from builder.exporting.repository import read_catalog
+from serving.artifacts.model_folders import read_catalog
 from serving.core import segment as segments
 from serving.runners.openvino import OpenVinoRunner
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.servers.processes import StudyError
-from loadtest.servers.prometheus import find_program
+from loadtest.servers.prometheus import ProgramMissing, find_program
 from tests.e2e.backends import RUNTIME, noise
 from tests.e2e.process import ROOT
 
@@ -21,7 +20,7 @@ def test_no_request_fails_while_gateways_are_restarted(
 ) -> None:
     try:
         find_program("haproxy")
-    except StudyError as error:
+    except ProgramMissing as error:
         pytest.skip(str(error))
     (tmp_path / "noise.png").write_bytes(noise())
     command = [sys.executable, "-m", "serving", "study", "restart", "--rate", "40"]

@@ -14,9 +14,10 @@ import pytest
 
 from loadtest.load.open_loop import LoadSettings, run_load
 from loadtest.servers.faults import STUCK
-from loadtest.servers.processes import StudyError, gateway_server
+from loadtest.servers.processes import gateway_server
 from loadtest.servers.prometheus import (
     RULES,
+    ProgramMissing,
     Prometheus,
     find_program,
     prometheus,
@@ -41,7 +42,7 @@ def watched(
     """A Prometheus that has seen a gateway do everything it can."""
     try:
         find_program("prometheus")
-    except StudyError as error:
+    except ProgramMissing as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("watched")
     fault = folder / "fault"

@@ -8,8 +8,8 @@ import tomllib
 
 import pytest
 
+from serving.artifacts.model_folders import find_model, read_catalog
 from serving.artifacts.tensorrt_plans import DIGEST_DIGITS
-from serving.model_repository import find_model, read_catalog
 from serving.settings import Settings, load, variable
 from serving.triton.shared_memory import FOLDER
 from tests.k8s.manifests import (

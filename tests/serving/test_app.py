@@ -15,9 +15,9 @@ from serving import app
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app, create_backend, create_server
 from serving.core.catalog import Exit
+from serving.core.command_errors import CommandError
 from serving.core.family import Family
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
-from serving.model_repository import StartError
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.serving.fakes import CATALOG, FAMILY, FakeBackend, FakeClock, write_catalogs
@@ -39,10 +39,10 @@ def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path)
     assert create_backend(settings, metrics, FakeClock()).family.names == ("small", "large")
     for backend in ("triton", "triton-depth"):
         settings = Settings(model_repository=tmp_path, model="small,large", backend=backend)  # type: ignore[arg-type]
-        with pytest.raises(StartError, match=f"{backend} serves one model, not small, large"):
+        with pytest.raises(CommandError, match=f"{backend} serves one model, not small, large"):
             create_backend(settings, metrics, FakeClock())
     settings = Settings(model_repository=tmp_path, model="small,large")
-    with pytest.raises(StartError, match="this policy serves one model"):
+    with pytest.raises(CommandError, match="this policy serves one model"):
         create_backend(settings, metrics, FakeClock(), create_policy=DeadlinePolicy)
 
 
@@ -51,7 +51,7 @@ def test_a_precision_that_cannot_be_served_is_refused_before_anything_starts(
 ) -> None:
     settings = Settings(model_repository=write_catalogs(tmp_path, "cells"), precision="int8")
     metrics = Metrics(CollectorRegistry(), FakeClock())
-    with pytest.raises(StartError, match="no quantised segments"):
+    with pytest.raises(CommandError, match="no quantised segments"):
         create_backend(settings, metrics, FakeClock())
     settings = settings.model_copy(update={"precision": "bf16"})
     family = create_backend(settings, metrics, FakeClock()).family
@@ -74,7 +74,7 @@ def test_a_triton_has_a_policy_of_its_own(tmp_path: Path) -> None:
     repository = write_catalogs(tmp_path, "cells")
     settings = Settings(model_repository=repository, backend="triton")
     metrics = Metrics(CollectorRegistry(), FakeClock())
-    with pytest.raises(StartError, match="is not the gateway's to choose"):
+    with pytest.raises(CommandError, match="is not the gateway's to choose"):
         create_backend(settings, metrics, FakeClock(), DeadlinePolicy)
 
 

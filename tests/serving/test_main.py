@@ -136,13 +136,13 @@ def test_another_policy_is_served_with_the_same_options(monkeypatch: pytest.Monk
     from serving import app
 
     served: list[Any] = []
-    monkeypatch.setattr(app, "serve", lambda *arguments: served.append(arguments) or 4)
+    monkeypatch.setattr(app, "serve", lambda *arguments: served.append(arguments))
     tools = command._Tools()
 
     def create_policy(*_: Any) -> Any: ...
 
-    assert tools.serve(["--port", "8001", "--log-level", "error"], create_policy) == 4
-    assert command.main(["serve", "--port", "8001"]) == 4
+    tools.serve(["--port", "8001", "--log-level", "error"], create_policy)
+    assert command.main(["serve", "--port", "8001"]) == 0
     (settings, _, create), (_, _, create_usual) = served
     assert (settings.port, settings.log_level) == (8001, "error")
     assert create.func is create_usual.func is app.create_backend

@@ -11,36 +11,13 @@ import numpy as np
 import pytest
 
 from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST
+from serving.artifacts.model_folders import ModelError, find_model, find_models
 from serving.core import segment as segments
 from serving.core.catalog import Exit
 from serving.core.family import Family
-from serving.model_repository import (
-    StartError,
-    find_model,
-    find_models,
-    measured_front,
-    open_family,
-    open_runner,
-    read_catalog,
-    read_family,
-)
+from serving.model_repository import measured_front, open_family, open_runner, read_family
 from tests.serving.fakes import CATALOG, write_catalogs
 from tests.serving.world import FakeClock, FakeRunner, cost_s, exact_profile
-
-
-def test_the_only_model(tmp_path: Path) -> None:
-    folder = find_model(write_catalogs(tmp_path, "cells"), None)
-    assert folder == tmp_path / "cells_anytime" / "1"
-    assert read_catalog(folder) == CATALOG
-
-
-def test_one_of_several_models(tmp_path: Path) -> None:
-    write_catalogs(tmp_path, "cells", "streets")
-    assert find_model(tmp_path, "streets").parts[-2] == "streets_anytime"
-    with pytest.raises(StartError, match=r"cells, streets.*--model cells,streets"):
-        find_model(tmp_path, None)
-    with pytest.raises(StartError, match="no model 'sea'"):
-        find_model(tmp_path, "sea")
 
 
 def test_several_models_as_one(tmp_path: Path) -> None:
@@ -50,26 +27,14 @@ def test_several_models_as_one(tmp_path: Path) -> None:
     folders = find_models(tmp_path, ("small", "large"))
     assert [folder.parts[-2] for folder in folders] == ["small_anytime", "large_anytime"]
     assert read_family(folders) == Family(tuple(catalogs.values()))
-    with pytest.raises(StartError, match="classes differ: circle, square; car, bus"):
+    with pytest.raises(ModelError, match="classes differ: circle, square; car, bus"):
         read_family(find_models(tmp_path, ("small", "streets")))
-    with pytest.raises(StartError, match="no model 'sea'"):
+    with pytest.raises(ModelError, match="no model 'sea'"):
         find_models(tmp_path, ("small", "sea"))
 
 
-def test_no_model(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="no model in"):
-        find_model(tmp_path / "missing", None)
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"format": 1}', "[1"])
-def test_an_unusable_catalogue(tmp_path: Path, text: str) -> None:
-    (tmp_path / "catalog.json").write_text(text)
-    with pytest.raises(StartError, match=r"catalog\.json cannot be used"):
-        read_catalog(tmp_path)
-
-
 def test_runners_are_imported_when_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StartError, match="no runtime 'magic'"):
+    with pytest.raises(ModelError, match="no runtime 'magic'"):
         open_runner("magic", tmp_path, None)
     folder = find_model(write_catalogs(tmp_path, "cells"), None)
     monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
@@ -103,18 +68,18 @@ def test_a_precision_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_precision_that_is_not_there(tmp_path: Path) -> None:
     folder = find_model(write_catalogs(tmp_path, "cells"), None)
-    with pytest.raises(StartError, match=r"no quantised segments in .*--calibration-images"):
+    with pytest.raises(ModelError, match=r"no quantised segments in .*--calibration-images"):
         open_runner("openvino", folder, None, precision="int8")
     with pytest.raises(
-        StartError, match=r"openvino does not run .* int4: there are f32, bf16, int8"
+        ModelError, match=r"openvino does not run .* int4: there are f32, bf16, int8"
     ):
         open_runner("openvino", folder, None, precision="int4")
-    with pytest.raises(StartError, match=r"onnxruntime .* it has no choice of precision"):
+    with pytest.raises(ModelError, match=r"onnxruntime .* it has no choice of precision"):
         open_runner("onnxruntime", folder, None, precision="f32")
     (folder / CPU_FOLDER).mkdir()
     record = {"model_digest": "0123", "num_images": 1, "runtime": "test"}
     (folder / CPU_FOLDER / MANIFEST).write_text(json.dumps(record))
-    with pytest.raises(StartError, match=r"were made of model 0123.* calibrate again"):
+    with pytest.raises(ModelError, match=r"were made of model 0123.* calibrate again"):
         open_runner("openvino", folder, None, precision="int8")
 
 
@@ -125,7 +90,7 @@ def test_a_family_has_the_figures_of_the_precision(tmp_path: Path) -> None:
     assert read_family(folders).expected_ap(0, 1) == CATALOG.expected_ap(1)
     family = read_family(folders, "int8")
     assert family.expected_ap(0, 1) == 0.1
-    with pytest.raises(StartError, match="--runtime openvino --precision int8 --write"):
+    with pytest.raises(ModelError, match="--runtime openvino --precision int8 --write"):
         measured_front(family, "openvino")
 
 
@@ -148,9 +113,9 @@ class TestMeasuredFront:
             assert point.latency_s == pytest.approx(cost_s(segments.fused_exit(point.depth)))
 
     def test_what_was_not_profiled_is_said(self) -> None:
-        with pytest.raises(StartError, match="cells was not profiled on openvino"):
+        with pytest.raises(ModelError, match="cells was not profiled on openvino"):
             measured_front(self.family(), "openvino")
-        with pytest.raises(StartError, match=r"the profile of cells.again on fake: .* lacks"):
+        with pytest.raises(ModelError, match=r"the profile of cells.again on fake: .* lacks"):
             measured_front(self.family(1, 3), "fake")
 
 

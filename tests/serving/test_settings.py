@@ -11,7 +11,7 @@ from serving.settings import Settings, SettingsError, load, variable
 def problems(**overrides: object) -> list[str]:
     with pytest.raises(SettingsError) as error:
         load(overrides)
-    return error.value.problems
+    return list(error.value.problems)
 
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

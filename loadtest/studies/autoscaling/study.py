@@ -122,12 +122,12 @@ class Report:
 
 def study(settings: Settings, date: str, machine: str, say: Callable[[str], None]) -> Report:
     """Simulate everything. Raises ValueError for a profile or budget that is none."""
+    profiles = {name: load_profile(name) for name in settings.profiles}
     signals = {}
-    for name in settings.profiles:
+    for name, profile in profiles.items():
         say(f"signals of {name}")
-        profile = load_profile(name)
         signals[name] = {demand: _at(profile, settings, demand) for demand in settings.demands}
-    profile = load_profile(settings.profiles[0])
+    profile = profiles[settings.profiles[0]]
     runs = []
     for seed in range(settings.seeds):
         for name in scalers(1.0, settings.target):

@@ -10,11 +10,12 @@ from loadtest.simulation.profiles import ModelProfile
 from loadtest.studies.live.report import Reference
 from loadtest.studies.live.simulation import ReplaySettings
 from loadtest.studies.live.systems import GRACE_S
-from loadtest.studies.triton.study import find_folder, read_catalog
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from loadtest.workload.images import AnnotatedImage, read_data
+from serving.artifacts.model_folders import find_model, read_catalog
 from serving.core.catalog import Catalog
+from serving.core.command_errors import InvalidArgument
 from serving.core.latency import LatencyProfile
 
 BURST_LOAD = 0.25
@@ -58,9 +59,9 @@ class Settings:
         for name in self.arrivals:
             parse_arrivals(name)
         if not all(0 < load < float("inf") for load in self.loads):
-            raise ValueError("loads must be positive and finite")
+            raise InvalidArgument("loads must be positive and finite")
         if len(self.points) > SEEDS_PER_ROUND:
-            raise ValueError(f"more than {SEEDS_PER_ROUND} points are too many")
+            raise InvalidArgument(f"more than {SEEDS_PER_ROUND} points are too many")
 
     @property
     def points(self) -> list[tuple[str, float]]:
@@ -85,8 +86,8 @@ class LiveSubject:
 
     @classmethod
     def find(cls, settings: Settings) -> LiveSubject:
-        """Raises StudyError, ValueError."""
-        folder = find_folder(settings.model_repository, settings.model)
+        """Raises ModelError, and InvalidArgument for images that cannot be used."""
+        folder = find_model(settings.model_repository, settings.model)
         images = read_data(settings.data, settings.split)
         return cls(settings, folder, read_catalog(folder), images)
 

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 from loadtest.environment.spread import Spread
 from loadtest.servers import processes
 from loadtest.servers.processes import StudyError
+from serving.core.command_errors import InvalidArgument
 from serving.core.latency import quantile
 
 BASELINE = "embedded"
@@ -237,11 +238,11 @@ class DepthGateway:
 
 
 def read_image(path: Path) -> tuple[bytes, str]:
-    """An image file and its media type. Raises StudyError."""
+    """An image file and its media type. Raises InvalidArgument."""
     media_type, _ = mimetypes.guess_type(path.name)
     if media_type is None or not media_type.startswith("image/"):
-        raise StudyError(f"{path} has no suffix of an image file")
+        raise InvalidArgument(f"{path} has no suffix of an image file")
     try:
         return path.read_bytes(), media_type
     except OSError as error:
-        raise StudyError(f"the image cannot be read: {error}") from error
+        raise InvalidArgument(f"the image cannot be read: {error}") from error

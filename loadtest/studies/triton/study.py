@@ -10,7 +10,6 @@ The report is written after each part.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -23,14 +22,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loadtest.servers import processes, tritonserver
-from loadtest.servers.processes import StudyError
 from loadtest.studies.triton import memory, overhead, perf
 from loadtest.studies.triton.report import Report
 from reporting.machine import machine
+from serving.artifacts.model_folders import MODEL_SUFFIX, find_model, read_catalog
 from serving.core.catalog import Catalog
+from serving.core.command_errors import InvalidArgument
 
-MODEL_SUFFIX = "_anytime"
-VERSION = "1"
 _RUNTIME = re.compile(r'key: "runtime" value \{ string_value: "(\w+)" \}')
 
 
@@ -95,35 +93,17 @@ class TritonSubject:
 
 
 def find_subject(settings: Settings, name: str | None) -> TritonSubject:
-    """The model called ``name``, or the only one there. Raises StudyError."""
-    folder = find_folder(settings.model_repository, name)
+    """The model called ``name``, or the only one there. Raises ModelError, InvalidArgument."""
+    folder = find_model(settings.model_repository, name)
     catalog = read_catalog(folder)
     config = folder.parent / "configs" / f"{settings.config_name}.pbtxt"
     try:
         runtime = _RUNTIME.search(config.read_text())
     except OSError as error:
-        raise StudyError(f"Triton's configuration cannot be read: {error}") from error
+        raise InvalidArgument(f"Triton's configuration cannot be read: {error}") from error
     if runtime is None:
-        raise StudyError(f"{config} names no runtime")
+        raise InvalidArgument(f"{config} names no runtime")
     return TritonSubject(settings, folder, catalog, runtime[1])
-
-
-def find_folder(repository: Path, name: str | None) -> Path:
-    """Where the model called ``name``, or the only one there, has its catalogue. Raises
-    StudyError."""
-    pattern = f"{name or '*'}{MODEL_SUFFIX}/{VERSION}/catalog.json"
-    found = sorted(repository.glob(pattern))
-    if len(found) != 1:
-        raise StudyError(f"{repository} has {len(found)} models {pattern}; name one that is there")
-    return found[0].parent
-
-
-def read_catalog(folder: Path) -> Catalog:
-    """The catalogue in ``folder``. Raises StudyError."""
-    try:
-        return Catalog.from_json(json.loads((folder / "catalog.json").read_bytes()))
-    except (OSError, ValueError) as error:
-        raise StudyError(f"the catalogue in {folder} cannot be used: {error}") from error
 
 
 # -- the parts -----------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from builder.cli import gpu
 from builder.config.named import CONFIGS, Config, replace
 from builder.exporting.onnx_weights import read_frozen
-from builder.exporting.repository import version_folder, write_catalog
+from builder.exporting.repository import write_catalog
 from builder.gpu.report import (
     COLUMNS,
     ModelFigures,
@@ -21,8 +20,10 @@ from builder.gpu.report import (
     markdown,
     with_rate,
 )
+from serving.artifacts.model_folders import version_folder
 from serving.imaging.decoding import load_image
 from serving.runners.torch import TorchRunner
+from tests.commands import run_command
 from tests.exported import exported_detector
 
 MODEL = "tiny"
@@ -34,7 +35,7 @@ class Tools:
     def open_runner(self, runtime, folder, num_threads):
         if runtime != "torch":
             raise ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt")
-        from builder.exporting.repository import read_catalog
+        from serving.artifacts.model_folders import read_catalog
 
         return TorchRunner(folder, read_catalog(folder), num_threads, "cpu", "f32")
 
@@ -55,12 +56,10 @@ def repository(tmp_path_factory):
 
 
 def run(repository, out, *arguments, tools=None):
-    commands = argparse.ArgumentParser().add_subparsers()
-    gpu.add_parser(commands, tools or Tools())
-    options = commands.choices["gpu"].parse_args(
-        ["--model-repository", str(repository[0]), "--out", str(out), *arguments]
+    where = ("--model-repository", repository[0], "--out", out)
+    return run_command(
+        lambda commands: gpu.add_parser(commands, tools or Tools()), "gpu", *where, *arguments
     )
-    return options.run(options)
 
 
 def test_rates_count_two_operations_a_multiply_accumulate():
@@ -134,8 +133,7 @@ def test_what_was_measured_survives_an_interruption(repository, tmp_path):
 
     out = tmp_path / "gpu.json"
     arguments = ("--device", "cpu", "--model", MODEL, "--batch", "1", "--depth", "1")
-    with pytest.raises(KeyboardInterrupt):
-        run(repository, out, *arguments, "--rounds", "1", tools=Interrupted())
+    assert run(repository, out, *arguments, "--rounds", "1", tools=Interrupted()) == 130
     (model,) = json.loads(out.read_text())["models"]
     assert len(model["runtimes"]) == 1
 

@@ -13,19 +13,13 @@ import torch
 
 from builder.config.named import CONFIGS, replace
 from builder.config.pyramid_graphs import GRAPHS, Graph
-from builder.exporting.repository import read_catalog, version_folder
 from builder.modeling.backbones import make_backbone
 from builder.modeling.checkpoint import load_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
 from serving.__main__ import main
+from serving.artifacts.model_folders import read_catalog, version_folder
+from tests.builder.cli.commands import refused
 from tests.builder.importing.mmdet_reference import random_state
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err
 
 
 def graph_file(folder: Path, graph: Graph) -> Path:
@@ -157,12 +151,12 @@ def test_import_says_what_is_missing(mmdet, tmp_path, capsys):
     state = torch.load(mmdet, weights_only=True)["state_dict"]
     torch.save(state, mmdet)
     base = ["import", str(mmdet), "--layout", "mmdet-nas-fpn", "--out", str(tmp_path / "x.pt")]
-    assert main(base) == 1
+    assert main(base) == 2
     assert "the names of its 2 classes are not in it" in capsys.readouterr().err
     assert "multiples of 128" in refused(
         capsys, *base, "--input-size", "100", "100", "--classes", str(classes(tmp_path, 2))
     )
-    assert main([*base, "--classes", str(classes(tmp_path, 3))]) == 1
+    assert main([*base, "--classes", str(classes(tmp_path, 3))]) == 2
     assert "9 anchors of 3 classes" in capsys.readouterr().err
     assert not (tmp_path / "x.pt").exists()
 
@@ -186,7 +180,7 @@ def test_a_backbone_is_imported_into_a_detector(tmp_path, capsys):
     for name, value in detector.backbone.state_dict().items():
         assert torch.equal(value, trained[name])
 
-    assert main([*base, "--config", "coco_r50", "--out", str(tmp_path / "other.pt")]) == 1
+    assert main([*base, "--config", "coco_r50", "--out", str(tmp_path / "other.pt")]) == 2
     assert "'conv1.weight' has shape (8, 3, 7, 7), expected (64, 3" in capsys.readouterr().err
 
 
@@ -206,7 +200,7 @@ def test_a_backbone_without_a_configuration_of_its_own_is_imported(tmp_path):
 def test_import_leaves_nothing_where_it_cannot_write(mmdet, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     base = ["import", str(mmdet), "--layout", "mmdet-nas-fpn", "--out", str(tmp_path / "folder")]
-    assert main(base) == 1
+    assert main(base) == 2
     assert capsys.readouterr().err.startswith(f"punctual: --out {tmp_path / 'folder'}: ")
     assert {path.name for path in tmp_path.iterdir()} == {"folder", mmdet.name}
 
@@ -261,5 +255,5 @@ def test_training_starts_from_a_checkpoint(bccd, tmp_path, capsys):
 
     more = ["--set", "detector.num_stacks=3", "--init", str(tmp_path / "init.pt")]
     where[-3] = str(tmp_path / "other")
-    assert main(["train", *recipe, *where, *more]) == 1
+    assert main(["train", *recipe, *where, *more]) == 2
     assert "init.pt holds a detector of another structure: " in capsys.readouterr().err

@@ -12,10 +12,10 @@ import torch
 from builder.exporting import build
 from builder.exporting.build import write_model
 from builder.exporting.onnx_segments import SegmentError
-from builder.exporting.repository import check_segments, read_catalog, version_folder
+from builder.exporting.repository import check_segments
 from builder.modeling.detector import Detector
 from serving.__main__ import main
-from serving.model_repository import StartError, find_model
+from serving.artifacts.model_folders import ModelError, find_model, read_catalog, version_folder
 from tests.builder.tiny import TINY
 from tests.serving.world import FakeClock
 
@@ -69,7 +69,7 @@ def test_an_interrupted_build_of_other_weights_leaves_no_catalogue(
     assert signal.getsignal(signal.SIGTERM) is before
     said = capsys.readouterr().err
     assert said == "punctual: stopped; the same command builds it from the start\n"
-    with pytest.raises(StartError, match="there is no model in"):
+    with pytest.raises(ModelError, match="there is no model in"):
         find_model(tmp_path, "toy")
     assert not plan.exists(), "a plan of the earlier weights"
 
@@ -129,8 +129,7 @@ def test_a_repository_that_is_a_file_is_refused(
 ) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"")
-    with pytest.raises(SystemExit, match="2"):
-        main(["build", "--config", "bccd", "--model-repository", str(file / below)])
+    assert main(["build", "--config", "bccd", "--model-repository", str(file / below)]) == 2
     said = capsys.readouterr().err
     assert re.search(rf"--model-repository: {re.escape(str(file))} is a file, not a folder", said)
 
@@ -142,5 +141,5 @@ def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "toy_anytime").write_bytes(b"")
     monkeypatch.setattr(build, "open_detector", lambda *_: (detector(0), "test"))
     arguments = ["build", "--config", "bccd", "--model", "toy", "--model-repository", str(tmp_path)]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "toy_anytime" in capsys.readouterr().err

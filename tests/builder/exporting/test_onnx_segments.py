@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from builder.config.pyramid_graphs import GRAPHS
-from builder.exporting.onnx_segments import _detections_error, verify_segments
-from builder.exporting.repository import read_catalog, sha256, version_folder, write_catalog
+from builder.exporting.onnx_segments import SegmentError, _detections_error, verify_segments
+from builder.exporting.repository import sha256, write_catalog
+from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from tests.exported import exported_detector
@@ -33,7 +34,7 @@ def test_a_segment_that_computes_something_else_is_found_out(exported, tmp_path)
     for path in exported.folder.glob("*.onnx"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "stack_2.onnx").write_bytes((exported.folder / "stack_1.onnx").read_bytes())
-    with pytest.raises(ValueError, match="stack_2 differs"):
+    with pytest.raises(SegmentError, match="stack_2 differs"):
         verify_segments(exported.frozen, tmp_path)
 
 

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.exporting.repository import version_folder, write_catalog
+from builder.exporting.repository import write_catalog
 from serving.__main__ import main
-from serving.model_repository import StartError
+from serving.artifacts.cuda import GpuError
+from serving.artifacts.model_folders import version_folder
+from serving.artifacts.tensorrt_plans import PlansError
 from tests.cuda import VERSIONS, fake_cuda
 from tests.exported import exported_detector
 
@@ -138,21 +140,21 @@ def test_a_build_that_fails_leaves_nothing(repository, tmp_path, device, monkeyp
 
 def test_a_damaged_plan_is_not_taken_for_one(store, repository, device, tmp_path, capsys):
     next(store.rglob("stem.plan")).write_bytes(b"damaged")
-    assert build(store, repository) == 1
+    assert build(store, repository) == 2
     assert "stem.plan is not the plan that was built; remove" in capsys.readouterr().err
-    with pytest.raises(StartError, match=r"stem\.plan is not the plan that was built"):
+    with pytest.raises(PlansError, match=r"stem\.plan is not the plan that was built"):
         link(store, repository, tmp_path / "link", wait_s=100)
 
 
 def test_another_precision_needs_another_store(store, repository, device, capsys):
-    assert build(store, repository, "--precision", "int8") == 1
+    assert build(store, repository, "--precision", "int8") == 2
     assert "has plans in fp16: int8 needs a store of its own" in capsys.readouterr().err
 
 
 def test_without_a_gpu_nothing_is_built_or_found(store, repository, device, tmp_path, capsys):
     device.gpu = None
-    assert build(store, repository) == 1
-    with pytest.raises(StartError, match="cudaErrorNoDevice"):
+    assert build(store, repository) == 2
+    with pytest.raises(GpuError, match="cudaErrorNoDevice"):
         link(store, repository, tmp_path / "link")
     assert "cudaErrorNoDevice" in capsys.readouterr().err
 
@@ -167,8 +169,7 @@ def test_without_a_gpu_nothing_is_built_or_found(store, repository, device, tmp_
     ],
 )
 def test_a_store_has_plans_of_segments_that_are_there(repository, tmp_path, wrong, capsys):
-    with pytest.raises(SystemExit):
-        build(tmp_path, repository, *wrong)
+    assert build(tmp_path, repository, *wrong) == 2
     assert "--store: only with" in capsys.readouterr().err
 
 
@@ -183,7 +184,7 @@ def test_triton_is_given_the_plans_of_its_gpu(store, repository, device, tmp_pat
 
 def test_a_gpu_without_plans_is_told_what_there_is(store, repository, device, tmp_path):
     device.gpu.name = b"Other GPU"
-    with pytest.raises(StartError) as raised:
+    with pytest.raises(PlansError) as raised:
         link(store, repository, tmp_path / "link")
     assert "Other GPU (compute capability 9.0), TensorRT 10.13.3.9" in str(raised.value)
     assert f"there is {KEY}" in str(raised.value)
@@ -196,7 +197,7 @@ def test_plans_that_lie_where_those_of_another_gpu_should_are_refused(
     (target,) = store.iterdir()
     target.rename(store / target.name.replace("Imaginary", "Other"))
     device.gpu.name = b"Other GPU"
-    with pytest.raises(StartError, match="compiled for something else"):
+    with pytest.raises(PlansError, match="compiled for something else"):
         link(store, repository, tmp_path / "link", wait_s=100)
 
 
@@ -218,7 +219,7 @@ def test_triton_waits_until_they_are_built(built, repository, tmp_path, device):
 
 def test_triton_does_not_wait_for_ever(repository, tmp_path, device):
     naps = []
-    with pytest.raises(StartError, match="must be built on such a GPU"):
+    with pytest.raises(PlansError, match="must be built on such a GPU"):
         link(tmp_path, repository, tmp_path / "link", 20, naps.append)
     assert sum(naps) == 20
 

@@ -12,11 +12,11 @@ from builder.exporting.repository import (
     depth_folder,
     remove_leftovers,
     sha256,
-    version_folder,
     write_catalog,
     write_texts,
 )
 from builder.exporting.triton_config import repository_files
+from serving.artifacts.model_folders import version_folder
 from serving.core.catalog import Exit, SegmentFile
 from tests.builder.measuring.test_latency import CATALOG as EMPTY
 
@@ -43,7 +43,6 @@ def put(path: Path) -> Path:
 
 
 def test_folders():
-    assert version_folder(Path("r"), "m") == Path("r/m_anytime/1")
     assert depth_folder(Path("r"), "m", 3) == Path("r/m_d3/1")
 
 

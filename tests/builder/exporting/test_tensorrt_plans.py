@@ -11,9 +11,11 @@ import onnx
 import pytest
 
 from builder.exporting.int8_segments import quantize_segments
+from serving.artifacts.cuda import GpuError
 from serving.artifacts.int8_segments import TENSORRT_FOLDER as INT8
 from serving.artifacts.tensorrt_plans import PROFILES, Plans, read_plans
 from serving.core import segment as segments
+from serving.core.command_errors import InvalidArgument
 from tests.cuda import VERSIONS, fake_cuda
 from tests.exported import exported_detector
 
@@ -189,7 +191,7 @@ def test_a_precision_that_is_not_there_is_refused(builder, exported, folder):
 
 def test_a_machine_without_a_gpu_is_told_so(device, builder, exported, folder):
     device.gpu = None
-    with pytest.raises(builder.PlanBuildError, match="no usable NVIDIA GPU"):
+    with pytest.raises(GpuError, match="no usable NVIDIA GPU"):
         builder.build_plans(folder, exported.catalog)
 
 
@@ -211,7 +213,7 @@ def test_int8_without_calibration_is_refused(builder, exported, folder, problem)
     else:
         path = folder / INT8 / "quantized.json"
         path.write_text(path.read_text().replace(exported.catalog.digest, "0123"))
-    with pytest.raises(builder.PlanBuildError, match="calibrate"):
+    with pytest.raises(InvalidArgument, match="calibrate"):
         builder.build_plans(folder, exported.catalog, None, "int8")
 
 

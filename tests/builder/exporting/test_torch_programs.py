@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from builder.exporting.onnx_segments import segment_functions
-from builder.exporting.repository import read_catalog, sha256
+from builder.exporting.repository import sha256
 from builder.exporting.torch_programs import export_programs
 from builder.modeling.frozen import example_inputs
+from serving.artifacts.model_folders import ModelNotFound, read_catalog
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core import segment as segments
 from tests.exported import exported_detector, write_programs
@@ -86,5 +87,5 @@ def test_exporting_leaves_the_detector_alone_and_a_stopped_export_leaves_no_reco
 
 
 def test_no_programs_without_a_catalogue(exported, tmp_path):
-    with pytest.raises(OSError, match=r"catalog\.json"):
+    with pytest.raises(ModelNotFound, match=r"catalog\.json"):
         export_programs(exported.frozen, tmp_path)

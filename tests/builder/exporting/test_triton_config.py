@@ -13,9 +13,9 @@ from onnx import TensorProto
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from builder.exporting import triton_config
-from builder.exporting.repository import read_catalog, version_folder
 from builder.exporting.triton_config import repository_files
 from serving.artifacts import tensorrt_plans as plans
+from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core import segment as segments
 from serving.runners import onnxruntime, openvino
 from serving.triton import wire

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from builder.data import AveragePrecision, DatasetError, read_bccd
 from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
 from builder.training import loop as training
-from builder.training.loop import Diverged, InvalidRecipe, draw_exits, run_until_signal, train
+from builder.training.loop import Diverged, InvalidRecipe, draw_exits, train
 from builder.training.training_log import LOG, TENSORBOARD
 from builder.training.validation import validate
+from serving.__main__ import main
 from tests.builder.tiny import TINY
 
 OF_EXIT = "retina_head.classes.norms.{}.0.0.weight"
@@ -244,19 +246,58 @@ def test_images_without_objects_train_nothing(bccd: Path, tmp_path: Path) -> Non
         train(TINY, bccd, tmp_path / "run")
 
 
-def test_run_until_the_end(bccd: Path, tmp_path: Path) -> None:
-    config = replace(TINY, train=replace(TINY.train, epochs=1))
-    assert run_until_signal(config, bccd, tmp_path / "run", command="punctual train") == 0
+def arguments(bccd: Path, out: Path) -> list[str]:
+    """Of ``punctual train`` for one epoch of a small detector."""
+    changes = [
+        "detector.input_size=[128,128]",
+        "detector.num_stacks=1",
+        "detector.neck_channels=8",
+        "detector.head_channels=8",
+        'train.split="train"',
+    ]
+    fields = [text for change in changes for text in ("--set", change)]
+    where = ["--data", str(bccd), "--out", str(out)]
+    return ["train", "--config", "bccd", "--epochs", "1", *where, *fields]
+
+
+def test_a_run_to_its_end_says_by_which_command(
+    bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = arguments(bccd, tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["punctual", *asked])
+    assert main(asked) == 0
     _, _, metadata = load_checkpoint(tmp_path / "run" / training.CHECKPOINT)
-    assert metadata["command"] == "punctual train"
+    assert metadata["command"].startswith("punctual train --config bccd")
 
 
-def test_sigterm_stops_a_run(bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_stops_a_run(
+    bccd: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def killed(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(training, "_train_epoch", killed)
-    assert run_until_signal(TINY, bccd, tmp_path / "run") == 130
+    assert main(arguments(bccd, tmp_path / "run")) == 130
     assert signal.getsignal(signal.SIGTERM) is before
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "punctual: stopped; --resume continues after the last whole epoch"
+
+
+def test_a_run_that_diverges_has_failed(
+    bccd: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def diverges(*_: object) -> None:
+        raise Diverged("the loss of epoch 1 is not finite")
+
+    monkeypatch.setattr(training, "_train_epoch", diverges)
+    assert main(arguments(bccd, tmp_path / "run")) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "punctual: the loss of epoch 1 is not finite"

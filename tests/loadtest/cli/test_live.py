@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +13,7 @@ from loadtest.cli import live as live_cli
 from loadtest.cli.live import add_parser
 from loadtest.studies.live import study as live_study
 from serving.core.latency import LatencyProfile
+from tests.commands import run_command
 from tests.serving.fakes import write_catalogs
 from tests.serving.world import FakeClock, FakeRunner
 
@@ -26,18 +27,16 @@ class Tools:
 
     def serve(self, arguments, create_policy):
         self.served.append((arguments, create_policy))
-        return 3
 
     def open_runner(self, runtime, folder, num_threads, wanted=None):
         return self.runner
 
 
 def run(tools: Tools, *arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(), tools)  # type: ignore[arg-type]
-    options = parser.parse_args([str(argument) for argument in arguments])
-    code: int = options.run(options)
-    return code
+    def add_parsers(studies: Any) -> None:
+        add_parser(studies, tools)  # type: ignore[arg-type]
+
+    return run_command(add_parsers, *arguments)
 
 
 def test_parts_are_named_as_they_are() -> None:
@@ -46,7 +45,7 @@ def test_parts_are_named_as_they_are() -> None:
 
 def test_another_policy_is_served_with_the_servers_options() -> None:
     tools = Tools()
-    assert run(tools, "serve", "--policy", "fixed:2", "--", "--port", 8001, "--model", "m") == 3
+    assert run(tools, "serve", "--policy", "fixed:2", "--", "--port", 8001, "--model", "m") == 0
     ((arguments, create_policy),) = tools.served
     assert arguments == ["--port", "8001", "--model", "m"]
     policy = create_policy(tools.runner.segments, (0.1, 0.2, 0.3, 0.4, 0.5), (1, 4), 4)
@@ -75,15 +74,12 @@ def test_segments_are_printed_as_a_profile(tmp_path: Path, capsys) -> None:
     [
         (("--budgets", "x"), "budgets 'x'"),
         (("--arrivals", "x"), "arrivals 'x'"),
-        (("--model", "other"), "has 0 models other_anytime"),
+        (("--model", "other"), "there is no model 'other' in model_repo"),
         (("--data", "nowhere"), "the data set nowhere cannot be read"),
     ],
 )
-def test_what_can_be_put_right_is_told_in_a_sentence(
-    tmp_path, capsys, monkeypatch, arguments, problem
-) -> None:
+def test_what_can_be_put_right_is_told_in_a_sentence(tmp_path, capsys, arguments, problem) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # that of the tests stays
     assert run(Tools(), "live", "--out", tmp_path, *arguments) == 2
     assert problem in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import builtins
 import json
 from pathlib import Path
 
 import pytest
 
-from loadtest.cli import load as load_cli
 from loadtest.cli.load import add_parser
 from loadtest.servers.processes import free_port
+from tests.commands import run_command
 from tests.loadtest.load.answering import answers, replies, serving
 
 BCCD = Path("tests/data/bccd")
@@ -35,11 +33,7 @@ class Everything(dict):
 
 
 def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    options = parser.parse_args([str(argument) for argument in arguments])
-    code: int = options.run(options)
-    return code
+    return run_command(add_parser, *arguments)
 
 
 def loadtest(url: str, out: Path, *further: object) -> int:
@@ -92,8 +86,7 @@ def test_a_run_that_is_not_valid_says_so_to_scripts(tmp_path, monkeypatch):
         (("--image", IMAGE, "--budgets", "x"), "budgets 'x'"),
         (("--image", IMAGE, "--path", "/a b"), "--path '/a b' is not a path"),
         (("--image", IMAGE, "--header", "x"), "--header 'x' is not NAME:VALUE"),
-        (("--image", IMAGE, "--catalog", "nowhere"), "the catalogue in nowhere cannot be used"),
-        (("--image", IMAGE, "--budgets", "40"), "does not answer: connection-refused"),
+        (("--image", IMAGE, "--catalog", "nowhere"), "nowhere/catalog.json cannot be used"),
     ],
 )
 def test_what_can_be_put_right_is_told_in_a_sentence(tmp_path, capsys, arguments, problem):
@@ -104,25 +97,13 @@ def test_what_can_be_put_right_is_told_in_a_sentence(tmp_path, capsys, arguments
     assert told.count("\n") == 1
 
 
-def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
-    known = builtins.__import__
-
-    def without(name, *rest):
-        if name == "loadtest.load.loadgen":
-            raise ModuleNotFoundError("No module named 'mlperf_loadgen'", name="mlperf_loadgen")
-        return known(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert run("loadgen", "--image", IMAGE, "--budget-ms", 40, "--out", tmp_path) == 2
-    assert "pip install -e '.[loadgen]'" in capsys.readouterr().err
-
-
-def test_other_missing_modules_are_defects(monkeypatch):
-    def broken(_):
-        raise ModuleNotFoundError("No module named 'x'", name="x")
-
-    with pytest.raises(ModuleNotFoundError):
-        load_cli.in_one_sentence(broken)(argparse.Namespace())
+def test_a_server_that_is_not_there_is_a_failure(tmp_path, capsys):
+    url = f"http://127.0.0.1:{free_port()}"
+    assert loadtest(url, tmp_path, "--image", IMAGE, "--budgets", "40") == 1
+    told = capsys.readouterr().err
+    assert told.startswith("punctual: ")
+    assert "does not answer: connection-refused" in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])

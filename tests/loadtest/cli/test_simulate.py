@@ -10,16 +10,13 @@ import pytest
 from loadtest.cli import simulate as simulate_cli
 from loadtest.policies.named import POLICIES
 from loadtest.simulation.fleet import BALANCERS
+from tests.commands import run_command
 
 QUICK = ("--requests", "60", "--seeds", "2", "--jobs", "1", "--load", "0.5")
 
 
 def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    simulate_cli.add_parser(parser.add_subparsers(required=True))
-    options = parser.parse_args(["simulate", *arguments])
-    code: int = options.run(options)
-    return code
+    return run_command(simulate_cli.add_parser, "simulate", *arguments)
 
 
 def test_a_table_of_what_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +52,7 @@ def test_what_plots_need_is_missed_before_the_study(
     assert run(*QUICK, "--policy", "fixed:1", "--out", str(tmp_path)) == 2
     out, err = capsys.readouterr()
     assert not out
-    assert "install the extra 'loadtest'" in err
+    assert "pip install 'punctual[loadtest]'" in err
 
 
 def test_every_condition_arrives(tmp_path: Path) -> None:

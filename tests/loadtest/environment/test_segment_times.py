@@ -60,5 +60,5 @@ def test_jitter_is_found_again(jitter: float) -> None:
 
 
 def test_what_cannot_be_timed_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"(?s)could not be timed \(2\).*catalogue in .* cannot"):
+    with pytest.raises(StudyError, match=r"(?s)could not be timed \(2\).*catalog\.json cannot"):
         segments_now(tmp_path, "openvino", 1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import http.server
 import json
 import threading
 
 import pytest
 
-from loadtest.cli import registry as cli
+from loadtest.cli import sweep as cli
 from loadtest.load.sweep import (
     SweepClient,
     SweepReply,
@@ -21,6 +20,7 @@ from loadtest.load.sweep import (
     swept_table,
 )
 from loadtest.servers.processes import free_port
+from tests.commands import run_command
 
 TIMING = 'read;dur=0.5, decode;dur=2.0, queue;dur=0.5, engine;dur=20.0;desc="depth=3", total;dur=24'
 
@@ -119,18 +119,15 @@ def test_other_urls_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("image", "problem"),
+    ("image", "code", "problem"),
     [
-        ("tests/data/bccd/JPEGImages/BloodImage_00031.jpg", "cannot be reached"),
-        ("nowhere.jpg", "nowhere.jpg cannot be read"),
+        ("tests/data/bccd/JPEGImages/BloodImage_00031.jpg", 1, "cannot be reached"),
+        ("nowhere.jpg", 2, "nowhere.jpg cannot be read"),
     ],
 )
-def test_what_can_be_put_right_is_told_in_a_sentence(capsys, image, problem):
-    parser = argparse.ArgumentParser()
-    cli.register(parser.add_subparsers(), tools=None)
+def test_what_is_wrong_is_told_in_a_sentence(capsys, image, code, problem):
     url = f"http://127.0.0.1:{free_port()}"
-    options = parser.parse_args(["sweep", "--url", url, "--image", image])
-    assert options.run(options) == 2
+    assert run_command(cli.add_parser, "sweep", "--url", url, "--image", image) == code
     told = capsys.readouterr().err
     assert told.startswith("punctual: ")
     assert problem in told

@@ -19,8 +19,9 @@ from loadtest.peers.detector import Decoded, PeerDetector, Settings, SettingsErr
 from loadtest.servers import peers as peer_servers
 from loadtest.servers.peers import Peer, PeerSettings, peer
 from loadtest.servers.processes import StudyError, is_ok
+from serving.artifacts.model_folders import find_model, read_catalog
+from serving.core.command_errors import InvalidArgument
 from serving.core.errors import UnsupportedImage
-from serving.model_repository import find_model, read_catalog
 
 ROOT = Path(__file__).parents[3]
 REPOSITORY = ROOT / "model_repo"
@@ -96,12 +97,12 @@ def test_a_framework_that_is_not_there_is_named(name: str, tmp_path: Path) -> No
 
 def test_what_cannot_be_started_is_said_in_one_sentence(tmp_path: Path) -> None:
     with (
-        pytest.raises(StudyError, match=r"no peer 'tensorflow'; there are litserve, bentoml"),
+        pytest.raises(InvalidArgument, match=r"no peer 'tensorflow'; there are litserve, bentoml"),
         peer("tensorflow", 1, PYTHON, SETTINGS, tmp_path / "log"),
     ):
         pass
     with (
-        pytest.raises(StudyError, match=r"bin/python is no Python; \S+README.md says how"),
+        pytest.raises(InvalidArgument, match=r"bin/python is no Python; \S+README.md says how"),
         peer("bentoml", 1, tmp_path / "bin/python", SETTINGS, tmp_path / "log"),
     ):
         pass

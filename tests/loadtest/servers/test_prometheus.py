@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.servers.processes import StudyError
-from loadtest.servers.prometheus import alerts_of, find_program, read_rules, shortened
+from loadtest.servers.prometheus import (
+    ProgramMissing,
+    alerts_of,
+    find_program,
+    read_rules,
+    shortened,
+)
+from serving.core.command_errors import InvalidArgument
 
 RULES = """
 apiVersion: monitoring.coreos.com/v1
@@ -48,19 +54,19 @@ def test_alerts_in_their_order(rules: Path) -> None:
 @pytest.mark.parametrize("text", ["", "spec", "{a: 1}", "]"])
 def test_a_file_without_rules(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rules.yaml"
-    with pytest.raises(StudyError, match="has no rules"):
+    with pytest.raises(InvalidArgument, match="has no rules"):
         read_rules(path)
     path.write_text(text)
-    with pytest.raises(StudyError, match="has no rules"):
+    with pytest.raises(InvalidArgument, match="has no rules"):
         read_rules(path)
 
 
 def test_a_duration_of_two_units_is_not_understood(rules: Path) -> None:
     rules.write_text(RULES.replace("90s", "1m30s"))
-    with pytest.raises(StudyError, match="1m30s is not one number"):
+    with pytest.raises(InvalidArgument, match="1m30s is not one number"):
         shortened(read_rules(rules), 2)
 
 
 def test_a_program_that_is_not_there() -> None:
-    with pytest.raises(StudyError, match="apt-get install no-such-program"):
+    with pytest.raises(ProgramMissing, match="apt-get install no-such-program"):
         find_program("no-such-program")

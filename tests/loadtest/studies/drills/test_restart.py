@@ -12,7 +12,7 @@ import pytest
 from loadtest.cli import drills as drill_cli
 from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.servers.processes import STOP_TIMEOUT_S, StudyError
-from loadtest.servers.prometheus import find_program
+from loadtest.servers.prometheus import ProgramMissing, find_program
 from loadtest.studies.drills import restart as restart_drill
 from loadtest.studies.drills.restart import Gateways, Settings, haproxy_config, sort_out
 
@@ -72,7 +72,7 @@ def test_modes_are_named_as_they_are() -> None:
 def test_haproxy_takes_its_configuration(mode: str, tmp_path: Path) -> None:
     try:
         haproxy = find_program("haproxy")
-    except StudyError as error:
+    except ProgramMissing as error:
         pytest.skip(str(error))
     path = tmp_path / "haproxy.cfg"
     path.write_text(haproxy_config(mode, 8000, (8001, 8002)))

@@ -1,0 +1,80 @@
+"""A model repository on disk: where each model lies in it, and the catalogue that describes it.
+
+    MODEL_REPOSITORY/<model>_anytime/1/catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
+
+``punctual build`` writes it; the server, Triton and the load tests read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving.core.catalog import Catalog
+from serving.core.command_errors import CommandError
+
+MODEL_SUFFIX = "_anytime"
+"""Of the folder of a model, behind the model's name: what Triton calls the model's executor."""
+VERSION = "1"
+"""Of the model, to Triton; there is no other."""
+CATALOG = "catalog.json"
+
+
+class ModelError(CommandError):
+    """A model cannot be used; the message is one sentence for who asked for it."""
+
+
+class ModelNotFound(ModelError):
+    """A model or its catalogue is not there."""
+
+
+def version_folder(repository: Path, name: str) -> Path:
+    """Return where the segments and the catalogue of model ``name`` lie."""
+    return repository / f"{name}{MODEL_SUFFIX}" / VERSION
+
+
+def every_model(repository: Path) -> dict[str, Path]:
+    """Return the folders with the catalogues of all models there, at least one, by name. Raises
+    ModelNotFound."""
+    pattern = f"*{MODEL_SUFFIX}/{VERSION}/{CATALOG}"
+    catalogs = sorted(repository.glob(pattern))
+    found = {path.parents[1].name.removesuffix(MODEL_SUFFIX): path.parent for path in catalogs}
+    if not found:
+        raise ModelNotFound(f"there is no model in {repository} (no {pattern})")
+    return found
+
+
+def find_model(repository: Path, name: str | None) -> Path:
+    """Return the folder with the catalogue of model ``name``, or of the only model there. Raises
+    ModelNotFound."""
+    (folder,) = find_models(repository, () if name is None else (name,))
+    return folder
+
+
+def find_models(repository: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """Return the folders with the catalogues of the models called ``names``, in that order;
+    without a name, of the only model there. Raises ModelNotFound."""
+    found = every_model(repository)
+    if not names and len(found) > 1:
+        raise ModelNotFound(
+            f"{repository} has several models ({', '.join(found)}): name one, or those to be "
+            f"served as one, as in --model {','.join(found)}"
+        )
+    for name in names:
+        if name not in found:
+            there = ", ".join(found)
+            raise ModelNotFound(f"there is no model {name!r} in {repository}; there is {there}")
+    return tuple(found[name] for name in names) or tuple(found.values())
+
+
+def read_catalog(folder: Path) -> Catalog:
+    """Return the catalogue in ``folder``. Raises ModelNotFound where there is none, ModelError for
+    one that cannot be used."""
+    path = folder / CATALOG
+    try:
+        return Catalog.from_json(json.loads(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelNotFound(f"{path} cannot be used: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be used: {error}") from error

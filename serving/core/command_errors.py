@@ -1,0 +1,104 @@
+"""Every way a command of ``punctual`` can end without having done what it was asked for.
+
+    CommandError            a mistake of whoever typed it: an option, a setting, or a file, model or
+    |                       program it names is not there or cannot be used
+    |- InvalidArgument      a text or a number that no command could use
+    |- MissingExtra         a package that the command needs is not installed
+    |- CommandFailed        what was asked for is right, and could not be done
+    '- CommandStopped       it was told to end before its end
+
+An error class of this project that is to end a command derives from one of these, nothing else
+does; whatever else is raised is a defect and ends in a traceback. ``serving.__main__`` alone says
+them and exits with their code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MISTAKE, FAILURE = 2, 1
+"""Exit codes; the first is also that of options which argparse refuses."""
+STOPPED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and SIGTERM: as a shell has them, 128 and the signal's number."""
+
+EXIT_CODES = {
+    0: "done",
+    FAILURE: "failed: what was asked for could not be done, or a measurement did not pass",
+    MISTAKE: "asked for wrongly: an option, a setting, a file or an extra that is missing",
+    STOPPED: "stopped by Ctrl-C; build, train and ablate also by SIGTERM",
+    TERMINATED: "stopped by SIGTERM",
+}
+"""Exit code -> what it says of a command."""
+
+
+class CommandError(Exception):
+    """A command was asked for something wrong; the message is one sentence for who asked."""
+
+    exit_code = MISTAKE
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, a sentence each."""
+        return (str(self),)
+
+
+class InvalidArgument(CommandError, ValueError):
+    """A value that a user gave cannot be used."""
+
+
+class MissingExtra(CommandError):
+    """A package is not installed; the message says what installs it."""
+
+
+class CommandFailed(CommandError):
+    """What was asked for could not be done; the message is one sentence for who asked."""
+
+    exit_code = FAILURE
+
+
+class CommandStopped(CommandError):
+    """A command was stopped; the message says how it goes on, if it does."""
+
+    def __init__(self, message: str, exit_code: int = STOPPED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived. What a command has started ends as it does at Ctrl-C."""
+
+
+WRONG_PATHS = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+"""What the operating system says of a path that should have been another."""
+
+
+@contextmanager
+def invalid_arguments() -> Iterator[None]:
+    """Turn a ValueError into an InvalidArgument: for calls that check nothing but what a user
+    gave."""
+    try:
+        yield
+    except CommandError:
+        raise
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from error
+
+
+@contextmanager
+def files_of_the_user() -> Iterator[None]:
+    """Turn an OSError into a CommandError where the path is wrong, and into a CommandFailed where
+    the machine is (a full disk): for the part of a command that reads and writes what its user
+    named."""
+    try:
+        yield
+    except WRONG_PATHS as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandFailed(str(error)) from error

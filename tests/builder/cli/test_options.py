@@ -1,0 +1,23 @@
+"""Names that ``--help`` repeats, since what they are of is not imported for it."""
+
+from __future__ import annotations
+
+import serving.model_repository
+from builder.cli import options
+from builder.cli.build import RUNTIMES
+from builder.data import BAD_ANNOTATIONS, DATASETS
+from serving.model_repository import RUNNERS
+
+
+def test_every_runtime_can_be_built_for_and_profiled():
+    assert set(RUNTIMES) == set(RUNNERS)
+
+
+def test_every_precision_that_can_be_served_can_be_measured():
+    for offered in serving.model_repository.PRECISIONS.values():
+        assert offered == options.PRECISIONS
+
+
+def test_every_reader_can_be_named():
+    assert tuple(DATASETS) == options.DATASETS
+    assert BAD_ANNOTATIONS == options.BAD_ANNOTATIONS

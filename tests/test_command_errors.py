@@ -1,0 +1,407 @@
+"""How every command of ``punctual`` ends when it cannot do what it was asked for."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.servers.processes import free_port
+from serving import __main__ as program
+from serving.core.command_errors import (
+    EXIT_CODES,
+    FAILURE,
+    MISTAKE,
+    STOPPED,
+    TERMINATED,
+    CommandError,
+    CommandFailed,
+    files_of_the_user,
+    invalid_arguments,
+)
+from tests.commands import run_command
+from tests.serving.fakes import write_catalogs
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = str(ROOT / "tests/data/bccd/JPEGImages/BloodImage_00031.jpg")
+REPOSITORY = str(ROOT / "model_repo")
+
+MISTAKES = {
+    "serve": [
+        ("--model-repository nowhere", "there is no model in nowhere"),
+        (f"--model-repository {REPOSITORY} --model sea", "there is no model 'sea'"),
+        ("--max-waiting none", "--max-waiting=none: "),
+        (f"--model-repository {REPOSITORY} --decision-log file/x", "cannot be written to file/x"),
+    ],
+    "models": [
+        ("--model-repository nowhere", "there is no model in nowhere"),
+        ("--runtime magic", "--runtime=magic"),
+    ],
+    "plans": [("--store s --link l --wait-s soon", "--wait-s=soon is no number of seconds")],
+    "cost": [
+        ("--config bccd --set detector.x=1", "no field"),
+        ("--config bccd --neck nowhere.json", "--neck: .*nowhere.json"),
+    ],
+    "import": [
+        ("nowhere.pth --layout mmdet-nas-fpn --out x", "nowhere.pth"),
+        ("file --layout mmdet-nas-fpn --out x", "file: no torch file"),
+        ("file --layout imagenet-backbone --out x", "needs a --config"),
+    ],
+    "train": [
+        ("--config bccd --out x --data nowhere", "there is no folder nowhere"),
+        ("--config bccd --out x --set train.epochs=0", "epochs is 0, it must be"),
+        ("--config bccd --out x --device abacus", "the device is one of cpu, cuda"),
+        ("--config bccd --out x --init nowhere.pt", "--init: .*nowhere.pt"),
+    ],
+    "ablate": [
+        ("--config bccd_small --out x --depths 6", "depths are 1 to 5, not 6"),
+        ("--config bccd_small --out x --data nowhere", "there is no folder nowhere"),
+    ],
+    "build": [
+        ("--model x --model-repository .", "there is no x_anytime/1/catalog.json"),
+        ("--checkpoint nowhere.pt", "there is no checkpoint nowhere.pt"),
+        ("--checkpoint file", "file: no torch file"),
+        ("--config bccd --model-repository file", "file is a file, not a folder"),
+    ],
+    "evaluate": [
+        ("--model sea --model-repository nowhere", "there is no model in nowhere"),
+        (f"--model bccd --model-repository {REPOSITORY} --data nowhere", "no folder nowhere"),
+    ],
+    "report": [
+        ("--model sea --data nowhere", "there is no folder nowhere"),
+        ("--model sea --out file/report.html", "file"),
+    ],
+    "profile": [
+        ("--model sea --model-repository nowhere", "there is no model in nowhere"),
+        (f"--model bccd --model-repository {REPOSITORY} --depths 9", "--depths are 1 to 7, not 9"),
+    ],
+    "gpu": [("--device cpu --model sea", "no configuration 'sea'")],
+    "loadtest": [
+        (f"--image {IMAGE} --budgets x", "budgets 'x'"),
+        ("--image nowhere.jpg", "nowhere.jpg cannot be read"),
+        (f"--image {IMAGE} --catalog nowhere", "nowhere/catalog.json cannot be used"),
+    ],
+    "loadgen": [
+        ("--image nowhere.jpg --budget-ms 40", "nowhere.jpg cannot be read"),
+        (f"--image {IMAGE} --budget-ms 40 --percentile 2", "must be below 1"),
+        (f"--image {IMAGE} --budget-ms 40 --out file/x", "file"),
+    ],
+    "simulate": [
+        ("--policy magic", "not a policy: 'magic'"),
+        ("--profile nowhere.json", "profile 'nowhere.json'"),
+        ("--requests 60 --seeds 1 --policy fixed:9 --jobs 1", "exits 1 to "),
+        ("--policy fixed:1 --out file/x", "file"),
+    ],
+    "sweep": [("--image nowhere.jpg", "nowhere.jpg cannot be read")],
+    "study live": [
+        ("--budgets x", "budgets 'x'"),
+        ("--model-repository nowhere", "there is no model in nowhere"),
+    ],
+    "study serve": [
+        ("--policy best", "not a policy: 'best'"),
+        ("--policy fixed:1 -- --max-waiting none", "--max-waiting=none: "),
+    ],
+    "study segments": [("nowhere", "nowhere/catalog.json cannot be used")],
+    "study restart": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
+    "study alerts": [("--rules file", "apt-get install prometheus|file has no rules")],
+    "study autoscaling": [
+        ("--profile none", "profile 'none'"),
+        ("--out file/x", "file"),
+    ],
+    "study triton": [
+        ("--model-repository nowhere", "there is no model in nowhere"),
+        (f"--model-repository {REPOSITORY} --config-name x", "configuration cannot be read"),
+    ],
+    "study hold": [
+        ("nowhere --runtime openvino", "nowhere/catalog.json cannot be used"),
+        (f"{REPOSITORY}/bccd_anytime/1 --runtime openvino --runner x", "'x'"),
+    ],
+    "triton": [("--server-folder file/x", "file")],
+}
+"""Command -> what its user can get wrong, and what is said."""
+
+
+def every_command(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The commands of ``parser`` that run, a study with the word before its name."""
+    subparsers = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not subparsers:
+        yield ""
+    for action in subparsers:
+        for name, inner in action.choices.items():
+            for rest in every_command(inner):
+                yield f"{name} {rest}".strip()
+
+
+def test_every_command_is_tried() -> None:
+    assert set(every_command(program.create_parser())) == set(MISTAKES)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with nothing but a file in it, which commands are run in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no rules")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("command", "arguments", "sentence"),
+    [(name, *mistake) for name, mistakes in MISTAKES.items() for mistake in mistakes],
+)
+def test_a_mistake_is_told_in_a_line(
+    command: str, arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [*command.split(), *arguments.split()]
+    if {"loadtest", "loadgen", "sweep"} & set(asked):
+        asked += ["--url", f"http://127.0.0.1:{free_port()}"]
+    assert program.main(asked) == MISTAKE
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("punctual: ")
+    assert re.search(sentence, told)
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("loadtest --budgets 40", "does not answer: connection-refused"),
+        ("loadgen --budget-ms 40", "does not answer: connection-refused"),
+        ("sweep", "cannot be reached"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_a_failure(
+    arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert program.main([*arguments.split(), "--image", IMAGE, "--url", url]) == FAILURE
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("punctual: ")
+    assert sentence in told
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "command", ["triton", f"study triton --parts perf --model-repository {REPOSITORY}"]
+)
+def test_a_triton_that_cannot_be_had_is_a_failure(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    assert program.main([*command.split(), "--server-folder", "server"]) == FAILURE
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"punctual: nvidia-pytriton==\S+ could not be fetched: ", told)
+
+
+def served(repository: Path, *options: str) -> str:
+    """The last line of a server that cannot be started."""
+    where = ("--model-repository", str(repository), *options)
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "serve", *where],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == FAILURE, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_backend_that_does_not_start_is_a_failure(tmp_path: Path) -> None:
+    """Its model has a catalogue, and no segments."""
+    told = served(write_catalogs(tmp_path, "cells"), "--port", "0")
+    assert told.startswith("punctual: the backend did not start: ")
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_a_failure(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = served(write_catalogs(tmp_path, "cells"), "--port", str(port))
+    assert told.startswith(f"punctual: cannot listen on 127.0.0.1, port {port}: [Errno 98]")
+
+
+# -- extras --------------------------------------------------------------------------------------
+
+NEEDS = {
+    "torch": "train --config bccd --out x",
+    "onnx": "build --config bccd",
+    "tensorboard": f"train --config bccd --out x --tensorboard --data {ROOT}/tests/data/bccd "
+    "--split test --set detector.input_size=[128,128]",
+    "pycocotools": "evaluate --model x",
+    "tqdm": "simulate --policy fixed:1 --requests 60 --seeds 1",
+    "yaml": f"study alerts --images {IMAGE}",
+    "matplotlib": "study live",
+    "mlperf_loadgen": f"loadgen --image {IMAGE} --budget-ms 40",
+    "onnxruntime": f"profile --model bccd --model-repository {REPOSITORY} --runtime onnxruntime",
+    "tensorrt": "plans --store s --link l",
+    "cuda": "plans --store s --link l",
+    "grpc": f"serve --model-repository {REPOSITORY} --backend triton",
+    "tritonclient": f"serve --model-repository {REPOSITORY} --backend triton-depth",
+    "opentelemetry": f"serve --model-repository {REPOSITORY}",
+}
+"""Module of an extra -> a command that needs it."""
+
+WITHOUT = """
+import sys, types
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+if {module!r} == "cuda":  # which is looked for after this one
+    sys.modules["tensorrt"] = types.ModuleType("tensorrt")
+from serving.__main__ import main
+sys.exit(main({arguments!r}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", program.EXTRAS)
+def test_a_missing_extra_is_named(
+    module: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    if module == "opentelemetry":
+        monkeypatch.setenv("PUNCTUAL_TRACING", "1")
+    code = WITHOUT.format(module=module, arguments=NEEDS[module].split())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == MISTAKE, done.stderr
+    extra = program.EXTRAS[module]
+    told = f"punctual: this needs {module}; pip install 'punctual[{extra}]'"
+    assert done.stderr.splitlines()[-1] == told
+    assert "Traceback" not in done.stderr
+
+
+DISTRIBUTIONS = {
+    "cuda": "cuda-python",
+    "grpc": "tritonclient",
+    "mlperf_loadgen": "mlcommons-loadgen",
+    "opentelemetry": "opentelemetry-sdk",
+    "yaml": "pyyaml",
+}
+"""Module -> what installs it, where that has another name."""
+
+
+def test_every_extra_has_what_it_is_named_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for module, extra in program.EXTRAS.items():
+        requirements = project["optional-dependencies"][extra]
+        names = {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
+        assert DISTRIBUTIONS.get(module, module) in names
+
+
+# -- the one place where commands end ------------------------------------------------------------
+
+
+def ends(error: BaseException) -> int:
+    """The exit code of a command that raises ``error``."""
+
+    def add_parsers(commands: Any) -> None:
+        def fail(_: argparse.Namespace) -> None:
+            raise error
+
+        commands.add_parser("fail").set_defaults(run=fail)
+
+    return run_command(add_parsers, "fail")
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        RuntimeError("x"),
+        ValueError("x"),
+        FileNotFoundError("x"),
+        ImportError("x"),
+        ModuleNotFoundError("No module named 'x'", name="x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_defect_is_none_of_the_users_mistakes(
+    defect: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(type(defect)):
+        ends(defect)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, STOPPED), (signal.SIGTERM, TERMINATED)]
+)
+def test_what_a_command_has_started_ends_with_it(
+    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    ended = []
+
+    @contextlib.contextmanager
+    def server() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            ended.append("server")
+
+    def study(_: argparse.Namespace) -> None:
+        with server():
+            signal.raise_signal(number)
+            pytest.fail("it went on")
+
+    def add_parsers(commands: Any) -> None:
+        commands.add_parser("study").set_defaults(run=study)
+
+    assert run_command(add_parsers, "study") == code
+    assert ended == ["server"]
+    assert capsys.readouterr().err == "punctual: stopped\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_help_explains_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program.main(["--help"])
+    told = capsys.readouterr().out
+    for code, meaning in EXIT_CODES.items():
+        assert re.search(rf"^  {code} +{re.escape(meaning)}$", told, re.MULTILINE)
+    assert set(EXIT_CODES) == {0, FAILURE, MISTAKE, STOPPED, TERMINATED}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (FileNotFoundError(2, "none", "x"), CommandError),
+        (IsADirectoryError(21, "a folder", "x"), CommandError),
+        (PermissionError(13, "denied", "x"), CommandError),
+        (OSError(28, "No space left on device", "x"), CommandFailed),
+    ],
+)
+def test_a_wrong_path_is_a_mistake_and_a_full_disk_a_failure(
+    error: OSError, kind: type[CommandError]
+) -> None:
+    with pytest.raises(CommandError) as raised, files_of_the_user():
+        raise error
+    assert type(raised.value) is kind
+    assert str(raised.value) == str(error)
+
+
+def test_an_invalid_argument_is_still_a_value_error() -> None:
+    with pytest.raises(ValueError, match=r"^x$") as raised, invalid_arguments():
+        raise ValueError("x")
+    assert ends(raised.value) == MISTAKE
