@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.core.errors import BackendError, Cancelled, Overloaded, ServingError, ShedReason
+from serving.core.errors import BackendError, Overloaded, RequestCancelled, ServingError, ShedReason
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.observing import Trace
 from serving.core.policy import Policy
 from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
-from serving.core.request import Cancelled as CancelledResult
-from serving.core.request import Failed, Shed
+from serving.core.request import Cancelled, Failed, Shed
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.timing import warm_up
 from serving.executor import Executor, Watch
@@ -92,7 +91,7 @@ def start_engine(
     return Engine(runner, executor)
 
 
-def error_of(result: Shed | Failed | CancelledResult) -> ServingError:
+def error_of(result: Shed | Failed | Cancelled) -> ServingError:
     """Return the error that tells the sender of a request why it got no boxes."""
     match result:
         case Shed(reason=reason, retry_after_s=retry_after_s):
@@ -103,5 +102,5 @@ def error_of(result: Shed | Failed | CancelledResult) -> ServingError:
             failure = BackendError("The engine failed on this request.")
             failure.__cause__ = error
             return failure
-        case CancelledResult():
-            return Cancelled("The request was cancelled.")
+        case Cancelled():
+            return RequestCancelled("The request was cancelled.")

@@ -23,7 +23,7 @@ from builder.config.named import CONFIGS, DetectorConfig
 from builder.exporting.catalog import build_catalog
 from builder.exporting.repository import write_catalog
 from builder.exporting.torch_programs import export_programs
-from builder.gpu.report import ModelFigures, PathFigures, Report, RuntimeFigures, with_rate
+from builder.gpu.report import GpuReport, ModelFigures, PathFigures, RuntimeFigures, with_rate
 from builder.measuring.latency import compare_paths
 from builder.modeling.cost import exit_costs
 from builder.modeling.detector import Detector
@@ -62,13 +62,13 @@ class _Model:
     """Frozen."""
 
 
-def measure(options: argparse.Namespace, tools: ServingTools) -> Report:
+def measure(options: argparse.Namespace, tools: ServingTools) -> GpuReport:
     """Everything ``options`` ask for; ``options.out`` is rewritten after every step. Raises
     MeasureError."""
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MeasureError("this needs an NVIDIA GPU, and torch sees none")
-    report = Report(machine(), _versions(), time.strftime("%Y-%m-%d", time.gmtime()))
+    report = GpuReport(machine(), _versions(), time.strftime("%Y-%m-%d", time.gmtime()))
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for model in _models(options, scratch):

@@ -52,7 +52,7 @@ class ModelFigures:
 
 
 @dataclass
-class Report:
+class GpuReport:
     """Everything that was measured, and on what."""
 
     machine: str
@@ -95,7 +95,7 @@ COLUMNS: tuple[tuple[str, Callable[[PathFigures], str]], ...] = (
 )
 
 
-def markdown(report: Report) -> str:
+def markdown(report: GpuReport) -> str:
     """The report as a heading and a table for every model and runtime."""
     lines = [f"{report.machine}, {report.date}"]
     lines += [f"{name} {version}" for name, version in report.versions.items()]

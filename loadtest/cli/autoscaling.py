@@ -64,7 +64,7 @@ def _study(options: argparse.Namespace) -> None:
     from reporting.machine import machine
 
     start_s, length_s, factor = options.flood
-    settings = autoscaling_study.Settings(
+    settings = autoscaling_study.AutoscalingStudySettings(
         profiles=tuple(options.profile),
         budget=options.budget,
         target=options.target,

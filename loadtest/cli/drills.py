@@ -129,7 +129,7 @@ def _restart(options: argparse.Namespace, scratch: Path) -> int:
         )
     )
     for delay_s in options.drain_delays:
-        settings = restart_drill.Settings(
+        settings = restart_drill.RestartDrillSettings(
             model_repository=options.model_repository,
             runtime=options.runtime,
             images=images,
@@ -180,7 +180,7 @@ def _alerts(options: argparse.Namespace, scratch: Path) -> int:
     from loadtest.studies.drills import alerts as alert_drill
     from loadtest.studies.drills.report import AlertReport, write
 
-    settings = alert_drill.Settings(
+    settings = alert_drill.AlertDrillSettings(
         model_repository=options.model_repository,
         runtime=options.runtime,
         rules=options.rules,

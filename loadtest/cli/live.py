@@ -103,10 +103,10 @@ def _live(options: argparse.Namespace) -> None:
 
     from loadtest.studies.live import plots as live_plots
     from loadtest.studies.live import study as live_study
-    from loadtest.studies.live.subject import Settings
+    from loadtest.studies.live.subject import LiveStudySettings
     from loadtest.studies.live.tables import markdown
 
-    settings = Settings(
+    settings = LiveStudySettings(
         model_repository=options.model_repository,
         model=options.model,
         runtime=options.runtime,

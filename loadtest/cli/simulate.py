@@ -16,7 +16,7 @@ from serving.core.command_errors import InvalidArgument, files_of_the_user
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.simulation.report import Report
+    from loadtest.simulation.report import SimulationReport
     from loadtest.simulation.simulator import Slowdown, Stalls
     from loadtest.simulation.study import Conditions, Point
 
@@ -223,19 +223,19 @@ def _study(
     points: Sequence[Point],
     policies: Sequence[str],
     conditions: Conditions,
-) -> Report:
+) -> SimulationReport:
     from tqdm import tqdm
 
-    from loadtest.simulation.report import Report
+    from loadtest.simulation.report import SimulationReport
     from loadtest.simulation.study import study
 
     total = len(points) * len(policies) * options.seeds
     runs = study(points, policies, conditions, options.seeds, options.jobs)
     progress = tqdm(runs, total=total, unit="run", disable=not sys.stderr.isatty())
-    return Report(conditions, points, policies, progress)
+    return SimulationReport(conditions, points, policies, progress)
 
 
-def _head(report: Report) -> str:
+def _head(report: SimulationReport) -> str:
     from reporting.machine import machine
 
     conditions, num_seeds = report.conditions, len({run.seed for run in report.runs})
@@ -246,7 +246,7 @@ def _head(report: Report) -> str:
     )
 
 
-def _write(report: Report, tables: str, folder: Path) -> None:
+def _write(report: SimulationReport, tables: str, folder: Path) -> None:
     """Figures as JSON, ``tables``, each whole or not at all, and the plots."""
     from loadtest.simulation import plots
     from reporting.files import write_whole

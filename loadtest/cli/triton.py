@@ -125,7 +125,7 @@ def _study_triton(options: argparse.Namespace) -> None:
     from loadtest.studies.triton import study as triton_study
     from loadtest.studies.triton.report import markdown
 
-    settings = triton_study.Settings(
+    settings = triton_study.TritonStudySettings(
         model_repository=options.model_repository,
         config_name=options.config_name,
         server_folder=options.server_folder,

@@ -20,11 +20,11 @@ from loadtest.peers.detector import (
     MAX_BATCH_SIZE,
     ROUTE,
     PeerDetector,
-    Settings,
+    PeerDetectorSettings,
 )
 from serving.core.errors import InvalidImage, UnsupportedImage
 
-SETTINGS = Settings.read(os.environ)
+SETTINGS = PeerDetectorSettings.read(os.environ)
 """Read at import, by the process that starts the service and by the one that serves: decorators
 need them."""
 

@@ -1,6 +1,6 @@
 """What every peer serves: one exit of the model, on the engine that Punctual serves it with.
 
-    environment -> Settings -> PeerDetector          the framework adds batching, timeouts and HTTP
+    environment -> PeerDetectorSettings -> PeerDetector   the framework adds batches, timeouts, HTTP
     JPEG -> pixels (1) -> boxes (1 .. 4 at once) -> JSON
 
 Decoder, runner, precision, threads and JSON are Punctual's own, so that a difference between two
@@ -36,12 +36,12 @@ MAX_BATCH_SIZE = BATCH_SIZES[-1]
 ROUTE = "/v1/detect"
 
 
-class SettingsError(CommandError):
+class PeerSettingsError(CommandError):
     """The environment does not say what to serve; the message is one sentence."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class PeerDetectorSettings:
     """What to serve, from the environment.
 
     ``PEER_MODEL_REPOSITORY``, and ``PEER_MODEL`` where several are in there; ``PEER_DEPTH``, the
@@ -55,8 +55,8 @@ class Settings:
     """What the framework takes for its timeout: a later answer is of use to nobody."""
 
     @classmethod
-    def read(cls, environment: Mapping[str, str]) -> Settings:
-        """Raises SettingsError, also for a model or a depth that is not there."""
+    def read(cls, environment: Mapping[str, str]) -> PeerDetectorSettings:
+        """Raises PeerSettingsError, also for a model or a depth that is not there."""
         try:
             folder = find_model(
                 Path(environment["PEER_MODEL_REPOSITORY"]), environment.get("PEER_MODEL")
@@ -69,13 +69,13 @@ class Settings:
                 timeout_s=float(environment["PEER_TIMEOUT_MS"]) / 1e3,
             )
         except KeyError as error:
-            raise SettingsError(f"{error.args[0]} is not set") from error
+            raise PeerSettingsError(f"{error.args[0]} is not set") from error
         except (ValueError, ModelError) as error:
-            raise SettingsError(f"the PEER_ variables cannot be used: {error}") from error
+            raise PeerSettingsError(f"the PEER_ variables cannot be used: {error}") from error
         if not 1 <= settings.depth <= num_exits:
-            raise SettingsError(f"PEER_DEPTH={settings.depth}: the exits are 1 to {num_exits}")
+            raise PeerSettingsError(f"PEER_DEPTH={settings.depth}: the exits are 1 to {num_exits}")
         if not settings.timeout_s > 0:
-            raise SettingsError("PEER_TIMEOUT_MS must be positive")
+            raise PeerSettingsError("PEER_TIMEOUT_MS must be positive")
         return settings
 
 

@@ -20,8 +20,8 @@ from loadtest.peers.detector import (
     ROUTE,
     Decoded,
     PeerDetector,
-    Settings,
-    SettingsError,
+    PeerDetectorSettings,
+    PeerSettingsError,
 )
 from serving.core.errors import InvalidImage, UnsupportedImage
 
@@ -34,7 +34,7 @@ under load a batch fills at once."""
 class DetectApi(litserve.LitAPI):
     """LitServe's four verbs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PeerDetectorSettings) -> None:
         super().__init__(
             max_batch_size=MAX_BATCH_SIZE, batch_timeout=BATCH_TIMEOUT_S, api_path=ROUTE
         )
@@ -76,8 +76,8 @@ def _interrupt(*_: Any) -> None:
 def main() -> int:
     """Serve until SIGTERM."""
     try:
-        settings = Settings.read(os.environ)
-    except SettingsError as error:
+        settings = PeerDetectorSettings.read(os.environ)
+    except PeerSettingsError as error:
         print(f"litserve_server: {error}", file=sys.stderr)
         return error.exit_code
     # LitServe ends what it has started at an interrupt; at SIGTERM it would leave it running.

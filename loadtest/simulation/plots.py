@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.simulation.report import SHIPPED, Report
+from loadtest.simulation.report import SHIPPED, SimulationReport
 from loadtest.simulation.study import Point, Timeline
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _MAX_COLUMNS = 3
 _SMOOTHED_BINS = 3
 
 
-def plot(report: Report, folder: Path) -> list[Path]:
+def plot(report: SimulationReport, folder: Path) -> list[Path]:
     """Writes every plot into ``folder``, which exists; their paths."""
     written = []
     points = list(report.cells)
@@ -82,7 +82,7 @@ def plot(report: Report, folder: Path) -> list[Path]:
     return written
 
 
-def _metrics_figure(report: Report, points: Sequence[Point], styles: Styles) -> Figure:
+def _metrics_figure(report: SimulationReport, points: Sequence[Point], styles: Styles) -> Figure:
     figure, axes = panels(len(METRIC_TITLES), 2)
     figure.suptitle(f"{_short(points[0].profile)}, {points[0].arrivals}")
     for (metric, title), ax in zip(METRIC_TITLES.items(), axes, strict=True):
@@ -93,7 +93,7 @@ def _metrics_figure(report: Report, points: Sequence[Point], styles: Styles) -> 
 
 
 def _overview_figure(
-    report: Report, by_arrivals: Mapping[str, Sequence[Point]], styles: Styles
+    report: SimulationReport, by_arrivals: Mapping[str, Sequence[Point]], styles: Styles
 ) -> Figure:
     figure, axes = panels(len(by_arrivals), min(_MAX_COLUMNS, len(by_arrivals)))
     first = next(iter(by_arrivals.values()))[0]
@@ -106,7 +106,7 @@ def _overview_figure(
 
 
 def _draw_metric(
-    ax: Axes, report: Report, points: Sequence[Point], metric: str, styles: Styles
+    ax: Axes, report: SimulationReport, points: Sequence[Point], metric: str, styles: Styles
 ) -> None:
     for policy, style in styles.items():
         of_policy = [

@@ -118,7 +118,7 @@ class Versus:
         return self.difference.mean + self.difference.half < 0
 
 
-class Report:
+class SimulationReport:
     """All runs of a study, by point and policy."""
 
     def __init__(

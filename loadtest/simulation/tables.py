@@ -11,13 +11,13 @@ from loadtest.simulation.report import (
     SHALLOWEST,
     SHIPPED,
     GridCell,
-    Report,
+    SimulationReport,
     Versus,
 )
 from loadtest.simulation.study import Point
 
 
-def markdown(report: Report) -> str:
+def markdown(report: SimulationReport) -> str:
     """A table for each profile and arrival process, and what comparisons say."""
     lines = [
         "Attainment % / mean AP of those in time / in-time accuracy, half of its 95 % interval. "
@@ -30,7 +30,7 @@ def markdown(report: Report) -> str:
     return "\n".join([*lines, *_recovery_table(report), "", *_findings(report), ""])
 
 
-def _table(report: Report, points: Sequence[Point]) -> list[str]:
+def _table(report: SimulationReport, points: Sequence[Point]) -> list[str]:
     points = sorted(points, key=lambda point: point.load)
     policies = dict.fromkeys(policy for point in points for policy in report.cells[point])
     lines = [
@@ -66,7 +66,7 @@ def _share(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
 
 
-def _recovery_table(report: Report) -> list[str]:
+def _recovery_table(report: SimulationReport) -> list[str]:
     recoveries = report.recoveries()
     if not recoveries:
         return []
@@ -92,7 +92,7 @@ def _recovery_table(report: Report) -> list[str]:
     return lines
 
 
-def _findings(report: Report) -> list[str]:
+def _findings(report: SimulationReport) -> list[str]:
     all_versus, not_won = report.versus("in_time_accuracy"), report.not_won()
     lines = []
     if all_versus:

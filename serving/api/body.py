@@ -11,10 +11,10 @@ from starlette.types import Receive
 
 from serving.api.numbers import integer, shown
 from serving.core.errors import (
-    Cancelled,
     InvalidParameter,
     InvalidRequest,
     PayloadTooLarge,
+    RequestCancelled,
     UnsupportedImage,
 )
 
@@ -52,13 +52,13 @@ def check_head(headers: Headers, max_bytes: int) -> None:
 
 
 async def read_body(receive: Receive, max_bytes: int) -> bytes:
-    """The whole body. Raises PayloadTooLarge as soon as it exceeds ``max_bytes``, Cancelled when
-    the client leaves before its end."""
+    """The whole body. Raises PayloadTooLarge as soon as it exceeds ``max_bytes``, RequestCancelled
+    when the client leaves before its end."""
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Cancelled("The client left before the end of the body.")
+            raise RequestCancelled("The client left before the end of the body.")
         chunk: bytes = message.get("body", b"")
         if len(body) + len(chunk) > max_bytes:
             raise _too_large(max_bytes)

@@ -8,20 +8,20 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from serving.core.errors import Cancelled
+from serving.core.errors import RequestCancelled
 
 T = TypeVar("T")
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``, unless the client leaves first: then ``work`` is cancelled, and
-    Cancelled raised."""
+    RequestCancelled raised."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Cancelled("The client left.")
+            raise RequestCancelled("The client left.")
         return working.result()
     finally:
         leaving.cancel()

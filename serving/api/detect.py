@@ -35,9 +35,9 @@ from serving.api.request_context import RequestContext, write_reply
 from serving.core.errors import (
     BackendError,
     BodyTimeout,
-    Cancelled,
     DeadlineExceeded,
     Overloaded,
+    RequestCancelled,
     ServingError,
     ShedReason,
 )
@@ -114,7 +114,7 @@ class DetectionService:
         except Exception as error:
             if not stream.started:
                 raise
-            if isinstance(error, Cancelled):
+            if isinstance(error, RequestCancelled):
                 return  # there is nobody to be told
             if not isinstance(error, ServingError):
                 logger.error("request %s failed", context.request_id, exc_info=error)
@@ -256,7 +256,7 @@ class DetectionService:
         self, message: ParsedRequest, context: RequestContext, stream: EventStream
     ) -> tuple[AnsweredFacts, str]:
         """Pixels, then boxes of each exit, sent as they come; returns the deepest and why there is
-        none deeper. Raises as ``_find``, and Cancelled for a client that does not read."""
+        none deeper. Raises as ``_find``, and RequestCancelled for a client that does not read."""
         image, placement = await self._decode(message, context)
         request = self._request(context, streaming=True)
         reply: AnsweredFacts | None = None
@@ -277,7 +277,7 @@ class DetectionService:
             if reply is not None:
                 return reply, AT_DEADLINE
             if stream.started:
-                raise Cancelled("The client did not read its first answer.") from error
+                raise RequestCancelled("The client did not read its first answer.") from error
             raise _late() from error
         if reply is None:
             raise BackendError("The engine ended the request without an answer.")

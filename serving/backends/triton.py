@@ -38,8 +38,7 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.latency import TAIL_QUANTILE, quantile
 from serving.core.ports import Clock, Image, Observer
-from serving.core.request import Answered, Failed, Request, Shed
-from serving.core.request import Cancelled as CancelledResult
+from serving.core.request import Answered, Cancelled, Failed, Request, Shed
 from serving.engine import error_of
 from serving.triton import wire
 from serving.triton.answer import read_answer
@@ -179,7 +178,7 @@ class TritonBackend:
             if answered is None:
                 raise BackendError("Triton ended the request without an answer.")
         except (asyncio.CancelledError, GeneratorExit):
-            self._observer.ended(CancelledResult(request, self._clock()))
+            self._observer.ended(Cancelled(request, self._clock()))
             raise
         except Overloaded as error:
             now_s = self._clock()

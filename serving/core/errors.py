@@ -10,7 +10,7 @@
     |- BudgetInfeasible         an idle server could not answer within the budget
     |- Overloaded               shed: refused before any work, or evicted after some
     |- DeadlineExceeded         admitted, then missed: the server's own failure
-    |- Cancelled                the client went away
+    |- RequestCancelled         the client went away
     '- BackendError             the engine failed
        '- BackendUnavailable    the engine is not there (starting, stopping or gone)
 
@@ -126,7 +126,7 @@ class DeadlineExceeded(ServingError):
     slug = "deadline-exceeded"
 
 
-class Cancelled(ServingError):
+class RequestCancelled(ServingError):
     """An error for a request whose client went away."""
 
     slug = "cancelled"

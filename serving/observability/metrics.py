@@ -23,10 +23,10 @@ from prometheus_client.registry import Collector
 
 from serving.core.errors import (
     BudgetInfeasible,
-    Cancelled,
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
+    RequestCancelled,
     ShedReason,
 )
 from serving.core.observing import MARGIN_BUCKETS_S, RESULT_NAMES
@@ -75,7 +75,7 @@ _OUTCOME_OF: dict[type[BaseException], str] = {
     InvalidRequest: "invalid",
     BudgetInfeasible: "infeasible",
     DeadlineExceeded: "late",
-    Cancelled: "cancelled",
+    RequestCancelled: "cancelled",
 }
 _KINDS = ("stem", "stack", "head", "exit")
 

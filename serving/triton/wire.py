@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
-    Cancelled,
     InvalidParameter,
     InvalidRequest,
     Overloaded,
+    RequestCancelled,
     ServingError,
     ShedReason,
 )
@@ -90,7 +90,13 @@ _TAG = re.compile(r"(?P<detail>.*) \[(?P<slug>[a-z-]+)(?: (?P<reason>[a-z-]+) (?
 
 _PLAIN: dict[str, Callable[[str], ServingError]] = {
     kind.slug: kind
-    for kind in (InvalidRequest, InvalidParameter, Cancelled, BackendError, BackendUnavailable)
+    for kind in (
+        InvalidRequest,
+        InvalidParameter,
+        RequestCancelled,
+        BackendError,
+        BackendUnavailable,
+    )
 }
 """Kinds of errors that carry nothing but a sentence, by slug."""
 

@@ -27,10 +27,10 @@ import triton_python_backend_utils as pb_utils
 
 from serving.artifacts.model_folders import read_catalog
 from serving.core.errors import (
-    Cancelled,
     InvalidParameter,
     InvalidRequest,
     Overloaded,
+    RequestCancelled,
     ServingError,
 )
 from serving.core.family import Family
@@ -62,7 +62,7 @@ STOP_GRACE_S = 5.0
 _CODES: dict[type[ServingError], str] = {
     InvalidRequest: "INVALID_ARG",
     Overloaded: "UNAVAILABLE",
-    Cancelled: "CANCELLED",
+    RequestCancelled: "CANCELLED",
     ServingError: "INTERNAL",
 }
 

@@ -35,7 +35,7 @@ SIGNAL_REQUESTS = 6000
 
 
 @dataclass(frozen=True)
-class Settings:
+class AutoscalingStudySettings:
     """What is simulated."""
 
     profiles: tuple[str, ...]
@@ -98,12 +98,12 @@ class AutoscalingRun:
 
 
 @dataclass(frozen=True)
-class Report:
+class AutoscalingReport:
     """All that came of it."""
 
     date: str
     machine: str
-    settings: Settings
+    settings: AutoscalingStudySettings
     signals: Mapping[str, Mapping[float, AutoscalingFigures]]
     """By profile and demand."""
     runs: tuple[AutoscalingRun, ...]
@@ -120,7 +120,9 @@ class Report:
         return content
 
 
-def study(settings: Settings, date: str, machine: str, say: Callable[[str], None]) -> Report:
+def study(
+    settings: AutoscalingStudySettings, date: str, machine: str, say: Callable[[str], None]
+) -> AutoscalingReport:
     """Simulate everything. Raises ValueError for a profile or budget that is none."""
     profiles = {name: load_profile(name) for name in settings.profiles}
     signals = {}
@@ -133,10 +135,12 @@ def study(settings: Settings, date: str, machine: str, say: Callable[[str], None
         for name in scalers(1.0, settings.target):
             say(f"flood {seed + 1} of {settings.seeds}: {name}")
             runs.append(_run(profile, settings, name, seed))
-    return Report(date, machine, settings, signals, tuple(runs))
+    return AutoscalingReport(date, machine, settings, signals, tuple(runs))
 
 
-def _at(profile: ModelProfile, settings: Settings, demand: float) -> AutoscalingFigures:
+def _at(
+    profile: ModelProfile, settings: AutoscalingStudySettings, demand: float
+) -> AutoscalingFigures:
     total = demand * SIGNAL_SERVERS
     syncs = max(4, round(SIGNAL_REQUESTS * profile.full_depth_s / total / SYNC_S))
     steady = Flood(total, syncs * SYNC_S, 0.0, 0.0, 1.0)
@@ -148,7 +152,9 @@ def _at(profile: ModelProfile, settings: Settings, demand: float) -> Autoscaling
     )
 
 
-def _run(profile: ModelProfile, settings: Settings, scaler: str, seed: int) -> AutoscalingRun:
+def _run(
+    profile: ModelProfile, settings: AutoscalingStudySettings, scaler: str, seed: int
+) -> AutoscalingRun:
     flood, budget_s = settings.flood, settings.budget * profile.full_depth_s
     wanted = scalers(budget_s, settings.target)[scaler]
     arrivals, rest = np.random.default_rng(seed).spawn(2)  # the same for every scaler
@@ -174,14 +180,14 @@ def _run(profile: ModelProfile, settings: Settings, scaler: str, seed: int) -> A
     )
 
 
-def _budgets(settings: Settings) -> str:
+def _budgets(settings: AutoscalingStudySettings) -> str:
     return f"{settings.budget:g}x"
 
 
 # -- tables --------------------------------------------------------------------------------------
 
 
-def markdown(report: Report) -> str:
+def markdown(report: AutoscalingReport) -> str:
     """The tables, with what they are of."""
     settings, flood = report.settings, report.settings.flood
     lines = [
@@ -236,7 +242,7 @@ def markdown(report: Report) -> str:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def write(report: Report, folder: Path) -> list[Path]:
+def write(report: AutoscalingReport, folder: Path) -> list[Path]:
     """AutoscalingFigures, tables and a plot in ``folder``, which exists; their paths."""
     stem = folder / f"autoscaling-{report.date}"
     texts = {".json": json.dumps(report.to_json(), indent=1) + "\n", ".md": markdown(report)}
@@ -248,7 +254,7 @@ def write(report: Report, folder: Path) -> list[Path]:
     ]
 
 
-def _plot(report: Report, path: Path) -> Path:
+def _plot(report: AutoscalingReport, path: Path) -> Path:
     flood = report.settings.flood
     full_depth_s = load_profile(report.settings.profiles[0]).full_depth_s
     budget_s = report.settings.budget * full_depth_s

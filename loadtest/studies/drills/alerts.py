@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class AlertDrillSettings:
     """How a drill goes about it. Durations in seconds."""
 
     model_repository: Path
@@ -66,7 +66,7 @@ class Settings:
 class Bench:
     """A gateway under light load that a Prometheus watches."""
 
-    settings: Settings
+    settings: AlertDrillSettings
     server: RunningServer
     prometheus: Prometheus
     fault: Path
@@ -152,7 +152,7 @@ STEPS = (
 
 
 @contextlib.contextmanager
-def bench(settings: Settings, folder: Path) -> Iterator[Bench]:
+def bench(settings: AlertDrillSettings, folder: Path) -> Iterator[Bench]:
     """A gateway and its Prometheus. Raises StudyError."""
     folder.mkdir()
     fault = folder / "fault"
@@ -169,7 +169,11 @@ def bench(settings: Settings, folder: Path) -> Iterator[Bench]:
 
 
 def run(
-    settings: Settings, parts: Collection[str], report: AlertReport, scratch: Path, say: Say
+    settings: AlertDrillSettings,
+    parts: Collection[str],
+    report: AlertReport,
+    scratch: Path,
+    say: Say,
 ) -> None:
     """Fill ``report``. Raises StudyError."""
     if "provoked" in parts:

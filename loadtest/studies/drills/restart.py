@@ -48,7 +48,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class RestartDrillSettings:
     """How a drill goes about it. Durations in seconds."""
 
     model_repository: Path
@@ -65,7 +65,7 @@ class Settings:
 class Gateways:
     """Each on a port of its own, on which it comes back."""
 
-    settings: Settings
+    settings: RestartDrillSettings
     folder: Path
     ports: tuple[int, ...]
     drain_s: list[float] = field(default_factory=list)
@@ -149,7 +149,7 @@ backend gateways
 {servers}"""
 
 
-def run(mode: str, settings: Settings, folder: Path, say: Say) -> RestartRun:
+def run(mode: str, settings: RestartDrillSettings, folder: Path, say: Say) -> RestartRun:
     """One drill behind a proxy of ``mode``. Raises StudyError."""
     folder.mkdir()
     gateways = Gateways(settings, folder, tuple(free_port() for _ in range(NUM_GATEWAYS)))
@@ -185,7 +185,7 @@ def run(mode: str, settings: Settings, folder: Path, say: Say) -> RestartRun:
     )
 
 
-def _load(settings: Settings, url: str) -> LoadSettings:
+def _load(settings: RestartDrillSettings, url: str) -> LoadSettings:
     return LoadSettings(
         url=url,
         images=settings.images,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtest.simulation.plots import DPI, Styles, legend, line_styles, panels, timeline_figure
-from loadtest.studies.live.report import ACCURACY, ATTAINMENT, Metric, Report
+from loadtest.studies.live.report import ACCURACY, ATTAINMENT, LiveReport, Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PLOTTED = (ATTAINMENT, ACCURACY)
 
 
-def plot(report: Report, path: Path) -> list[Path]:
+def plot(report: LiveReport, path: Path) -> list[Path]:
     """Writes what there is to see beside ``path``, whose suffix does not matter; the paths."""
     figures = {}
     if report.runs:
@@ -34,7 +34,7 @@ def plot(report: Report, path: Path) -> list[Path]:
     return written
 
 
-def loads_figure(report: Report) -> Figure:
+def loads_figure(report: LiveReport) -> Figure:
     """Middle of the rounds, with a bar from the smallest to the largest."""
     styles = line_styles(report.systems)
     pairs = [(arrivals, metric) for arrivals in report.arrivals for metric in PLOTTED]
@@ -46,7 +46,7 @@ def loads_figure(report: Report) -> Figure:
     return figure
 
 
-def _draw(ax: Axes, report: Report, arrivals: str, metric: Metric, styles: Styles) -> None:
+def _draw(ax: Axes, report: LiveReport, arrivals: str, metric: Metric, styles: Styles) -> None:
     for system, style in styles.items():
         spreads = [
             (load, spread)
@@ -67,7 +67,7 @@ def _draw(ax: Axes, report: Report, arrivals: str, metric: Metric, styles: Style
     ax.grid(alpha=0.3)
 
 
-def recovery_figure(report: Report) -> Figure:
+def recovery_figure(report: LiveReport) -> Figure:
     """All bursts over time, each of all its rounds."""
     bursts = report.through_bursts()
     timelines = {burst.system: burst.timeline for burst in bursts}

@@ -163,7 +163,7 @@ COMPARED = (ACCURACY, ATTAINMENT)
 
 
 @dataclass
-class Report:
+class LiveReport:
     """Everything that was measured, on what and how."""
 
     machine: str
@@ -269,7 +269,7 @@ _SUMMARY_FIELDS = (
 """That are written as they are; the rest is the same for all runs, or shortened."""
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: LiveReport) -> dict[str, Any]:
     """All of it, as JSON has it."""
     reference = report.reference
     return {

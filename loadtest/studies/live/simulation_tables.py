@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from loadtest.studies.live.report import ACCURACY, ATTAINMENT, LiveRun, Metric, Report
+from loadtest.studies.live.report import ACCURACY, ATTAINMENT, LiveReport, LiveRun, Metric
 from loadtest.studies.live.simulation import STEPS, Simulated
 from reporting.markdown import Columns, table
 
 _STEP_TEXTS = ("the engine alone", "less the gateway's part of budgets", "on shared cores")
 
 
-def simulation_tables(report: Report) -> Iterator[str]:
+def simulation_tables(report: LiveReport) -> Iterator[str]:
     """The section of the report; nothing where nothing was simulated."""
     runs = [run for run in report.runs if run.simulated]
     if not runs:
@@ -34,7 +34,7 @@ def simulation_tables(report: Report) -> Iterator[str]:
     yield from table(ERRORS, [(s, [r for r in runs if r.system == s]) for s in systems])
 
 
-def _slowdowns(report: Report) -> str:
+def _slowdowns(report: LiveReport) -> str:
     reference = report.reference
     rates_hz = [load * reference.capacity_hz for load in report.loads]
     return ", ".join(f"{reference.slowdown_at(rate_hz):.2f}" for rate_hz in rates_hz)

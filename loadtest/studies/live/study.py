@@ -34,9 +34,14 @@ from loadtest.load.target import Target
 from loadtest.servers.peers import PEERS, PeerSettings
 from loadtest.simulation.study import Timeline
 from loadtest.studies.live.reference import find_reference
-from loadtest.studies.live.report import BurstRun, LiveRun, Reference, Report
+from loadtest.studies.live.report import BurstRun, LiveReport, LiveRun, Reference
 from loadtest.studies.live.simulation import simulate_schedule
-from loadtest.studies.live.subject import BURST_LOAD, SEEDS_PER_ROUND, LiveSubject, Settings
+from loadtest.studies.live.subject import (
+    BURST_LOAD,
+    SEEDS_PER_ROUND,
+    LiveStudySettings,
+    LiveSubject,
+)
 from loadtest.studies.live.systems import (
     DEEPEST,
     POLICIES,
@@ -110,7 +115,7 @@ def started(starters: Starters, names: Sequence[str]) -> Iterator[dict[str, Syst
 
 
 def measure_loads(
-    subject: LiveSubject, starters: Starters, report: Report, path: Path, say: Say
+    subject: LiveSubject, starters: Starters, report: LiveReport, path: Path, say: Say
 ) -> None:
     """Fill ``report.runs``. Raises StudyError."""
     settings = subject.settings
@@ -126,7 +131,7 @@ def measure_loads(
 
 
 def _measure_point(
-    subject: LiveSubject, systems: Mapping[str, System], report: Report, point: LivePoint
+    subject: LiveSubject, systems: Mapping[str, System], report: LiveReport, point: LivePoint
 ) -> None:
     """Every system in turn, and what the simulator says of the same requests."""
     reference = report.reference
@@ -157,7 +162,7 @@ def _measure_point(
 
 
 def measure_recovery(
-    subject: LiveSubject, starters: Starters, report: Report, path: Path, say: Say
+    subject: LiveSubject, starters: Starters, report: LiveReport, path: Path, say: Say
 ) -> None:
     """Fill ``report.bursts``. Raises StudyError."""
     settings, reference = subject.settings, report.reference
@@ -205,7 +210,9 @@ def timeline_of(rows: Sequence[RequestOutcome], duration_s: float) -> Timeline:
 PARTS = {"loads": measure_loads, "recovery": measure_recovery}
 
 
-def study(settings: Settings, parts: Sequence[str], out: Path, say: Say) -> tuple[Report, Path]:
+def study(
+    settings: LiveStudySettings, parts: Sequence[str], out: Path, say: Say
+) -> tuple[LiveReport, Path]:
     """Measure ``parts``, in the order of ``PARTS``, and write ``out``/live-DATE.json and .md, or
     live-PART-DATE where not all were asked for; that path comes back without its suffix. Raises
     StudyError, and ValueError for settings that make no sense."""
@@ -222,7 +229,7 @@ def study(settings: Settings, parts: Sequence[str], out: Path, say: Say) -> tupl
         with started(starters, (SHALLOWEST, DEEPEST)) as systems:
             reference = find_reference(subject, systems, say)
         starters |= peers(subject, reference, Path(logs))
-        report = Report(
+        report = LiveReport(
             machine=machine(),
             load_average=load_average,
             versions=versions(settings.runtime),

@@ -26,7 +26,7 @@ SEEDS_PER_ROUND = 1000
 
 
 @dataclass(frozen=True)
-class Settings:
+class LiveStudySettings:
     """What to measure and how long."""
 
     model_repository: Path
@@ -79,13 +79,13 @@ class Settings:
 class LiveSubject:
     """The model under study, and what it is asked about."""
 
-    settings: Settings
+    settings: LiveStudySettings
     folder: Path
     catalog: Catalog
     images: tuple[AnnotatedImage, ...]
 
     @classmethod
-    def find(cls, settings: Settings) -> LiveSubject:
+    def find(cls, settings: LiveStudySettings) -> LiveSubject:
         """Raises ModelError, and InvalidArgument for images that cannot be used."""
         folder = find_model(settings.model_repository, settings.model)
         images = read_data(settings.data, settings.split)

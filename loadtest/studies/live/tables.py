@@ -15,9 +15,9 @@ from loadtest.studies.live.report import (
     METRICS,
     Burst,
     BurstRun,
+    LiveReport,
     LiveRun,
     Metric,
-    Report,
     to_json,
 )
 from loadtest.studies.live.simulation_tables import simulation_tables
@@ -28,14 +28,14 @@ from reporting.markdown import Columns, table
 NOTHING = "-"
 
 
-def write(report: Report, path: Path) -> None:
+def write(report: LiveReport, path: Path) -> None:
     """``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
     texts = {".json": json.dumps(to_json(report), indent=1) + "\n", ".md": markdown(report)}
     for suffix, text in texts.items():
         write_whole(path.with_suffix(suffix), text)
 
 
-def markdown(report: Report) -> str:
+def markdown(report: LiveReport) -> str:
     """The report as headings and tables."""
     lines = [
         f"# Live on one machine: {report.model}",
@@ -58,7 +58,7 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _reference(report: Report) -> Iterator[str]:
+def _reference(report: LiveReport) -> Iterator[str]:
     reference = report.reference
     depths = Spread.of(1e3 * seconds for seconds in reference.full_depths_s)
     yield from ("", "## What loads and budgets are of", "")
@@ -89,7 +89,7 @@ def _reference(report: Report) -> Iterator[str]:
 # -- loads ---------------------------------------------------------------------------------------
 
 
-def _loads(report: Report) -> Iterator[str]:
+def _loads(report: LiveReport) -> Iterator[str]:
     if not report.runs:
         return
     for arrivals in report.arrivals:
@@ -104,7 +104,7 @@ def _loads(report: Report) -> Iterator[str]:
     yield from _ends(report)
 
 
-def _by_load(report: Report, arrivals: str, metric: Metric) -> Iterator[str]:
+def _by_load(report: LiveReport, arrivals: str, metric: Metric) -> Iterator[str]:
     def cell(system: str, load: float) -> str:
         spread = report.spread(metric, system, arrivals, load)
         return NOTHING if spread is None else spread.text(metric.digits)
@@ -112,7 +112,7 @@ def _by_load(report: Report, arrivals: str, metric: Metric) -> Iterator[str]:
     yield from _matrix(report, report.systems, cell)
 
 
-def _leads(report: Report, arrivals: str, metric: Metric) -> Iterator[str]:
+def _leads(report: LiveReport, arrivals: str, metric: Metric) -> Iterator[str]:
     def cell(rival: str, load: float) -> str:
         spread = report.lead(metric, rival, arrivals, load)
         return NOTHING if spread is None else spread.text(metric.digits)
@@ -120,7 +120,7 @@ def _leads(report: Report, arrivals: str, metric: Metric) -> Iterator[str]:
     yield from _matrix(report, [name for name in report.systems if name != SHIPPED], cell)
 
 
-def _matrix(report: Report, systems: Sequence[str], cell: object) -> Iterator[str]:
+def _matrix(report: LiveReport, systems: Sequence[str], cell: object) -> Iterator[str]:
     assert callable(cell)
     columns: Columns[str] = (
         ("load", lambda system: system),
@@ -129,7 +129,7 @@ def _matrix(report: Report, systems: Sequence[str], cell: object) -> Iterator[st
     yield from table(columns, systems)
 
 
-def _not_won(report: Report) -> Iterator[str]:
+def _not_won(report: LiveReport) -> Iterator[str]:
     lines = []
     for metric in COMPARED:
         for arrivals in report.arrivals:
@@ -147,7 +147,7 @@ def _not_won(report: Report) -> Iterator[str]:
     yield from lines or ["Nowhere."]
 
 
-def _ends(report: Report) -> Iterator[str]:
+def _ends(report: LiveReport) -> Iterator[str]:
     """How answers and refusals were distributed, by system and load, over arrivals and rounds."""
     depths = sorted({depth for run in report.runs for depth in run.summary.depths})
     groups = [
@@ -189,7 +189,7 @@ def _reasons(runs: Sequence[LiveRun | BurstRun]) -> str:
 # -- recovery ------------------------------------------------------------------------------------
 
 
-def _bursts(report: Report) -> Iterator[str]:
+def _bursts(report: LiveReport) -> Iterator[str]:
     if not report.bursts:
         return
     first = report.bursts[0]
@@ -255,7 +255,7 @@ BURST: Columns[Burst] = (
 # -- accounting ----------------------------------------------------------------------------------
 
 
-def _accounting(report: Report) -> Iterator[str]:
+def _accounting(report: LiveReport) -> Iterator[str]:
     accounts = report.accounts()
     if not accounts:
         return
@@ -319,7 +319,7 @@ ACCOUNTS: Columns[tuple[str, str, Account]] = (
 # -- validity ------------------------------------------------------------------------------------
 
 
-def _validity(report: Report) -> Iterator[str]:
+def _validity(report: LiveReport) -> Iterator[str]:
     runs = report.all_runs
     if not runs:
         return

@@ -16,7 +16,7 @@ from reporting.markdown import Columns, table
 
 
 @dataclass
-class Report:
+class TritonReport:
     """Everything that was measured, on what and how. A part that was not asked for is None."""
 
     machine: str
@@ -83,7 +83,7 @@ MEMORY: Columns[MemoryFigures] = (
 )
 
 
-def markdown(report: Report) -> str:
+def markdown(report: TritonReport) -> str:
     """The report as headings and tables."""
     lines = [
         f"# What Triton costs, and what it serves: {report.model}",
@@ -102,7 +102,7 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _perf(report: Report) -> Iterator[str]:
+def _perf(report: TritonReport) -> Iterator[str]:
     if report.perf is None:
         return
     yield from ("", "## Throughput and latency of one model", "")
@@ -114,7 +114,7 @@ def _perf(report: Report) -> Iterator[str]:
     yield from table(PERF, report.perf)
 
 
-def _overhead(report: Report) -> Iterator[str]:
+def _overhead(report: TritonReport) -> Iterator[str]:
     if report.overhead is None:
         return
     yield from ("", "## What Triton adds to a request", "")
@@ -129,7 +129,7 @@ def _overhead(report: Report) -> Iterator[str]:
         yield from ("", f"Turns left out since a gateway did not answer as asked: {lost}.")
 
 
-def _memory(report: Report) -> Iterator[str]:
+def _memory(report: TritonReport) -> Iterator[str]:
     if report.memory is None:
         return
     yield from ("", "## What holding the model takes", "")

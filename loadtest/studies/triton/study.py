@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from loadtest.servers import processes, tritonserver
 from loadtest.studies.triton import memory, overhead, perf
-from loadtest.studies.triton.report import Report
+from loadtest.studies.triton.report import TritonReport
 from reporting.machine import machine
 from serving.artifacts.model_folders import MODEL_SUFFIX, find_model, read_catalog
 from serving.core.catalog import Catalog
@@ -33,7 +33,7 @@ _RUNTIME = re.compile(r'key: "runtime" value \{ string_value: "(\w+)" \}')
 
 
 @dataclass(frozen=True)
-class Settings:
+class TritonStudySettings:
     """What to measure and how long."""
 
     model_repository: Path
@@ -55,7 +55,7 @@ class Settings:
 class TritonSubject:
     """The model under study."""
 
-    settings: Settings
+    settings: TritonStudySettings
     folder: Path
     catalog: Catalog
     runtime: str
@@ -92,7 +92,7 @@ class TritonSubject:
         return processes.gateway(name, {**common, **settings}, log)
 
 
-def find_subject(settings: Settings, name: str | None) -> TritonSubject:
+def find_subject(settings: TritonStudySettings, name: str | None) -> TritonSubject:
     """The model called ``name``, or the only one there. Raises ModelError, InvalidArgument."""
     folder = find_model(settings.model_repository, name)
     catalog = read_catalog(folder)
@@ -110,7 +110,7 @@ def find_subject(settings: Settings, name: str | None) -> TritonSubject:
 
 
 def measure_perf(
-    subject: TritonSubject, report: Report, logs: Path, say: Callable[[str], None]
+    subject: TritonSubject, report: TritonReport, logs: Path, say: Callable[[str], None]
 ) -> None:
     """Fill ``report.perf``. Raises StudyError, AssemblyError."""
     folder, catalog = subject.settings.server_folder, subject.catalog
@@ -145,7 +145,7 @@ def measure_perf(
 
 
 def measure_overhead(
-    subject: TritonSubject, report: Report, logs: Path, say: Callable[[str], None]
+    subject: TritonSubject, report: TritonReport, logs: Path, say: Callable[[str], None]
 ) -> None:
     """Fill ``report.overhead``. Raises StudyError, AssemblyError."""
     settings, name = subject.settings, subject.name
@@ -172,7 +172,7 @@ def measure_overhead(
 
 
 def measure_memory(
-    subject: TritonSubject, report: Report, logs: Path, say: Callable[[str], None]
+    subject: TritonSubject, report: TritonReport, logs: Path, say: Callable[[str], None]
 ) -> None:
     """Fill ``report.memory``. Raises StudyError."""
     del logs  # a process that fails is quoted from its pipe
@@ -184,17 +184,17 @@ PARTS = {"perf": measure_perf, "overhead": measure_overhead, "memory": measure_m
 
 
 def study(
-    settings: Settings,
+    settings: TritonStudySettings,
     model: str | None,
     parts: Sequence[str],
     out: Path,
     say: Callable[[str], None],
-) -> Report:
+) -> TritonReport:
     """Measure ``parts``, in the order of ``PARTS``, and write ``out``/triton-DATE.json and .md, or
     triton-PART-DATE where not all were asked for. Raises StudyError, or AssemblyError where there
     is no Triton."""
     subject = find_subject(settings, model)
-    report = Report(
+    report = TritonReport(
         machine=machine(),
         load_average=os.getloadavg()[0],
         versions=versions(subject.runtime),

@@ -13,9 +13,9 @@ from builder.exporting.onnx_weights import read_frozen
 from builder.exporting.repository import write_catalog
 from builder.gpu.report import (
     COLUMNS,
+    GpuReport,
     ModelFigures,
     PathFigures,
-    Report,
     RuntimeFigures,
     markdown,
     with_rate,
@@ -76,7 +76,7 @@ def test_the_table_has_every_path_and_says_what_is_missing():
         RuntimeFigures("tensorrt", skipped="ImportError: none"),
     ]
     model = ModelFigures("bccd", "random", 700.0, {7: 24.9}, runtimes)
-    text = markdown(Report("a machine", {"torch": "1"}, "2026-01-01", [model]))
+    text = markdown(GpuReport("a machine", {"torch": "1"}, "2026-01-01", [model]))
     assert "| 1 | 7 | 2.000 | 2.200 | 1.100 (1.050 .. 1.150) | 12.3 | 45.6 % |" in text
     assert "| 8 | 7 | 9.000 | - | - | 0.0 | 0.0 % |" in text
     assert "AP by exit: 1: 0.5000, 7: 0.6250" in text

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from builder.data import ScoredBoxes, average_precision, read_bccd
-from loadtest.peers.detector import Decoded, PeerDetector, Settings, SettingsError
+from loadtest.peers.detector import Decoded, PeerDetector, PeerDetectorSettings, PeerSettingsError
 from loadtest.servers import peers as peer_servers
 from loadtest.servers.peers import Peer, PeerSettings, peer
 from loadtest.servers.processes import StudyError, is_ok
@@ -119,7 +119,9 @@ ENVIRONMENT = {
 
 
 def test_the_environment_says_what_to_serve() -> None:
-    assert Settings.read(ENVIRONMENT) == Settings(FOLDER, depth=2, port=8101, timeout_s=0.085)
+    assert PeerDetectorSettings.read(ENVIRONMENT) == PeerDetectorSettings(
+        FOLDER, depth=2, port=8101, timeout_s=0.085
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,14 +136,14 @@ def test_the_environment_says_what_to_serve() -> None:
     ],
 )
 def test_what_cannot_be_served_is_refused(changed: dict[str, str], reason: str) -> None:
-    with pytest.raises(SettingsError, match=reason):
-        Settings.read(ENVIRONMENT | changed)
+    with pytest.raises(PeerSettingsError, match=reason):
+        PeerDetectorSettings.read(ENVIRONMENT | changed)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
 def test_a_variable_that_is_missing_is_named(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"{name} is not set"):
-        Settings.read({k: v for k, v in ENVIRONMENT.items() if k != name})
+    with pytest.raises(PeerSettingsError, match=f"{name} is not set"):
+        PeerDetectorSettings.read({k: v for k, v in ENVIRONMENT.items() if k != name})
 
 
 @pytest.fixture(scope="module", params=[1, CATALOG.num_exits])

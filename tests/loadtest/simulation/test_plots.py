@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.simulation import plots
-from loadtest.simulation.report import SHIPPED, Report
+from loadtest.simulation.report import SHIPPED, SimulationReport
 from loadtest.simulation.study import Conditions, Point, study
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -13,9 +13,9 @@ matplotlib = pytest.importorskip("matplotlib")
 POLICIES = ("deadline", "fixed:1", "slackfit")
 
 
-def make_report(points: list[Point], duration_s: float | None = None) -> Report:
+def make_report(points: list[Point], duration_s: float | None = None) -> SimulationReport:
     conditions = Conditions("2x", 60, duration_s=duration_s)
-    return Report(conditions, points, POLICIES, study(points, POLICIES, conditions, 2, 1))
+    return SimulationReport(conditions, points, POLICIES, study(points, POLICIES, conditions, 2, 1))
 
 
 def test_a_file_for_each_process_and_one_for_all(tmp_path: Path) -> None:

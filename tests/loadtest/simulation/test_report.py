@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from loadtest.simulation.report import Interval, Report
+from loadtest.simulation.report import Interval, SimulationReport
 from loadtest.simulation.study import Conditions, Point, RunResult, study
 from loadtest.simulation.tables import markdown
 
@@ -33,7 +33,7 @@ def run(policy: str, seed: int, in_time: int, ap: float, point: Point = POINT) -
     )
 
 
-def report(**in_time: tuple[tuple[int, float], ...]) -> Report:
+def report(**in_time: tuple[tuple[int, float], ...]) -> SimulationReport:
     """Policy -> (answered in time, AP) by seed; ``fixed`` stands for fixed:1."""
     runs = [
         run(name.replace("fixed", "fixed:1"), seed, *figures)
@@ -41,7 +41,7 @@ def report(**in_time: tuple[tuple[int, float], ...]) -> Report:
         for seed, figures in enumerate(by_seed)
     ]
     policies = tuple(dict.fromkeys(r.policy for r in runs))
-    return Report(CONDITIONS, [POINT], policies, reversed(runs))
+    return SimulationReport(CONDITIONS, [POINT], policies, reversed(runs))
 
 
 def test_an_interval_is_students() -> None:
@@ -131,7 +131,9 @@ def test_a_burst_is_followed_to_its_end() -> None:
     point = Point("gpu-like", "burst:2:1:10", 0.3)
     conditions = Conditions("1.2x,2x,4x", 0, duration_s=6.0, with_oracle=False)
     policies = ("deadline", "fixed:max")
-    found = Report(conditions, [point], policies, study([point], policies, conditions, 1, 1))
+    found = SimulationReport(
+        conditions, [point], policies, study([point], policies, conditions, 1, 1)
+    )
     (_, _, ours), (_, _, deepest) = found.recoveries()
     assert ours.during.depth < ours.before.depth
     assert ours.depth_back_s is not None

@@ -11,10 +11,10 @@ from starlette.types import Message, Receive
 
 from serving.api.body import check_head, check_type, image_bytes, read_body
 from serving.core.errors import (
-    Cancelled,
     InvalidParameter,
     InvalidRequest,
     PayloadTooLarge,
+    RequestCancelled,
     UnsupportedImage,
 )
 
@@ -78,7 +78,7 @@ class TestRead:
         async def receive() -> Message:
             return {"type": "http.disconnect"}
 
-        with pytest.raises(Cancelled):
+        with pytest.raises(RequestCancelled):
             await read_body(receive, 3)
 
 

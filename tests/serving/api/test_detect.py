@@ -17,9 +17,9 @@ from serving.core.catalog import Exit
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
-    Cancelled,
     DeadlineExceeded,
     Overloaded,
+    RequestCancelled,
     ShedReason,
 )
 from serving.core.family import Family
@@ -263,7 +263,7 @@ class TestEndings:
             (DeadlineExceeded("x"), "deadline-exceeded", "late"),
             (BackendError("x"), "backend-error", "error"),
             (BackendUnavailable("x"), "backend-unavailable", "error"),
-            (Cancelled("x"), "cancelled", "cancelled"),
+            (RequestCancelled("x"), "cancelled", "cancelled"),
             (RuntimeError("x"), "internal", "error"),
         ],
     )
@@ -288,7 +288,7 @@ class TestEndings:
             Overloaded("x", ShedReason.REJECTED_OVERLOAD),
             Overloaded("x", ShedReason.EVICTED_EXPIRED),
             DeadlineExceeded("x"),
-            Cancelled("x"),
+            RequestCancelled("x"),
             BackendError("x"),
         ):
             backend.behaviour = raising(error)

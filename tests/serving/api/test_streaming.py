@@ -17,9 +17,9 @@ from serving.core.catalog import Exit
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
-    Cancelled,
     DeadlineExceeded,
     Overloaded,
+    RequestCancelled,
     ShedReason,
 )
 from serving.core.family import Family
@@ -214,7 +214,7 @@ class TestEnds:
             ((Overloaded("x", ShedReason.EVICTED_EXPIRED),), {}, "overloaded", "evicted"),
             ((BackendUnavailable("x"),), {}, "backend-unavailable", "error"),
             ((DeadlineExceeded("x"),), {}, "deadline-exceeded", "late"),
-            ((Cancelled("x"),), {}, "cancelled", "cancelled"),
+            ((RequestCancelled("x"),), {}, "cancelled", "cancelled"),
             ((RuntimeError("x"),), {}, "internal", "error"),
             ((), {}, "backend-error", "error"),
         ],

@@ -9,17 +9,16 @@ from serving.core import segment as segments
 from serving.core.catalog import Exit
 from serving.core.errors import (
     BudgetInfeasible,
-    Cancelled,
     DeadlineExceeded,
     InvalidImage,
     Overloaded,
+    RequestCancelled,
     ServingError,
     ShedReason,
 )
 from serving.core.family import Family
 from serving.core.ports import Observer
-from serving.core.request import Answered, Failed, Request, Shed
-from serving.core.request import Cancelled as CancelledResult
+from serving.core.request import Answered, Cancelled, Failed, Request, Shed
 from serving.observability.metrics import OUTCOMES, AnsweredFacts, Metrics, RequestRecord
 from tests.serving.fakes import CATALOG, DETECTIONS, FAMILY, FakeBackend, FakeClock
 
@@ -55,7 +54,7 @@ def tree(root: type[ServingError]) -> set[type[ServingError]]:
         (BudgetInfeasible("", 1.0), "infeasible"),
         *((Overloaded("", reason), reason.split("-")[0]) for reason in ShedReason),
         (DeadlineExceeded(""), "late"),
-        (Cancelled(""), "cancelled"),
+        (RequestCancelled(""), "cancelled"),
         (InvalidImage(""), "invalid"),
         (ValueError(), "error"),
         (KeyboardInterrupt(), "error"),
@@ -75,7 +74,7 @@ def test_answers_of_growing_replies_however_they_end(bench: Bench) -> None:
     for ending, num_answers in (
         (reply, None),
         (reply, 3),
-        (Cancelled(""), 1),
+        (RequestCancelled(""), 1),
         (BudgetInfeasible("", 1.0), 0),
     ):
         bench.metrics.ended_request(RequestRecord(0.1, 0.2, ending, num_answers))
@@ -147,7 +146,7 @@ def test_observes_an_executor(bench: Bench) -> None:
     observer.decided(3e-5)
     observer.ended(Answered(REQUEST, DETECTIONS, 2, 0, 0, 0, 0))
     observer.ended(Shed(REQUEST, ShedReason.REJECTED_OVERLOAD, 0, 0))
-    observer.ended(CancelledResult(REQUEST, 0))
+    observer.ended(Cancelled(REQUEST, 0))
     observer.ended(Failed(REQUEST, ValueError(), 0))
     assert bench.sample("segment_duration_seconds_count", kind="stem") == 2
     assert bench.sample("segment_duration_seconds_sum", kind="stack") == pytest.approx(0.012)

@@ -12,7 +12,7 @@ SENTENCES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
 PLAIN = [
     errors.InvalidRequest,
     errors.InvalidParameter,
-    errors.Cancelled,
+    errors.RequestCancelled,
     errors.BackendError,
     errors.BackendUnavailable,
 ]

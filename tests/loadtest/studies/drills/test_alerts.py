@@ -11,9 +11,9 @@ import pytest
 
 from loadtest.servers.processes import StudyError
 from loadtest.studies.drills import alerts as alert_drill
-from loadtest.studies.drills.alerts import Bench, DrillStep, Settings, _provoke
+from loadtest.studies.drills.alerts import AlertDrillSettings, Bench, DrillStep, _provoke
 
-SETTINGS = Settings(
+SETTINGS = AlertDrillSettings(
     model_repository=Path("repository"),
     runtime="onnxruntime",
     rules=Path("rules.yaml"),

@@ -14,9 +14,9 @@ from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.servers.processes import STOP_TIMEOUT_S, StudyError
 from loadtest.servers.prometheus import ProgramMissing, find_program
 from loadtest.studies.drills import restart as restart_drill
-from loadtest.studies.drills.restart import Gateways, Settings, haproxy_config, sort_out
+from loadtest.studies.drills.restart import Gateways, RestartDrillSettings, haproxy_config, sort_out
 
-SETTINGS = Settings(
+SETTINGS = RestartDrillSettings(
     model_repository=Path("repository"),
     runtime="onnxruntime",
     images=(),

@@ -10,7 +10,7 @@ from loadtest.load.outcomes import Outcome
 from loadtest.load.summary import Summary, summarise
 from loadtest.simulation.profiles import load_profile
 from loadtest.simulation.study import Timeline
-from loadtest.studies.live.report import BurstRun, LiveRun, Reference, Report
+from loadtest.studies.live.report import BurstRun, LiveReport, LiveRun, Reference
 from loadtest.studies.live.simulation import STEPS, Simulated
 from tests.loadtest.load.runs import answer, failure, result
 
@@ -70,8 +70,8 @@ def burst(system: str, number: int) -> BurstRun:
     )
 
 
-def report() -> Report:
-    return Report(
+def report() -> LiveReport:
+    return LiveReport(
         machine="some machine",
         load_average=0.1,
         versions={"punctual": "1"},

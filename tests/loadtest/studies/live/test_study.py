@@ -22,13 +22,13 @@ from loadtest.servers.processes import RunningServer, StudyError
 from loadtest.studies.live import study as live_study
 from loadtest.studies.live.reference import reserve_of
 from loadtest.studies.live.study import measure_loads, measure_recovery, plan, timeline_of
-from loadtest.studies.live.subject import LiveSubject, Settings
+from loadtest.studies.live.subject import LiveStudySettings, LiveSubject
 from loadtest.studies.live.systems import POLICIES, Measured, System
 from tests.e2e.process import ROOT
 from tests.loadtest.load.runs import ROWS, answer, result
 from tests.loadtest.studies.live.runs import REFERENCE, report, run
 
-SETTINGS = Settings(
+SETTINGS = LiveStudySettings(
     model_repository=ROOT / "model_repo",
     model=None,
     runtime="openvino",

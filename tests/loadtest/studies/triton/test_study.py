@@ -25,7 +25,7 @@ from loadtest.studies.triton import study as triton_study
 from loadtest.studies.triton.memory import Case, Resident
 from loadtest.studies.triton.overhead import BASELINE, OverheadFigures, OverheadSample, Refused
 from loadtest.studies.triton.perf import Load, PerfTarget, Window
-from loadtest.studies.triton.report import Report
+from loadtest.studies.triton.report import TritonReport
 from serving.artifacts.model_folders import ModelNotFound
 from serving.core import segment as segments
 from serving.core.command_errors import InvalidArgument
@@ -352,11 +352,11 @@ def test_a_triton_that_cannot_load_its_models_is_quoted(
 # -- the report ----------------------------------------------------------------------------------
 
 
-def report() -> Report:
+def report() -> TritonReport:
     perf_lines = perf.summarise(perf.depth_loads("m", 1, (1,))[:1], PLAIN_WINDOWS)
     added = Spread(0.5, 1.5, 2.5)
     line = OverheadFigures("triton", 7, 300, 30.0, 25.0, 5.0, 6.0, 7.0, added)
-    return Report(
+    return TritonReport(
         machine="a machine, 2 cores",
         load_average=0.04,
         versions={"punctual": "0"},
@@ -420,8 +420,8 @@ def test_parts_are_named_as_they_are() -> None:
     assert tuple(triton_study.PARTS) == cli.STUDY_PARTS
 
 
-def settings(repository: Path) -> triton_study.Settings:
-    return triton_study.Settings(
+def settings(repository: Path) -> triton_study.TritonStudySettings:
+    return triton_study.TritonStudySettings(
         model_repository=repository,
         config_name="cpu",
         server_folder=repository,
