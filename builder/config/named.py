@@ -44,33 +44,39 @@ TRAIN_CHOICES = {
     "schedule": ("cosine", "step"),
     "box_loss": ("giou", "huber"),
 }
-"""Fields of a recipe that name something in the training's ``optimization`` or ``losses``."""
+"""Fields of a recipe that name something in the ``optimization`` or ``losses`` of the training."""
 
 MODEL_NAME = matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}",
     "1 to 100 letters, digits, '_', '-' and '.', beginning with none of the last two",
 )
-"""A model's name is that of a folder, and of models in Triton."""
+"""Rule for a model's name, which also names a folder and models in Triton."""
 
 MAX_CANDIDATES = 3840
-"""What TensorRT's TopK takes at most; suppression compares each with each."""
+"""Most candidates before suppression, the largest k of TensorRT's TopK.
+
+Suppression compares every pair of candidates.
+"""
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has only lists: give them back as tuples, all the way down."""
+    """Return ``value`` with its lists as tuples, all the way down: JSON has only lists."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 class JsonRecord:
-    """Mix-in of the frozen records below: a plain dict of JSON types, and back."""
+    """Mix-in of a frozen record that converts it to a plain dict of JSON types and back."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable fields."""
+        """Return the fields as a dict of JSON-serialisable values."""
         return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The record whose ``to_dict`` is ``data``. Raises ValueError for an unknown field."""
+        """Return the record whose ``to_dict`` is ``data``.
+
+        Raises ValueError for an unknown field.
+        """
         unknown = set(data) - {item.name for item in fields(cls)}  # type: ignore[arg-type]
         if unknown:
             raise ValueError(f"{cls.__name__} has no field {sorted(unknown)}")
@@ -79,54 +85,60 @@ class JsonRecord:
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig(JsonRecord):
-    """Structure and post-processing of one detector. Sizes in pixels of the model input."""
+    """One detector's structure and post-processing. Sizes are in pixels of the model input."""
 
     name: str
     classes: tuple[str, ...]
     input_size: tuple[int, int]
-    """(height, width)."""
+    """Size of the model input, (height, width) in pixels."""
     backbone: str = "resnet10"
     backbone_width: int = 8
-    """Channels of the stem; of AmoebaNet-D its F, four times as many."""
+    """Channels of the backbone's stem; of AmoebaNet-D its F, four times as many."""
     backbone_layers: int = 0
-    """Normal cells of AmoebaNet-D, its L; the depth of the others is in their name."""
+    """Number of normal cells of AmoebaNet-D, its L; 0 for backbones whose names tell their
+    depth."""
     neck: str = "nas_fpn"
-    """A key of ``GRAPHS``, or the name of ``graph``."""
+    """Name of the neck's pyramid: a key of ``GRAPHS``, or the name of ``graph``."""
     graph: tuple[Row, ...] = ()
-    """The rows of a pyramid that is not built in."""
+    """Rows of a pyramid that is not built in; empty for a built-in one."""
     num_stacks: int = 7
-    """Pyramids in the neck."""
+    """Number of pyramids in the neck."""
     stacks_per_exit: int = 1
-    """An exit follows every so many pyramids."""
+    """Number of pyramids between two exits: an exit follows every so many."""
     neck_channels: int = 64
     conv: str = "dense"
-    """3x3 convolutions of neck and head: dense, or separable (depthwise, then pointwise)."""
+    """Kind of the 3x3 convolutions in neck and head: dense, or separable.
+
+    A separable one is depthwise, then pointwise.
+    """
     activation: str = "relu"
-    """Of neck and head: relu or swish."""
+    """Activation of neck and head: relu or swish."""
     head_channels: int = 64
     head_convs: int = 4
-    """Convolutions in each of the two towers, before the prediction."""
+    """Convolutions in each of the head's two towers, before the prediction."""
     light_exits: int = 0
-    """The first so many exits have a light head: it is shared among them as the head is among the
-    others."""
+    """Number of exits, from the first, that share a light head, as the others share the head."""
     light_head_channels: int = 64
     light_head_convs: int = 1
     light_head_conv: str = "separable"
     anchor_scale: float = 4.0
     """Side of the smallest square anchor of a level, in strides."""
     anchor_offset: float = 0.5
-    """Where in a cell its anchors are centred, in strides from its upper left corner."""
+    """Where in a cell its anchors are centred, in strides from the cell's upper left corner."""
     octave_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
-    """Width over height."""
+    """Aspect ratios of the anchors, width over height."""
     license: str = "Apache-2.0"
-    """Of the trained weights."""
+    """Licence of the trained weights."""
     flavour: str = "google"
-    """Whose reading of the merging cells the weights were trained with."""
+    """Reading of the NAS-FPN paper's merging cells that the weights were trained with."""
     score_threshold: float = 0.05
-    """Boxes must score strictly more."""
+    """Score that a box must strictly exceed to be detected."""
     iou_threshold: float = 0.5
-    """A box is suppressed by a better one of its class if their IoU is strictly greater."""
+    """IoU above which a box is suppressed by a better one of its class.
+
+    The IoU must be strictly greater.
+    """
     max_candidates: int = 128
     max_detections: int = 100
 
@@ -166,32 +178,32 @@ class DetectorConfig(JsonRecord):
 
     @property
     def num_exits(self) -> int:
-        """One exit after every ``stacks_per_exit`` stacks."""
+        """Number of exits: one after every ``stacks_per_exit`` stacks."""
         return self.num_stacks // self.stacks_per_exit
 
     @property
     def pyramid(self) -> Graph:
-        """The table that every stack of the neck interprets."""
+        """Table that every stack of the neck interprets."""
         return Graph.from_rows(self.graph) if self.graph else GRAPHS[self.neck]
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Of the features that stem and stacks give, from the finest to the coarsest."""
+        """Levels of the features that stem and stacks give, from the finest to the coarsest."""
         return self.pyramid.levels
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the input per cell, for each level."""
+        """Pixels of the input per cell of the feature map of each level."""
         return tuple(2**level for level in self.levels)
 
     @property
     def anchors_per_location(self) -> int:
-        """Anchors centred on each cell of a feature map."""
+        """Number of anchors centred on each cell of a feature map."""
         return len(self.octave_scales) * len(self.aspect_ratios)
 
     @property
     def feature_sizes(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) of the feature map of each level."""
+        """Size of the feature map of each level, (height, width) in cells."""
         height, width = self.input_size
         return tuple((height // stride, width // stride) for stride in self.strides)
 
@@ -227,43 +239,53 @@ DETECTOR_RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig(JsonRecord):
-    """One training recipe. Batch and learning rate are those of a step of the optimizer, on however
-    many processes it is computed."""
+    """One training recipe.
+
+    Batch and learning rate are those of a step of the optimizer, on however many processes it is
+    computed.
+    """
 
     dataset: str
-    """A key of ``builder.data.DATASETS``."""
+    """Data set to train on: a key of ``builder.data.DATASETS``."""
     split: str = "train"
     validation_split: str | None = "val"
     epochs: int = 100
     batch_size: int = 8
     micro_batches: int = 1
-    """Each process computes its share of a batch in so many parts, one after the other, and adds up
-    their gradients."""
+    """Number of parts in which each process computes its share of a batch.
+
+    They are computed one after the other and their gradients added up.
+    """
     optimizer: str = "adamw"
     learning_rate: float = 2e-3
     schedule: str = "cosine"
-    """What follows the warm-up: cosine, or steps by a tenth after each of ``milestones``."""
+    """Schedule after the warm-up: cosine, or steps by a tenth after each of ``milestones``."""
     final_learning_rate_ratio: float = 0.01
-    """Cosine decay ends here, as a share of ``learning_rate``."""
+    """Learning rate at the end of the cosine schedule, as a share of ``learning_rate``."""
     milestones: tuple[int, ...] = ()
-    """Epochs."""
+    """Epochs after which the step schedule lowers the learning rate."""
     warmup_steps: int = 200
     warmup_ratio: float = 0.0
-    """The linear warm-up starts here, as a share of ``learning_rate``."""
+    """Learning rate at the start of the linear warm-up, as a share of ``learning_rate``."""
     weight_decay: float = 0.05
-    """On convolution kernels only."""
+    """Weight decay, applied to convolution kernels only."""
     momentum: float = 0.9
-    """Read by the sgd optimizer."""
+    """Momentum of the sgd optimizer; others do not read it."""
     clip_norm: float | None = 10.0
     exits_per_step: int | None = None
-    """Which exits a step trains, all weighing alike. None: every one; n: the last one and n - 1
-    others drawn at random."""
+    """Number of exits that a step trains, all weighing alike.
+
+    None trains every one; n trains the last one and n - 1 others drawn at random.
+    """
     focal_alpha: float = 0.25
     focal_gamma: float = 1.5
     box_loss: str = "giou"
     box_weight: float = 2.0
     ema_decay: float = 0.999
-    """Of the moving average of the weights, which is what is served; 0: the last weights are."""
+    """Decay of the moving average of the weights, which is what is served.
+
+    With 0 the last weights are.
+    """
     drop_block: float = 0.0
     """Rate of DropBlock behind every cell of the neck at the last step; it grows from 0."""
     horizontal_flip: bool = True
@@ -272,10 +294,12 @@ class TrainConfig(JsonRecord):
     brightness_jitter: float = 0.2
     contrast_jitter: float = 0.2
     autocast: bool = True
-    """bfloat16 convolutions, but not on a CPU that would emulate them; losses and box arithmetic
-    stay float32."""
+    """Whether convolutions run in bfloat16, except on a CPU that would emulate it.
+
+    Losses and box arithmetic stay float32.
+    """
     validate_every: int = 0
-    """Epochs between validations; 0: only after the last."""
+    """Epochs between validations; 0 validates only after the last."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -417,11 +441,13 @@ _PAPER = TrainConfig(
     contrast_jitter=0.0,
     validate_every=10,
 )
-"""The short recipe of NAS-FPN (Ghiasi et al., 2019), with the warm-up, the box loss and its weight
-of Google's RetinaNet (tensorflow/tpu)."""
+"""Short recipe of NAS-FPN (Ghiasi et al., 2019).
+
+Its warm-up, its box loss and the weight of that are those of Google's RetinaNet (tensorflow/tpu).
+"""
 
 _PAPER_LONG = replace(_PAPER, epochs=150, milestones=(120, 140))
-"""Its long one, which goes with DropBlock."""
+"""Long recipe of NAS-FPN (Ghiasi et al., 2019), which goes with DropBlock."""
 
 COCO_CLASSES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
@@ -436,7 +462,7 @@ COCO_CLASSES = (
     *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier"),
     "toothbrush",
 )
-"""The eighty of COCO, in the order of their ids."""
+"""The eighty classes of COCO, in the order of their ids."""
 
 CONFIGS: dict[str, Config] = {
     # punctual train --config bccd --data data/bccd --out runs/bccd
@@ -490,13 +516,16 @@ CONFIGS |= {
 
 
 PARTS = ("detector", "train")
-"""Of a configuration: what an assignment may set a field of."""
+"""Parts of a configuration, of which an assignment may set a field."""
 
 
 def override(config: Config, assignments: Sequence[str], neck: Path | None = None) -> Config:
-    """The configuration with the pyramid in the JSON file ``neck``, under the file's name, and with
-    ``detector.FIELD=JSON`` and ``train.FIELD=JSON`` assignments, all at once: what fits together is
-    taken in any order. Raises ValueError, and OSError for ``neck``."""
+    """Return ``config`` with another pyramid and with fields assigned.
+
+    The pyramid is that in the JSON file ``neck``, under the file's name. ``assignments`` are
+    ``detector.FIELD=JSON`` and ``train.FIELD=JSON``; all are made at once, so that what fits
+    together is taken in any order. Raises ValueError, and OSError for ``neck``.
+    """
     changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     if neck is not None:
         if neck.stem in GRAPHS:

@@ -24,17 +24,20 @@ from typing import Any
 from serving.core.command_errors import InvalidArgument
 
 OPS = ("sum", "attention")
-"""What a cell may do with its two maps; a flavour says how."""
+"""Operations by which a cell may merge its two maps; a flavour defines them."""
 
 FINEST_LEVEL, COARSEST_BACKBONE_LEVEL = 3, 5
-"""Backbones end in C3, C4 and C5; coarser levels are pooled from the last of them."""
+"""Finest level of a pyramid, and the coarsest that a backbone gives.
+
+Backbones end in C3, C4 and C5; coarser levels are pooled from the last of them.
+"""
 
 Row = tuple[int, str, tuple[int, int], bool]
-"""A cell as plain data: level, op, inputs, is_output."""
+"""One cell as plain data: level, op, inputs, is_output."""
 
 
 class InvalidGraph(InvalidArgument):
-    """A table that is no feature pyramid; the message says which row and why."""
+    """Error of a table that is no feature pyramid; the message says which row and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +46,36 @@ class Cell:
 
     level: int
     op: str
-    """One of ``OPS``."""
+    """Operation that merges the two inputs: one of ``OPS``."""
     inputs: tuple[int, int]
-    """Offsets of earlier maps."""
+    """Offsets of the two earlier maps that the cell merges."""
     is_output: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A row with everything that an interpreter would otherwise have to look up."""
+    """One row of a table, with everything that an interpreter would otherwise have to look up."""
 
     cell: Cell
     coarse: int
     fine: int
-    """Offsets of the coarser and the finer input; of equal levels the first counts as coarser."""
+    """Offset of the finer input, as ``coarse`` is of the coarser.
+
+    Of inputs at equal levels the first counts as the coarser.
+    """
     unused: tuple[int, ...]
-    """Earlier maps of an output cell's level that nothing has consumed so far: added to it."""
+    """Offsets of the maps that are added to an output cell.
+
+    They are earlier maps of its level that nothing has consumed so far.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A valid pyramid. Raises InvalidGraph."""
+    """A valid pyramid: the levels and the cells of its table. Making one raises InvalidGraph."""
 
     levels: tuple[int, ...]
-    """From the finest to the coarsest; the stride of level l is 2**l pixels."""
+    """Levels from the finest to the coarsest; the stride of level l is 2**l pixels."""
     cells: tuple[Cell, ...]
 
     def __post_init__(self) -> None:
@@ -83,7 +92,7 @@ class Graph:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row]) -> Graph:
-        """The graph whose levels are those of the output rows. Raises InvalidGraph."""
+        """Return the graph whose levels are those of the output rows. Raises InvalidGraph."""
         for number, row in enumerate(rows, start=1):
             if not _is_row(row):
                 raise InvalidGraph(f"row {number} is not (level, op, (map, map), output): {row!r}")
@@ -92,12 +101,12 @@ class Graph:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The cells as plain data."""
+        """Cells of the table as plain data."""
         return tuple((cell.level, cell.op, cell.inputs, cell.is_output) for cell in self.cells)
 
     @property
     def map_levels(self) -> tuple[int, ...]:
-        """The level of every map: of the inputs, then of the cells."""
+        """Level of every map: of the inputs, then of the cells."""
         return (*self.levels, *(cell.level for cell in self.cells))
 
     @property
@@ -107,7 +116,7 @@ class Graph:
         return tuple(at[level] for level in self.levels)
 
     def steps(self) -> tuple[Step, ...]:
-        """The cells in order, ready to be run."""
+        """Return the cells in order, ready to be run."""
         consumed: set[int] = set()
         steps = []
         for offset, cell in self._numbered():
@@ -124,7 +133,7 @@ class Graph:
         return list(enumerate(self.cells, start=len(self.levels)))
 
     def _unused(self, offset: int, consumed: set[int]) -> tuple[int, ...]:
-        """Maps before ``offset``, of its level, that are not in ``consumed``."""
+        """Return the maps before ``offset``, of its level, that are not in ``consumed``."""
         level = self.map_levels[offset]
         return tuple(
             index
@@ -174,7 +183,7 @@ def _check_cell(offset: int, cell: Cell, levels: tuple[int, ...]) -> None:
 
 
 def _check_use(graph: Graph) -> None:
-    """Every map must reach an output."""
+    """Raise InvalidGraph unless every map reaches an output."""
     used = {index for step in graph.steps() for index in (*step.cell.inputs, *step.unused)}
     for offset, level in enumerate(graph.map_levels):
         if offset not in used and offset not in graph.outputs:
@@ -189,7 +198,7 @@ _FIELDS = {"level", "op", "inputs", "output"}
 
 
 def read_graph(path: Path) -> Graph:
-    """A pyramid from a JSON file.
+    """Read a pyramid from a JSON file.
 
     ``{"levels": [3, 4, 5], "cells": [{"level": 4, "op": "sum", "inputs": [1, 2], "output":
     false}, ...]}``; offsets 0, 1, ... are the levels' maps, the first cell comes next. Raises
@@ -270,4 +279,4 @@ GRAPHS = {
         )
     ),
 }
-"""Built-in pyramids by name."""
+"""Built-in pyramids: name -> graph."""

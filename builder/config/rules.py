@@ -1,4 +1,4 @@
-"""What a field of a configuration may be: small predicates with a description, and their check.
+"""Rules for the fields of a configuration: predicates with a description, and their check.
 
 The builder's configurations come from command lines and from checkpoints, that is from people and
 from files, so every value is checked where a record is made.
@@ -15,11 +15,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of value."""
+    """One kind of value that a field may have: a predicate and its description."""
 
     holds: Callable[[Any], bool]
     what: str
-    """Completes "it must be ..."."""
+    """Description of the value, which completes "it must be ..."."""
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
@@ -27,7 +27,7 @@ TEXT = Rule(lambda value: isinstance(value, str) and bool(value.strip()), "a tex
 
 
 def whole(least: int, most: int | None = None) -> Rule:
-    """An int (not a bool) in ``least``..``most``."""
+    """Return the rule of an int (not a bool) in ``least``..``most``."""
 
     def holds(value: Any) -> bool:
         return type(value) is int and value >= least and (most is None or value <= most)
@@ -37,7 +37,7 @@ def whole(least: int, most: int | None = None) -> Rule:
 
 
 def share(*, below_one: bool = False) -> Rule:
-    """A number in 0..1, perhaps without 1."""
+    """Return the rule of a number in 0..1, perhaps without 1."""
 
     def holds(value: Any) -> bool:
         return _finite(value) and 0 <= value <= 1 and not (below_one and value == 1)
@@ -50,26 +50,26 @@ POSITIVE = Rule(lambda value: _finite(value) and value > 0, "a number greater th
 
 
 def one_of(choices: Collection[str]) -> Rule:
-    """One of some names."""
+    """Return the rule of one of the names ``choices``."""
     return Rule(
         lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}"
     )
 
 
 def matching(pattern: str, what: str) -> Rule:
-    """A text that ``pattern`` matches as a whole."""
+    """Return the rule of a text that ``pattern`` matches as a whole."""
     return Rule(
         lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, what
     )
 
 
 def optional(rule: Rule) -> Rule:
-    """``rule``, or None."""
+    """Return the rule of None or what ``rule`` allows."""
     return Rule(lambda value: value is None or rule.holds(value), f"{rule.what}, or null")
 
 
 def several(rule: Rule, least: int = 0, most: int | None = None) -> Rule:
-    """A tuple of so many values of a rule."""
+    """Return the rule of a tuple of ``least`` to ``most`` values that each keep ``rule``."""
 
     def holds(value: Any) -> bool:
         return (
@@ -84,7 +84,7 @@ def several(rule: Rule, least: int = 0, most: int | None = None) -> Rule:
 
 
 def check(record: object, rules: Mapping[str, Rule]) -> None:
-    """Raises ValueError for the first field of ``record`` that is not what its rule says."""
+    """Raise ValueError for the first field of ``record`` that breaks its rule."""
     for name, rule in rules.items():
         value = getattr(record, name)
         if not rule.holds(value):
