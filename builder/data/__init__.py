@@ -1,4 +1,4 @@
-"""Data sets: readers, augmentation, batches, average precision."""
+"""Data sets: their readers, augmentation, batches, and average precision on them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ DATASETS: dict[str, Callable[[Path, str], Dataset]] = {
     "voc": read_voc,
     "yolo": read_yolo,
 }
-"""Name -> reader of (folder, split)."""
+"""Readers of data sets: name -> function of (folder, split)."""
 
 BAD_ANNOTATIONS = ("skip", "refuse")
-"""What to do about annotations that cannot be used: leave them out, or use nothing."""
+"""Ways to treat annotations that cannot be used: leave them out, or refuse the data set."""
 
 MAX_LINES = 20
-"""Of bad annotations in a refusal."""
+"""Most bad annotations that a refusal lists."""
 
 
 def read_dataset(name: str, root: Path, split: str, bad_annotations: str = "skip") -> Dataset:
-    """A split by the reader ``name``. Raises DatasetError if it cannot be read or, by
-    "refuse", if any annotation in it cannot be used."""
+    """Read a split with the reader ``name``.
+
+    Raises DatasetError if it cannot be read or, by "refuse", if any annotation in it cannot be
+    used.
+    """
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}")
     dataset = DATASETS[name](root, split)

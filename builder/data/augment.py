@@ -1,4 +1,5 @@
-"""From a sample to a training input: scale jitter, crop or pad, flips, brightness and contrast."""
+"""Augmentation of samples to training inputs: scale jitter, crop or pad, flips, brightness,
+contrast."""
 
 from __future__ import annotations
 
@@ -13,22 +14,22 @@ from builder.data.dataset import Sample
 from serving.core.letterbox import PAD_VALUE, fit
 
 MIN_VISIBLE = 0.3
-"""A box must keep this share of its area through the crop."""
+"""Share of its area that a box must keep through the crop."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A sample placed in the model's input."""
+    """A sample placed in the model's input: pixels and boxes."""
 
     image: npt.NDArray[np.uint8]
-    """(height, width, 3) of the input size."""
+    """Pixels of the model's input, (height, width, 3) uint8 RGB."""
     boxes_xyxy: npt.NDArray[np.float32]
-    """(boxes, 4) in input pixels."""
+    """Boxes of the objects, (boxes, 4) xyxy in input pixels."""
     labels: npt.NDArray[np.int64]
 
 
 def letterbox(sample: Sample, input_size: tuple[int, int]) -> Example:
-    """A sample as the server places it in the input."""
+    """Place a sample in the input as the server does."""
     return place(sample, input_size, 1.0, (0.0, 0.0))
 
 
@@ -62,7 +63,7 @@ def place(
 
 
 def flip(example: Example, axis: int) -> Example:
-    """Mirror left to right (``axis`` 1) or top to bottom (0)."""
+    """Mirror an example left to right (``axis`` 1) or top to bottom (0)."""
     size = example.image.shape[axis]
     low = 1 - axis  # column of x1 or y1
     boxes = example.boxes_xyxy.copy()
@@ -83,7 +84,7 @@ def adjust(
 def augment(
     sample: Sample, input_size: tuple[int, int], config: TrainConfig, random: np.random.Generator
 ) -> Example:
-    """One random view of a sample; a function of its arguments and the generator's state."""
+    """Return one random view of a sample; a function of its arguments and the generator's state."""
     zoom = random.uniform(*config.scale_jitter)
     example = place(sample, input_size, zoom, (random.random(), random.random()))
     for axis, enabled in ((1, config.horizontal_flip), (0, config.vertical_flip)):

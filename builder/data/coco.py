@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from builder.data.dataset import Dataset, DatasetError
 
 SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
-"""Name -> the fewest pixels of the image that objects of this size cover."""
+"""Sizes of objects: name -> the fewest pixels of the image that objects of this size cover."""
 
 _ALL_SIZES = 0
 """Index of pycocotools' area range that holds every object; those of SIZES follow."""
@@ -24,25 +24,28 @@ _ALL_SIZES = 0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredBoxes:
-    """What a detector found in one image."""
+    """One image's detections, as a detector scored them."""
 
     boxes_xyxy: npt.NDArray[np.float32]
-    """(N, 4) in pixels of the original image."""
+    """Boxes, (N, 4) xyxy in pixels of the original image."""
     scores: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class AveragePrecision:
-    """Means over classes, at most 100 detections an image."""
+    """One detector's average precision on a data set.
+
+    Figures are means over classes, of at most 100 detections an image.
+    """
 
     ap: float
-    """Mean over the IoU thresholds .5, .55, ..., .95."""
+    """Mean AP over the IoU thresholds .5, .55, ..., .95."""
     ap50: float
     ap_by_class: Mapping[str, float]
-    """``ap`` of each class; nan where the data set has none of it."""
+    """AP of each class, as in ``ap``; nan where the data set has no object of it."""
     ap_by_size: Mapping[str, float]
-    """``ap`` of the objects of each of SIZES; nan where the data set has none."""
+    """AP of the objects of each of SIZES, as in ``ap``; nan where the data set has none."""
 
 
 def _xywh(box: npt.NDArray[np.float32]) -> list[float]:
@@ -51,7 +54,7 @@ def _xywh(box: npt.NDArray[np.float32]) -> list[float]:
 
 
 def _ground_truth(dataset: Dataset) -> COCO:
-    """The data set as pycocotools wants it; ids count from 1."""
+    """Return the data set as pycocotools wants it; ids count from 1."""
     coco = COCO()
     coco.dataset = {
         "info": {},
@@ -85,7 +88,8 @@ def _ground_truth(dataset: Dataset) -> COCO:
 
 
 def _evaluate(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> COCOeval | None:
-    """Matches of one detection record for each sample; None if nothing at all was detected."""
+    """Return the matches of one detection record for each sample; None if there are no
+    detections."""
     rows = [
         {
             "image_id": index,
@@ -105,8 +109,11 @@ def _evaluate(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> COCOeval |
 
 
 def average_precision(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> AveragePrecision:
-    """AP and AP50 of one detection record for each sample of ``dataset``, in its order. Raises
-    DatasetError if there is no object to be found."""
+    """Return the average precision of detections, one record for each sample of ``dataset``.
+
+    The records are in the order of the samples. Raises DatasetError if there is no object to be
+    found.
+    """
     if not dataset.has_objects:
         raise DatasetError("there is no object in these images: no accuracy can be measured")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -132,12 +139,12 @@ def average_precision(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> Av
 
 
 def _mean(precision: npt.NDArray[np.float64]) -> float:
-    """Over what there was something to find of; nan if there was nothing."""
+    """Return the mean over what there was something to find of; nan if there was nothing."""
     return float(precision[precision > -1].mean()) if (precision > -1).any() else math.nan
 
 
 def count_objects(dataset: Dataset) -> tuple[dict[str, int], dict[str, int]]:
-    """How many objects there are of each class, and of each of SIZES."""
+    """Return how many objects there are of each class, and of each of SIZES."""
     labels = np.concatenate([sample.labels for sample in dataset.samples])
     areas = np.concatenate([sample.areas for sample in dataset.samples])
     sizes = np.searchsorted(list(SIZES.values()), areas, side="right") - 1
@@ -152,9 +159,11 @@ def count_objects(dataset: Dataset) -> tuple[dict[str, int], dict[str, int]]:
 def resampled_ap(
     dataset: Dataset, detections: Sequence[ScoredBoxes], num_resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """(num_resamples,) APs, each over as many images drawn with replacement (bootstrap): how far
-    AP would move with other images of the same kind. Draws without an object are left out. The same
-    seed draws the same images, so that two detectors can be compared in pairs."""
+    """Return (num_resamples,) APs, each over as many images drawn with replacement (bootstrap).
+
+    They tell how far AP would move with other images of the same kind. Draws without an object are
+    left out. The same seed draws the same images, so that two detectors can be compared in pairs.
+    """
     random = np.random.default_rng(seed)
     draws = random.integers(0, len(dataset.samples), (num_resamples, len(dataset.samples)))
     has_objects = np.array([len(sample.labels) > 0 for sample in dataset.samples])

@@ -16,14 +16,14 @@ from typing import Any
 from builder.data.dataset import Annotation, Collector, Dataset, DatasetError, is_size, read_text
 
 Entries = list[Any]
-"""A section of the file, nothing about whose entries is certain."""
+"""A section of the file; nothing is certain about its entries."""
 
 MAX_AREA = 1e10
-"""Square pixels, as in pycocotools: no larger object is looked for."""
+"""Largest area of an object in square pixels: as in pycocotools, no larger one is looked for."""
 
 
 def read_coco(root: Path, split: str) -> Dataset:
-    """A split such as train2017, images in the order of the file."""
+    """Read a split such as train2017, with its images in the order of the file."""
     path = root / "annotations" / f"instances_{split}.json"
     sections = _sections(root, split, path)
     categories = _categories(path, sections["categories"])
@@ -49,7 +49,7 @@ def read_coco(root: Path, split: str) -> Dataset:
 
 
 def _sections(root: Path, split: str, path: Path) -> dict[str, Entries]:
-    """The three lists of the file. Raises DatasetError if they are not there."""
+    """Return the three lists of the file. Raises DatasetError if they are not there."""
     try:
         data = json.loads(read_text(path))
     except FileNotFoundError as error:
@@ -66,7 +66,10 @@ def _sections(root: Path, split: str, path: Path) -> dict[str, Entries]:
 
 
 def _categories(path: Path, entries: Entries) -> list[tuple[int, str]]:
-    """(id, name), ascending. Raises DatasetError: without them nothing else means anything."""
+    """Return the categories as (id, name), ascending.
+
+    Raises DatasetError if there are none that are usable: without them nothing else means anything.
+    """
     try:
         categories = sorted((_whole(entry["id"]), _name(entry["name"])) for entry in entries)
     except (KeyError, TypeError) as error:
@@ -77,7 +80,7 @@ def _categories(path: Path, entries: Entries) -> list[tuple[int, str]]:
 
 
 def _images(found: Collector, file: str, entries: Entries) -> dict[Any, tuple[str, dict[str, Any]]]:
-    """Id -> (where, entry) of each image that can be told from the others."""
+    """Return id -> (where, entry) of each image that can be told from the others."""
     images: dict[Any, tuple[str, dict[str, Any]]] = {}
     for index, entry in enumerate(entries):
         where = f"{file}: images[{index}]"
@@ -97,7 +100,7 @@ def _annotations(
     labels: Mapping[Any, int],
     images: Mapping[Any, object],
 ) -> Iterator[tuple[Any, Annotation]]:
-    """(image's id, annotation) of each that names an image, a category and a box."""
+    """Yield (image's id, annotation) for each entry that names an image, a category and a box."""
     for index, entry in enumerate(entries):
         where = f"{file}: annotations[{index}]"
         try:

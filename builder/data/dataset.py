@@ -1,4 +1,4 @@
-"""What every data set looks like to the rest of the builder, and what readers are made of.
+"""Data sets as the rest of the builder sees them, and what their readers are made of.
 
 A reader is a function of (folder, split). What it cannot use it reports and leaves out; whether
 that is good enough is for whoever asked (``builder.data.read_dataset``). Without its list of
@@ -24,7 +24,7 @@ from serving.core.command_errors import InvalidArgument
 from serving.imaging.pixels import FORMATS, is_sideways, orientation, to_rgb, upright
 
 ENCODING = "utf-8-sig"
-"""Of every text file: UTF-8, with or without the mark that some editors put first."""
+"""Encoding of every text file: UTF-8, with or without the mark that some editors put first."""
 
 IMAGE_SUFFIXES = (
     ".jpg",
@@ -38,18 +38,20 @@ IMAGE_SUFFIXES = (
     ".tiff",
     ".avif",
 )
-"""Of files in a folder that are taken for images, in either case. Those that no server takes are
-among them, to be reported."""
+"""Suffixes of the files in a folder that are taken for images, in either case.
+
+Those that no server takes are among them, to be reported.
+"""
 
 Lines = list[tuple[str, list[str]]]
-"""(where, fields) of lines."""
+"""Lines of a text file as (where, fields)."""
 
 Corners = tuple[float, float, float, float]
-"""x1, y1, x2, y2 in pixels of the image."""
+"""Corners of a box: x1, y1, x2, y2 in pixels of the image."""
 
 
 class DatasetError(InvalidArgument):
-    """A data set, or one of its files, that cannot be read."""
+    """Error of a data set, or one of its files, that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,45 +59,52 @@ class Annotation:
     """One object, as a reader found it."""
 
     where: str
-    """File and line, or file and place in the JSON."""
+    """Place of the annotation: file and line, or file and place in the JSON."""
     box_xyxy: Corners
     label: int
     area: float | None = None
-    """Of the object in square pixels; None: that of its box."""
+    """Area of the object in square pixels; None for that of its box."""
     is_crowd: bool = False
-    """Many objects in one box: what is found there counts neither as right nor as wrong. Training
-    takes it for background."""
+    """Whether the box holds many objects: what is found there counts neither as right nor as wrong.
+
+    Training takes it for background.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One annotated image. It is decoded whenever it is asked for: a data set may be larger than
-    memory."""
+    """One annotated image.
+
+    It is decoded whenever it is asked for: a data set may be larger than memory.
+    """
 
     image_id: str
     path: Path
-    """The encoded image."""
+    """File of the encoded image."""
     size: tuple[int, int]
-    """(height, width) in pixels."""
+    """Size of the image, (height, width) in pixels."""
     boxes_xyxy: npt.NDArray[np.float32]
-    """(boxes, 4) in pixels of the image, inside it, none degenerate."""
+    """Boxes of the objects, (boxes, 4) in pixels of the image, inside it, none degenerate."""
     labels: npt.NDArray[np.int64]
-    """(boxes,) indices into the data set's classes."""
+    """Classes of the objects, (boxes,) indices into the data set's classes."""
     areas: npt.NDArray[np.float32]
-    """(boxes,) square pixels that each object covers: what COCO's sizes go by."""
+    """Areas of the objects, (boxes,) in square pixels: what COCO's sizes go by."""
     crowds_xyxy: npt.NDArray[np.float32] = field(default_factory=lambda: _boxes([]))
-    """(crowds, 4) boxes of crowds."""
+    """Boxes of crowds (many objects in one box), (crowds, 4) in pixels of the image."""
     crowd_labels: npt.NDArray[np.int64] = field(default_factory=lambda: _labels([]))
 
     @property
     def image(self) -> npt.NDArray[np.uint8]:
-        """(height, width, 3) RGB. Raises DatasetError if the file cannot be decoded."""
+        """Pixels of the image, (height, width, 3) RGB.
+
+        Raises DatasetError if the file cannot be decoded.
+        """
         return read_image(self.path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """A split of a data set."""
+    """One split of a data set: its classes, its images and what was left out."""
 
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
@@ -104,12 +113,15 @@ class Dataset:
 
     @property
     def has_objects(self) -> bool:
-        """Whether there is anything to learn from, and to find."""
+        """Whether there is any object to learn from, and to find."""
         return any(len(sample.labels) for sample in self.samples)
 
     @property
     def digest(self) -> str:
-        """Of the classes, of the images' names and sizes and of their objects; not of pixels."""
+        """SHA-256 of the classes, of the images' names and sizes and of their objects.
+
+        Pixels are not part of it.
+        """
         digest = hashlib.sha256(repr(self.classes).encode())
         for sample in self.samples:
             digest.update(repr((sample.image_id, sample.size)).encode())
@@ -122,8 +134,10 @@ class Dataset:
 
 @dataclass(slots=True)
 class Collector:
-    """Makes samples of what a reader finds. Raises DatasetError for classes that cannot be told
-    apart."""
+    """One reader's findings, which become samples.
+
+    Making one raises DatasetError for classes that cannot be told apart.
+    """
 
     root: Path
     classes: tuple[str, ...]
@@ -138,7 +152,7 @@ class Collector:
             raise DatasetError(f"{self.root}: there are no classes, or one without a name")
 
     def where(self, path: Path) -> str:
-        """A file, as reports name it: relative to the data set's folder."""
+        """Return the name of a file in reports: relative to the data set's folder."""
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     def report(self, where: str, problem: str) -> None:
@@ -146,8 +160,10 @@ class Collector:
         self.bad.append(_printable(f"{where}: {problem}"))
 
     def lines(self, path: Path) -> Lines | None:
-        """(where, fields) of each line of a text file that is not blank; None, reported, if it is
-        no text or cannot be read."""
+        """Return (where, fields) of each line of a text file that is not blank.
+
+        Returns None, reported, if it is no text or cannot be read.
+        """
         try:
             text = path.read_text(encoding=ENCODING)
         except UnicodeDecodeError as error:
@@ -163,8 +179,10 @@ class Collector:
         ]
 
     def measure(self, path: Path) -> tuple[int, int] | None:
-        """(height, width) of an upright image, by its header; None, reported, if there is none that
-        could be served."""
+        """Return (height, width) of an upright image, by its header.
+
+        Returns None, reported, if there is none that could be served.
+        """
         try:
             with Image.open(path) as image:
                 if image.format in FORMATS:
@@ -180,8 +198,10 @@ class Collector:
     def add(
         self, image_id: str, path: Path, size: tuple[int, int], annotations: Iterable[Annotation]
     ) -> None:
-        """Add an image of ``size`` (height, width). Boxes are clipped to it; of those that are
-        left without area each is reported."""
+        """Add an image of ``size`` (height, width).
+
+        Boxes are clipped to it; of those that are left without area each is reported.
+        """
         height, width = size
         boxes, labels, areas = [], [], []
         crowds, crowd_labels = [], []
@@ -216,7 +236,7 @@ class Collector:
         )
 
     def dataset(self) -> Dataset:
-        """Everything that was found. Raises DatasetError if that is no image at all."""
+        """Return everything that was found. Raises DatasetError if that is no image at all."""
         if not self.samples:
             first = f", first {self.bad[0]}" if self.bad else ""
             raise DatasetError(f"{self.root}: no image is usable{first}")
@@ -232,8 +252,10 @@ def _labels(labels: list[int]) -> npt.NDArray[np.int64]:
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Decode to (height, width, 3) RGB, upright, as it would be served. Raises DatasetError naming
-    the file."""
+    """Decode an image to (height, width, 3) RGB, upright, as it would be served.
+
+    Raises DatasetError naming the file.
+    """
     try:
         with Image.open(path) as image:
             turned = orientation(image)  # before pixels: what follows them is not looked at
@@ -243,7 +265,10 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def read_text(path: Path) -> str:
-    """A file that a data set cannot do without. Raises DatasetError, and FileNotFoundError."""
+    """Read a text file that a data set cannot do without.
+
+    Raises DatasetError, and FileNotFoundError.
+    """
     try:
         return path.read_text(encoding=ENCODING)
     except FileNotFoundError:
@@ -253,27 +278,35 @@ def read_text(path: Path) -> str:
 
 
 def read_names(root: Path, path: Path) -> list[str]:
-    """The lines of a list file that are not blank. Raises DatasetError without it."""
+    """Return the lines of a list file that are not blank. Raises DatasetError without it."""
     if not is_file(path):
         raise DatasetError(f"{root} has no split {path.stem!r}: there is no {path}")
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def find_image(folder: Path, name: str) -> Path:
-    """NAME with the first image suffix that exists, in either case; with .jpg if none does."""
+    """Return the path of ``name`` with the first image suffix that exists, in either case.
+
+    With .jpg if none does.
+    """
     suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
     paths = [folder / f"{name}{suffix}" for suffix in suffixes]
     return next((path for path in paths if is_file(path)), paths[0])
 
 
 def is_file(path: Path) -> bool:
-    """False also of a name that no file can have, of which Path's own method raises."""
+    """Return whether there is a file; False also for a name that no file can have.
+
+    Path's own method raises for such a name.
+    """
     return os.path.isfile(path)
 
 
 def is_size(stated: Any, pixels: int) -> bool:
-    """Whether an image has as many pixels as its annotations say, in numbers or as text. Some
-    say nothing, or 0."""
+    """Return whether an image has as many pixels as its annotations say, in numbers or as text.
+
+    Annotations that say nothing, or 0, agree.
+    """
     try:
         return float(stated or 0) in (0, pixels)
     except (TypeError, ValueError, OverflowError):
@@ -281,5 +314,5 @@ def is_size(stated: Any, pixels: int) -> bool:
 
 
 def _printable(text: str) -> str:
-    """Text that can be written as UTF-8: names of files need not be."""
+    """Return a text that can be written as UTF-8: names of files need not be."""
     return text.encode(errors="backslashreplace").decode()

@@ -23,11 +23,11 @@ from builder.data.dataset import (
 )
 
 CLASSES = ("open", "short", "mousebite", "spur", "copper", "pin-hole")
-"""Types 1..6 of the label files."""
+"""Classes of the defects: types 1..6 of the label files."""
 
 
 def read_deeppcb(root: Path, split: str) -> Dataset:
-    """Splits trainval and test."""
+    """Read a split of DeepPCB, which has trainval and test."""
     found = Collector(root, CLASSES)
     for line in read_names(root, root / f"{split}.txt"):
         name, image, labels = _files(root, line)
@@ -41,7 +41,7 @@ def read_deeppcb(root: Path, split: str) -> Dataset:
 
 
 def _files(root: Path, line: str) -> tuple[str, Path, Path]:
-    """Name, image and labels."""
+    """Return the name, the image and the file of labels of a line in a split's list."""
     published, *labels = line.split()
     if not labels or not labels[-1].endswith(".txt"):
         return line, find_image(root / "images", line), root / "labels" / f"{line}.txt"

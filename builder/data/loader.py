@@ -20,11 +20,14 @@ from builder.data.dataset import Dataset
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
 AHEAD = 3
-"""Batches prepared in advance."""
+"""Number of batches prepared in advance."""
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
-    """Whole batches in an epoch; the rest is left out (other samples each time). At least one."""
+    """Return the number of whole batches in an epoch, at least one.
+
+    The rest is left out (other samples each time).
+    """
     return max(1, num_samples // batch_size)
 
 
@@ -35,7 +38,7 @@ def epoch_batches(
     epoch: int,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[Example]]:
-    """The batches of one epoch, shuffled; of each, part i of n where ``part`` is (i, n)."""
+    """Yield the batches of one epoch, shuffled; of each, part i of n where ``part`` is (i, n)."""
     index, num_parts = part
     order = np.random.default_rng((config.seed, epoch)).permutation(len(dataset.samples))
     steps = steps_per_epoch(len(order), config.batch_size)

@@ -31,27 +31,30 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-"""Of Pascal VOC 2007 and 2012."""
+"""Classes of Pascal VOC 2007 and 2012."""
 
 BCCD_CLASSES = ("RBC", "WBC", "Platelets")
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ROOT = "annotation"
 _PRESENCE = re.compile(r"\s+(-1|0|1)$")
-"""In the lists of single classes, whether an image has one: -1, 0 or 1."""
+"""End of a line in the lists of single classes: whether an image has one, as -1, 0 or 1."""
 _LINE = "line"
-"""The attribute in which ``_parse`` notes where an element begins."""
+"""Attribute in which ``_parse`` notes the line where an element begins."""
 
 
 def read_voc(root: Path, split: str) -> Dataset:
-    """A split of a folder in the layout of Pascal VOC, in the order of its list."""
+    """Read a split of a folder in the layout of Pascal VOC, in the order of its list."""
     listed = root / "classes.txt"
     lines = read_text(listed).splitlines() if listed.exists() else CLASSES
     return _read(root, split, tuple(line.strip() for line in lines if line.strip()))
 
 
 def read_bccd(root: Path, split: str) -> Dataset:
-    """Blood cells (github.com/Shenggan/BCCD_Dataset): splits train, val, trainval, test."""
+    """Read a split of BCCD (github.com/Shenggan/BCCD_Dataset), which shows blood cells.
+
+    Its splits are train, val, trainval and test.
+    """
     return _read(root, split, BCCD_CLASSES)
 
 
@@ -95,7 +98,7 @@ def _xml(root: Path, name: str) -> Path:
 
 
 def _parse(path: Path) -> Element:
-    """The tree of a file, with the line of each element as its attribute."""
+    """Return the tree of a file, with the line of each element as its attribute."""
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
     def start(tag: str, attributes: dict[str, str]) -> None:

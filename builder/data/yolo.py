@@ -1,4 +1,4 @@
-"""Data sets as YOLO's trainers read them.
+"""Data sets in the format of YOLO's trainers.
 
     data.yaml              names: classes, a list or a mapping from 0
                            path: the folder of the rest; without it, the folder of data.yaml
@@ -36,11 +36,11 @@ from builder.data.dataset import (
 
 DESCRIPTION = "data.yaml"
 ROUNDING = 1e-3
-"""Shares of an image may miss 0 and 1 by this much."""
+"""Distance by which coordinates, as shares of the image, may miss 0 and 1."""
 
 
 def read_yolo(root: Path, split: str) -> Dataset:
-    """A split that ``root``/data.yaml names."""
+    """Read a split that ``root``/data.yaml names."""
     path = root / DESCRIPTION
     description = _describe(path)
     found = Collector(root, _classes(path, description.get("names")))
@@ -90,7 +90,7 @@ def _classes(path: Path, names: object) -> tuple[str, ...]:
 
 
 def _images(base: Path, split: str, entries: object) -> list[Path]:
-    """The images of a split, sorted within each of its folders. Raises DatasetError."""
+    """Return the images of a split, sorted within each of its folders. Raises DatasetError."""
     images: list[Path] = []
     for entry in entries if isinstance(entries, list) else [entries]:
         path = base / str(entry)
@@ -108,8 +108,10 @@ def _images(base: Path, split: str, entries: object) -> list[Path]:
 
 
 def _labels_of(image: Path, root: Path) -> Path:
-    """Under ``labels`` where the image is under ``images``; otherwise, or if that is not there,
-    beside it."""
+    """Return the file of an image's labels: under ``labels`` where the image is under ``images``.
+
+    Otherwise, or if that is not there, it is beside the image.
+    """
     beside = image.parent / f"{image.stem}.txt"
     below = image.relative_to(root) if image.is_relative_to(root) else image
     parts = list(below.parts)
@@ -140,7 +142,10 @@ def _annotations(found: Collector, lines: Lines, size: tuple[int, int]) -> Itera
 
 
 def _corners(shares: list[float]) -> Corners:
-    """Of a box (x, y, width, height), or around an outline (x1, y1, x2, y2, ...)."""
+    """Return the corners of a box, or of the box around an outline.
+
+    A box is (x, y, width, height), an outline (x1, y1, x2, y2, ...).
+    """
     if len(shares) == 4:
         x, y, w, h = shares
         return x - w / 2, y - h / 2, x + w / 2, y + h / 2
