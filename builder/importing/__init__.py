@@ -1,4 +1,4 @@
-"""Weights that others trained, as weights of a detector here.
+"""Import of weights that others trained, as weights of a detector here.
 
     file -> state dict -> key map of its origin, every key accounted for -> a detector's weights
 

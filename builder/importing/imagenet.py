@@ -1,4 +1,4 @@
-"""Backbones that torchvision or timm trained on ImageNet.
+"""Import of backbones that torchvision or timm trained on ImageNet.
 
 Torchvision's names are those used here; timm's ResNets have them too. timm's MobileNetV2 numbers
 its blocks by stage and names their parts. A classifier, and what MobileNetV2 has between the last
@@ -14,14 +14,14 @@ from builder.modeling.backbones import Backbone
 from builder.modeling.backbones.mobilenet_v2 import STAGES, MobileNetV2
 
 TIMM_STEM = "conv_stem.weight"
-"""A key that timm's MobileNetV2 has and torchvision's has not."""
+"""Key that tells the two apart: timm's MobileNetV2 has it, and torchvision's has not."""
 
 CLASSIFIERS = {
     "resnet": ("fc.",),
     "torchvision": ("features.18.", "classifier."),
     "timm": ("conv_head.", "bn2.", "classifier."),
 }
-"""Prefixes of what a backbone leaves out."""
+"""Prefixes of the keys that a backbone leaves out, by the origin of the file."""
 
 # Torchvision's name of a part of a block -> timm's, without and with an expansion.
 FIRST_BLOCK = {"conv.0.0": "conv_dw", "conv.0.1": "bn1", "conv.1": "conv_pw", "conv.2": "bn2"}
@@ -49,7 +49,7 @@ def load_backbone(backbone: Backbone, state: StateDict) -> None:
 
 
 def _timm_parts() -> Iterator[tuple[str, str]]:
-    """Torchvision's name of every module of MobileNetV2, and timm's."""
+    """Yield torchvision's name of every module of MobileNetV2, and timm's."""
     yield from (("features.0.0", "conv_stem"), ("features.0.1", "bn1"))
     index = 0
     for stage, (expansion, _, blocks, _) in enumerate(STAGES):

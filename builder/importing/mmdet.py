@@ -1,4 +1,4 @@
-"""MMDetection's RetinaNet with NAS-FPN, its current names and those of its 1.x versions.
+"""Import of MMDetection's RetinaNet with NAS-FPN, of current and of 1.x versions.
 
 The structure is read off the shapes, so that any width, depth and number of classes is taken. What
 their model does differently is part of the configuration: the flavour, anchors without an offset,
@@ -33,10 +33,10 @@ ANCHOR_SCALE = 4.0
 ANCHOR_OFFSET = 0.0
 
 CELLS = ("gp_64_4", "sum_44_4", "sum_43_3", "sum_34_4", "sum_55_5", "sum_77_7", "gp_75_6")
-"""Their names of the cells of ``GRAPHS["nas_fpn"]``, row by row."""
+"""MMDetection's names of the cells of ``GRAPHS["nas_fpn"]``, row by row."""
 
 UNKNOWN_LICENSE = "unknown"
-"""Of weights that do not say."""
+"""Licence of weights that do not say theirs."""
 
 NUM_LEVELS = 5
 NORM_FIELDS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -59,7 +59,7 @@ def load_nas_fpn(
     every_exit: bool = False,
     license: str = UNKNOWN_LICENSE,
 ) -> Detector:
-    """The detector in a state dict of MMDetection, in eval mode.
+    """Return the detector in a state dict of MMDetection, in eval mode.
 
     ``classes`` are its class names in order, None if they are not known, which is an error once
     the structure is; ``input_size`` (height, width) is what it will be run at; ``license`` is that
@@ -87,8 +87,10 @@ def _shape(state: StateDict, key: str) -> tuple[int, ...]:
 
 
 def class_names(beside: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The class names that a checkpoint carries beside its weights, if it does. Raises WeightsError
-    for what is no list of names."""
+    """Return the class names that a checkpoint carries beside its weights, or None.
+
+    Raises WeightsError for what is no list of names.
+    """
     meta = _mapping(beside.get("meta"))
     names = meta.get("CLASSES") or _mapping(meta.get("dataset_meta")).get("classes")
     if not names:
@@ -160,7 +162,7 @@ def _config(
 
 
 def _sources(config: DetectorConfig, state: StateDict) -> Iterator[tuple[str, Source]]:
-    """The key map of neck and head: a key of the detector, and where its values are."""
+    """Yield the key map of neck and head: a key of the detector, and where its values are."""
     for index in range(3):
         yield from _projection(f"neck_input.laterals.{index}", f"neck.lateral_convs.{index}")
     for index in range(NUM_LEVELS - 3):
@@ -214,8 +216,10 @@ def _norm(ours: str, theirs: str) -> Iterator[tuple[str, Source]]:
 
 
 def _scales_first(outputs: int) -> Callable[[Tensor], Tensor]:
-    """Reorders (ratios * scales * outputs, ...) values of a prediction to (scales * ratios *
-    outputs, ...)."""
+    """Return a function that puts a prediction's values in the order of anchors used here.
+
+    It reorders (ratios * scales * outputs, ...) values to (scales * ratios * outputs, ...).
+    """
 
     def convert(value: Tensor) -> Tensor:
         by_anchor = value.unflatten(0, (len(ASPECT_RATIOS), len(OCTAVE_SCALES), outputs))

@@ -1,4 +1,4 @@
-"""Foreign state dicts: how they are read, and how a key map turns one into another."""
+"""Reading of foreign state dicts, and translation of one into another by a key map."""
 
 from __future__ import annotations
 
@@ -16,22 +16,27 @@ from serving.core.command_errors import InvalidArgument
 StateDict = Mapping[str, Tensor]
 
 WRAPPERS = ("state_dict", "model", "model_state")
-"""Under which of its entries a training checkpoint may keep the weights."""
+"""Entries of a training checkpoint that may hold the weights."""
 
 DATA_PARALLEL = "module."
-"""What torch's data-parallel wrappers put before every key."""
+"""Prefix that torch's data-parallel wrappers put before every key."""
 
 COUNTER = "num_batches_tracked"
-"""Of a normalisation; files older than torch 0.4.1 lack it, and inference does not read it."""
+"""Last part of the key of a normalisation's counter of batches.
+
+Files older than torch 0.4.1 lack it, and inference does not read it.
+"""
 
 
 class WeightsError(InvalidArgument):
-    """A file that does not hold the weights asked for; the message names the first key that
-    differs."""
+    """Error of a file that does not hold the weights asked for.
+
+    The message names the first key that differs.
+    """
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in a torch file, and whatever lies beside them in it.
+    """Read the weights in a torch file, and whatever lies beside them in it.
 
     Nothing in the file is executed. Raises WeightsError and OSError.
     """
@@ -62,20 +67,20 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the weights of one target key come from."""
+    """One target key's source: where its weights come from in a foreign file."""
 
     keys: tuple[str, ...]
-    """Of the foreign file; the first counts, the others must be copies of it."""
+    """Keys of the foreign file; the first counts, the others must be copies of it."""
     convert: Callable[[Tensor], Tensor] | None = None
-    """Puts the values into the target's order; the shape stays."""
+    """Function that puts the values into the target's order; the shape stays."""
     optional: bool = False
-    """A file without the key leaves zeros: a bias that it did not have."""
+    """Whether the file may lack the key, which leaves zeros: a bias that it did not have."""
 
 
 def translate(
     state: StateDict, sources: Mapping[str, Source], target: StateDict, ignored: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """The weights of ``target`` (which gives keys and shapes) from ``state``.
+    """Return the weights of ``target`` (which gives keys and shapes) from ``state``.
 
     ``sources`` has an entry for every key of ``target``. Every key of ``state`` must be used or
     begin with one of the prefixes ``ignored``. Raises WeightsError.
@@ -120,7 +125,7 @@ def _check(state: StateDict, name: str, wanted: Tensor) -> None:
 
 
 def count_children(state: Collection[str], prefix: str) -> int:
-    """How many of ``prefix`` + 0, 1, ... have keys, without a gap from 0."""
+    """Return how many of ``prefix`` + 0, 1, ... have keys, without a gap from 0."""
     heads = {key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)}
     count = 0
     while str(count) in heads:
