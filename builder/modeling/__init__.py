@@ -1,4 +1,4 @@
-"""The detector and the mathematics around it."""
+"""Detector network, and the mathematics around it."""
 
 from builder.modeling.checkpoint import load_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector

@@ -16,7 +16,7 @@ def level_anchors(
     aspect_ratios: tuple[float, ...],
     offset: float,
 ) -> npt.NDArray[np.float32]:
-    """Anchors of one feature map of ``size`` (height, width).
+    """Return the anchors of one feature map of ``size`` (height, width).
 
     Returns (height * width * len(octave_scales) * len(aspect_ratios), 4) float32 xyxy in pixels of
     the input; not clipped to it. Rows go over y, x, octave scale, aspect ratio. Cell (i, j) is
@@ -36,7 +36,7 @@ def level_anchors(
 
 
 def make_anchors(config: DetectorConfig) -> npt.NDArray[np.float32]:
-    """All anchors of a detector, (A, 4) float32 xyxy in input pixels, level by level."""
+    """Return all anchors of a detector, (A, 4) float32 xyxy in input pixels, level by level."""
     return np.concatenate(
         [
             level_anchors(
@@ -53,7 +53,7 @@ def make_anchors(config: DetectorConfig) -> npt.NDArray[np.float32]:
 
 
 def anchors_per_level(config: DetectorConfig) -> tuple[int, ...]:
-    """How many rows of ``make_anchors`` belong to each level."""
+    """Return how many rows of ``make_anchors`` belong to each level."""
     return tuple(
         height * width * config.anchors_per_location for height, width in config.feature_sizes
     )

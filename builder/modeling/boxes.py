@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""Predicted log width and height ratios are clamped here, so that exp stays finite."""
+"""Bound to which predicted log width and height ratios are clamped, so that exp stays finite."""
 
 BACKGROUND = -1
-"""The match of an anchor that answers for no box."""
+"""Match of an anchor that answers for no box."""
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes (..., 4) relative to anchors (..., 4), both xyxy: (..., 4) deltas dx, dy, dw, dh.
+    """Return the deltas of boxes (..., 4) relative to anchors (..., 4), both xyxy.
 
-    Centre offsets in anchor sizes and logarithms of size ratios (Girshick et al., 2014), unscaled.
+    They are (..., 4) dx, dy, dw, dh: centre offsets in anchor sizes and logarithms of size ratios
+    (Girshick et al., 2014), unscaled.
     """
     size, anchor_size = boxes[..., 2:] - boxes[..., :2], anchors[..., 2:] - anchors[..., :2]
     offset = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2
@@ -28,7 +29,10 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """The inverse of ``encode_boxes`` (log size ratios clamped to MAX_LOG_SCALE); not clipped."""
+    """Return the boxes of ``deltas``: the inverse of ``encode_boxes``.
+
+    Log size ratios are clamped to MAX_LOG_SCALE; boxes are not clipped.
+    """
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     centre = (anchors[..., :2] + anchors[..., 2:]) * 0.5 + deltas[..., :2] * anchor_size
     half = anchor_size * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * 0.5
@@ -36,12 +40,15 @@ def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """(..., 4) xyxy -> (...) area."""
+    """Return the (...) areas of (..., 4) xyxy boxes."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of every pair: (N, 4), (M, 4) -> (N, M); 0 where both are empty."""
+    """Return the intersection over union of every pair: (N, 4), (M, 4) -> (N, M).
+
+    It is 0 where both are empty.
+    """
     low = torch.maximum(a[:, None, :2], b[None, :, :2])
     high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
     overlap = (high - low).clamp(min=0).prod(dim=-1)  # (N, M)
@@ -50,7 +57,7 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def match_anchors(anchors: Tensor, boxes: Tensor, threshold: float = 0.5) -> Tensor:
-    """Which box each anchor answers for: (A,) int64, an index into ``boxes`` or BACKGROUND.
+    """Return which box each anchor answers for: (A,) int64, an index into ``boxes`` or BACKGROUND.
 
     An anchor takes the box it overlaps most if their IoU is at least ``threshold``, otherwise it
     is background: none is ignored. Then each box takes the anchor that overlaps it most, whatever
@@ -67,7 +74,10 @@ def match_anchors(anchors: Tensor, boxes: Tensor, threshold: float = 0.5) -> Ten
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU of aligned pairs (Rezatofighi et al., 2019): (N, 4), (N, 4) -> (N,) in [-1, 1]."""
+    """Return the generalised IoU of aligned pairs: (N, 4), (N, 4) -> (N,) in [-1, 1].
+
+    It is that of Rezatofighi et al., 2019.
+    """
     overlap = (
         (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2]))
         .clamp(min=0)

@@ -16,16 +16,21 @@ from builder.modeling.detector import Detector
 from serving.core.command_errors import InvalidArgument
 
 FORMAT = 1
-"""Raised when a reader of the previous format could not use the file."""
+"""Version of the file's format, raised when a reader of the previous one could not use the file."""
 
 
 class CheckpointError(InvalidArgument):
-    """A file that is no checkpoint, or not one of this detector; the message begins with its
-    path."""
+    """Error of a file that is no checkpoint, or not one of this detector.
+
+    The message begins with the file's path.
+    """
 
 
 def write_atomically(data: Mapping[str, Any], path: Path) -> None:
-    """Save so that a reader, or a process killed half-way, sees the old file or the new one."""
+    """Save ``data`` so that a reader, or a process killed half-way, sees a whole file.
+
+    It is the old one or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")  # what a killed one left is overwritten
     try:
@@ -43,7 +48,10 @@ def save_checkpoint(
     metadata: Mapping[str, Any],
     resume: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint. ``weights`` are those to serve; ``resume`` is for the trainer alone."""
+    """Write a checkpoint.
+
+    ``weights`` are those to serve; ``resume`` is for the trainer alone.
+    """
     write_atomically(
         {
             "format": FORMAT,
@@ -57,8 +65,10 @@ def save_checkpoint(
 
 
 def load_tensors(path: Path) -> Any:
-    """What is in a torch file of tensors and plain data. Nothing in it is executed. Raises OSError,
-    and ValueError for anything else."""
+    """Return what is in a torch file of tensors and plain data, executing nothing in it.
+
+    Raises OSError, and ValueError for anything else.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -68,7 +78,10 @@ def load_tensors(path: Path) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The whole file. Raises CheckpointError for another file or format, and OSError."""
+    """Return the whole content of a checkpoint.
+
+    Raises CheckpointError for another file or format, and OSError.
+    """
     try:
         data = load_tensors(path)
     except ValueError as error:
@@ -84,17 +97,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def structure_of(path: Path, config: DetectorConfig) -> DetectorConfig:
-    """``config`` for a detector of the structure in the checkpoint ``path``: only the name, the
-    classes and the input size stay. Raises CheckpointError and OSError, and ValueError for an input
-    size that the structure cannot have."""
+    """Return ``config`` with the structure of the detector in the checkpoint ``path``.
+
+    Only the name, the classes and the input size stay. Raises CheckpointError and OSError, and
+    ValueError for an input size that the structure cannot have.
+    """
     stored = _detector_in(read_checkpoint(path), path)
     return replace(stored, name=config.name, classes=config.classes, input_size=config.input_size)
 
 
 def start_from(detector: Detector, path: Path) -> None:
-    """Give a detector of the structure in the checkpoint ``path`` its weights. Where there are
-    other classes, or in another order, what predicts them stays as it is. Raises CheckpointError
-    and OSError."""
+    """Give ``detector`` the weights in the checkpoint ``path``, which must be of its structure.
+
+    Where there are other classes, or in another order, what predicts them stays as it is. Raises
+    CheckpointError and OSError.
+    """
     data = read_checkpoint(path)
     others = _detector_in(data, path).classes != detector.config.classes
     own = ".classes.predict." if others else ""
@@ -102,8 +119,11 @@ def start_from(detector: Detector, path: Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> tuple[Detector, DetectorConfig, dict[str, Any]]:
-    """The detector in eval mode on the CPU with its served weights, its config, its metadata.
-    Raises CheckpointError and OSError."""
+    """Return the detector in a checkpoint, its config and its metadata.
+
+    The detector is in eval mode, on the CPU, with its served weights. Raises CheckpointError and
+    OSError.
+    """
     path = Path(path)
     data = read_checkpoint(path)
     config = _detector_in(data, path)
@@ -125,8 +145,11 @@ def _matched(
     path: Path,
     own: str = "",
 ) -> dict[str, torch.Tensor]:
-    """``weights`` for a detector with this ``state``, of which those with ``own`` in their name
-    stay. Raises CheckpointError for the first that does not fit."""
+    """Return ``weights`` for a detector with this ``state``.
+
+    Those of the detector with ``own`` in their name stay. Raises CheckpointError for the first that
+    does not fit.
+    """
     what = f"{path} holds a detector of another structure"
     kept = {name for name in state if own and own in name}
     for name in (*state, *weights):

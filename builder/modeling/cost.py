@@ -1,4 +1,4 @@
-"""What a detector costs: multiply-accumulates of its convolutions, and parameters, by exit."""
+"""Cost of a detector by exit: multiply-accumulates of its convolutions, and parameters."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from builder.config.named import DetectorConfig, replace
 from builder.modeling.detector import Detector
 
 WIDTH_STEP = 2
-"""Channels by which the width of a neck may differ from another's."""
+"""Step in channels between the widths that are tried for a neck of equal cost."""
 
 COST_TOLERANCE = 0.05
-"""Share by which exits of equal cost may differ."""
+"""Share by which the costs of exits may differ and count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitCost:
-    """Of one image that leaves by this exit, with one head run; and of a model that ends here."""
+    """One exit's cost: of an image that leaves there with one head run.
+
+    Its parameters are those of a model that ends there.
+    """
 
     backbone_macs: int
     neck_macs: int
     head_macs: int
     parameters: int
-    """Trainable values, normalisation scales and shifts included."""
+    """Number of trainable values, normalisation scales and shifts included."""
 
     @property
     def macs(self) -> int:
-        """From the image to the raw outputs."""
+        """Multiply-accumulates from the image to the raw outputs."""
         return self.backbone_macs + self.neck_macs + self.head_macs
 
 
 def count_conv_macs(model: nn.Module, run: Callable[[], Any]) -> int:
-    """Multiply-accumulates of every convolution of ``model`` that ``run`` executes."""
+    """Return the multiply-accumulates of every convolution of ``model`` that ``run`` executes."""
     total = 0
 
     def add(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
@@ -61,7 +64,10 @@ def count_conv_macs(model: nn.Module, run: Callable[[], Any]) -> int:
 
 @lru_cache(maxsize=64)
 def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
-    """The cost of every exit. Computed on the meta device: shapes only."""
+    """Return the cost of every exit.
+
+    It is computed on the meta device: shapes only.
+    """
     with torch.device("meta"):
         detector = Detector(config).eval()
     images = torch.empty(1, *config.input_size, 3, dtype=torch.uint8, device="meta")
@@ -84,10 +90,11 @@ def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
 
 
 def with_neck_of_equal_cost(config: DetectorConfig, neck: str) -> DetectorConfig:
-    """The detector with another built-in neck, as wide as makes its exits cost what they did.
+    """Return the detector with another built-in neck at which its exits cost what they did.
 
-    Of all even widths the one whose exits' multiply-accumulates differ least, by the largest share
-    over exits. Raises ValueError if that is more than COST_TOLERANCE.
+    The neck is as wide as makes that so: of all even widths it has the one whose exits'
+    multiply-accumulates differ least, by the largest share over exits. Raises ValueError if that is
+    more than COST_TOLERANCE.
     """
     wanted = [cost.macs for cost in exit_costs(config)]
 
@@ -107,5 +114,5 @@ def with_neck_of_equal_cost(config: DetectorConfig, neck: str) -> DetectorConfig
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable values, normalisation scales and shifts included."""
+    """Return the number of trainable values, normalisation scales and shifts included."""
     return sum(parameter.numel() for parameter in model.parameters())

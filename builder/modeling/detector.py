@@ -26,10 +26,10 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 """Mean of ImageNet's pixels, RGB, 0..255: what published backbones were trained with."""
 
 PIXEL_STD = (58.395, 57.12, 57.375)
-"""Their standard deviation."""
+"""Standard deviation of ImageNet's pixels, RGB, 0..255."""
 
 RawOutputs = tuple[Tensor, Tensor]
-"""Logits (B, A, num_classes) and deltas (B, A, 4)."""
+"""Raw outputs of an exit: logits (B, A, num_classes) and deltas (B, A, 4)."""
 
 
 def _make_head(
@@ -49,10 +49,10 @@ def _make_head(
 
 
 class Detector(nn.Module):
-    """A deep-supervised RetinaNet. Exits are numbered from 1."""
+    """A deep-supervised RetinaNet, an anytime detector whose exits are numbered from 1."""
 
     anchors: Tensor
-    """(A, 4) float32 xyxy in input pixels: the rows of the raw outputs."""
+    """Anchors, (A, 4) float32 xyxy in input pixels: one for each row of the raw outputs."""
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -97,31 +97,37 @@ class Detector(nn.Module):
         self.register_buffer("anchors", torch.from_numpy(make_anchors(config)), persistent=False)
 
     def stem(self, images: Tensor) -> list[Tensor]:
-        """(B, H, W, 3) uint8 RGB at the input size -> features of depth 0, one for each level."""
+        """Return the features of depth 0 of (B, H, W, 3) uint8 RGB images at the input size.
+
+        There is one map for each level.
+        """
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)  # (B, 3, H, W)
         return self.neck_input(self.backbone((pixels - self.pixel_mean) / self.pixel_std))
 
     def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
-        """Features of ``depth - 1`` -> features of ``depth`` (1..N)."""
+        """Return the features of ``depth`` (1..N), given those of ``depth - 1``."""
         count = self.config.stacks_per_exit
         for stack in self.stacks[(depth - 1) * count : depth * count]:
             features = stack(features)
         return features
 
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
-        """Features of ``depth`` -> raw outputs of that exit."""
+        """Return the raw outputs of the exit at ``depth``, given the features of that depth."""
         head, exit = self.head_of(depth)
         return head(features, exit)
 
     def head_of(self, depth: int) -> tuple[RetinaHead, int]:
-        """The head that serves exit ``depth``, and which of its exits that is."""
+        """Return the head that serves exit ``depth``, and which of its exits that is."""
         light_exits = self.config.light_exits
         if self.light_head is not None and depth <= light_exits:
             return self.light_head, depth
         return self.retina_head, depth - light_exits
 
     def forward(self, images: Tensor, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
-        """Raw outputs of the given exits (default: all); runs no deeper than the deepest."""
+        """Return the raw outputs of the given exits (default: all).
+
+        It runs no deeper than the deepest of them.
+        """
         wanted = set(range(1, self.config.num_exits + 1) if exits is None else exits)
         features = self.stem(images)
         outputs = {}
@@ -132,7 +138,7 @@ class Detector(nn.Module):
         return outputs
 
     def postprocess(self, outputs: RawOutputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes, scores, labels and counts: see ``decode_and_suppress``."""
+        """Return boxes, scores, labels and counts of raw outputs: see ``decode_and_suppress``."""
         logits, deltas = outputs
         facts = PostprocessFacts.of(self.config)
         return decode_and_suppress(logits.float(), deltas.float(), self.anchors, facts)

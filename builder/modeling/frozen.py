@@ -15,14 +15,19 @@ from builder.modeling.detector import Detector
 from serving.core import segment as segments
 
 MIN_HALF_ELEMENTS = 4096
-"""Smaller kernels are not worth a widening step."""
+"""Fewest elements of a kernel that is stored in half precision.
+
+Smaller ones are not worth a widening step.
+"""
 
 
 class _Affine(nn.Module):
-    """Batch normalisation at inference as a scale and a shift. Kept apart from the convolution
-    before it: a head's kernel is shared by all levels and would otherwise be stored once for each,
-    and half precision is exact only for a kernel that is not scaled afterwards. Runtimes fold it
-    in when they load the file."""
+    """Batch normalisation at inference as a scale and a shift.
+
+    It is kept apart from the convolution before it: a head's kernel is shared by all levels and
+    would otherwise be stored once for each, and half precision is exact only for a kernel that is
+    not scaled afterwards. Runtimes fold it in when they load the file.
+    """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -44,9 +49,12 @@ def _replace_norms(module: nn.Module) -> None:
 
 
 def freeze(detector: Detector) -> Detector:
-    """The detector as it is exported: inference mode, normalisations reduced to scale and shift,
-    and the kernels that are stored in half precision rounded to it. What the segments
-    compute is what this computes, up to the order of float32 additions."""
+    """Return a copy of the detector as it is exported.
+
+    It is in inference mode, its normalisations are reduced to scale and shift, and the kernels that
+    are stored in half precision are rounded to it. What the segments compute is what this computes,
+    up to the order of float32 additions.
+    """
     frozen = copy.deepcopy(detector).eval()
     _replace_norms(frozen)
     for module in frozen.modules():
@@ -68,8 +76,10 @@ class TensorFunction(nn.Module):
 
 
 def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
-    """Every unit segment as a module of positional tensors: images (B, H, W, 3) uint8 or P3..P7
-    in, P3..P7 or (boxes, scores, labels, counts) out."""
+    """Return every unit segment as a module of positional tensors.
+
+    Images (B, H, W, 3) uint8 or P3..P7 go in, P3..P7 or (boxes, scores, labels, counts) come out.
+    """
 
     def stem(images: Tensor) -> tuple[Tensor, ...]:
         return tuple(detector.stem(images))
@@ -90,7 +100,7 @@ def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
 
 
 def example_inputs(detector: Detector, segment: segments.Segment) -> tuple[Tensor, ...]:
-    """Zeros of the shapes that ``segment`` takes, batch 1."""
+    """Return zeros of the shapes that ``segment`` takes, batch 1."""
     height, width = detector.config.input_size
     if segment.start == segments.IMAGE:
         return (torch.zeros(1, height, width, 3, dtype=torch.uint8),)

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from builder.modeling.layers import ACTIVATIONS, CONVS
 
 PRIOR_PROBABILITY = 0.01
-"""Every score starts here, so that background does not drown the first steps (Lin et al., 2017)."""
+"""Score that every anchor starts with, so that background does not drown the first steps.
+
+It is that of Lin et al., 2017.
+"""
 
 
 class Tower(nn.Module):
-    """Convolution, normalisation, activation, repeated; then a prediction convolution."""
+    """One tower of a head: convolution, normalisation, activation, repeated; then a prediction."""
 
     def __init__(
         self,
@@ -54,14 +57,17 @@ class Tower(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, exit_index: int, level_index: int) -> Tensor:
-        """(B, C, H, W) -> (B, H * W, num_outputs), rows row-major over (y, x)."""
+        """Return the (B, H * W, num_outputs) predictions for (B, C, H, W) features.
+
+        Rows are row-major over (y, x).
+        """
         for conv, norm in zip(self.convs, self.norms[exit_index][level_index], strict=True):
             x = self._activation(norm(conv(x)))
         return self.predict(x).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class RetinaHead(nn.Module):
-    """Class logits and box deltas for every anchor."""
+    """One head, which gives class logits and box deltas for every anchor."""
 
     def __init__(
         self,
@@ -96,7 +102,7 @@ class RetinaHead(nn.Module):
         nn.init.constant_(last.bias, prior)
 
     def forward(self, features: list[Tensor], exit: int) -> tuple[Tensor, Tensor]:
-        """Predictions of the ``exit``-th exit (from 1) of those that this head serves.
+        """Return the predictions of the ``exit``-th exit (from 1) of those that this head serves.
 
         ``features`` has one map for each level. Returns logits (B, A, num_classes) and deltas
         (B, A, 4); the A rows go over levels, finest first, then y, then x, then anchors.
@@ -111,7 +117,10 @@ class RetinaHead(nn.Module):
         return logits.reshape(batch, -1, self._num_classes), deltas.reshape(batch, -1, 4)
 
     def count_parameters(self, exit: int) -> int:
-        """Trainable values that the ``exit``-th exit uses: not the others' normalisations."""
+        """Return how many trainable values the ``exit``-th exit uses.
+
+        The other exits' normalisations are not among them.
+        """
         modules = [
             module
             for tower in (self.classes, self.boxes)

@@ -1,4 +1,4 @@
-"""What neck and head are made of: the 3x3 convolution in its two kinds, activations, DropBlock."""
+"""Layers of neck and head: the 3x3 convolution in its two kinds, activations, DropBlock."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ DROP_BLOCK_SIZE = 3
 
 
 def dense(in_channels: int, out_channels: int) -> nn.Module:
-    """A full 3x3 convolution with bias, same size."""
+    """Return a full 3x3 convolution with bias that keeps the size."""
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
 def separable(in_channels: int, out_channels: int) -> nn.Module:
-    """A 3x3 depthwise convolution, then a 1x1 with bias."""
+    """Return a 3x3 depthwise convolution, then a 1x1 with bias."""
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
         nn.Conv2d(in_channels, out_channels, 1),
@@ -31,7 +31,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "swish
 
 
 class DropBlock(nn.Module):
-    """Drops square blocks of a feature map in training (Ghiasi et al., DropBlock, 2018).
+    """A layer that drops square blocks of a feature map in training: DropBlock (Ghiasi et al.,
+    2018).
 
     Every channel of every image loses blocks of its own, which lie wholly inside the map; what is
     left is scaled up so that the map keeps its mean. ``rate`` is the share of cells to drop as the
@@ -44,7 +45,10 @@ class DropBlock(nn.Module):
         self.rate = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W); ``x`` itself in inference and at rate 0."""
+        """Return (B, C, H, W) ``x`` with blocks dropped.
+
+        Returns ``x`` itself in inference and at rate 0.
+        """
         if not self.training or self.rate == 0:
             return x
         height, width = x.shape[-2:]
@@ -68,5 +72,8 @@ def set_drop_rate(model: nn.Module, rate: float) -> None:
 
 
 def drop_rate_at(step: int, num_steps: int, final_rate: float) -> float:
-    """Rate in step 0..num_steps - 1: from 0 linearly to ``final_rate`` (scheduled DropBlock)."""
+    """Return the rate of DropBlock in a step, which rises linearly from 0 to ``final_rate``.
+
+    Steps are 0..num_steps - 1 (scheduled DropBlock).
+    """
     return final_rate * step / max(1, num_steps - 1)

@@ -1,4 +1,4 @@
-"""From logits and deltas to final boxes, in tensor operations that every runtime has.
+"""Postprocessing from logits and deltas to final boxes, in operations that every runtime has.
 
     top-k on logits -> decode those -> clip -> suppress duplicates -> top-k on scores
 
@@ -27,15 +27,18 @@ from builder.config.named import DetectorConfig
 from builder.modeling.boxes import decode_boxes
 
 SUPPRESSION_ITERATIONS = 12
-"""Chains this long are suppressed exactly as greedy suppression does."""
+"""Number of iterations of suppression.
+
+Chains this long are suppressed exactly as greedy suppression does.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PostprocessFacts:
-    """What turns raw outputs into an answer."""
+    """One detector's facts that turn its raw outputs into detections."""
 
     input_size: tuple[int, int]
-    """(height, width) in pixels."""
+    """Size of the model input, (height, width) in pixels."""
     score_threshold: float
     iou_threshold: float
     max_candidates: int
@@ -44,7 +47,7 @@ class PostprocessFacts:
 
     @classmethod
     def of(cls, config: DetectorConfig) -> PostprocessFacts:
-        """The facts of a detector."""
+        """Return the facts of a detector."""
         return cls(
             config.input_size,
             config.score_threshold,
@@ -55,8 +58,11 @@ class PostprocessFacts:
 
 
 def suppression_matrix(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """(B, K, 4) boxes and (B, K) labels, best first -> (B, K, K) float32, 1 where row i suppresses
-    column j: i < j, equal labels, IoU strictly greater than the threshold."""
+    """Return a (B, K, K) float32 matrix, 1 where row i suppresses column j.
+
+    That is where i < j, labels are equal and the IoU is strictly greater than the threshold, for
+    (B, K, 4) boxes and (B, K) labels, best first.
+    """
     x1, y1, x2, y2 = boxes.unbind(-1)  # each (B, K)
     overlap = (
         torch.minimum(x2[:, :, None], x2[:, None, :])
@@ -75,7 +81,10 @@ def suppression_matrix(boxes: Tensor, labels: Tensor, iou_threshold: float) -> T
 
 
 def suppress(matrix: Tensor, iterations: int) -> Tensor:
-    """(B, K, K) suppression matrix -> (B, K) float32, 1 for the rows to keep. See the module."""
+    """Return (B, K) float32, 1 for the rows to keep, of a (B, K, K) suppression matrix.
+
+    The module's docstring explains the iteration.
+    """
     keep = 1 - matrix.amax(dim=1)  # the first iteration, from all ones
     for _ in range(iterations - 1):
         keep = 1 - (matrix * keep[:, :, None]).amax(dim=1)
@@ -85,7 +94,7 @@ def suppress(matrix: Tensor, iterations: int) -> Tensor:
 def decode_and_suppress(
     logits: Tensor, deltas: Tensor, anchors: Tensor, facts: PostprocessFacts
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Final detections, best first.
+    """Return the final detections, best first.
 
     ``logits`` (B, A, C), ``deltas`` (B, A, 4), ``anchors`` (A, 4) xyxy input pixels, float32, of
     D = ``max_detections`` rows at most. Returns boxes (B, D, 4) float32 xyxy in input pixels,

@@ -1,4 +1,4 @@
-"""The interpreter of pyramid tables, and how the backbone's features become its inputs.
+"""Interpreter of pyramid tables, and how the backbone's features become its inputs.
 
 A cell merges two maps at its level, then applies the activation, a 3x3 convolution and batch
 normalisation; nothing follows, so outputs are signed. A neck of N stacks runs the table N times
@@ -20,8 +20,11 @@ from builder.modeling.layers import ACTIVATIONS, CONVS, DropBlock
 
 
 def resample(x: Tensor, from_level: int, to_level: int) -> Tensor:
-    """(B, C, H, W) at one level to another: max pooling with kernel and stride 2**k on the way to
-    a coarser one, nearest neighbour on the way to a finer one. Sides divide exactly."""
+    """Return (B, C, H, W) ``x`` at one level resampled to another.
+
+    The way to a coarser level is max pooling with kernel and stride 2**k, to a finer one nearest
+    neighbour. Sides divide exactly.
+    """
     steps = to_level - from_level
     if steps > 0:
         return F.max_pool2d(x, 2**steps, 2**steps)
@@ -31,12 +34,14 @@ def resample(x: Tensor, from_level: int, to_level: int) -> Tensor:
 
 
 def merge_sum(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Elementwise sum of two (B, C, H, W) maps."""
+    """Return the elementwise sum of two (B, C, H, W) maps."""
     return coarse + fine
 
 
 def merge_attention_google(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Global pooling attention: the coarser map's spatial maximum gates the finer map.
+    """Return the coarser map plus the finer one, gated by the coarser map's spatial maximum.
+
+    This is the global pooling attention of tensorflow/tpu.
 
     ``coarse + fine * sigmoid(max over (y, x) of coarse)``, both (B, C, H, W) at the cell's level.
     """
@@ -44,7 +49,9 @@ def merge_attention_google(coarse: Tensor, fine: Tensor) -> Tensor:
 
 
 def merge_attention_mmdet(coarse: Tensor, fine: Tensor) -> Tensor:
-    """The same the other way round: the finer map's spatial mean gates the coarser map.
+    """Return the finer map plus the coarser one, gated by the finer map's spatial mean.
+
+    This is the global pooling attention of MMDetection.
 
     ``fine + coarse * sigmoid(mean over (y, x) of fine)``, both (B, C, H, W) at the cell's level.
     """
@@ -53,11 +60,13 @@ def merge_attention_mmdet(coarse: Tensor, fine: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Flavour:
-    """One reading of the paper. Implementations of NAS-FPN disagree, so weights are only valid for
-    the flavour they were trained with."""
+    """One reading of the NAS-FPN paper.
+
+    Implementations disagree, so weights are only valid for the flavour they were trained with.
+    """
 
     merges: Mapping[str, Callable[[Tensor, Tensor], Tensor]]
-    """Op -> function of the coarser and the finer map."""
+    """Merges of a cell: op -> function of the coarser and the finer map."""
     projects_coarser: bool
     """Whether a 1x1 convolution and normalisation come before each pooling to P6 and beyond."""
 
@@ -71,7 +80,7 @@ FLAVOURS = {
 
 
 class MergingCell(nn.Module):
-    """What follows a merge: activation, 3x3 convolution, batch normalisation, DropBlock."""
+    """One cell after its merge: activation, 3x3 convolution, batch normalisation, DropBlock."""
 
     def __init__(self, channels: int, conv: str, activation: str) -> None:
         super().__init__()
@@ -81,12 +90,12 @@ class MergingCell(nn.Module):
         self.drop = DropBlock()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), signed."""
+        """Return the cell's output of (B, C, H, W) ``x``, of the same shape and signed."""
         return self.drop(self.bn(self.conv(self._activation(x))))
 
 
 class Pyramid(nn.Module):
-    """One stack: the interpreter of a table."""
+    """One stack of the neck, which interprets a pyramid's table."""
 
     def __init__(
         self, graph: Graph, *, channels: int, conv: str, flavour: str, activation: str
@@ -102,7 +111,10 @@ class Pyramid(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """One map for each level -> the same, each (B, C, H / stride, W / stride)."""
+        """Return one map for each level, as ``features`` has them.
+
+        Each is (B, C, H / stride, W / stride).
+        """
         maps = list(features)
         for step, cell in zip(self._steps, self.cells, strict=True):
             level = step.cell.level
@@ -122,8 +134,10 @@ def _projection(in_channels: int, channels: int) -> nn.Sequential:
 
 
 class PyramidInput(nn.Module):
-    """C3..C5 to the inputs of the first stack: 1x1 convolutions and normalisation, then P6 and
-    beyond by max pooling, each from the level before."""
+    """Inputs of the first stack from C3..C5: 1x1 convolutions and normalisation, then max pooling.
+
+    P6 and beyond are each pooled from the level before.
+    """
 
     def __init__(
         self,
@@ -145,7 +159,7 @@ class PyramidInput(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """[C3, C4, C5] -> [P3, P4, ...], all with the neck's channels."""
+        """Return [P3, P4, ...], all with the neck's channels, of [C3, C4, C5]."""
         maps = [lateral(x) for lateral, x in zip(self.laterals, features, strict=True)]
         for projection in self.coarser:
             maps.append(F.max_pool2d(projection(maps[-1]), 2, 2))

@@ -1,4 +1,4 @@
-"""Backbones: an image to the feature maps C3, C4 and C5.
+"""Backbones: networks from an image to the feature maps C3, C4 and C5.
 
 Each backbone declares its outputs as data (channels and stride), so that a neck is built from the
 declaration and never by probing a tensor.
@@ -24,15 +24,17 @@ BACKBONES: dict[str, Callable[[int], Backbone]] = {
     "resnet101": resnet101,
     "mobilenet_v2": MobileNetV2,
 }
-"""Functions of the width."""
+"""Backbones by name: functions of the width."""
 
 LAYERED_BACKBONES: dict[str, Callable[[int, int], Backbone]] = {"amoebanet_d": AmoebaNetD}
-"""Functions of the width and the number of layers."""
+"""Backbones whose names do not tell their depth: functions of the width and number of layers."""
 
 
 def make_backbone(name: str, width: int, layers: int) -> Backbone:
-    """The backbone ``name``; ``layers`` counts where its name does not say them. Which of them are
-    possible, ``DetectorConfig`` says."""
+    """Return the backbone ``name``; ``layers`` counts where its name does not say them.
+
+    ``DetectorConfig`` says which widths and layers are possible.
+    """
     if name in LAYERED_BACKBONES:
         return LAYERED_BACKBONES[name](width, layers)
     return BACKBONES[name](width)

@@ -25,11 +25,13 @@ from builder.modeling.backbones.features import FeatureSpec
 
 @dataclass(frozen=True, slots=True)
 class CellTable:
-    """A cell: what each new state sums, and which states it puts out."""
+    """One cell's table: what each new state sums, and which states the cell puts out."""
 
     sums: tuple[tuple[tuple[int, str], tuple[int, str]], ...]
-    """Rows of two (state, operation); the first row makes state 2. An operation is a key of
-    ``OPERATIONS``."""
+    """Rows of two (state, operation); the first row makes state 2.
+
+    An operation is a key of ``OPERATIONS``.
+    """
     outputs: tuple[int, ...]
 
 
@@ -54,7 +56,7 @@ REDUCTION = CellTable(
     ),
     outputs=(4, 5, 6),
 )
-"""Operations on states 0 and 1 have stride 2."""
+"""Reduction cell, which halves the resolution: its operations on states 0 and 1 have stride 2."""
 
 Kernel = tuple[int, int]
 
@@ -71,7 +73,7 @@ def _relu_conv_bn(
 
 
 def _bottleneck(channels: int, *kernels: tuple[Kernel, Kernel]) -> nn.Sequential:
-    """Convolutions of the given (kernel, stride) at a quarter of the width, between two 1x1."""
+    """Return convolutions of the given (kernel, stride) at a quarter of the width, between 1x1s."""
     quarter = channels // 4
     return nn.Sequential(
         _relu_conv_bn(channels, quarter),
@@ -93,12 +95,14 @@ OPERATIONS: dict[str, Callable[[int, int], nn.Module]] = {
     "max_pool_3x3": lambda channels, stride: nn.MaxPool2d(3, stride, 1),
     "avg_pool_3x3": lambda channels, stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
 }
-"""Name -> function of channels and stride."""
+"""Operations of a cell: name -> function of channels and stride."""
 
 
 class FactorizedReduction(nn.Module):
-    """Half the resolution without losing a diagonal: one 1x1 convolution reads the even cells,
-    another the odd ones."""
+    """A layer that halves the resolution without losing a diagonal.
+
+    One 1x1 convolution reads the even cells, another the odd ones.
+    """
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -107,14 +111,14 @@ class FactorizedReduction(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) with even sides -> (B, channels, H / 2, W / 2)."""
+        """Return (B, channels, H / 2, W / 2) of (B, C_in, H, W) with even sides."""
         x = torch.relu(x)
         halves = [self.even(x[:, :, ::2, ::2]), self.odd(x[:, :, 1::2, 1::2])]
         return self.bn(torch.cat(halves, dim=1))
 
 
 class AmoebaCell(nn.Module):
-    """The interpreter of a table."""
+    """One cell of AmoebaNet-D, which interprets a table."""
 
     def __init__(
         self,
@@ -141,8 +145,10 @@ class AmoebaCell(nn.Module):
         )
 
     def forward(self, last: Tensor, earlier: Tensor) -> Tensor:
-        """Outputs of the cell before and of the one before that -> (B, outputs * channels, H /
-        stride, W / stride)."""
+        """Return (B, outputs * channels, H / stride, W / stride).
+
+        ``last`` is the output of the cell before, ``earlier`` that of the one before that.
+        """
         states = [self.project_last(last), self.project_earlier(earlier)]
         operations = iter(self.operations)
         for pair in self._table.sums:
@@ -152,8 +158,10 @@ class AmoebaCell(nn.Module):
 
 
 class AmoebaNetD(nn.Module):
-    """AmoebaNet-D (layers, filters) without its classifier; filters are a multiple of 8, layers of
-    3."""
+    """AmoebaNet-D (layers, filters) without its classifier.
+
+    Filters are a multiple of 8, layers of 3.
+    """
 
     def __init__(self, filters: int, layers: int) -> None:
         super().__init__()
@@ -172,7 +180,7 @@ class AmoebaNetD(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float -> [C3, C4, C5], as declared in ``outputs``, after a ReLU."""
+        """Return [C3, C4, C5] of (B, 3, H, W) float, as declared in ``outputs``, after a ReLU."""
         x = self.stem(x)
         last, earlier, taps = x, x, []
         for index, cell in enumerate(self.cells):

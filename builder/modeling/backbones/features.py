@@ -1,4 +1,4 @@
-"""What backbones declare about their outputs."""
+"""Declarations of what backbones put out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
-    """What a feature map is like: its channels, and pixels of the image per cell."""
+    """One feature map's declaration: its channels, and pixels of the image per cell."""
 
     channels: int
     stride: int

@@ -8,7 +8,10 @@ from builder.modeling.backbones.features import FeatureSpec
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution and linear projection (Sandler et al., 2018, table 1)."""
+    """One block of expansion, depthwise convolution and linear projection.
+
+    It is the one of Sandler et al. (2018), table 1.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+        """Return (B, C_out, H / stride, W / stride) of (B, C_in, H, W)."""
         y = self.conv(x)
         return x + y if self.residual else y
 
@@ -56,15 +59,19 @@ _TAPS = (6, 13, 17)
 
 
 def _divisible(channels: float) -> int:
-    """The multiple of 8 closest to ``channels``, the next one if that is less than nine tenths: how
-    published variants of other widths are rounded."""
+    """Return a multiple of 8 for a number of channels, as variants of other widths round it.
+
+    It is the closest to ``channels``, or the next one if that is less than nine tenths of them.
+    """
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 without its last 1x1 convolution and classifier; ``width`` is the stem's, 32 in
-    the network as published."""
+    """MobileNetV2 without its last 1x1 convolution and classifier.
+
+    ``width`` is the stem's, 32 in the network as published.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -87,7 +94,7 @@ class MobileNetV2(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float -> [C3, C4, C5], as declared in ``outputs``."""
+        """Return [C3, C4, C5] of (B, 3, H, W) float, as declared in ``outputs``."""
         taps = []
         for index, layer in enumerate(self.features):
             x = layer(x)

@@ -10,7 +10,10 @@ from builder.modeling.backbones.features import FeatureSpec
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al., 2015, figure 5 left)."""
+    """One residual block of two 3x3 convolutions and a shortcut.
+
+    It is the one of He et al. (2015), figure 5 left.
+    """
 
     expansion = 1
 
@@ -23,14 +26,17 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, width, H / stride, W / stride)."""
+        """Return (B, width, H / stride, W / stride) of (B, C_in, H, W)."""
         y = torch.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut, striding in the 3x3 one (torchvision's)."""
+    """One residual block of 1x1, 3x3 and 1x1 convolutions and a shortcut.
+
+    It strides in the 3x3 convolution, as torchvision's does.
+    """
 
     expansion = 4
 
@@ -46,7 +52,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, 4 width, H / stride, W / stride)."""
+        """Return (B, 4 width, H / stride, W / stride) of (B, C_in, H, W)."""
         y = torch.relu(self.bn1(self.conv1(x)))
         y = torch.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -54,7 +60,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """A projection where the shapes differ, else nothing."""
+    """Return a projection where the shapes differ, else None."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(
@@ -70,7 +76,7 @@ class Projection(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+        """Return (B, C_out, H / stride, W / stride) of (B, C_in, H, W)."""
         if not self.training:
             return super().forward(input)
         rows, columns = self.stride
@@ -78,8 +84,10 @@ class Projection(nn.Conv2d):
 
 
 class ResNet(nn.Module):
-    """A residual network without its classifier; stage s has ``width * 2**s`` (times the block's
-    expansion) channels."""
+    """A residual network without its classifier.
+
+    Stage s has ``width * 2**s`` (times the block's expansion) channels.
+    """
 
     def __init__(
         self, block: type[BasicBlock | Bottleneck], blocks: tuple[int, int, int, int], width: int
@@ -106,7 +114,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float -> [C3, C4, C5], as declared in ``outputs``."""
+        """Return [C3, C4, C5] of (B, 3, H, W) float, as declared in ``outputs``."""
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         c3 = self.layer2(self.layer1(x))
         c4 = self.layer3(c3)
@@ -114,20 +122,20 @@ class ResNet(nn.Module):
 
 
 def resnet10(width: int) -> ResNet:
-    """One basic block a stage: the proxy backbone of the NAS-FPN search."""
+    """Return a ResNet of one basic block a stage: the proxy backbone of the NAS-FPN search."""
     return ResNet(BasicBlock, (1, 1, 1, 1), width)
 
 
 def resnet18(width: int) -> ResNet:
-    """Two basic blocks a stage."""
+    """Return a ResNet of two basic blocks a stage."""
     return ResNet(BasicBlock, (2, 2, 2, 2), width)
 
 
 def resnet50(width: int) -> ResNet:
-    """Bottlenecks; torchvision's has width 64."""
+    """Return a ResNet-50 of bottlenecks; torchvision's has width 64."""
     return ResNet(Bottleneck, (3, 4, 6, 3), width)
 
 
 def resnet101(width: int) -> ResNet:
-    """The same with 23 blocks in its third stage."""
+    """Return a ResNet-101 of bottlenecks: a ResNet-50 with 23 blocks in its third stage."""
     return ResNet(Bottleneck, (3, 4, 23, 3), width)
