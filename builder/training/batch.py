@@ -1,4 +1,4 @@
-"""Examples as the tensors that a detector takes and learns from."""
+"""Batches of examples, as the tensors that a detector takes and learns from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from builder.training.losses import Targets, assign
 
 
 def stack_images(examples: Sequence[Example], device: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8."""
+    """Return the images of ``examples`` as one (B, H, W, 3) uint8 tensor on ``device``."""
     images = torch.from_numpy(np.stack([example.image for example in examples]))
     return images.to(device, non_blocking=True)
 
 
 def assign_examples(examples: Sequence[Example], anchors: Tensor, num_classes: int) -> Targets:
-    """The targets of (A, 4) ``anchors``, on their device."""
+    """Return the training targets of the (A, 4) ``anchors``, on their device."""
     boxes = [torch.from_numpy(example.boxes_xyxy).to(anchors.device) for example in examples]
     labels = [torch.from_numpy(example.labels).to(anchors.device) for example in examples]
     return assign(anchors, boxes, labels, num_classes)

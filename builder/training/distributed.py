@@ -1,4 +1,4 @@
-"""The processes that train one model together, as torchrun starts them.
+"""Processes that train one model together, as torchrun starts them.
 
 Each computes its part of every batch; gradients are averaged, so that all hold the same weights.
 """
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from serving.core.command_errors import InvalidArgument
 
 PATIENCE = timedelta(hours=3)
-"""While the first process validates, the others wait for it."""
+"""Timeout of an exchange between processes, which wait while the first one validates."""
 
 
 class DeviceError(InvalidArgument):
-    """There is no such device here."""
+    """Error of a device that this machine does not have."""
 
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
@@ -30,25 +30,28 @@ BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among its fellows."""
+    """This process's place among those that train one model together."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this process is the one that writes files."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over all processes; ``values`` is overwritten."""
+        """Return the sum of ``values`` over all processes; ``values`` is overwritten."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
     def wrap(self, model: nn.Module, *, is_partial: bool) -> nn.Module:
-        """A module that runs ``model`` and averages gradients in its backward pass. ``is_partial``:
-        a step may leave some parameters without gradient, the same ones in every process."""
+        """Return a module that runs ``model`` and averages gradients in its backward pass.
+
+        ``is_partial``: a step may leave some parameters without gradient, the same ones in every
+        process.
+        """
         if self.count == 1:
             return model
         return nn.parallel.DistributedDataParallel(model, find_unused_parameters=is_partial)
@@ -56,8 +59,10 @@ class Processes:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that torchrun's environment tells of, and this one's device; without torchrun,
-    this process alone and ``device``. Raises DeviceError."""
+    """Join the processes that torchrun's environment names, and give them with this one's device.
+
+    Without torchrun, this process is alone and its device is ``device``. Raises DeviceError.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     own = _device(device)
     if count == 1:

@@ -1,4 +1,4 @@
-"""The training loop: one for every configuration, on a CPU or on one or more GPUs.
+"""Training loop, one for every configuration, on a CPU or on one or more GPUs.
 
     OUT/checkpoint.pt   weights to serve (the moving average) and the state to resume from
     OUT/log.jsonl       one line an epoch; a ``validation`` line after a validation
@@ -44,35 +44,35 @@ from serving.core.command_errors import CommandFailed, InvalidArgument
 CHECKPOINT = "checkpoint.pt"
 
 LOOK_EVERY = 20
-"""Steps between looks at the loss, each of which waits for the device."""
+"""Steps between two readings of the loss, each of which waits for the device."""
 
 CHANGEABLE = ("epochs", "micro_batches", "validate_every", "validation_split")
-"""Fields of a recipe that a run may go on with another value of."""
+"""Fields of a recipe that may change when a run is resumed."""
 
 log = logging.getLogger(__name__)
 
 
 class InvalidRecipe(InvalidArgument):
-    """A recipe that cannot train this detector on this data set."""
+    """Error of a recipe that cannot train this detector on this data set."""
 
 
 class Diverged(CommandFailed):
-    """The loss is no number any more."""
+    """Error of a training whose loss or weights are no longer finite."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """Everything that changes while training."""
+    """One run's state: everything that changes while training."""
 
     model: Detector
     optimizer: torch.optim.Optimizer
     average: MovingAverage
     epoch: int = 0
-    """Epochs completed."""
+    """Number of epochs completed."""
     seconds: float = 0.0
 
     def state(self) -> dict[str, Any]:
-        """What ``restore`` needs beside the averaged weights."""
+        """Return what ``restore`` needs beside the averaged weights."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -82,7 +82,7 @@ class _Run:
         }
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint file."""
+        """Continue from the content ``data`` of a checkpoint file."""
         state = data["resume"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -93,7 +93,8 @@ class _Run:
 
 
 def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -> list[int]:
-    """The exits to train in one step: all, or the last and ``count - 1`` others, ascending."""
+    """Return the exits to train in one step, ascending: all, or the last and ``count - 1``
+    others."""
     if count is None or count >= num_exits:
         return list(range(1, num_exits + 1))
     others = random.choice(np.arange(1, num_exits), size=count - 1, replace=False)
@@ -109,7 +110,7 @@ def _train_epoch(
     journal: Journal,
     bar: tqdm[Any],
 ) -> dict[str, Any]:
-    """One pass over the data; returns the line to log. Raises Diverged."""
+    """Train one epoch and return the line to log. Raises Diverged."""
     recipe, num_exits = config.train, config.detector.num_exits
     steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
     torch.manual_seed((run.epoch * processes.count + processes.rank) * 2**32 + recipe.seed)
@@ -163,8 +164,10 @@ def _add_gradients(
     processes: Processes,
     sums: torch.Tensor,
 ) -> None:
-    """Forward and backward over this process's part of a batch, in micro-batches; adds each exit's
-    losses to ``sums``. Gradients are those of the whole batch when this returns."""
+    """Run forward and backward over this process's part of a batch, in micro-batches.
+
+    Adds each exit's losses to ``sums``. Gradients are those of the whole batch when this returns.
+    """
     recipe, device = config.train, model.anchors.device
     lower = recipe.autocast and _multiplies_bf16(device)
     parts = [examples[index :: recipe.micro_batches] for index in range(recipe.micro_batches)]
@@ -207,7 +210,7 @@ def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dic
 def _check(
     config: Config, dataset: Dataset, held_out: Dataset | None, processes: Processes
 ) -> None:
-    """Raises InvalidRecipe."""
+    """Raise InvalidRecipe if the recipe cannot train this detector on these data sets."""
     recipe = config.train
     num_parts = processes.count * recipe.micro_batches
     rules = (
@@ -239,7 +242,7 @@ def _check(
 
 
 def read_split(recipe: TrainConfig, data: Path, split: str, bad_annotations: str) -> Dataset:
-    """A split of the recipe's data set; what is left out is logged. Raises DatasetError."""
+    """Read a split of the recipe's data set and log what is left out. Raises DatasetError."""
     dataset = read_dataset(recipe.dataset, data, split, bad_annotations)
     for line in dataset.bad:
         log.warning("skipped: %s", line)
@@ -247,7 +250,7 @@ def read_split(recipe: TrainConfig, data: Path, split: str, bad_annotations: str
 
 
 def digests(dataset: Dataset, held_out: Dataset | None) -> dict[str, str | None]:
-    """What a checkpoint says of the images it was trained and measured on."""
+    """Return what a checkpoint records of the images that it was trained and measured on."""
     return {"train": dataset.digest, "validation": held_out.digest if held_out else None}
 
 
@@ -316,8 +319,10 @@ def train(
 
 
 def config_of(checkpoint: Mapping[str, Any]) -> Config:
-    """What was trained in a run, and how. Raises KeyError, TypeError and ValueError for what is no
-    run of this version."""
+    """Return the configuration, detector and recipe, of the run in ``checkpoint``.
+
+    Raises KeyError, TypeError and ValueError for what is no run of this version.
+    """
     return Config(
         DetectorConfig.from_dict(checkpoint["detector"]),
         TrainConfig.from_dict(checkpoint["metadata"]["train"]),
@@ -327,7 +332,7 @@ def config_of(checkpoint: Mapping[str, Any]) -> Config:
 def _check_same(
     stored: Mapping[str, Any], config: Config, metadata: Mapping[str, Any], path: Path
 ) -> None:
-    """Raises InvalidRecipe if the run in ``stored`` would go on as another one."""
+    """Raise InvalidRecipe if the run in ``stored`` would go on as another one."""
     if stored["resume"] is None:
         raise InvalidRecipe(f"{path} is no run: start from it with --init")
     before = stored["metadata"]
@@ -363,7 +368,7 @@ def _run_epochs(
     metadata: dict[str, Any],
     tensorboard: bool,
 ) -> None:
-    """The epochs that are left, each with its checkpoint."""
+    """Train the epochs that are left, and write a checkpoint after each."""
     recipe = config.train
     steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
     done = run.epoch * steps

@@ -1,4 +1,4 @@
-"""What every exit is trained on: focal loss on all anchors, a box loss on the positive ones.
+"""Losses that every exit is trained on: focal loss on all anchors, a box loss on the positive ones.
 
 Anchors are assigned once per image and the assignment is shared by all exits.
 """
@@ -22,27 +22,30 @@ from builder.modeling.boxes import (
 )
 
 HUBER_DELTA = 0.1
-"""Where the box loss turns from quadratic to linear, in units of the deltas (tensorflow/tpu)."""
+"""Error where the box loss turns from quadratic to linear, in units of the deltas.
+
+It is that of tensorflow/tpu.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """The assignment of a batch. P positive anchors of B * A."""
+    """One batch's assignment of anchors to boxes: P positive anchors of B * A."""
 
     is_class: Tensor
-    """(B, A, C) bool."""
+    """Whether an anchor has a box of a class, (B, A, C) bool."""
     rows: Tensor
-    """(P,) int64 positive rows of the flattened (B * A) anchors."""
+    """Positive rows of the flattened (B * A) anchors, (P,) int64."""
     anchors: Tensor
-    """(P, 4) xyxy of those rows."""
+    """Anchors of those positive rows, (P, 4) xyxy."""
     boxes: Tensor
-    """(P, 4) xyxy of the boxes that they answer for."""
+    """Boxes that the positive anchors answer for, (P, 4) xyxy."""
 
 
 def assign(
     anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int
 ) -> Targets:
-    """Targets of a batch of images, given the (G, 4) boxes and (G,) labels of each."""
+    """Return the targets of a batch of images, given the (G, 4) boxes and (G,) labels of each."""
     is_class = torch.zeros(
         len(boxes), len(anchors), num_classes, dtype=torch.bool, device=anchors.device
     )
@@ -60,7 +63,7 @@ def assign(
 
 
 def focal_loss(logits: Tensor, is_class: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Sum over all elements of the focal loss (Lin et al., 2017, equation 5).
+    """Return the focal loss (Lin et al., 2017, equation 5), summed over all elements.
 
     ``-alpha_t (1 - p_t)**gamma log p_t`` where p_t is the probability given to the truth, alpha_t
     is alpha for positives and 1 - alpha for negatives. Float logits, bool targets, same shape.
@@ -71,12 +74,12 @@ def focal_loss(logits: Tensor, is_class: Tensor, alpha: float, gamma: float) -> 
 
 
 def giou_loss(deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Sum over (P, 4) pairs of 1 - GIoU of the decoded deltas and the boxes."""
+    """Return the sum over (P, 4) pairs of 1 - GIoU of the decoded deltas and the boxes."""
     return (1 - generalized_iou(decode_boxes(deltas, anchors), boxes)).sum()
 
 
 def huber_loss(deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Sum over (P, 4) pairs of the mean Huber loss of the four deltas."""
+    """Return the sum over (P, 4) pairs of the mean Huber loss of the four deltas."""
     target = encode_boxes(boxes, anchors)
     return F.huber_loss(deltas, target, delta=HUBER_DELTA, reduction="sum") / 4
 
@@ -89,7 +92,7 @@ BOX_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExitLoss:
-    """The two parts of one exit's loss."""
+    """One exit's loss, in its two parts: that of the classes and that of the boxes."""
 
     classes: Tensor
     boxes: Tensor
@@ -98,8 +101,11 @@ class ExitLoss:
 def exit_loss(
     logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig, count: float
 ) -> ExitLoss:
-    """Loss of one exit's logits (B, A, C) and deltas (B, A, 4), computed in float32 and divided by
-    ``count``, the number of positive anchors in the whole batch that these images are of."""
+    """Return the loss of one exit's logits (B, A, C) and deltas (B, A, 4).
+
+    It is computed in float32 and divided by ``count``, the number of positive anchors in the whole
+    batch that these images are of.
+    """
     classes = focal_loss(logits.float(), targets.is_class, config.focal_alpha, config.focal_gamma)
     positive = deltas.float().flatten(0, 1)[targets.rows]  # (P, 4)
     boxes = BOX_LOSSES[config.box_loss](positive, targets.anchors, targets.boxes)

@@ -1,4 +1,4 @@
-"""How weights move: optimizers, schedules of the learning rate, the moving average."""
+"""Optimizers, schedules of the learning rate, and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import nn
 from builder.config.named import TrainConfig
 
 STEP_FACTOR = 0.1
-"""Of the learning rate at each milestone."""
+"""Factor by which the step schedule multiplies the learning rate at each milestone."""
 
 
 def _cosine(progress: float, _: float, config: TrainConfig) -> float:
-    """Half a cosine down to the final share of the peak."""
+    """Return the share of the peak, half a cosine down to the final share."""
     floor = config.final_learning_rate_ratio
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -31,12 +31,14 @@ SCHEDULES: dict[str, Callable[[float, float, TrainConfig], float]] = {
     "cosine": _cosine,
     "step": _step,
 }
-"""Name -> share of the peak, given progress after the warm-up in 0..1, the epoch with its fraction,
-and the recipe."""
+"""Learning rate schedules: name -> function that returns the share of the peak.
+
+It takes the progress after the warm-up in 0..1, the epoch with its fraction, and the recipe.
+"""
 
 
 def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, then the recipe's schedule."""
+    """Return the learning rate of ``step``: linear warm-up, then the recipe's schedule."""
     if step < config.warmup_steps:
         start, progress = config.warmup_ratio, (step + 1) / config.warmup_steps
         return config.learning_rate * (start + (1 - start) * progress)
@@ -46,7 +48,10 @@ def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Convolution kernels decay; biases and normalisation scales do not."""
+    """Return the optimizer's groups of parameters.
+
+    Convolution kernels decay; biases and normalisation scales do not.
+    """
     kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     return [
@@ -66,7 +71,7 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = 
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer named in the recipe."""
+    """Return the optimizer that the recipe names."""
     return OPTIMIZERS[config.optimizer](parameter_groups(model, config.weight_decay), config)
 
 
@@ -84,7 +89,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move towards ``model``; integer buffers are copied."""
+        """Move the averages towards the values of ``model``; integer buffers are copied."""
         decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         pairs = list(

@@ -1,4 +1,4 @@
-"""What a training run says about itself: a log of JSON lines, and curves for TensorBoard."""
+"""Log of a training run as JSON lines, and its curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ TENSORBOARD = "tensorboard"
 
 
 class Journal:
-    """Written by the first process; the others say nothing."""
+    """One training run's log, which the first process writes; the others write nothing."""
 
     def __init__(self, out: Path, processes: Processes, epoch: int, step: int, board: bool) -> None:
-        """Lines and events after ``epoch`` and ``step`` are of a run that ended before its
-        checkpoint was written: they are taken back."""
+        """Open the log of a run that goes on after ``epoch`` and ``step``.
+
+        Later lines and events are of a run that ended before its checkpoint was written: they are
+        taken back.
+        """
         self._path = out / LOG
         self._is_first = processes.is_first
         self._writer: Any = None
@@ -35,13 +38,13 @@ class Journal:
             self._writer = SummaryWriter(str(out / TENSORBOARD), purge_step=step)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line of the log."""
+        """Append a line to the log."""
         if self._is_first:
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
     def plot(self, name: str, value: float, step: int) -> None:
-        """Add a point to a curve."""
+        """Add a point to the curve ``name``."""
         if self._writer is not None:
             self._writer.add_scalar(name, value, step)
 
@@ -52,7 +55,7 @@ class Journal:
 
 
 def _epoch(line: str) -> float:
-    """Which epoch a line is of; one that a killed process did not end is of none that counts."""
+    """Return the epoch that a line is of; infinity for one that a killed process did not end."""
     try:
         return float(json.loads(line)["epoch"])
     except ValueError:

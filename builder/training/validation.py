@@ -1,4 +1,4 @@
-"""What a detector makes of a data set, through torch: for training and for choosing.
+"""Accuracy of a detector on a data set, through torch: for training and for choosing.
 
 Published figures come from the exported segments (``builder.measuring.accuracy``).
 """
@@ -17,13 +17,15 @@ from builder.training.batch import assign_examples, stack_images
 from serving.core.letterbox import fit
 
 MAX_COUNTED = 500
-"""Images of a data set in which positive anchors are counted."""
+"""Most images of a data set in which positive anchors are counted."""
 
 
 def positives_per_level(config: DetectorConfig, dataset: Dataset) -> tuple[int, ...]:
-    """Positive anchors at each level of the pyramid without augmentation, over as many as
-    MAX_COUNTED images spread over a data set: a level without any is never trained to find
-    anything."""
+    """Return the number of positive anchors at each level of the pyramid, without augmentation.
+
+    They are counted over as many as MAX_COUNTED images spread over the data set. A level without
+    any is never trained to find anything.
+    """
     anchors = Detector(config).anchors
     per_level = anchors_per_level(config)
     counts = np.zeros(len(per_level), dtype=np.int64)
@@ -40,7 +42,7 @@ def positives_per_level(config: DetectorConfig, dataset: Dataset) -> tuple[int, 
 def validate(
     detector: Detector, dataset: Dataset, batch_size: int = 8
 ) -> dict[int, AveragePrecision]:
-    """AP of every exit on letterboxed images, in float32."""
+    """Return the AP of every exit on letterboxed images, in float32."""
     config = detector.config
     device = detector.anchors.device
     input_height, input_width = config.input_size
