@@ -1,4 +1,4 @@
-"""A detector into the model repository: the part of ``punctual build`` that needs torch.
+"""Export of a detector into the model repository: the part of ``punctual build`` that needs torch.
 
     checkpoint or configuration -> ONNX segments -> each run beside torch -> repository, catalogue
 
@@ -30,8 +30,10 @@ POSTPROCESS_ROUNDS = 200
 
 
 def open_detector(source: Path | DetectorConfig, command: str) -> tuple[Detector, str]:
-    """The trained detector in a checkpoint, or an untrained one with random weights; and the
-    command that made it, ``command`` where the checkpoint does not say."""
+    """Return a detector, and the command that made it, or ``command`` where that is not known.
+
+    The detector is the trained one in a checkpoint, or an untrained one with random weights.
+    """
     if isinstance(source, Path):
         detector, _, metadata = load_checkpoint(source)
         return detector, str(metadata.get("command", command))
@@ -42,10 +44,13 @@ def open_detector(source: Path | DetectorConfig, command: str) -> tuple[Detector
 def write_model(
     detector: Detector, name: str | None, command: str, repository: Path, clock: Clock
 ) -> Catalog:
-    """Write the segments of ``detector`` and their catalogue as model ``name`` (None: as its
-    configuration is called), and say what was checked, measured and removed. Returns the catalogue;
-    what was measured before is in it if these are the same segments. Raises SegmentError if a
-    segment does not compute what torch computes, OSError where nothing can be written."""
+    """Write the segments of ``detector`` and their catalogue as a model; return the catalogue.
+
+    The model is called ``name`` or, without one, as its configuration is. What was checked,
+    measured and removed is printed; what was measured before is in the catalogue if these are the
+    same segments. Raises SegmentError if a segment does not compute what torch computes, OSError
+    where nothing can be written.
+    """
     config = replace(detector.config, name=name or detector.config.name)
     with TemporaryDirectory() as scratch:
         files = export_segments(detector, Path(scratch))
@@ -57,9 +62,11 @@ def write_model(
 
 
 def _install(catalog: Catalog, source: Path, repository: Path) -> Catalog:
-    """Put the segments of ``catalog``, which lie in ``source``, and the catalogue into the
-    repository. Wherever this is interrupted, it leaves the earlier model, this one, or no
-    catalogue: never that of one with segments of the other."""
+    """Put the segments of ``catalog``, which lie in ``source``, and the catalogue in place.
+
+    Wherever this is interrupted, it leaves in the repository the earlier model, this one, or no
+    catalogue: never that of one with segments of the other.
+    """
     folder = version_folder(repository, catalog.name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)

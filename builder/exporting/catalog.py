@@ -1,4 +1,4 @@
-"""The catalogue of a detector as it was exported."""
+"""Catalogue of a detector as it was exported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.core.catalog import Catalog, Exit, SegmentFile
 def build_catalog(
     config: DetectorConfig, files: Mapping[str, SegmentFile], command: str
 ) -> Catalog:
-    """A catalogue of facts that the export knows; accuracy and latency are measured later."""
+    """Return a catalogue of what the export knows; accuracy and latency are measured later."""
     exits = "an exit after each"
     if config.stacks_per_exit > 1:
         exits = f"an exit after every {config.stacks_per_exit} of them"

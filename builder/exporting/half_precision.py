@@ -1,4 +1,4 @@
-"""Float32 segments as a GPU computes them: half precision up to the last convolutions.
+"""Conversion of float32 segments to half precision up to the last convolutions, as on a GPU.
 
     images uint8 -> normalise -> | backbone, stacks, towers -> | select, decode, suppress -> boxes
                      float32     |          float16            |          float32
@@ -28,17 +28,17 @@ FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
 FEATURE_RANK = 4
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 HALF_SCALES_OPSET = 19
-"""The first operator set whose (de)quantisation takes scales in half precision."""
+"""First operator set whose (de)quantisation takes scales in half precision."""
 HALF_SCALES_IR = 9
 MAX_SCALE_ERROR = 0.01
-"""Relative error of a quantisation scale in half precision, which is coarse below 6e-5."""
+"""Most relative error of a quantisation scale in half precision, which is coarse below 6e-5."""
 PROBED_BATCHES = (2, 3)
 KEEPS_FLOAT32 = {"Resize": (1, 2)}
-"""Operator -> inputs that are float32 whatever the type of the first: region and scales."""
+"""Inputs that are float32 whatever the type of the first, by operator: region and scales."""
 
 
 def to_float(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same segment, all in float32, in the form that builders take without trouble.
+    """Return the same segment, all in float32, in the form that builders take without trouble.
 
     Kernels stored in half precision are widened on disk instead of by the graph; images are cast
     before they are transposed, since TensorRT computes nothing on uint8; what depends on constants
@@ -54,10 +54,12 @@ def to_float(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A unit segment in mixed precision, as drawn above; every operator's type is explicit, which
-    strongly typed builders need. Features at the boundaries are float16, images uint8, detections
-    as they were. A model with (de)quantisation is raised to operator set 19, where its scales may
-    be in half precision as well. The argument is left alone.
+    """Return a unit segment in mixed precision, as drawn in the module's docstring.
+
+    Every operator's type is explicit, which strongly typed builders need. Features at the
+    boundaries are float16, images uint8, detections as they were. A model with (de)quantisation is
+    raised to operator set 19, where its scales may be in half precision as well. The argument is
+    left alone.
 
     Raises ValueError if a quantisation scale is too small for half precision.
     """
@@ -70,8 +72,11 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def body(graph: onnx.GraphProto) -> set[str]:
-    """What is to be in half precision: the names of the outputs of all nodes that a convolution or
-    a feature map is made of, without those between uint8 images and the first convolution."""
+    """Return the names of the tensors that are to be in half precision.
+
+    They are the outputs of all nodes that a convolution or a feature map is made of, without those
+    between uint8 images and the first convolution.
+    """
     producers = {name: node for node in graph.node for name in node.output}
     goals = [node for node in graph.node if node.op_type == "Conv"]
     goals += [producers[port.name] for port in graph.output if _is_feature(port)]
@@ -90,7 +95,7 @@ def body(graph: onnx.GraphProto) -> set[str]:
 
 
 def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
-    """Inputs, outputs and what is between them, with types and the dimensions that are known."""
+    """Return inputs, outputs and the tensors between, with their types and known dimensions."""
     graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     return iter((*graph.input, *graph.value_info, *graph.output))
 
@@ -104,7 +109,7 @@ def _is_feature(port: onnx.ValueInfoProto) -> bool:
 
 
 def _cast_images_first(graph: onnx.GraphProto) -> None:
-    """images -> Transpose -> Cast becomes images -> Cast -> Transpose."""
+    """Reorder images -> Transpose -> Cast to images -> Cast -> Transpose."""
     images = {port.name for port in graph.input if port.type.tensor_type.elem_type == UINT8}
     transposes = {
         node.output[0]: node
@@ -124,9 +129,11 @@ def _cast_images_first(graph: onnx.GraphProto) -> None:
 
 
 def _fold_constants(model: onnx.ModelProto) -> None:
-    """Compute what does not depend on inputs: constants, and dimensions other than the batch. What
-    comes out the same with two batch sizes is constant; a shape to be taken that differs in its
-    first dimension alone gets 0 there, which says "as it is"."""
+    """Compute what does not depend on inputs: constants, and dimensions other than the batch.
+
+    What comes out the same with two batch sizes is constant; a shape to be taken that differs in
+    its first dimension alone gets 0 there, which says "as it is".
+    """
     graph = model.graph
     once, again = (_computed(model, batch) for batch in PROBED_BATCHES)
     constants = {name: array for name, array in once.items() if np.array_equal(array, again[name])}
@@ -141,7 +148,7 @@ def _fold_constants(model: onnx.ModelProto) -> None:
 
 
 def _computed(model: onnx.ModelProto, batch: int) -> dict[str, npt.NDArray[Any]]:
-    """Every tensor that is known before there are inputs, if there are ``batch`` of them."""
+    """Return every tensor that is known before there are inputs, if there are ``batch`` of them."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     for port in (*probe.graph.input, *probe.graph.output):
@@ -196,8 +203,10 @@ def _set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
 
 
 class _Typing:
-    """One pass over a graph in its order, which keeps the type of every float tensor so far and
-    casts where an operator wants another."""
+    """One pass over a graph in its order, which gives every operator its type.
+
+    It keeps the type of every float tensor so far and casts where an operator wants another.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._floats = {
@@ -212,7 +221,7 @@ class _Typing:
         self._initializers: dict[str, onnx.TensorProto] = {}
 
     def run(self) -> onnx.ModelProto:
-        """The typed model; to be called once."""
+        """Return the typed model; to be called once."""
         graph = self._model.graph
         for port in (*graph.input, *graph.output):
             if _is_feature(port):
@@ -242,7 +251,7 @@ class _Typing:
         self._types.update((name, wanted) for name in node.output if name in self._floats)
 
     def _as(self, name: str, wanted: int, user: str) -> str:
-        """The tensor ``name`` in the type ``wanted``, if it is a float at all."""
+        """Return the name of tensor ``name`` in the type ``wanted``, if it is a float at all."""
         if name in self._constants:
             return self._constant(self._constants[name], wanted, user)
         if name not in self._floats or self._types[name] == wanted:
@@ -273,6 +282,6 @@ class _Typing:
 
 
 def half_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a typed model that have a float16 result."""
+    """Return the nodes of a typed model that have a float16 result."""
     halves = {port.name for port in _inferred(model) if port.type.tensor_type.elem_type == HALF}
     return (node for node in model.graph.node if halves.intersection(node.output))

@@ -42,11 +42,13 @@ from serving.core.ports import Image
 from serving.core.segment import Segment
 
 MAX_IMAGES = 512
-"""Calibration keeps the features of all images of one depth in memory: 2.6 MB an image for the
-default model."""
+"""Most images used for calibration, which keeps the features of all of one depth in memory.
+
+For the default model they take 2.6 MB an image.
+"""
 
 Features = Sequence[npt.NDArray[Any]]
-"""What a segment takes or gives for one image, each (1, ...)."""
+"""Tensors that a segment takes or gives for one image, each (1, ...)."""
 
 OPTIONS = {
     "ActivationSymmetric": True,
@@ -61,9 +63,11 @@ OPTIONS = {
 
 
 def quantize_segments(folder: Path, catalog: Catalog, images: Iterable[Image]) -> Path:
-    """Quantise all unit segments in ``folder`` with scales from ``images``, (H, W, 3) uint8 RGB,
-    letterboxed; at most ``MAX_IMAGES`` of them are used. Writes ``<segment>.onnx`` and
-    ``quantized.json`` into ``tensorrt/int8`` and, for CPUs, ``int8``; returns the former.
+    """Quantise all unit segments in ``folder``; return the folder of those for TensorRT.
+
+    Scales come from ``images``, (H, W, 3) uint8 RGB, letterboxed; at most ``MAX_IMAGES`` of them
+    are used. Writes ``<segment>.onnx`` and ``quantized.json`` into ``tensorrt/int8``, which is
+    returned, and, for CPUs, ``int8``.
 
     Scales are the largest magnitude seen, over 127, of kernels over 64. Raises ValueError without
     images.
@@ -90,7 +94,7 @@ def quantize_segments(folder: Path, catalog: Catalog, images: Iterable[Image]) -
 
 
 def calibration_order(num_exits: int) -> Iterator[Segment]:
-    """Unit segments so that each one's inputs are what the last one without a head gave."""
+    """Yield unit segments so that each one's inputs are what the last one without a head gave."""
     yield segments.STEM
     for depth in range(1, num_exits + 1):
         yield segments.stack(depth)
@@ -98,13 +102,13 @@ def calibration_order(num_exits: int) -> Iterator[Segment]:
 
 
 class _Reader(CalibrationDataReader):
-    """Feeds for ``quantize_static``, one image at a time."""
+    """One segment's feeds for ``quantize_static``, one image at a time."""
 
     def __init__(self, names: Sequence[str], inputs: Sequence[Features]) -> None:
         self._feeds = (dict(zip(names, arrays, strict=True)) for arrays in inputs)
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
-        """The next feed; None at the end."""
+        """Return the next feed; None at the end."""
         return next(self._feeds, None)
 
 
@@ -136,8 +140,10 @@ def _quantize(model: onnx.ModelProto, inputs: Sequence[Features]) -> onnx.ModelP
 
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
-    """Without the library's two warnings a model that it would like other optimisations to have run
-    first: they would fold the shared kernels apart."""
+    """Silence the library's advice to run other optimisations of a model first.
+
+    It gives two warnings a model. Those optimisations would fold the shared kernels apart.
+    """
 
     def keep(record: logging.LogRecord) -> bool:
         return "pre-processing" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""Quantised segments in the form in which CPU runtimes compute convolutions in integers.
+"""Conversion of quantised segments to the form that CPU runtimes compute in integers.
 
     kernel -> quantise -> dequantise -> conv -> scale -> shift       what calibration writes
     int8 kernel -> dequantise -> conv with bias                      the same function
@@ -19,13 +19,16 @@ import onnx
 from onnx import helper, numpy_helper
 
 LEAST, MOST = -127, 127
-"""Symmetric, so that a kernel's sign can change with that of its scale."""
+"""Range of a kernel's integers, symmetric so that their sign can change with that of the scale."""
 
 Array = npt.NDArray[np.float32]
 
 
 def fold_kernels(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model``, which has a pair of nodes for each kernel, as ``quantize`` writes it."""
+    """Return a copy of ``model`` whose convolutions have constant integer kernels.
+
+    ``model`` has a pair of (de)quantisation nodes for each kernel, as ``int8_segments`` writes it.
+    """
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
     _Folding(folded.graph).run()
@@ -34,7 +37,7 @@ def fold_kernels(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Folding:
-    """One graph, changed in place."""
+    """One graph whose kernels are folded; it is changed in place."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
@@ -75,7 +78,10 @@ class _Folding:
             field.extend(values)
 
     def _fold(self, conv: onnx.NodeProto) -> onnx.NodeProto:
-        """Give ``conv`` an integer kernel and the scale and shift behind it; the dequantisation."""
+        """Give ``conv`` an integer kernel and the scale and shift behind it.
+
+        Returns the dequantisation of the kernel.
+        """
         dequantize = self._made_by[conv.input[1]]
         quantize = self._made_by[dequantize.input[0]]
         self._gone |= {dequantize.output[0], quantize.output[0]}
@@ -108,8 +114,11 @@ class _Folding:
         return helper.make_node("DequantizeLinear", inputs, given[1:2], name=given[1], axis=0)
 
     def _behind(self, name: str, kind: str, shape: tuple[int, ...]) -> tuple[Array, str] | None:
-        """The constant for each channel that the only user of ``name``, of this kind, applies to
-        it, and what comes out; that user is dropped. None: there is no such user."""
+        """Drop the only user of ``name``, if it is of this kind; return what it applies and gives.
+
+        That is its constant for each channel and the name of its output. Returns None if there is
+        no such user.
+        """
         users = self._users[name]
         if name in self._outputs or len(users) != 1 or users[0].op_type != kind:
             return None

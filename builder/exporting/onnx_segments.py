@@ -1,4 +1,4 @@
-"""A trained detector as ONNX segments: ``stem``, ``stack_1..N`` and ``head_1..N``.
+"""Export of a trained detector as ONNX segments: ``stem``, ``stack_1..N`` and ``head_1..N``.
 
 Opset 17, standard operators, fixed spatial sizes, dynamic batch. Features cross a boundary as
 float32 NCHW here; each runtime puts its own type and layout in place of that. A head ends in final
@@ -50,22 +50,33 @@ __all__ = [
 
 OPSET = 17
 NOISE_SCALES = tuple(10.0**exponent for exponent in range(9))
-"""An untrained head shrinks what passes its convolutions, a deep and narrow one the most."""
+"""Scales of the noise that heads are verified on, which are tried in turn.
+
+An untrained head shrinks what passes its convolutions, a deep and narrow one the most.
+"""
 DETECTIONS = ("boxes", "scores", "labels", "counts")
 BATCH, HEAD_BATCH = 2, 5
-"""Images that stem and stacks, and heads, are verified on."""
+"""Number of images that stem and stacks, and heads, are verified on."""
 
 MAX_ERROR = 1e-3
-"""Of a segment's output, relative to its largest value: float32 sums in another order."""
+"""Most error of a segment's output, relative to its largest value.
+
+Float32 sums are in another order than torch's.
+"""
 
 
 class SegmentError(CommandFailed):
-    """An exported segment is not what the detector computes; the message is one sentence."""
+    """Error of an exported segment that does not compute what the detector computes.
+
+    The message is one sentence.
+    """
 
 
 def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
-    """Write one ``<segment>.onnx`` per unit segment into ``folder``; returns what a catalogue says
-    about them. The detector is left as it was."""
+    """Write one ``<segment>.onnx`` per unit segment into ``folder``.
+
+    Returns what a catalogue says about them. The detector is left as it was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     frozen = freeze(detector)
     files = {}
@@ -142,8 +153,9 @@ def _store_kernels_in_half(model: onnx.ModelProto) -> None:
 
 
 def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
-    """Run every exported segment on ONNX Runtime, at batch ``BATCH`` or ``HEAD_BATCH``, beside what
-    ``freeze`` returned.
+    """Run every exported segment on ONNX Runtime beside what ``freeze`` returned, and compare.
+
+    The batch is ``BATCH`` or, for heads, ``HEAD_BATCH``.
 
     Returns the largest difference of each segment relative to its largest value. Raises
     SegmentError beyond ``MAX_ERROR``, or if a head finds nothing to be compared on.
@@ -169,8 +181,10 @@ def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
 def _telling_example(
     frozen: Detector, segment: segments.Segment, module: nn.Module
 ) -> tuple[tuple[Tensor, ...], list[np.ndarray]]:
-    """Random inputs and what torch makes of them. Noise looks like background to a head, so its
-    features are made stronger until it finds boxes."""
+    """Return random inputs and what torch makes of them.
+
+    Noise looks like background to a head, so its features are made stronger until it finds boxes.
+    """
     batch = HEAD_BATCH if segment.head else BATCH
     for scale in NOISE_SCALES:
         generator = torch.Generator().manual_seed(0)
@@ -192,12 +206,15 @@ def _features_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]
 
 
 def _detections_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """That of the median image: where a box overlaps another by just the threshold, or two
-    candidates score alike, rounding decides what else an image has.
+    """Return the relative error of a head's detections: that of the median image.
 
-    Of an image: the largest difference between a row (box, score, label) and its counterpart,
-    whichever of the other's rows is closest: two whose scores differ by rounding alone may change
-    places."""
+    Where a box overlaps another by just the threshold, or two candidates score alike, rounding
+    decides what else an image has.
+
+    The error of an image is the largest difference between a row (box, score, label) and its
+    counterpart, whichever of the other's rows is closest: two whose scores differ by rounding alone
+    may change places.
+    """
     size = max(1e-6, float(np.abs(expected[0]).max()))
     errors = []
     for ours, theirs in zip(zip(*actual, strict=True), zip(*expected, strict=True), strict=True):
@@ -217,8 +234,10 @@ def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def measure_postprocess(detector: Detector, rounds: int, clock: Clock) -> float:
-    """Median seconds of decoding and suppression alone, on OpenVINO with all cores, batch 1. Its
-    operations do not depend on what they are fed."""
+    """Return the median seconds of decoding and suppression alone.
+
+    They run on OpenVINO with all cores, batch 1. The operations do not depend on what they are fed.
+    """
     num_anchors, num_classes = len(detector.anchors), len(detector.config.classes)
     inputs = (torch.randn(1, num_anchors, num_classes), torch.randn(1, num_anchors, 4) / 4)
 

@@ -1,5 +1,8 @@
-"""Exported ONNX segments back as a detector: the weights of a model repository, for a runtime that
-is built from torch and not from ONNX. What comes back is what was exported, the frozen detector."""
+"""Import of exported ONNX segments back as a detector: the weights of a model repository.
+
+It serves a runtime that is built from torch and not from ONNX. What comes back is what was
+exported, the frozen detector.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,15 @@ from builder.modeling.frozen import freeze
 from serving.core.catalog import Catalog
 
 PREFIX, HALF = "detector.", "_half"
-"""What the exporter puts around the name of a weight."""
+"""Prefix and suffix that the exporter puts around the name of a weight."""
 
 
 def read_frozen(config: DetectorConfig, catalog: Catalog, folder: Path) -> Detector:
-    """The frozen detector of structure ``config`` with the weights of the segments in ``folder``.
-    Raises OSError, or ValueError when the segments are not those of such a detector."""
+    """Return the frozen detector with the weights of the segments in ``folder``.
+
+    Its structure is ``config``. Raises OSError, or ValueError when the segments are not those of
+    such a detector.
+    """
     frozen = freeze(Detector(config))
     wanted = frozen.state_dict()
     found = {}
@@ -41,7 +47,7 @@ def read_frozen(config: DetectorConfig, catalog: Catalog, folder: Path) -> Detec
 
 
 def _named_arrays(graph: onnx.GraphProto) -> dict[str, npt.NDArray[np.float32]]:
-    """The constants of a segment, widened, by their names in the detector."""
+    """Return the constants of a segment, widened, by their names in the detector."""
     arrays = {
         item.name.removesuffix(HALF): numpy_helper.to_array(item).astype(np.float32)
         for item in graph.initializer

@@ -1,4 +1,4 @@
-"""A store of TensorRT plans, filled by whoever has the GPU: once for each GPU, TensorRT and model.
+"""Store of TensorRT plans, filled by whoever has the GPU: once for each GPU, TensorRT and model.
 
     MODEL_REPOSITORY --copy--> STORE/.partial-KEY --build--> rename --> STORE/KEY
 

@@ -23,7 +23,7 @@ from serving.artifacts.model_folders import CATALOG, VERSION, version_folder
 from serving.core.catalog import Catalog
 
 PARTIAL = ".partial-"
-"""What files and folders are called, with more behind it, that a build has not finished."""
+"""Prefix of the names of files and folders that a build has not finished."""
 COMPILED = (
     f"{plans.FOLDER}/*.plan",
     f"{plans.FOLDER}/{plans.MANIFEST}",
@@ -34,23 +34,27 @@ COMPILED = (
     f"{quantized.TENSORRT_FOLDER}/*.onnx",
     f"{quantized.TENSORRT_FOLDER}/{quantized.MANIFEST}",
 )
-"""What a build leaves beside the segments that is worth nothing without exactly these weights. A
-timing cache is not: it knows layers and a GPU, no weights."""
+"""Patterns of what a build leaves beside the segments that is worth nothing without these weights.
+
+A timing cache is not among them: it knows layers and a GPU, no weights.
+"""
 
 
 def depth_folder(repository: Path, name: str, depth: int) -> Path:
-    """Where the plan of exit ``depth`` of model ``name`` lies."""
+    """Return the folder of the plan of exit ``depth`` of model ``name``."""
     return repository / depth_model(name, depth) / VERSION
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file, as hexadecimal digits."""
+    """Return the SHA-256 digest of a file, as hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_catalog(catalog: Catalog, folder: Path) -> None:
-    """Write it whole or not at all, and the same catalogue always to the same bytes. Raises
-    ValueError for a figure that is no number, which JSON has no word for."""
+    """Write the catalogue whole or not at all, the same one always to the same bytes.
+
+    Raises ValueError for a figure that is no number, which JSON has no word for.
+    """
     path = folder / CATALOG
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(catalog.to_json(), indent=2, allow_nan=False) + "\n")
@@ -58,16 +62,20 @@ def write_catalog(catalog: Catalog, folder: Path) -> None:
 
 
 def check_segments(catalog: Catalog, folder: Path) -> None:
-    """Raises OSError for a segment that is not there, ValueError for one that is not the file that
-    the catalogue describes."""
+    """Raise OSError or ValueError unless the segments are there as the catalogue describes them.
+
+    OSError is for a segment that is not there, ValueError for one that is another file.
+    """
     for entry in catalog.segments.values():
         if sha256(folder / entry.file) != entry.sha256:
             raise ValueError(f"{folder / entry.file} is not the file that the catalogue describes")
 
 
 def write_texts(repository: Path, catalog: Catalog, cpu_runtime: str) -> int:
-    """Write the configurations and ``model.py`` files of ``repository_files``; how many. Nobody
-    else's edits are kept: they are facts of the catalogue."""
+    """Write the configurations and ``model.py`` files of ``repository_files``; return how many.
+
+    Nobody else's edits are kept: they are facts of the catalogue.
+    """
     files = repository_files(catalog, cpu_runtime)
     for name, text in files.items():
         path = repository / name
@@ -77,8 +85,11 @@ def write_texts(repository: Path, catalog: Catalog, cpu_runtime: str) -> int:
 
 
 def remove_leftovers(repository: Path, catalog: Catalog) -> list[Path]:
-    """Remove what an earlier build of this model with other weights left, and return it: Triton
-    would serve a plan that does not belong to the catalogue without a word."""
+    """Remove what an earlier build of this model with other weights left.
+
+    Returns the removed paths. Triton would serve a plan that does not belong to the catalogue
+    without a word.
+    """
     folder = version_folder(repository, catalog.name)
     current = {entry.file for entry in catalog.segments.values()}
     found = [path for path in folder.glob("*.onnx") if path.name not in current]
@@ -104,7 +115,7 @@ def _remove(path: Path) -> None:
 
 
 def _depth_models(repository: Path, name: str) -> Iterator[tuple[int, Path]]:
-    """Depth and folder of every ``<name>_d<depth>`` that is there."""
+    """Yield depth and folder of every ``<name>_d<depth>`` that is there."""
     for path in sorted(repository.glob(f"{name}_d*")):
         matched = re.fullmatch(rf"{re.escape(name)}_d([1-9][0-9]*)", path.name)
         if matched is not None and path.is_dir():

@@ -1,4 +1,4 @@
-"""Segments as TensorRT plans: one path for TensorRT 8.6, 10 and 11.
+"""Compilation of segments to TensorRT plans: one path for TensorRT 8.6, 10 and 11.
 
     <segment>.onnx --precision--> typed graph --TensorRT--> tensorrt/<segment>.plan
                                                             tensorrt/plans.json
@@ -43,23 +43,31 @@ from serving.core.command_errors import CommandFailed, InvalidArgument
 from serving.core.segment import Segment
 
 SINCE_10 = int(trt.__version__.split(".")[0]) >= 10
-"""Strong typing, and the names that came with it. The tests audit both branches of every ``if
-SINCE_10`` against the bindings of 8.6, 10 and 11."""
+"""Whether TensorRT is 10 or newer: it has strong typing, and the names that came with it.
+
+The tests audit both branches of every ``if SINCE_10`` against the bindings of 8.6, 10 and 11.
+"""
 
 PRECISIONS = ("fp16", "int8")
 DEFAULT_LEVEL = 3
-"""TensorRT's own default; minutes for a segment without a timing cache."""
+"""Optimisation level of the builder, TensorRT's own default.
+
+It takes minutes for a segment without a timing cache.
+"""
 WORKSPACE_BYTES = 4 << 30
-"""Upper bound of what one layer's kernel may use while it runs."""
+"""Upper bound of the bytes that one layer's kernel may use while it runs."""
 TACTIC_SOURCES = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
-"""TensorRT's own kernels: neither cuBLAS nor cuDNN need be installed."""
+"""Sources of kernels, TensorRT's own alone: neither cuBLAS nor cuDNN need be installed."""
 TIMING_CACHE = "timing.cache"
 FEATURE_RANK = 4
 DEPTH_PLAN = "model.plan"
 
 
 class PlanBuildError(CommandFailed):
-    """A plan could not be built; the message says why, with what TensorRT reported."""
+    """Error of a plan that could not be built.
+
+    The message says why, with what TensorRT reported.
+    """
 
 
 def build_plans(
@@ -127,7 +135,7 @@ def build_plans(
 def _unit_models(
     folder: Path, catalog: Catalog, precision: str
 ) -> Iterator[tuple[Segment, onnx.ModelProto]]:
-    """Every unit segment in the types that this TensorRT wants to see."""
+    """Yield every unit segment in the types that this TensorRT wants to see."""
     source = folder
     if precision == "int8":
         source = folder / TENSORRT_FOLDER
@@ -141,7 +149,7 @@ def _unit_models(
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(data)
@@ -149,19 +157,19 @@ def _write(path: Path, data: bytes) -> None:
 
 
 class _Log(trt.ILogger):
-    """Keeps the last errors, since TensorRT's functions return nothing but None."""
+    """A log that keeps the last errors, since TensorRT's functions return nothing but None."""
 
     def __init__(self) -> None:
         super().__init__()
         self.errors: deque[str] = deque(maxlen=8)
 
     def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-        """Called by TensorRT."""
+        """Keep ``message`` if it is an error; called by TensorRT."""
         if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
             self.errors.append(message)
 
     def raise_error(self, what: str) -> NoReturn:
-        """Raises PlanBuildError with what was reported since the last time."""
+        """Raise PlanBuildError with what was reported since the last time."""
         details = "; ".join(self.errors) or "TensorRT gives no reason"
         self.errors.clear()
         raise PlanBuildError(f"{what}: {details}")
@@ -182,7 +190,7 @@ class _Compiled:
 
 
 class _Compiler:
-    """One builder, one timing cache."""
+    """One TensorRT builder with its timing cache."""
 
     def __init__(
         self, precision: str, level: int, workspace_bytes: int, timing_cache: Path
@@ -198,7 +206,7 @@ class _Compiler:
             self._log.raise_error("TensorRT does not start (is there a CUDA driver?)")
 
     def compile(self, name: str, model: onnx.ModelProto) -> _Compiled:
-        """``model`` as a plan. Raises PlanBuildError."""
+        """Return ``model`` as a plan. Raises PlanBuildError."""
         started_s = time.monotonic()
         network = self._network(name, model)
         config = self._config(network)
@@ -261,8 +269,10 @@ class _Compiler:
         return config
 
     def _set_timing_cache(self, config: trt.IBuilderConfig) -> None:
-        """What is in the file; nothing, if that comes from another GPU or version, whose timings
-        mean nothing here."""
+        """Set the timing cache to what is in its file.
+
+        A file of another GPU or version gives nothing: its timings mean nothing here.
+        """
         known = self._timing_cache.read_bytes() if self._timing_cache.exists() else b""
         cache = config.create_timing_cache(known)
         if cache is None or not config.set_timing_cache(cache, False):
@@ -270,8 +280,11 @@ class _Compiler:
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def _inspect(self, name: str, plan: bytes) -> tuple[int, int] | tuple[None, None]:
-        """How many layers a plan has, and how many of them only reformat; None when the inspector's
-        answer is not what its documentation says, which is no reason to lose a plan."""
+        """Return how many layers a plan has, and how many of them only reformat.
+
+        Both are None when the inspector's answer is not what its documentation says, which is no
+        reason to lose a plan.
+        """
         runtime = trt.Runtime(self._log)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -286,14 +299,17 @@ class _Compiler:
 
 
 def _reformats(layer: str | dict[str, object]) -> bool:
-    """Whether one entry of the engine inspector's list is a layer that only reformats."""
+    """Return whether one entry of the engine inspector's list is a layer that only reformats."""
     described = layer if isinstance(layer, str) else f"{layer['LayerType']} {layer['Name']}"
     return "Reformat" in described
 
 
 def _constrain_tail(network: trt.INetworkDefinition, features: set[str]) -> None:
-    """Weak typing only: float32 for every layer that neither a convolution nor a feature map is
-    made of. ``features`` names the network's feature maps."""
+    """Constrain the layers of a weakly typed network that are to stay in float32.
+
+    They are those that neither a convolution nor a feature map is made of. ``features`` names the
+    network's feature maps.
+    """
     wanted = set(features)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     for layer in reversed(layers):  # the parser adds them in topological order
@@ -308,8 +324,10 @@ def _constrain_tail(network: trt.INetworkDefinition, features: set[str]) -> None
 
 
 def _constrain(layer: trt.ILayer, inputs: list[trt.ITensor], outputs: list[trt.ITensor]) -> None:
-    """Compute and store the floats of ``layer`` in float32. Layers on integers, conditions and
-    shapes have no precision to be set."""
+    """Compute and store the floats of ``layer`` in float32.
+
+    Layers on integers, conditions and shapes have no precision to be set.
+    """
     if SINCE_10:
         raise AssertionError("a strongly typed network takes no constraints")
     floats = (trt.DataType.FLOAT, trt.DataType.HALF)

@@ -1,4 +1,4 @@
-"""A detector as torch programs: one ``torch/<segment>.pt2`` per unit segment.
+"""Export of a detector as torch programs: one ``torch/<segment>.pt2`` per unit segment.
 
 What is written is what the ONNX segments hold: float32, NCHW, the frozen detector. Precision,
 layout and device are the runner's business. The batch is dynamic. A file holds the weights that
@@ -25,16 +25,18 @@ from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core.catalog import SegmentFile
 
 MAX_BATCH = 64
-"""A program takes 1 to so many images; runners stop earlier."""
+"""Most images that a program takes; runners stop earlier."""
 EXAMPLE_BATCH = 2
-"""A batch of one would be taken for a constant."""
+"""Number of images in the batch that is traced: a batch of one would be taken for a constant."""
 
 
 def export_programs(detector: Detector, folder: Path) -> None:
-    """Write the programs of ``detector`` beside the catalogue in ``folder``, which must be that of
-    the same weights. The record of them is written last and removed first, so that a build that
-    was stopped leaves no set of files that looks whole. Raises OSError or ValueError when there is
-    no catalogue."""
+    """Write the programs of ``detector`` beside the catalogue in ``folder``.
+
+    The catalogue must be that of the same weights. The record of the programs is written last and
+    removed first, so that a build that was stopped leaves no set of files that looks whole. Raises
+    OSError or ValueError when there is no catalogue.
+    """
     model = read_catalog(folder).digest
     target = folder / FOLDER
     target.mkdir(exist_ok=True)
@@ -76,7 +78,7 @@ def _strip(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """The program of ``module``, with a dynamic batch."""
+    """Return the program of ``module``, with a dynamic batch."""
     batch = Dim("batch", min=1, max=MAX_BATCH)
     # Positional inputs are one argument, ``*inputs``.
     shapes = (tuple({0: batch} for _ in inputs),)

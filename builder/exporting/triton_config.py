@@ -1,4 +1,4 @@
-"""The text files of a Triton model repository, as a pure function of the catalogue.
+"""Text files of a Triton model repository, as a pure function of the catalogue.
 
     <model>_anytime/          the executor, hosted by Triton's Python backend
     <model>_d1 .. <model>_dN/ the fused exit of one depth: a plan on Triton's own TensorRT backend;
@@ -28,19 +28,28 @@ CONFIG = "config.pbtxt"
 CPU_CONFIG = "configs/cpu.pbtxt"
 MODEL = f"{VERSION}/model.py"
 PLAN = f"{VERSION}/model.plan"
-"""Compiled for one GPU, so written by the build that has one and kept out of version control."""
+"""Path of a plan, which is compiled for one GPU.
+
+So it is written by the build that has one and kept out of version control.
+"""
 
 GPU_RUNTIME = "tensorrt"
 MAX_BATCH_CPU = 4
-"""The largest batch of the CPU runners."""
+"""Largest batch of the CPU runners."""
 
 PROFILES = tuple(map(str, range(len(plans.PROFILES))))
-"""Triton gives each optimisation profile an execution context and picks the one that takes the
-batch. Profile 0 is what it uses by default, and that takes no batch above 1: all are named."""
+"""Names of a plan's optimisation profiles, all of them.
+
+Triton gives each an execution context and picks the one that takes the batch. Profile 0 is what it
+uses by default, and that takes no batch above 1.
+"""
 GRAPHS = tuple(pairwise((0, *plans.BATCH_SIZES)))
-"""The CUDA graphs: each runs batches above its first number and up to its second, padded to that.
-So does the TensorRT runner, and what was measured there holds here. Triton tries to capture each
-in every context and logs an error where the profile does not take it; nothing comes of that."""
+"""Batch sizes of the CUDA graphs: each runs batches above its first number and up to its second.
+
+A batch is padded to the second. So does the TensorRT runner, and what was measured there holds
+here. Triton tries to capture each in every context and logs an error where the profile does not
+take it; nothing comes of that.
+"""
 
 Message = Mapping[str, Any]
 """One protobuf message: field -> text, number, boolean, ``Name``, message, or a list of those."""
@@ -48,19 +57,21 @@ LINE = 100
 
 
 class Name(str):
-    """The name of an enumerated value, which the text format writes without quotes."""
+    """Name of an enumerated value, which the text format writes without quotes."""
 
     __slots__ = ()
 
 
 def depth_model(name: str, depth: int) -> str:
-    """What Triton calls exit ``depth`` of model ``name``."""
+    """Return Triton's name of exit ``depth`` of model ``name``."""
     return f"{name}_d{depth}"
 
 
 def repository_files(catalog: Catalog, cpu_runtime: str) -> dict[str, str]:
-    """Every text file of the repository: path below it -> contents. ``cpu_runtime`` is what the
-    CPU variants run segments on."""
+    """Return every text file of the repository: path below it -> contents.
+
+    ``cpu_runtime`` is what the CPU variants run segments on.
+    """
     anytime = f"{catalog.name}{MODEL_SUFFIX}"
     files = {
         f"{anytime}/{CONFIG}": _text(_anytime(catalog, "KIND_GPU", GPU_RUNTIME)),
@@ -87,7 +98,10 @@ def _adapter(docstring: str, module: str) -> str:
 
 
 def _anytime(catalog: Catalog, kind: str, runtime: str) -> Message:
-    """Without batching by Triton: the executor forms batches itself, at every boundary."""
+    """Return the executor's configuration, without batching by Triton.
+
+    The executor forms batches itself, at every boundary.
+    """
     return {
         "name": f"{catalog.name}{MODEL_SUFFIX}",
         "backend": "python",
@@ -141,7 +155,7 @@ def _depth_cpu(catalog: Catalog, depth: int, runtime: str) -> Message:
 
 
 def _detection(catalog: Catalog) -> Message:
-    """Inputs and outputs of a fused exit; a batch comes first."""
+    """Return the inputs and outputs of a fused exit; a batch comes first."""
     rows = catalog.max_detections
     return {
         "input": [_tensor("images", "TYPE_UINT8", *_image(catalog))],
@@ -164,8 +178,11 @@ def _tensor(name: str, data_type: str, *dims: int) -> Message:
 
 
 def _one_instance(kind: str) -> Message:
-    """One executor owns one device and runs one segment at a time, hence one instance in all: a
-    group that names no GPU would have one on each."""
+    """Return the instance group of the only instance there is to be.
+
+    One executor owns one device and runs one segment at a time. A group that names no GPU would
+    have an instance on each.
+    """
     gpus = {"gpus": [0]} if kind == "KIND_GPU" else {}
     return {"kind": Name(kind), "count": 1, **gpus}
 
@@ -188,7 +205,7 @@ def _text(message: Message) -> str:
 
 
 def _lines(message: Message, indent: str) -> Iterator[str]:
-    """``field: value`` or ``field { ... }``, on one line where that fits."""
+    """Yield the lines of ``field: value`` or ``field { ... }``, on one line where that fits."""
     for name, value in message.items():
         repeated = isinstance(value, list) and value and isinstance(value[0], Mapping)
         for item in value if repeated else [value]:
