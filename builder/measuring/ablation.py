@@ -1,4 +1,4 @@
-"""Exits trained jointly or as separate models, and necks, compared: options by seeds.
+"""Ablation of training: exits trained jointly or as separate models, and necks, compared by seeds.
 
 OUT/OPTION/seed_S/           a run, as ``training.loop`` writes it; its checkpoint says how far
 OUT/OPTION/depth_K/seed_S/   it is and what it scored
@@ -23,41 +23,47 @@ from reporting.machine import machine
 from serving.core.command_errors import InvalidArgument
 
 SEPARATE = "separate"
-"""A model for each depth, trained at its last exit alone: what an exit could reach by itself."""
+"""Name of the option of a model for each depth, trained at its last exit alone.
+
+It tells what an exit could reach by itself.
+"""
 
 OPTIONS: dict[str, Mapping[str, Any]] = {
     "joint": {"exits_per_step": None},
     "random": {"exits_per_step": 2},
     SEPARATE: {"exits_per_step": 1},
 }
-"""Name -> fields of the recipe."""
+"""Options of training: name -> fields of the recipe."""
 
 FIGURES = ("ap", "ap50")
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
-"""Option -> seed -> figure -> exit -> value, beside the seconds of that seed's runs."""
+"""Results of an ablation: option -> seed -> figure -> exit -> value.
+
+The seconds of a seed's runs stand beside its figures.
+"""
 
 Values = Mapping[tuple[str, int, int], float]
-"""(option, seed, exit) -> one figure."""
+"""Values of one figure: (option, seed, exit) -> value."""
 
 Table = dict[str, dict[int, dict[str, Any]]]
-"""Option -> exit -> mean, std (None of one seed) and num_seeds."""
+"""Table of one figure: option -> exit -> mean, std (None of one seed) and num_seeds."""
 
 
 class OtherRun(InvalidArgument):
-    """A run where this one should go on was made by another recipe."""
+    """Error of an earlier run by another recipe where this one should go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One run, and the exits of it that count."""
+    """One run of an ablation, and the exits of it that count."""
 
     option: str
-    """A key of OPTIONS, or NECK/KEY."""
+    """Option of the run: a key of OPTIONS, or NECK/KEY."""
     seed: int
     config: Config
     folder: Path
-    """Relative to the folder of the comparison."""
+    """Folder of the run, relative to that of the comparison."""
     exits: tuple[int, ...]
 
 
@@ -67,7 +73,7 @@ def trials(
     seeds: Iterable[int],
     depths: Sequence[int] | None = None,
 ) -> list[Trial]:
-    """All runs of a comparison, seed by seed, so that every option has a result early on.
+    """Return all runs of a comparison, seed by seed, so that every option has a result early on.
 
     ``depths`` are those of the separate models (None: all). Raises ValueError for a depth that the
     detector does not have or a neck that cannot be made to cost the same.
@@ -104,8 +110,10 @@ def _trials(config: Config, option: str, seed: int, depths: Sequence[int]) -> It
 def ablate(
     planned: Sequence[Trial], data: Path, out: Path, *, command: str, **options: Any
 ) -> dict[str, Any]:
-    """Train what has not been trained, with the options of ``train``; returns the report. Raises
-    what ``train`` raises, and OtherRun before any training."""
+    """Train what has not been trained, with the options of ``train``; return the report.
+
+    Raises what ``train`` raises, and OtherRun before any training.
+    """
     ended = {trial: has_ended(trial, out) for trial in planned}
     if any(ended.values()):
         _check_data(planned, data, out, options.get("bad_annotations", "skip"))
@@ -121,7 +129,7 @@ def ablate(
 
 
 def _check_data(planned: Sequence[Trial], data: Path, out: Path, bad_annotations: str) -> None:
-    """What has ended must have been trained and measured on these images. Raises OtherRun."""
+    """Raise OtherRun unless the runs that have ended were trained and measured on these images."""
     recipe = planned[0].config.train
     splits = (recipe.split, str(recipe.validation_split))
     now = digests(*(read_split(recipe, data, split, bad_annotations) for split in splits))
@@ -135,12 +143,12 @@ def _check_data(planned: Sequence[Trial], data: Path, out: Path, bad_annotations
 
 
 def has_ended(trial: Trial, out: Path) -> bool:
-    """Whether a run has been trained to its end. Raises OtherRun."""
+    """Return whether a run has been trained to its end. Raises OtherRun."""
     return _checkpoint(trial, out) is not None
 
 
 def _checkpoint(trial: Trial, out: Path) -> dict[str, Any] | None:
-    """What a run that has been trained to its end left. Raises OtherRun."""
+    """Return the checkpoint of a run that has been trained to its end, or None. Raises OtherRun."""
     path = out / trial.folder / CHECKPOINT
     if not path.exists():
         return None
@@ -158,8 +166,10 @@ def _checkpoint(trial: Trial, out: Path) -> dict[str, Any] | None:
 
 
 def _report(planned: Sequence[Trial], out: Path, command: str) -> dict[str, Any]:
-    """Of the runs that have ended: by option and seed, the figures of each exit, and what each
-    exit costs."""
+    """Return the report of the runs that have ended.
+
+    It has the figures of each exit by option and seed, and what each exit costs.
+    """
     results: dict[str, dict[int, dict[str, Any]]] = {}
     structures: dict[str, dict[str, Any]] = {}
     for trial in planned:
@@ -194,8 +204,11 @@ def _report(planned: Sequence[Trial], out: Path, command: str) -> dict[str, Any]
 
 
 def tables(results: Results, base: str) -> dict[str, Table]:
-    """Title -> what its table says: each figure by itself, less that of the option ``base`` at the
-    same seed and exit, and less that of exit 1 of the same option and seed."""
+    """Return the tables of each figure: title -> table.
+
+    There is one of the figure by itself, one of it less that of the option ``base`` at the same
+    seed and exit, and one of it less that of exit 1 of the same option and seed.
+    """
     found: dict[str, Table] = {}
     for name in FIGURES:
         title = name.upper()
@@ -218,13 +231,13 @@ def tables(results: Results, base: str) -> dict[str, Table]:
 def _differences(
     values: Values, partner: Callable[[str, int, int], tuple[str, int, int]]
 ) -> dict[tuple[str, int, int], float]:
-    """Between each value and its partner, where that is another one."""
+    """Return the difference between each value and its partner, where that is another one."""
     pairs = ((key, partner(*key)) for key in values)
     return {a: values[a] - values[b] for a, b in pairs if a != b and b in values}
 
 
 def _table(values: Values) -> Table:
-    """Mean and standard deviation over seeds."""
+    """Return the mean and standard deviation over seeds."""
     grouped: dict[str, dict[int, list[float]]] = {}
     for (option, _, depth), value in values.items():
         grouped.setdefault(option, {}).setdefault(depth, []).append(value)
@@ -248,8 +261,11 @@ def _write(report: Mapping[str, Any], out: Path) -> None:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """What each option is and costs, then the tables: the mean over seeds and, of two or more,
-    the standard deviation; of differences, theirs."""
+    """Return the report as Markdown: what each option is and costs, then the tables.
+
+    A table has the mean over seeds and, of two or more, the standard deviation; of differences,
+    theirs.
+    """
     lines = [
         f"`{report['command']}`",
         "",
@@ -286,13 +302,13 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table, after a blank line."""
+    """Return a Markdown table, after a blank line."""
     cells = [head, ["---"] * len(head), *rows]
     return ["", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
 def _spread(cell: Mapping[str, Any] | None, sign: str) -> str:
-    """The mean, and the standard deviation of two or more."""
+    """Return the mean as text, with the standard deviation of two or more."""
     if cell is None:
         return "-"
     mean = f"{cell['mean']:{sign}.3f}"

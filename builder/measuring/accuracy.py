@@ -14,15 +14,17 @@ from serving.core.ports import SegmentRunner
 
 
 class OtherClasses(InvalidArgument):
-    """A model does not look for what a data set has."""
+    """Error of a model whose classes are not those of the data set."""
 
 
 def detect_all(
     runner: SegmentRunner, catalog: Catalog, dataset: Dataset, load_image: LoadImage
 ) -> dict[int, list[ScoredBoxes]]:
-    """What every exit finds in every image: each takes the way of a request, from its encoded bytes
-    to boxes in its own pixels. Raises OtherClasses, and UnreadableImage for a file that cannot be
-    decoded."""
+    """Return what every exit finds in every image of ``dataset``: exit -> detections of each image.
+
+    Each image takes the way of a request, from its encoded bytes to boxes in its own pixels. Raises
+    OtherClasses, and UnreadableImage for a file that cannot be decoded.
+    """
     if dataset.classes != catalog.classes:
         raise OtherClasses(
             f"the model {catalog.name} finds {', '.join(catalog.classes)}, the data set has "
@@ -57,8 +59,11 @@ def detect_all(
 def rises(
     dataset: Dataset, found: dict[int, list[ScoredBoxes]], num_resamples: int
 ) -> dict[int, tuple[float, float, float]]:
-    """By how much each exit's AP lies above that of the first one: the middle and the ends of the
-    95 % interval over images drawn with replacement, the same ones for both exits."""
+    """Return by how much each exit's AP lies above that of the first one.
+
+    The three figures are the middle and the ends of the 95 % interval over images drawn with
+    replacement, the same ones for both exits.
+    """
     aps = {depth: resampled_ap(dataset, rows, num_resamples, 0) for depth, rows in found.items()}
     first = aps[min(aps)]
     middle, low, high = 50, 2.5, 97.5

@@ -11,18 +11,20 @@ from serving.core.letterbox import Letterbox
 from serving.core.ports import Image
 
 LoadImage = Callable[[bytes, int, int], tuple[Image, Letterbox]]
-"""``ServingTools.load_image``."""
+"""Type of ``ServingTools.load_image``: (bytes, width, height) to an image and its letterbox."""
 
 
 class UnreadableImage(CommandError):
-    """A file is no image that can be decoded; the message names it."""
+    """Error of a file that is no image that can be decoded; the message names it."""
 
 
 def read_image(
     path: Path, width: int, height: int, load_image: LoadImage
 ) -> tuple[Image, Letterbox]:
-    """The image in ``path`` as the input of ``width`` x ``height``, and where it lies there. Raises
-    UnreadableImage."""
+    """Return the image in ``path`` as the input of ``width`` x ``height``, and where it lies there.
+
+    Raises UnreadableImage.
+    """
     try:
         return load_image(path.read_bytes(), width, height)
     except (OSError, InvalidRequest) as error:

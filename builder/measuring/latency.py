@@ -30,15 +30,17 @@ Key = TypeVar("Key")
 
 WARM_UP_ROUNDS = 5
 WAITING, IN_FLIGHT = 64, 3
-"""The crowd that a decision is timed with."""
+"""Number of requests that wait, and of cohorts in flight, while a decision is timed."""
 DECISIONS = 2000
-"""How often it is timed: a machine is slow for longer than one takes."""
+"""Number of decisions that are timed: a machine is slow for longer than one takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Leaving at one depth: unit segments one after the other, and the fused segment. Medians in
-    seconds; the ratio unit / fused is taken round by round."""
+    """One depth's latency in unit segments, one after the other, and as the fused segment.
+
+    Medians in seconds; the ratio unit / fused is taken round by round.
+    """
 
     depth: int
     unit_s: float
@@ -56,7 +58,7 @@ def _noise(catalog: Catalog) -> Any:
 def measure_segments(
     runner: SegmentRunner, catalog: Catalog, rounds: int, clock: Clock, date: str, threads: int
 ) -> LatencyProfile:
-    """Quantiles of every segment at every batch size over ``rounds`` rounds."""
+    """Return quantiles of every segment at every batch size over ``rounds`` rounds."""
     seconds: dict[tuple[Segment, int], list[float]] = defaultdict(list)
     image = _noise(catalog)
     for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="segments", unit="round"):
@@ -72,13 +74,15 @@ def measure_segments(
 
 @dataclass(frozen=True, slots=True)
 class RunnerComparison:
-    """One path from images to boxes on two runners. Medians in seconds; the ratio of this runner to
-    the other is taken round by round."""
+    """One path from images to boxes, measured on two runners.
+
+    Medians in seconds; the ratio of this runner to the other is taken round by round.
+    """
 
     depth: int
     fused: bool
     size: int
-    """Images in the batch."""
+    """Number of images in the batch."""
     this_s: float
     other_s: float
     ratio_p10: float
@@ -94,8 +98,10 @@ def compare_runners(
     rounds: int,
     clock: Clock,
 ) -> list[RunnerComparison]:
-    """Every path to ``depths``, in unit segments and fused, at every batch size, on both runners in
-    turn."""
+    """Measure every path to ``depths`` on both runners in turn.
+
+    Paths are in unit segments and fused, at every batch size.
+    """
     loaded = {
         size: [(runner, runner.load([_noise(catalog)] * size)) for runner in (this, other)]
         for size in this.batch_sizes
@@ -118,7 +124,7 @@ def compare_runners(
 
 
 def _timed(runner: SegmentRunner, images: Any, depth: int, fused: bool, clock: Clock) -> float:
-    """Seconds from ``images`` to the boxes of exit ``depth``."""
+    """Return the seconds from ``images`` to the boxes of exit ``depth``."""
     path = (segments.fused_exit(depth),) if fused else segments.unit_path(depth)
     started_s = clock()
     batch = images
@@ -134,8 +140,10 @@ def _timed(runner: SegmentRunner, images: Any, depth: int, fused: bool, clock: C
 def _in_turn(
     runs: Mapping[Key, Sequence[Callable[[], float]]], rounds: int, description: str
 ) -> dict[Key, tuple[float, float, float, float, float]]:
-    """Both of each pair of ``runs``, which give their seconds, in every round; what ``_medians``
-    says of them."""
+    """Run both of each pair of ``runs``, which give their seconds, in every round.
+
+    Returns what ``_medians`` says of them.
+    """
     pairs: dict[Key, list[tuple[float, float]]] = {key: [] for key in runs}
     for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc=description, unit="round"):
         for key, (first, second) in runs.items():
@@ -146,7 +154,10 @@ def _in_turn(
 
 
 def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float, float, float]:
-    """The medians of both and the 10th, 50th and 90th percentile of the first over the second."""
+    """Return the medians of both, and percentiles of the first over the second.
+
+    The percentiles are the 10th, 50th and 90th.
+    """
     ratios = [first_s / second_s for first_s, second_s in pairs]
     first_s, second_s = (quantile(values, 0.5) for values in zip(*pairs, strict=True))
     p10, p50, p90 = (quantile(ratios, q) for q in (0.1, 0.5, 0.9))
@@ -161,7 +172,7 @@ def compare_paths(
     clock: Clock,
     size: int = 1,
 ) -> list[Comparison]:
-    """Unit segments against the fused segment, from ``size`` images to boxes."""
+    """Compare unit segments with the fused segment, from ``size`` images to boxes."""
     images = runner.load([_noise(catalog)] * size)
     runs = {
         depth: [partial(_timed, runner, images, depth, fused, clock) for fused in (False, True)]
@@ -173,8 +184,10 @@ def compare_paths(
 
 
 def measure_decision(catalog: Catalog, profile: LatencyProfile, rounds: int, clock: Clock) -> float:
-    """Median seconds of one decision with ``WAITING`` requests waiting and a few in flight, all
-    with room to go deeper."""
+    """Return the median seconds of one decision in a long queue.
+
+    ``WAITING`` requests wait and a few are in flight, all with room to go deeper.
+    """
     latency = LatencyModel(profile)
     batch_sizes = sorted({batch for _, batch in profile.table})
     policy = DeadlinePolicy(

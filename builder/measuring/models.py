@@ -26,8 +26,10 @@ def open_runner(
     num_threads: int | None,
     precision: str | None = None,
 ) -> SegmentRunner:
-    """The runner called ``runtime`` over all segments in ``folder``. Raises ModelError where they
-    are not there or cannot be used."""
+    """Open the runner called ``runtime`` over all segments in ``folder``.
+
+    Raises ModelError where they are not there or cannot be used.
+    """
     try:
         return tools.open_runner(runtime, folder, num_threads, precision=precision)
     except FileNotFoundError as error:

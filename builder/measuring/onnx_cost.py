@@ -1,4 +1,4 @@
-"""What exported segments cost, whatever they were exported from."""
+"""Cost of exported segments in multiply-accumulates, whatever they were exported from."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from serving.core.catalog import Catalog
 
 
 def exit_macs(catalog: Catalog, folder: Path) -> tuple[int, ...]:
-    """Multiply-accumulates per image of the convolutions on the way from the image out of each
-    exit, one head each. Raises OSError without the segments."""
+    """Return the multiply-accumulates per image of the convolutions to each exit, one head each.
+
+    Raises OSError without the segments.
+    """
     of_segment = {
         name: segment_macs(folder / entry.file) for name, entry in catalog.segments.items()
     }
@@ -25,7 +27,7 @@ def exit_macs(catalog: Catalog, folder: Path) -> tuple[int, ...]:
 
 
 def segment_macs(path: Path) -> int:
-    """Multiply-accumulates per image of the convolutions in an ONNX file."""
+    """Return the multiply-accumulates per image of the convolutions in an ONNX file."""
     graph = shape_inference.infer_shapes(onnx.load(path)).graph
     shapes = _shapes(graph)
     return sum(
@@ -36,7 +38,7 @@ def segment_macs(path: Path) -> int:
 
 
 def _shapes(graph: GraphProto) -> dict[str, list[int]]:
-    """Of every tensor; an open dimension, such as the batch, is 0."""
+    """Return the shape of every tensor; an open dimension, such as the batch, is 0."""
     shapes = {
         value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info, *graph.output)

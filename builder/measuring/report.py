@@ -1,4 +1,4 @@
-"""What is known of a model's exits, gathered for ``builder.measuring.report_page``."""
+"""Facts about a model's exits, gathered for ``builder.measuring.report_page``."""
 
 from __future__ import annotations
 
@@ -29,46 +29,48 @@ from serving.core.latency import LatencyProfile
 from serving.core.ports import SegmentRunner
 
 MAX_SIDE = 480
-"""Pictures on the page are no larger, in pixels."""
+"""Longest side of an image on the page, in pixels."""
 
 JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True, slots=True)
 class ExitSummary:
-    """One exit."""
+    """One exit's accuracy, cost and latency."""
 
     depth: int
     accuracy: AveragePrecision
     macs: int
     """Multiply-accumulates per image, from the image out of this exit."""
     p50_ms: float | None
-    """Of one image on the way out of this exit: medians of the unit segments, added up; None where
-    nothing was measured."""
+    """Milliseconds of one image on the way out of this exit; None where nothing was measured.
+
+    They are medians of the unit segments, added up.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportImage:
-    """An image, what is on it, and what each exit finds."""
+    """One image of the report, what is on it, and what each exit finds."""
 
     name: str
     jpeg: bytes
     size: tuple[int, int]
-    """(height, width) of the image that boxes are on; ``jpeg`` may be smaller."""
+    """Size of the image that boxes are on, (height, width) in pixels; ``jpeg`` may be smaller."""
     boxes_xyxy: npt.NDArray[np.float32]
     found: Mapping[int, ScoredBoxes]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One model on one data set."""
+    """One model's figures on one data set."""
 
     catalog: Catalog
     runtime: str
     profile: LatencyProfile | None
     exits: tuple[ExitSummary, ...]
     num_of_class: Mapping[str, int]
-    """Objects in the data set."""
+    """Number of objects of each class in the data set."""
     num_of_size: Mapping[str, int]
     pictures: tuple[ReportImage, ...]
 
@@ -81,9 +83,11 @@ def gather(
     load_image: LoadImage,
     num_pictures: int,
 ) -> ModelSummary:
-    """Run every exit of the model in ``folder`` over a data set, on a runner of ``runtime``, and
-    look up the rest. Raises ValueError if the data set has other classes, OSError without the
-    segments."""
+    """Run every exit of the model in ``folder`` over a data set, and look up the rest of its facts.
+
+    The runner is one of ``runtime``. Raises ValueError if the data set has other classes, OSError
+    without the segments.
+    """
     catalog = read_catalog(folder)
     found = detect_all(runner, catalog, dataset, load_image)
     profile = catalog.profiles.get(runtime)
@@ -99,8 +103,10 @@ def gather(
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:
-    """``wanted`` of ``count`` positions, evenly spaced; all, if there are fewer. Nobody chose
-    them."""
+    """Return ``wanted`` of ``count`` positions, evenly spaced; all, if there are fewer.
+
+    Even spacing means that nobody chose them.
+    """
     wanted = min(count, wanted)
     return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
 

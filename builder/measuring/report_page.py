@@ -1,4 +1,4 @@
-"""The report on a model's exits, or on several models', as one HTML page that fetches nothing."""
+"""Report on a model's exits, or on several models', as one HTML page that fetches nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reporting.html import SERIES, document, legend, section, table, tiles
 from reporting.svg import Chart
 
 MARGIN = 0.06
-"""Of an axis beyond the data, as a share of what the data span."""
+"""Length of an axis beyond the data, as a share of what the data span."""
 
 _STYLE = """
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(225px, 1fr));
@@ -22,12 +22,15 @@ figure svg { border-radius: 4px; } figure svg text { fill: #fff; }
 """
 
 Series = Sequence[tuple[str, Sequence[tuple[float, float]]]]
-"""Name and points of each line."""
+"""Lines of a chart: name and points of each."""
 
 
 def page(models: Sequence[ModelSummary], dataset: str, num_images: int, score: float) -> str:
-    """The whole document. ``dataset`` says what accuracies were measured on; pictures show
-    detections that score at least ``score``."""
+    """Return the whole document.
+
+    ``dataset`` says what accuracies were measured on; pictures show detections that score at least
+    ``score``.
+    """
     names = ", ".join(facts.catalog.name for facts in models)
     subtitle = f"{dataset}, {num_images} images; COCO AP, IoU .50 to .95"
     content = f'<p class="muted">{escape(subtitle)}</p>{tiles(_tiles(models))}{_curves(models)}'
@@ -56,7 +59,7 @@ def _tiles(models: Sequence[ModelSummary]) -> list[tuple[str, str, str]]:
 
 
 def _curves(models: Sequence[ModelSummary]) -> str:
-    """AP of every exit of every model against what it takes to get there."""
+    """Return charts of the AP of every exit of every model against what it takes to get there."""
 
     def against(x_of: Callable[[ExitSummary], float | None]) -> Series:
         return [
@@ -92,8 +95,11 @@ def _curves(models: Sequence[ModelSummary]) -> str:
 
 
 def lines(x_label: str, y_label: str, series: Series) -> str:
-    """A chart with a line and dots for each series, and their legend. Points without a value (nan)
-    are left out, as are series beyond those that there are colours for."""
+    """Return a chart with a line and dots for each series, and their legend.
+
+    Points without a value (nan) are left out, as are series beyond those that there are colours
+    for.
+    """
     drawn = [
         (name, [(x, y) for x, y in points if math.isfinite(y)], colour)
         for (name, points), colour in zip(series, SERIES, strict=False)
@@ -166,8 +172,10 @@ def _exits(exits: Sequence[ExitSummary]) -> str:
 def _broken_down(
     title: str, counts: Mapping[str, int], accuracies: Mapping[int, Mapping[str, float]]
 ) -> str:
-    """A line for each part of the data set, of ``counts`` objects each, and, in a table, its
-    accuracy by exit."""
+    """Return the accuracy by exit of each part of the data set, as a chart and a table.
+
+    ``counts`` has the number of objects in each part.
+    """
     series = [(name, [(depth, of[name]) for depth, of in accuracies.items()]) for name in counts]
     head = ("", "objects", *(f"exit {depth}" for depth in accuracies))
     rows = (
@@ -197,7 +205,7 @@ def _colour(label: int) -> str:
 
 
 def _symbol(picture: ReportImage, identity: str) -> str:
-    """The image, once for all exits."""
+    """Return the image as an SVG symbol, once for all exits."""
     height, width = picture.size
     data = b64encode(picture.jpeg).decode()
     return (
@@ -234,7 +242,7 @@ def _boxes(
     dashed: bool,
     labels: Sequence[str] = (),
 ) -> str:
-    """Rectangles; a label is shown where the pointer is."""
+    """Return boxes as SVG rectangles; a label is shown where the pointer is."""
     dash = f' stroke-dasharray="{3 * stroke:.1f} {3 * stroke:.1f}"' if dashed else ""
     titles = [f"<title>{escape(label)}</title>" for label in labels] or [""] * len(colours)
     return "".join(
