@@ -1,5 +1,8 @@
-"""What ``punctual gpu`` measures. Nothing here is particular to CUDA but the default device: on a
-CPU the same code runs through the CPU's runners."""
+"""Measurements of ``punctual gpu``.
+
+Nothing here is particular to CUDA but the default device: on a CPU the same code runs through the
+CPU's runners.
+"""
 
 from __future__ import annotations
 
@@ -38,20 +41,20 @@ from serving.core.latency import quantile
 from serving.core.ports import SegmentRunner
 
 CEILING_SIDE = {"cuda": 8192, "cpu": 512}
-"""Of the square matrices: large enough to fill the device."""
+"""Side of the square matrices by device: large enough to fill it."""
 CEILING_ROUNDS = 20
 WARM_UP_ROUNDS = 5
 HALF = {"cuda": torch.float16, "cpu": torch.bfloat16}
-"""What convolutions are computed in on a device."""
+"""Half-precision type that convolutions are computed in, by device."""
 
 
 class MeasureError(CommandError):
-    """This cannot be measured here; the message is one sentence."""
+    """Error of something that cannot be measured here; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A model that is ready to be opened by a runner."""
+    """One model that is ready to be opened by a runner."""
 
     name: str
     weights: str
@@ -59,12 +62,14 @@ class _Model:
     catalog: Catalog
     folder: Path
     detector: Detector
-    """Frozen."""
+    """Detector of the model, frozen."""
 
 
 def measure(options: argparse.Namespace, tools: ServingTools) -> GpuReport:
-    """Everything ``options`` ask for; ``options.out`` is rewritten after every step. Raises
-    MeasureError."""
+    """Measure everything that ``options`` ask for; ``options.out`` is rewritten after every step.
+
+    Raises MeasureError.
+    """
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MeasureError("this needs an NVIDIA GPU, and torch sees none")
@@ -92,8 +97,10 @@ def measure(options: argparse.Namespace, tools: ServingTools) -> GpuReport:
 
 
 def matrix_ceiling(device: torch.device, rounds: int) -> float:
-    """TFLOP/s of a large half-precision matrix product on random data: on zeros a GPU draws less
-    power and clocks higher than any model lets it."""
+    """Return the TFLOP/s of a large half-precision matrix product on random data.
+
+    On zeros a GPU draws less power and clocks higher than any model lets it.
+    """
     side, dtype = CEILING_SIDE[device.type], HALF[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = _timed(lambda: a @ b, device, rounds)
@@ -129,8 +136,10 @@ def _models(options: argparse.Namespace, scratch: Path) -> Iterator[_Model]:
 
 
 def _has_programs(folder: Path, catalog: Catalog) -> bool:
-    """Whether this library wrote programs of this catalogue's model. It need not read those of
-    another version."""
+    """Return whether this library wrote programs of this catalogue's model.
+
+    It need not read those of another version.
+    """
     try:
         record = Programs.from_json(json.loads((folder / FOLDER / RECORD).read_bytes()))
     except (OSError, ValueError):
@@ -172,7 +181,7 @@ def _runtimes(
 def measure_paths(
     runner: SegmentRunner, catalog: Catalog, batch: int, options: argparse.Namespace
 ) -> list[PathFigures]:
-    """Unit segments against fused exits at one batch size."""
+    """Measure unit segments against fused exits at one batch size."""
     depths = options.depth or range(1, catalog.num_exits + 1)
     rows = compare_paths(runner, catalog, depths, options.rounds, time.perf_counter, batch)
     return [
@@ -219,8 +228,11 @@ def measure_framework(
     device: torch.device,
     options: argparse.Namespace,
 ) -> PathFigures:
-    """The fused path without a runner: the frozen detector in half precision, channels last, as it
-    is (``eager``) or ``compiled`` (with CUDA graphs, as torch makes them itself)."""
+    """Measure the fused path of the frozen detector without a runner, in half precision.
+
+    It is channels last and runs as it is (``eager``) or ``compiled`` (with CUDA graphs, as torch
+    makes them itself).
+    """
     detector = copy.deepcopy(model.detector)
     detector.to(device=device, dtype=HALF[device.type], memory_format=torch.channels_last)
     for name in ("anchors", "pixel_mean", "pixel_std"):  # float32 in every runtime
@@ -247,7 +259,7 @@ def measure_framework(
 
 
 def _timed(work: Callable[[], object], device: torch.device, rounds: int) -> Sequence[float]:
-    """Seconds of each of ``rounds`` runs, until the device is done."""
+    """Return the seconds of each of ``rounds`` runs, until the device is done."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -265,7 +277,7 @@ def _timed(work: Callable[[], object], device: torch.device, rounds: int) -> Seq
 
 
 def _versions() -> dict[str, str]:
-    """Of what computes."""
+    """Return the versions of what computes."""
     found = {"python": sys.version.split()[0], "torch": str(torch.__version__)}
     if torch.version.cuda is not None:
         found["CUDA"] = torch.version.cuda

@@ -1,4 +1,4 @@
-"""What ``punctual gpu`` found, as records and as a table."""
+"""Figures of ``punctual gpu``, as records and as a table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class PathFigures:
-    """Leaving at one depth, from images on the device to boxes in host memory. Medians; the ratio
-    unit / fused is taken round by round. ``None``: the runtime has no such path."""
+    """One depth's latency at one batch size, from images on the device to boxes in host memory.
+
+    Medians; the ratio unit / fused is taken round by round. ``None``: the runtime has no such path.
+    """
 
     batch: int
     depth: int
@@ -21,33 +23,36 @@ class PathFigures:
     ratio_p50: float | None = None
     ratio_p90: float | None = None
     tflops: float = 0.0
-    """Of the fused path: two operations a multiply-accumulate, convolutions only."""
+    """Arithmetic rate of the fused path in TFLOP/s.
+
+    It counts two operations a multiply-accumulate, convolutions only.
+    """
     ceiling_share: float = 0.0
-    """``tflops`` over what a large matrix product reached in the same run."""
+    """Share of the ceiling: ``tflops`` over what a large matrix product reached in the same run."""
 
 
 @dataclass
 class RuntimeFigures:
-    """One runtime on one model."""
+    """One runtime's figures on one model."""
 
     runtime: str
     skipped: str | None = None
-    """Why it was not measured."""
+    """Reason why the runtime was not measured."""
     paths: list[PathFigures] = field(default_factory=list)
     ap: dict[int, float] = field(default_factory=dict)
-    """COCO AP by exit."""
+    """COCO AP of each exit, by depth."""
     ap_skipped: str | None = None
 
 
 @dataclass
 class ModelFigures:
-    """One model on every runtime."""
+    """One model's figures on every runtime."""
 
     model: str
     weights: str
     ceiling_tflops: float
     gmacs: dict[int, float]
-    """Of convolutions, by exit."""
+    """Multiply-accumulates of convolutions by exit, in 10**9 (GMAC)."""
     runtimes: list[RuntimeFigures] = field(default_factory=list)
 
 
@@ -68,7 +73,7 @@ class GpuReport:
 
 
 def with_rate(figures: PathFigures, macs: int, ceiling_tflops: float) -> PathFigures:
-    """``figures`` with its arithmetic rate; ``macs`` multiply-accumulates an image."""
+    """Return ``figures`` with its arithmetic rate; ``macs`` multiply-accumulates an image."""
     tflops = 2 * macs * figures.batch / (1e-3 * figures.fused_ms) / 1e12
     share = tflops / ceiling_tflops
     return replace(figures, tflops=round(tflops, 2), ceiling_share=round(share, 4))
@@ -96,7 +101,7 @@ COLUMNS: tuple[tuple[str, Callable[[PathFigures], str]], ...] = (
 
 
 def markdown(report: GpuReport) -> str:
-    """The report as a heading and a table for every model and runtime."""
+    """Return the report as a heading and a table for every model and runtime."""
     lines = [f"{report.machine}, {report.date}"]
     lines += [f"{name} {version}" for name, version in report.versions.items()]
     for model in report.models:
