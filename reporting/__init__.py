@@ -1,2 +1,1 @@
-"""HTML pages that fetch nothing, and their charts: what the reports of builder and load tests are
-made of."""
+"""HTML pages that fetch nothing, and their charts, for the reports of builder and load tests."""

@@ -1,4 +1,4 @@
-"""Files of results."""
+"""Writing of result files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """``text`` as the file at ``path``: all of it or, if writing fails, what was there before."""
+    """Write ``text`` as the file at ``path``, all of it or nothing.
+
+    If writing fails, what was there before stays.
+    """
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)

@@ -1,4 +1,7 @@
-"""A page: sections, tables, legends and tiles, in one style, light or dark as its reader likes."""
+"""Parts of an HTML page: sections, tables, legends and tiles.
+
+They have one style, light or dark as its reader likes.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ tr:last-child td { border-bottom: 0; }
 
 
 def document(title: str, content: str, style: str = "") -> str:
-    """The whole page; ``content`` is HTML, ``style`` adds to the CSS."""
+    """Return the whole page; ``content`` is HTML, ``style`` adds to the CSS."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -56,12 +59,12 @@ def document(title: str, content: str, style: str = "") -> str:
 
 
 def section(title: str, content: str) -> str:
-    """A card; ``content`` is HTML."""
+    """Return a card with a heading; ``content`` is HTML."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
 def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
-    """Figures at a glance: name, value and note of each."""
+    """Return tiles, figures to be seen at a glance, from name, value and note of each."""
     content = "".join(
         f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b>'
         f"<small>{escape(note)}</small></div>"
@@ -71,7 +74,7 @@ def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
 
 
 def legend(entries: Iterable[tuple[str, str]]) -> str:
-    """Name and colour (a CSS variable) of each."""
+    """Return a legend from name and colour (a CSS variable) of each entry."""
     items = "".join(
         f'<span><i style="background:var(--{colour})"></i>{escape(name)}</span>'
         for name, colour in entries
@@ -80,7 +83,7 @@ def legend(entries: Iterable[tuple[str, str]]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Texts in columns, the first one left-aligned."""
+    """Return a table of texts in columns, the first one left-aligned."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

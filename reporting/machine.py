@@ -1,4 +1,4 @@
-"""Which machine figures are of."""
+"""Name of the machine that figures were measured on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ GPU_QUERY_TIMEOUT_S = 30.0
 
 
 def machine() -> str:
-    """The processor, how many of its cores this process may use, and the first NVIDIA GPU with its
-    driver, if there is one."""
+    """Return the processor, how many of its cores this process may use, and the first NVIDIA GPU.
+
+    The GPU comes with its driver, if there is one.
+    """
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -24,7 +26,7 @@ def machine() -> str:
 
 
 def _gpus() -> list[str]:
-    """Every NVIDIA GPU as ``name (driver version)``; none where there is no driver."""
+    """Return every NVIDIA GPU as ``name (driver version)``; none where there is no driver."""
     try:
         listed = subprocess.run(
             GPU_QUERY, capture_output=True, text=True, check=True, timeout=GPU_QUERY_TIMEOUT_S

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 Figures = TypeVar("Figures")
 Columns = Sequence[tuple[str, Callable[[Figures], str]]]
-"""Heading and cell."""
+"""Columns of a table: heading, and function that gives the cell of a row."""
 
 
 def table(columns: Columns[Figures], rows: Sequence[Figures]) -> Iterator[str]:
-    """Lines of a Markdown table, and an empty one before."""
+    """Yield the lines of a Markdown table, with an empty one before."""
     yield ""
     yield "| " + " | ".join(heading for heading, _ in columns) + " |"
     yield "|" + "---|" * len(columns)

@@ -18,7 +18,7 @@ Point = tuple[float, float]
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """About NUM_TICKS round numbers from ``low`` to ``high``."""
+    """Return about NUM_TICKS round numbers from ``low`` to ``high``."""
     span = (high - low) or 1.0
     power = 10 ** math.floor(math.log10(span / NUM_TICKS))
     step = next(m * power for m in (1, 2, 5, 10) if span / (m * power) <= NUM_TICKS)
@@ -28,7 +28,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 @dataclass
 class Chart:
-    """Drawn piece by piece; ``render`` gives the SVG element."""
+    """One chart, drawn piece by piece; ``render`` gives the SVG element."""
 
     title: str
     x_label: str
@@ -36,21 +36,21 @@ class Chart:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     percent: bool = False
-    """Whether y is a share."""
+    """Whether y is a share, to be shown in percent."""
     _parts: list[str] = field(default_factory=list)
 
     def x(self, value: float) -> float:
-        """From data to the picture."""
+        """Return the horizontal position in the chart of an x of the data."""
         low, high = self.x_range
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """From data to the picture."""
+        """Return the vertical position in the chart of a y of the data."""
         low, high = self.y_range
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def line(self, points: Sequence[Point], colour: str, label: str) -> None:
-        """A line through ``points``."""
+        """Draw a line through ``points``."""
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         self._parts.append(
             f'<polyline points="{path}" fill="none" stroke="var(--{colour})" stroke-width="2" '
@@ -58,7 +58,7 @@ class Chart:
         )
 
     def dots(self, points: Iterable[tuple[float, float, str]], colour: str) -> None:
-        """A dot at each x and y, with its label."""
+        """Draw a dot at each x and y, with its label."""
         self._parts.extend(
             f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="4" fill="var(--{colour})">'
             f"<title>{escape(label)}</title></circle>"
@@ -74,7 +74,7 @@ class Chart:
         label: str,
         opacity: float = 1.0,
     ) -> None:
-        """A bar over the x in ``span`` from ``low`` to ``high``."""
+        """Draw a bar over the x in ``span`` from ``low`` to ``high``."""
         left, right = self.x(span[0]), self.x(span[1])
         gap = min(1.0, 0.15 * (right - left))
         self._parts.append(
@@ -85,14 +85,14 @@ class Chart:
         )
 
     def mark(self, value: float, colour: str) -> None:
-        """A dashed vertical line at x = ``value``."""
+        """Draw a dashed vertical line at x = ``value``."""
         self._parts.append(
             f'<line x1="{self.x(value):.1f}" x2="{self.x(value):.1f}" y1="{TOP}" '
             f'y2="{HEIGHT - BOTTOM}" stroke="var(--{colour})" stroke-dasharray="4 4"/>'
         )
 
     def render(self) -> str:
-        """The element."""
+        """Return the SVG element."""
         grid = [
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{self.y(tick):.1f}" '
             f'y2="{self.y(tick):.1f}" class="grid"/>'
