@@ -1,1 +1,1 @@
-"""The HTTP surface; the only place that knows status codes."""
+"""HTTP interface of the server; the only place that knows status codes."""

@@ -1,4 +1,4 @@
-"""What a client would like its reply to be, from its ``Accept`` headers (RFC 9110, 12.5.1).
+"""Negotiation of a reply's media type, from a request's ``Accept`` headers (RFC 9110, 12.5.1).
 
     Accept: text/event-stream;q=0.9, application/json;q=0.5, */*;q=0.1
 
@@ -16,7 +16,7 @@ JSON = "application/json"
 _JSON_RANGES = (JSON, "application/*", "*/*")  # the most specific one counts
 
 MAX_CHARS = 1024
-"""Of all ``Accept`` headers together; longer ones are not read."""
+"""Most characters of all ``Accept`` headers together; longer ones are not read."""
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _ELEMENTS = re.compile(rf'(?:[^",]|{_QUOTED})+')
@@ -25,9 +25,11 @@ _WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
 def preferred(accepts: Sequence[str], offered: Collection[str]) -> str | None:
-    """The media type among those ``offered`` beside JSON that ``accepts``, the values of all
-    ``Accept`` headers, prefer; None where that is JSON. Of equal weights, the one named first
-    wins."""
+    """Return the media type that a client prefers to JSON; None where that is JSON.
+
+    ``accepts`` holds the values of all ``Accept`` headers; the choice is among the types
+    ``offered`` beside JSON. Of equal weights, the one named first wins.
+    """
     text = ",".join(accepts)
     weights = _weights(text) if len(text) <= MAX_CHARS else {}
     places = {name: place for place, name in enumerate(weights)}
@@ -42,8 +44,10 @@ def preferred(accepts: Sequence[str], offered: Collection[str]) -> str | None:
 
 
 def _weights(text: str) -> dict[str, float]:
-    """Media ranges in lower case and what they weigh, in the order of ``text``. One with a weight
-    that is none is left out."""
+    """Return media ranges in lower case and what they weigh, in the order of ``text``.
+
+    A range with a weight that is none is left out.
+    """
     weights: dict[str, float] = {}
     for element in _ELEMENTS.findall(text):
         name, *parameters = (part.strip().lower() for part in _PARTS.findall(element))

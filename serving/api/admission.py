@@ -1,4 +1,8 @@
-"""Who is let in: whose budget an idle server could meet, and whom those inside leave time for."""
+"""Admission of requests, by what an idle server needs and by the requests that are due before.
+
+A request is refused whose budget an idle server could not meet, and one for which those inside
+leave no time.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +21,24 @@ from serving.imaging.decoding import DecodePool, Header
 T = TypeVar("T")
 
 MIN_BUDGET_HEADROOM = 1.5
-"""A budget that is suggested must still do a moment later, when predictions have moved."""
+"""Factor on what an idle server needs, in the budget that a refusal suggests.
+
+The suggestion must still do a moment later, when predictions have moved.
+"""
 
 REJECT_WAIT_FACTOR = 0.7
-"""Share of the expected wait that already leaves too little time. The estimate is rough, and who is
-refused for it might have been served."""
+"""Share of the expected wait that already leaves too little time.
+
+The estimate is rough, and who is refused for it might have been served.
+"""
 
 MAX_READ_SHARE = 0.1
-"""Reading a body is taken to need at most this share of what follows it, on an idle server."""
+"""Most share that reading a body is taken to need of what follows it, on an idle server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one server allows; durations in seconds."""
+    """Limits of one server; durations in seconds."""
 
     default_budget_s: float
     min_budget_s: float
@@ -41,7 +50,7 @@ class Limits:
 
 
 class Admission:
-    """Of one server. Not thread-safe: the event loop owns it."""
+    """One server's admission of requests. Not thread-safe: the event loop owns it."""
 
     def __init__(self, backend: Backend, pool: DecodePool, limits: Limits, clock: Clock) -> None:
         self._backend = backend
@@ -50,16 +59,21 @@ class Admission:
         self._backlog = Backlog(clock)
 
     def min_budget_s(self, header: Header, engine_s: float) -> float:
-        """Seconds that an idle server needs for an answer that takes the engine ``engine_s``, the
-        body being there."""
+        """Return the seconds that an idle server needs for an answer, once the body is there.
+
+        ``engine_s`` are those of them that the answer takes the engine.
+        """
         return max(
             self._limits.min_budget_s,
             self._pool.predicted_s(header) + engine_s + self._limits.network_reserve_s,
         )
 
     def check_feasible(self, header: Header, context: RequestContext) -> float:
-        """What an idle server would still need, in seconds. Raises BudgetInfeasible or
-        Overloaded."""
+        """Return what an idle server would still need, in seconds.
+
+        Raises BudgetInfeasible if the budget is too small for that, Overloaded if it would do for
+        an idle server but for the time that reading took.
+        """
         needed_s = self.min_budget_s(header, self._backend.predicted_s(context.options.min_depth))
         elapsed_s = context.read_s - context.arrival_s
         if context.budget.seconds >= needed_s + elapsed_s:
@@ -81,9 +95,11 @@ class Admission:
         )
 
     def check_room(self, needed_s: float, context: RequestContext) -> None:
-        """Before its image is decoded: that takes the time from those that are served. Raises
-        Overloaded if it needs ``needed_s`` once those that are due before it have left, and would
-        then be late."""
+        """Raise Overloaded if the requests that are due before this one leave too little time.
+
+        That is so if it needs ``needed_s`` once they have left, and would then be late. It is
+        checked before the image is decoded: decoding takes the time from those that are served.
+        """
         wait_s = self._backlog.wait_s(context.deadline_s) * REJECT_WAIT_FACTOR
         if context.read_s + wait_s + needed_s > context.deadline_s and wait_s > 0.0:
             num_ahead = self._backlog.num_ahead(context.deadline_s)
@@ -94,16 +110,20 @@ class Admission:
             )
 
     async def inside(self, context: RequestContext, work: Awaitable[T]) -> T:
-        """Return what ``work`` does, which sets ``context.answered``; meanwhile others count this
-        request as ahead of them."""
+        """Return what ``work`` does, which sets ``context.answered``.
+
+        Meanwhile others count this request as ahead of them.
+        """
         with self._backlog.joined(context.deadline_s):
             result = await work
             self._backlog.answered(self._least_share(context))
         return result
 
     def _least_share(self, context: RequestContext) -> float:
-        """Of the time that the answer took, what the shallowest that would have done takes: who is
-        answered at depth because there is time for it stands in nobody's way."""
+        """Return what share of the answer's time the shallowest allowed exit would have taken.
+
+        A request that is answered at depth because there is time for it stands in nobody's way.
+        """
         assert context.answered is not None, "it has ended without an answer and without an error"
         least_s = self._backend.predicted_s(context.options.min_depth)
         taken_s = self._backend.predicted_s(context.answered.depth, context.answered.model)

@@ -1,8 +1,8 @@
-"""Who was let in and has not left yet, and how fast they leave.
+"""Backlog of requests that were admitted and have not left yet, and how fast they leave.
 
-In a flood most images could only be decoded to be refused, and decoding them takes the time from
-those that are served. So whoever comes is compared with those that are inside and due before it,
-and with how fast answers have lately come out, or could have, had they been no deeper than they
+In overload most images could only be decoded to be refused, and decoding them takes the time from
+those that are served. So each arrival is compared with the requests that are inside and due before
+it, and with how fast answers have lately come out, or could have, had they been no deeper than they
 must: that has in it whatever slows this server down, wherever its engine runs.
 """
 
@@ -16,13 +16,16 @@ from contextlib import contextmanager
 from serving.core.ports import Clock
 
 WINDOW = 32
-"""Answers that are looked back at: a quarter of a second of a busy small server."""
+"""Number of latest answers that the pace is taken from.
+
+They are a quarter of a second of a busy small server.
+"""
 MIN_ANSWERS = 8
-"""With fewer nothing is known."""
+"""Fewest answers from which a pace is taken; with fewer nothing is known."""
 
 
 class Backlog:
-    """Of one server. Not thread-safe: the event loop owns it."""
+    """One server's backlog of admitted requests. Not thread-safe: the event loop owns it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -33,7 +36,7 @@ class Backlog:
 
     @contextmanager
     def joined(self, deadline_s: float) -> Iterator[None]:
-        """It is inside for as long as what is done within."""
+        """Count a request as inside for as long as the context lasts."""
         insort(self._deadlines_s, deadline_s)
         try:
             yield
@@ -43,8 +46,11 @@ class Backlog:
                 self._busy_since_s = None  # the next answer will have been waited for, not queued
 
     def answered(self, share: float) -> None:
-        """One of those inside has its answer, and ``share`` of the time that it took would have
-        done for one that must not keep others waiting."""
+        """Note that one of those inside has its answer.
+
+        ``share`` of the time that it took would have done for one that must not keep others
+        waiting.
+        """
         now_s = self._clock()
         if self._busy_since_s is not None:
             if len(self._gaps_s) == WINDOW:
@@ -54,12 +60,14 @@ class Backlog:
         self._busy_since_s = now_s
 
     def num_ahead(self, deadline_s: float) -> int:
-        """Those inside that are due before ``deadline_s``."""
+        """Return how many of those inside are due before ``deadline_s``."""
         return bisect_left(self._deadlines_s, deadline_s)
 
     def wait_s(self, deadline_s: float) -> float:
-        """Seconds until those ahead have left, if they hurry, at the pace of the latest answers; 0
-        for as long as there have been few."""
+        """Return the seconds until those ahead have left, at the pace of the latest answers.
+
+        It is assumed that they hurry. It is 0 for as long as there have been few answers.
+        """
         count, sum_s = len(self._gaps_s), self._sum_s
         if count < MIN_ANSWERS:
             return 0.0

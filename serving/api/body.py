@@ -1,4 +1,4 @@
-"""The image out of a request's body, with a bound on bytes, on parts and on patience."""
+"""Reading of an image from a request's body, with a bound on bytes, on parts and on patience."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAX_PARTS = 16  # more than are worth naming in a refusal
 
 
 def check_type(headers: Headers) -> None:
-    """Refuse a body that does not say it is an image or a form. Raises UnsupportedImage."""
+    """Raise UnsupportedImage for a body that does not say it is an image or a form."""
     stated = headers.get("content-type", "")
     if stated.partition(";")[0].strip().lower() not in (*IMAGE_TYPES, MULTIPART):
         raise UnsupportedImage(
@@ -39,8 +39,11 @@ def check_type(headers: Headers) -> None:
 
 
 def check_head(headers: Headers, max_bytes: int) -> None:
-    """Refuse what no body can be before any of it is read. Raises UnsupportedImage for a
-    compressed one, PayloadTooLarge."""
+    """Refuse what no body can be before any of it is read.
+
+    Raises UnsupportedImage for a compressed one, PayloadTooLarge for one that states too many
+    bytes.
+    """
     encoding = headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedImage(
@@ -74,8 +77,10 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
 
 
 def image_bytes(headers: Headers, body: bytes) -> bytes:
-    """The image in ``body``: all of it, or the field ``image`` of a form. Raises InvalidRequest
-    for a malformed form, InvalidParameter for any other field in it."""
+    """Return the image in ``body``: all of it, or the field ``image`` of a form.
+
+    Raises InvalidRequest for a malformed form, InvalidParameter for any other field in it.
+    """
     kind, parameters = parse_options_header(headers["content-type"])
     if kind.decode("latin-1") != MULTIPART:
         return body
@@ -100,7 +105,7 @@ def image_bytes(headers: Headers, body: bytes) -> bytes:
 
 
 class _Form:
-    """Collects what the parser finds: the names of all parts, the content of the first."""
+    """One form's parts, as the parser finds them: the names of all, the content of the first."""
 
     def __init__(self) -> None:
         self.names: list[bytes] = []
@@ -110,7 +115,7 @@ class _Form:
         self._value = b""
 
     def callbacks(self) -> MultipartCallbacks:
-        """What the parser calls; data comes as slices of a buffer."""
+        """Return the functions that the parser calls; data comes as slices of a buffer."""
         return {
             "on_part_begin": self._part_begin,
             "on_part_data": self._part_data,

@@ -1,4 +1,4 @@
-"""The time a client allows, from the headers that can say so.
+"""Latency budget that a client allows, from the headers that can state one.
 
     X-Deadline-Ms                     a wish: replaces the default; a message may state another
     grpc-timeout                      bounds: what a proxy or a client library will wait for
@@ -28,22 +28,22 @@ _GRPC_UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The time from a request's head to its reply, as far as it has been stated; in seconds."""
+    """One request's budget: the seconds from its head to its reply, as far as stated."""
 
     default_s: float
-    """Applies while there is no wish."""
+    """Seconds that apply while no budget was wished for."""
     bound_s: float
     wish_s: float | None = None
     wait: str | None = None
-    """The ``wait`` preference that was honoured, as written."""
+    """Value of the ``wait`` preference that was honoured, as written."""
 
     @property
     def seconds(self) -> float:
-        """What is allowed."""
+        """Seconds that are allowed: the wish or else the default, and at most the bound."""
         return min(self.default_s if self.wish_s is None else self.wish_s, self.bound_s)
 
     def wished(self, wish_s: float) -> Budget:
-        """The budget after a further wish; the smallest counts."""
+        """Return the budget after a further wish; the smallest counts."""
         return replace(self, wish_s=wish_s if self.wish_s is None else min(self.wish_s, wish_s))
 
 
@@ -91,7 +91,7 @@ def _seconds(name: str, header: _Header, text: str) -> float:
 
 
 def _read(headers: Headers, name: str, header: _Header) -> float | None:
-    """Seconds that the header called ``name`` states, None where it is missing."""
+    """Return the seconds that the header called ``name`` states, None where it is missing."""
     values = headers.getlist(name)
     if len(values) > 1:
         raise InvalidParameter(f"{name} was sent {len(values)} times; once is allowed.")
@@ -99,7 +99,10 @@ def _read(headers: Headers, name: str, header: _Header) -> float | None:
 
 
 def _wait_preference(headers: Headers) -> str | None:
-    """The value of the first ``wait`` among all preferences (RFC 7240); others are ignored."""
+    """Return the value of the first ``wait`` among all preferences (RFC 7240).
+
+    Other preferences are ignored.
+    """
     for values in headers.getlist("prefer"):
         for preference in values.split(","):
             name, _, value = preference.partition(";")[0].partition("=")
@@ -109,7 +112,7 @@ def _wait_preference(headers: Headers) -> str | None:
 
 
 def parse_budget(headers: Headers, *, default_s: float, max_s: float) -> Budget:
-    """The budget that ``headers`` allow, cut to ``max_s``. Raises InvalidParameter."""
+    """Return the budget that ``headers`` allow, cut to ``max_s``. Raises InvalidParameter."""
     wish_s = _read(headers, DEADLINE_HEADER, _WISH)
     bounds = [max_s]
     for name, header in _BOUNDS.items():

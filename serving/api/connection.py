@@ -1,4 +1,4 @@
-"""A client that is still there, or not any more."""
+"""Work for a client that ends when the client leaves."""
 
 from __future__ import annotations
 

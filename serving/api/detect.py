@@ -53,8 +53,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STREAM_GRACE_S = 1.0
-"""How long after its deadline a client may take to read what a streaming reply has for it; then the
-server hangs up."""
+"""Seconds after its deadline that a client may take to read what is left of a streaming reply.
+
+Then the server hangs up.
+"""
 
 # Why a streaming reply went no deeper, as its last event says.
 AT_MAX_DEPTH = "max-depth"
@@ -64,8 +66,10 @@ AT_DEADLINE = "deadline"
 
 
 class DetectionService:
-    """Serves detection requests. All of it runs on the event loop except decoding and the
-    backend."""
+    """One server's service of detection requests.
+
+    All of it runs on the event loop except decoding and the backend.
+    """
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class DetectionService:
         self.admission = Admission(backend, pool, limits, clock)
 
     async def serve(self, http: HttpRequest, adapter: ProtocolAdapter) -> Response:
-        """The reply to one request. Raises ServingError."""
+        """Return the reply to one request. Raises ServingError."""
         context = self._context(http)
         with self._counted(context):
             message = await self._parse_and_admit(http, adapter, context)
@@ -102,8 +106,10 @@ class DetectionService:
     async def stream(
         self, http: HttpRequest, adapter: ProtocolAdapter, media_type: str, send: Send
     ) -> None:
-        """Send the reply to one request as a stream of ``media_type``. Raises ServingError for as
-        long as nothing has been sent."""
+        """Send the reply to one request as a stream of ``media_type``.
+
+        Raises ServingError for as long as nothing has been sent.
+        """
         context, stream = self._context(http), EventStream(media_type, send)
         try:
             with self._counted(context, stream):
@@ -140,7 +146,10 @@ class DetectionService:
     def _counted(
         self, context: RequestContext, stream: EventStream | None = None
     ) -> Iterator[None]:
-        """What is done within ends with ``context.reply`` or an error, and is counted as that."""
+        """Count what is done in the context as one request, however it ends.
+
+        It ends with ``context.reply`` or with an error.
+        """
         self._num_requests += 1
         ending: AnsweredFacts | BaseException | None = None
         try:
@@ -163,7 +172,7 @@ class DetectionService:
     async def _parse_and_admit(
         self, http: HttpRequest, adapter: ProtocolAdapter, context: RequestContext
     ) -> ParsedRequest:
-        """All that is asked, once it is known to be feasible."""
+        """Return all that is asked, once it is known to be feasible."""
         limits = self._limits
         _set_budget(
             http,
@@ -212,7 +221,7 @@ class DetectionService:
     async def _decode(
         self, message: ParsedRequest, context: RequestContext
     ) -> tuple[Image, Letterbox]:
-        """Its pixels. Raises Overloaded or InvalidImage."""
+        """Return the pixels of a request's image. Raises Overloaded or InvalidImage."""
         try:
             async with asyncio.timeout(context.deadline_s - self._clock()):
                 decoded = await self._pool.decode(message.data, message.header)
@@ -240,8 +249,10 @@ class DetectionService:
     async def _infer(
         self, message: ParsedRequest, context: RequestContext
     ) -> tuple[Letterbox, Answered]:
-        """Pixels, then boxes. Raises Overloaded, DeadlineExceeded, InvalidImage or
-        BackendError."""
+        """Decode the image and find its boxes; return where it lies in the input, and the answer.
+
+        Raises Overloaded, DeadlineExceeded, InvalidImage or BackendError.
+        """
         image, placement = await self._decode(message, context)
         try:
             async with asyncio.timeout(context.deadline_s - context.decoded_s):
@@ -292,7 +303,10 @@ class DetectionService:
         placement: Letterbox,
         answered: Answered,
     ) -> tuple[Response, AnsweredFacts]:
-        """What is told of an answer. Raises DeadlineExceeded."""
+        """Return the response to an answer, and its facts for the record.
+
+        Raises DeadlineExceeded.
+        """
         family = self._backend.family
         response = write_reply(context, message.write, placement, answered, family, self._clock())
         # Asked last: a reply that took too long to write is late as well.
@@ -314,7 +328,7 @@ class DetectionService:
     def _done(
         self, context: RequestContext, reply: AnsweredFacts, reason: str, stream: EventStream
     ) -> dict[str, Any]:
-        """The last event; see ``schemas.Done``."""
+        """Return the last event of a stream; see ``schemas.Done``."""
         family = self._backend.family
         return {
             "request_id": context.request_id,
@@ -330,7 +344,7 @@ def _late() -> DeadlineExceeded:
 
 
 def _set_budget(http: HttpRequest, context: RequestContext, budget: Budget) -> None:
-    """From now on ``budget`` applies, and problems tell it."""
+    """Let ``budget`` apply from now on, and state it in problems."""
     context.budget = budget
     http.scope["state"]["budget_ms"] = to_ms(budget.seconds)
 

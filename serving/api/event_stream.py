@@ -1,4 +1,4 @@
-"""A reply that streams: one event for each exit as it is reached, and one that says it is the last.
+"""Streaming replies: one event for each exit as it is reached, and one that says it is the last.
 
     text/event-stream      event: detections    application/x-ndjson    {"event":"detections", ...}
                            id: 1                                        {"event":"done", ...}
@@ -26,17 +26,23 @@ DONE = "done"
 ERROR = "error"
 
 Encode = Callable[[str, int | None, bytes], bytes]
-"""Name of the event, its id if any, and a JSON object on one line, not empty."""
+"""Encoder of an event: its name, its id if any, and a JSON object on one line, not empty."""
 
 
 def _server_sent_event(event: str, number: int | None, data: bytes) -> bytes:
-    """https://html.spec.whatwg.org/multipage/server-sent-events.html"""
+    """Return a server-sent event.
+
+    See https://html.spec.whatwg.org/multipage/server-sent-events.html.
+    """
     head = f"event: {event}\n" + ("" if number is None else f"id: {number}\n")
     return b"%bdata: %b\n\n" % (head.encode(), data)
 
 
 def _line(event: str, _: int | None, data: bytes) -> bytes:
-    """One object a line (https://github.com/ndjson/ndjson-spec), the event its first member."""
+    """Return one object on a line, the event its first member.
+
+    See https://github.com/ndjson/ndjson-spec.
+    """
     return b'{"event":"%b",%b\n' % (event.encode(), data[1:])
 
 
@@ -44,24 +50,28 @@ STREAMS: Mapping[str, Encode] = {
     "text/event-stream": _server_sent_event,
     "application/x-ndjson": _line,
 }
-"""By media type."""
+"""Encoders of events by media type."""
 
 
 class EventStream:
-    """Writes one reply of ``media_type``. It begins with its first answer, and sends nothing
-    before that."""
+    """One streaming reply of ``media_type``, which it writes.
+
+    It begins with its first answer, and sends nothing before that.
+    """
 
     def __init__(self, media_type: str, send: Send) -> None:
         self.started = False
         self.num_answers = 0
-        """That have been sent."""
+        """Number of answers that have been sent."""
         self._media_type = media_type
         self._encode = STREAMS[media_type]
         self._send = send
 
     async def answer(self, response: Response, depth: int) -> None:
-        """What ``response`` would tell alone, as an event. Its headers are the stream's, if it is
-        the first."""
+        """Send as an event what ``response`` would say by itself.
+
+        Its headers are the stream's, if it is the first.
+        """
         if not self.started:
             self.started = True
             await self._start(response)
@@ -69,7 +79,7 @@ class EventStream:
         self.num_answers += 1
 
     async def end(self, event: str, details: Mapping[str, Any]) -> None:
-        """The last event."""
+        """Send the last event."""
         data = json.dumps(details, separators=(",", ":")).encode()
         await self._write(event, None, data, more=False)
 
@@ -86,12 +96,15 @@ class EventStream:
 
 
 class Streamed(Response):
-    """A response that ``write`` sends, all of it."""
+    """One response that ``write`` sends, all of it."""
 
     def __init__(self, write: Callable[[Send], Awaitable[None]]) -> None:
         super().__init__()
         self._write = write
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. Raises what ``write`` does; before it has begun, that is answered as ever."""
+        """Send the response.
+
+        Raises what ``write`` does; before it has begun, that is answered as ever.
+        """
         await self._write(send)

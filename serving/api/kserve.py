@@ -49,9 +49,12 @@ PLATFORM = "punctual"
 CHANNELS = 3
 
 INLINE_JSON_BYTES = 16 * 2**10
-"""Longer messages are read by the threads that decode images."""
+"""Most bytes of JSON that are parsed on the event loop.
+
+Longer messages are read by the threads that decode images.
+"""
 JSON_S_PER_BYTE = 5e-8
-"""What reading those takes, for telling when to try again."""
+"""Seconds that reading a byte of such JSON takes, to say when to try again."""
 
 MAX_TIMEOUT_US = 2**63 - 1
 
@@ -88,7 +91,7 @@ _MEANINGLESS = (wire.EMPTY_FINAL,)
 
 
 class KServe:
-    """``ProtocolAdapter`` for messages with tensors."""
+    """``ProtocolAdapter`` for messages with tensors, as the Open Inference Protocol has them."""
 
     def __init__(self, family: Family, limits: Limits, pool: DecodePool) -> None:
         self._family = family
@@ -97,7 +100,11 @@ class KServe:
         self._defaults = parse_options((), family)
 
     def read_head(self, http: HttpRequest) -> Options:
-        """Options come in the body. Clients send any Content-Type, so none is asked for."""
+        """Return the default options, since a message has its own in the body.
+
+        Clients send any Content-Type, so none is asked for. Raises InvalidParameter for a query
+        string.
+        """
         if http.query_params:
             raise InvalidParameter(
                 "Parameters belong in the message's parameters, not in the query string."
@@ -106,7 +113,7 @@ class KServe:
         return self._defaults
 
     async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
-        """The message, in a thread if it is long."""
+        """Read the message, in a thread if it is long."""
         text, binary = split_body(headers, body)
         read = partial(self._read, text, binary)
         if len(text) <= INLINE_JSON_BYTES:
@@ -163,7 +170,10 @@ def _image(name: str, tensor: Tensor, max_pixels: int) -> tuple[bytes, Header]:
 
 
 def _parameters(given: Mapping[str, object], family: Family) -> tuple[Options, float | None, bool]:
-    """Options, the timeout in seconds if any, and whether outputs are binary unless said."""
+    """Return the options, the timeout in seconds if any, and whether outputs are to be binary.
+
+    Whether they are is what holds for an output that does not say itself.
+    """
     left = dict(given)
     for name, reason in _NOT_SERVED.items():
         if left.pop(name, None):
@@ -188,7 +198,10 @@ def _timeout_s(given: object) -> float:
 
 
 def _outputs(request: InferRequest, binary_output: bool) -> dict[str, bool]:
-    """Names in the order asked for, all if none was; and whether each is sent as binary data."""
+    """Return the names of outputs, in the order asked for, and whether each is sent as binary data.
+
+    All are sent if none was asked for.
+    """
     wanted: dict[str, bool] = {}
     for output in request.outputs:
         if output.name not in OUTPUTS:
@@ -215,7 +228,10 @@ def create_router(
     clock: Clock,
     wall_clock: Clock,
 ) -> APIRouter:
-    """All of ``/v2``. ``wall_clock`` tells seconds since the epoch, for the statistics."""
+    """Return the router of all of ``/v2``.
+
+    ``wall_clock`` gives seconds since the epoch, for the statistics.
+    """
     family = backend.family
     router = APIRouter(prefix=PROTOCOL_PREFIX, tags=["Open Inference Protocol"])
 
@@ -330,7 +346,7 @@ def _config(family: Family) -> dict[str, Any]:
 
 
 def _statistics(family: Family, totals: Totals, last_ms: int) -> dict[str, Any]:
-    """In the words of Triton's extension "statistics"."""
+    """Return a model's statistics in the words of Triton's extension "statistics"."""
 
     def duration(total: Total) -> dict[str, int]:
         return {"count": total.count, "ns": round(total.seconds * 1e9)}

@@ -1,4 +1,4 @@
-"""Where the server is between its start and its end.
+"""Lifecycle of the server: where it is between its start and its end.
 
     starting --> serving --> draining --> closed
        no          yes          no          no       says it is ready
@@ -16,7 +16,10 @@ from serving.core.ports import Backend
 
 
 class Lifecycle:
-    """Starting and serving are the backend's to tell; the rest is told by signals."""
+    """One server's state.
+
+    Whether it starts or serves follows from the backend; draining and closed from signals.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -25,7 +28,7 @@ class Lifecycle:
 
     @property
     def ready(self) -> bool:
-        """Whether traffic should be sent here."""
+        """Whether traffic should be sent to this server."""
         return self._backend.ready and not self._draining
 
     @property
@@ -42,14 +45,14 @@ class Lifecycle:
         self._draining = self._closed = True
 
     def admit(self) -> None:
-        """Raises Overloaded or BackendUnavailable when a detection request cannot be taken."""
+        """Raise Overloaded or BackendUnavailable when a detection request cannot be taken."""
         if self._closed:
             raise _draining()
         if not self._backend.ready:
             raise BackendUnavailable("The engine is not ready.")
 
     def check_ready(self) -> None:
-        """Raises Overloaded or BackendUnavailable when the server is not ready."""
+        """Raise Overloaded or BackendUnavailable when the server is not ready."""
         if self._draining:
             raise _draining()
         self.admit()

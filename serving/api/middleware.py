@@ -1,4 +1,4 @@
-"""The outermost layer: what every request and every reply passes through.
+"""Outermost layer of the server: what every request and every reply passes through.
 
 Pure ASGI, since wrapping ``receive`` any other way hides a client's leaving. It stamps the instant
 a request's head had been read, gives the request its identity, and takes leave politely of clients
@@ -32,7 +32,10 @@ SKIPPABLE_BYTES = 2**20
 
 
 class Middleware:
-    """Wraps ``app``; adds ``arrival_s`` and ``request_id`` to the state of each request.
+    """ASGI middleware around ``app`` that stamps each request with ``arrival_s`` and
+    ``request_id``.
+
+    Both are in the state of the request.
 
     While ``leaving`` says so, every reply is the last of its connection: a client that keeps one to
     a server that is about to end would lose what it sends as that closes, and a Service moves new
@@ -61,7 +64,10 @@ class Middleware:
 
 
 def _identity(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The reply's ``x-request-id``, the client's or a new one, and its ``traceparent`` if any."""
+    """Return the headers that a reply gets: ``x-request-id`` and, if any, ``traceparent``.
+
+    The id is the client's or a new one.
+    """
     sent = {name: value for name, value in headers if name in (b"x-request-id", b"traceparent")}
     request_id = sent.get(b"x-request-id", b"")
     if not _REQUEST_ID.fullmatch(request_id):
@@ -74,7 +80,7 @@ def _identity(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes
 
 
 class _Exchange:
-    """One request and its reply."""
+    """One request and its reply, with the events in between."""
 
     def __init__(
         self,
@@ -111,7 +117,10 @@ class _Exchange:
         await self._send(message)
 
     def _must_close(self, status: int) -> bool:
-        """Whether the connection is no use after this reply: too much of a body is under way."""
+        """Return whether the connection is no use after this reply.
+
+        That is so if too much of a body is under way.
+        """
         headers = Headers(scope=self._scope)
         if "transfer-encoding" in headers:
             return True

@@ -13,15 +13,15 @@ _INTEGER = re.compile(r"[0-9]{1,15}")
 
 
 def decimal(text: str) -> float | None:
-    """``12`` or ``12.5`` as a float, None for anything else."""
+    """Return ``12`` or ``12.5`` as a float, None for anything else."""
     return float(text) if _DECIMAL.fullmatch(text) else None
 
 
 def integer(text: str) -> int | None:
-    """``12`` as an int, None for anything else."""
+    """Return ``12`` as an int, None for anything else."""
     return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def shown(text: str) -> str:
-    """Foreign text as it may appear in a sentence: quoted, and short."""
+    """Return foreign text as it may appear in a sentence: quoted, and short."""
     return repr(text if len(text) <= 40 else text[:40] + "...")

@@ -1,4 +1,4 @@
-"""What a client may choose for one image: in the query string, or among a message's parameters.
+"""Options that a client may choose for one image, in the query string or in a message's parameters.
 
 One table says how each is read, its bounds, and how the API description shows it.
 """
@@ -16,7 +16,7 @@ from serving.core.family import Family
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``min_depth <= max_depth <= num_exits``; scores in 0..1."""
+    """Options of one request: ``min_depth <= max_depth <= num_exits``; scores in 0..1."""
 
     min_depth: int
     max_depth: int
@@ -64,9 +64,11 @@ _PARAMETERS = {
 def parse_options(
     given: Iterable[tuple[str, object]], family: Family, others: Iterable[str] = ()
 ) -> Options:
-    """Read names and values, which are text or what JSON holds. ``others`` are names that are read
-    elsewhere, for the sentence that lists what there is. Raises InvalidParameter for what is
-    unknown, repeated, malformed or out of range."""
+    """Return the options in names and values, which are text or what JSON holds.
+
+    ``others`` are names that are read elsewhere, for the sentence that lists what there is. Raises
+    InvalidParameter for what is unknown, repeated, malformed or out of range.
+    """
     values: dict[str, float] = {}
     for name, value in given:
         if name not in _PARAMETERS:
@@ -104,7 +106,7 @@ def _parse(name: str, parameter: _Parameter, given: object, family: Family) -> f
 
 
 def describe_options(family: Family) -> list[dict[str, Any]]:
-    """The parameters as OpenAPI objects."""
+    """Return the parameters as OpenAPI objects."""
     return [
         {
             "name": name,

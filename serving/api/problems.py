@@ -1,5 +1,7 @@
-"""Every reply that is not a success, from one table: RFC 9457 ``application/problem+json``, or
-``{"error": ...}`` where the Open Inference Protocol is spoken and a problem was not asked for.
+"""Replies that are not a success, from one table, as RFC 9457 ``application/problem+json``.
+
+They are ``{"error": ...}`` where the Open Inference Protocol is spoken and a problem was not asked
+for.
 
 The ``type`` of a problem is ``urn:punctual:problem:<slug>``; slugs are those of ``core.errors`` and
 the two that HTTP adds. Clients tell problems apart by it, people by ``title`` and ``detail``.
@@ -24,7 +26,7 @@ from serving.core.errors import BackendUnavailable, BudgetInfeasible, Overloaded
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:punctual:problem:"
 PROTOCOL_PREFIX = "/v2"
-"""Below it, clients expect the protocol's errors."""
+"""Prefix of the paths at which clients expect the protocol's errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ PROBLEMS = {
 
 
 class UnknownModel(HTTPException):
-    """A path names a model or a version that is not here."""
+    """Error of a path that names a model or a version that is not here."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(404, detail)
@@ -65,12 +67,12 @@ _UNAVAILABLE_RETRY_S = 1.0
 
 
 def to_ms(seconds: float) -> float:
-    """Milliseconds, to the microsecond."""
+    """Return milliseconds, to the microsecond."""
     return round(seconds * 1e3, 3)
 
 
 def _extensions(error: ServingError) -> dict[str, Any]:
-    """What a program can read out of a problem, besides its type."""
+    """Return what a program can read out of a problem, besides its type."""
     match error:
         case BudgetInfeasible(min_budget_s=min_budget_s):
             return {"min_budget_ms": to_ms(min_budget_s)}
@@ -85,7 +87,10 @@ def _extensions(error: ServingError) -> dict[str, Any]:
 def problem_details(
     request: Request, slug: str, detail: str, extensions: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The problem for ``slug``. The request's id, and its budget once known, are added to it."""
+    """Return the problem for ``slug``.
+
+    The request's id, and its budget once known, are added to it.
+    """
     problem = PROBLEMS[slug]
     body: dict[str, Any] = {
         "type": TYPE_PREFIX + slug,
@@ -105,7 +110,7 @@ def problem_details(
 
 
 def details_of(request: Request, error: Exception) -> dict[str, Any]:
-    """The problem that ``error`` is."""
+    """Return the problem that ``error`` is."""
     if isinstance(error, ServingError):
         return problem_details(request, error.slug, error.detail, _extensions(error))
     return problem_details(

@@ -1,4 +1,4 @@
-"""What a protocol and the serving of its requests tell each other."""
+"""Interface between a protocol and the service of its requests."""
 
 from __future__ import annotations
 
@@ -19,39 +19,43 @@ from serving.imaging.decoding import Header
 
 @dataclass(frozen=True, slots=True)
 class DetectionResult:
-    """What any surface may tell of a request that was answered."""
+    """One answered request's result: what any protocol may tell of it."""
 
     request_id: str
     model: str
-    """The name of the one that answered."""
+    """Name of the model that answered."""
     placement: Letterbox
     boxes_xyxy: npt.NDArray[np.float32]  # (N, 4), pixels of the original image, best first
     scores: npt.NDArray[np.float32]  # (N,)
     labels: npt.NDArray[np.int32]  # (N,)
     facts: Mapping[str, float | bool]
-    """How it came about, under the names of ``schemas.DetectionResponse``."""
+    """How the result came about, under the names of ``schemas.DetectionResponse``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request that has been read."""
+    """One request that has been read: its image and what is asked."""
 
     data: bytes
     header: Header
-    """What ``data`` is."""
+    """Format and size of the image in ``data``."""
     options: Options
     timeout_s: float | None
-    """The budget that was stated in the body, if any."""
+    """Budget in seconds that was stated in the body, if any."""
     write: Callable[[DetectionResult], Response]
 
 
 class ProtocolAdapter(Protocol):
-    """How one protocol asks for boxes and is told them."""
+    """How one protocol's requests are read and its replies written."""
 
     def read_head(self, http: HttpRequest) -> Options:
-        """What is known of the options before the body. Raises InvalidRequest for a head that no
-        body could make good."""
+        """Return what is known of the options before the body.
+
+        Raises InvalidRequest for a head that no body could make good.
+        """
 
     async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
-        """All of what is asked. Raises InvalidRequest, or Overloaded when there is no room to read
-        it."""
+        """Return all of what is asked.
+
+        Raises InvalidRequest, or Overloaded when there is no room to read it.
+        """

@@ -1,4 +1,4 @@
-"""What one request asks, how far it has come, and the reply that it gets."""
+"""Context of one request: what it asks, how far it has come, and the reply that it gets."""
 
 from __future__ import annotations
 
@@ -23,38 +23,42 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RequestContext:
-    """What a request asks, as far as it has been read, and how far it has come. Instants are
-    seconds of the server's clock."""
+    """One request's state: what it asks, as far as it has been read, and how far it has come.
+
+    Instants are seconds of the server's clock.
+    """
 
     request_id: str
     arrival_s: float
     budget: Budget
     options: Options
     read_s: float = 0.0
-    """When its image was there."""
+    """Instant when its image was there."""
     decoded_s: float = 0.0
-    """And its pixels."""
+    """Instant when its pixels were there."""
     answered: Answered | None = None
-    """By the deepest exit so far."""
+    """Answer of the deepest exit so far."""
     reply: AnsweredFacts | None = None
-    """How it was answered, once it has been."""
+    """Facts of the answer that was given, once it has been."""
     trace: RequestTrace | None = None
-    """If it is traced."""
+    """Trace of the request, if it is traced."""
 
     @property
     def deadline_s(self) -> float:
-        """The instant by which the reply must be on its way."""
+        """Instant by which the reply must be on its way."""
         return self.arrival_s + self.budget.seconds
 
     def degraded(self, family: Family, model: int, depth: int) -> bool:
-        """Whether a better exit than this one was allowed."""
+        """Return whether a better exit than this one was allowed."""
         return family.degraded(model, depth, self.options.min_depth, self.options.max_depth)
 
     def facts(
         self, family: Family, model: int, depth: int, now_s: float
     ) -> dict[str, float | bool]:
-        """How an answer of exit ``depth`` of ``model`` compares with what was asked, as of
-        ``now_s``."""
+        """Return how an answer of exit ``depth`` of ``model`` compares with what was asked.
+
+        The comparison is as of ``now_s``.
+        """
         elapsed_s = now_s - self.arrival_s
         return {
             "exit_depth": depth,
@@ -67,7 +71,7 @@ class RequestContext:
         }
 
     def queue_s(self, answered: Answered) -> float:
-        """Seconds in the backend during which none of its segments ran."""
+        """Return the seconds in the backend during which none of the request's segments ran."""
         return max(0.0, answered.finished_s - self.decoded_s - answered.engine_s)
 
 
@@ -79,7 +83,7 @@ def write_reply(
     family: Family,
     now_s: float,
 ) -> Response:
-    """What ``write`` makes, at ``now_s``, of an answer of ``family``."""
+    """Return what ``write`` makes, at ``now_s``, of an answer of ``family``."""
     model, depth = answered.model, answered.depth
     detections = answered.detections
     kept = detections.scores >= context.options.score_threshold

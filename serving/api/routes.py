@@ -1,4 +1,4 @@
-"""Which path answers what."""
+"""Routes of the server: which path answers what."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def create_router(
     metrics: Metrics,
     page: str,
 ) -> APIRouter:
-    """The server's own routes over their collaborators; ``page`` is the HTML of ``/``."""
+    """Return the server's own routes over their collaborators; ``page`` is the HTML of ``/``."""
     router = APIRouter()
 
     async def detect(request: Request) -> Response:
@@ -95,7 +95,7 @@ def create_router(
 def _add_detect(
     router: APIRouter, detect: Callable[[Request], Awaitable[Response]], family: Family
 ) -> None:
-    """The one route that reads its request by itself, so its description is written here."""
+    """Add the one route that reads its request by itself, so its description is written here."""
     binary = {"type": "string", "format": "binary"}
     statuses = sorted({problem.status for problem in PROBLEMS.values()} - {404, 405, 499})
     router.add_api_route(
@@ -144,7 +144,7 @@ def _add_detect(
 
 
 def _example(encode: Encode) -> str:
-    """A stream, without most of what is in it."""
+    """Return a stream, without most of what is in it."""
     events = (
         encode(DETECTIONS, 1, b'{"detections":[],"exit_depth":1}'),
         encode(DETECTIONS, 2, b'{"detections":[],"exit_depth":2}'),

@@ -1,4 +1,4 @@
-"""The JSON of successful replies, as the API description shows it.
+"""Schemas of the JSON of successful replies, as the API description shows it.
 
 ``DetectionResponse`` documents what ``detect.py`` writes by hand. A test checks it, not the server:
 validating a hundred boxes costs more than serialising them.
@@ -131,7 +131,7 @@ class Models(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """RFC 9457; further members depend on the type."""
+    """One problem, as RFC 9457 has it; further members depend on the type."""
 
     type: str
     title: str

@@ -29,7 +29,7 @@ from serving.core.errors import InvalidRequest, PayloadTooLarge
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
 MAX_JSON_BYTES = 64 * 2**10
-"""Of a message without the numbers of its tensor; it is parsed in one go."""
+"""Most bytes of a message without the numbers of its tensor; it is parsed in one go."""
 
 _DATATYPES = {"float32": "FP32", "int32": "INT32"}
 _LENGTH = struct.Struct("<I")
@@ -64,7 +64,7 @@ class InferOutput(_Strict):
 
 
 class InferRequest(_Strict):
-    """A message without the numbers of its tensors."""
+    """One message without the numbers of its tensors."""
 
     # Both are in the path already; some clients repeat them.
     model_name: str | None = None
@@ -85,7 +85,7 @@ _REASONS = {
 
 
 def _sentence(error: Any) -> str:
-    """What pydantic found, for a person."""
+    """Return what pydantic found, as a sentence for a person."""
     path = ".".join(map(str, error["loc"]))
     if error["type"] == "json_invalid":
         return f"The message is not JSON ({error['ctx']['error']})."
@@ -100,14 +100,17 @@ def _sentence(error: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """``data`` is little-endian and row-major."""
+    """One tensor of a message; ``data`` is little-endian and row-major."""
 
     datatype: str
     shape: tuple[int, ...]
     data: bytes
 
     def element(self) -> bytes:
-        """The only element of a BYTES tensor. Raises InvalidRequest when there is not one."""
+        """Return the only element of a BYTES tensor.
+
+        Raises InvalidRequest when there is not one.
+        """
         if self.shape != (1,):
             raise InvalidRequest(f"BYTES must have shape [1]; it is {list(self.shape)}.")
         stated = _LENGTH.unpack_from(self.data)[0] if len(self.data) >= _LENGTH.size else None
@@ -117,7 +120,7 @@ class Tensor:
 
 
 def split_body(headers: Headers, body: bytes) -> tuple[bytes, bytes]:
-    """The JSON of a message, and what follows it. Raises InvalidRequest."""
+    """Return the JSON of a message, and what follows it. Raises InvalidRequest."""
     stated = headers.get(LENGTH_HEADER)
     if stated is None:
         return body, b""
@@ -131,8 +134,11 @@ def split_body(headers: Headers, body: bytes) -> tuple[bytes, bytes]:
 
 
 def read_request(text: bytes, binary: bytes) -> tuple[InferRequest, Tensor]:
-    """The message and its only tensor. A long ``text`` takes time, during which others may run.
-    Raises InvalidRequest or PayloadTooLarge."""
+    """Return the message and its only tensor.
+
+    A long ``text`` takes time, during which others may run. Raises InvalidRequest or
+    PayloadTooLarge.
+    """
     text, numbers = _take_numbers(text)
     if len(text) > MAX_JSON_BYTES:
         raise PayloadTooLarge(
@@ -175,9 +181,11 @@ _BRACKETS_TO_BLANKS = bytes.maketrans(b"[]", b"  ")
 
 
 def _take_numbers(text: bytes) -> tuple[bytes, bytes | None]:
-    """The JSON with null in place of the first "data" that is an array of whole numbers, nested or
-    not; and those numbers, one byte each. The key cannot be part of a string, whose quotes would be
-    escaped."""
+    """Cut the first "data" that is an array of whole numbers out of the JSON.
+
+    Returns the JSON with null in its place, and those numbers, nested or not, one byte each. The
+    key cannot be part of a string, whose quotes would be escaped.
+    """
     key = text.find(_KEY)
     while key >= 0:
         found = _ARRAY.match(text, key + len(_KEY))
@@ -193,7 +201,7 @@ def _take_numbers(text: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _end_of_run(text: bytes, start: int) -> int:
-    """Where the run of numbers, commas and brackets ends that begins at ``start``."""
+    """Return where the run of numbers, commas and brackets ends that begins at ``start``."""
     for piece in range(start, len(text), _PIECE_BYTES):
         other = _OTHER.search(text, piece, piece + _PIECE_BYTES)
         if other is not None:
@@ -224,7 +232,7 @@ def _numbers(array: bytes) -> bytes:
 def write_response(
     head: Mapping[str, Any], outputs: Sequence[tuple[str, npt.NDArray[Any], bool]]
 ) -> Response:
-    """A reply with ``outputs``: name, float32 or int32 array, and whether as binary data."""
+    """Return a reply with ``outputs``: name, float32 or int32 array, and whether as binary data."""
     described = []
     binary = []
     for name, array, as_binary in outputs:

@@ -1,4 +1,4 @@
-"""``POST /v1/detect``: the body is the image, everything else is in the head."""
+"""Protocol of ``POST /v1/detect``: the body is the image, everything else is in the head."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Upload:
         self._limits = limits
 
     def read_head(self, http: HttpRequest) -> Options:
-        """The options are in the query string."""
+        """Return the options, which are in the query string."""
         options = parse_options(http.query_params.multi_items(), self._family)
         check_type(http.headers)
         check_head(http.headers, self._limits.max_body_bytes)
         return options
 
     async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
-        """The image is the body, or its only field."""
+        """Read the image, which is the body or its only field."""
         data = image_bytes(headers, body)
         header = probe(data, self._limits.max_pixels)
         return ParsedRequest(data, header, options, None, self._write)
@@ -55,7 +55,7 @@ class Upload:
 
 
 def _detections(answer: DetectionResult, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Boxes in the original image, to a hundredth of a pixel."""
+    """Return the boxes in the original image, to a hundredth of a pixel."""
     # float64 before rounding, so that JSON shows 12.34 and not 12.34000015258789.
     return [
         {"box": box, "score": score, "label": classes[label], "class_id": label}
