@@ -1,4 +1,4 @@
-"""The answers to one request, as they come."""
+"""Answers to one request, as they come from a backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving.core.request import Answered
 
 
 async def deepest(answers: AsyncGenerator[Answered, None]) -> Answered:
-    """The last of ``answers``, of which there is at least one. Raises what they do."""
+    """Return the last of ``answers``, of which there is at least one. Raises what they do."""
     async with aclosing(answers):
         async for answered in answers:
             last = answered

@@ -1,4 +1,4 @@
-"""The embedded backend: an executor thread in the gateway's process, segments on a CPU runtime."""
+"""Embedded backend: an executor thread in the gateway's process, segments on a CPU runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.core.ports import SegmentRunner
 from serving.engine import Engine
 
 StartEngine = Callable[[SegmentRunner], Engine]
-"""``serving.engine.start_engine`` with all but its runner."""
+"""Type of ``serving.engine.start_engine`` with all but its runner given."""
 
 
 class EmbeddedBackend(InProcessBackend):

@@ -15,7 +15,7 @@ from serving.engine import Engine, error_of
 
 
 class InProcessBackend:
-    """All of ``Backend`` but its start and its stop; a subclass sets ``_engine``."""
+    """All of a ``Backend`` but its start and its stop; a subclass sets ``_engine``."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
@@ -24,30 +24,33 @@ class InProcessBackend:
 
     @property
     def ready(self) -> bool:
-        """Warmed up and not stopping."""
+        """Whether the engine is warmed up and not stopping."""
         return self._engine is not None and not self._stopping
 
     @property
     def num_waiting(self) -> int:
-        """Requests that no segment has run for."""
+        """Number of requests that no segment has run for."""
         return self._engine.executor.num_waiting if self._engine else 0
 
     @property
     def num_in_flight(self) -> int:
-        """Requests with features on the device."""
+        """Number of requests with features on the device."""
         return self._engine.executor.num_in_flight if self._engine else 0
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """Engine seconds from image to exit ``depth`` of ``model``, or of whichever is there first,
-        by the quickest path, at batch 1. Raises BackendUnavailable before the engine is ready."""
+        """Return the engine seconds from image to exit ``depth``, by the quickest path, at batch 1.
+
+        The exit is that of ``model``, or of whichever is there first. Raises BackendUnavailable
+        before the engine is ready.
+        """
         return self._started().executor.predicted_s(depth, model)
 
     async def detect(self, image: Image, request: Request) -> Answered:
-        """Boxes for one image; see ``Backend.detect``."""
+        """Return the boxes for one image; see ``Backend.detect``."""
         return await deepest(self.stream(image, request))
 
     async def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
-        """Boxes for one image, of each exit that answers it; see ``Backend.stream``."""
+        """Yield the boxes for one image, of each exit that answers it; see ``Backend.stream``."""
         executor = self._started().executor
         loop = asyncio.get_running_loop()
         # Never full: an answer from each exit, and then the end.

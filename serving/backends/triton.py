@@ -1,6 +1,6 @@
-"""The Triton backend: the executor runs inside Triton; one gRPC stream carries all requests.
+"""Triton backend: the executor runs inside Triton; one gRPC stream carries all requests.
 
-    detect, grow ---> outgoing ---> writer task ---> Triton
+    detect, stream -> outgoing ---> writer task ---> Triton
          ^                                             |
          '------ pending[id] <----- reader task <------'
 
@@ -50,12 +50,12 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
 STALE_S = 1.0
-"""A Triton that has been silent for so long is not sent anything new."""
+"""Seconds of silence after which a Triton is not sent anything new."""
 SILENT_S = 10.0
-"""And after so long, its connection is given up."""
+"""Seconds of silence after which the connection to a Triton is given up."""
 RETRY_S = 0.2
 SHARED_SLOTS = 32
-"""Images in shared memory at once; more go through the stream."""
+"""Number of images in shared memory at once; more go through the stream."""
 TRANSPORT_WINDOW = 128
 TRANSPORT_SEED_S = 0.002
 
@@ -64,12 +64,12 @@ _STATUS: dict[str, tuple[str, int | None]] = {wire.STATUS: ("INT64", 1)}
 
 
 class _Lost(Exception):
-    """The stream is lost; the message says why."""
+    """Error of a stream that is lost; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Arrived:
-    """A response with boxes, and when it came: whoever takes it may be slow to."""
+    """One response with boxes, and when it came: whoever takes it may be slow to."""
 
     response: pb.ModelInferResponse
     arrived_s: float
@@ -77,12 +77,12 @@ class _Arrived:
 
 @dataclass(slots=True)
 class _Pending:
-    """A request that Triton has not ended, though its sender may have left."""
+    """One request that Triton has not ended, though its sender may have left."""
 
     told: asyncio.Queue[_Arrived | ServingError | None]
-    """Responses, then an error or, at the end of all, None."""
+    """Queue of the responses, then of an error or, at the end of all, None."""
     most: int
-    """Responses that may come; an only one ends it."""
+    """Number of responses that may come; an only one ends it."""
     shared: SharedImages | None
     slot: Slot | None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -125,23 +125,26 @@ class TritonBackend:
 
     @property
     def ready(self) -> bool:
-        """In touch with an executor that is warm."""
+        """Whether this gateway is in touch with an executor that is warm."""
         fresh = self._clock() - self._status_s < STALE_S
         return self._status is not None and fresh and not self._stopping
 
     @property
     def num_waiting(self) -> int:
-        """As of the last heartbeat, but no more than are pending now."""
+        """Number of waiting requests as of the last heartbeat, but no more than are pending now."""
         return min(self._status.num_waiting, len(self._pending)) if self._status else 0
 
     @property
     def num_in_flight(self) -> int:
-        """As of the last heartbeat."""
+        """Number of requests in flight as of the last heartbeat."""
         return self._status.num_in_flight if self._status else 0
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """The executor's prediction, and the way to it and back at the tail, of the only ``model``.
-        Raises BackendUnavailable before the first heartbeat."""
+        """Return the executor's prediction for exit ``depth``, and the way there and back at the
+        tail.
+
+        There is only one ``model``. Raises BackendUnavailable before the first heartbeat.
+        """
         if self._status is None:
             raise BackendUnavailable("Triton is not there.")
         return self._status.exits_s[depth - 1] + self._transport_s
@@ -165,11 +168,11 @@ class TritonBackend:
         await self._memory.close(self._url)
 
     async def detect(self, image: Image, request: Request) -> Answered:
-        """Boxes for one image; see ``Backend.detect``."""
+        """Return the boxes for one image; see ``Backend.detect``."""
         return await deepest(self.stream(image, request))
 
     async def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
-        """Boxes for one image, of each exit that answers it; see ``Backend.stream``."""
+        """Yield the boxes for one image, of each exit that answers it; see ``Backend.stream``."""
         answered: Answered | None = None
         try:
             async with contextlib.aclosing(self._answers(image, request)) as answers:
@@ -238,7 +241,7 @@ class TritonBackend:
     # -- the session ---------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """One session after the other. Says once why there is none."""
+        """Run one session after the other, and say once why there is none."""
         complaint = ""
         while True:
             try:

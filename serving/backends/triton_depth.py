@@ -1,4 +1,4 @@
-"""The depth backend: the executor in the gateway, its only segments the depth models of a Triton.
+"""Depth backend: the executor in the gateway, its only segments the depth models of a Triton.
 
 A supervisor asks Triton every ``HEARTBEAT_S`` whether all of them are ready. When they are not, the
 call under way is given up and requests are refused until they are again; the executor and what it
@@ -28,18 +28,20 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
 ANSWER_WITHIN_S = 0.75
-"""A Triton that has not said so for so long is taken not to be ready."""
+"""Seconds within which a Triton must say that it is ready, or it is taken not to be."""
 SHARED_SLOTS = 2
-"""One call is under way at a time."""
+"""Number of batches in shared memory at once: one call is under way at a time."""
 
 
 class _NotReady(Exception):
-    """The message says why."""
+    """Error of a Triton that is not ready; the message says why."""
 
 
 class TritonDepthBackend(InProcessBackend):
-    """``Backend`` over an ``Executor`` here and ``<model>_d1`` .. ``<model>_dN`` in the Triton at
-    ``url`` (host:port of its gRPC)."""
+    """``Backend`` over an ``Executor`` here and the depth models of a Triton.
+
+    They are ``<model>_d1`` .. ``<model>_dN`` in the Triton at ``url`` (host:port of its gRPC).
+    """
 
     def __init__(
         self, catalog: Catalog, url: str, start_engine: StartEngine, use_shared_memory: bool
@@ -58,7 +60,8 @@ class TritonDepthBackend(InProcessBackend):
 
     @property
     def ready(self) -> bool:
-        """Warmed up, not stopping, and all depth models there a moment ago."""
+        """Whether the engine is warm, not stopping, and all depth models were there a moment
+        ago."""
         return super().ready and self._reachable
 
     async def start(self) -> None:
@@ -96,8 +99,10 @@ class TritonDepthBackend(InProcessBackend):
                 await asyncio.sleep(HEARTBEAT_S)
 
     async def _check(self, stub: Any) -> None:
-        """Make sure of the models; if they have just come, of everything else. Raises _NotReady
-        or BackendError."""
+        """Make sure of the models; if they have just come, of everything else.
+
+        Raises _NotReady or BackendError.
+        """
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 for model in self._models:
@@ -119,7 +124,7 @@ class TritonDepthBackend(InProcessBackend):
         log.info("in touch with %s_d1 .. in Triton at %s", self._catalog.name, self._url)
 
     def _open(self) -> None:
-        """Warm the models up, from here. Raises BackendError."""
+        """Warm the models up from the gateway. Raises BackendError."""
         runner = TritonRunner(self._catalog, self._url)
         runner.share(self._memory.registered)
         try:
