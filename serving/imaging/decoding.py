@@ -1,4 +1,4 @@
-"""Encoded images to model input: bytes -> header -> pixels, with a limit at each arrow.
+"""Decoding of encoded images to model input: bytes -> header -> pixels, with a limit at each arrow.
 
     probe    a few header bytes    format and size; nothing is allocated, nothing decoded
     decode   all of it             upright 8-bit RGB, scaled, letterboxed
@@ -50,12 +50,12 @@ MAX_JPEG_PADDING = 64
 MAX_PNG_CHUNKS = 8192
 
 RAW = "raw"
-"""The format of bare pixels: rows of 8-bit RGB, top to bottom, without padding."""
+"""Format of bare pixels: rows of 8-bit RGB, top to bottom, without padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image says about itself. Sizes in pixels, as stored: before any rotation."""
+    """One image's format and size. Sizes in pixels, as stored: before any rotation."""
 
     format: str
     width: int
@@ -70,7 +70,7 @@ class Header:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Size from the frame header, having walked on to the start of the scan."""
+    """Return the size from the frame header, having walked on to the start of the scan."""
     size: tuple[int, int] | None = None
     position = 2
     for _ in range(MAX_JPEG_SEGMENTS):
@@ -92,7 +92,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
-    """Size from the first chunk, having walked over the others."""
+    """Return the size from the first chunk, having walked over the others."""
     if data[12:16] != b"IHDR":
         raise ValueError("the first chunk is not IHDR")
     width, height = struct.unpack_from(">II", data, 16)
@@ -105,7 +105,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Size of the canvas from the first chunk, of whichever of three kinds."""
+    """Return the size of the canvas from the first chunk, of whichever of three kinds."""
     kind = data[12:16]
     if kind == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
@@ -133,7 +133,7 @@ _SIGNATURES = {
 
 
 def probe(data: bytes, max_pixels: int | None = None) -> Header:
-    """Format and size from the header alone.
+    """Return the format and size from the header alone.
 
     Raises InvalidImage for no data or a broken header, UnsupportedImage for another kind of
     file, PayloadTooLarge above ``max_pixels``.
@@ -155,7 +155,7 @@ def probe(data: bytes, max_pixels: int | None = None) -> Header:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises PayloadTooLarge above ``max_pixels``."""
+    """Raise PayloadTooLarge for a size above ``max_pixels``."""
     if width * height > max_pixels:
         raise PayloadTooLarge(
             f"The image has {width} x {height} pixels; at most {max_pixels} are served."
@@ -217,7 +217,7 @@ def _decode_upright(
 def decode(
     data: bytes, header: Header, input_width: int, input_height: int
 ) -> tuple[Image, Letterbox]:
-    """Pixels ``(input_height, input_width, 3)`` uint8 RGB, and where the image lies in them.
+    """Return pixels ``(input_height, input_width, 3)`` uint8 RGB, and where the image lies in them.
 
     The first frame, upright by its EXIF orientation, transparency over white; the original size in
     the placement is the upright one. The array may be read-only. Raises InvalidImage for anything
@@ -242,7 +242,7 @@ def _resized(
 
 
 def _padded(pixels: Image, input_width: int, input_height: int) -> Image:
-    """``pixels`` in the top-left corner of an image of that size; itself, if it has it."""
+    """Return ``pixels`` in the top-left corner of an image of that size; itself, if it has it."""
     height, width = pixels.shape[:2]
     if (height, width) == (input_height, input_width):
         return pixels
@@ -254,8 +254,10 @@ def _padded(pixels: Image, input_width: int, input_height: int) -> Image:
 
 
 def refit(image: Image, input_width: int, input_height: int) -> Image:
-    """Pixels that have been decoded for one input, letterboxed once more for a smaller one, where
-    ``letterbox.fit`` says."""
+    """Return pixels that have been decoded for one input, letterboxed once more for a smaller one.
+
+    They lie where ``letterbox.fit`` says.
+    """
     height, width = image.shape[:2]
     placement = fit(width, height, input_width, input_height)
     size = (placement.resized_width, placement.resized_height)
@@ -264,8 +266,10 @@ def refit(image: Image, input_width: int, input_height: int) -> Image:
 
 
 def load_image(data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
-    """An encoded image as the model input of ``width`` x ``height``, exactly as for a request.
-    Raises InvalidImage or UnsupportedImage."""
+    """Return an encoded image as the model input of ``width`` x ``height``.
+
+    It is exactly as for a request. Raises InvalidImage or UnsupportedImage.
+    """
     return decode(data, probe(data), width, height)
 
 
@@ -276,11 +280,13 @@ _WINDOW_S = 30.0
 _NUM_SEEDS = 4
 _QUANTILE = 0.5
 _OVERHEAD_PIXELS = 50_000
-"""What decoding an empty image costs, in pixels: parsing, scaling and copying."""
+"""Cost of decoding an empty image, in pixels: parsing, scaling and copying."""
 
 
 class DecodeTimes:
-    """Predicts decode times in seconds from those of the last half minute:
+    """Predictor of decode times in seconds, from those of the last half minute.
+
+    The prediction is
 
         seconds = rate(format) * (pixels + overhead)
 
@@ -295,12 +301,12 @@ class DecodeTimes:
         }
 
     def observe(self, header: Header, seconds: float) -> None:
-        """Learn from one image."""
+        """Learn from one image, whose decoding took ``seconds``."""
         rate = seconds / (header.num_pixels + _OVERHEAD_PIXELS)
         self._rates[header.format].append((self._clock(), rate))
 
     def predict(self, header: Header) -> float:
-        """Seconds that half of such images are predicted not to exceed."""
+        """Return the seconds that half of such images are predicted not to exceed."""
         oldest_s = self._clock() - _WINDOW_S
         seeds = [FORMATS[header.format].seed_s_per_pixel] * _NUM_SEEDS
         recent = [rate for seen_s, rate in self._rates[header.format] if seen_s >= oldest_s]
@@ -308,9 +314,11 @@ class DecodeTimes:
 
 
 class DecodePool:
-    """Decodes in threads (Pillow lets go of the interpreter lock), and never queues more than
-    ``max_pending`` images. ``observe(format, seconds)`` is told of each. ``run`` is for what else
-    a large request needs before its pixels can be looked at."""
+    """A pool of threads that decode (Pillow lets go of the interpreter lock).
+
+    It never queues more than ``max_pending`` images. ``observe(format, seconds)`` is called for
+    each. ``run`` is for what else a large request needs before its pixels can be looked at.
+    """
 
     def __init__(
         self,
@@ -323,7 +331,10 @@ class DecodePool:
         observe: Callable[[str, float], None],
         processor_clock: Clock = time.thread_time,
     ) -> None:
-        """``processor_clock``: seconds that the calling thread has had a processor."""
+        """Make a pool of ``num_workers`` threads.
+
+        ``processor_clock`` gives the seconds that the calling thread has had a processor.
+        """
         self._processor_clock = processor_clock
         self._input_size = (input_width, input_height)
         self._clock = clock
@@ -335,12 +346,15 @@ class DecodePool:
         self._num_workers = num_workers
 
     def predicted_s(self, header: Header) -> float:
-        """Seconds that decoding takes on a server that does nothing else."""
+        """Return the seconds that decoding takes on a server that does nothing else."""
         return self._times.predict(header)
 
     async def decode(self, data: bytes, header: Header) -> tuple[Image, Letterbox]:
-        """``decode`` in a thread. Cancelling takes it out of the queue. Raises Overloaded when
-        the queue is full, and InvalidImage."""
+        """Run ``decode`` in a thread.
+
+        Cancelling takes it out of the queue. Raises Overloaded when the queue is full, and
+        InvalidImage.
+        """
         image, placement, seconds, processor_s = await self.run(
             lambda: self._timed_decode(data, header), self.predicted_s(header)
         )
@@ -351,9 +365,11 @@ class DecodePool:
         return image, placement
 
     async def run(self, work: Callable[[], T], expected_s: float) -> T:
-        """What ``work`` returns, called in a thread, where it is expected to take so many seconds.
-        Cancelling takes it out of the queue. Raises Overloaded when the queue is full, and whatever
-        ``work`` raises."""
+        """Return what ``work`` returns, called in a thread.
+
+        It is expected to take ``expected_s`` seconds. Cancelling takes it out of the queue. Raises
+        Overloaded when the queue is full, and whatever ``work`` raises.
+        """
         if not self._slots.acquire(blocking=False):
             raise Overloaded(
                 "Too many images are waiting to be decoded.",

@@ -1,4 +1,4 @@
-"""A stored image as upright 8-bit RGB: what is served and what is learnt from are the same pixels.
+"""Conversion of a stored image to upright 8-bit RGB, the same for serving and for training.
 
 The steps are separate because a server scales between them: ``orientation`` reads the header,
 ``to_rgb`` converts, ``upright`` turns.
@@ -12,10 +12,10 @@ import numpy as np
 import PIL.Image
 
 BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels: white, as on most pages that show such images."""
+"""Colour that shows through transparent pixels: white, as on most pages that show such images."""
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
-"""Pillow's names of what is served. An MPO is a JPEG with more pictures after the first."""
+"""Formats that are served, by Pillow's names. An MPO is a JPEG with more images after the first."""
 
 # EXIF orientation -> what makes the stored image upright.
 _UPRIGHT = {
@@ -32,8 +32,10 @@ _ORIENTATION_TAG = 0x0112
 
 
 def orientation(image: PIL.Image.Image) -> int:
-    """The EXIF orientation of an opened image, 1..8; 1 where it has none or it is damaged. Read
-    here because Pillow's reader warns about damage and parses all the rest."""
+    """Return the EXIF orientation of an opened image, 1..8; 1 where it has none or it is damaged.
+
+    It is read here because Pillow's reader warns about damage and parses all the rest.
+    """
     exif = image.info.get("exif")
     if not isinstance(exif, bytes):  # nothing, or a comment of a PNG that is called so
         return 1
@@ -52,17 +54,17 @@ def orientation(image: PIL.Image.Image) -> int:
 
 
 def is_sideways(orientation: int) -> bool:
-    """Whether width and height change places."""
+    """Return whether width and height change places."""
     return orientation in _SIDEWAYS
 
 
 def upright(image: PIL.Image.Image, orientation: int) -> PIL.Image.Image:
-    """Turned or mirrored as ``orientation`` asks; itself if that is nothing."""
+    """Return the image turned or mirrored as ``orientation`` asks; itself if that is nothing."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any mode that the formats can have, as 8-bit RGB without transparency."""
+    """Return an image of any mode that the formats can have as 8-bit RGB without transparency."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
