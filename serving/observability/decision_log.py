@@ -1,5 +1,4 @@
-"""The decision log: what the policy saw, what it did and why, a line each, in a file of bounded
-size."""
+"""Decision log: what the policy saw, did and why, a line each, in a file of bounded size."""
 
 from __future__ import annotations
 
@@ -11,15 +10,21 @@ from serving.core.decision_text import describe
 from serving.core.policy import Decision, Snapshot
 
 MAX_BYTES = 32 * 2**20
-"""Of the file; the one before it is kept beside it. A busy engine writes about 100 kB a second."""
+"""Most bytes of the file; the one before it is kept beside it.
+
+A busy engine writes about 100 kB a second.
+"""
 
 
 class DecisionLog:
-    """Writes to ``path``, after what is there. For the executor's thread; a write takes some tens
-    of microseconds, which the latency model counts as part of each run."""
+    """One log of decisions, written to ``path`` after what is there.
+
+    It is for the executor's thread; a write takes some tens of microseconds, which the latency
+    model counts as part of each run.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError if the file cannot be written."""
+        """Open the file. Raises OSError if it cannot be written."""
         self._handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=1)
         self._handler.setFormatter(logging.Formatter("%(message)s"))
 
@@ -28,5 +33,5 @@ class DecisionLog:
         self._handler.handle(logging.LogRecord("decisions", logging.INFO, "", 0, line, (), None))
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         self._handler.close()

@@ -1,12 +1,12 @@
-"""Every metric of the server, in one class with the registry injected.
+"""Metrics of the server, in one class with the registry injected.
 
-Two sources tell it facts: the gateway, once for each request (``ended_request``), and the executor,
+Two sources report facts: the gateway, once for each request (``ended_request``), and the executor,
 as it goes (``core.ports.Observer``). A client that left and a request that was shed never share a
 label; every label value is known beforehand and exported from the start, at zero.
 
-A request whose reply grows is one request, which ends as the last event of its reply says: "done"
+A request whose reply streams is one request, which ends as the last event of its reply says: "done"
 is "ok" or "degraded" by its deepest answer, "error" is that error. One whose client left before the
-last event is "cancelled", as any other, whatever it had been sent; ``growing_answers`` tells how
+last event is "cancelled", as any other, whatever it had been sent; ``growing_answers`` counts how
 much that was.
 """
 
@@ -82,7 +82,7 @@ _KINDS = ("stem", "stack", "head", "exit")
 
 @dataclass(frozen=True, slots=True)
 class AnsweredFacts:
-    """What became of a request that was answered in time."""
+    """Facts of a request that was answered in time."""
 
     depth: int
     degraded: bool
@@ -92,11 +92,11 @@ class AnsweredFacts:
     engine_s: float
     """Seconds that the segments it took part in ran."""
     write_s: float
-    """From the boxes to the reply that holds them."""
+    """Seconds from the boxes to the reply that holds them."""
     model: int = 0
-    """Whose exit it was, where several models are served as one."""
+    """Index of the model whose exit it was, where several models are served as one."""
     depth_ratio: float = 1.0
-    """Its depth over that of the deepest exit of this model that the request allowed."""
+    """Depth over that of the deepest exit of this model that the request allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,11 @@ class RequestRecord:
     budget_s: float
     ending: AnsweredFacts | BaseException
     num_answers: int | None = None
-    """That were sent, of a request whose reply grows; otherwise None."""
+    """Number of answers that were sent, of a request whose reply streams; otherwise None."""
 
     @property
     def outcome(self) -> str:
-        """One of ``OUTCOMES``."""
+        """Outcome of the request, one of ``OUTCOMES``."""
         match self.ending:
             case AnsweredFacts(degraded=degraded):
                 return "degraded" if degraded else "ok"
@@ -125,21 +125,23 @@ class RequestRecord:
 
 @dataclass(slots=True)
 class Total:
-    """How often something happened, and the seconds it took in all."""
+    """Total of one kind of event: how often it happened, and the seconds it took in all."""
 
     count: int = 0
     seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """It happened once more."""
+        """Count one more event, which took ``seconds``."""
         self.count += 1
         self.seconds += seconds
 
 
 @dataclass(slots=True)
 class Totals:
-    """Requests since the start, for clients that compare two readings. The stages are those of
-    requests that were answered in time."""
+    """Totals of requests since the start, for clients that compare two readings.
+
+    The stages are those of requests that were answered in time.
+    """
 
     success: Total = field(default_factory=Total)
     fail: Total = field(default_factory=Total)
@@ -148,10 +150,10 @@ class Totals:
     engine: Total = field(default_factory=Total)
     write: Total = field(default_factory=Total)
     last_s: float | None = None
-    """When the latest request ended."""
+    """Instant when the latest request ended."""
 
     def add(self, record: RequestRecord, now_s: float) -> None:
-        """A request ended."""
+        """Count a request that ended."""
         self.last_s = now_s
         match record.ending:
             case AnsweredFacts() as reply:
@@ -165,7 +167,7 @@ class Totals:
 
 
 class _Rate:
-    """Events per second over the last ``DEMAND_WINDOW_S``, in whole slots."""
+    """Rate of events per second over the last ``DEMAND_WINDOW_S``, in whole slots."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -190,7 +192,10 @@ class _Rate:
 
 
 class Metrics:
-    """Thread-safe where the executor calls it; the rest belongs to the event loop."""
+    """Metrics of one server.
+
+    They are thread-safe where the executor calls them; the rest belongs to the event loop.
+    """
 
     def __init__(self, registry: CollectorRegistry, clock: Clock) -> None:
         self.registry = registry
@@ -284,22 +289,22 @@ class Metrics:
         self.registry.register(_BackendGauges(backend, self._demand))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The metrics and their content type, in the format that ``accept`` asks for."""
+        """Return the metrics and their content type, in the format that ``accept`` asks for."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
-    # ---- told by the gateway --------------------------------------------------------------------
+    # ---- facts from the gateway -----------------------------------------------------------------
 
     def demanded(self) -> None:
-        """A request has arrived that an idle server could answer, as far as was looked."""
+        """Count a request that an idle server could answer, as far as was looked."""
         self._demand.add()
 
     def decoded(self, image_format: str, seconds: float) -> None:
-        """An image was decoded."""
+        """Record that an image was decoded."""
         self._decodes[image_format].observe(seconds)
 
     def ended_request(self, record: RequestRecord) -> None:
-        """A request ended; called exactly once for each."""
+        """Record that a request ended; called exactly once for each."""
         self.totals.add(record, self._clock())
         self._requests[record.outcome].inc()
         self._duration.observe(record.duration_s)
@@ -318,37 +323,37 @@ class Metrics:
             case _:
                 pass
 
-    # ---- told by the executor (core.ports.Observer) ---------------------------------------------
+    # ---- facts from the executor (core.ports.Observer) ------------------------------------------
 
     def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
-        """A segment ran."""
+        """Record that a segment ran."""
         self._segments[segment.kind].observe(seconds)
         self._batch.observe(batch)
         if predicted_s > 0:
             self._prediction.observe(seconds / predicted_s)
 
     def decided(self, seconds: float) -> None:
-        """The policy was asked, and took this long."""
+        """Record that the policy was asked, and took this long."""
         self._decision.observe(seconds)
 
     def ended(self, result: Result) -> None:
-        """A request left the executor."""
+        """Record that a request left the executor."""
         self._results[RESULT_NAMES[type(result)]].inc()
 
 
 class _BackendGauges(Collector):
-    """Values that live in the backend, read when they are asked for."""
+    """Gauges that live in the backend, read when they are asked for."""
 
     def __init__(self, backend: Backend, demand: _Rate) -> None:
         self._backend = backend
         self._demand = demand
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing: registering must not read a backend that has not started."""
+        """Return nothing: registering must not read a backend that has not started."""
         return ()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One sample of each."""
+        """Yield one sample of each gauge."""
         backend = self._backend
         yield GaugeMetricFamily(
             "punctual_ready", "Whether requests would be answered.", float(backend.ready)

@@ -45,18 +45,21 @@ from serving.observability.metrics import AnsweredFacts, RequestRecord
 SERVICE = "punctual"
 CLOSE_S = 2.0
 MAX_DRIFT_NS = 1_000_000
-"""Between the gateway's clock and that of the wall, before spans follow the latter."""
+"""Most nanoseconds between the gateway's clock and the wall's, before spans follow the latter."""
 FAILURES = frozenset({"late", "error"})
 """Outcomes that are the server's own fault."""
 
 WallClock = Callable[[], int]
-"""Nanoseconds since the epoch."""
+"""Wall clock: nanoseconds since the epoch."""
 Facts = Mapping[str, str | int | float | bool]
 """Attributes of a span."""
 
 
 class Tracing:
-    """Traces to ``provider``. ``clock`` is that of the gateway and of the executor."""
+    """One gateway's traces, which go to ``provider``.
+
+    ``clock`` is that of the gateway and of the executor.
+    """
 
     def __init__(
         self, provider: TracerProvider, clock: Clock, wall_clock_ns: WallClock = time.time_ns
@@ -89,30 +92,36 @@ class Tracing:
         return RequestTrace(span, self._tracer, self._followed, state["arrival_s"], epoch_ns)
 
     def _follow_wall_clock(self) -> int:
-        """When the clock was 0. As long as that seems to be the same, it is, so that a run has the
-        same instants in every trace."""
+        """Return the nanoseconds since the epoch when the clock was 0.
+
+        As long as that seems to be the same, it is, so that a run has the same instants in every
+        trace.
+        """
         epoch_ns = self._wall_clock_ns() - round(1e9 * self._clock())
         if abs(epoch_ns - self._epoch_ns) > MAX_DRIFT_NS:
             self._epoch_ns = epoch_ns
         return self._epoch_ns
 
     def ran(self, run: SegmentRun) -> None:
-        """As ``core.observing.Trace``."""
+        """Record a run of a segment, as ``core.observing.Trace`` asks."""
         for request in run.requests:
             trace = self._followed.get(request.id)
             if trace is not None:
                 trace.runs.append(run)
 
     def close(self) -> None:
-        """Send what has not been sent, and stop. What cannot be sent within ``CLOSE_S`` is lost: a
-        collector that has gone must not hold up the server's end, as the SDK would let it."""
+        """Send what has not been sent, and stop.
+
+        What cannot be sent within ``CLOSE_S`` is lost: a collector that has gone must not hold up
+        the server's end, as the SDK would let it.
+        """
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(CLOSE_S)
 
 
 class RequestTrace:
-    """A sampled request. Instants are seconds of the gateway's clock."""
+    """One sampled request. Instants are seconds of the gateway's clock."""
 
     def __init__(
         self,
@@ -131,13 +140,15 @@ class RequestTrace:
         self._epoch_ns = epoch_ns
 
     def follow(self, number: int) -> None:
-        """From now on the engine knows it by this number."""
+        """Note the number by which the engine knows the request from now on."""
         self._number = number
         self._followed[number] = self
 
     def end(self, record: RequestRecord, read_s: float, decoded_s: float) -> None:
-        """It has ended as ``record`` says; its image was there at ``read_s``, its pixels at
-        ``decoded_s``, or never, if that is 0."""
+        """Record that the request has ended as ``record`` says.
+
+        Its image was there at ``read_s``, its pixels at ``decoded_s``, or never, if that is 0.
+        """
         if self._number is not None:
             del self._followed[self._number]
         parent = set_span_in_context(self._span)
@@ -190,7 +201,7 @@ def _facts_of_ending(record: RequestRecord) -> Facts:
 
 
 def open_tracing(clock: Clock) -> Tracing:
-    """To where the environment says, over OTLP and HTTP."""
+    """Open tracing to where the environment says, over OTLP and HTTP."""
     ours = Resource({"service.name": SERVICE, "service.version": version("punctual")})
     resource = ours.merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
