@@ -144,7 +144,7 @@ def create_app(
     tracing: Tracing | None = None,
     started: Callable[[Exception | None], Awaitable[None]],
 ) -> ASGIApp:
-    """The gateway over a backend that is not started yet.
+    """Return the gateway over a backend that is not started yet.
 
     Its lifespan starts the backend beside the server, so that health checks are answered while the
     model loads, and calls ``started`` with what became of that; at the end it stops the backend.
@@ -226,14 +226,16 @@ def create_app(
 
 
 def _runtime(settings: Settings) -> str:
-    """What is said to run the segments."""
+    """Return the name of what is said to run the segments."""
     return settings.runtime if settings.backend == "embedded" else settings.backend
 
 
 def _report_front(backend: Backend, runtime: str) -> None:
-    """What is served without its accuracy being known, and what is not worth its time, since
-    something that is no slower is as accurate: by the profiles on ``runtime`` or, without them, by
-    what is predicted now."""
+    """Log what is served without its accuracy being known, and what is not worth its time.
+
+    An exit is not worth its time where something that is no slower is as accurate: by the profiles
+    on ``runtime`` or, without them, by what is predicted now.
+    """
     family = backend.family
     for catalog in family.catalogs:
         if catalog.evaluation is None:
@@ -261,7 +263,7 @@ def create_server(
     tracing: Tracing | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Server:
-    """The server over a backend; ``announce`` is called with its URL once it is ready."""
+    """Return the server over a backend; ``announce`` is called with its URL once it is ready."""
     lifecycle = Lifecycle(backend)
     server: Server
 
@@ -293,7 +295,7 @@ def create_server(
 
 
 class CreateBackend(Protocol):
-    """``create_backend``, or something in its place."""
+    """Type of ``create_backend``, or something in its place."""
 
     def __call__(
         self, settings: Settings, metrics: Metrics, clock: Clock, *, tracing: Tracing | None

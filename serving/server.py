@@ -1,4 +1,4 @@
-"""The HTTP server's process: it listens, drains when told to end, and resets nobody."""
+"""HTTP server's process: it listens, drains when told to end, and resets nobody."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TICK_S = 0.01
 
 
 class Server(uvicorn.Server):
-    """One process: HTTP until told to end, then a drain.
+    """One server process: HTTP until told to end, then a drain.
 
     SIGTERM   /readyz says no; requests are served for ``drain_delay_s``
     then      it no longer listens; new requests are refused, those in flight end, the process
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
 
     @property
     def url(self) -> str:
-        """Where it listens, once it does."""
+        """URL where the server listens, once it does."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -87,8 +87,11 @@ class Server(uvicorn.Server):
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer whoever has connected, then end. uvicorn's own closes connections whose request
-        it has not read yet, and the kernel resets those that it has not accepted."""
+        """Answer whoever has connected, then end.
+
+        uvicorn's own closes connections whose request it has not read yet, and the kernel resets
+        those that it has not accepted.
+        """
         if not self.force_exit:
             await self._stop_listening()
             await self._read_first_requests()
@@ -100,8 +103,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal arrived. Called between any two bytecodes of the main thread. uvicorn's own
-        would raise the signal again after the shutdown, and the exit code would not be 0."""
+        """Drain on the first signal, and end at once on the second.
+
+        It is called between any two bytecodes of the main thread. uvicorn's own would raise the
+        signal again after the shutdown, and the exit code would not be 0.
+        """
         if self._draining:
             self.should_exit = self.force_exit = True
             return
@@ -118,8 +124,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def _stop_listening(self) -> None:
-        """Close the listening sockets, and take over what waits in them to be accepted. Who comes
-        between the last look and the close, microseconds, is reset."""
+        """Close the listening sockets, and take over what waits in them to be accepted.
+
+        Who comes between the last look and the close, microseconds, is reset.
+        """
         loop = asyncio.get_running_loop()
         of_asyncio = [listener for server in self.servers for listener in server.sockets]
         listeners = [listener.dup() for listener in of_asyncio]
@@ -148,7 +156,7 @@ class Server(uvicorn.Server):
 
 
 def _close_listener(listener: socket.socket) -> list[socket.socket]:
-    """Close a listening socket that does not block; the connections that waited in it."""
+    """Close a listening socket that does not block; return the connections that waited in it."""
     waiting = []
     with listener, contextlib.suppress(OSError):
         while True:

@@ -29,7 +29,10 @@ _SERVICE_LINK_HINT = (
 
 
 class SettingsError(CommandError):
-    """The settings cannot be used; ``problems`` has one sentence for each thing that is wrong."""
+    """Error of settings that cannot be used.
+
+    ``problems`` has one sentence for each thing that is wrong.
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -42,7 +45,7 @@ class SettingsError(CommandError):
 
 
 class Settings(BaseSettings):
-    """Every field is also the environment variable ``PUNCTUAL_<FIELD>``."""
+    """Settings of one server; every field is also the environment variable ``PUNCTUAL_<FIELD>``."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -143,7 +146,7 @@ class Settings(BaseSettings):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names in ``model``; none, if that is not set."""
+        """Names in ``model``; empty, if that is not set."""
         return tuple(name.strip() for name in (self.model or "").split(",") if name.strip())
 
     @model_validator(mode="after")
@@ -170,13 +173,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment; no ``.env`` file and no secrets folder is read."""
+        """Return the sources: arguments win over the environment.
+
+        No ``.env`` file and no secrets folder is read.
+        """
         return init_settings, env_settings
 
 
 def load(overrides: Mapping[str, Any]) -> Settings:
-    """Settings from the environment, with ``overrides`` (field -> value) on top. Raises
-    SettingsError with every problem at once, unknown variables included."""
+    """Read settings from the environment, with ``overrides`` (field -> value) on top.
+
+    Raises SettingsError with every problem at once, unknown variables included.
+    """
     problems = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     try:
         settings = Settings(**overrides)
@@ -188,7 +196,7 @@ def load(overrides: Mapping[str, Any]) -> Settings:
 
 
 def variable(field: str) -> str:
-    """The environment variable of ``field``."""
+    """Return the environment variable of ``field``."""
     return PREFIX + field.upper()
 
 
@@ -204,7 +212,10 @@ def _unknown(name: str) -> str:
 
 
 def _sentence(detail: Any, overrides: Mapping[str, Any]) -> str:
-    """One validation error, named as the user wrote it: an option or an environment variable."""
+    """Return one validation error, named as the user wrote it.
+
+    It is named by an option or an environment variable.
+    """
     reason = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
         return str(reason)
