@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from serving.core.command_errors import InvalidArgument
 
-PATIENCE = timedelta(hours=3)
+EXCHANGE_TIMEOUT = timedelta(hours=3)
 """Timeout of an exchange between processes, which wait while the first one validates."""
 
 
@@ -71,7 +71,7 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     if own.type == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
-    dist.init_process_group(BACKENDS[own.type], timeout=PATIENCE)
+    dist.init_process_group(BACKENDS[own.type], timeout=EXCHANGE_TIMEOUT)
     try:
         yield Processes(dist.get_rank(), count), own
     finally:

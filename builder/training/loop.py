@@ -36,7 +36,7 @@ from builder.training.batch import assign_examples, stack_images
 from builder.training.distributed import Processes, joined
 from builder.training.losses import exit_loss
 from builder.training.optimization import MovingAverage, learning_rate_at, make_optimizer
-from builder.training.training_log import Journal
+from builder.training.training_log import TrainingLog
 from builder.training.validation import positives_per_level, validate
 from serving.artifacts.torch_programs import multiplies_bf16
 from serving.core.command_errors import CommandFailed, InvalidArgument
@@ -107,7 +107,7 @@ def _train_epoch(
     dataset: Dataset,
     config: Config,
     processes: Processes,
-    journal: Journal,
+    training_log: TrainingLog,
     bar: tqdm[Any],
 ) -> dict[str, Any]:
     """Train one epoch and return the line to log. Raises Diverged."""
@@ -138,8 +138,8 @@ def _train_epoch(
             classes, boxes = processes.sum(sums[-1, :2] - before).tolist()
             bar.set_postfix(epoch=run.epoch + 1, loss=f"{classes + boxes:.3f}", refresh=False)
             for name, value in (("class", classes), ("box", boxes)):
-                journal.plot(f"step/{name}_loss_of_last_exit", value, index)
-            journal.plot("step/learning_rate", rate, index)
+                training_log.plot(f"step/{name}_loss_of_last_exit", value, index)
+            training_log.plot("step/learning_rate", rate, index)
     means = processes.sum(sums[:, :2].contiguous()) / sums[:, 2:].clamp(min=1)
     # The loss tells of the weights before a step, so not of what the last one made of them.
     weights = run.model.state_dict().values()
@@ -374,31 +374,31 @@ def _run_epochs(
     done = run.epoch * steps
     is_partial = (recipe.exits_per_step or config.detector.num_exits) < config.detector.num_exits
     wrapped = processes.wrap(run.model, is_partial=is_partial)
-    journal = Journal(path.parent, processes, run.epoch, done, tensorboard)
+    training_log = TrainingLog(path.parent, processes, run.epoch, done, tensorboard)
     quiet = not processes.is_first
     with tqdm(total=recipe.epochs * steps, initial=done, mininterval=5, disable=quiet) as bar:
         while run.epoch < recipe.epochs:
             started = time.monotonic()
-            line = _train_epoch(run, wrapped, dataset, config, processes, journal, bar)
+            line = _train_epoch(run, wrapped, dataset, config, processes, training_log, bar)
             run.epoch += 1
             run.seconds += time.monotonic() - started
             if quiet:
                 continue
-            journal.write({**line, "seconds": round(run.seconds, 1)})
+            training_log.write({**line, "seconds": round(run.seconds, 1)})
             metadata.update(epochs=run.epoch, seconds=round(run.seconds, 1))
             curves = {name: line[name] for name in ("class_loss", "box_loss")}
             last = run.epoch == recipe.epochs
             due = recipe.validate_every and run.epoch % recipe.validate_every == 0
             if held_out is not None and (last or due):
                 validation = _validation_line(run.epoch, validate(run.average.model, held_out))
-                journal.write(validation)
+                training_log.write(validation)
                 log.info("%s", validation)
                 metadata["validation"] = {"split": recipe.validation_split, **validation}
                 curves.update(validation["validation"])
             for name, values in curves.items():
                 for depth, value in enumerate(values, start=1):
                     # At the last step: what is resumed takes back all from the next one on.
-                    journal.plot(f"{name}/exit_{depth}", value, run.epoch * steps - 1)
+                    training_log.plot(f"{name}/exit_{depth}", value, run.epoch * steps - 1)
             weights = run.average.model.state_dict()
             save_checkpoint(path, config.detector, weights, metadata, run.state())
-    journal.close()
+    training_log.close()

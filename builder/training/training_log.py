@@ -14,7 +14,7 @@ LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
 
 
-class Journal:
+class TrainingLog:
     """One training run's log, which the first process writes; the others write nothing."""
 
     def __init__(self, out: Path, processes: Processes, epoch: int, step: int, board: bool) -> None:
