@@ -266,12 +266,12 @@ def _timed(work: Callable[[], object], device: torch.device, rounds: int) -> Seq
             torch.cuda.synchronize(device)
 
     seconds = []
-    for turn in range(-WARM_UP_ROUNDS, rounds):
+    for round_index in range(-WARM_UP_ROUNDS, rounds):
         wait()
         started_s = time.perf_counter()
         work()
         wait()
-        if turn >= 0:
+        if round_index >= 0:
             seconds.append(time.perf_counter() - started_s)
     return seconds
 

@@ -61,9 +61,9 @@ def measure_segments(
     """Return quantiles of every segment at every batch size over ``rounds`` rounds."""
     seconds: dict[tuple[Segment, int], list[float]] = defaultdict(list)
     image = _noise(catalog)
-    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="segments", unit="round"):
+    for round_index in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="segments", unit="round"):
         for segment, batch, taken_s in time_every_segment(runner, image, catalog.num_exits, clock):
-            if turn >= 0:
+            if round_index >= 0:
                 seconds[segment, batch].append(taken_s)
     table = {
         key: Quantiles(quantile(values, 0.5), quantile(values, 0.9), quantile(values, 0.99))
@@ -145,10 +145,10 @@ def _in_turn(
     Returns what ``_medians`` says of them.
     """
     pairs: dict[Key, list[tuple[float, float]]] = {key: [] for key in runs}
-    for turn in tqdm(range(-WARM_UP_ROUNDS, rounds), desc=description, unit="round"):
+    for round_index in tqdm(range(-WARM_UP_ROUNDS, rounds), desc=description, unit="round"):
         for key, (first, second) in runs.items():
             pair = first(), second()
-            if turn >= 0:
+            if round_index >= 0:
                 pairs[key].append(pair)
     return {key: _medians(measured) for key, measured in pairs.items()}
 

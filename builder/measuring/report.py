@@ -72,7 +72,7 @@ class ModelSummary:
     num_of_class: Mapping[str, int]
     """Number of objects of each class in the data set."""
     num_of_size: Mapping[str, int]
-    pictures: tuple[ReportImage, ...]
+    images: tuple[ReportImage, ...]
 
 
 def gather(
@@ -81,7 +81,7 @@ def gather(
     folder: Path,
     dataset: Dataset,
     load_image: LoadImage,
-    num_pictures: int,
+    num_images: int,
 ) -> ModelSummary:
     """Run every exit of the model in ``folder`` over a data set, and look up the rest of its facts.
 
@@ -95,11 +95,11 @@ def gather(
         ExitSummary(depth, average_precision(dataset, rows), macs, _path_ms(profile, depth))
         for (depth, rows), macs in zip(found.items(), exit_macs(catalog, folder), strict=True)
     )
-    pictures = tuple(
-        _picture(dataset.samples[index], {depth: rows[index] for depth, rows in found.items()})
-        for index in spread(len(dataset.samples), num_pictures)
+    images = tuple(
+        _report_image(dataset.samples[index], {depth: rows[index] for depth, rows in found.items()})
+        for index in spread(len(dataset.samples), num_images)
     )
-    return ModelSummary(catalog, runner.runtime, profile, exits, *count_objects(dataset), pictures)
+    return ModelSummary(catalog, runner.runtime, profile, exits, *count_objects(dataset), images)
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:
@@ -118,7 +118,7 @@ def _path_ms(profile: LatencyProfile | None, depth: int) -> float | None:
     return 1e3 * sum(profile.table[key].p50_s for key in keys)
 
 
-def _picture(sample: Sample, found: Mapping[int, ScoredBoxes]) -> ReportImage:
+def _report_image(sample: Sample, found: Mapping[int, ScoredBoxes]) -> ReportImage:
     image, buffer = Image.fromarray(sample.image), io.BytesIO()
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)

@@ -28,7 +28,7 @@ Series = Sequence[tuple[str, Sequence[tuple[float, float]]]]
 def page(models: Sequence[ModelSummary], dataset: str, num_images: int, score: float) -> str:
     """Return the whole document.
 
-    ``dataset`` says what accuracies were measured on; pictures show detections that score at least
+    ``dataset`` says what accuracies were measured on; images show detections that score at least
     ``score``.
     """
     names = ", ".join(facts.catalog.name for facts in models)
@@ -144,7 +144,7 @@ def _model(facts: ModelSummary, score: float) -> str:
             facts.num_of_size,
             {of_exit.depth: of_exit.accuracy.ap_by_size for of_exit in facts.exits},
         )
-        + section(f"{name}: detections, exit by exit", _pictures(facts, score))
+        + section(f"{name}: detections, exit by exit", _images(facts, score))
     )
 
 
@@ -186,14 +186,14 @@ def _broken_down(
     return section(title, content + table(head, rows))
 
 
-def _pictures(facts: ModelSummary, score: float) -> str:
+def _images(facts: ModelSummary, score: float) -> str:
     classes = facts.catalog.classes
     note = f"Lines: detections that score {score:g} or more. Dashed: the annotations."
     rows = "".join(
-        f'{_symbol(picture, identity)}{_muted(picture.name)}<div class="pictures">'
-        + "".join(_figure(picture, identity, depth, classes, score) for depth in picture.found)
+        f'{_symbol(image, identity)}{_muted(image.name)}<div class="pictures">'
+        + "".join(_figure(image, identity, depth, classes, score) for depth in image.found)
         + "</div>"
-        for number, picture in enumerate(facts.pictures)
+        for number, image in enumerate(facts.images)
         for identity in (f"{facts.catalog.name}-{number}",)
     )
     colours = [(name, _colour(index)) for index, name in enumerate(classes)]
@@ -204,10 +204,10 @@ def _colour(label: int) -> str:
     return SERIES[label % len(SERIES)]
 
 
-def _symbol(picture: ReportImage, identity: str) -> str:
+def _symbol(image: ReportImage, identity: str) -> str:
     """Return the image as an SVG symbol, once for all exits."""
-    height, width = picture.size
-    data = b64encode(picture.jpeg).decode()
+    height, width = image.size
+    data = b64encode(image.jpeg).decode()
     return (
         f'<svg width="0" height="0" style="display:none"><symbol id="{escape(identity)}" '
         f'viewBox="0 0 {width} {height}"><image width="{width}" height="{height}" '
@@ -216,20 +216,20 @@ def _symbol(picture: ReportImage, identity: str) -> str:
 
 
 def _figure(
-    picture: ReportImage, identity: str, depth: int, classes: Sequence[str], score: float
+    image: ReportImage, identity: str, depth: int, classes: Sequence[str], score: float
 ) -> str:
-    height, width = picture.size
-    found = picture.found[depth]
+    height, width = image.size
+    found = image.found[depth]
     shown = [index for index, value in enumerate(found.scores) if value >= score]
     unit = max(height, width) / 225  # about a pixel of the page
-    boxes = _boxes(picture.boxes_xyxy, ["#fff"] * len(picture.boxes_xyxy), unit, True)
+    boxes = _boxes(image.boxes_xyxy, ["#fff"] * len(image.boxes_xyxy), unit, True)
     colours = [f"var(--{_colour(int(found.labels[index]))})" for index in shown]
     labels = [f"{classes[int(found.labels[i])]} {found.scores[i]:.2f}" for i in shown]
     boxes += _boxes(found.boxes_xyxy[shown], colours, 1.6 * unit, False, labels)
-    caption = f"exit {depth}: {len(shown)} detections, {len(picture.boxes_xyxy)} objects"
+    caption = f"exit {depth}: {len(shown)} detections, {len(image.boxes_xyxy)} objects"
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(f"{picture.name}, {caption}")}">'
+        f'aria-label="{escape(f"{image.name}, {caption}")}">'
         f'<use href="#{escape(identity)}" width="{width}" height="{height}"/>{boxes}</svg>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )

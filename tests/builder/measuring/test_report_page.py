@@ -28,7 +28,7 @@ def found(score: float) -> ScoredBoxes:
     return ScoredBoxes(BOX + 1, np.array([score], np.float32), np.zeros(1, np.int64))
 
 
-PICTURE = ReportImage("a & b", b"jpeg", (100, 200), BOX, {1: found(0.3), 2: found(0.875)})
+IMAGE = ReportImage("a & b", b"jpeg", (100, 200), BOX, {1: found(0.3), 2: found(0.875)})
 FACTS = ModelSummary(
     replace(CATALOG, name="cells"),
     "openvino",
@@ -36,7 +36,7 @@ FACTS = ModelSummary(
     (exit_facts(1, 0.5), exit_facts(2, 0.625)),
     {"x": 1234},
     {"small": 0, "medium": 1000, "large": 234},
-    (PICTURE,),
+    (IMAGE,),
 )
 
 
