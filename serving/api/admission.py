@@ -116,15 +116,15 @@ class Admission:
         """
         with self._backlog.joined(context.deadline_s):
             result = await work
-            self._backlog.answered(self._least_share(context))
+            self._backlog.answered(self._shallowest_share(context))
         return result
 
-    def _least_share(self, context: RequestContext) -> float:
+    def _shallowest_share(self, context: RequestContext) -> float:
         """Return what share of the answer's time the shallowest allowed exit would have taken.
 
         A request that is answered at depth because there is time for it stands in nobody's way.
         """
         assert context.answered is not None, "it has ended without an answer and without an error"
-        least_s = self._backend.predicted_s(context.options.min_depth)
+        shallowest_s = self._backend.predicted_s(context.options.min_depth)
         taken_s = self._backend.predicted_s(context.answered.depth, context.answered.model)
-        return least_s / max(least_s, taken_s)
+        return shallowest_s / max(shallowest_s, taken_s)

@@ -98,8 +98,8 @@ class DetectionService:
         context = self._context(http)
         with self._counted(context):
             message = await self._parse_and_admit(http, adapter, context)
-            finding = self.admission.inside(context, self._infer(message, context))
-            found = await while_connected(http.receive, finding)
+            inference = self.admission.inside(context, self._infer(message, context))
+            found = await while_connected(http.receive, inference)
             response, context.reply = self._reply(message, context, *found)
             return response
 
@@ -114,8 +114,8 @@ class DetectionService:
         try:
             with self._counted(context, stream):
                 message = await self._parse_and_admit(http, adapter, context)
-                telling = self.admission.inside(context, self._stream(message, context, stream))
-                context.reply, reason = reply, _ = await while_connected(http.receive, telling)
+                streaming = self.admission.inside(context, self._stream(message, context, stream))
+                context.reply, reason = reply, _ = await while_connected(http.receive, streaming)
             event, details = DONE, self._done(context, reply, reason, stream)
         except Exception as error:
             if not stream.started:

@@ -54,17 +54,17 @@ class InProcessBackend:
         executor = self._started().executor
         loop = asyncio.get_running_loop()
         # Never full: an answer from each exit, and then the end.
-        told: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(self.family.num_exits + 1)
+        results: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(self.family.num_exits + 1)
 
-        def tell(result: Result, last: bool) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, (result, last))
+        def deliver(result: Result, last: bool) -> None:
+            loop.call_soon_threadsafe(results.put_nowait, (result, last))
 
-        on_exit = partial(tell, last=False) if request.streaming else None
-        executor.submit(request, image, partial(tell, last=True), on_exit)
+        on_exit = partial(deliver, last=False) if request.streaming else None
+        executor.submit(request, image, partial(deliver, last=True), on_exit)
         last = False
         try:
             while not last:
-                result, last = await told.get()
+                result, last = await results.get()
                 if not isinstance(result, Answered):
                     raise error_of(result)
                 if not (last and request.streaming):  # then it is the answer before, once more

@@ -79,7 +79,7 @@ class _Arrived:
 class _Pending:
     """One request that Triton has not ended, though its sender may have left."""
 
-    told: asyncio.Queue[_Arrived | ServingError | None]
+    messages: asyncio.Queue[_Arrived | ServingError | None]
     """Queue of the responses, then of an error or, at the end of all, None."""
     most: int
     """Number of responses that may come; an only one ends it."""
@@ -198,11 +198,11 @@ class TritonBackend:
         sent_s = self._clock()
         name, entry = self._send(image, request, sent_s)
         try:
-            while (told := await entry.told.get()) is not None:
-                if isinstance(told, ServingError):
-                    raise told
-                answered, in_triton_s = read_answer(request, told.response, told.arrived_s)
-                self._transports.append(told.arrived_s - sent_s - in_triton_s)
+            while (message := await entry.messages.get()) is not None:
+                if isinstance(message, ServingError):
+                    raise message
+                answered, in_triton_s = read_answer(request, message.response, message.arrived_s)
+                self._transports.append(message.arrived_s - sent_s - in_triton_s)
                 yield answered
         finally:
             if name in self._pending:
@@ -314,10 +314,10 @@ class TritonBackend:
             self._end(name, wire.error_from_text(response.error_message))
         elif not response.infer_response.outputs:
             self._end(name, None)
-        elif entry.told.qsize() == entry.most:
+        elif entry.messages.qsize() == entry.most:
             raise _Lost("Triton answered a request more often than it has exits")
         else:
-            entry.told.put_nowait(_Arrived(response.infer_response, self._clock()))
+            entry.messages.put_nowait(_Arrived(response.infer_response, self._clock()))
             if entry.most == 1:
                 self._end(name, None)
 
@@ -325,7 +325,7 @@ class TritonBackend:
         entry = self._pending.pop(name)
         if entry.shared is not None and entry.slot is not None:
             entry.shared.free(entry.slot)
-        entry.told.put_nowait(error)
+        entry.messages.put_nowait(error)
         entry.ended.set()
 
     def _heard(self, response: pb.ModelStreamInferResponse) -> None:
