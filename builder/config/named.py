@@ -95,8 +95,10 @@ class DetectorConfig(JsonRecord):
     backbone_width: int = 8
     """Channels of the backbone's stem; of AmoebaNet-D its F, four times as many."""
     backbone_layers: int = 0
-    """Number of normal cells of AmoebaNet-D, its L; 0 for backbones whose names tell their
-    depth."""
+    """Number of normal cells of AmoebaNet-D, its L.
+
+    It is 0 for backbones whose names tell their depth.
+    """
     neck: str = "nas_fpn"
     """Name of the neck's pyramid: a key of ``GRAPHS``, or the name of ``graph``."""
     graph: tuple[Row, ...] = ()

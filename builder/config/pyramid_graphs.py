@@ -59,9 +59,9 @@ class Step:
     cell: Cell
     coarse: int
     fine: int
-    """Offset of the finer input, as ``coarse`` is of the coarser.
+    """Offset of the finer input of the cell.
 
-    Of inputs at equal levels the first counts as the coarser.
+    Of inputs at equal levels the first counts as the coarser, whose offset is ``coarse``.
     """
     unused: tuple[int, ...]
     """Offsets of the maps that are added to an output cell.

@@ -1,5 +1,7 @@
-"""Augmentation of samples to training inputs: scale jitter, crop or pad, flips, brightness,
-contrast."""
+"""Augmentation of samples to training inputs: scale jitter, crop or pad, flips, grey levels.
+
+Grey levels change in brightness and contrast.
+"""
 
 from __future__ import annotations
 

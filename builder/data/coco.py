@@ -88,8 +88,7 @@ def _ground_truth(dataset: Dataset) -> COCO:
 
 
 def _evaluate(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> COCOeval | None:
-    """Return the matches of one detection record for each sample; None if there are no
-    detections."""
+    """Return the matches of one detection record for each sample; None without detections."""
     rows = [
         {
             "image_id": index,

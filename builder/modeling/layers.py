@@ -31,8 +31,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "swish
 
 
 class DropBlock(nn.Module):
-    """A layer that drops square blocks of a feature map in training: DropBlock (Ghiasi et al.,
-    2018).
+    """A layer that drops square blocks of a feature map in training.
+
+    This is DropBlock (Ghiasi et al., 2018).
 
     Every channel of every image loses blocks of its own, which lie wholly inside the map; what is
     left is scaled up so that the map keeps its mean. ``rate`` is the share of cells to drop as the

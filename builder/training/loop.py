@@ -93,8 +93,10 @@ class _Run:
 
 
 def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -> list[int]:
-    """Return the exits to train in one step, ascending: all, or the last and ``count - 1``
-    others."""
+    """Return the exits to train in one step, ascending.
+
+    They are all, or the last and ``count - 1`` others.
+    """
     if count is None or count >= num_exits:
         return list(range(1, num_exits + 1))
     others = random.choice(np.arange(1, num_exits), size=count - 1, replace=False)

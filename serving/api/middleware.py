@@ -32,8 +32,7 @@ SKIPPABLE_BYTES = 2**20
 
 
 class Middleware:
-    """ASGI middleware around ``app`` that stamps each request with ``arrival_s`` and
-    ``request_id``.
+    """ASGI middleware that stamps each request to ``app`` with ``arrival_s`` and ``request_id``.
 
     Both are in the state of the request.
 

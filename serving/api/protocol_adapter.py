@@ -29,7 +29,7 @@ class DetectionResult:
     scores: npt.NDArray[np.float32]  # (N,)
     labels: npt.NDArray[np.int32]  # (N,)
     facts: Mapping[str, float | bool]
-    """How the result came about, under the names of ``schemas.DetectionResponse``."""
+    """Facts of how the result came about, under the names of ``schemas.DetectionResponse``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ParsedRequest:
 
 
 class ProtocolAdapter(Protocol):
-    """How one protocol's requests are read and its replies written."""
+    """One protocol of detection requests: how they are read and their replies written."""
 
     def read_head(self, http: HttpRequest) -> Options:
         """Return what is known of the options before the body.

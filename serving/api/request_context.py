@@ -33,9 +33,9 @@ class RequestContext:
     budget: Budget
     options: Options
     read_s: float = 0.0
-    """Instant when its image was there."""
+    """Instant when the request's image was there."""
     decoded_s: float = 0.0
-    """Instant when its pixels were there."""
+    """Instant when the request's pixels were there."""
     answered: Answered | None = None
     """Answer of the deepest exit so far."""
     reply: AnsweredFacts | None = None

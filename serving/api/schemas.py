@@ -121,7 +121,7 @@ class FrontPoint(BaseModel):
 
 
 class Models(BaseModel):
-    """What is served: several models for the same classes are served as one."""
+    """Models that are served; several for the same classes are served as one."""
 
     models: list[ModelFacts]
     front: list[FrontPoint] | None = Field(

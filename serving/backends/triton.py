@@ -140,10 +140,10 @@ class TritonBackend:
         return self._status.num_in_flight if self._status else 0
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """Return the executor's prediction for exit ``depth``, and the way there and back at the
-        tail.
+        """Return the executor's prediction for exit ``depth``, plus a tail of the transport's time.
 
-        There is only one ``model``. Raises BackendUnavailable before the first heartbeat.
+        The transport is the way to the executor and back. There is only one ``model``. Raises
+        BackendUnavailable before the first heartbeat.
         """
         if self._status is None:
             raise BackendUnavailable("Triton is not there.")

@@ -60,8 +60,7 @@ class TritonDepthBackend(InProcessBackend):
 
     @property
     def ready(self) -> bool:
-        """Whether the engine is warm, not stopping, and all depth models were there a moment
-        ago."""
+        """Whether the engine is warm and not stopping, and all depth models were just there."""
         return super().ready and self._reachable
 
     async def start(self) -> None:
