@@ -57,10 +57,12 @@ def create_backend(
     create_policy: CreatePolicy | None = None,
     tracing: Tracing | None = None,
 ) -> Backend:
-    """The backend that ``settings`` ask for, not started; with another policy than the one that
-    serves, if ``create_policy`` is given. ``tracing`` is told of each run of a segment, where the
-    executor is in this process. Raises CommandError, and ImportError when what it needs is not
-    installed."""
+    """Return the backend that ``settings`` ask for, not started.
+
+    It has another policy than the one that serves, if ``create_policy`` is given. ``tracing`` is
+    called with each run of a segment, where the executor is in this process. Raises CommandError,
+    and ImportError when what it needs is not installed.
+    """
     if create_policy is not None and settings.backend == "triton":
         raise CommandError("with the backend triton the policy is not the gateway's to choose")
     folders = find_models(settings.model_repository, settings.models)
@@ -307,8 +309,11 @@ def serve(
     announce: Callable[[str], None],
     create: CreateBackend = create_backend,
 ) -> None:
-    """Serve what ``create`` makes until told to end. Raises CommandError, CommandFailed when the
-    backend does not start, and ImportError when what it needs is not installed."""
+    """Serve what ``create`` makes until told to end.
+
+    Raises CommandError, CommandFailed when the backend does not start, and ImportError when what it
+    needs is not installed.
+    """
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -40,7 +40,7 @@ class SettingsError(CommandError):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong, a sentence each."""
+        """Sentences that each say one thing that is wrong."""
         return self._problems
 
 

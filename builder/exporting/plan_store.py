@@ -25,7 +25,7 @@ from serving.core.command_errors import CommandError
 
 
 class StoreError(CommandError):
-    """What is in the store already is in the way."""
+    """Error of a store that cannot be filled, because what is in it already is in the way."""
 
 
 def build_once(
@@ -35,10 +35,12 @@ def build_once(
     precision: str,
     build: Callable[[Path], None],
 ) -> None:
-    """See that ``store`` has the plans of the model in ``repository`` for this machine's GPU and
-    TensorRT: if not, ``build`` makes them in the copy of the repository that it is given; what it
-    leaves when it raises is removed. Raises GpuError without a GPU, and StoreError when what is
-    there is damaged or of another precision."""
+    """Fill ``store`` with a model's plans for this machine's GPU and TensorRT, unless it has them.
+
+    ``build`` makes them in the copy of ``repository`` that it is given; what it leaves when it
+    raises is removed. Raises GpuError without a GPU, and StoreError when what is there is damaged
+    or of another precision.
+    """
     gpu = Gpu.current(cudart)
     folder = version_folder(Path(), catalog.name)
     key = plans.store_key(trt.__version__, gpu, catalog.digest)

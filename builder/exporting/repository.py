@@ -1,4 +1,5 @@
-"""What the builder writes into a model repository, whose folders ``artifacts.model_folders`` names.
+"""Files that the builder writes into a model repository, with folders by
+``artifacts.model_folders``.
 
 MODEL_REPOSITORY/<model>_anytime/1/      catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
                                          tensorrt/, torch/, int8/: made from them, not in git

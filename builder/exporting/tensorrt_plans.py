@@ -80,8 +80,9 @@ def build_plans(
     level: int = DEFAULT_LEVEL,
     workspace_bytes: int = WORKSPACE_BYTES,
 ) -> Plans:
-    """Compile every unit segment and every fused exit of the model in ``folder`` for the GPU and
-    the TensorRT of this machine.
+    """Compile every unit segment and every fused exit of the model in ``folder``.
+
+    The plans are for the GPU and the TensorRT of this machine.
 
     Writes ``tensorrt/<segment>.plan`` and ``tensorrt/plans.json`` into ``folder`` and, with
     ``depth_folder``, the fused exit of each depth once more as ``depth_folder(depth)/model.plan``.

@@ -66,7 +66,7 @@ class GpuReport:
     models: list[ModelFigures] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """As JSON, whole or not at all."""
+        """Write the report as JSON, whole or not at all."""
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
         partial.replace(path)

@@ -1,4 +1,4 @@
-"""A model that a command is asked for is opened here, with its runner."""
+"""Opening of the models that commands are asked for, and of their runners."""
 
 from __future__ import annotations
 

@@ -55,8 +55,11 @@ def check_head(headers: Headers, max_bytes: int) -> None:
 
 
 async def read_body(receive: Receive, max_bytes: int) -> bytes:
-    """The whole body. Raises PayloadTooLarge as soon as it exceeds ``max_bytes``, RequestCancelled
-    when the client leaves before its end."""
+    """Return the whole body.
+
+    Raises PayloadTooLarge as soon as it exceeds ``max_bytes``, RequestCancelled when the client
+    leaves before its end.
+    """
     body = bytearray()
     while True:
         message = await receive()

@@ -14,8 +14,10 @@ T = TypeVar("T")
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, unless the client leaves first: then ``work`` is cancelled, and
-    RequestCancelled raised."""
+    """Return the result of ``work``, unless the client leaves first.
+
+    Then ``work`` is cancelled, and RequestCancelled raised.
+    """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))
     try:

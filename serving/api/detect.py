@@ -266,8 +266,11 @@ class DetectionService:
     async def _stream(
         self, message: ParsedRequest, context: RequestContext, stream: EventStream
     ) -> tuple[AnsweredFacts, str]:
-        """Pixels, then boxes of each exit, sent as they come; returns the deepest and why there is
-        none deeper. Raises as ``_find``, and RequestCancelled for a client that does not read."""
+        """Decode the image and send the boxes of each exit as they come.
+
+        Returns the facts of the deepest answer, and why there is none deeper. Raises as ``_infer``,
+        and RequestCancelled for a client that does not read.
+        """
         image, placement = await self._decode(message, context)
         request = self._request(context, streaming=True)
         reply: AnsweredFacts | None = None
