@@ -1,1 +1,1 @@
-"""Load generation, and what it says about a server."""
+"""Load generation for Punctual and its peers, simulation of its policies, and studies of both."""

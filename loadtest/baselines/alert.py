@@ -1,8 +1,8 @@
-"""Depth by expected accuracy: what an exit is worth, times how likely it is to be in time.
+"""Policies that choose the depth by expected accuracy: an exit's AP times its chance to be in time.
 
-ALERT (Wan et al., USENIX ATC 2020) takes one input at a time and does not look at the queue. How
-long runs take, over what they typically take, is followed by a Kalman filter whose noise adapts;
-its normal distribution gives the probability of being in time.
+ALERT (Wan et al., USENIX ATC 2020) takes one input at a time and does not look at the queue. A
+Kalman filter whose noise adapts follows how long runs take, over what they typically take; its
+normal distribution gives the probability of being in time.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from serving.core.segment import Segment
 
 MEASUREMENT_NOISE = 0.001
 MIN_PROCESS_NOISE = 0.001
-"""The variance of a run's slowdown is taken to be at least this: 3 %. With 0.1, a third of every
-budget would stay unused even on a steady machine. The constants here are ours, not the paper's."""
+"""Smallest variance that is assumed of a run's slowdown: a standard deviation of 3 %. With 0.1, a
+third of every budget would stay unused even on a steady machine. The constants here are ours, not
+the paper's."""
 FORGETTING = 0.3
 MAX_SLOWDOWN = 4.0
-"""What a measurement is cut off at."""
+"""Largest slowdown that the filter takes in; longer runs are cut off to it."""
 
 
 class SlowdownFilter:
@@ -45,7 +46,7 @@ class SlowdownFilter:
         self._gain, self._process_noise = 0.5, MIN_PROCESS_NOISE
 
     def observe(self, slowdown: float) -> None:
-        """One run."""
+        """Update the estimate with the slowdown of one run."""
         error = min(slowdown, MAX_SLOWDOWN) - self.mean
         self._process_noise = max(
             MIN_PROCESS_NOISE,
@@ -57,14 +58,17 @@ class SlowdownFilter:
         self.variance = prior
 
     def in_time(self, typical_s: float, slack_s: float) -> float:
-        """The probability that what typically takes ``typical_s`` ends within ``slack_s``."""
+        """Return the probability that a run of typically ``typical_s`` ends within ``slack_s``."""
         sigmas = (slack_s / typical_s - self.mean) / math.sqrt(self.variance)
         return 0.5 * (1.0 + math.erf(sigmas / math.sqrt(2.0)))
 
 
 class _Stopwatch:
-    """Measures the policy's own runs. It is not told when one ended, but if somebody waits since
-    it was under way, it ended just now."""
+    """A stopwatch for the policy's own runs.
+
+    The policy is not told when a run ended, but if a request waits since the run was under way, the
+    run ended just now.
+    """
 
     def __init__(self) -> None:
         self._running: tuple[float, float] | None = None
@@ -73,7 +77,7 @@ class _Stopwatch:
         self._running = (now_s, typical_s)
 
     def slowdown(self, snapshot: Snapshot) -> float | None:
-        """Of the run that ended, if that is known."""
+        """Return the slowdown of the run that has just ended; None if that is not known."""
         if self._running is None:
             return None
         started_s, typical_s = self._running
@@ -84,8 +88,10 @@ class _Stopwatch:
 
 
 class Alert:
-    """The traditional form: one fused run to the exit with the largest expected accuracy, nothing
-    being left if that is late."""
+    """ALERT's traditional form: one fused run to the exit with the largest expected accuracy.
+
+    An answer that comes late is worth nothing, since there is no earlier one.
+    """
 
     def __init__(
         self,
@@ -98,7 +104,7 @@ class Alert:
         self._stopwatch = _Stopwatch()
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """The next run."""
+        """Return the next decision: a single request's run, a shedding, or a wait."""
         slowdown = self._stopwatch.slowdown(snapshot)
         if slowdown is not None:
             self._filter.observe(slowdown)
@@ -122,19 +128,24 @@ class Alert:
 
 
 class StagedAlert:
-    """The anytime form for a model that runs in stages: the exit with the largest expected accuracy
-    is chosen anew at each boundary, so that a run that turns out slow ends at a shallower one.
+    """ALERT's anytime form: the exit is chosen anew at each boundary of a model in stages.
+
+    The choice is the exit with the largest expected accuracy, so that a run that turns out slow
+    ends at a shallower one.
 
     An anytime network has answered at each exit that it passes. Here an answer costs a head, which
     is run only where the request is to leave; the fallback is thus the shallowest exit from where
-    it stands, and giving up depth is what keeps it in time. Streaming requests end with their first
-    answer.
+    the request stands, and giving up depth is what keeps it in time. Streaming requests end with
+    their first answer.
     """
 
     def __init__(
         self, available: Collection[Segment], accuracy: Sequence[float], batch_sizes: Sequence[int]
     ) -> None:
-        """Raises ValueError unless ``available`` has every unit segment."""
+        """Take the model's exits and segments.
+
+        Raises ValueError unless ``available`` has every unit segment.
+        """
         del batch_sizes  # one input at a time
         lacking = [s for s in segments.unit_segments(len(accuracy)) if s not in available]
         if lacking:
@@ -145,7 +156,7 @@ class StagedAlert:
         self._stopwatch = _Stopwatch()
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """The next segment."""
+        """Return the next decision: a unit segment for the request in work, or for the next one."""
         slowdown = self._stopwatch.slowdown(snapshot)
         if slowdown is not None:
             self._filter.observe(slowdown)
@@ -178,7 +189,7 @@ class StagedAlert:
         return Run(segment, cohort.requests, cohort.id)
 
     def _best(self, start: int, request: Request, now_s: float, latency: Latency) -> int:
-        """The exit with the largest expected accuracy from depth ``start`` on."""
+        """Return the exit with the largest expected accuracy from depth ``start`` on."""
         slack_s = request.deadline_s - now_s
         best, best_value = max(start, request.min_depth), -math.inf
         stacks_s = 0.0

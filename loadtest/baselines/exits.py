@@ -1,4 +1,4 @@
-"""What all baselines share: fused exits, whom they cannot serve, and batches that pay."""
+"""The parts that all baselines share: fused exits, doomed requests, and batches that pay."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from serving.core.scheduling.path_costs import BATCHING_GAIN, EPSILON_S
 from serving.core.segment import Segment
 
 Queue = tuple[Request, ...]
-"""Requests by deadline."""
+"""Waiting requests, earliest deadline first."""
 Seconds = Callable[[int], float]
-"""What a run of a batch of this size is predicted not to exceed."""
+"""Batch size -> seconds that a run of such a batch is predicted not to exceed."""
 
 
 class Exits:
-    """The fused exits of a model, ``accuracy`` being the AP of exits 1 .. N. Raises ValueError if
-    one of them is not ``available``."""
+    """The fused exits of one model, with their accuracies and the batch sizes that can be run.
+
+    ``accuracy`` is the AP of exits 1 .. N. Raises ValueError if one of the fused exits is not
+    ``available``.
+    """
 
     def __init__(
         self,
@@ -45,21 +48,23 @@ class Exits:
         return len(self._segments)
 
     def run(self, depth: int, requests: Queue) -> Run:
-        """Answer waiting requests at exit ``depth``."""
+        """Return the run that answers waiting requests at exit ``depth``."""
         return Run(self._segments[depth - 1], requests, None)
 
     def seconds(self, latency: Latency, depth: int) -> Seconds:
-        """By batch size, to exit ``depth``."""
+        """Return the predicted seconds of a run to exit ``depth``, by its batch size."""
         segment = self._segments[depth - 1]
         return lambda batch: latency.predict(segment, batch)
 
     def typical(self, latency: Latency, depth: int, batch: int = 1) -> float:
-        """Seconds that half of the runs to exit ``depth`` do not exceed."""
+        """Return the seconds that half of the runs to exit ``depth`` do not exceed."""
         return latency.typical(self._segments[depth - 1], batch)
 
     def paying_sizes(self, seconds: Seconds) -> list[int]:
-        """Batch sizes, smallest first, of which each takes clearly less time per request than the
-        one before; on most CPUs that is 1 alone."""
+        """Return the batch sizes that pay, smallest first; on most CPUs that is 1 alone.
+
+        A size pays if it takes clearly less time per request than the largest paying one below it.
+        """
         sizes = [self.batch_sizes[0]]
         best_s = seconds(sizes[0]) / sizes[0]
         for size in self.batch_sizes[1:]:
@@ -72,9 +77,12 @@ class Exits:
     def shed_doomed(
         self, snapshot: Snapshot, latency: Latency, depth: int = 1
     ) -> ShedRequests | None:
-        """Whoever would be late even if run next, alone, at a typical pace and at the depth nearest
-        to ``depth`` that it accepts; None if nobody would. As in the shipped policy, who is late
-        by the cautious prediction alone still gets a chance."""
+        """Return the shedding of all requests that would be late whatever is done, if any.
+
+        Such a request would be late even if it were run next, alone, at a typical pace and at the
+        depth nearest to ``depth`` that it accepts. As in the shipped policy, a request that is late
+        by the cautious prediction alone still gets a chance.
+        """
         now_s = snapshot.now_s - EPSILON_S
         typical_s = [self.typical(latency, d) for d in range(1, self.num_exits + 1)]
         limit_s = now_s + max(typical_s)
@@ -87,5 +95,5 @@ class Exits:
 
 
 def nearest_depth(request: Request, depth: int) -> int:
-    """The depth nearest to ``depth`` that the request accepts."""
+    """Return the depth nearest to ``depth`` that the request accepts."""
     return min(max(depth, request.min_depth), request.max_depth)

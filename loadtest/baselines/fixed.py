@@ -1,4 +1,4 @@
-"""One depth for everybody: what a server of a single exported network does."""
+"""Policies of one depth for all requests: what a server of a single exported network does."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from serving.core.policy import Decision, Snapshot, Wait
 from serving.core.segment import Segment
 
 BACKOFF = 0.9
-"""By how much Clipper shrinks its batches when somebody was late."""
+"""Factor by which Clipper shrinks its batches when a request was late."""
 
 
 def serve_at(
     depth: int, snapshot: Snapshot, latency: Latency, exits: Exits, batcher: Batcher
 ) -> Decision:
-    """The next batch at ``depth``, of those that are to be run at the same depth as the head."""
+    """Return the next decision of a policy of one depth: a batch, a shedding, or a wait.
+
+    The batch is formed of the requests that are to be run at the same depth as the head: ``depth``,
+    or the nearest that the head accepts.
+    """
     shed = exits.shed_doomed(snapshot, latency, depth)
     if shed is not None:
         return shed
@@ -32,8 +36,10 @@ def serve_at(
 
 
 class FixedDepth:
-    """Everybody at exit ``depth``, in batches that ``batcher`` forms. Raises ValueError if the
-    model has no such exit."""
+    """A policy that serves all requests at exit ``depth``, in batches that ``batcher`` forms.
+
+    Raises ValueError if the model has no such exit.
+    """
 
     def __init__(
         self,
@@ -50,16 +56,18 @@ class FixedDepth:
         self._batcher = batcher
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """The next batch."""
+        """Return the next decision at the fixed depth."""
         return serve_at(self._depth, snapshot, latency, self._exits, self._batcher)
 
 
 class Aimd(FixedDepth):
-    """Everybody at exit ``depth``, in batches that grow by one while full ones make nobody late
-    and shrink by a tenth when somebody was (additive increase, multiplicative decrease).
+    """A policy of one depth whose batches grow until a request is late: Clipper's AIMD.
 
-    Clipper (Crankshaw et al., NSDI 2017). It does not consult predictions for the
-    size of a batch, so it makes requests late in order to learn from it.
+    The largest batch grows by one while full ones make no request late and shrinks by a tenth when
+    one did (additive increase, multiplicative decrease).
+
+    Clipper (Crankshaw et al., NSDI 2017). It does not consult predictions for the size of a batch,
+    so it makes requests late in order to learn from it.
     """
 
     def __init__(
@@ -75,11 +83,11 @@ class Aimd(FixedDepth):
 
     @property
     def limit(self) -> float:
-        """The largest batch at the moment."""
+        """Return the largest batch size that is allowed at the moment."""
         return self._limit
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """The next batch, after having learnt from the one before."""
+        """Return the next decision, after having learnt from the run before."""
         self._learn(snapshot.now_s)
         return super().decide(snapshot, latency)
 
@@ -91,8 +99,11 @@ class Aimd(FixedDepth):
         return batch
 
     def _learn(self, now_s: float) -> None:
-        """A policy is not told when a run ended: by now, but hardly later than predicted, since the
-        executor may have been idle since then."""
+        """Adjust the largest batch by whether the run before was late.
+
+        A policy is not told when a run ended: by now, but hardly later than predicted, since the
+        executor may have been idle since then.
+        """
         if self._running is None:
             return
         predicted_s, deadline_s, was_full = self._running

@@ -1,4 +1,4 @@
-"""One depth for everybody, chosen every second by how much arrives: coarse accuracy scaling."""
+"""Coarse accuracy scaling: one depth for all requests, chosen every second by demand."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from serving.core.segment import Segment
 
 WINDOW_S = 1.0
 FIRST_WINDOW_S = 0.1
-"""The first decision is sooner: the exit used until then was chosen blindly."""
+"""Seconds of the first window, which is short: the exit used until its end was chosen blindly."""
 SMOOTHING = 0.5
-"""The weight of the latest window in the demand."""
+"""Weight of the latest window in the demand, an exponentially weighted mean."""
 HEADROOM = 0.6
-"""The share of an exit's throughput that demand may take: queues grow without bound at 1. Of 0.6,
-0.7, 0.8 and 0.9 what serves best in simulation."""
+"""Share of an exit's throughput that demand may take: queues grow without bound at 1. Of 0.6, 0.7,
+0.8 and 0.9 it is the one that serves best in simulation."""
 
 
 class AccuracyScaling:
-    """The most accurate exit whose sustained throughput is enough for the demand, an exponentially
-    weighted mean of arrivals per window.
+    """A policy that uses the most accurate exit whose sustained throughput meets the demand.
+
+    Demand is an exponentially weighted mean of arrivals per window. Until the first window has
+    passed, the most accurate exit is used.
 
     Proteus (Ahmad et al., ASPLOS 2024) solves a linear program for many devices once in a while;
-    for one device that is all that is left of it. Until the first window has passed, the most
-    accurate exit is used.
+    for one device this choice is all that is left of it.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class AccuracyScaling:
 
     @property
     def depth(self) -> int:
-        """The exit in use."""
+        """Return the exit in use."""
         return self._depth
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """The next batch, at the depth of this window."""
+        """Return the next decision at the depth of this window."""
         if self._window_end_s is None:
             self._window_end_s = snapshot.now_s + self._window_s
         if snapshot.now_s >= self._window_end_s:
@@ -66,7 +67,7 @@ class AccuracyScaling:
         return serve_at(self._depth, snapshot, latency, self._exits, self._batcher)
 
     def _close_windows(self, now_s: float, end_s: float) -> None:
-        """The one that ended at ``end_s``, and those since in which nothing arrived."""
+        """Update the demand by the window that ended at ``end_s`` and the empty ones since then."""
         rate_hz = self._num_arrived / self._window_s
         if self._demand_hz is None:
             self._demand_hz = rate_hz
@@ -90,5 +91,5 @@ class AccuracyScaling:
         return self._best(enough) if enough else max(throughput_hz, key=throughput_hz.__getitem__)
 
     def _best(self, depths: Sequence[int]) -> int:
-        """The most accurate; of equals the shallowest."""
+        """Return the most accurate of these depths; of equals the shallowest."""
         return max(depths, key=lambda depth: (self._exits.accuracy[depth - 1], -depth))

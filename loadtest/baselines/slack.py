@@ -1,6 +1,7 @@
-"""Depth and batch by the slack of the most urgent request: SlackFit and its relatives.
+"""Policies that choose depth and batch by the slack of the most urgent request: SlackFit and kin.
 
-Each looks at what the head has time for, and ranks those pairs of depth and batch by its own idea.
+Each looks at the runs that the head has time for, and ranks those pairs of depth and batch by its
+own idea.
 """
 
 from __future__ import annotations
@@ -16,47 +17,54 @@ from serving.core.scheduling.path_costs import EPSILON_S
 from serving.core.segment import Segment
 
 NUM_BUCKETS = 4
-"""Of 4, 8, 16, 32 and 64 what serves best in simulation: the finer the buckets, the less a batch's
-size counts."""
+"""Number of buckets of run times. Of 4, 8, 16, 32 and 64 it is the one that serves best in
+simulation: the finer the buckets, the less a batch's size counts."""
 
 
 class Choice(NamedTuple):
     """A run that the head has time for."""
 
     bucket: int
-    """Of ``NUM_BUCKETS`` equal parts of the range of run times, the one that this time is in."""
+    """Index of the bucket that the run's time is in.
+
+    There are ``NUM_BUCKETS`` buckets, equal parts of the range of run times.
+    """
     batch: int
     accuracy: float
     depth: int
 
 
 Rank = Callable[[Choice], tuple[float, ...]]
-"""The choice with the largest rank is made."""
+"""A ranking of choices, of which the one with the largest rank is run."""
 
 
 def slackfit(choice: Choice) -> tuple[float, ...]:
-    """The longest runs that fit, in steps of a bucket; of those the largest batch, then the most
-    accurate. SuperServe (Khare et al., NSDI 2025)."""
+    """Rank the longest runs that fit first, in steps of a bucket: SuperServe's SlackFit.
+
+    Of runs in one bucket the largest batch comes first, then the most accurate exit. SuperServe
+    (Khare et al., NSDI 2025).
+    """
     return choice.bucket, choice.batch, choice.accuracy, -choice.depth
 
 
 def maxacc(choice: Choice) -> tuple[float, ...]:
-    """The most accurate, then the largest batch. SuperServe's MaxAcc."""
+    """Rank the most accurate exit first, then the largest batch: SuperServe's MaxAcc."""
     return choice.accuracy, choice.batch, -choice.depth
 
 
 def maxbatch(choice: Choice) -> tuple[float, ...]:
-    """The largest batch, then the most accurate. SuperServe's MaxBatch."""
+    """Rank the largest batch first, then the most accurate exit: SuperServe's MaxBatch."""
     return choice.batch, choice.accuracy, -choice.depth
 
 
 class SlackPolicy:
-    """Runs what has the largest ``rank`` among the batches that are filled, pay, and are predicted
-    to end by the head's deadline.
+    """A policy that runs the batch with the largest ``rank`` that is predicted to end in time.
+
+    In time is by the head's deadline; candidates are batches that are filled and pay.
 
     SlackFit's paper tabulates its buckets beforehand, from a profile and for every batch size. Here
     they follow the predictions, and sizes that the queue does not fill are left out: they would
-    make the run shallow for the sake of empty rows.
+    make the run shallow for the sake of empty places in the batch.
     """
 
     def __init__(
@@ -70,7 +78,7 @@ class SlackPolicy:
         self._rank = rank
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """The next batch."""
+        """Return the next decision: the batch of the largest rank, a shedding, or a wait."""
         shed = self._exits.shed_doomed(snapshot, latency)
         if shed is not None:
             return shed

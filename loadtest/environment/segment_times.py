@@ -1,8 +1,8 @@
-"""How long segments take on this machine at this moment, measured in a process that then ends.
+"""Measurement of how long segments take on this machine now, in a process that then ends.
 
-Interleaved: each round runs every segment once at every batch size, so that a busy moment falls on
-all alike. ``punctual profile`` measures the same for catalogues; this is for a study that wants to
-know now, and nothing of the runtime in its own process.
+Rounds are interleaved: each runs every segment once at every batch size, so that a busy moment
+falls on all alike. ``punctual profile`` measures the same for catalogues; this is for a study that
+wants to know now, and nothing of the runtime in its own process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TAIL, _MEDIAN = -math.log1p(-0.9), math.log(2.0)
 def measure_segments(
     tools: ServingTools, folder: Path, catalog: Catalog, runtime: str, rounds: int, clock: Clock
 ) -> LatencyProfile:
-    """Of every segment in ``folder``, over ``rounds`` runs each."""
+    """Time every segment in ``folder``, over ``rounds`` runs at each batch size."""
     runner = tools.open_runner(runtime, folder, None)
     shape = (catalog.input_height, catalog.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -56,7 +56,7 @@ def measure_segments(
 
 
 def segments_now(folder: Path, runtime: str, rounds: int) -> LatencyProfile:
-    """The same by a process of its own. Raises StudyError."""
+    """Time every segment in ``folder`` in a process of its own. Raises StudyError."""
     command = (sys.executable, "-m", "serving", *COMMAND, str(folder))
     further = ("--runtime", runtime, "--rounds", str(rounds))
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(SETTING_PREFIX)}
@@ -70,7 +70,7 @@ def segments_now(folder: Path, runtime: str, rounds: int) -> LatencyProfile:
 
 
 def slowed(profile: LatencyProfile, factor: float) -> LatencyProfile:
-    """``profile`` of a machine on which everything takes ``factor`` times as long."""
+    """Return ``profile`` as of a machine on which everything takes ``factor`` times as long."""
     table: Mapping[tuple[Segment, int], Quantiles] = {
         key: Quantiles(factor * q.p50_s, factor * q.p90_s, factor * q.p99_s)
         for key, q in profile.table.items()
@@ -79,8 +79,11 @@ def slowed(profile: LatencyProfile, factor: float) -> LatencyProfile:
 
 
 def jitter_of(profile: LatencyProfile) -> float:
-    """What ``simulator.ServiceTimes`` takes for jitter, from the 90th percentiles: with jitter j,
-    p90 / p50 = (1 + j ln 10) / (1 + j ln 2). A median over all segments, at most 1."""
+    """Return the jitter for ``simulator.ServiceTimes`` that the profile's 90th percentiles suggest.
+
+    With jitter j, p90 / p50 = (1 + j ln 10) / (1 + j ln 2). The ratio is a median over all
+    segments, and the jitter at most 1.
+    """
     ratios = [q.p90_s / q.p50_s for q in profile.table.values()]
     ratio = min(quantile(ratios, 0.5), (1 + _TAIL) / (1 + _MEDIAN))
     return max(0.0, (ratio - 1) / (_TAIL - ratio * _MEDIAN))

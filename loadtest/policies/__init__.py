@@ -1,0 +1,1 @@
+"""The names by which simulator and load tests know the scheduling policies."""

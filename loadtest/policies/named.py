@@ -1,7 +1,7 @@
 """All policies by name, so that simulator, load test and tables speak of the same ones.
 
 deadline          the policy that serves
-fixed:K           exit K for everybody, Clockwork's batches; ``max`` is the deepest exit
+fixed:K           exit K for all requests, Clockwork's batches; ``max`` is the deepest exit
 nexus:K, aimd:K   the same with Nexus' and Clipper's batches
 accscale          Proteus: the exit that demand of the last seconds allows, Proteus' batches
 accscale-eager    the same with Clockwork's batches, which do not wait
@@ -24,8 +24,11 @@ from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
 
 Factory = Callable[[Collection[Segment], Sequence[float], Sequence[int], int], Policy]
-"""(available, accuracy, batch_sizes, max_cohorts) -> a policy for one executor. Raises ValueError
-if the runner or the model lacks what the policy needs."""
+"""A maker of policies for one executor, from a model's facts and an executor's limits.
+
+(available, accuracy, batch_sizes, max_cohorts) -> policy. Raises ValueError if the runner or the
+model lacks what the policy needs.
+"""
 
 DEEPEST = "max"
 
@@ -61,7 +64,7 @@ AT_DEPTH: dict[str, Callable[[int | None], Factory]] = {
     "nexus": _fixed(batching.nexus),
     "aimd": _aimd,
 }
-"""Families with a depth, None being the deepest."""
+"""Family of policies with a fixed depth -> how to make one at a depth, None being the deepest."""
 
 POLICIES: dict[str, Factory] = {
     "deadline": DeadlinePolicy,
@@ -82,12 +85,16 @@ POLICIES: dict[str, Factory] = {
         available, accuracy, batch_sizes
     ),
 }
-"""What is compared. Of the families with a depth there are more: see ``parse_policy``."""
+"""Name -> maker of each policy that is compared. Families with a depth have more members: see
+``parse_policy``."""
 
 
 def parse_policy(text: str) -> Factory:
-    """The policy called ``text``: a name of ``POLICIES``, or a family and any depth, such as
-    ``fixed:3``. Raises ValueError, naming them all, for anything else."""
+    """Return the maker of the policy called ``text``.
+
+    A name is one of ``POLICIES``, or a family and any depth, such as ``fixed:3``. Raises
+    ValueError, naming them all, for anything else.
+    """
     if text in POLICIES:
         return POLICIES[text]
     family, _, depth = text.partition(":")
