@@ -1,4 +1,4 @@
-"""Whether client and server counted the same requests with the same ends.
+"""A comparison of how many requests client and server counted for each way in which one can end.
 
     scheduled = answered + rejected + evicted + infeasible + late + unseen + other   by the client
     scheduled + warm-up = unseen + the growth of punctual_requests_total             by the server
@@ -21,40 +21,42 @@ from loadtest.load.summary import Summary
 UNSEEN = "unseen"
 ENDS = ("answered", "rejected", "evicted", "infeasible", "late", UNSEEN, "other")
 _SERVER_ENDS = {"ok": "answered", "degraded": "answered"}
-"""Outcome in the server's metrics -> end, where they differ."""
+"""Outcome in the server's metrics -> end, where the two have different names."""
 _REASON_ENDS = {
     "budget-infeasible": "infeasible",
     "deadline-exceeded": "late",
     "http-503": UNSEEN,
 }
-"""Reason that the client was given -> end; others are named after theirs."""
+"""Reason that the client was given -> end; other reasons begin with the name of theirs."""
 _PEER_ENDS = {"http-503": "rejected", "http-504": "late"}
-"""Peers give no reasons but a status."""
+"""Reason -> end for peers, whose only reason is a status."""
 _SAMPLE = re.compile(r'^punctual_requests_total\{outcome="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Requests by how they ended; each of ``ENDS`` is there."""
+    """Numbers of requests by how they ended, by client and by server; each of ``ENDS`` is there."""
 
     scheduled: int
     client: Mapping[str, int]
     server: Mapping[str, int] | None
-    """With those that warmed it up; None where the server does not tell."""
+    """End -> requests that the server counted, with the warm-up; None if it does not tell."""
     warm_up: int
-    """How many of them there were, of whose ends the client keeps no account."""
+    """Number of warm-up requests, of whose ends the client keeps no account."""
     connection_errors: int
     unsent: int
 
     @property
     def is_complete(self) -> bool:
-        """Whether the client knows of every request how it ended."""
+        """Return whether the client knows of every request how it ended."""
         return sum(self.client.values()) == self.scheduled
 
     @property
     def agrees(self) -> bool:
-        """Whether the server, if it tells, counted the same: every end as often as the client, and
-        beyond that only those that warmed it up."""
+        """Return whether the server, if it tells, counted the same as the client.
+
+        It must have counted every end at least as often, and beyond that only the warm-up requests.
+        """
         if self.server is None:
             return True
         beyond = [self.server[end] - self.client[end] for end in ENDS if end != UNSEEN]
@@ -62,7 +64,7 @@ class Account:
 
 
 def server_counts(exposition: str) -> Counter[str]:
-    """End -> requests since the server's start, from its /metrics."""
+    """Return end -> requests since the server's start, from the text of its /metrics."""
     counts: Counter[str] = Counter()
     for outcome, value in _SAMPLE.findall(exposition):
         counts[_known(_SERVER_ENDS.get(outcome, outcome))] += int(float(value))
@@ -72,8 +74,11 @@ def server_counts(exposition: str) -> Counter[str]:
 def account(
     summary: Summary, before: Counter[str] | None, after: Counter[str] | None, warm_up: int
 ) -> Account:
-    """Of one run. ``before`` and ``after`` it are the server's counts, if it has any; ``warm_up``
-    requests between them are not of the run."""
+    """Return the account of one run.
+
+    ``before`` and ``after`` the run are the server's counts, if it has any; ``warm_up`` requests
+    between them are not of the run.
+    """
     ends = _PEER_ENDS if before is None else _REASON_ENDS
     client: Counter[str] = Counter()
     for outcome, count in summary.outcomes.items():
@@ -98,7 +103,10 @@ def account(
 
 
 def total(accounts: Iterable[Account]) -> Account:
-    """All of them added up; the server's side if each has one. Raises ValueError for none."""
+    """Return the sum of some accounts; of the server's side only if each has one.
+
+    Raises ValueError for no accounts.
+    """
     accounts = tuple(accounts)
     if not accounts:
         raise ValueError("no accounts have no sum")

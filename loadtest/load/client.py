@@ -28,12 +28,13 @@ from serving.core.command_errors import InvalidArgument
 
 MAX_CONNECTIONS = 4096
 MAX_IDLE_S = 2.0
-"""Servers close idle connections, most after 5 s; one that is about to be closed is not used."""
+"""Seconds after which an idle connection is not used any more. Servers close idle ones, most after
+5 s, and a request should not meet one that is about to be closed."""
 MAX_REPLY_BYTES = 4 << 20
 
 
 class Failure(enum.StrEnum):
-    """Why a request has no reply."""
+    """The kinds of failure for which a request has no reply."""
 
     CONNECTION = "connection"
     TIMEOUT = "timeout"
@@ -42,32 +43,36 @@ class Failure(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """How a request ended. Seconds by the event loop's clock."""
+    """How one request ended. Instants are in seconds by the event loop's clock."""
 
     sent_s: float
-    """When it was handed to a connection, or one was asked for. Connecting is the server's time."""
+    """Instant at which the request was given to a connection, or one was asked for.
+
+    Connecting is the server's time.
+    """
     finished_s: float
-    """When the last byte was there, or the client gave up."""
+    """Instant of the last byte, or at which the client gave up."""
     status: int = 0
     body: bytes = b""
     failure: Failure | None = None
     reason: str = ""
-    """Of a failure: a slug."""
+    """Slug that says why the request failed; empty for a reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens, taken from its URL."""
+    """Where a server listens, as its URL says."""
 
     host: str
     port: int
     encrypted: bool
     prefix: str
-    """The URL's path, put before every path."""
+    """The URL's path, put before the path of every request."""
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Raises ValueError for anything but http://HOST[:PORT][/PREFIX] or https."""
+        """Parse http://HOST[:PORT][/PREFIX], or the same with https. Raises ValueError for anything
+        else."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidArgument(f"expected http://host:port, not {url!r}")
@@ -77,14 +82,14 @@ class Address:
 
     @property
     def authority(self) -> str:
-        """The value of the Host header."""
+        """Return the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
 
 @dataclass(slots=True, eq=False)
 class _Exchange:
-    """A request on its way."""
+    """One request on its way, until ``done`` has been told how it ended."""
 
     data: bytes
     sent_s: float
@@ -108,7 +113,7 @@ class _Exchange:
 
 
 class Client:
-    """Connections to one server. Everything runs on ``loop``."""
+    """A client of one server that opens connections as it needs them, all on ``loop``."""
 
     def __init__(
         self,
@@ -128,13 +133,15 @@ class Client:
         self.peak_connections = 0
 
     async def resolve(self) -> None:
-        """Look the host up once, not for each connection. Raises OSError."""
+        """Look up the host's address once, not for each connection. Raises OSError."""
         found = await self._loop.getaddrinfo(*self._target, type=socket.SOCK_STREAM)
         self._target = str(found[0][4][0]), self._address.port
 
     def send(self, data: bytes, give_up_s: float, done: Callable[[HttpReply], None]) -> None:
-        """Send a request, head and body, and call ``done`` once with how it ended, at the latest at
-        ``give_up_s`` by the loop's clock."""
+        """Send a request, head and body, and call ``done`` once with how it ended.
+
+        That is at the latest at the instant ``give_up_s`` by the loop's clock.
+        """
         now_s = self._loop.time()
         exchange = _Exchange(data, now_s, done)
         connection = self._take_idle(now_s)
@@ -150,7 +157,7 @@ class Client:
             self.peak_connections = max(self.peak_connections, num_connections + 1)
 
     async def close(self) -> None:
-        """Close every connection; what is still open fails."""
+        """Close every connection; requests that are still open fail."""
         tasks = tuple(self._connecting.values())
         for task in tasks:
             task.cancel()
@@ -194,17 +201,17 @@ class Client:
     # -- called by connections
 
     def opened(self, connection: _Connection, exchange: _Exchange) -> None:
-        """It was opened for ``exchange``."""
+        """Note that ``connection`` was opened, for ``exchange``."""
         self._connecting.pop(exchange, None)
         self._open.add(connection)
 
     def release(self, connection: _Connection) -> None:
-        """Its exchange has ended and another may follow."""
+        """Note that ``connection`` is idle: its exchange has ended and another may follow."""
         connection.idle_since_s = self._loop.time()
         self._idle.append(connection)
 
     def closed(self, connection: _Connection) -> None:
-        """It is gone."""
+        """Note that ``connection`` is gone."""
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
@@ -213,7 +220,7 @@ class Client:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, with one request on it at most."""
+    """One connection to the server, with one request on it at most."""
 
     def __init__(
         self, client: Client, loop: asyncio.AbstractEventLoop, exchange: _Exchange
@@ -229,17 +236,17 @@ class _Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
 
     def is_usable(self) -> bool:
-        """Whether a request can be sent on it."""
+        """Return whether a request can be sent on this connection."""
         return not self._transport.is_closing()
 
     def start(self, exchange: _Exchange) -> None:
-        """Send a request."""
+        """Send a request on this connection, which is idle."""
         self._exchange = exchange
         exchange.connection = self
         self._transport.write(exchange.data)
 
     def abort(self) -> None:
-        """Close it without further words."""
+        """Close the connection at once."""
         self._transport.abort()
 
     # -- called by the event loop
@@ -308,14 +315,17 @@ class _Connection(asyncio.Protocol):
 
 
 def _slug(error: BaseException) -> str:
-    """``ConnectionResetError`` -> ``connection-reset``"""
+    """Return an exception's name as a slug: ``ConnectionResetError`` -> ``connection-reset``."""
     name = type(error).__name__.removesuffix("Error")
     return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
 
 
 class _PreciseSelector(selectors.EpollSelector):
-    """Waits to the microsecond. ``epoll_wait`` takes whole milliseconds, which Python rounds up, so
-    every request would be sent up to one late; but epoll's descriptor can itself be waited for."""
+    """A selector that waits to the microsecond.
+
+    ``epoll_wait`` takes whole milliseconds, which Python rounds up, so every request would be sent
+    up to one of them late; but epoll's descriptor can itself be waited for.
+    """
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout > 0:
@@ -325,5 +335,5 @@ class _PreciseSelector(selectors.EpollSelector):
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """An event loop whose timers are exact enough to send by."""
+    """Return an event loop whose timers are exact enough to send by."""
     return asyncio.SelectorEventLoop(_PreciseSelector())

@@ -1,7 +1,8 @@
-"""Callers that wait for each answer before they ask again: a closed loop.
+"""A closed loop of clients, each of which waits for its answer before it sends the next request.
 
-What a server can do at most, and what it takes when nobody else asks, are facts about the server
-that an open loop needs before it can send a share of the one within a multiple of the other.
+What a server can do at most, and what it takes for a request when it has no other, are facts about
+the server that an open loop needs before it can send a share of the one within a multiple of the
+other.
 """
 
 from __future__ import annotations
@@ -18,36 +19,39 @@ from loadtest.workload.images import AnnotatedImage
 from serving.core.latency import quantile
 
 BUDGET_S = 10.0
-"""So long that no server refuses anything."""
+"""Seconds of budget of every request: so long that no server refuses anything."""
 PATIENCE_S = 15.0
 WARM_UP = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """To all callers together."""
+    """The answers that all clients of a closed loop were given together."""
 
     latencies_s: tuple[float, ...]
-    """From sending to the last byte."""
+    """Seconds from sending a request to the last byte of its answer, one for each answer."""
     seconds: float
-    """From the first that was sent to the last that came."""
+    """Seconds from the first request that was sent to the last answer that came."""
 
     @property
     def rate_hz(self) -> float:
-        """Answers per second."""
+        """Return the number of answers per second."""
         return len(self.latencies_s) / self.seconds
 
     @property
     def p50_s(self) -> float:
-        """Median latency."""
+        """Return the median latency in seconds."""
         return quantile(self.latencies_s, 0.5)
 
 
 def ask_again_and_again(
     url: str, images: Sequence[AnnotatedImage], callers: int, duration_s: float, target: Target
 ) -> Answers:
-    """``callers`` at once, each at least once, and none again after ``duration_s``. Raises
-    StudyError if one is not answered with 200."""
+    """Send requests in a closed loop: ``callers`` clients at once, each with one request at a time.
+
+    Each sends at least one, and none is sent after ``duration_s``. Raises StudyError if a request
+    is not answered with 200.
+    """
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_ask(Address.parse(url), images, callers, duration_s, target))
 

@@ -1,4 +1,6 @@
-"""MLPerf LoadGen's Server scenario against a URL: an independent generator, and its own verdict.
+"""A run of MLPerf LoadGen's Server scenario against a URL, with its own verdict.
+
+LoadGen is an independent generator.
 
 LoadGen decides when to send (Poisson arrivals), measures each latency from its own schedule, and
 calls a run VALID if enough of them are within the budget (and enough queries were made to say so).
@@ -40,49 +42,51 @@ RESULT_NAME = "loadgen.json"
 
 @dataclass(frozen=True, slots=True)
 class LoadgenSettings:
-    """A run. Durations in seconds."""
+    """The settings of one run of LoadGen. Durations are in seconds."""
 
     url: str
     images: tuple[AnnotatedImage, ...]
     target: Target
     rate_hz: float
-    """Queries a second that LoadGen aims at."""
+    """Number of queries per second that LoadGen aims at."""
     budget_s: float
     percentile: float
-    """Share of the queries that must be within the budget."""
+    """Share of the queries that must be within the budget, below 1."""
     min_duration_s: float
     max_queries: int
     grace_s: float
-    """How long after its budget an answer is waited for."""
+    """Seconds after its budget for which an answer is waited for."""
     seed: int
     folder: Path
-    """For LoadGen's logs."""
+    """Folder for LoadGen's logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadgenResult:
-    """LoadGen's words, and our counts."""
+    """The result of one run: LoadGen's verdict, and our counts."""
 
     is_valid: bool
     facts: Mapping[str, str]
-    """Every ``name : value`` of LoadGen's summary."""
+    """Name -> value of every ``name : value`` in LoadGen's summary."""
     advice: tuple[str, ...]
-    """What LoadGen says about a run that is not valid."""
+    """Lines of what LoadGen says about a run that is not valid."""
     outcomes: Mapping[str, int]
-    """Outcome -> queries, by our clock."""
+    """Outcome -> number of queries, by our clock."""
     reasons: Mapping[str, int]
-    """Of the queries that were not answered."""
+    """Reason -> number of queries, of those that were not answered."""
     count: int
 
     @property
     def attainment(self) -> float:
-        """Answered in time, by our clock."""
+        """Return the share of the queries that were answered in time, by our clock."""
         return self.outcomes[Outcome.IN_TIME] / self.count
 
 
 def run_loadgen(settings: LoadgenSettings) -> LoadgenResult:
-    """One run; writes LoadGen's logs and RESULT_NAME. Raises StudyError if nobody answers at the
-    URL, and ValueError for settings that make no sense."""
+    """Run LoadGen's Server scenario once, and write its logs and RESULT_NAME into the folder.
+
+    Raises StudyError if nothing answers at the URL, and ValueError for settings that make no sense.
+    """
     if not settings.percentile < 1:
         raise InvalidArgument(f"the percentile must be below 1, not {settings.percentile}")
     settings.folder.mkdir(parents=True, exist_ok=True)
@@ -113,8 +117,10 @@ async def _run(settings: LoadgenSettings, address: Address) -> list[RequestOutco
 
 
 class _System:
-    """What LoadGen takes for the system under test. ``issue`` runs on LoadGen's thread, all else on
-    the event loop."""
+    """The system under test, as LoadGen sees it, in front of the server.
+
+    ``issue`` runs on LoadGen's thread, all else on the event loop.
+    """
 
     def __init__(self, settings: LoadgenSettings, client: Client, requests: Requests) -> None:
         self._settings = settings
@@ -124,7 +130,7 @@ class _System:
         self.outcomes: list[RequestOutcome] = []
 
     def issue(self, samples: Sequence[lg.QuerySample]) -> None:
-        """Send one query a sample."""
+        """Send one query for each sample."""
         issued_s = self._loop.time()
         for sample in samples:
             self._loop.call_soon_threadsafe(self._send, sample.id, sample.index, issued_s)
@@ -149,7 +155,7 @@ def _complete(query: int) -> None:
 
 
 def _start_test(settings: LoadgenSettings, system: _System) -> None:
-    """Blocks until LoadGen has its verdict."""
+    """Run LoadGen's test; blocks until it has its verdict."""
     test = lg.TestSettings()
     test.scenario = lg.TestScenario.Server
     test.mode = lg.TestMode.PerformanceOnly
@@ -175,11 +181,17 @@ def _start_test(settings: LoadgenSettings, system: _System) -> None:
 
 
 def _nothing(*_: object) -> None:
-    """Pictures are in memory all the time, and nothing is held back that could be flushed."""
+    """Do nothing where LoadGen would load images or flush queries: there is nothing to do.
+
+    Images are in memory all the time, and no query is held back.
+    """
 
 
 def read_summary(text: str, outcomes: Sequence[RequestOutcome]) -> LoadgenResult:
-    """LoadGen's words on a run, beside our rows of it. Raises StudyError if there is no verdict."""
+    """Read LoadGen's verdict on a run from its summary, and count our outcomes of the run.
+
+    Raises StudyError if there is no verdict.
+    """
     cells = [line.partition(":") for line in text.splitlines()]
     facts = {name.strip(): value.strip() for name, colon, value in cells if colon and value.strip()}
     verdict = facts.get("Result is")
@@ -198,7 +210,7 @@ def read_summary(text: str, outcomes: Sequence[RequestOutcome]) -> LoadgenResult
 
 
 def report(result: LoadgenResult) -> str:
-    """Both, for the terminal."""
+    """Return LoadGen's verdict and our counts as text for the terminal."""
     facts = result.facts
     lines = [f"LoadGen says {'VALID' if result.is_valid else 'INVALID'}"]
     lines += [f"  {name}: {value}" for name, value in facts.items() if name.endswith("satisfied")]

@@ -1,11 +1,11 @@
-"""A load test: requests sent on a schedule that a seed fixes, and how each of them ended.
+"""An open-loop load test: requests sent on a schedule that a seed fixes, and how each one ended.
 
-    seed -> schedule: when, which picture, what budget -> client -> one row a request
+    seed -> schedule: when, which image, what budget -> client -> one outcome per request
 
-It is an open loop: a request is sent when it is due, whatever became of those before it. Its
-latency counts from that moment on, so that neither a busy client nor a busy server hides a wait;
-what the client's own delay adds is in every row. Replies are read after the last one has come,
-since reading JSON meanwhile would delay the sending.
+In an open loop a request is sent when it is due, whatever became of those before it. Its latency
+counts from that moment on, so that neither a busy client nor a busy server hides a wait; what the
+client's own delay adds is in every outcome. Replies are read after the last one has come, since
+reading JSON meanwhile would delay the sending.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from loadtest.workload.images import AnnotatedImage
 from serving.core.command_errors import InvalidArgument
 
 MAX_REQUESTS = 200_000
-"""Of one run; their replies are held in memory."""
+"""Largest number of requests in one run: their replies are held in memory."""
 START_DELAY_S = 0.05
 SPARE_FILES = 64
 
@@ -46,7 +46,7 @@ SPARE_FILES = 64
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """A run. Durations in seconds."""
+    """The settings of one run. Durations are in seconds."""
 
     url: str
     images: tuple[AnnotatedImage, ...]
@@ -55,23 +55,23 @@ class LoadSettings:
     duration_s: float
     budgets: Budgets
     full_depth_s: float
-    """What the multiples of ``budgets`` are of."""
+    """Seconds of full depth, of which budgets may be multiples."""
     seed: int = 0
     target: Target = field(default_factory=Target)
     classes: tuple[str, ...] = ()
-    """The model's, in the order of ``class_id``; needed for served AP."""
+    """Names of the model's classes, in the order of ``class_id``; needed for served AP."""
     ap_by_depth: Mapping[int, float] = field(default_factory=dict)
-    """``expected_ap`` where replies do not state it."""
+    """Exit depth -> ``expected_ap``, for replies that do not state it."""
     grace_s: float = 2.0
-    """How long after its budget an answer is waited for."""
+    """Seconds after its budget for which an answer is waited for."""
     warm_up: int = 10
-    """Requests before the run, one at a time, that count for nothing."""
+    """Number of requests before the run, one at a time, that count for nothing."""
     max_connections: int = MAX_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
-    """[N] each: when a request is due, what it allows, and which picture it sends."""
+    """The requests of a run, [N] each: when it is due, what it allows, and which image it sends."""
 
     offsets_s: NDArray[np.float64]
     budgets_s: NDArray[np.float64]
@@ -81,20 +81,26 @@ class Schedule:
         return len(self.offsets_s)
 
     def __iter__(self) -> Iterator[tuple[float, float, int]]:
-        """Offset, budget and picture of one request after the other."""
+        """Yield offset, budget and image of one request after the other."""
         columns = (self.offsets_s.tolist(), self.budgets_s.tolist(), self.images.tolist())
         return zip(*columns, strict=True)
 
     @property
     def digest(self) -> str:
-        """The same for the same requests at the same times: 16 hexadecimal digits of SHA-256."""
+        """Return 16 hexadecimal digits of SHA-256 that tell one schedule from another.
+
+        They are the same for the same requests at the same times.
+        """
         parts = (self.offsets_s, self.budgets_s, self.images)
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
 
 
 def make_schedule(settings: LoadSettings) -> Schedule:
-    """What the seed makes of the settings. Every picture is sent equally often, in a new order each
-    time around. Raises ValueError for no requests or more than MAX_REQUESTS."""
+    """Return the schedule that the settings and their seed determine.
+
+    Every image is sent equally often, in a new order each time around. Raises ValueError for no
+    requests or more than MAX_REQUESTS.
+    """
     # Streams of their own, so that other budgets do not mean other arrivals.
     arrivals, budgets, order = (
         np.random.default_rng(stream) for stream in np.random.SeedSequence(settings.seed).spawn(3)
@@ -116,30 +122,32 @@ def make_schedule(settings: LoadSettings) -> Schedule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadResult:
-    """A run that has ended."""
+    """A run that has ended: its settings, its outcomes and what the client took."""
 
     settings: LoadSettings
     schedule: Schedule
     outcomes: tuple[RequestOutcome, ...]
-    """In the order of the schedule."""
+    """How each request ended, in the order of the schedule."""
     started: str
-    """ISO 8601, UTC."""
+    """Instant of the run's start, ISO 8601, in UTC."""
     wall_s: float
     cpu_s: float
-    """What the client took of the processor while it sent and received."""
+    """Seconds of processor time that the client took while it sent and received."""
     is_real_time: bool
     """Whether the client ran as soon as it was due; see ``real_time``."""
     peak_connections: int
     server: Mapping[str, Any] | None
-    """Its model in /v1/models, if it has that."""
+    """The server's model in /v1/models; None if the server has no such path."""
 
 
 # -- running -------------------------------------------------------------------------------------
 
 
 def run_load(settings: LoadSettings) -> LoadResult:
-    """Send it all and wait for all of it. Raises StudyError if nobody answers at the URL, and
-    ValueError for settings that make no sense."""
+    """Send all requests of a run and wait for all replies.
+
+    Raises StudyError if nothing answers at the URL, and ValueError for settings that make no sense.
+    """
     schedule = make_schedule(settings)
     address = Address.parse(settings.url)
     server = describe_server(settings.url)
@@ -164,7 +172,10 @@ def run_load(settings: LoadSettings) -> LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What is known at its end, before replies are read. Seconds by the event loop's clock."""
+    """The facts about a run at its end, before replies are read.
+
+    Instants are in seconds by the event loop's clock.
+    """
 
     start_s: float
     replies: Sequence[HttpReply]
@@ -197,7 +208,10 @@ async def _run(settings: LoadSettings, schedule: Schedule, address: Address) -> 
 async def _send_all(
     client: Client, requests: Requests, schedule: Schedule, grace_s: float
 ) -> tuple[float, Sequence[HttpReply]]:
-    """The instant that offsets count from, and what became of each request."""
+    """Send every request when it is due; return the run's start and what became of each request.
+
+    Offsets count from that start, an instant of the event loop's clock.
+    """
     loop = asyncio.get_running_loop()
     ended: dict[int, HttpReply] = {}
     all_ended = asyncio.Event()
@@ -211,7 +225,7 @@ async def _send_all(
     for number, (offset_s, budget_s, image) in enumerate(schedule):
         due_s = start_s + offset_s
         data = requests.request(image, budget_s)
-        # Even when late: replies have to be seen between two requests.
+        # Yield even when late: replies have to be handled between two requests.
         await asyncio.sleep(max(0.0, due_s - loop.time()))
         client.send(data, due_s + budget_s + grace_s, functools.partial(end, number))
     await all_ended.wait()
@@ -220,8 +234,10 @@ async def _send_all(
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """Keeps the garbage collector off what is there already: a pass over all imported modules
-    takes as long as some budgets."""
+    """Keep the garbage collector off what is there already, within the context.
+
+    A pass over all imported modules takes as long as some budgets.
+    """
     gc.collect()
     gc.freeze()
     try:
@@ -232,9 +248,12 @@ def _no_collections() -> Iterator[None]:
 
 @contextlib.contextmanager
 def real_time() -> Iterator[bool]:
-    """Lets this thread run as soon as it is due, where the system permits that (to root, and to who
-    has CAP_SYS_NICE). A server that computes on the same cores would otherwise keep it waiting for
-    tens of milliseconds. Yields whether it is permitted."""
+    """Let this thread run as soon as it is due, within the context, if that is permitted.
+
+    Yields whether it is. The system permits it to root, and to processes with CAP_SYS_NICE. A
+    server that computes on the same cores would otherwise keep the thread waiting for tens of
+    milliseconds.
+    """
     before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -248,8 +267,10 @@ def real_time() -> Iterator[bool]:
 
 
 def allow_files(num_connections: int) -> int:
-    """Lets the process have as many files open, as far as the system permits; returns how many of
-    them may be connections."""
+    """Let the process open a file for each connection, as far as the system permits.
+
+    Returns how many connections it may have.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = num_connections + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:

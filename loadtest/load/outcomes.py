@@ -1,11 +1,11 @@
-"""How each request of a load test ended: one row, read from the reply.
+"""How each request of a load test ended: one outcome per request, read from the reply.
 
     200 with boxes          answered: in time or late, by the client's clock
     REFUSALS                refused, by the problem's reason, or else its type, or else the status
     other statuses          HTTP error, and so is a 200 that cannot be read
     no reply                connection error, timeout, or never sent
 
-Every request is in exactly one of them, so that their counts add up to what was to be sent.
+Every request has exactly one of them, so that their counts add up to what was to be sent.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from loadtest.load.client import Failure, HttpReply
 from loadtest.workload.images import ServedDetections
 
 REFUSALS = frozenset({408, 422, 429, 503, 504})
-"""Statuses by which a server says that it will not answer this request in time; any other says that
-something is wrong."""
+"""Statuses by which a server says that it will not answer this request in time.
+
+Any other says that something is wrong.
+"""
 
 
 class Outcome(enum.StrEnum):
-    """How a request ended; each in exactly one way."""
+    """The ways in which a request can end; each request ends in exactly one."""
 
     IN_TIME = "in time"
     LATE = "late"
@@ -47,34 +49,34 @@ _FAILURES = {
 
 @dataclass(frozen=True, slots=True)
 class RequestOutcome:
-    """One request. Seconds since the run's start, by the client's clock."""
+    """How one request ended. Instants are seconds since the run's start, by the client's clock."""
 
     scheduled_s: float
     sent_s: float
     finished_s: float
-    """Last byte of the reply, or when it was given up."""
+    """Instant of the reply's last byte, or at which the request was given up."""
     budget_s: float
     image: int
     outcome: Outcome
     reason: str = ""
-    """Of anything but an answer: a slug."""
+    """Slug that says why there is no answer; empty for an answer."""
     depth: int | None = None
     expected_ap: float | None = None
     detections: ServedDetections | None = None
 
     @property
     def latency_s(self) -> float:
-        """From the scheduled moment to the last byte."""
+        """Return the seconds from the scheduled moment to the last byte."""
         return self.finished_s - self.scheduled_s
 
     @property
     def lag_s(self) -> float:
-        """How much later than scheduled it was sent."""
+        """Return the seconds by which the request was sent later than scheduled."""
         return self.sent_s - self.scheduled_s
 
     @property
     def is_answer(self) -> bool:
-        """Whether boxes came, in time or late."""
+        """Return whether boxes came, in time or late."""
         return self.outcome in (Outcome.IN_TIME, Outcome.LATE)
 
 
@@ -86,7 +88,7 @@ def read_outcome(
     image: int,
     ap_by_depth: Mapping[int, float],
 ) -> RequestOutcome:
-    """What became of a request that was due ``offset_s`` after ``start_s``."""
+    """Return how a request ended that was due ``offset_s`` after the instant ``start_s``."""
     sent_s, finished_s = reply.sent_s - start_s, reply.finished_s - start_s
 
     def row(outcome: Outcome, reason: str = "", **answer: Any) -> RequestOutcome:
@@ -125,7 +127,7 @@ def _answer(body: bytes, ap_by_depth: Mapping[int, float]) -> dict[str, Any]:
 
 
 def _reason(reply: HttpReply) -> str:
-    """A problem's reason, or else its type, or else the status. RFC 9457."""
+    """Return a problem's reason, or else its type, or else the status. RFC 9457."""
     try:
         problem = json.loads(reply.body)
         reason = problem.get("reason") or problem["type"].rpartition(":")[2]

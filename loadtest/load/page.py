@@ -1,4 +1,4 @@
-"""The report of a load test as one HTML page that fetches nothing."""
+"""The report of a load test as one HTML page that fetches nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ td.wide { text-align: left; width: 50%; } td.wide div { height: 12px; border-rad
 
 
 def page(result: LoadResult, summary: Summary) -> str:
-    """The whole document."""
+    """Return the report as a whole HTML document."""
     title = f"Load test of {summary.model or summary.url}"
     bins = _bins(result)
     sections = (
@@ -104,12 +104,12 @@ def _tiles(summary: Summary) -> str:
 
 
 def digits(value: float | None, count: int) -> str:
-    """A number, or a dash where there is none."""
+    """Return a number with ``count`` digits after the point, or a dash where there is none."""
     return "-" if value is None else f"{value:.{count}f}"
 
 
 def latency_texts(latency_ms: LatencyQuantiles | None) -> tuple[str, str, str]:
-    """p50, p90 and p99."""
+    """Return p50, p90 and p99 in milliseconds as texts; dashes where there are none."""
     if latency_ms is None:
         return ("-", "-", "-")
     p50, p90, p99 = (f"{ms:.1f}" for ms in (latency_ms.p50, latency_ms.p90, latency_ms.p99))
@@ -117,7 +117,7 @@ def latency_texts(latency_ms: LatencyQuantiles | None) -> tuple[str, str, str]:
 
 
 def ap_text(served: ServedAp | None) -> str:
-    """AP, or a dash where it is not known."""
+    """Return AP with three digits, or a dash where it is not known."""
     return "-" if served is None else f"{served.ap:.3f}"
 
 
@@ -125,7 +125,7 @@ def ap_text(served: ServedAp | None) -> str:
 
 
 class _Bins:
-    """Rows by the time at which they were due, in equal steps."""
+    """A run's outcomes by when they were due, in equal steps of ``width_s`` seconds."""
 
     def __init__(self, width_s: float, rows: Sequence[tuple[RequestOutcome, ...]]) -> None:
         self.width_s = width_s
@@ -196,7 +196,7 @@ def _latencies(rows: Sequence[RequestOutcome], summary: Summary) -> str:
     if not answers:
         return '<p class="muted">There are no answers.</p>'
     budgets_ms = [entry.most_ms for entry in summary.by_budget]
-    # The slowest answers of all would press the others against the axis.
+    # With the slowest answers the scale would press the others against the axis.
     end_ms = 1.05 * max(*budgets_ms, 1e3 * answers[int(0.995 * (len(answers) - 1))])
     chart = Chart(
         "Latencies", "ms from the scheduled moment", "of all", (0.0, end_ms), (0.0, 1.0), True
@@ -226,14 +226,14 @@ def _latencies(rows: Sequence[RequestOutcome], summary: Summary) -> str:
 
 
 def budget_text(entry: BudgetClass) -> str:
-    """``24.0 ms``, or ``20 to 30 ms``."""
+    """Return a class of budgets as text: ``24.0 ms``, or ``20 to 30 ms``."""
     if entry.least_ms == entry.most_ms:
         return f"{entry.most_ms:.1f} ms"
     return f"{entry.least_ms:.0f} to {entry.most_ms:.0f} ms"
 
 
 def budget_cells(entry: BudgetClass) -> tuple[str, ...]:
-    """One for each of BUDGET_HEAD."""
+    """Return a row of the table by budget, one cell for each of BUDGET_HEAD."""
     counts = [entry.outcomes[o] for o in (Outcome.IN_TIME, Outcome.LATE, Outcome.REFUSED)]
     p50, _, p99 = latency_texts(entry.latency_ms)
     return (

@@ -1,4 +1,4 @@
-"""A load test's results: a table for the terminal, a JSON file, and an HTML page."""
+"""Reports of a load test: a table for the terminal, a JSON file, and an HTML page."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ REQUEST_FIELDS = {
     "picture": "image",
     **{name: name for name in ("outcome", "reason", "depth", "expected_ap")},
 }
-"""Of every request in the JSON file: name there, and of ``RequestOutcome``; seconds since the run's
-start."""
+"""Field of every request in the JSON file -> attribute of ``RequestOutcome``.
+
+Instants are seconds since the run's start.
+"""
 
 
 def write(result: LoadResult, summary: Summary, folder: Path) -> tuple[Path, Path]:
-    """Writes both files into ``folder`` and returns their paths."""
+    """Write the JSON file and the HTML page into ``folder`` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "summary": dataclasses.asdict(summary),
@@ -53,7 +55,7 @@ def _short(value: object) -> object:
 
 
 def text(summary: Summary) -> str:
-    """What the terminal shows."""
+    """Return the report for the terminal."""
     p50, p90, p99 = latency_texts(summary.latency_ms)
     lag = summary.lag_ms
     served = ""
@@ -85,7 +87,7 @@ def text(summary: Summary) -> str:
 
 
 def accounting(summary: Summary) -> str:
-    """Where every request is, in lines; the sum is spelled out."""
+    """Return lines that say how many requests ended in each way; the sum is spelled out."""
     lines = []
     for outcome, count in summary.outcomes.items():
         reasons = summary.reasons.get(outcome, {}).items()
@@ -99,7 +101,7 @@ def accounting(summary: Summary) -> str:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:
-    """A table with every cell to the right of its column."""
+    """Return rows as a table whose cells are flush right in their columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

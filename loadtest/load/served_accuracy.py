@@ -1,14 +1,14 @@
 """Average precision of what a server answered under load, from the boxes that came back.
 
-Every request is an image of its own, however often the same picture was sent, so that a picture
+Every request counts as an image of its own, however often the same image was sent, so that an image
 answered from exit 1 at one time and from exit 7 at another counts once each. Two figures:
 
     in time        over the requests that were answered in time: how good the answers were
     with misses    over all requests, where one that was not answered in time found nothing
 
 COCO AP as pycocotools computes it, at most 100 detections an image. Matching boxes to truth depends
-on one image alone, and a server gives the same picture the same boxes whenever it leaves from the
-same exit. So each distinct pair of picture and answer is matched once, which makes ten thousand
+on one image alone, and a server gives the same image the same boxes whenever it leaves from the
+same exit. So each distinct pair of image and answer is matched once, which makes ten thousand
 requests as quick as a hundred; that the result is the same is tested.
 """
 
@@ -30,24 +30,28 @@ from serving.core.command_errors import InvalidArgument
 
 MAX_DETECTIONS = 100
 Answer = tuple[int, ServedDetections]
-"""The number of a picture, and what was found in it."""
+"""An answer: the number of an image, and what was found in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedAp:
-    """COCO AP over so many requests."""
+    """COCO AP over a number of requests."""
 
     ap: float
-    """Mean over classes and the IoU thresholds .5, .55, ..., .95."""
+    """Mean AP over classes and the IoU thresholds .5, .55, ..., .95."""
     ap50: float
     num_requests: int
 
 
 class Evaluator:
-    """Matches answers to what is in the pictures; what it has matched once it remembers."""
+    """An evaluator that matches answers to annotated objects, each distinct answer once."""
 
     def __init__(self, images: Sequence[AnnotatedImage], classes: Sequence[str]) -> None:
-        """Raises ValueError if a picture has no annotations or an object no class of the model."""
+        """Take the images and the model's classes.
+
+        Raises ValueError if an image has no annotations, or if an object is of no class of the
+        model.
+        """
         unknown = {item.class_name for image in images for item in image.objects or ()} - set(
             classes
         )
@@ -65,8 +69,10 @@ class Evaluator:
         self._matches: Any = None
 
     def ap(self, answers: Iterable[Answer]) -> ServedAp:
-        """Over these answers, whatever their order. None at all, or none with anything to find,
-        have an AP of 0."""
+        """Return the AP over these answers, whatever their order.
+
+        It is 0 for no answers at all, and where there is nothing to find.
+        """
         chosen = [self._number(image, found) for image, found in answers]
         if not chosen:
             return ServedAp(0.0, 0.0, 0)
@@ -75,7 +81,7 @@ class Evaluator:
         return _accumulate(self._matches, chosen)
 
     def _number(self, image: int, found: ServedDetections) -> int:
-        """Of the pair of these two."""
+        """Return the number of this pair of image and answer; a new one is kept to be matched."""
         number = self._numbers.setdefault((image, found.key()), len(self._pairs))
         if number == len(self._pairs):
             self._pairs.append((image, found))
@@ -86,7 +92,10 @@ class Evaluator:
 def _match(
     images: Sequence[AnnotatedImage], classes: Sequence[str], pairs: Sequence[Answer]
 ) -> Any:
-    """A COCOeval after ``evaluate`` over one image for each pair; objects of all sizes alone."""
+    """Match each pair on an image of its own: a COCOeval after ``evaluate``.
+
+    It is for objects of all sizes alone.
+    """
     ids: Callable[[], int] = itertools.count(1).__next__
     category = {name: label for label, name in enumerate(classes, start=1)}
     truth, found = COCO(), COCO()
@@ -106,7 +115,7 @@ def _match(
             for item in images[image].objects or ()
         ],
     }
-    # What COCO.loadRes makes of results, which it refuses to do of none at all.
+    # The form that COCO.loadRes gives to results; it refuses to do so where there are none.
     found.dataset = {
         "images": truth.dataset["images"],
         "categories": truth.dataset["categories"],
@@ -137,7 +146,8 @@ def _match(
 
 
 def _accumulate(matches: Any, chosen: Sequence[int]) -> ServedAp:
-    """AP over images, each given as often as it is meant (cf. a bootstrap over images)."""
+    """Return the AP over matched images, each given as often as it counts (cf. a bootstrap over
+    images)."""
     records = np.array(matches.evalImgs, dtype=object).reshape(len(matches.params.catIds), -1)
     images = list(range(len(chosen)))
     before = matches.evalImgs, matches.params.imgIds, matches._paramsEval.imgIds

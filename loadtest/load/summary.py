@@ -1,10 +1,10 @@
-"""What a load test came to: counts that add up, latencies, accuracy, and whether the run is valid.
+"""The figures of a load test: counts that add up, latencies, accuracy, and whether it is valid.
 
     attainment            answered in time / all that were to be sent
     goodput               answered in time, a second of the schedule
     in-time accuracy      expected AP summed over the answers in time / all that were to be sent
-    served AP             computed from the boxes that came back (``served``), if it is known what
-                          was in the pictures
+    served AP             computed from the boxes that came back (``served_accuracy``), if it is
+                          known what was in the images
 
 Latencies count from the scheduled moment and are those of answers, in time or late: a refusal is
 quick, and would make an overloaded server look so too.
@@ -26,14 +26,18 @@ from serving.core.command_errors import InvalidArgument
 from serving.core.latency import quantile
 
 MAX_LAG_S = 0.005
-"""Of the 99th percentile of a valid run's lags. A client later than that measures itself."""
+"""Seconds that the 99th percentile of a valid run's lags may have. A client later than that
+measures itself."""
 MAX_CLASSES = 8
-"""More budgets than that are a continuum, and are put into as many classes."""
+"""Largest number of distinct budgets that are told apart.
+
+More are a continuum, and are put into as many classes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyQuantiles:
-    """In milliseconds."""
+    """Quantiles of latencies, in milliseconds."""
 
     p50: float
     p90: float
@@ -42,7 +46,7 @@ class LatencyQuantiles:
 
     @classmethod
     def of(cls, values_s: Iterable[float]) -> LatencyQuantiles | None:
-        """None of no values."""
+        """Compute the quantiles of latencies in seconds; None if there are none."""
         ordered = sorted(values_s)
         if not ordered:
             return None
@@ -51,23 +55,23 @@ class LatencyQuantiles:
 
 @dataclass(frozen=True, slots=True)
 class BudgetClass:
-    """Requests with the same budget, or with one between two."""
+    """The requests of one budget, or of budgets between two."""
 
     least_ms: float
     most_ms: float
     count: int
     outcomes: Mapping[str, int]
-    """Outcome -> requests; each outcome is there."""
+    """Outcome -> number of requests; each outcome is there."""
     latency_ms: LatencyQuantiles | None
     mean_depth: float | None
-    """Of the answers in time."""
+    """Mean exit depth of the answers in time; None if none says its depth."""
     in_time_accuracy: float | None
     served_with_misses: ServedAp | None
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One run. Shares are of all requests that were to be sent."""
+    """The figures of one run. Shares are of all requests that were to be sent."""
 
     target: str
     url: str
@@ -77,7 +81,7 @@ class Summary:
     arrivals: str
     trace_digest: str | None
     schedule_digest: str
-    """The same for the same requests at the same times."""
+    """Digest of the schedule: the same for the same requests at the same times."""
     budgets: str
     full_depth_ms: float
     seed: int
@@ -87,29 +91,32 @@ class Summary:
     is_valid: bool
     invalid_because: tuple[str, ...]
     lag_ms: LatencyQuantiles
-    """Of all requests: how much later than scheduled they were sent."""
+    """Quantiles over all requests of how much later than scheduled they were sent."""
     cpu_us_per_request: float
-    """What the client took, waiting and parsing included."""
+    """Microseconds of processor time that the client took per request.
+
+    Waiting and parsing are included.
+    """
     is_real_time: bool
     """Whether the client's system let it run as soon as it was due."""
     peak_connections: int
 
     count: int
     outcomes: Mapping[str, int]
-    """Outcome -> requests; their sum is ``count``."""
+    """Outcome -> number of requests; they add up to ``count``."""
     reasons: Mapping[str, Mapping[str, int]]
-    """Outcome -> reason -> requests, of what was not answered."""
+    """Outcome -> reason -> number of requests, of those that were not answered."""
     attainment: float
     target_hz: float
     achieved_hz: float
-    """Sent, over the time that sending took."""
+    """Requests sent per second, over the time that sending took."""
     goodput_hz: float
     latency_ms: LatencyQuantiles | None
     depths: Mapping[int, int]
-    """Depth -> answers in time; without those that do not say."""
+    """Exit depth -> number of answers in time, of those that say their depth."""
     mean_depth: float | None
     expected_ap: float | None
-    """Mean over the answers in time."""
+    """Mean expected AP of the answers in time."""
     in_time_accuracy: float | None
     served_in_time: ServedAp | None
     served_with_misses: ServedAp | None
@@ -117,7 +124,10 @@ class Summary:
 
 
 def summarise(result: LoadResult) -> Summary:
-    """Raises ValueError if the pictures' annotations do not fit the model's classes."""
+    """Compute a run's figures.
+
+    Raises ValueError if the images' annotations do not fit the model's classes.
+    """
     settings, rows = result.settings, result.outcomes
     evaluation = _Evaluation(result)
     with_misses = evaluation.with_misses(rows)  # first: it meets every answer there is
@@ -209,7 +219,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _in_time_accuracy(rows: Sequence[RequestOutcome]) -> float | None:
-    """None if an answer does not say what to expect of it."""
+    """Return the in-time accuracy; None if an answer in time does not say its expected AP."""
     in_time = [row for row in rows if row.outcome is Outcome.IN_TIME]
     aps = _aps(in_time)
     return sum(aps) / len(rows) if len(aps) == len(in_time) else None
@@ -237,7 +247,7 @@ def _budget_classes(
 
 
 class _Evaluation:
-    """Served AP of any rows of a run; None where it is not known what is in the pictures."""
+    """Served AP of any outcomes of a run; None where it is not known what is in the images."""
 
     def __init__(self, result: LoadResult) -> None:
         settings = result.settings

@@ -1,4 +1,4 @@
-"""One request at a time over a range of budgets: what an idle server makes of each.
+"""A sweep over budgets, one request at a time: what an idle server makes of each budget.
 
 Rounds are interleaved: each one sends every budget once, in a new order, so that a busy moment of
 the machine falls on all budgets alike. Answers are judged by the client's clock, from the first
@@ -27,30 +27,30 @@ _STAGE = re.compile(r"(\w+);dur=([0-9.]+)")
 
 @dataclass(frozen=True, slots=True)
 class SweepReply:
-    """One reply. Times in milliseconds by the client's clock."""
+    """One reply of a sweep. Times are in milliseconds by the client's clock."""
 
     status: int
     latency_ms: float
     body: dict[str, Any]
     stages_ms: dict[str, float]
-    """What the reply's Server-Timing says."""
+    """Stage -> milliseconds, as the reply's Server-Timing says."""
 
 
 @dataclass(slots=True)
 class SweptBudget:
-    """All replies to one budget."""
+    """One budget of a sweep, with all replies to it."""
 
     budget_ms: float
     answers: list[SweepReply] = field(default_factory=list)
 
     @property
     def accepted(self) -> list[SweepReply]:
-        """Those the server did not call infeasible."""
+        """Return the replies that do not call the budget infeasible."""
         return [answer for answer in self.answers if answer.status != 422]
 
     @property
     def in_time(self) -> list[SweepReply]:
-        """Those with boxes within the budget."""
+        """Return the replies that brought boxes within the budget."""
         return [
             answer
             for answer in self.answers
@@ -59,12 +59,12 @@ class SweptBudget:
 
     @property
     def depths(self) -> list[int]:
-        """Exit depths of the answers."""
+        """Return the exit depths of the answers."""
         return [answer.body["exit_depth"] for answer in self.answers if answer.status == 200]
 
 
 class SweepClient:
-    """One keep-alive connection to a server."""
+    """A client with one keep-alive connection to a server."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -73,14 +73,14 @@ class SweepClient:
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
 
     def models(self) -> dict[str, Any]:
-        """What GET /v1/models says of the first model."""
+        """Return what GET /v1/models says of the first model."""
         self._connection.request("GET", "/v1/models")
         listed = json.loads(self._connection.getresponse().read())
         model: dict[str, Any] = listed["models"][0]
         return model
 
     def detect(self, image: bytes, budget_ms: float) -> SweepReply:
-        """Send an image with a budget; whatever the reply is, it is returned."""
+        """Send an image with a budget and return the reply, whatever it is."""
         headers = {"Content-Type": "image/jpeg", "X-Deadline-Ms": f"{budget_ms:.3f}"}
         started_s = time.perf_counter()
         self._connection.request("POST", "/v1/detect", image, headers)
@@ -92,7 +92,7 @@ class SweepClient:
         return SweepReply(reply.status, latency_ms, json.loads(data), stages_ms)
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._connection.close()
 
 
@@ -103,7 +103,7 @@ def sweep(
     num_requests: int,
     seed: int,
 ) -> list[SweptBudget]:
-    """``num_requests`` of each budget, one at a time."""
+    """Send ``num_requests`` of each budget, one at a time, and return the replies by budget."""
     order = random.Random(seed)
     rows = [SweptBudget(budget_ms) for budget_ms in budgets_ms]
     for turn in range(num_requests):
@@ -115,8 +115,11 @@ def sweep(
 
 
 def min_budget_ms(client: SweepClient, image: bytes) -> float:
-    """The smallest budget that the server says it accepts for this image: what it replies to one
-    that it refuses. Raises RuntimeError if it does not refuse."""
+    """Return the smallest budget in milliseconds that the server says it accepts for this image.
+
+    The server says so in its reply to a budget that it refuses. Raises RuntimeError if it does not
+    refuse.
+    """
     answer = client.detect(image, 0.1)
     if answer.status != 422:
         raise RuntimeError(f"expected 422 for 0.1 ms, not {answer.status}: {answer.body}")
@@ -125,7 +128,7 @@ def min_budget_ms(client: SweepClient, image: bytes) -> float:
 
 
 def falls(rows: Sequence[SweptBudget]) -> list[tuple[float, float]]:
-    """Neighbouring budgets of which the larger one has the smaller median depth."""
+    """Return the pairs of neighbouring budgets of which the larger has the smaller median depth."""
     medians = [(row.budget_ms, statistics.median(row.depths)) for row in rows if row.depths]
     return [
         (small[0], large[0]) for small, large in itertools.pairwise(medians) if large[1] < small[1]
@@ -133,7 +136,7 @@ def falls(rows: Sequence[SweptBudget]) -> list[tuple[float, float]]:
 
 
 def swept_table(rows: Sequence[SweptBudget]) -> str:
-    """One line a budget."""
+    """Return a table of the sweep, one line a budget."""
     lines = ["budget ms  accepted  in time      depth p10/p50/p90  latency p50/p99 ms  not 200"]
     for row in rows:
         accepted, depths = row.accepted, sorted(row.depths)
@@ -155,7 +158,10 @@ def swept_table(rows: Sequence[SweptBudget]) -> str:
 
 
 def overhead(rows: Sequence[SweptBudget]) -> str:
-    """Where the time goes that the engine does not take, over all answers: medians in ms."""
+    """Return as text where the time goes that the engine does not take: medians in ms.
+
+    They are over all answers.
+    """
     answers = [a for row in rows for a in row.answers if a.status == 200 and a.stages_ms]
     if not answers:
         return "no answers"

@@ -1,4 +1,4 @@
-"""How a server is asked: path, headers, the bytes of a request, and whether anybody is there.
+"""Requests to a server under test: path, headers and bytes, and whether anything answers there.
 
 All servers are asked and answer alike, so that the same load test drives Punctual and its peers: a
 POST with an encoded image as its body and the budget in ``X-Deadline-Ms``, answered by JSON with
@@ -28,17 +28,17 @@ READY_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What may differ between servers."""
+    """The facts in which the servers that a load test drives may differ."""
 
     name: str = "punctual"
-    """What reports call it."""
+    """Name by which reports call the server."""
     path: str = DETECT_PATH
     headers: tuple[tuple[str, str], ...] = ()
-    """Sent beside those that every request has."""
+    """Headers that are sent beside those that every request has."""
 
 
 class Requests:
-    """The bytes of requests to one server. All but the budget is prepared."""
+    """The bytes of requests to one server, in which all but the budget is prepared."""
 
     def __init__(self, address: Address, target: Target, images: Sequence[AnnotatedImage]) -> None:
         common = (
@@ -59,18 +59,20 @@ class Requests:
             self._parts.append(("\r\n".join(lines).encode(), image.data))
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of images."""
         return len(self._parts)
 
     def request(self, image: int, budget_s: float) -> bytes:
-        """Head and body."""
+        """Return head and body of the request with this image and budget."""
         head, body = self._parts[image]
         return head + b"%.3f\r\n\r\n" % (1e3 * budget_s) + body
 
 
 async def warm_up(client: Client, requests: Requests, count: int) -> None:
-    """Send ``count`` requests, at least one, each after the other, and let connections, caches and
-    clocks settle. Raises StudyError if one has no reply."""
+    """Send ``count`` requests, at least one, each after the other, so that the server is warm.
+
+    Connections, caches and clocks settle meanwhile. Raises StudyError if one has no reply.
+    """
     loop = asyncio.get_running_loop()
     for number in range(max(1, count)):
         ended: asyncio.Future[HttpReply] = loop.create_future()
@@ -82,8 +84,11 @@ async def warm_up(client: Client, requests: Requests, count: int) -> None:
 
 
 def wait_ready(url: str, timeout_s: float = READY_TIMEOUT_S) -> None:
-    """Return once the server no longer says of itself that it is starting, by 503 for GET /readyz.
-    Whoever has no such path, or is not there, is not waited for. Raises StudyError."""
+    """Wait until the server no longer says that it is starting, by 503 for GET /readyz.
+
+    A server that has no such path, or is not there, is not waited for. Raises StudyError after
+    ``timeout_s``.
+    """
     give_up_s = time.monotonic() + timeout_s
     while _is_starting(f"{url.rstrip('/')}/readyz"):
         if time.monotonic() > give_up_s:
@@ -102,7 +107,7 @@ def _is_starting(url: str) -> bool:
 
 
 def describe_server(url: str) -> dict[str, Any] | None:
-    """The first model of GET /v1/models; None where there is no such thing."""
+    """Return the first model of GET /v1/models; None where there is no such thing."""
     try:
         facts = get_json(f"{url.rstrip('/')}/v1/models")["models"][0]
     except (StudyError, ValueError, LookupError, TypeError):
