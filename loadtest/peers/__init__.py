@@ -1,0 +1,1 @@
+"""Other serving frameworks around the same detector, each a program for its own environment."""

@@ -1,4 +1,4 @@
-"""One exit behind BentoML: one process, whose dispatcher gathers requests into batches.
+"""A peer server: one exit behind BentoML, a process whose dispatcher batches requests.
 
     bentoml serve loadtest.peers.bentoml_server:Detection --host 127.0.0.1 --port $PEER_PORT
 
@@ -25,28 +25,30 @@ from loadtest.peers.detector import (
 from serving.core.errors import InvalidImage, UnsupportedImage
 
 SETTINGS = PeerDetectorSettings.read(os.environ)
-"""Read at import, by the process that starts the service and by the one that serves: decorators
-need them."""
+"""The service's settings, read at import: decorators need them.
+
+Both the process that starts the service and the one that serves read them.
+"""
 
 
 class Upload(bentoml.IODescriptor):
-    """A batch of the one image that the body is."""
+    """The body of one request, taken as a batch of one image."""
 
     images: list[bytes]
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: Any) -> Upload:
-        """The body as it is; BentoML's own readers want JSON or a form."""
+        """Return the request's body as it is; BentoML's own readers want JSON or a form."""
         del serde
         return cls(images=[await request.body()])
 
 
 class Reply(bentoml.IODescriptor):
-    """JSON that is ready."""
+    """A reply whose JSON is already encoded."""
 
     @classmethod
     async def to_http_response(cls, obj: Any, serde: Any) -> Response:
-        """The one reply of a batch of one."""
+        """Return the HTTP response with the single reply of a batch of one."""
         del serde
         (body,) = obj
         return Response(body, media_type="application/json")
@@ -58,7 +60,7 @@ class Reply(bentoml.IODescriptor):
     logging={"access": {"enabled": False}},
 )
 class Detection:
-    """The service."""
+    """BentoML's service around one exit of the model."""
 
     def __init__(self) -> None:
         self._detector = PeerDetector(SETTINGS.folder, SETTINGS.depth)
@@ -72,7 +74,10 @@ class Detection:
         max_latency_ms=round(SETTINGS.timeout_s * 1e3),
     )
     def detect(self, images: list[bytes]) -> list[bytes]:
-        """Called in a thread. An image that cannot be read fails the batch that it is in."""
+        """Return one reply per image; BentoML calls this in a thread, with a batch.
+
+        An image that cannot be read fails the whole batch that it is in.
+        """
         try:
             decoded = [self._detector.decode(data) for data in images]
         except (InvalidImage, UnsupportedImage) as error:

@@ -1,4 +1,4 @@
-"""What every peer serves: one exit of the model, on the engine that Punctual serves it with.
+"""The detector that every peer serves: one exit of the model, on Punctual's own engine.
 
     environment -> PeerDetectorSettings -> PeerDetector   the framework adds batches, timeouts, HTTP
     JPEG -> pixels (1) -> boxes (1 .. 4 at once) -> JSON
@@ -32,31 +32,33 @@ from serving.runners.openvino import BATCH_SIZES
 
 RUNTIME = "openvino"
 MAX_BATCH_SIZE = BATCH_SIZES[-1]
-"""The largest that the engine is compiled for."""
+"""Largest batch that the engine is compiled for."""
 ROUTE = "/v1/detect"
 
 
 class PeerSettingsError(CommandError):
-    """The environment does not say what to serve; the message is one sentence."""
+    """An error in the environment: it does not say what to serve. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class PeerDetectorSettings:
-    """What to serve, from the environment.
+    """The settings of a peer, read from the environment: what to serve, and where.
 
-    ``PEER_MODEL_REPOSITORY``, and ``PEER_MODEL`` where several are in there; ``PEER_DEPTH``, the
-    exit; ``PEER_PORT`` on loopback; ``PEER_TIMEOUT_MS``."""
+    The variables are ``PEER_MODEL_REPOSITORY``, and ``PEER_MODEL`` where several models are in
+    there; ``PEER_DEPTH``, the exit; ``PEER_PORT`` on loopback; ``PEER_TIMEOUT_MS``.
+    """
 
     folder: Path
-    """With the catalogue and the segments."""
+    """Folder with the model's catalogue and segments."""
     depth: int
     port: int
     timeout_s: float
-    """What the framework takes for its timeout: a later answer is of use to nobody."""
+    """Seconds that the framework takes for its timeout: a later answer is of use to nobody."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> PeerDetectorSettings:
-        """Raises PeerSettingsError, also for a model or a depth that is not there."""
+        """Read the settings. Raises PeerSettingsError, also for a model or a depth that is not
+        there."""
         try:
             folder = find_model(
                 Path(environment["PEER_MODEL_REPOSITORY"]), environment.get("PEER_MODEL")
@@ -81,15 +83,17 @@ class PeerDetectorSettings:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image as the model takes it, and where it lies in there."""
+    """One image as the model takes it, and where the original lies in it."""
 
     pixels: Image
     placement: Letterbox
 
 
 class PeerDetector:
-    """Exit ``depth`` of the model in ``folder`` as one fused segment, compiled and warm. One call
-    of ``detect`` at a time."""
+    """A model's exit as one fused segment, compiled and warm; one call of ``detect`` at a time.
+
+    The exit is ``depth`` of the model in ``folder``.
+    """
 
     def __init__(self, folder: Path, depth: int) -> None:
         catalog = read_catalog(folder)
@@ -104,11 +108,11 @@ class PeerDetector:
                 pass  # nobody asks for the times
 
     def decode(self, data: bytes) -> Decoded:
-        """Raises InvalidImage or UnsupportedImage."""
+        """Decode and letterbox an image file. Raises InvalidImage or UnsupportedImage."""
         return Decoded(*load_image(data, *self._input_size))
 
     def detect(self, images: Sequence[Decoded]) -> list[bytes]:
-        """The reply to each of 1 to ``MAX_BATCH_SIZE`` images, found in one run."""
+        """Return the JSON reply to each of 1 to ``MAX_BATCH_SIZE`` images, found in one run."""
         batch = self._runner.load([image.pixels for image in images])
         boxes = self._runner.run(self._segment, batch)
         found = self._runner.detections(boxes)
@@ -124,7 +128,10 @@ class PeerDetector:
         self._runner.close()
 
     def _reply(self, found: Detections, placement: Letterbox) -> bytes:
-        """JSON, to the digits of Punctual's own: a hundredth of a pixel of the original image."""
+        """Return the reply as JSON, rounded as Punctual's own replies are.
+
+        Boxes are to a hundredth of a pixel of the original image.
+        """
         boxes = placement.to_original(found.boxes_xyxy_input).astype(float).round(2).tolist()
         scores = found.scores.astype(float).round(4).tolist()
         detections = [

@@ -1,4 +1,4 @@
-"""One exit behind LitServe: a process for HTTP, one for the engine, a queue between them.
+"""A peer server: one exit behind LitServe, a process for HTTP, one for the engine, a queue between.
 
     python -m loadtest.peers.litserve_server      settings from the environment, see detector.py
 
@@ -26,13 +26,15 @@ from loadtest.peers.detector import (
 from serving.core.errors import InvalidImage, UnsupportedImage
 
 BATCH_TIMEOUT_S = 0.001
-"""The engine's process looks for requests in windows of this length, and a lone request waits for
-the end of the one it came in. Shorter ones cost two processes much of a core, longer ones latency;
-under load a batch fills at once."""
+"""Seconds of the windows in which the engine's process looks for requests.
+
+A lone request waits for the end of the window it came in. Shorter ones cost two processes much of a
+core, longer ones latency; under load a batch fills at once.
+"""
 
 
 class DetectApi(litserve.LitAPI):
-    """LitServe's four verbs."""
+    """LitServe's interface to one exit: decode, batch, predict, unbatch and encode."""
 
     def __init__(self, settings: PeerDetectorSettings) -> None:
         super().__init__(
@@ -41,31 +43,34 @@ class DetectApi(litserve.LitAPI):
         self._settings = settings
 
     def setup(self, device: str) -> None:
-        """Called in the engine's process."""
+        """Open the detector; LitServe calls this in the engine's process."""
         del device  # "cpu"; the engine has no other
         self._detector = PeerDetector(self._settings.folder, self._settings.depth)
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/jpeg")]) -> Decoded:
-        """An image that cannot be read fails the batch that it is in: LitServe has it so."""
+        """Decode one request's image; one that cannot be read fails its whole batch.
+
+        LitServe has it so.
+        """
         try:
             return self._detector.decode(request)
         except (InvalidImage, UnsupportedImage) as error:
             raise HTTPException(400, str(error)) from error
 
     def batch(self, inputs: list[Decoded]) -> list[Decoded]:
-        """As they are: the engine copies them side by side itself."""
+        """Return the images as they are: the engine copies them side by side itself."""
         return inputs
 
     def predict(self, x: list[Decoded]) -> list[bytes]:
-        """One run of the engine."""
+        """Return one reply per image, found in one run of the engine."""
         return self._detector.detect(x)
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
-        """As they are."""
+        """Return the replies as they are, one per request."""
         return output
 
     def encode_response(self, output: bytes) -> Response:
-        """Ready JSON, which FastAPI need not go through again."""
+        """Return the reply as ready JSON, which FastAPI need not go through again."""
         return Response(output, media_type="application/json")
 
 
@@ -74,7 +79,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def main() -> int:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM; return the exit code, 2 for settings that cannot be used."""
     try:
         settings = PeerDetectorSettings.read(os.environ)
     except PeerSettingsError as error:

@@ -1,4 +1,4 @@
-"""When requests arrive: point processes that a short text names, at any mean rate.
+"""Arrival processes: when requests arrive, at any mean rate, by the name that a short text gives.
 
 All but the recorded trace are one construction: a renewal process at rate 1, whose gaps have mean 1
 and squared coefficient of variation CV2, in a time that runs as fast as the rate of the moment
@@ -36,13 +36,13 @@ from numpy.typing import NDArray
 from serving.core.command_errors import InvalidArgument
 
 MAX_ARRIVALS = 10_000_000
-"""Of one run, and of one trace file."""
+"""Largest number of requests in one run, and in one trace file."""
 MAX_PIECES = 1_000_000
 TRACES = Path(__file__).parents[1] / "traces"
 
 
 class _Process(Protocol):
-    """Draws ascending offsets in [0, duration_s) at a mean rate."""
+    """An arrival process that draws ascending offsets in [0, duration_s) at a mean rate."""
 
     def draw(
         self, rate_hz: float, duration_s: float, rng: np.random.Generator
@@ -55,17 +55,17 @@ class Arrivals:
 
     name: str
     digest: str | None
-    """Of a trace: the first 16 hexadecimal digits of its content's SHA-256."""
+    """First 16 hexadecimal digits of a trace's SHA-256; None for any other process."""
     process: _Process
 
     @property
     def follows_schedule(self) -> bool:
-        """Whether its rate changes at instants of the run that are the same for every seed."""
+        """Return whether the rate changes at instants of the run that no seed moves."""
         return isinstance(self.process, _Renewal) and not isinstance(self.process.curve, _Flat)
 
     @property
     def burst_s(self) -> tuple[float, float] | None:
-        """Start and end of the burst, if it is one."""
+        """Return start and end of the burst in seconds; None if the process is not a burst."""
         curve = self.process.curve if isinstance(self.process, _Renewal) else None
         if not isinstance(curve, _Burst):
             return None
@@ -74,8 +74,11 @@ class Arrivals:
     def offsets_s(
         self, rate_hz: float, duration_s: float, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Ascending offsets in [0, duration_s); perhaps none. Raises ValueError for a rate or a
-        duration that is not positive and finite, or for more than MAX_ARRIVALS."""
+        """Draw ascending offsets in [0, duration_s), in seconds; perhaps none.
+
+        Raises ValueError for a rate or a duration that is not positive and finite, or for more than
+        MAX_ARRIVALS.
+        """
         for name, value in (("rate", rate_hz), ("duration", duration_s)):
             if not (math.isfinite(value) and value > 0):
                 raise InvalidArgument(
@@ -89,8 +92,10 @@ class Arrivals:
 
 
 def parse_arrivals(text: str) -> Arrivals:
-    """The process that ``text`` names; see the table above. Raises ValueError, with a sentence, for
-    anything else, and for a trace that cannot be read."""
+    """Return the process that ``text`` names, as the table at this module's head describes.
+
+    Raises ValueError, with a sentence, for anything else, and for a trace that cannot be read.
+    """
     kind, _, rest = text.partition(":")
     if kind == "trace":
         content = _read_trace(rest)
@@ -119,7 +124,7 @@ def parse_arrivals(text: str) -> Arrivals:
 
 
 Pieces = NDArray[np.float64]
-"""[n, 4]: a piece's start (s), length (s), and the relative rate at its start and at its end."""
+"""Pieces of a relative rate, [n, 4]: start (s), length (s), rate at start and at end."""
 _Curve = Callable[[float], Pieces]
 
 
@@ -186,7 +191,7 @@ class _Burst:
 
 
 def _clip(pieces: Pieces, duration_s: float) -> Pieces:
-    """Pieces of constant rate, none of which goes on after ``duration_s``."""
+    """Cut pieces of constant rate so that none of them goes on after ``duration_s``."""
     pieces = pieces[pieces[:, 0] < duration_s]
     pieces[:, 1] = np.minimum(pieces[:, 1], duration_s - pieces[:, 0])
     return pieces
@@ -194,11 +199,10 @@ def _clip(pieces: Pieces, duration_s: float) -> Pieces:
 
 @dataclass(frozen=True)
 class _Renewal:
-    """Gaps of a gamma distribution with mean 1, in a time that a curve bends.
+    """A renewal process with gamma gaps of mean 1, in a time that a curve bends.
 
-    The process is in equilibrium from the start on, so that the mean count is exactly the
-    integral of the rate: its first gap is a uniform share of a gap chosen in proportion to its
-    length.
+    The process is in equilibrium from the start on, so that the mean count is exactly the integral
+    of the rate: its first gap is a uniform share of a gap chosen in proportion to its length.
     """
 
     cv2: float
@@ -230,7 +234,7 @@ class _Renewal:
 
 
 def _invert(pieces: Pieces, integrals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The times at which the integral of the relative rate reaches ``integrals``."""
+    """Return the times at which the integral of the relative rate reaches ``integrals``."""
     start, length, first, last = pieces.T
     edges = np.concatenate([[0.0], np.cumsum(length * (first + last) / 2)])
     i = np.minimum(np.searchsorted(edges, integrals, side="right") - 1, len(pieces) - 1)
@@ -246,8 +250,11 @@ def _invert(pieces: Pieces, integrals: NDArray[np.float64]) -> NDArray[np.float6
 
 @dataclass(frozen=True)
 class _Trace:
-    """As many consecutive requests as asked, from a random place of a recording on, which begins
-    anew where it ends; time is rescaled so that they last the run."""
+    """A recorded trace, of which a run replays consecutive requests from a random place on.
+
+    The recording begins anew where it ends; time is rescaled so that as many requests as asked last
+    the run.
+    """
 
     recorded_s: NDArray[np.float64]
 
@@ -308,4 +315,4 @@ _KINDS: Mapping[str, tuple[int, int, Callable[..., _Process]]] = {
     "onoff": (2, 3, lambda *numbers: _Renewal(1.0, _OnOff(*numbers))),
     "burst": (3, 3, lambda *numbers: _Renewal(1.0, _Burst(*numbers))),
 }
-"""Kind -> how many numbers it takes at least and at most, and what they make."""
+"""Kind of process -> how many numbers it takes at least and at most, and how it is made of them."""

@@ -1,4 +1,4 @@
-"""How much time requests allow: distributions that a short text names.
+"""Distributions of the time that requests allow, by the name that a short text gives.
 
 ========================== =========================================================================
 ``1.2x,2x,4x``             multiples of the full-depth time, equally often
@@ -25,7 +25,7 @@ MAX_SIGMA = 5.0
 
 
 class _Distribution(Protocol):
-    """Draws budgets in seconds."""
+    """A distribution that draws budgets in seconds."""
 
     def draw(
         self, count: int, full_depth_s: float, rng: np.random.Generator
@@ -42,8 +42,11 @@ class Budgets:
     def sample_s(
         self, count: int, full_depth_s: float, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """``count`` budgets in seconds; multiples are of ``full_depth_s``, the time that an idle
-        server takes for a request at full depth. Raises ValueError if that is not positive."""
+        """Draw ``count`` budgets in seconds.
+
+        Multiples are of ``full_depth_s``, the time that an idle server takes for a request at full
+        depth. Raises ValueError if that is not positive.
+        """
         if not (math.isfinite(full_depth_s) and full_depth_s > 0):
             raise InvalidArgument(f"the full-depth time must be positive, not {full_depth_s}")
         return self.distribution.draw(count, full_depth_s, rng)
@@ -52,7 +55,7 @@ class Budgets:
 @dataclass(frozen=True)
 class _Mixture:
     multiples: tuple[float, ...]
-    """Of the full-depth time; 0 for a choice in seconds."""
+    """Multiple of the full-depth time that each choice is; 0 for a choice in seconds."""
     seconds: tuple[float, ...]
     weights: tuple[float, ...]
 
@@ -87,8 +90,10 @@ class _Lognormal:
 
 
 def parse_budgets(text: str) -> Budgets:
-    """The distribution that ``text`` names; see the table above. Raises ValueError, with a
-    sentence, for anything else."""
+    """Return the distribution that ``text`` names, as the table at this module's head describes.
+
+    Raises ValueError, with a sentence, for anything else.
+    """
     kind, colon, rest = text.partition(":")
     if not colon:
         return Budgets(text, _mixture(text))

@@ -1,4 +1,4 @@
-"""What a load test sends and what comes back: pictures, what is in them, what was found in them."""
+"""Images that a load test sends: what is in them, and what a server found in them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ CONTENT_TYPES = {
     b"\x89PNG": "image/png",
     b"RIFF": "image/webp",
 }
-"""By an image file's first bytes."""
+"""First bytes of an image file -> its media type."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedDetections:
-    """What one answer found."""
+    """The detections of one answer."""
 
     boxes_xyxy: NDArray[np.float32]
-    """[N, 4], pixels of the original image."""
+    """Boxes, [N, 4], in pixels of the original image."""
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
-    """[N], indices into the model's classes."""
+    """Labels, [N], as indices into the model's classes."""
 
     def key(self) -> bytes:
-        """The same for the same detections in the same order."""
+        """Return bytes that are the same for the same detections in the same order."""
         return b"".join(part.tobytes() for part in (self.boxes_xyxy, self.scores, self.labels))
 
 
@@ -45,7 +45,7 @@ NOTHING = ServedDetections(
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedObject:
-    """One annotated object."""
+    """One annotated object of an image."""
 
     box_xywh: tuple[float, float, float, float]
     class_name: str
@@ -59,20 +59,23 @@ class AnnotatedImage:
 
     name: str
     data: bytes
-    """As it lies in its file."""
+    """The image's bytes as they lie in its file."""
     content_type: str
     objects: tuple[AnnotatedObject, ...] | None = None
 
 
 def read_images(paths: Sequence[Path]) -> tuple[AnnotatedImage, ...]:
-    """Image files without annotations. Raises ValueError for what is not an image."""
+    """Read image files, without annotations. Raises ValueError for what is not an image."""
     return tuple(_image(path, None) for path in paths)
 
 
 def read_data(root: Path, split: str) -> tuple[AnnotatedImage, ...]:
-    """An annotated data set: a folder in Pascal VOC's layout, or a COCO file of annotations whose
-    images lie beside it or in the folder ``images`` beside it; ``split`` is one of VOC's lists.
-    Raises ValueError if it cannot be used."""
+    """Read an annotated data set, in Pascal VOC's layout or in COCO's.
+
+    It is a folder in VOC's layout, of whose lists ``split`` is one, or a COCO file of annotations
+    whose images lie beside it or in the folder ``images`` beside it. Raises ValueError if it cannot
+    be used.
+    """
     try:
         images = tuple(_read_voc(root, split) if root.is_dir() else _read_coco(root))
     except (OSError, LookupError, TypeError, ValueError, ElementTree.ParseError) as error:
