@@ -1,0 +1,1 @@
+"""Simulation of executors and fleets in virtual time, and studies of policies by it."""

@@ -1,4 +1,4 @@
-"""What a fleet does when it is scaled by one signal or another, in virtual time.
+"""A fleet that is scaled by one signal or another, in virtual time.
 
     requests --> balancer --> servers, each with the policy that serves
                                  |  every 15 s: what they export
@@ -28,13 +28,13 @@ from serving.core.request import Request
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 
 SYNC_S = 15.0
-"""Between two looks at the signal, as of KEDA and of the autoscaler."""
+"""Seconds between two looks at the signal, as of KEDA and of the autoscaler."""
 STARTUP_S = 30.0
-"""From the wish for a pod until it is ready."""
+"""Seconds from the wish for a pod until it is ready."""
 WINDOW_SYNCS = 4
-"""Rates and quantiles are over the last minute."""
+"""Number of looks over which rates and quantiles are taken: the last minute."""
 TOLERANCE = 0.1
-"""Smaller deviations from the target change nothing; the autoscaler's default."""
+"""Largest relative deviation from the target that changes nothing; the autoscaler's default."""
 MIN_SERVERS = 2
 MAX_SERVERS = 20
 UP_SHARE = 1.0
@@ -48,38 +48,40 @@ JITTER = 0.03
 
 @dataclass(frozen=True, slots=True)
 class FleetSample:
-    """The fleet at one look at it; all but ``servers`` and ``waiting`` over the time since the one
-    before."""
+    """The state of a fleet at one look at it.
+
+    All but ``servers`` and ``waiting`` is counted over the time since the look before.
+    """
 
     time_s: float
     servers: int
     waiting: float
-    """Requests that no segment has run for, by server."""
+    """Mean number of requests per server that no segment has run for."""
     arrived: int
     latencies_s: tuple[float, ...]
-    """Of those that were answered."""
+    """Latencies in seconds of the requests that were answered."""
     in_time: int
     sum_ap: float
-    """Over those answered in time."""
+    """Sum of the AP of the answers in time."""
     shed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What the last samples come to."""
+    """The signals that a scaler sees, computed from the last samples."""
 
     servers: int
     p99_s: float
-    """Of answered requests; 0 if there are none."""
+    """The 99th percentile of the latency of answered requests in seconds; 0 if there are none."""
     waiting: float
     demand: float
-    """Engines that the most accurate exit would keep busy, of one request at a time."""
+    """Number of engines that full depth would keep busy, one request at a time: the demand."""
     shed: float
-    """Share of all requests."""
+    """Share of all requests that was shed."""
 
     @classmethod
     def of(cls, samples: Sequence[FleetSample], full_depth_s: float) -> Signals:
-        """``samples``, oldest first, are ``SYNC_S`` apart."""
+        """Compute the signals from ``samples``, oldest first, which are ``SYNC_S`` apart."""
         latencies = [seconds for sample in samples for seconds in sample.latencies_s]
         arrived = sum(sample.arrived for sample in samples)
         return cls(
@@ -93,14 +95,17 @@ class Signals:
 
 
 Wanted = Callable[[Signals], float]
-"""How many servers there should be, before rounding, tolerance and bounds."""
+"""A scaling rule: signals -> number of servers, before rounding, tolerance and bounds."""
 
 MAX_SHED = 0.01
 
 
 def demand_and_shed(target: float) -> Wanted:
-    """The scaler that ships: full depth is to keep each server busy for ``target`` of its time; and
-    where more than ``MAX_SHED`` is shed, servers enough for those as well."""
+    """Return the scaling rule that ships: by full-depth demand, and by what is shed.
+
+    Full depth is to keep each server busy for ``target`` of its time; and where more than
+    ``MAX_SHED`` is shed, there are to be servers enough for those requests as well.
+    """
 
     def wanted(signals: Signals) -> float:
         for_shed = signals.servers / max(0.1, 1.0 - signals.shed)
@@ -110,17 +115,17 @@ def demand_and_shed(target: float) -> Wanted:
 
 
 def latency(target_s: float) -> Wanted:
-    """In proportion to the 99th percentile of latency."""
+    """Return the rule that scales in proportion to the 99th percentile of latency."""
     return lambda signals: signals.servers * signals.p99_s / target_s
 
 
 def queue(target: float) -> Wanted:
-    """In proportion to the requests that wait at a server."""
+    """Return the rule that scales in proportion to the requests that wait at a server."""
     return lambda signals: signals.servers * signals.waiting / target
 
 
 class Autoscaler:
-    """Decides as a HorizontalPodAutoscaler with one metric does."""
+    """An autoscaler that decides as a HorizontalPodAutoscaler with one metric does."""
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
@@ -128,7 +133,7 @@ class Autoscaler:
         self._removed: deque[tuple[float, int]] = deque()
 
     def decide(self, now_s: float, current: int, signals: Signals) -> int:
-        """How many servers there are to be, of which there are ``current`` or will be shortly."""
+        """Return how many servers there are to be, of which ``current`` are or will be there."""
         wanted = self._wanted(signals)
         near = abs(wanted / current - 1.0) <= TOLERANCE
         proposal = current if near else math.ceil(wanted)
@@ -152,8 +157,11 @@ class Autoscaler:
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """Poisson arrivals: ``demand`` engines' worth of full depth and, for a time, ``factor`` times
-    as many."""
+    """Poisson arrivals with an overload in the middle.
+
+    There are ``demand`` engines' worth of full depth and, for ``length_s`` from ``start_s`` on,
+    ``factor`` times as many.
+    """
 
     demand: float
     duration_s: float
@@ -164,7 +172,7 @@ class Flood:
     def requests(
         self, profile: ModelProfile, budgets: str, rng: np.random.Generator
     ) -> list[Request]:
-        """In order of arrival. Raises ValueError."""
+        """Draw the requests, in order of arrival. Raises ValueError."""
         shape = parse_arrivals(f"burst:{self.start_s}:{self.length_s}:{self.factor}")
         rate_hz = self.demand / profile.full_depth_s
         arrivals_s = shape.offsets_s(rate_hz, self.duration_s, rng)
@@ -185,8 +193,10 @@ def simulate(
     autoscaler: Autoscaler | None,
     rng: np.random.Generator,
 ) -> list[FleetSample]:
-    """``requests``, in order of arrival, at a fleet that begins with ``num_servers`` and is scaled
-    by ``autoscaler`` (None: not at all). One sample every ``SYNC_S``."""
+    """Simulate ``requests``, in order of arrival, at a fleet, and return a sample every ``SYNC_S``.
+
+    The fleet begins with ``num_servers`` and is scaled by ``autoscaler``; None: not at all.
+    """
     outcomes: list[SimulatedOutcome] = []
     service_rng, balancer_rng = rng.spawn(2)
 
@@ -229,7 +239,7 @@ def simulate(
             if starting:
                 starting.pop()
             else:
-                leaving.append(active.pop())  # it answers what it has
+                leaving.append(active.pop())  # it answers the requests that it has
     return samples
 
 
@@ -258,8 +268,11 @@ SHIPPED = "full-depth demand and shed"
 
 
 def scalers(budget_s: float, target: float) -> Mapping[str, Wanted | None]:
-    """What is compared, for requests with budgets of ``budget_s``: nothing, the usual signals with
-    the targets that objectives suggest, and what ships with its ``target``."""
+    """Return the scaling rules that are compared for requests of budget ``budget_s``, by name.
+
+    They are none at all, the usual signals with the targets that objectives suggest, and the rule
+    that ships with its ``target``.
+    """
     return {
         "not scaled": None,
         "p99 latency, to stay within the budget": latency(budget_s),

@@ -2,10 +2,10 @@
 
     arrival --> balancer --> server 0 .. n-1, each with its own policy, latency model and service
 
-A server is moved on only when somebody has to know how it stands. Round robin and power of two need
-the servers that they look at; least request needs all, so a heap keeps when each one next does
-something, and buckets keep who has how many requests open. An event then costs O(log n) beyond
-what its own server does: the policies bound a simulation, not the size of the fleet.
+A server is advanced only when its state matters. Round robin and power of two need the servers that
+they look at; least request needs all, so a heap keeps when each one next does something, and
+buckets keep which have how many requests open. An event then costs O(log n) beyond what its own
+server does: the policies bound a simulation, not the size of the fleet.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from serving.core.request import Request
 MAX_SERVERS = 1000
 
 MakeServer = Callable[[int, Callable[[SimulatedOutcome], None]], SimulatedServer]
-"""The server of this number, which tells the callback of each request that ends."""
+"""A maker of servers: (number, callback for each request that ends) -> that server."""
 
 
 class Balancer:
-    """Chooses one of ``servers`` for each arrival."""
+    """A load balancer, which chooses one of ``servers`` for each arrival."""
 
     def __init__(self, servers: Sequence[SimulatedServer], rng: np.random.Generator) -> None:
         self._servers = servers
         self._rng = rng
 
     def choose(self, now_s: float) -> int:
-        """The number of a server, which has been advanced to ``now_s``."""
+        """Return the number of a server, which has been advanced to ``now_s``."""
         raise NotImplementedError
 
     def submitted(self, number: int) -> None:
-        """A request has been handed to server ``number``, which was chosen last."""
+        """Note that a request has been handed to server ``number``, which was chosen last."""
 
     def ended(self, number: int) -> None:
-        """A request has ended at server ``number``."""
+        """Note that a request has ended at server ``number``."""
 
 
 class RoundRobin(Balancer):
-    """Each in turn."""
+    """A balancer that chooses each server in turn."""
 
     _next = 0
 
@@ -57,9 +57,11 @@ class RoundRobin(Balancer):
 
 
 class PowerOfTwo(Balancer):
-    """The one with fewer open requests of two different ones drawn at random; the first drawn, if
-    they have as many (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing,
-    2001)."""
+    """A balancer that draws two servers at random and chooses the one with fewer open requests.
+
+    It is the first drawn, if they have as many (Mitzenmacher, The Power of Two Choices in
+    Randomized Load Balancing, 2001).
+    """
 
     def choose(self, now_s: float) -> int:
         total = len(self._servers)
@@ -72,20 +74,20 @@ class PowerOfTwo(Balancer):
 
 
 class LeastRequest(Balancer):
-    """One with the fewest open requests of all, drawn at random."""
+    """A balancer that draws at random among the servers with the fewest open requests of all."""
 
     def __init__(self, servers: Sequence[SimulatedServer], rng: np.random.Generator) -> None:
         super().__init__(servers, rng)
         self._by_count: list[list[int]] = [list(range(len(servers)))]
-        """Number of open requests -> the servers that have so many."""
+        """Number of open requests -> the servers that have so many, its bucket."""
         self._place = list(range(len(servers)))
-        """SimulatedServer -> where it stands in its bucket."""
+        """Server -> its index in its bucket."""
         self._count = [0] * len(servers)
         self._least = 0
         self._events: list[tuple[float, int]] = []
 
     def choose(self, now_s: float) -> int:
-        # What one does at this very instant may wait: it has been advanced to it, or it will be.
+        # An event at this very instant may wait: its server has been advanced to it, or will be.
         while self._events and self._events[0][0] < now_s:
             _, number = heapq.heappop(self._events)
             self._servers[number].advance(now_s)
@@ -94,7 +96,7 @@ class LeastRequest(Balancer):
             self._least += 1
         bucket = self._by_count[self._least]
         number = bucket[int(self._rng.integers(len(bucket)))]
-        self._servers[number].advance(now_s)  # an idle one has been left behind
+        self._servers[number].advance(now_s)  # an idle server's clock has been left behind
         return number
 
     def submitted(self, number: int) -> None:
@@ -112,7 +114,7 @@ class LeastRequest(Balancer):
             heapq.heappush(self._events, (event_s, number))
 
     def _move(self, number: int, count: int) -> None:
-        """Into the bucket of ``count``; the last of the old one takes its place."""
+        """Move a server into the bucket of ``count``; the old bucket's last takes its place."""
         bucket, place = self._by_count[self._count[number]], self._place[number]
         bucket[place] = bucket[-1]
         self._place[bucket[place]] = place
@@ -133,7 +135,7 @@ BALANCERS: Mapping[str, Callable[[Sequence[SimulatedServer], np.random.Generator
 
 
 class Fleet:
-    """``size`` servers behind the balancer called ``balancer``."""
+    """A fleet of ``size`` servers behind the balancer called ``balancer``."""
 
     def __init__(
         self,
@@ -160,11 +162,11 @@ class Fleet:
 
     @property
     def num_decisions(self) -> int:
-        """Of all servers."""
+        """Return the number of decisions of all servers together."""
         return sum(server.num_decisions for server in self.servers)
 
     def simulate(self, requests: Sequence[Request]) -> None:
-        """All of ``requests``, which are in order of arrival, until the last has ended."""
+        """Simulate ``requests``, which are in order of arrival, until the last has ended."""
         for request in requests:
             number = self._balancer.choose(request.arrival_s)
             self.servers[number].submit(request)

@@ -1,5 +1,6 @@
-"""What no schedule can exceed: an upper bound on the accuracy that can be reached in time, for a
-scheduler that knows all arrivals and never errs.
+"""An upper bound on the accuracy that can be reached in time, which no schedule can exceed.
+
+It holds for a scheduler that knows all arrivals and never errs.
 
 The sum of the AP of all requests answered in time is at most ``upper_bound``:
 
@@ -46,22 +47,25 @@ from serving.core.scheduling.path_costs import EPSILON_S, Paths
 from serving.core.segment import Segment
 
 MAX_STEPS = 64
-"""Of a ``Ways``; neighbours are joined, in favour of the bound, where there are more."""
+"""Largest number of steps of a ``Ways``.
+
+Where there are more, neighbours are joined, in favour of the bound.
+"""
 MAX_BUDGETS = 16
-"""Budgets that are told apart; with more, several count as the largest of them."""
+"""Largest number of budgets that are told apart; several count as their largest."""
 
 Numbers = Sequence[float] | npt.NDArray[np.float64]
 Ways = tuple[tuple[float, float], ...]
-"""(time, work) in seconds, of longer and longer times and less and less work: within that time an
-answer takes no less than that work."""
+"""Ways to an answer: (time, work) in seconds, of longer and longer times and less and less work. An
+answer within that time takes no less than that work."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingCosts:
-    """What exits 1 .. N cost at least, and what they are worth."""
+    """The least work that exits 1 .. N cost, and their accuracy."""
 
     accuracy: tuple[float, ...]
-    """AP."""
+    """AP of exits 1 .. N."""
     ways: Mapping[int, tuple[Ways, ...]]
     """Largest batch, ascending -> the ways to each exit in batches of up to that size."""
 
@@ -74,12 +78,12 @@ def operating_costs(
     floor: float = 1.0,
     num_executors: int = 1,
 ) -> OperatingCosts:
-    """The least that exits can cost on a machine whose runs take at least ``floor`` times the
-    profile's median, in batches of up to the largest of ``batch_sizes``.
+    """Return the least that exits can cost, in batches of up to the largest of ``batch_sizes``.
 
-    ``num_executors`` machines do at most what one does on which an answer takes as long but so many
-    times less work. Raises KeyError if the profile lacks an available segment, ValueError if those
-    make no path to an exit.
+    On the machine, runs take at least ``floor`` times the profile's median. ``num_executors``
+    machines do at most what one does on which an answer takes as long but so many times less work.
+    Raises KeyError if the profile lacks an available segment, ValueError if those make no path to
+    an exit.
     """
     latency = LatencyModel(profile)
     paths = Paths(available, len(accuracy))
@@ -106,7 +110,7 @@ def operating_costs(
 
 
 def _along(path: Iterable[Segment], options: Mapping[Segment, Ways], limit: int) -> Ways:
-    """Through these segments, each in a batch of any size up to ``limit``."""
+    """Return the ways through these segments, each in a batch of any size up to ``limit``."""
     ways: Ways = ((0.0, 0.0),)
     for segment in path:
         ways = _thin(
@@ -120,7 +124,7 @@ def _along(path: Iterable[Segment], options: Mapping[Segment, Ways], limit: int)
 
 
 def _thin(ways: Iterable[tuple[float, float]]) -> Ways:
-    """Without those that others beat in both; at most ``MAX_STEPS``."""
+    """Return the ways that no other beats in both time and work; at most ``MAX_STEPS`` of them."""
     front: list[tuple[float, float]] = []
     for time_s, work_s in sorted(ways):
         if not front or work_s < front[-1][1]:
@@ -136,12 +140,12 @@ def upper_bound(
     max_depth: Sequence[int] | npt.NDArray[np.int64] | None,
     costs: OperatingCosts,
 ) -> float:
-    """The most that the AP of all requests answered in time can sum up to; see above.
+    """Return the most that the AP of all requests answered in time can sum up to.
 
-    ``arrivals_s``, ``deadlines_s`` and ``max_depth`` have one entry per request, in any order;
-    without ``max_depth`` every exit is open to everybody. Takes O(n log n) for each distinct slope,
-    of which there are at most budgets x batch sizes x exits. Raises ValueError on lists of unequal
-    length.
+    The module's head has the proof. ``arrivals_s``, ``deadlines_s`` and ``max_depth`` have one
+    entry per request, in any order; without ``max_depth`` every exit is open to every request.
+    Takes O(n log n) for each distinct slope, of which there are at most budgets x batch sizes x
+    exits. Raises ValueError on lists of unequal length.
     """
     arrivals = np.asarray(arrivals_s, dtype=np.float64)
     deadlines = np.asarray(deadlines_s, dtype=np.float64)
@@ -175,7 +179,10 @@ def upper_bound(
 def _budgets(
     budgets_s: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """At most ``MAX_BUDGETS`` budgets, ascending, and which of them is each one's or next above."""
+    """Return at most ``MAX_BUDGETS`` budgets, ascending, and for each request the index of its own.
+
+    A budget that is not among them counts as the next above.
+    """
     rounded = np.round(budgets_s, 9)
     values = np.unique(rounded)
     if len(values) > MAX_BUDGETS:
@@ -186,9 +193,11 @@ def _budgets(
 def _most_company(
     arrivals_s: npt.NDArray[np.float64], deadlines_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.int64]:
-    """For each request the most windows, its own included, that have an instant of it in common.
-    Arrivals ascend."""
-    # There are most of them just after an arrival; highest[i]: the most at arrivals i .. i + span.
+    """Return for each request the most windows that have an instant of its own window in common.
+
+    Its own window counts. Arrivals ascend.
+    """
+    # Most windows overlap just after an arrival; highest[i]: the most at arrivals i .. i + span.
     gone = np.searchsorted(np.sort(deadlines_s), arrivals_s, side="left")
     highest = np.searchsorted(arrivals_s, arrivals_s, side="right") - gone
     last = np.searchsorted(arrivals_s, deadlines_s, side="right")  # exclusive
@@ -210,7 +219,7 @@ def _most_company(
 def _points(
     costs: OperatingCosts, budget_s: float, size: int, limit: int
 ) -> list[tuple[float, float]]:
-    """(least work, AP) of each exit that can be reached so."""
+    """Return (least work, AP) of each exit that can be reached within the budget."""
     points = []
     for ways, ap in zip(costs.ways[size][:limit], costs.accuracy, strict=False):
         place = bisect_right(ways, (budget_s + EPSILON_S, math.inf))
@@ -220,8 +229,10 @@ def _points(
 
 
 def _hull(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The increasing part of the upper concave hull of (0, 0) and ``points``, all of positive x, as
-    pieces (slope, x at the end), steepest first."""
+    """Return the increasing part of the upper concave hull of (0, 0) and ``points``.
+
+    All points are of positive x. The hull is in pieces (slope, x at the end), steepest first.
+    """
     corners = [(0.0, 0.0)]
     for x, y in sorted(points):
         if y <= corners[-1][1]:
@@ -233,20 +244,23 @@ def _hull(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
-    """Infinite where the right one is straight above."""
+    """Return the slope between two points, infinite where the right one is straight above."""
     return (right[1] - left[1]) / (right[0] - left[0]) if right[0] > left[0] else math.inf
 
 
 def _cap(hull: Sequence[tuple[float, float]], slope: float) -> float:
-    """The work up to which a hull is at least so steep."""
+    """Return the work up to which a hull is at least as steep as ``slope``."""
     return max((end for steepness, end in hull if steepness >= slope), default=0.0)
 
 
 def most_work(
     arrivals_s: Sequence[float], deadlines_s: Sequence[float], caps_s: Sequence[float]
 ) -> float:
-    """The most work that one preemptive machine can do, at most ``caps_s`` of it for each request
-    and that between its arrival and its deadline. Arrivals ascend."""
+    """Return the most work that one preemptive machine can do.
+
+    For each request that is at most ``caps_s``, and between its arrival and its deadline. Arrivals
+    ascend.
+    """
     pending: list[tuple[float, float]] = []  # (deadline, work left): the earliest on top
     now_s = done_s = 0.0
     for next_s, deadline_s, cap_s in zip(
@@ -265,7 +279,7 @@ def most_work(
                     now_s = limit_s
                 heappop(pending)
             else:
-                # Less work at the same deadline: still on top.
+                # It has less work and the same deadline, so that it is still on top.
                 pending[0] = (limit_s, end_s - next_s)
                 done_s += next_s - now_s
                 break

@@ -28,7 +28,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "mean_ap": "Mean AP of those in time",
     "goodput_hz": "Goodput (answered in time per second)",
 }
-# Colours by Okabe and Ito, which people who do not see all colours tell apart.
+# Colours by Okabe and Ito, which people with colour blindness can tell apart.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#999999", "#B8A800")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _MARKERS = "osv^DPX<"
@@ -50,7 +50,7 @@ _SMOOTHED_BINS = 3
 
 
 def plot(report: SimulationReport, folder: Path) -> list[Path]:
-    """Writes every plot into ``folder``, which exists; their paths."""
+    """Write every plot into ``folder``, which exists, and return the paths."""
     written = []
     points = list(report.cells)
     policies = dict.fromkeys(policy for cells in report.cells.values() for policy in cells)
@@ -118,7 +118,7 @@ def _draw_metric(
         means = np.array([interval.mean for _, interval in of_policy])
         halves = np.array([interval.half for _, interval in of_policy])
         ax.plot(loads, means, label=policy, **style)
-        if policy == SHIPPED and np.isfinite(halves).all():  # of all, they would hide each other
+        if policy == SHIPPED and np.isfinite(halves).all():  # all would hide each other
             low, high = means - halves, means + halves
             ax.fill_between(loads, low, high, color=style["color"], alpha=0.15, lw=0)
     if metric == "in_time_accuracy":
@@ -145,8 +145,11 @@ def timeline_figure(
     duration_s: float,
     styles: Styles,
 ) -> Figure:
-    """How often, how surely and how deeply each policy answered, by instant of arrival; timelines
-    are of the same arrivals, summed over ``num_runs`` runs."""
+    """Return a figure of how often, how surely and how deeply each policy answered over time.
+
+    Time is the instant of arrival; timelines are of the same arrivals, summed over ``num_runs``
+    runs.
+    """
     figure, axes = panels(3, 1, height=2.4, width=10)
     figure.suptitle(title)
     titles = ("Answered in time per second", "Attainment", "Mean depth of those in time")
@@ -183,7 +186,7 @@ Styles = Mapping[str, Mapping[str, Any]]
 
 
 def line_styles(policies: Iterable[str]) -> Styles:
-    """One for each of ``policies``; the same for the same ones in the same order."""
+    """Return a line style for each of ``policies``, which depends only on their order."""
     policies = tuple(policies)
     styles: dict[str, Mapping[str, Any]] = {}
     for number, policy in enumerate(policy for policy in policies if policy != SHIPPED):
@@ -203,7 +206,7 @@ def line_styles(policies: Iterable[str]) -> Styles:
 def panels(
     count: int, num_columns: int, height: float = 3.6, width: float = 5.6
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels, each ``width`` by ``height`` inches."""
+    """Return a figure with ``count`` panels, each ``width`` by ``height`` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -217,7 +220,7 @@ def panels(
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One for all panels, to their right."""
+    """Add one legend for all panels, to their right."""
     handles = {
         label: handle
         for ax in axes
@@ -227,13 +230,13 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 
 def _smooth(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Means over ``_SMOOTHED_BINS`` neighbours, fewer at the ends."""
+    """Return means over ``_SMOOTHED_BINS`` neighbours, fewer at the ends."""
     window = np.ones(_SMOOTHED_BINS)
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def _ratio(values: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Their ratio, and a gap in the line where nothing was counted."""
+    """Return the ratio of values and counts; NaN, a gap in the line, where nothing was counted."""
     return np.divide(values, counts, out=np.full_like(values, np.nan), where=counts > 0)
 
 
@@ -244,10 +247,13 @@ def _save(figure: Figure, folder: Path, *parts: str) -> Path:
 
 
 def _file_name(parts: Iterable[str]) -> str:
-    """Letters, digits and dots of ``parts``; of a path its last component."""
+    """Return a file name made of the letters, digits and dots of ``parts``.
+
+    Of a path it takes the last component.
+    """
     return "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", _short(part)).strip("-") for part in parts)
 
 
 def _short(name: str) -> str:
-    """Of a path, the file's name without its suffix."""
+    """Return a name as it is; of a path, the file's name without its suffix."""
     return re.sub(r"[^:]*/", "", name).removesuffix(".json").removesuffix(".csv")

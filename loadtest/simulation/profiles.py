@@ -1,4 +1,6 @@
-"""What a simulation knows of a model: its exits' accuracies and how long its segments take.
+"""Model profiles: the facts that a simulation knows of a model.
+
+They are its exits' accuracies and how long its segments take.
 
 A profile is a small JSON file, in ``loadtest/profiles`` or anywhere. It either points to the
 catalogue of a measured model or describes a made-up one by a few numbers:
@@ -29,7 +31,7 @@ _EXPONENTIAL = {q: -math.log1p(-q) for q in (0.5, 0.9, 0.99)}
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """One model on one runtime and machine."""
+    """The profile of one model on one runtime and machine."""
 
     name: str
     description: str
@@ -39,17 +41,20 @@ class ModelProfile:
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """All that were profiled, in order."""
+        """Return all segments that were profiled, in order."""
         return tuple(sorted({segment for segment, _ in self.latency.table}))
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """All that were profiled, smallest first."""
+        """Return all batch sizes that were profiled, smallest first."""
         return tuple(sorted({size for _, size in self.latency.table}))
 
     def quickest_s(self, depth: int, batch: int = 1) -> float:
-        """Typical seconds from the image to the boxes of exit ``depth``, on the quickest path that
-        there is. Raises ValueError if there is none at this batch size."""
+        """Return the typical seconds from the image to the boxes of exit ``depth``.
+
+        They are those of the quickest path that there is. Raises ValueError if there is no path at
+        this batch size.
+        """
         paths = (unit_path(depth), (fused_exit(depth),))
         table = self.latency.table
         times = [
@@ -65,19 +70,24 @@ class ModelProfile:
 
     @property
     def full_depth_s(self) -> float:
-        """What an idle server typically takes for one request at full depth."""
+        """Return the seconds that an idle server typically takes for one request at full depth."""
         return self.quickest_s(len(self.accuracy))
 
     @property
     def capacity_hz(self) -> float:
-        """Requests per second that one executor answers at exit 1, at the batch size best for it:
-        what a load of 1 means."""
+        """Return the requests per second that one executor answers at exit 1: a load of 1.
+
+        Batches are of the size that is best for it.
+        """
         return max(size / self.quickest_s(1, size) for size in self.batch_sizes)
 
 
 def load_profile(name: str) -> ModelProfile:
-    """The profile called so in ``loadtest/profiles``, or that in the file ``name``: a profile, or a
-    model's catalogue (of its first runtime). Raises ValueError for anything else."""
+    """Read the profile called ``name`` in ``loadtest/profiles``, or that in the file ``name``.
+
+    A file may be a profile, or a model's catalogue (of its first runtime). Raises ValueError for
+    anything else.
+    """
     shipped = FOLDER / f"{name}.json"
     path = shipped if shipped.parent == FOLDER and shipped.is_file() else Path(name)
     data = _read(path, f"profile {name!r}")
@@ -98,8 +108,10 @@ def load_profile(name: str) -> ModelProfile:
 
 
 def one_sided_quantiles(p50_s: float, jitter: float) -> Quantiles:
-    """Of a time whose median is ``p50_s`` and that exceeds its minimum by an exponential share, as
-    ``simulator.ServiceTimes`` has it."""
+    """Return the quantiles of a time with median ``p50_s`` and one-sided jitter.
+
+    It exceeds its minimum by an exponential share, as ``simulator.ServiceTimes`` has it.
+    """
     least_s = p50_s / (1 + jitter * _EXPONENTIAL[0.5])
     return Quantiles(*(least_s * (1 + jitter * value) for value in _EXPONENTIAL.values()))
 

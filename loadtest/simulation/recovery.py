@@ -1,4 +1,4 @@
-"""What a burst does to answers, and how soon after it they are as before.
+"""Recovery from a burst: what it does to answers, and how soon after it they are as before.
 
 |  settling  |  before  |--- during ---|  first WINDOW bins that are as good as before: it is back
 
@@ -14,40 +14,44 @@ from dataclasses import dataclass
 from loadtest.simulation.study import Timeline
 
 WINDOW = 4
-"""Bins of the timeline that are looked at together: one alone has few requests."""
+"""Number of neighbouring bins that are looked at together: one alone has few requests."""
 ATTAINMENT_TOLERANCE = 0.02
-"""It is back within this ..."""
+"""Largest loss of attainment, in shares of all requests, at which it counts as back."""
 DEPTH_TOLERANCE = 0.05
-"""... and depth within this share."""
+"""Largest loss of mean depth, as a share of the depth before, at which it counts as back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Means over requests that arrived in some bins in a row."""
+    """Figures of the requests that arrived in some bins in a row."""
 
     attainment: float
     depth: float
-    """Of those answered in time; 0 if there are none."""
+    """Mean depth of the answers in time; 0 if there are none."""
     goodput_hz: float
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """A burst, before and after."""
+    """Figures before and during a burst, and how long after it they were as before."""
 
     before: Stretch
     during: Stretch
     attainment_back_s: float | None
-    """From the burst's end to the end of the first ``WINDOW`` bins that are as before; None if
-    there are none."""
+    """Seconds from the burst's end until attainment is back; None if it never is.
+
+    It is back at the end of the first ``WINDOW`` bins that are as before.
+    """
     depth_back_s: float | None
 
 
 def recovery(
     timeline: Timeline, burst_s: tuple[float, float], duration_s: float, num_runs: int
 ) -> Recovery | None:
-    """Of ``num_runs`` runs summed; None unless bins lie wholly before (two or
-    more), in and after the burst."""
+    """Compute the recovery from the sum of ``num_runs`` runs.
+
+    It is None unless bins lie wholly before the burst (two or more), in it and after it.
+    """
     num_bins = len(timeline.arrived)
     bin_s = duration_s / num_bins
     first, last = -int(-burst_s[0] // bin_s), int(burst_s[1] // bin_s)

@@ -1,4 +1,4 @@
-"""What a study by simulation found: means with intervals, and comparisons.
+"""The findings of a study by simulation: means with intervals, and comparisons.
 
 Policies are compared in *in-time accuracy*: AP summed over the requests answered in time, over all
 requests. Comparisons are paired: a difference is taken between runs of one seed, which saw the same
@@ -21,12 +21,15 @@ from loadtest.workload.arrivals import parse_arrivals
 
 FORMAT = 1
 SHIPPED = "deadline"
-"""The policy that serves."""
+"""Name of the policy that serves."""
 SHALLOWEST = "fixed:1"
 HIGH_ATTAINMENT = 0.9
-"""Where the shallowest exit alone attains so much, the shipped policy must nearly do so too ..."""
+"""Attainment of the shallowest exit alone from which on the shipped policy is compared with it.
+
+Where the shallowest exit attains so much, the shipped policy must nearly do so too.
+"""
 ATTAINMENT_MARGIN = 0.01
-"""... within this."""
+"""Attainment by which the shipped policy may fall short of the shallowest exit's."""
 
 # Two-sided 95 % of Student's t distribution, by degrees of freedom from 1 on.
 _STUDENT_T = (
@@ -38,14 +41,17 @@ _STUDENT_T = (
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and how far its 95 % interval reaches to either side, infinitely with one value."""
+    """A mean and how far its 95 % interval reaches to either side; infinitely with one value."""
 
     mean: float
     half: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
-        """By Student's t; from 31 values on with the t of 31. Raises ValueError for no values."""
+        """Compute the interval by Student's t; from 31 values on with the t of 31.
+
+        Raises ValueError for no values.
+        """
         if not values:
             raise ValueError("no values have no mean")
         count, mean = len(values), math.fsum(values) / len(values)
@@ -56,7 +62,7 @@ class Interval:
         return cls(mean, t * math.sqrt(variance / count))
 
     def to_json(self) -> dict[str, float | None]:
-        """``half`` is null if it is infinite."""
+        """Return the interval as JSON; ``half`` is null if it is infinite."""
         return {"mean": self.mean, "half": self.half if math.isfinite(self.half) else None}
 
 
@@ -68,18 +74,19 @@ METRICS: Mapping[str, Callable[[RunResult], float | None]] = {
     "share_of_oracle": lambda run: run.share_of_oracle,
     "bound": lambda run: run.bound_ap and run.bound_ap / max(1, run.num_requests),
 }
-"""``bound`` is the in-time accuracy that no schedule exceeds."""
+"""Name of a metric -> its value for a run. ``bound`` is the in-time accuracy that no schedule
+exceeds."""
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """One policy at one point: its runs, by seed."""
+    """The runs of one policy at one point, by seed."""
 
     runs: tuple[RunResult, ...]
 
     @cached_property
     def metrics(self) -> dict[str, Interval]:
-        """Of ``METRICS``, those that every run has."""
+        """Return the intervals of those of ``METRICS`` that every run has."""
         columns = {name: [get(run) for run in self.runs] for name, get in METRICS.items()}
         return {
             name: Interval.of([value for value in values if value is not None])
@@ -89,24 +96,24 @@ class GridCell:
 
     @property
     def shed(self) -> Counter[str]:
-        """By reason, summed over the seeds."""
+        """Return reason -> number of requests shed, summed over the seeds."""
         return sum((Counter(run.shed) for run in self.runs), Counter())
 
     @property
     def depths(self) -> list[int]:
-        """How many were answered in time at exits 1 .. N, summed over the seeds."""
+        """Return how many requests were answered in time at exits 1 .. N, summed over the seeds."""
         return [sum(column) for column in zip(*(run.depths for run in self.runs), strict=True)]
 
     @property
     def timeline(self) -> Timeline | None:
-        """Summed over the seeds, if the arrivals follow a schedule."""
+        """Return the timeline summed over the seeds; None unless the arrivals follow a schedule."""
         lines = [run.timeline for run in self.runs if run.timeline is not None]
         return Timeline.total(lines) if lines else None
 
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """The shipped policy against a rival at one point: the difference in a metric."""
+    """A comparison at one point: the shipped policy's value of a metric less a rival's."""
 
     point: Point
     rival: str
@@ -114,12 +121,12 @@ class Versus:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the whole interval lies below zero."""
+        """Return whether the whole interval lies below zero."""
         return self.difference.mean + self.difference.half < 0
 
 
 class SimulationReport:
-    """All runs of a study, by point and policy."""
+    """The report on all runs of a study, by point and policy."""
 
     def __init__(
         self,
@@ -128,7 +135,7 @@ class SimulationReport:
         policies: Sequence[str],
         runs: Iterable[RunResult],
     ) -> None:
-        """``runs`` in any order, of every policy at every point."""
+        """Take ``runs``, in any order, of every policy at every point."""
         self.conditions = conditions
         self.runs = sorted(runs, key=lambda run: run.seed)
         grouped: dict[tuple[Point, str], list[RunResult]] = {}
@@ -140,7 +147,7 @@ class SimulationReport:
         }
 
     def versus(self, metric: str, rivals: Sequence[str] | None = None) -> list[Versus]:
-        """The shipped policy less each rival, at every point."""
+        """Compare the shipped policy with each rival, at every point."""
         found = []
         get = METRICS[metric]
         for point, cells in self.cells.items():
@@ -157,11 +164,11 @@ class SimulationReport:
         return found
 
     def not_won(self) -> list[Versus]:
-        """Where a rival's in-time accuracy is higher on average."""
+        """Return the comparisons in which a rival's in-time accuracy is higher on average."""
         return [v for v in self.versus("in_time_accuracy") if v.difference.mean < 0]
 
     def attains_less(self) -> list[Versus]:
-        """Where the shallowest exit alone attains much and the shipped policy clearly less."""
+        """Return where the shallowest exit attains much and the shipped policy clearly less."""
         return [
             v
             for v in self.versus("attainment", [SHALLOWEST])
@@ -170,7 +177,7 @@ class SimulationReport:
         ]
 
     def share_of_oracle(self, policy: str = SHIPPED) -> float | None:
-        """Mean over the points; None without an oracle."""
+        """Return the policy's share of the oracle's bound, a mean over points, if there is one."""
         shares = [
             cells[policy].metrics["share_of_oracle"].mean
             for cells in self.cells.values()
@@ -179,7 +186,10 @@ class SimulationReport:
         return math.fsum(shares) / len(shares) if shares else None
 
     def recoveries(self) -> list[tuple[Point, str, Recovery]]:
-        """Of each policy, at each point whose arrivals are a burst with something around it."""
+        """Return the recovery of each policy, at each point whose arrivals are a burst.
+
+        The burst must have something around it.
+        """
         found = []
         for point, cells in self.cells.items():
             burst_s = parse_arrivals(point.arrivals).burst_s
@@ -192,7 +202,7 @@ class SimulationReport:
         return found
 
     def speed(self) -> dict[str, dict[str, float]]:
-        """Policy -> simulated requests, and decisions, per second of one core."""
+        """Return policy -> simulated requests, and decisions, per second of one core."""
         by_policy: dict[str, list[RunResult]] = {}
         for run in self.runs:
             by_policy.setdefault(run.policy, []).append(run)
@@ -206,7 +216,7 @@ class SimulationReport:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Means, intervals and sums; of each run only its in-time accuracy."""
+        """Return means, intervals and sums as JSON; of each run only its in-time accuracy."""
         return {
             "format": FORMAT,
             "conditions": asdict(self.conditions),

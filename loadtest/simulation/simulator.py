@@ -33,25 +33,25 @@ from serving.core.scheduling.path_costs import EPSILON_S
 from serving.core.segment import Segment
 
 MAX_WAITING = 64
-"""As the server's setting of that name is by default."""
+"""Largest number of waiting requests, as the server's setting of that name is by default."""
 _CHUNK = 4096
-"""Random numbers drawn at once."""
+"""Number of random numbers that are drawn at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedOutcome:
-    """How a request ended, at ``finished_s``."""
+    """How a simulated request ended, at the instant ``finished_s``."""
 
     request: Request
     finished_s: float
     depth: int
-    """Of the exit that answered it, 0 if none did."""
+    """Depth of the exit that answered the request; 0 if none did."""
     reason: ShedReason | None
-    """Why it was shed, if it was."""
+    """Reason for which the request was shed; None if it was not."""
 
     @property
     def in_time(self) -> bool:
-        """Whether it was answered by its deadline."""
+        """Return whether the request was answered by its deadline."""
         return self.depth > 0 and self.finished_s <= self.request.deadline_s + EPSILON_S
 
 
@@ -66,16 +66,17 @@ class Slowdown:
 
 @dataclass(frozen=True, slots=True)
 class Stalls:
-    """Instants, as a Poisson process, at which the machine stands still."""
+    """Instants, as a Poisson process, at which the machine stands still for ``length_s``."""
 
     every_s: float
-    """Mean time between two."""
+    """Mean seconds between two stalls."""
     length_s: float
 
 
 class ServiceTimes:
-    """How long runs take: the profile's median at the next larger profiled batch size, on which
-    runners pad, with one-sided jitter:
+    """A model of how long runs take: the profile's median with one-sided jitter.
+
+    With p50 the median at the next larger profiled batch size, on which runners pad, a run takes
 
         seconds = p50 / (1 + jitter * ln 2) * (1 + jitter * Exp(1))
 
@@ -105,7 +106,10 @@ class ServiceTimes:
         self._draws: list[float] = []
 
     def seconds(self, segment: Segment, batch: int, now_s: float) -> float:
-        """One run that starts at ``now_s``. Raises ValueError if no profiled batch is as large."""
+        """Draw the seconds of one run that starts at ``now_s``.
+
+        Raises ValueError if no profiled batch is as large.
+        """
         key = (segment, batch)
         p50_s = self._p50_s.get(key)
         if p50_s is None:
@@ -117,7 +121,7 @@ class ServiceTimes:
             if slow.start_s <= now_s < slow.start_s + slow.length_s:
                 seconds *= slow.factor
         if self._stalls is not None:
-            while self._stall_s < now_s:  # it stood still while nothing ran
+            while self._stall_s < now_s:  # stalls that passed while nothing ran
                 self._stall_s += self._rng.exponential(self._stalls.every_s)
             while self._stall_s < now_s + seconds:
                 seconds += self._stalls.length_s
@@ -132,12 +136,15 @@ class ServiceTimes:
 
 
 def floor_of(jitter: float) -> float:
-    """The least that a run takes, as a share of its median."""
+    """Return the least that a run takes, as a share of its median."""
     return 1.0 / (1.0 + jitter * math.log(2.0))
 
 
 class SimulatedServer:
-    """One executor. Requests are submitted in order of arrival; ``ended`` is told of each once."""
+    """One executor in virtual time.
+
+    Requests are submitted in order of arrival; ``ended`` is told of each once.
+    """
 
     def __init__(
         self,
@@ -166,17 +173,22 @@ class SimulatedServer:
 
     @property
     def num_open(self) -> int:
-        """Requests that have been submitted and not ended."""
+        """Return the number of requests that have been submitted and not ended."""
         return self._num_open
 
     @property
     def num_waiting(self) -> int:
-        """Of those, requests that no segment has run for, as of the latest ``advance``."""
+        """Return the number of open requests that no segment has run for.
+
+        It is as of the latest ``advance``.
+        """
         return len(self._inbox) + self._state.num_waiting
 
     def submit(self, request: Request) -> None:
-        """It arrives at ``request.arrival_s``, no earlier than what came before; ``advance`` to
-        that instant first for the bound on waiting requests to be exact."""
+        """Let a request arrive at ``request.arrival_s``, no earlier than those before it.
+
+        ``advance`` to that instant first for the bound on waiting requests to be exact.
+        """
         if self.num_waiting >= self._max_waiting:
             reason = ShedReason.REJECTED_SATURATED
             self._ended(SimulatedOutcome(request, request.arrival_s, 0, reason))
@@ -185,13 +197,13 @@ class SimulatedServer:
         self._num_open += 1
 
     def next_event_s(self) -> float:
-        """When it next does something without being told: infinite if it never will."""
+        """Return when the server next does something without being told, infinite if never."""
         if self._running is not None:
             return self._finish_s
         return self.now_s if self._inbox or not self._state.is_empty else math.inf
 
     def advance(self, until_s: float) -> None:
-        """Everything that happens before ``until_s``, and what ends at that instant."""
+        """Advance the clock to ``until_s``, past all events before it and runs that end at it."""
         while True:
             if self._running is not None:
                 if self._finish_s > until_s:
@@ -225,7 +237,7 @@ class SimulatedServer:
             self._state.add(arrived)
 
     def _act(self) -> float | None:
-        """Decide and begin to do it; an instant if that is to wait until then."""
+        """Decide and begin to do it; return the instant until which to wait, if any."""
         snapshot = self._state.snapshot(self.now_s)
         decision = self._policy.decide(snapshot, self._latency)
         self.num_decisions += 1
@@ -262,7 +274,7 @@ class SimulatedServer:
     # -- bookkeeping ------------------------------------------------------------------------------
 
     def _end(self, request: Request, depth: int, reason: ShedReason | None) -> None:
-        """So, unless an earlier answer is all that it got in time."""
+        """End a request with this outcome, or with an earlier answer if only that was in time."""
         outcome = SimulatedOutcome(request, self.now_s, depth, reason)
         answer = self._answers.pop(request.id, None)
         if answer is not None and not outcome.in_time:
@@ -272,7 +284,7 @@ class SimulatedServer:
 
 
 def simulate(requests: Sequence[Request], server: SimulatedServer) -> None:
-    """All of ``requests``, which are in order of arrival, until the last has ended."""
+    """Simulate ``requests``, which are in order of arrival, until the last has ended."""
     for request in requests:
         server.advance(request.arrival_s)
         server.submit(request)

@@ -1,4 +1,4 @@
-"""A study by simulation: every policy at every point, under the same arrivals and the same luck.
+"""A study by simulation: every policy at every point, under the same arrivals and random numbers.
 
     point = profile x arrivals x load        a setting in which policies are compared
     run   = point x policy x seed            one simulation, in one process of a pool
@@ -41,21 +41,21 @@ from serving.core.policy import Decision, Snapshot
 from serving.core.request import Request
 
 MAX_COHORTS = 4
-"""As the server's setting of that name is by default."""
+"""Largest number of cohorts, as the server's setting of that name is by default."""
 MAX_RUNS = 100_000
 NUM_BINS = 120
-"""Of a run's timeline."""
+"""Number of bins of a run's timeline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What all runs of a study have in common."""
+    """The conditions that all runs of a study have in common."""
 
     budgets: str
     num_requests: int
-    """Expected, of a run; its length follows from the rate."""
+    """Expected number of requests in a run, whose length follows from the rate."""
     duration_s: float | None = None
-    """Of a run, instead."""
+    """Seconds of a run's arrivals, in place of ``num_requests``."""
     executors: int = 1
     balancer: str = "round-robin"
     jitter: float = 0.03
@@ -64,46 +64,48 @@ class Conditions:
     max_waiting: int = MAX_WAITING
     max_cohorts: int = MAX_COHORTS
     with_oracle: bool = True
-    """Whether to find what no schedule could exceed."""
+    """Whether the bound that no schedule can exceed is computed for each run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One setting; ``profile`` and ``arrivals`` as ``load_profile`` and ``parse_arrivals`` take
-    them."""
+    """One setting in which policies are compared.
+
+    ``profile`` and ``arrivals`` are as ``load_profile`` and ``parse_arrivals`` take them.
+    """
 
     profile: str
     arrivals: str
     load: float
 
     def rate_hz(self, conditions: Conditions) -> float:
-        """Mean rate of arrivals at all executors together."""
+        """Return the mean rate of arrivals at all executors together."""
         return self.load * _profile(self.profile).capacity_hz * conditions.executors
 
     def duration_s(self, conditions: Conditions) -> float:
-        """Of the arrivals of one run."""
+        """Return the seconds of the arrivals of one run."""
         return conditions.duration_s or conditions.num_requests / self.rate_hz(conditions)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A run in ``NUM_BINS`` bins of equal length, by instant of arrival."""
+    """A run in bins of equal length, by instant of arrival: ``NUM_BINS`` in a simulation."""
 
     arrived: tuple[int, ...]
     in_time: tuple[int, ...]
     depths: tuple[int, ...]
-    """Summed over those answered in time."""
+    """Sum of the exit depths of the answers in time, in each bin."""
 
     @classmethod
     def total(cls, timelines: Sequence[Timeline]) -> Timeline:
-        """The sum of some of the same length."""
+        """Add up some timelines of the same length."""
         columns = ([getattr(line, each.name) for line in timelines] for each in fields(cls))
         return cls(*(tuple(map(sum, zip(*column, strict=True))) for column in columns))
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came of one simulation."""
+    """The result of one simulation."""
 
     point: Point
     policy: str
@@ -112,46 +114,47 @@ class RunResult:
     num_in_time: int
     num_late: int
     shed: dict[str, int]
-    """By reason."""
+    """Reason -> number of requests shed."""
     depths: tuple[int, ...]
-    """How many were answered in time at exits 1 .. N."""
+    """How many requests were answered in time at exits 1 .. N."""
     sum_ap: float
-    """Over those answered in time."""
+    """Sum of the AP of the answers in time."""
     duration_s: float
     bound_ap: float | None
-    """What ``sum_ap`` cannot exceed, whatever the schedule; the same for all policies."""
+    """Value that ``sum_ap`` cannot exceed, whatever the schedule; the same for all policies. None
+    if it was not asked for."""
     num_decisions: int
     cpu_s: float
     timeline: Timeline | None
 
     @property
     def attainment(self) -> float:
-        """Answered in time / all."""
+        """Return the share of all requests that was answered in time."""
         return self.num_in_time / max(1, self.num_requests)
 
     @property
     def mean_ap(self) -> float:
-        """Of those answered in time; 0 if there are none."""
+        """Return the mean AP of the answers in time; 0 if there are none."""
         return self.sum_ap / max(1, self.num_in_time)
 
     @property
     def in_time_accuracy(self) -> float:
-        """AP summed over those answered in time / all."""
+        """Return the AP summed over the answers in time, over the number of all requests."""
         return self.sum_ap / max(1, self.num_requests)
 
     @property
     def goodput_hz(self) -> float:
-        """Answered in time per second."""
+        """Return the number of answers in time per second."""
         return self.num_in_time / self.duration_s
 
     @property
     def share_of_oracle(self) -> float | None:
-        """``sum_ap`` of what no schedule can exceed."""
+        """Return ``sum_ap`` as a share of what no schedule can exceed, if that is known."""
         return self.sum_ap / self.bound_ap if self.bound_ap else None
 
 
 def draw_requests(point: Point, conditions: Conditions, seed: int) -> list[Request]:
-    """The requests of one run, in order of arrival: the same for every policy."""
+    """Draw the requests of one run, in order of arrival: the same for every policy."""
     arrivals_rng, budgets_rng = _generators(seed)[:2]
     profile = _profile(point.profile)
     offsets = _arrivals(point.arrivals).offsets_s(
@@ -176,8 +179,10 @@ def run_policy(
     seed: int,
     decided: Callable[[Snapshot, Decision], None] | None = None,
 ) -> RunResult:
-    """One simulation; ``decided`` is told of each decision. Raises RuntimeError if a request was
-    lost."""
+    """Simulate one run; ``decided`` is told of each decision.
+
+    Raises RuntimeError if a request was lost.
+    """
     profile, factory = _profile(point.profile), parse_policy(policy)
     requests = draw_requests(point, conditions, seed)
     outcomes: list[SimulatedOutcome] = []
@@ -288,7 +293,7 @@ def _profile(name: str) -> ModelProfile:
 
 
 def _generators(seed: int) -> list[np.random.Generator]:
-    """Independent streams of arrivals, budgets, balancer and run times."""
+    """Return independent streams of arrivals, budgets, balancer and run times."""
     return np.random.default_rng(seed).spawn(4)
 
 
@@ -302,8 +307,10 @@ def study(
     num_seeds: int,
     jobs: int,
 ) -> Iterator[RunResult]:
-    """Every policy at every point with seeds 0 .. ``num_seeds`` - 1, in no particular order, by
-    ``jobs`` processes. Raises ValueError for more than ``MAX_RUNS``."""
+    """Simulate every policy at every point, in ``jobs`` processes, and yield results in no order.
+
+    Seeds are 0 .. ``num_seeds`` - 1. Raises ValueError for more than ``MAX_RUNS``.
+    """
     num_runs = len(points) * len(policies) * num_seeds
     if num_runs > MAX_RUNS:
         raise InvalidArgument(f"{num_runs:,} simulations are more than {MAX_RUNS:,}")
@@ -326,5 +333,5 @@ def study(
 def _run_all(
     point: Point, policies: Sequence[str], conditions: Conditions, seed: int
 ) -> list[RunResult]:
-    """All policies at one point, so that their bound is found once."""
+    """Simulate all policies at one point, so that their bound is found once."""
     return [run_policy(point, policy, conditions, seed) for policy in policies]

@@ -1,4 +1,4 @@
-"""What a study by simulation found, as Markdown."""
+"""The findings of a study by simulation as Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loadtest.simulation.study import Point
 
 
 def markdown(report: SimulationReport) -> str:
-    """A table for each profile and arrival process, and what comparisons say."""
+    """Return a table for each profile and arrival process, and what comparisons say."""
     lines = [
         "Attainment % / mean AP of those in time / in-time accuracy, half of its 95 % interval. "
         "The highest in-time accuracy is bold; a load of 1 is depth-1 capacity.",
@@ -62,7 +62,7 @@ def _cell_text(cell: GridCell, rivals: Iterable[GridCell]) -> str:
 
 
 def _share(value: float) -> str:
-    """Three decimals, without the zero in front."""
+    """Return three decimals, without the zero in front."""
     return f"{value:.3f}".removeprefix("0")
 
 
