@@ -1,10 +1,10 @@
-"""``punctual study autoscaling``: which signal tells that a fleet is too small.
+"""``punctual study autoscaling``: a study of which signal tells that a fleet is too small.
 
     signals    a fleet of fixed size at one load after the other: what each signal is there
-    runs       a flood on a fleet that is scaled by one signal or another
+    runs       an overload of a fleet that is scaled by one signal or another
 
-Both in virtual time, with the policy that serves. Budgets are all the same, so that latency has one
-objective.
+Both are in virtual time, with the policy that serves. Budgets are all the same, so that latency has
+one objective.
 """
 
 from __future__ import annotations
@@ -36,40 +36,43 @@ SIGNAL_REQUESTS = 6000
 
 @dataclass(frozen=True)
 class AutoscalingStudySettings:
-    """What is simulated."""
+    """The settings of a study of autoscaling."""
 
     profiles: tuple[str, ...]
-    """For the signals; the flood is on the first."""
+    """Names of the profiles for the signals; the overload is simulated on the first."""
     budget: float
-    """As a multiple of the time of full depth."""
+    """Budget of every request, as a multiple of the time of full depth."""
     target: float
-    """Of the scaler that ships."""
+    """Target of the scaler that ships: full depth's share of each server's time."""
     demands: tuple[float, ...]
     """Loads at which signals are read: full depth's share of each server's time."""
     servers: int
-    """That a run begins with."""
+    """Number of servers that a run begins with."""
     flood: Flood
     seeds: int
 
 
 @dataclass(frozen=True)
 class AutoscalingFigures:
-    """Of a stretch of one simulation."""
+    """Figures of a stretch of one simulation."""
 
     p99_of_budget: float
     waiting: float
     shed: float
     in_time: float
-    """Share of all requests."""
+    """Share of all requests that was answered in time."""
     mean_ap: float
-    """Of those answered in time."""
+    """Mean AP of the answers in time."""
     servers: float
 
     @classmethod
     def of(
         cls, samples: Sequence[FleetSample], full_depth_s: float, budget_s: float
     ) -> AutoscalingFigures:
-        """Over ``samples``, at least one, in which something arrived and was answered in time."""
+        """Compute the figures of some samples.
+
+        There is at least one, and something arrived and was answered in time in them.
+        """
         signals = Signals.of(samples, full_depth_s)
         arrived = sum(sample.arrived for sample in samples)
         in_time = sum(sample.in_time for sample in samples)
@@ -85,31 +88,37 @@ class AutoscalingFigures:
 
 @dataclass(frozen=True)
 class AutoscalingRun:
-    """One scaler in one flood."""
+    """One scaler's run through one overload."""
 
     scaler: str
     seed: int
     flooded: AutoscalingFigures
     fired_after_s: float | None
-    """From the flood's start until more servers are ready; None: never while it lasted."""
+    """Seconds from the overload's start until more servers are ready.
+
+    None if there were never more while it lasted.
+    """
     servers_in_all: float
-    """Mean over the whole run."""
+    """Mean number of servers over the whole run."""
     samples: tuple[FleetSample, ...]
 
 
 @dataclass(frozen=True)
 class AutoscalingReport:
-    """All that came of it."""
+    """Everything that a study of autoscaling found, and with what."""
 
     date: str
     machine: str
     settings: AutoscalingStudySettings
     signals: Mapping[str, Mapping[float, AutoscalingFigures]]
-    """By profile and demand."""
+    """Name of a profile -> full-depth demand -> the figures at that load."""
     runs: tuple[AutoscalingRun, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Without single latencies; samples of the first seed only, for they are many."""
+        """Return the report as JSON, without single latencies.
+
+        Samples are of the first seed only, for they are many.
+        """
         content = asdict(self)
         for run in content["runs"]:
             samples = run.pop("samples")
@@ -123,7 +132,10 @@ class AutoscalingReport:
 def study(
     settings: AutoscalingStudySettings, date: str, machine: str, say: Callable[[str], None]
 ) -> AutoscalingReport:
-    """Simulate everything. Raises ValueError for a profile or budget that is none."""
+    """Simulate everything and return the report.
+
+    Raises ValueError for a profile or budget that is none.
+    """
     profiles = {name: load_profile(name) for name in settings.profiles}
     signals = {}
     for name, profile in profiles.items():
@@ -188,7 +200,7 @@ def _budgets(settings: AutoscalingStudySettings) -> str:
 
 
 def markdown(report: AutoscalingReport) -> str:
-    """The tables, with what they are of."""
+    """Return the report as Markdown: the tables, with what they are of."""
     settings, flood = report.settings, report.settings.flood
     lines = [
         f"# What to scale on, {report.date}",
@@ -243,7 +255,7 @@ def markdown(report: AutoscalingReport) -> str:
 
 
 def write(report: AutoscalingReport, folder: Path) -> list[Path]:
-    """AutoscalingFigures, tables and a plot in ``folder``, which exists; their paths."""
+    """Write figures, tables and a plot into ``folder``, which exists, and return their paths."""
     stem = folder / f"autoscaling-{report.date}"
     texts = {".json": json.dumps(report.to_json(), indent=1) + "\n", ".md": markdown(report)}
     for suffix, text in texts.items():

@@ -1,4 +1,4 @@
-"""Every alert fires when it should, and none when all is well: ``punctual study alerts``.
+"""``punctual study alerts``: a drill in which every alert must fire when it should, and none else.
 
     provoked    a gateway under light load suffers one thing after the other; each must make its
                 alerts fire, and they must end after it
@@ -33,31 +33,31 @@ from loadtest.workload.images import AnnotatedImage, read_images
 
 POLL_S = 0.25
 MAX_LOAD = 100_000
-"""Requests of a load that is ended before it has sent them all."""
+"""Number of requests of a load that is ended before it has sent them all."""
 LASTING = frozenset({"PunctualBudgetMissSlow"})
-"""Looks so far back that it outlasts the drill."""
+"""Alerts that look so far back that they outlast the drill."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class AlertDrillSettings:
-    """How a drill goes about it. Durations in seconds."""
+    """The settings of a drill of alerts. Durations are in seconds."""
 
     model_repository: Path
     runtime: str
     rules: Path
     images: tuple[Path, ...]
     speed: float
-    """What durations in the rules are divided by."""
+    """Number that durations in the rules are divided by."""
     rate_hz: float
-    """Of the load when all is well."""
+    """Requests per second of the load when all is well."""
     flood_hz: float
     budgets: str
     baseline_s: float
-    """Before the first provocation, so that the rules know what is usual."""
+    """Seconds before the first provocation, so that the rules know what is usual."""
     patience_s: float
-    """How long an alert may take to fire, and to end."""
+    """Seconds that an alert may take to fire, and to end."""
     healthy_s: float
     seed: int
 
@@ -70,12 +70,12 @@ class Bench:
     server: RunningServer
     prometheus: Prometheus
     fault: Path
-    """The file that says what the engine suffers from."""
+    """File that says what the engine suffers from."""
     end_server: Callable[[], None]
 
     @contextlib.contextmanager
     def load(self, rate_hz: float) -> Iterator[None]:
-        """Requests at this rate, whatever becomes of them."""
+        """Send requests at this rate, whatever becomes of them, within the context."""
         settings = self.settings
         command = [sys.executable, "-m", "serving", "loadtest", "--url", self.server.url]
         command += ["--image", *map(str, settings.images), "--rate", f"{rate_hz:g}"]
@@ -91,7 +91,7 @@ class Bench:
 
     @contextlib.contextmanager
     def suffering(self, fault: str) -> Iterator[None]:
-        """The engine suffers from ``fault``."""
+        """Let the engine suffer from ``fault``, within the context."""
         self.fault.write_text(fault)
         try:
             yield
@@ -100,13 +100,15 @@ class Bench:
 
     @contextlib.contextmanager
     def without_server(self) -> Iterator[None]:
-        """It has ended, and stays so."""
+        """End the server for good."""
         self.end_server()
         yield
 
     def wait_until(self, condition: Callable[[frozenset[str]], bool]) -> float | None:
-        """Seconds until the alerts that fire are as ``condition`` wants them; None if they are not
-        within the drill's patience. Raises StudyError."""
+        """Wait until ``condition`` holds of the alerts that fire, and return the seconds that took.
+
+        None if it does not hold within the drill's patience. Raises StudyError.
+        """
         started_s = time.monotonic()
         while not condition(self.prometheus.firing()):
             if time.monotonic() - started_s > self.settings.patience_s:
@@ -117,7 +119,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class DrillStep:
-    """What is done to a gateway, and what Prometheus must say of it."""
+    """One thing that is done to a gateway, and what Prometheus must say of it."""
 
     cause: str
     alerts: frozenset[str]
@@ -153,7 +155,7 @@ STEPS = (
 
 @contextlib.contextmanager
 def bench(settings: AlertDrillSettings, folder: Path) -> Iterator[Bench]:
-    """A gateway and its Prometheus. Raises StudyError."""
+    """Start a gateway and its Prometheus, until the context ends. Raises StudyError."""
     folder.mkdir()
     fault = folder / "fault"
     fault.write_text("")
@@ -175,7 +177,7 @@ def run(
     scratch: Path,
     say: Say,
 ) -> None:
-    """Fill ``report``. Raises StudyError."""
+    """Run ``parts`` of the drill and add what they find to ``report``. Raises StudyError."""
     if "provoked" in parts:
         with bench(settings, scratch / "provoked") as provoked:
             report.provoked.extend(_provoke_all(provoked, say))

@@ -1,5 +1,7 @@
-"""What the drills found: ``punctual study restart`` and ``punctual study alerts``, as JSON and as
-Markdown that a terminal shows as well."""
+"""Reports of the drills ``punctual study restart`` and ``punctual study alerts``.
+
+They are written as JSON and as Markdown that a terminal shows as well.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,17 @@ from reporting.markdown import Columns, table
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Where and with what."""
+    """The circumstances of a drill: the machine, the date, the versions and the settings."""
 
     machine: str
     date: str
     load_average: float
-    """Before the drill."""
+    """Load average of the machine before the drill."""
     versions: Mapping[str, str]
     settings: Mapping[str, object]
 
     def lines(self) -> list[str]:
-        """Paragraphs for a report's head."""
+        """Return paragraphs for a report's head."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         return [
@@ -41,41 +43,41 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class RestartRun:
-    """Two gateways behind a proxy, restarted in turn under load."""
+    """The result of one drill: two gateways behind a proxy, restarted in turn under load."""
 
     proxy: str
     drain_delay_s: float
     restarts: int
     drain_s: tuple[float, ...]
-    """Of each restart: from SIGTERM to the end of the process."""
+    """Seconds from SIGTERM to the end of the process, for each restart."""
     outage_s: tuple[float, ...]
-    """And from SIGTERM until it was ready again."""
+    """Seconds from SIGTERM until the gateway was ready again, for each restart."""
     sent: int
     in_time: int
     late: int
     refused: Mapping[str, int]
-    """Reason -> requests, of those for which there was no time."""
+    """Reason -> number of requests that were refused because there was no time for them."""
     failed: Mapping[str, int]
-    """Reason -> requests, of those that a restart cost."""
+    """Reason -> number of requests that a restart cost."""
     latency_ms: LatencyQuantiles | None
     invalid_because: tuple[str, ...]
-    """Of the load client, not of the servers."""
+    """Reasons for which the run is not valid, which are the load client's, not the servers'."""
 
     @property
     def num_failed(self) -> int:
-        """That must be 0."""
+        """Return the number of requests that a restart cost, which must be 0."""
         return sum(self.failed.values())
 
 
 @dataclass(frozen=True)
 class RestartReport:
-    """A rolling restart, in each way that a proxy can be in front of it."""
+    """The report of a rolling restart, in each way that a proxy can be in front of the gateways."""
 
     circumstances: Circumstances
     runs: list[RestartRun] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """Heading and table."""
+        """Return the report as Markdown: a heading and a table."""
         lines = [
             "# Restarting gateways under load",
             "",
@@ -126,34 +128,34 @@ def _longest(seconds: Iterable[float]) -> str:
 
 @dataclass(frozen=True)
 class Provocation:
-    """One thing that went wrong, and the alerts it was to raise."""
+    """One provocation: something that went wrong, and the alerts that it was to raise."""
 
     cause: str
     fired_s: Mapping[str, float | None]
     """Alert -> seconds from the cause until it fired; None if it did not."""
     others: tuple[str, ...]
-    """Alerts that fired as well."""
+    """Names of the alerts that fired beside those that were to."""
     ended_s: float | None
-    """Seconds from the end of the cause until none of them fired any more."""
+    """Seconds from the cause's end until no alert fired any more; None if some still did."""
     ends: bool
-    """Whether there is an end of the cause."""
+    """Whether the cause comes to an end."""
 
 
 @dataclass(frozen=True)
 class HealthyRun:
-    """Light load, and nothing wrong."""
+    """The result of a run under light load with nothing wrong."""
 
     seconds: float
     polls: int
-    """How often Prometheus was asked what fires."""
+    """Number of times that Prometheus was asked what fires."""
     fired: tuple[str, ...]
     outcomes: Mapping[str, int]
-    """Of the requests, by the client."""
+    """Outcome -> number of requests, by the client."""
 
 
 @dataclass
 class AlertReport:
-    """Every alert, provoked, and when all is well."""
+    """The report on every alert: provoked, and when all is well."""
 
     circumstances: Circumstances
     speed: float
@@ -162,7 +164,7 @@ class AlertReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether every alert did what it should."""
+        """Return whether every alert did what it should."""
         as_provoked = all(
             None not in step.fired_s.values() and (step.ended_s is not None or not step.ends)
             for step in self.provoked
@@ -170,7 +172,7 @@ class AlertReport:
         return as_provoked and not (self.healthy is not None and self.healthy.fired)
 
     def markdown(self) -> str:
-        """Headings and tables."""
+        """Return the report as Markdown: headings and tables."""
         lines = [
             "# Alerts, provoked and not",
             "",
@@ -222,7 +224,7 @@ PROVOKED: Columns[Provocation] = (
 
 
 def write(report: RestartReport | AlertReport, path: Path) -> None:
-    """``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
+    """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path.with_suffix(".json"), json.dumps(asdict(report), indent=1) + "\n")
     write_whole(path.with_suffix(".md"), report.markdown())

@@ -1,11 +1,11 @@
-"""Two gateways behind a proxy, restarted in turn under open-loop load: ``punctual study restart``.
+"""``punctual study restart``: a drill that restarts two gateways in turn under open-loop load.
 
     load client --> haproxy --> gateway 1    SIGTERM, drain, end, start, ready
                           '---> gateway 2    then it, and so on until the load has been sent
 
-haproxy is a proxy of HTTP, as an ingress is, or of TCP, as a Service of Kubernetes is: there,
-whoever has a connection keeps it, whatever the health checks say. It takes readiness from /readyz,
-and repeats nothing, so that whatever a restart costs is seen by the client.
+haproxy is a proxy of HTTP, as an ingress is, or of TCP, as a Service of Kubernetes is: there, an
+open connection stays with its gateway, whatever the health checks say. It takes readiness from
+/readyz, and repeats nothing, so that whatever a restart costs is seen by the client.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from loadtest.workload.images import AnnotatedImage
 MODES = ("http", "tcp")
 NUM_GATEWAYS = 2
 CHECK_INTERVAL_S = 0.5
-"""Of readiness: a probe every so often, and one that fails is enough."""
+"""Seconds between two of the proxy's probes of readiness, of which one that fails is enough."""
 LATE = "deadline-exceeded"
 TURNED_AWAY = frozenset({"rejected-draining", "backend-unavailable", "backend-error", "http-503"})
 """Reasons to refuse a request that have nothing to do with its budget; the last is the proxy's."""
@@ -49,7 +49,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RestartDrillSettings:
-    """How a drill goes about it. Durations in seconds."""
+    """The settings of a drill of restarts. Durations are in seconds."""
 
     model_repository: Path
     runtime: str
@@ -63,7 +63,7 @@ class RestartDrillSettings:
 
 @dataclass
 class Gateways:
-    """Each on a port of its own, on which it comes back."""
+    """The gateways of a drill, each on a port of its own, on which it comes back."""
 
     settings: RestartDrillSettings
     folder: Path
@@ -74,7 +74,7 @@ class Gateways:
     _starts: int = 0
 
     def start(self, port: int) -> None:
-        """Start one, and wait until it is ready. Raises StudyError."""
+        """Start the gateway on ``port``, and wait until it is ready. Raises StudyError."""
         settings = self.settings
         self._starts += 1
         log = self.folder / f"gateway-{self._starts}.log"
@@ -89,7 +89,8 @@ class Gateways:
         stack.enter_context(gateway_server(f"number {self.ports.index(port)}", given, log))
 
     def stop(self, port: int) -> None:
-        """Tell one to end, and wait for it. Raises StudyError if it has to be killed."""
+        """Tell the gateway on ``port`` to end, and wait for it. Raises StudyError if it has to be
+        killed."""
         started_s = time.monotonic()
         self._running.pop(port).close()
         seconds = time.monotonic() - started_s
@@ -98,7 +99,7 @@ class Gateways:
         self.drain_s.append(seconds)
 
     def restart_in_turn(self, until: threading.Event) -> None:
-        """One after the other, until there is no more load; every one at least once."""
+        """Restart one gateway after the other until the load ends, every one at least once."""
         number = 0
         while number < len(self.ports) or not until.is_set():
             port = self.ports[number % len(self.ports)]
@@ -106,20 +107,22 @@ class Gateways:
             self.stop(port)
             self.start(port)
             self.outage_s.append(time.monotonic() - started_s)
-            # Until the proxy has seen it: with no gateway ready there is no rolling restart.
+            # Wait until the proxy has seen it: with no gateway ready there is no rolling restart.
             time.sleep(3 * CHECK_INTERVAL_S)
             number += 1
 
     def close(self) -> None:
-        """End all of them."""
+        """End all gateways."""
         for stack in self._running.values():
             stack.close()
 
 
 @contextlib.contextmanager
 def proxy(mode: str, ports: tuple[int, ...], folder: Path) -> Iterator[str]:
-    """haproxy in front of gateways on ``ports``; yields its URL, once one of them is ready. Raises
-    StudyError."""
+    """Start haproxy in front of gateways on ``ports``, until the context ends.
+
+    Yields its URL, once one of the gateways is ready. Raises StudyError.
+    """
     port = free_port()
     config = folder / "haproxy.cfg"
     config.write_text(haproxy_config(mode, port, ports))
@@ -130,7 +133,7 @@ def proxy(mode: str, ports: tuple[int, ...], folder: Path) -> Iterator[str]:
 
 
 def haproxy_config(mode: str, port: int, ports: tuple[int, ...]) -> str:
-    """Its configuration, as text."""
+    """Return haproxy's configuration as text."""
     servers = "".join(f"  server gateway-{n} 127.0.0.1:{port}\n" for n, port in enumerate(ports))
     return f"""\
 defaults
@@ -150,7 +153,7 @@ backend gateways
 
 
 def run(mode: str, settings: RestartDrillSettings, folder: Path, say: Say) -> RestartRun:
-    """One drill behind a proxy of ``mode``. Raises StudyError."""
+    """Run one drill behind a proxy of ``mode``. Raises StudyError."""
     folder.mkdir()
     gateways = Gateways(settings, folder, tuple(free_port() for _ in range(NUM_GATEWAYS)))
     try:
@@ -200,7 +203,7 @@ def _load(settings: RestartDrillSettings, url: str) -> LoadSettings:
 
 @dataclass(frozen=True)
 class Ends:
-    """Requests that were not answered in time."""
+    """Numbers of requests that were not answered in time, by what became of them."""
 
     late: int
     refused: Mapping[str, int]
@@ -208,7 +211,7 @@ class Ends:
 
 
 def sort_out(outcomes: tuple[RequestOutcome, ...]) -> Ends:
-    """What became of the requests that were not answered in time."""
+    """Count what became of the requests that were not answered in time."""
     late = 0
     refused: Counter[str] = Counter()
     failed: Counter[str] = Counter()

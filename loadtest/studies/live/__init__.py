@@ -1,0 +1,1 @@
+"""Study of Punctual and its peers on this machine, under the same requests."""

@@ -20,7 +20,10 @@ PLOTTED = (ATTAINMENT, ACCURACY)
 
 
 def plot(report: LiveReport, path: Path) -> list[Path]:
-    """Writes what there is to see beside ``path``, whose suffix does not matter; the paths."""
+    """Write the plots of a report beside ``path`` and return their paths.
+
+    The suffix of ``path`` does not matter.
+    """
     figures = {}
     if report.runs:
         figures["loads"] = loads_figure(report)
@@ -35,7 +38,10 @@ def plot(report: LiveReport, path: Path) -> list[Path]:
 
 
 def loads_figure(report: LiveReport) -> Figure:
-    """Middle of the rounds, with a bar from the smallest to the largest."""
+    """Plot metrics against load: the middle of the rounds, with a bar from p10 to p90.
+
+    Of three rounds or less, the bar is from the smallest to the largest.
+    """
     styles = line_styles(report.systems)
     pairs = [(arrivals, metric) for arrivals in report.arrivals for metric in PLOTTED]
     figure, axes = panels(len(pairs), len(PLOTTED))
@@ -68,7 +74,7 @@ def _draw(ax: Axes, report: LiveReport, arrivals: str, metric: Metric, styles: S
 
 
 def recovery_figure(report: LiveReport) -> Figure:
-    """All bursts over time, each of all its rounds."""
+    """Plot goodput, attainment and depth of every system through a burst, summed over rounds."""
     bursts = report.through_bursts()
     timelines = {burst.system: burst.timeline for burst in bursts}
     num_runs, first = len(bursts[0].runs), bursts[0].runs[0]

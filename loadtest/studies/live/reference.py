@@ -1,4 +1,7 @@
-"""What loads are shares of and budgets multiples of, measured on servers that are there."""
+"""Measurement of the reference: the capacity that loads are shares of, and the time of full depth.
+
+Budgets are multiples of that time. Both are measured on servers that are there.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,21 @@ from loadtest.workload.budgets import parse_budgets
 from serving.core.latency import quantile
 
 CALLERS = 8
-"""At once, to see what a server can do at most: two of its largest batches."""
+"""Number of clients at once that show what a server can do at most: two of its largest batches."""
 WINDOWS = 3
-"""In turns: of callers who find it busy, and of one who finds it idle."""
+"""Number of windows of each kind, taken in turns.
+
+There are windows of many clients at once, and of one that finds the server idle.
+"""
 NUM_BUDGETS = 1001
-"""Drawn to find the middle one."""
+"""Number of budgets that are drawn to find the median budget."""
 
 
 def find_reference(
     subject: LiveSubject, systems: Mapping[str, System], say: Callable[[str], None]
 ) -> Reference:
-    """By the gateways of ``systems`` that have one depth. Raises StudyError."""
+    """Measure the reference on the gateways of ``systems`` that have one depth. Raises
+    StudyError."""
     say("timing segments")
     settings = subject.settings
     profile = segments_now(subject.folder, settings.runtime, settings.segment_rounds)
@@ -63,8 +70,11 @@ def find_reference(
 
 
 def reserve_of(model: Mapping[str, object] | None) -> float:
-    """What a gateway keeps of a budget for decoding and sending, from its /v1/models: the smallest
-    budget for full depth without the engine's part of it. Raises StudyError."""
+    """Return the seconds that a gateway keeps of a budget for decoding and sending.
+
+    By its /v1/models that is the smallest budget for full depth without the engine's part of it.
+    Raises StudyError.
+    """
     try:
         deepest = model["exits"][-1]  # type: ignore[index]
         return (float(deepest["min_budget_ms"]) - float(deepest["predicted_ms"])) / 1e3

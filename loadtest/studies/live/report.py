@@ -1,4 +1,4 @@
-"""What ``punctual study live`` found: records, figures over rounds, and JSON."""
+"""The findings of ``punctual study live``: records, figures over rounds, and JSON."""
 
 from __future__ import annotations
 
@@ -25,43 +25,56 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Reference:
-    """What loads are shares of and budgets multiples of: the same for all systems."""
+    """The capacity that loads are shares of, and the time that budgets are multiples of.
+
+    They are the same for all systems.
+    """
 
     capacity_hz: float
-    """Requests per second that the whole server, with the client beside it, answers from exit 1:
-    the load of 1."""
+    """Requests per second that the server answers from exit 1: the load of 1.
+
+    It is that of the whole server, with the client beside it.
+    """
     capacities_hz: tuple[float, ...]
-    """Of which it is the median."""
+    """Requests per second in each window, of which ``capacity_hz`` is the median."""
     engine_capacity_hz: float
-    """The same of the engine alone, as the simulator has it."""
+    """Requests per second that the engine alone answers from exit 1, as the simulator has it."""
     full_depth_s: float
-    """What an idle server takes for a request at full depth, by the client's clock, median."""
+    """Median seconds that an idle server takes for a request at full depth.
+
+    They are by the client's clock.
+    """
     full_depths_s: tuple[float, ...]
-    """Medians, of which it is the median."""
+    """Median seconds in each window, of which ``full_depth_s`` is the median."""
     engine_full_depth_s: float
     reserve_s: float
-    """What a gateway keeps of every budget for decoding and sending."""
+    """Seconds that a gateway keeps of every budget for decoding and sending."""
     peer_timeout_s: float
-    """What the peers are told to give up after: the middle budget."""
+    """Seconds after which the peers are told to give up: the middle budget."""
     profile: LatencyProfile
-    """Of the segments, with nothing else running."""
+    """Times of the segments, with nothing else running."""
 
     @property
     def slowdown(self) -> float:
-        """How many times as long segments take at capacity, where gateway and client are at work
-        all the time, as alone."""
+        """Return how many times as long segments take at capacity as alone.
+
+        At capacity, gateway and client are at work all the time.
+        """
         return max(1.0, self.engine_capacity_hz / self.capacity_hz)
 
     def slowdown_at(self, rate_hz: float) -> float:
-        """The same at any rate of requests, each of which takes the machine from the engine for as
-        long as one does at capacity; above it, most are refused, which costs less."""
+        """Return how many times as long segments take at a rate of requests as alone.
+
+        Each request takes the machine from the engine for as long as one does at capacity; above
+        it, most are refused, which costs less.
+        """
         taken = min(1.0, rate_hz / self.capacity_hz) * (1 - 1 / self.slowdown)
         return 1 / (1 - taken)
 
 
 @dataclass(frozen=True)
 class LiveRun:
-    """One system at one point in one round."""
+    """The result of one system at one point in one round."""
 
     system: str
     arrivals: str
@@ -70,20 +83,20 @@ class LiveRun:
     summary: Summary
     account: Account
     simulated: Mapping[str, Simulated]
-    """Step of ``live_simulation`` -> what it says; empty for peers."""
+    """Step of ``simulation.STEPS`` -> what the simulator says; empty for peers."""
 
 
 @dataclass(frozen=True)
 class BurstRun:
-    """One system through a burst in one round."""
+    """The result of one system through a burst in one round."""
 
     system: str
     arrivals: str
     load: float
-    """Before and after it."""
+    """Load before and after the burst, as a share of capacity."""
     round: int
     burst_s: tuple[float, float]
-    """Start and end."""
+    """Seconds from the run's start to the burst's start and to its end."""
     duration_s: float
     summary: Summary
     account: Account
@@ -92,29 +105,29 @@ class BurstRun:
 
 @dataclass(frozen=True)
 class Burst:
-    """One system through a burst, over its rounds."""
+    """The runs of one system through a burst, over all rounds."""
 
     runs: tuple[BurstRun, ...]
 
     @property
     def system(self) -> str:
-        """Its name."""
+        """Return the system's name."""
         return self.runs[0].system
 
     @cached_property
     def timeline(self) -> Timeline:
-        """Summed."""
+        """Return the timeline summed over the rounds."""
         return Timeline.total([run.timeline for run in self.runs])
 
     @cached_property
     def recovery(self) -> Recovery | None:
-        """None if there is too little before or after it."""
+        """Return the recovery from the burst; None if there is too little before or after it."""
         first = self.runs[0]
         return recovery(self.timeline, first.burst_s, first.duration_s, len(self.runs))
 
     @property
     def goodput_after_hz(self) -> float:
-        """Answered in time per second, of what arrived after the burst."""
+        """Return the answers in time per second, of what arrived after the burst."""
         first = self.runs[0]
         bin_s = first.duration_s / len(self.timeline.in_time)
         after = self.timeline.in_time[-int(-first.burst_s[1] // bin_s) :]
@@ -123,7 +136,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a run, and how a table shows it."""
+    """One figure of a run, and how a table shows it."""
 
     name: str
     title: str
@@ -159,16 +172,16 @@ METRICS = (
     Metric("mean_depth", "Mean depth of the answers in time", lambda s: s.mean_depth, 2),
 )
 COMPARED = (ACCURACY, ATTAINMENT)
-"""In which the shipped policy is held against every other system."""
+"""Metrics in which the shipped policy is compared with every other system."""
 
 
 @dataclass
 class LiveReport:
-    """Everything that was measured, on what and how."""
+    """Everything that a live study measured, on what and how."""
 
     machine: str
     load_average: float
-    """Of the minute before: what else the machine had to do."""
+    """Load average of the machine in the minute before: what else it had to do."""
     versions: Mapping[str, str]
     date: str
     model: str
@@ -181,7 +194,7 @@ class LiveReport:
 
     @property
     def systems(self) -> list[str]:
-        """Of all runs: the shipped policy, other policies, peers."""
+        """Return the names of all systems: the shipped policy, other policies, peers."""
         return sorted(
             {run.system for run in self.all_runs},
             key=lambda name: (name != SHIPPED, self._is_peer(name), name),
@@ -192,32 +205,36 @@ class LiveReport:
 
     @property
     def arrivals(self) -> list[str]:
-        """Processes first, traces after them."""
+        """Return the names of all arrivals: processes first, traces after them."""
         return sorted({run.arrivals for run in self.runs}, key=lambda name: (":" in name, name))
 
     @property
     def loads(self) -> list[float]:
-        """Ascending."""
+        """Return all loads, ascending."""
         return sorted({run.load for run in self.runs})
 
     @property
     def all_runs(self) -> list[LiveRun | BurstRun]:
-        """Those of both parts."""
+        """Return the runs of both parts: at steady loads, and through bursts."""
         return [*self.runs, *self.bursts]
 
     def at(self, system: str, arrivals: str, load: float) -> list[LiveRun]:
-        """The rounds of one system at one point."""
+        """Return the rounds of one system at one point."""
         key = (system, arrivals, load)
         return [run for run in self.runs if (run.system, run.arrivals, run.load) == key]
 
     def spread(self, metric: Metric, system: str, arrivals: str, load: float) -> Spread | None:
-        """Over the rounds; None if there are none that have it."""
+        """Return a metric's spread over the rounds of one system at one point, if it has any."""
         values = [metric.get(run.summary) for run in self.at(system, arrivals, load)]
         known = [metric.factor * value for value in values if value is not None]
         return Spread.of(known) if known else None
 
     def lead(self, metric: Metric, rival: str, arrivals: str, load: float) -> Spread | None:
-        """The shipped policy less ``rival``, within each round."""
+        """Return the spread of the shipped policy's lead over ``rival``, within each round.
+
+        The lead is the shipped policy's metric less the rival's; the spread is None if no round has
+        both.
+        """
         ours = {run.round: run for run in self.at(SHIPPED, arrivals, load)}
         pairs = [
             (metric.get(ours[run.round].summary), metric.get(run.summary))
@@ -228,13 +245,16 @@ class LiveReport:
         return Spread.of(known) if known else None
 
     def through_bursts(self) -> list[Burst]:
-        """Of each system that went through any."""
+        """Return the burst of each system that went through any."""
         runs = {name: [run for run in self.bursts if run.system == name] for name in self.systems}
         return [Burst(tuple(found)) for found in runs.values() if found]
 
     def burst_ratio(self, rival: str) -> Spread | None:
-        """What the shipped policy answered in time of what arrived in a burst, as a multiple of
-        ``rival``'s, within each round."""
+        """Return the spread of the shipped policy's goodput in a burst over ``rival``'s.
+
+        Goodput is what was answered in time of what arrived in the burst; the ratio is taken within
+        each round. None if no round has both.
+        """
         by_round: dict[int, dict[str, float]] = {}
         for run in self.bursts:
             if (found := Burst((run,)).recovery) is not None:
@@ -247,14 +267,14 @@ class LiveReport:
         return Spread.of(ratios) if ratios else None
 
     def accounts(self) -> dict[str, Account]:
-        """System -> all its runs, bursts included."""
+        """Return system -> the account of all its runs, bursts included."""
         by_system: dict[str, list[Account]] = {name: [] for name in self.systems}
         for run in self.all_runs:
             by_system[run.system].append(run.account)
         return {name: total(accounts) for name, accounts in by_system.items()}
 
     def not_valid(self) -> list[LiveRun | BurstRun]:
-        """Runs in which the client could not keep up."""
+        """Return the runs in which the client could not keep up."""
         return [run for run in self.all_runs if not run.summary.is_valid]
 
 
@@ -266,11 +286,14 @@ _SUMMARY_FIELDS = (
     *("outcomes", "reasons", "is_valid", "invalid_because", "cpu_us_per_request"),
     *("is_real_time", "peak_connections"),
 )
-"""That are written as they are; the rest is the same for all runs, or shortened."""
+"""Fields of a summary that are written as they are.
+
+The rest is the same for all runs, or shortened.
+"""
 
 
 def to_json(report: LiveReport) -> dict[str, Any]:
-    """All of it, as JSON has it."""
+    """Return the whole report as JSON."""
     reference = report.reference
     return {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""What the simulator says of a live run: the same requests at the same instants, by other clocks.
+"""Simulation of a live run: the same requests at the same instants, by what a simulator knows.
 
     engine     the engine alone: segments as they were measured with nothing else running
     gateway    budgets shorter by what the gateway keeps of them for decoding and sending
@@ -29,27 +29,26 @@ STEPS = ("engine", "gateway", "shared")
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What came of it, of all that were to be sent."""
+    """The simulator's figures for a live run, of all requests that were to be sent."""
 
     attainment: float
     in_time_accuracy: float
     mean_depth: float | None
-    """Of the answers in time."""
+    """Mean exit depth of the answers in time; None if there are none."""
 
 
 @dataclass(frozen=True)
 class ReplaySettings:
-    """The machine, as the simulator knows it."""
+    """The settings for replaying a live run: the machine, as the simulator knows it."""
 
     profile: ModelProfile
     reserve_s: float
-    """What the gateway keeps of every budget."""
+    """Seconds that the gateway keeps of every budget."""
     slowdown: float
-    """What a segment takes while a client and a gateway are at work beside it, over what it takes
-    alone."""
+    """Factor by which client and gateway at work beside it make a segment slower."""
 
     def steps(self) -> Mapping[str, ReplaySettings]:
-        """Itself without and with what the live machine has, by the name of the step."""
+        """Return step -> these settings without and with what the live machine has."""
         twins = (
             replace(self, reserve_s=0.0, slowdown=1.0),
             replace(self, slowdown=1.0),
@@ -61,7 +60,7 @@ class ReplaySettings:
 def simulate_schedule(
     schedule: Schedule, policy: str, twin: ReplaySettings, seed: int
 ) -> Simulated:
-    """``schedule`` on one executor with the policy called so."""
+    """Simulate ``schedule`` on one executor with the policy called ``policy``."""
     profile = twin.profile
     latency = slowed(profile.latency, twin.slowdown)
     deepest = len(profile.accuracy)

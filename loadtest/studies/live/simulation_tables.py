@@ -1,4 +1,4 @@
-"""How far simulation and live figures differ, as Markdown."""
+"""Tables of how far simulated and live figures differ, as Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STEP_TEXTS = ("the engine alone", "less the gateway's part of budgets", "on sha
 
 
 def simulation_tables(report: LiveReport) -> Iterator[str]:
-    """The section of the report; nothing where nothing was simulated."""
+    """Yield the lines of the report's section; none where nothing was simulated."""
     runs = [run for run in report.runs if run.simulated]
     if not runs:
         return

@@ -1,6 +1,7 @@
-"""Servers against each other on this machine, under the same requests: ``punctual study live``.
+"""``punctual study live``: servers against each other on this machine, under the same requests.
 
-    reference    what loads are shares of and budgets multiples of, measured once
+    reference    the capacity that loads are shares of and the time that budgets are multiples of,
+                 measured once
     loads        round by round, every point, every system in a new order
     recovery     a burst far above capacity, and what comes after it
 
@@ -59,35 +60,37 @@ from reporting.machine import machine
 
 BURST_SYSTEMS = (SHIPPED, SHALLOWEST, SLACKFIT)
 BIN_S = 0.5
-"""Of a burst's timeline."""
+"""Seconds of a bin of a burst's timeline, about."""
 
 Say = Callable[[str], None]
 Starters = Mapping[str, Callable[[], AbstractContextManager[System]]]
-"""Name -> a server of its own, paused, until the context ends. Raises StudyError."""
+"""Name of a system -> how to start it, paused, until the context ends. Raises StudyError."""
 
 
 class LivePoint(NamedTuple):
-    """One load, in one round."""
+    """One point of a study, arrivals and load, in one round."""
 
     arrivals: str
     load: float
     round: int
     seed: int
-    """Of the requests, which are the same for all systems."""
+    """Seed of the requests, which are the same for all systems."""
     names: tuple[str, ...]
-    """The systems, in the order in which they take their turns."""
+    """Names of the systems, in the order in which they take their turns."""
 
 
 def sent_to(system: System, load: LoadSettings) -> LoadSettings:
-    """``load`` for this system."""
+    """Return the settings of ``load`` with this system as its target."""
     return replace(load, url=system.server.url, target=Target(system.name))
 
 
 def plan(
     loads: Sequence[tuple[str, float]], names: Sequence[str], rounds: int, seed: int
 ) -> Iterator[tuple[tuple[str, ...], list[LivePoint]]]:
-    """Round by round: the order in which systems start, and the points, one for each arrivals and
-    load. Points and systems come in a new order each time."""
+    """Yield the order in which systems start and the points of each round.
+
+    There is one point for each arrivals and load. Points and systems come in a new order each time.
+    """
     rng = np.random.default_rng(seed)
 
     def shuffled() -> tuple[str, ...]:
@@ -106,7 +109,7 @@ def plan(
 
 @contextlib.contextmanager
 def started(starters: Starters, names: Sequence[str]) -> Iterator[dict[str, System]]:
-    """These systems, started in this order, until the context ends. Raises StudyError."""
+    """Start these systems in this order, until the context ends. Raises StudyError."""
     with contextlib.ExitStack() as stack:
         yield {name: stack.enter_context(starters[name]()) for name in names}
 
@@ -117,7 +120,7 @@ def started(starters: Starters, names: Sequence[str]) -> Iterator[dict[str, Syst
 def measure_loads(
     subject: LiveSubject, starters: Starters, report: LiveReport, path: Path, say: Say
 ) -> None:
-    """Fill ``report.runs``. Raises StudyError."""
+    """Measure every system at every load, and fill ``report.runs``. Raises StudyError."""
     settings = subject.settings
     order = plan(settings.points, tuple(starters), settings.rounds, settings.seed)
     for number, (starts, points) in enumerate(order, start=1):
@@ -133,7 +136,7 @@ def measure_loads(
 def _measure_point(
     subject: LiveSubject, systems: Mapping[str, System], report: LiveReport, point: LivePoint
 ) -> None:
-    """Every system in turn, and what the simulator says of the same requests."""
+    """Measure every system in turn, and simulate the same requests."""
     reference = report.reference
     rate_hz = point.load * reference.capacity_hz
     twins = subject.twin(reference, rate_hz).steps()
@@ -164,7 +167,7 @@ def _measure_point(
 def measure_recovery(
     subject: LiveSubject, starters: Starters, report: LiveReport, path: Path, say: Say
 ) -> None:
-    """Fill ``report.bursts``. Raises StudyError."""
+    """Measure some systems through a burst, and fill ``report.bursts``. Raises StudyError."""
     settings, reference = subject.settings, report.reference
     duration_s = sum(settings.burst_s)
     burst_s = (settings.burst_s[0], settings.burst_s[0] + settings.burst_s[1])
@@ -194,8 +197,10 @@ def measure_recovery(
 
 
 def timeline_of(rows: Sequence[RequestOutcome], duration_s: float) -> Timeline:
-    """In bins of about ``BIN_S``, by the scheduled instant; answers that state no depth count as
-    depth 0."""
+    """Count outcomes in bins of about ``BIN_S``, by the scheduled instant.
+
+    Answers that state no depth count as depth 0.
+    """
     num_bins = max(1, round(duration_s / BIN_S))
     arrived, in_time, depths = ([0] * num_bins for _ in range(3))
     for row in rows:
@@ -213,9 +218,12 @@ PARTS = {"loads": measure_loads, "recovery": measure_recovery}
 def study(
     settings: LiveStudySettings, parts: Sequence[str], out: Path, say: Say
 ) -> tuple[LiveReport, Path]:
-    """Measure ``parts``, in the order of ``PARTS``, and write ``out``/live-DATE.json and .md, or
-    live-PART-DATE where not all were asked for; that path comes back without its suffix. Raises
-    StudyError, and ValueError for settings that make no sense."""
+    """Measure ``parts``, in the order of ``PARTS``, and write the report as JSON and Markdown.
+
+    The files are ``out``/live-DATE.json and .md, or live-PART-DATE where not all parts were asked
+    for; that path is returned without its suffix, after the report. Raises StudyError, and
+    ValueError for settings that make no sense.
+    """
     settings.check()
     subject = LiveSubject.find(settings)
     date = time.strftime("%Y-%m-%d", time.gmtime())
@@ -248,7 +256,7 @@ def study(
 def gateways(
     subject: LiveSubject, logs: Path
 ) -> dict[str, Callable[[], AbstractContextManager[System]]]:
-    """How to start one for each policy."""
+    """Return how to start a gateway for each policy."""
     settings = subject.settings
     given = {
         "model_repository": settings.model_repository.resolve(),
@@ -267,8 +275,10 @@ def gateways(
 def peers(
     subject: LiveSubject, reference: Reference, logs: Path
 ) -> dict[str, Callable[[], AbstractContextManager[System]]]:
-    """How to start each kind at the shallowest and at the deepest exit; none without an interpreter
-    for them."""
+    """Return how to start each kind of peer at the shallowest and at the deepest exit.
+
+    There are none without an interpreter for them.
+    """
     python = subject.settings.peers_python
     if python is None:
         return {}
@@ -292,7 +302,7 @@ def peers(
 
 
 def described(subject: LiveSubject) -> dict[str, object]:
-    """The settings that the report repeats."""
+    """Return the settings that the report repeats."""
     settings = subject.settings
     digests = {
         name: digest
@@ -310,7 +320,7 @@ def described(subject: LiveSubject) -> dict[str, object]:
 
 
 def versions(runtime: str) -> dict[str, str]:
-    """Of everything whose figures these are."""
+    """Return name -> version of everything whose figures these are."""
     return {
         "punctual": version("punctual"),
         "Python": platform.python_version(),

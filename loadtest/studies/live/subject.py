@@ -1,4 +1,4 @@
-"""What a live study is about: its settings, the model, the images that are sent."""
+"""The subject of a live study: its settings, the model, the images that are sent."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from serving.core.command_errors import InvalidArgument
 from serving.core.latency import LatencyProfile
 
 BURST_LOAD = 0.25
-"""Before and after the burst: little, so that there is depth to come back to."""
+"""Load before and after the burst: little, so that there is depth to come back to."""
 BURST_OF_CAPACITY = 5.0
-"""In it."""
+"""Load in the burst."""
 SEEDS_PER_ROUND = 1000
 
 
 @dataclass(frozen=True)
 class LiveStudySettings:
-    """What to measure and how long."""
+    """The settings of a live study: what to measure and how long."""
 
     model_repository: Path
     model: str | None
-    """None: the only one there."""
+    """Name of the model; None: the only one in the repository."""
     runtime: str
     data: Path
-    """Annotated images, in Pascal VOC's layout or COCO's."""
+    """Folder or file of annotated images, in Pascal VOC's layout or COCO's."""
     split: str
     peers_python: Path | None
-    """An interpreter that has the peers' frameworks; without it there are no peers."""
+    """Interpreter that has the peers' frameworks; None: there are no peers."""
     loads: tuple[float, ...]
-    """Shares of the server's depth-1 capacity."""
+    """Loads, as shares of the server's depth-1 capacity."""
     arrivals: tuple[str, ...]
     budgets: str
     rounds: int
     seconds: float
-    """Of one run."""
+    """Seconds of one run."""
     burst_s: tuple[float, float, float]
-    """Before the burst, in it and after it."""
+    """Seconds before the burst, in it and after it."""
     segment_rounds: int
-    """In which segments are timed for the simulator."""
+    """Number of rounds in which segments are timed for the simulator."""
     reference_s: float
-    """Of each window in which capacity, or the time of full depth, is measured."""
+    """Seconds of each window in which capacity, or the time of full depth, is measured."""
     seed: int
 
     def check(self) -> None:
-        """Raises ValueError, with a sentence, for what cannot be meant."""
+        """Raise ValueError, with a sentence, for settings that cannot be meant."""
         parse_budgets(self.budgets)
         for name in self.arrivals:
             parse_arrivals(name)
@@ -65,19 +65,19 @@ class LiveStudySettings:
 
     @property
     def points(self) -> list[tuple[str, float]]:
-        """Arrivals and load."""
+        """Return all points: each pair of arrivals and load."""
         return [(name, load) for name in self.arrivals for load in self.loads]
 
     @property
     def burst(self) -> str:
-        """As ``parse_arrivals`` takes it."""
+        """Return the name of the burst's arrivals, as ``parse_arrivals`` takes it."""
         before_s, length_s, _ = self.burst_s
         return f"burst:{before_s:g}:{length_s:g}:{BURST_OF_CAPACITY / BURST_LOAD:g}"
 
 
 @dataclass(frozen=True)
 class LiveSubject:
-    """The model under study, and what it is asked about."""
+    """The model under study, and the images that it is sent."""
 
     settings: LiveStudySettings
     folder: Path
@@ -86,13 +86,19 @@ class LiveSubject:
 
     @classmethod
     def find(cls, settings: LiveStudySettings) -> LiveSubject:
-        """Raises ModelError, and InvalidArgument for images that cannot be used."""
+        """Find the model and read the images.
+
+        Raises ModelError, and InvalidArgument for images that cannot be used.
+        """
         folder = find_model(settings.model_repository, settings.model)
         images = read_data(settings.data, settings.split)
         return cls(settings, folder, read_catalog(folder), images)
 
     def load(self, reference: Reference, arrivals: str, rate_hz: float) -> LoadSettings:
-        """A run of any system, but for where that is; of the study's usual length."""
+        """Return the settings of a run of the study's usual length, for any system.
+
+        The URL is left empty.
+        """
         exits = self.catalog.exits
         return LoadSettings(
             url="",
@@ -109,11 +115,11 @@ class LiveSubject:
         )
 
     def twin(self, reference: Reference, rate_hz: float) -> ReplaySettings:
-        """What the simulator knows of this machine, with so many requests per second."""
+        """Return what the simulator knows of this machine, with so many requests per second."""
         profile = self.profile(reference.profile)
         return ReplaySettings(profile, reference.reserve_s, reference.slowdown_at(rate_hz))
 
     def profile(self, latency: LatencyProfile) -> ModelProfile:
-        """The model with these times of its segments."""
+        """Return the model's profile with these times of its segments."""
         accuracy = tuple(entry.ap for entry in self.catalog.exits)
         return ModelProfile(self.catalog.name, "as timed by the study", accuracy, latency)

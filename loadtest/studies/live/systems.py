@@ -1,7 +1,7 @@
 """The servers that are compared live: Punctual with several policies, and its peers.
 
-All but the one whose turn it is are paused: even an idle server takes something of a machine that
-it shares.
+All but the one that is being measured are paused: even an idle server takes something of a machine
+that it shares.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from serving.core.demand import WINDOW
 
 SHIPPED, SHALLOWEST, DEEPEST, SLACKFIT = POLICIES = ("deadline", "fixed:1", "fixed:max", "slackfit")
 SETTLING = 1.2 * WINDOW
-"""Requests after each pause, as often as those of the run that follows and with such budgets:
-enough for a policy to know what is asked of it. A run's first seconds would otherwise show what it
-makes of the requests of a warm-up, which have all the time in the world."""
+"""Number of requests after each pause, by which a policy gets to know the demand.
+
+They come at the rate of the run that follows and with such budgets. A run's first seconds would
+otherwise show what the server makes of the requests of a warm-up, whose budgets are generous.
+"""
 GRACE_S = 10.0
-"""How long the late are waited for: everybody is to be told something."""
+"""Seconds for which late answers are waited for: every request is to have its end."""
 PATIENCE_S = 15.0
 REST_S = 0.04
 DEADLINE_HEADER = "X-Deadline-Ms"
 SETTLE_S = 1.0
-"""How long the server's counts may take to include the last replies."""
+"""Seconds that the server's counts may take to include the last replies."""
 POLL_S = 0.02
 
 
@@ -46,13 +48,13 @@ class System:
     name: str
     server: RunningServer
     policy: str | None
-    """Of a gateway; None for a peer."""
+    """Name of a gateway's policy; None for a peer."""
     image: AnnotatedImage
-    """For a request that does not count."""
+    """Image of the requests that do not count."""
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
-        """It runs, for a while."""
+        """Let the server run, until the context ends; it is paused before and after."""
         self.server.resume()
         try:
             yield
@@ -60,28 +62,31 @@ class System:
             self.fall_asleep()
 
     def fall_asleep(self) -> None:
-        """Pause it when it runs nothing: ``REST_S`` after it has answered its only request. A run
-        that a pause interrupts would count as one that took minutes: what follows an answer takes
-        less than that, and an idle engine is left alone for longer before it is probed."""
+        """Pause the server when it runs nothing: ``REST_S`` after it has answered its only request.
+
+        A run that a pause interrupts would count as one that took minutes. What follows an answer
+        takes less than ``REST_S``, and an idle engine is left alone for longer before it is probed.
+        """
         request = urllib.request.Request(
             f"{self.server.url}{DETECT_PATH}",
             self.image.data,
             {"Content-Type": self.image.content_type, DEADLINE_HEADER: "10000"},
         )
-        # Whatever it answers: whether it still serves is for the next run to find out.
+        # Any answer will do: whether the server still serves is for the next run to find out.
         with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=PATIENCE_S) as r:
             r.read()
         time.sleep(REST_S)
         self.server.pause()
 
     def counts(self) -> Counter[str] | None:
-        """Requests since its start, by how they ended, if it tells. Raises StudyError."""
+        """Return end -> requests since the server's start; None if it does not tell. Raises
+        StudyError."""
         if self.policy is None:
             return None
         return server_counts(get_text(f"{self.server.url}/metrics"))
 
     def counts_at_rest(self, total: int) -> Counter[str] | None:
-        """The same, as soon as they come to ``total``, or ``SETTLE_S`` have passed."""
+        """Return the server's counts once they come to ``total``, or after ``SETTLE_S``."""
         give_up_s = time.monotonic() + SETTLE_S
         while True:
             counts = self.counts()
@@ -94,7 +99,7 @@ class System:
 def gateway_system(
     policy: str, settings: Mapping[str, object], image: AnnotatedImage, log: Path
 ) -> Iterator[System]:
-    """A gateway with the policy called so and these settings, paused."""
+    """Start a gateway with the policy called ``policy`` and these settings, paused."""
     command = ("study", "serve", "--policy", policy)
     with gateway_server(policy, settings, log, command) as server:
         system = System(policy, server, policy, image)
@@ -112,7 +117,7 @@ def peer_system(
     image: AnnotatedImage,
     log: Path,
 ) -> Iterator[System]:
-    """A peer at one exit, paused."""
+    """Start a peer at one exit, paused."""
     with peer(kind, depth, python, settings, log) as server:
         system = System(name, server, None, image)
         system.fall_asleep()
@@ -121,7 +126,7 @@ def peer_system(
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of one system."""
+    """The result of one run of one system."""
 
     result: LoadResult
     summary: Summary
@@ -129,8 +134,10 @@ class Measured:
 
 
 def measure(system: System, settings: LoadSettings) -> Measured:
-    """A run of an otherwise paused ``system``, which settles before it and is paused again before
-    anything is computed. Raises StudyError."""
+    """Measure a run of an otherwise paused ``system``. Raises StudyError.
+
+    The system settles before the run and is paused again before anything is computed.
+    """
     with system.awake():
         start = system.counts()
         settled = run_load(settling(settings))
@@ -142,7 +149,10 @@ def measure(system: System, settings: LoadSettings) -> Measured:
 
 
 def settling(settings: LoadSettings) -> LoadSettings:
-    """What precedes a run with ``settings``."""
+    """Return the settings of the requests by which a system settles before a run.
+
+    The run is the one with ``settings``.
+    """
     return replace(
         settings,
         arrivals=parse_arrivals("poisson"),
@@ -152,6 +162,6 @@ def settling(settings: LoadSettings) -> LoadSettings:
 
 
 def _count(before: Counter[str] | None, result: LoadResult) -> int:
-    """What a server that had counted ``before`` should have counted after it."""
+    """Return the count that a server should come to after a run, having counted ``before``."""
     already = 0 if before is None else before.total()
     return already + result.settings.warm_up + len(result.outcomes)

@@ -1,4 +1,4 @@
-"""What ``punctual study live`` found, as Markdown that a terminal shows as well."""
+"""The findings of ``punctual study live`` as Markdown that a terminal shows as well."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NOTHING = "-"
 
 
 def write(report: LiveReport, path: Path) -> None:
-    """``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
+    """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
     texts = {".json": json.dumps(to_json(report), indent=1) + "\n", ".md": markdown(report)}
     for suffix, text in texts.items():
         write_whole(path.with_suffix(suffix), text)
 
 
 def markdown(report: LiveReport) -> str:
-    """The report as headings and tables."""
+    """Return the report as Markdown: headings and tables."""
     lines = [
         f"# Live on one machine: {report.model}",
         "",
@@ -148,7 +148,7 @@ def _not_won(report: LiveReport) -> Iterator[str]:
 
 
 def _ends(report: LiveReport) -> Iterator[str]:
-    """How answers and refusals were distributed, by system and load, over arrivals and rounds."""
+    """Yield a table of exits and refusals by system and load, over arrivals and rounds."""
     depths = sorted({depth for run in report.runs for depth in run.summary.depths})
     groups = [
         (system, load, [r for r in report.runs if (r.system, r.load) == (system, load)])
