@@ -1,7 +1,7 @@
-"""What can be wrong with an engine, for drills: a gateway that suffers from it on demand.
+"""Faults of an engine for drills: a gateway that suffers from one on demand.
 
-A file says from what; a gateway that is drilled reads it before each decision. The time that this
-takes is the engine's to everybody: to predictions, to metrics, and to those who wait.
+A file names the fault; a gateway that is drilled reads it before each decision. The time that the
+fault takes counts as the engine's for predictions, for metrics, and for waiting requests.
 
     stuck      nothing goes on until the file says something else: a call that does not return
     erratic    three turns in ten take up to ERRATIC_S longer: a neighbour on the same cores
@@ -27,7 +27,7 @@ Sleep = Callable[[float], None]
 
 
 class FaultyPolicy:
-    """Decides as ``policy``, if the fault that ``file`` names lets it."""
+    """A policy that decides as ``policy``, if the fault that ``file`` names lets it."""
 
     def __init__(
         self, policy: Policy, file: Path, sleep: Sleep = time.sleep, seed: int = 0
@@ -38,7 +38,7 @@ class FaultyPolicy:
         self._rng = random.Random(seed)
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """As ``Policy.decide``, but not pure, nor quick."""
+        """Decide as ``Policy.decide``, but neither purely nor quickly."""
         while (fault := self._fault()) == STUCK:
             self._sleep(POLL_S)
         if fault == ERRATIC and self._rng.random() < ERRATIC_SHARE:
@@ -53,7 +53,7 @@ class FaultyPolicy:
 
 
 def faulty(factory: Factory, file: Path) -> Factory:
-    """Policies of ``factory`` that suffer from what ``file`` says."""
+    """Return a maker of the policies of ``factory`` that suffer from what ``file`` says."""
     return lambda available, accuracy, batch_sizes, max_cohorts: FaultyPolicy(
         factory(available, accuracy, batch_sizes, max_cohorts), file
     )

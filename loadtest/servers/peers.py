@@ -25,21 +25,21 @@ OWN_PREFIXES = ("PEER_", "PUNCTUAL_", "BENTOML_", "LIT_")
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """What all peers are told alike."""
+    """The settings that all peers are told alike."""
 
     model_repository: Path
     model: str | None
-    """None: the only one there."""
+    """Name of the model; None: the only one in the repository."""
     timeout_s: float
-    """The longest budget: a peer need not work on what has waited for longer."""
+    """Longest budget in seconds: a peer need not work on what has waited for longer."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """How a peer is started. ``{port}`` and ``{folder}``, an empty one, are filled in."""
+    """How one kind of peer is started. ``{port}`` and ``{folder}``, an empty one, are filled in."""
 
     arguments: tuple[str, ...]
-    """Of its interpreter."""
+    """Arguments of the peer's interpreter."""
     ready_path: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,9 +63,11 @@ PEERS = {
 def peer(
     name: str, depth: int, environment_python: Path, settings: PeerSettings, log: Path
 ) -> Iterator[RunningServer]:
-    """The peer called ``name`` of ``PEERS`` with exit ``depth``, ready. ``environment_python`` is
-    an interpreter that has its framework and this project. Raises StudyError, and InvalidArgument
-    where there is none."""
+    """Start the peer called ``name`` of ``PEERS`` with exit ``depth``, ready.
+
+    ``environment_python`` is an interpreter that has its framework and this project. Raises
+    StudyError, and InvalidArgument where there is no such peer or interpreter.
+    """
     if name not in PEERS:
         raise InvalidArgument(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
     if not os.access(environment_python, os.X_OK):

@@ -34,7 +34,10 @@ from loadtest.servers.tritonserver import (
 from serving.core.command_errors import CommandFailed
 
 START_TIMEOUT_S = 300.0
-"""Compiling every segment for every batch size takes a minute on a machine that does much else."""
+"""Largest seconds that a server may take to start.
+
+Compiling every segment for every batch size takes a minute on a machine that does much else.
+"""
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.1
 REPLY_TIMEOUT_S = 10.0
@@ -43,19 +46,19 @@ SETTING_PREFIX = "PUNCTUAL_"
 
 
 class StudyError(CommandFailed):
-    """The study cannot go on; the message says why to who asked for it."""
+    """An error for which a study cannot go on; the message says why to whoever asked for it."""
 
 
 @dataclass(frozen=True)
 class TritonAddress:
-    """Where a Triton listens."""
+    """The addresses on which a Triton listens."""
 
     http_url: str
     grpc: str
-    """``host:port``"""
+    """Host and port of its gRPC, as ``host:port``."""
 
     def version(self) -> str:
-        """What it says it is. Raises StudyError."""
+        """Return the version that the server says it is. Raises StudyError."""
         return str(get_json(f"{self.http_url}/v2")["version"])
 
 
@@ -65,14 +68,14 @@ class RunningServer:
 
     url: str
     group: int
-    """The process group that it and all that it has started are in."""
+    """Process group of the server and all that it has started."""
 
     def pause(self) -> None:
-        """Let none of its processes run, so that they take nothing of the machine."""
+        """Pause all of its processes, so that they take nothing of the machine."""
         os.killpg(self.group, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let them run again."""
+        """Let its processes run again."""
         os.killpg(self.group, signal.SIGCONT)
 
 
@@ -84,9 +87,11 @@ def running(
     ready_url: str,
     log: Path,
 ) -> Iterator[int]:
-    """``command`` in a process of its own, from the moment that ``ready_url`` answers with 200;
-    yields its process group. Raises StudyError if it never does. At the end all that it has started
-    ends as well, paused or not."""
+    """Run ``command`` in a process of its own, until the context ends; yields its process group.
+
+    The context begins when ``ready_url`` answers with 200. Raises StudyError if it never does. At
+    the end all that the process has started ends as well, paused or not.
+    """
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command,
@@ -125,7 +130,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def quote(log: Path) -> str:
-    """The end of a log, to be put behind a sentence about who wrote it."""
+    """Return the end of a log, to be put behind a sentence about the process that wrote it."""
     lines = log.read_text(errors="replace").splitlines()[-QUOTED_LINES:]
     return "; its last lines:\n  " + "\n  ".join(lines) if lines else "; it said nothing"
 
@@ -134,7 +139,7 @@ def quote(log: Path) -> str:
 
 
 def is_ok(url: str) -> bool:
-    """Whether ``url`` answers, and with 200."""
+    """Return whether ``url`` answers, and with 200."""
     try:
         with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S) as reply:
             return bool(reply.status == 200)
@@ -143,7 +148,7 @@ def is_ok(url: str) -> bool:
 
 
 def get_text(url: str) -> str:
-    """What ``url`` answers. Raises StudyError."""
+    """Return the text that ``url`` answers. Raises StudyError."""
     try:
         with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S) as reply:
             text: str = reply.read().decode()
@@ -153,7 +158,7 @@ def get_text(url: str) -> str:
 
 
 def get_json(url: str) -> Any:
-    """The JSON that ``url`` answers. Raises StudyError."""
+    """Return the JSON that ``url`` answers. Raises StudyError."""
     return json.loads(get_text(url))
 
 
@@ -164,7 +169,7 @@ def get_json(url: str) -> Any:
 def triton_server(
     folder: Path, repository: Path, config_name: str, models: Sequence[str], log: Path
 ) -> Iterator[TritonAddress]:
-    """The tritonserver in ``folder`` with ``models`` of ``repository``, all ready."""
+    """Start the tritonserver in ``folder`` with ``models`` of ``repository``, all ready."""
     ports = Ports(*(free_port() for _ in range(3)))
     address = TritonAddress(f"http://127.0.0.1:{ports.http}", f"127.0.0.1:{ports.grpc}")
     prefix = f"{LEFTOVERS}{os.getpid()}-{ports.grpc}-"
@@ -191,8 +196,10 @@ def triton_server(
 
 @contextlib.contextmanager
 def gateway(name: str, settings: Mapping[str, object], log: Path) -> Iterator[str]:
-    """A gateway with these ``settings`` (field -> value) and no others, on a free port unless they
-    name one; yields its URL."""
+    """Start a gateway with these ``settings`` (field -> value) and no others; yields its URL.
+
+    It is on a free port unless the settings name one.
+    """
     with gateway_server(name, settings, log) as server:
         yield server.url
 
@@ -204,7 +211,10 @@ def gateway_server(
     log: Path,
     command: Sequence[str] = ("serve",),
 ) -> Iterator[RunningServer]:
-    """The same by any ``command`` of ``punctual`` that starts one."""
+    """Start a gateway by any ``command`` of ``punctual`` that does; yields the running server.
+
+    It has these ``settings`` (field -> value) and no others, and a free port unless they name one.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(SETTING_PREFIX)}
     given = {"port": free_port(), **settings, "log_level": "warning"}
     environment = inherited | {
@@ -217,7 +227,7 @@ def gateway_server(
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on."""
+    """Return a port on loopback that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,5 +1,6 @@
-"""A real Prometheus on this machine, over the rules of k8s/monitoring: Debian's package
-``prometheus``.
+"""A real Prometheus on this machine, over the rules of k8s/monitoring.
+
+It is the one of Debian's package ``prometheus``.
 
 A drill cannot wait for the hours that the rules look back on, so that every duration in them, and
 the interval of scrapes, is divided by the same number. What is then a minute was an hour.
@@ -28,9 +29,12 @@ from serving.core.command_errors import CommandError, InvalidArgument
 
 RULES = Path("k8s/monitoring/rules.yaml")
 SCRAPE_INTERVAL_S = 15.0
-"""That of the PodMonitor; rules are evaluated as often."""
+"""Seconds between two scrapes, as in the PodMonitor; rules are evaluated as often."""
 MIN_INTERVAL_S = 0.5
-"""A scrape may take as long, and a gateway on a machine that does much else needs some of it."""
+"""Smallest seconds between two scrapes.
+
+A scrape may take as long, and a gateway on a machine that does much else needs some of it.
+"""
 SCRAPE_TIMEOUT_S = 60.0
 POLL_S = 0.1
 JOB = "punctual"
@@ -40,15 +44,18 @@ _RANGE = re.compile(rf"\[({_DURATION.pattern})\]")
 
 
 class ProgramMissing(CommandError):
-    """A program that is no Python package is not installed; the message says what installs it."""
+    """An error for a program that is not installed and is no Python package.
+
+    The message says what installs it.
+    """
 
 
 Spec = dict[str, Any]
-"""What a PrometheusRule specifies, which is a file of rules to Prometheus."""
+"""The specification of a PrometheusRule, which is a file of rules to Prometheus."""
 
 
 def read_rules(path: Path) -> Spec:
-    """Of a PrometheusRule. Raises InvalidArgument."""
+    """Read the specification of a PrometheusRule. Raises InvalidArgument."""
     try:
         spec: Spec = yaml.safe_load(path.read_text())["spec"]
     except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
@@ -57,12 +64,12 @@ def read_rules(path: Path) -> Spec:
 
 
 def alerts_of(spec: Spec) -> tuple[str, ...]:
-    """Names of the alerts, in their order."""
+    """Return the names of the alerts, in their order."""
     return tuple(rule["alert"] for rule in _rules(spec) if "alert" in rule)
 
 
 def shortened(spec: Spec, speed: float) -> Spec:
-    """The same rules with every duration divided by ``speed``."""
+    """Return the same rules with every duration divided by ``speed``."""
     spec = deepcopy(spec)
     for rule in _rules(spec):
         rule["expr"] = _RANGE.sub(lambda found: f"[{_divide(found[1], speed)}]", rule["expr"])
@@ -85,24 +92,24 @@ def _divide(duration: str, speed: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """One that is ready."""
+    """A Prometheus that is ready."""
 
     url: str
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Samples of an instant query, as the HTTP API gives them. Raises StudyError."""
+        """Return the samples of an instant query, as the HTTP API gives them. Raises StudyError."""
         text = urllib.parse.urlencode({"query": expression})
         result: list[dict[str, Any]] = get_json(f"{self.url}/api/v1/query?{text}")["data"]["result"]
         return result
 
     def firing(self) -> frozenset[str]:
-        """Names of the alerts that fire now. Raises StudyError."""
+        """Return the names of the alerts that fire now. Raises StudyError."""
         alerts = get_json(f"{self.url}/api/v1/alerts")["data"]["alerts"]
         return frozenset(a["labels"]["alertname"] for a in alerts if a["state"] == "firing")
 
 
 def find_program(name: str) -> str:
-    """Where ``name`` is, a program of Debian's. Raises ProgramMissing."""
+    """Return the path of ``name``, a program of Debian's. Raises ProgramMissing."""
     # Servers are in sbin, which is not on everybody's path.
     found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
     if found is None:
@@ -111,7 +118,8 @@ def find_program(name: str) -> str:
 
 
 def version_of(name: str) -> str:
-    """What the program says it is: the first number in the first line. Raises StudyError."""
+    """Return the version that the program says it is: the first number it says. Raises
+    StudyError."""
     flag = "-v" if name == "haproxy" else "--version"
     done = subprocess.run((find_program(name), flag), capture_output=True, text=True, check=False)
     found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
@@ -122,8 +130,11 @@ def version_of(name: str) -> str:
 def prometheus(
     folder: Path, targets: Mapping[str, str], spec: Spec, speed: float = 1.0
 ) -> Iterator[Prometheus]:
-    """Scrapes ``targets`` (pod -> URL), as it does now, ``speed`` times as often as the manifests
-    ask, and evaluates ``spec`` as often; its files are in ``folder``. Raises StudyError."""
+    """Start a Prometheus that scrapes ``targets`` (pod -> URL) and evaluates ``spec``.
+
+    It scrapes, as it does now, ``speed`` times as often as the manifests ask, and evaluates as
+    often; its files are in ``folder``. Raises StudyError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     interval = f"{round(1e3 * max(MIN_INTERVAL_S, SCRAPE_INTERVAL_S / speed))}ms"
     (folder / "rules.yaml").write_text(json.dumps(spec))  # JSON is YAML

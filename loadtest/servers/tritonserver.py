@@ -24,23 +24,29 @@ from tempfile import TemporaryDirectory
 from serving.core.command_errors import CommandFailed
 
 PYTRITON = "nvidia-pytriton==0.7.0"
-"""Triton 2.51.0, which NVIDIA's image calls 24.10."""
+"""Wheel with Triton 2.51.0, which NVIDIA's image calls 24.10."""
 TRITONCLIENT = "tritonclient==2.50.0"
-"""The newest wheel whose perf_analyzer runs on glibc 2.36."""
+"""Newest wheel whose perf_analyzer runs on glibc 2.36."""
 SHARED_MEMORY_BYTES = 64 * 2**20
-"""Of each model's stub process, allocated at its start: growing it costs a request milliseconds."""
+"""Bytes of shared memory of each model's stub process, allocated at its start.
+
+Growing it costs a request milliseconds.
+"""
 LEFTOVERS = "triton-of-punctual-"
-"""How the shared memory of a server begins that ``punctual triton`` started; its pid follows."""
+"""Prefix of the shared memory of a server that ``punctual triton`` started; its pid follows."""
 HIDDEN_LIBRARIES = ("libb64", "libcudart")
-"""What perf_analyzer looks for under its plain name; the other wheel has both, renamed."""
+"""Libraries that perf_analyzer looks for under their plain names.
+
+The other wheel has both, renamed.
+"""
 
 
 class AssemblyError(CommandFailed):
-    """The server cannot be put together."""
+    """An error for which the server cannot be put together."""
 
 
 def default_folder() -> Path:
-    """Where the unpacked server is kept, for all checkouts of a user."""
+    """Return the folder in which the unpacked server is kept, for all checkouts of a user."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = f"{PYTRITON.replace('==', '-')}-{sys.implementation.cache_tag}"
     return Path(cache) / "punctual" / name
@@ -48,7 +54,7 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True)
 class Ports:
-    """Where a server listens, on loopback only."""
+    """Ports on which a server listens, on loopback only."""
 
     http: int
     grpc: int
@@ -56,16 +62,20 @@ class Ports:
 
 
 def assemble(folder: Path) -> Path:
-    """Unpack the server into ``folder`` unless it is there. Returns ``folder``. Raises
-    AssemblyError."""
+    """Unpack the server into ``folder`` unless it is there, and return ``folder``.
+
+    Raises AssemblyError.
+    """
     if not (folder / "bin" / "tritonserver").exists():
         _whole(folder, _unpack_server)
     return folder
 
 
 def assemble_perf_analyzer(folder: Path) -> Path:
-    """Unpack NVIDIA's load generator into ``folder`` / ``perf`` unless it is there. Returns its
-    binary, to be run with ``server_environment``. Raises AssemblyError."""
+    """Unpack NVIDIA's load generator into ``folder`` / ``perf`` unless it is there.
+
+    Returns its binary, to be run with ``server_environment``. Raises AssemblyError.
+    """
     server = assemble(folder)
     binary = server / "perf" / "perf_analyzer"
     if not binary.exists():
@@ -74,7 +84,7 @@ def assemble_perf_analyzer(folder: Path) -> Path:
 
 
 def server_environment(folder: Path) -> dict[str, str]:
-    """The variables that the unpacked programs need, on top of this process's."""
+    """Return the variables that the unpacked programs need, on top of this process's."""
     # The stub links libpython by name; an interpreter built with a static one has none to offer.
     libraries = (folder / "perf", folder / "lib", sysconfig.get_config_var("LIBDIR"))
     scripts = Path(sys.executable).parent
@@ -95,10 +105,12 @@ def server_command(
     log_level: str = "info",
     shared_memory_prefix: str,
 ) -> list[str]:
-    """The command line that serves ``repository``. ``config_name`` picks
-    ``<model>/configs/<config_name>.pbtxt`` where a model has it; ``models`` names those that are
-    loaded at the start. Its shared memory is in ``/dev/shm/<shared_memory_prefix>*``: a server that
-    is killed leaves it behind."""
+    """Return the command line that serves ``repository``.
+
+    ``config_name`` picks ``<model>/configs/<config_name>.pbtxt`` where a model has it; ``models``
+    names those that are loaded at the start. Its shared memory is in
+    ``/dev/shm/<shared_memory_prefix>*``: a server that is killed leaves it behind.
+    """
     options: Mapping[str, object] = {
         "model-repository": repository.resolve(),
         "model-config-name": config_name,
@@ -134,8 +146,10 @@ def server_command(
 
 
 def _whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """``fill`` a folder beside ``folder`` and put it in its place: it is there whole or not at
-    all, whoever else does the same meanwhile."""
+    """Fill a folder beside ``folder`` by ``fill`` and put it in its place.
+
+    It is there whole or not at all, even if another process does the same meanwhile.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
         target = Path(partial) / "whole"
@@ -149,7 +163,7 @@ def _whole(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _download(requirement: str, folder: Path) -> Path:
-    """The wheel of ``requirement``, without what it depends on."""
+    """Download the wheel of ``requirement``, without what it depends on."""
     print(f"fetching {requirement}", file=sys.stderr)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(folder)]
@@ -162,7 +176,7 @@ def _download(requirement: str, folder: Path) -> Path:
 
 
 def _extract(wheel: Path, prefix: str, target: Path) -> None:
-    """The files below ``prefix`` in ``wheel``, executable."""
+    """Extract the files below ``prefix`` in ``wheel``, executable."""
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.namelist():
             if entry.startswith(prefix) and not entry.endswith("/"):
@@ -204,7 +218,7 @@ def _unpack_perf_analyzer(target: Path, server: Path) -> None:
 
 
 def remove_shared_memory(prefix: str, folder: Path = Path("/dev/shm")) -> None:
-    """Remove what a server left behind that was started with ``prefix`` and has ended."""
+    """Remove the shared memory of a server that was started with ``prefix`` and has ended."""
     for path in folder.glob(f"{prefix}*"):
         path.unlink(missing_ok=True)
 

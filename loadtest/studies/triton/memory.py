@@ -1,4 +1,4 @@
-"""What the segments of a model take in memory, by how they are spread over runners and processes.
+"""The memory that a model's segments take, by how they are spread over runners and processes.
 
     the runtime alone        ( )                        no segment at all: what the rest is above
     unit segments            (stem, stacks, heads)
@@ -51,7 +51,7 @@ Runner = tuple[Segment, ...]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way to hold a model: processes, and the runners in each."""
+    """One way to hold a model in memory: processes, and the runners in each."""
 
     name: str
     processes: tuple[tuple[Runner, ...], ...]
@@ -59,14 +59,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Proportional set size of some processes, in bytes."""
+    """The proportional set size of some processes, in bytes."""
 
     total: int
     anonymous: int
 
     @classmethod
     def of(cls, rollup: str) -> Resident:
-        """From ``/proc/<pid>/smaps_rollup`` (Linux 5.4 and later). Raises StudyError."""
+        """Read a process's ``/proc/<pid>/smaps_rollup`` (Linux 5.4 and later). Raises
+        StudyError."""
         found = {name: int(value) * 1024 for name, value in _FIELDS.findall(rollup)}
         try:
             return cls(found["Pss"], found["Pss_Anon"])
@@ -79,21 +80,21 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class MemoryFigures:
-    """One case over all rounds, in megabytes (millions of bytes)."""
+    """The memory of one case over all rounds, in megabytes (millions of bytes)."""
 
     name: str
     num_processes: int
     num_runners: int
     resident_mb: Spread
-    """Of all its processes together."""
+    """Proportional set size of all processes of the case together."""
     over_runtime_mb: Spread
-    """The anonymous part, less that of the runtime alone in the same round for each process."""
+    """Anonymous memory, less that of the runtime alone in the same round for each process."""
     disk_mb: float
-    """Weights and graphs in files, if every runner had its own."""
+    """Megabytes of weights and graphs in files, if every runner had its own."""
 
 
 def cases(num_exits: int) -> tuple[Case, ...]:
-    """All of them for a model with ``num_exits`` exits; the first is the runtime alone."""
+    """Return all cases for a model with ``num_exits`` exits; the first is the runtime alone."""
     unit = segments.unit_segments(num_exits)
     fused = segments.fused_segments(num_exits)
     whole = tuple((each,) for each in fused)
@@ -107,8 +108,11 @@ def cases(num_exits: int) -> tuple[Case, ...]:
 
 
 def disk_bytes(case: Case, sizes: Mapping[Segment, int]) -> int:
-    """Bytes of the files that the runners of ``case`` read; ``sizes`` of the unit segments' files.
-    Within a runner a file counts once: fused segments are composed from it in memory."""
+    """Return the bytes of the files that the runners of ``case`` read.
+
+    ``sizes`` are those of the unit segments' files. Within a runner a file counts once: fused
+    segments are composed from it in memory.
+    """
     return sum(
         sum(sizes[part] for part in {part for segment in runner for part in segment.parts})
         for process in case.processes
@@ -117,7 +121,7 @@ def disk_bytes(case: Case, sizes: Mapping[Segment, int]) -> int:
 
 
 def file_sizes(catalog: Catalog, folder: Path) -> dict[Segment, int]:
-    """Bytes of each unit segment's file."""
+    """Return the bytes of each unit segment's file."""
     return {
         segments.parse(name): (folder / entry.file).stat().st_size
         for name, entry in catalog.segments.items()
@@ -127,8 +131,10 @@ def file_sizes(catalog: Catalog, folder: Path) -> dict[Segment, int]:
 def summarise(
     measured: Mapping[Case, Sequence[Resident]], sizes: Mapping[Segment, int]
 ) -> list[MemoryFigures]:
-    """One line for each case of ``measured`` (one entry a round), of which the first is the runtime
-    alone."""
+    """Compute the figures of each case of ``measured``, of which the first is the runtime alone.
+
+    Each case has one entry a round.
+    """
     alone = next(iter(measured.values()))
     lines = []
     for case, resident in measured.items():
@@ -156,7 +162,7 @@ def summarise(
 def measure(
     catalog: Catalog, folder: Path, runtime: str, rounds: int, say: Callable[[str], None]
 ) -> list[MemoryFigures]:
-    """Every case once in each round. Raises StudyError."""
+    """Measure every case once in each round. Raises StudyError."""
     measured: dict[Case, list[Resident]] = defaultdict(list)
     for turn in range(rounds):
         for case in cases(catalog.num_exits):
@@ -166,7 +172,8 @@ def measure(
 
 
 def held(case: Case, folder: Path, runtime: str) -> Resident:
-    """What all processes of ``case`` have while all of them are there. Raises StudyError."""
+    """Measure what all processes of ``case`` hold while all of them are there. Raises
+    StudyError."""
     with contextlib.ExitStack() as stack:
         pids = [
             stack.enter_context(_holding(process, folder, runtime)) for process in case.processes
@@ -176,7 +183,7 @@ def held(case: Case, folder: Path, runtime: str) -> Resident:
 
 @contextlib.contextmanager
 def _holding(process: Sequence[Runner], folder: Path, runtime: str) -> Iterator[int]:
-    """The id of a process that holds these runners, warm. Raises StudyError."""
+    """Start a process that holds these runners, warm, and yield its id. Raises StudyError."""
     command = [sys.executable, "-m", "serving", "study", "hold", str(folder), "--runtime", runtime]
     for runner in process:
         command += ["--runner", *segments.names(runner)]
@@ -228,8 +235,11 @@ def hold(
     runners: Sequence[Sequence[Segment]],
     until: TextIO,
 ) -> None:
-    """Open a runner over each of ``runners`` in ``folder``, run all of their segments once at
-    every batch size, say so on standard output, and keep everything until ``until`` ends."""
+    """Open a runner over each of ``runners`` and keep them until ``until`` ends.
+
+    The runners are over segments in ``folder``. All of their segments are run once at every batch
+    size; then it says so on standard output.
+    """
     image = np.zeros((catalog.input_height, catalog.input_width, 3), np.uint8)
     opened = [tools.open_runner(runtime, folder, None, wanted) for wanted in runners]
     for runner in opened:

@@ -1,4 +1,4 @@
-"""What Triton costs a request: the same image to gateways that differ in nothing but the backend.
+"""The overhead of Triton: the same image to gateways that differ in their backend only.
 
     turn:   embedded   triton   triton, no shared memory   triton-depth       in a new order
               '-- one after the other, each held to the same depth, then all to the next depth
@@ -41,13 +41,13 @@ BACKENDS: Mapping[str, Mapping[str, object]] = {
     "triton, no shared memory": {"backend": "triton", "triton_shared_memory": False},
     DEPTH: {"backend": "triton-depth", "triton_shared_memory": True},
 }
-"""Gateway -> the settings that make it what it is."""
+"""Name of a gateway -> the settings in which it differs from the others."""
 TARGET_MS = 2.0
-"""What Triton may add to the median request."""
+"""Milliseconds that Triton may add to the median request."""
 BUDGET_MS = 9000
 WARM_UP_TURNS = 10
 MAX_LOST_SHARE = 0.1
-"""Turns that may be lost to refusals."""
+"""Share of the turns that may be lost to refusals."""
 REQUEST_TIMEOUT_S = 30.0
 STATISTICS_TRIES = 20
 STATISTICS_RETRY_S = 0.005
@@ -57,31 +57,31 @@ _ENGINE = re.compile(r"\bengine;dur=([0-9.]+)")
 
 @dataclass(frozen=True, slots=True)
 class OverheadSample:
-    """One answer, in milliseconds."""
+    """The times of one answer, in milliseconds."""
 
     elapsed_ms: float
     engine_ms: float
 
     @property
     def overhead_ms(self) -> float:
-        """What was not the engine's."""
+        """Return the milliseconds that were not the engine's."""
         return self.elapsed_ms - self.engine_ms
 
 
 class Refused(Exception):
-    """A gateway did not answer as asked; the message says how it did."""
+    """An error of a gateway that did not answer as asked; the message says how it did."""
 
 
 class Ask(Protocol):
-    """Sends one image to one gateway."""
+    """A client that sends one image to one gateway."""
 
     def __call__(self, depth: int) -> OverheadSample:
-        """An answer from exit ``depth``. Raises Refused."""
+        """Return the times of an answer from exit ``depth``. Raises Refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverheadFigures:
-    """One gateway at one depth over all turns, in milliseconds."""
+    """The times of one gateway at one depth over all turns, in milliseconds."""
 
     gateway: str
     depth: int
@@ -92,17 +92,17 @@ class OverheadFigures:
     overhead_p90_ms: float
     overhead_p99_ms: float
     added_ms: Spread
-    """Overhead less that of ``embedded`` in the same turn."""
+    """Spread of the overhead less that of ``embedded`` in the same turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What came of all turns."""
+    """The results of all turns."""
 
     samples: Mapping[int, Sequence[Mapping[str, OverheadSample]]]
-    """By depth: each turn in which all gateways answered, by gateway."""
+    """Depth -> each turn in which all gateways answered, by gateway."""
     lost: Mapping[str, int]
-    """Turns left out, by what a gateway said instead of an answer."""
+    """Answer of a gateway that did not do as asked -> number of turns left out."""
 
 
 def measure(
@@ -111,8 +111,11 @@ def measure(
     num_turns: int,
     seed: int,
 ) -> Turns:
-    """``num_turns`` turns at each depth, after some that do not count. A turn in which a gateway
-    does not answer is left out whole. Raises StudyError when too many are."""
+    """Measure ``num_turns`` turns at each depth, after some that do not count.
+
+    A turn in which a gateway does not answer is left out whole. Raises StudyError when too many
+    are.
+    """
     order = random.Random(seed)
     samples: dict[int, list[Mapping[str, OverheadSample]]] = {depth: [] for depth in depths}
     lost: Counter[str] = Counter()
@@ -135,7 +138,7 @@ def measure(
 
 
 def summarise(turns: Turns) -> list[OverheadFigures]:
-    """One line for each depth and gateway, ``embedded`` being one."""
+    """Compute the figures of each depth and gateway, ``embedded`` being one."""
     return [
         _figures(name, depth, rows) for depth, rows in turns.samples.items() for name in rows[0]
     ]
@@ -163,7 +166,7 @@ def _figures(
 
 
 class Gateway:
-    """``Ask`` over one keep-alive connection to the gateway at ``url``."""
+    """A client over one keep-alive connection to the gateway at ``url``."""
 
     def __init__(self, name: str, url: str, image: bytes, media_type: str) -> None:
         parts = urlsplit(url)
@@ -176,7 +179,7 @@ class Gateway:
         self._headers = {"Content-Type": media_type, "X-Deadline-Ms": str(BUDGET_MS)}
 
     def __call__(self, depth: int) -> OverheadSample:
-        """See ``Ask``."""
+        """Return the times of an answer from exit ``depth``. Raises Refused."""
         path = f"/v1/detect?min_depth={depth}&max_depth={depth}"
         started_s = time.perf_counter()
         try:
@@ -195,12 +198,12 @@ class Gateway:
         return OverheadSample(elapsed_ms, float(engine[1]))
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._connection.close()
 
 
 def _slug(problem: bytes) -> str:
-    """What a problem document is called; the same for all of its kind, unlike its text."""
+    """Return what a problem document is called; the same for all of its kind, unlike its text."""
     try:
         return str(json.loads(problem)["type"]).rpartition(":")[2]
     except (ValueError, KeyError, TypeError):
@@ -208,8 +211,10 @@ def _slug(problem: bytes) -> str:
 
 
 class DepthGateway:
-    """``Ask`` over ``gateway``, whose engine is the models ``<model>_dK`` in the Triton at
-    ``triton_url``: with the engine's time by Triton's own clock."""
+    """A client of ``gateway``, which takes the engine's time from Triton's own clock.
+
+    The gateway's engine is the models ``<model>_dK`` in the Triton at ``triton_url``.
+    """
 
     def __init__(self, gateway: Ask, triton_url: str, model: str) -> None:
         self._gateway = gateway
@@ -217,7 +222,7 @@ class DepthGateway:
         self._model = model
 
     def __call__(self, depth: int) -> OverheadSample:
-        """See ``Ask``. Raises StudyError."""
+        """Return the times of an answer from exit ``depth``. Raises Refused, StudyError."""
         count, spent_ns = self._computed(depth)
         sample = self._gateway(depth)
         for _ in range(STATISTICS_TRIES):
@@ -230,7 +235,7 @@ class DepthGateway:
         raise Refused(f"{DEPTH}: Triton counted {now - count} runs instead of one")
 
     def _computed(self, depth: int) -> tuple[int, int]:
-        """Runs of the model so far, and nanoseconds in them."""
+        """Return the model's runs so far, and the nanoseconds in them."""
         url = f"{self._triton_url}/v2/models/{self._model}_d{depth}/stats"
         (statistics,) = processes.get_json(url)["model_stats"]
         infer: Mapping[str, Any] = statistics["inference_stats"]["compute_infer"]
@@ -238,7 +243,7 @@ class DepthGateway:
 
 
 def read_image(path: Path) -> tuple[bytes, str]:
-    """An image file and its media type. Raises InvalidArgument."""
+    """Read an image file; return its bytes and its media type. Raises InvalidArgument."""
     media_type, _ = mimetypes.guess_type(path.name)
     if media_type is None or not media_type.startswith("image/"):
         raise InvalidArgument(f"{path} has no suffix of an image file")

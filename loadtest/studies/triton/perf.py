@@ -1,5 +1,6 @@
-"""What one client after the other gets out of a model: NVIDIA's perf_analyzer against the same
-detector behind Triton and behind the gateway.
+"""Throughput and latency of the same detector behind Triton and behind the gateway.
+
+They are measured by NVIDIA's perf_analyzer.
 
     round 1:  Triton d1   Triton dN   Triton anytime   gateway
     round 2:  gateway   Triton anytime   Triton dN   Triton d1
@@ -26,14 +27,14 @@ from loadtest.servers import processes
 from loadtest.servers.processes import StudyError
 
 BUDGET_MS = 9000
-"""Enough for any exit, however many wait."""
+"""Milliseconds of budget that are enough for any exit, however many requests wait."""
 WINDOWS = 3
-"""perf_analyzer measures for this many windows at least, and reports them together."""
+"""Number of windows that perf_analyzer measures for at least, and reports together."""
 ANY_STABILITY = "1000000"
-"""Per cent by which windows may differ: rounds show the spread instead."""
+"""Per cent by which perf_analyzer's windows may differ: rounds show the spread instead."""
 WARM_UP_REQUESTS = 20
 PATIENCE_S = 120.0
-"""For a run, beyond its windows."""
+"""Seconds that a run may take beyond its windows."""
 TRITON, GATEWAY = "Triton", "gateway"
 PLAIN = "gRPC"
 SHARED_MEMORY = ("--shared-memory", "system")
@@ -45,7 +46,7 @@ _DEPTHS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How one model is called: a line of the result."""
+    """One way of calling a model, which is a line of the result."""
 
     server: str
     model: str
@@ -53,12 +54,12 @@ class Load:
     depth: int
     concurrency: int
     options: tuple[str, ...] = ()
-    """perf_analyzer's own, beyond the address, the model and the measurement."""
+    """Options of perf_analyzer beyond the address, the model and the measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What perf_analyzer reports of one run."""
+    """The figures that perf_analyzer reports of one run."""
 
     per_s: float
     p50_ms: float
@@ -68,7 +69,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class PerfFigures:
-    """One load over all rounds."""
+    """The figures of one load over all rounds."""
 
     server: str
     model: str
@@ -80,9 +81,9 @@ class PerfFigures:
     p90_ms: Spread
     p99_ms: Spread
     per_s_to_plain: Spread
-    """Throughput over that of ``<model>_dK`` over plain gRPC in the same round."""
+    """Spread of the throughput over that of ``<model>_dK`` over plain gRPC in the same round."""
     p50_to_plain: Spread
-    """The same of the median latency."""
+    """Spread of the median latency over that of plain gRPC to ``<model>_dK``, by round."""
     rounds: tuple[Window, ...]
 
 
@@ -92,7 +93,7 @@ class PerfTarget:
 
     protocol: str
     start: Callable[[], contextlib.AbstractContextManager[str]]
-    """Yields the host and port that perf_analyzer is pointed at."""
+    """How to start the server; yields the host and port that perf_analyzer is pointed at."""
     loads: tuple[Load, ...]
 
 
@@ -100,7 +101,7 @@ class PerfTarget:
 
 
 def depth_loads(model: str, depth: int, callers: Sequence[int]) -> tuple[Load, ...]:
-    """Of ``<model>_d<depth>``, whose only input has a fixed shape."""
+    """Return the loads of ``<model>_d<depth>``, whose only input has a fixed shape."""
     name = f"{model}_d{depth}"
     return tuple(
         Load(TRITON, name, transport, depth, concurrency, options)
@@ -112,8 +113,10 @@ def depth_loads(model: str, depth: int, callers: Sequence[int]) -> tuple[Load, .
 def anytime_loads(
     model: str, depths: Sequence[int], height: int, width: int, callers: Sequence[int]
 ) -> tuple[Load, ...]:
-    """Of ``<model>_anytime``, held to one depth at a time. Its input is optional, so perf_analyzer
-    wants the shape."""
+    """Return the loads of ``<model>_anytime``, held to one depth at a time.
+
+    Its input is optional, so perf_analyzer wants the shape.
+    """
     return tuple(
         Load(
             TRITON,
@@ -136,8 +139,11 @@ def anytime_loads(
 def gateway_loads(
     model: str, num_exits: int, height: int, width: int, callers: Sequence[int]
 ) -> tuple[Load, ...]:
-    """Of the gateway's own KServe v2 surface. perf_analyzer sends no parameters over HTTP, so only
-    full depth can be had, by a generous budget."""
+    """Return the loads of the gateway's own KServe v2 surface.
+
+    perf_analyzer sends no parameters over HTTP, so only full depth can be had, by a generous
+    budget.
+    """
     options = ("--shape", f"image:{height},{width},3", "-H", f"X-Deadline-Ms: {BUDGET_MS}")
     return tuple(
         Load(GATEWAY, model, "HTTP", num_exits, concurrency, options) for concurrency in callers
@@ -146,16 +152,20 @@ def gateway_loads(
 
 @contextlib.contextmanager
 def at_full_depth(gateway: contextlib.AbstractContextManager[str], num_exits: int) -> Iterator[str]:
-    """Host and port of a ``gateway`` that yields its URL. Raises StudyError at the end if it has
-    answered from any other exit than the deepest."""
+    """Yield host and port of a ``gateway`` that yields its URL.
+
+    Raises StudyError at the end if it has answered from any other exit than the deepest.
+    """
     with gateway as url:
         yield url.removeprefix("http://")
         check_full_depth(processes.get_text(f"{url}/metrics"), num_exits)
 
 
 def check_full_depth(metrics: str, num_exits: int) -> None:
-    """Raises StudyError unless all answers that the gateway's ``metrics`` tell of are of exit
-    ``num_exits``."""
+    """Raise StudyError unless all answers that ``metrics`` tell of are of exit ``num_exits``.
+
+    ``metrics`` is the text of the gateway's /metrics.
+    """
     counts = {int(depth): float(count) for depth, count in _DEPTHS.findall(metrics)}
     shallower = sum(count for depth, count in counts.items() if depth != num_exits)
     if shallower or not counts.get(num_exits):
@@ -168,7 +178,7 @@ def check_full_depth(metrics: str, num_exits: int) -> None:
 
 
 class PerfAnalyzer:
-    """The program, called with one load at a time."""
+    """The program perf_analyzer, called with one load at a time."""
 
     def __init__(self, binary: Path, environment: Mapping[str, str], window_ms: int) -> None:
         self._binary = binary
@@ -176,7 +186,7 @@ class PerfAnalyzer:
         self._window_ms = window_ms
 
     def measure(self, protocol: str, address: str, load: Load) -> Window:
-        """One run of ``WINDOWS`` windows. Raises StudyError."""
+        """Measure one run of ``WINDOWS`` windows. Raises StudyError."""
         return self._run(
             protocol,
             address,
@@ -186,7 +196,7 @@ class PerfAnalyzer:
         )
 
     def warm_up(self, protocol: str, address: str, load: Load) -> None:
-        """A run whose figures nobody wants. Raises StudyError."""
+        """Run a load once without looking at its figures. Raises StudyError."""
         self._run(protocol, address, load, "--request-count", str(WARM_UP_REQUESTS))
 
     def _run(self, protocol: str, address: str, load: Load, *measurement: str) -> Window:
@@ -220,8 +230,10 @@ class PerfAnalyzer:
 
 
 def parse_report(text: str) -> Window:
-    """perf_analyzer's CSV (``-f``), which has one line for each concurrency, here one. Raises
-    StudyError."""
+    """Read perf_analyzer's CSV (``-f``). Raises StudyError.
+
+    It has one line for each concurrency, here one.
+    """
     rows = list(csv.DictReader(text.splitlines()))
     if len(rows) != 1:
         raise StudyError(f"perf_analyzer's report has {len(rows)} lines instead of one")
@@ -237,8 +249,10 @@ def parse_report(text: str) -> Window:
 def measure(
     targets: Sequence[PerfTarget], analyzer: PerfAnalyzer, rounds: int, say: Callable[[str], None]
 ) -> list[PerfFigures]:
-    """All loads of all targets, ``rounds`` times, every other time backwards. Raises
-    StudyError."""
+    """Measure all loads of all targets, ``rounds`` times, every other time backwards.
+
+    Raises StudyError.
+    """
     windows: dict[Load, list[Window]] = defaultdict(list)
     for turn in range(rounds):
         for target in targets if turn % 2 == 0 else reversed(targets):
@@ -252,8 +266,10 @@ def measure(
 
 
 def summarise(loads: Sequence[Load], windows: Mapping[Load, Sequence[Window]]) -> list[PerfFigures]:
-    """One line for each of ``loads``; ``windows`` has one for each round. Plain gRPC to a depth
-    model must be among them for each depth and concurrency that is."""
+    """Compute the figures of each of ``loads``; ``windows`` has one for each round.
+
+    Plain gRPC to a depth model must be among them for each depth and concurrency that is.
+    """
     plain = {
         (load.depth, load.concurrency): windows[load] for load in loads if load.transport == PLAIN
     }

@@ -1,4 +1,4 @@
-"""What ``punctual study triton`` found, as records and as tables."""
+"""The findings of ``punctual study triton``, as records and as tables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from reporting.markdown import Columns, table
 
 @dataclass
 class TritonReport:
-    """Everything that was measured, on what and how. A part that was not asked for is None."""
+    """Everything that was measured, on what and how; a part that was not asked for is None."""
 
     machine: str
     load_average: float
-    """Of the minute before: what else the machine had to do."""
+    """Load average of the machine in the minute before: what else it had to do."""
     versions: dict[str, str]
     date: str
     model: str
@@ -30,11 +30,11 @@ class TritonReport:
     perf: list[PerfFigures] | None = None
     overhead: list[OverheadFigures] | None = None
     lost_turns: Mapping[str, int] = field(default_factory=dict)
-    """Turns of ``overhead`` that were left out, by reason."""
+    """Reason -> number of turns of ``overhead`` that were left out."""
     memory: list[MemoryFigures] | None = None
 
     def write(self, path: Path) -> None:
-        """``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
+        """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
         texts = {".json": json.dumps(asdict(self), indent=2) + "\n", ".md": markdown(self)}
         for suffix, text in texts.items():
             write_whole(path.with_suffix(suffix), text)
@@ -84,7 +84,7 @@ MEMORY: Columns[MemoryFigures] = (
 
 
 def markdown(report: TritonReport) -> str:
-    """The report as headings and tables."""
+    """Return the report as Markdown: headings and tables."""
     lines = [
         f"# What Triton costs, and what it serves: {report.model}",
         "",

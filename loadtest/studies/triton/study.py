@@ -1,4 +1,4 @@
-"""What Triton costs and what it serves: ``punctual study triton``.
+"""``punctual study triton``: what Triton costs, and what it serves.
 
     perf        throughput and latency of one model behind Triton and behind the gateway
     overhead    what a request pays for an engine in Triton instead of in the gateway
@@ -34,18 +34,18 @@ _RUNTIME = re.compile(r'key: "runtime" value \{ string_value: "(\w+)" \}')
 
 @dataclass(frozen=True)
 class TritonStudySettings:
-    """What to measure and how long."""
+    """The settings of a study of Triton: what to measure and how long."""
 
     model_repository: Path
     config_name: str
-    """Which configuration of each model Triton takes."""
+    """Name of the configuration of each model that Triton takes."""
     server_folder: Path
-    """Where Triton is unpacked."""
+    """Folder in which Triton is unpacked."""
     image: Path
-    """What the gateways are sent."""
+    """File of the image that the gateways are sent."""
     rounds: int
     callers: tuple[int, ...]
-    """How many at once, of perf_analyzer."""
+    """Numbers of clients at once, of perf_analyzer."""
     turns: int
     window_ms: int
     seed: int
@@ -59,22 +59,22 @@ class TritonSubject:
     folder: Path
     catalog: Catalog
     runtime: str
-    """What Triton's configuration runs the segments on; so does everything else here."""
+    """Runtime on which Triton's configuration runs the segments; so does everything else here."""
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """Return the model's name."""
         return self.catalog.name
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """The shallowest and the deepest exit."""
+        """Return the shallowest and the deepest exit."""
         return tuple(sorted({1, self.catalog.num_exits}))
 
     def triton(
         self, models: Sequence[str], log: Path
     ) -> contextlib.AbstractContextManager[processes.TritonAddress]:
-        """A Triton with these models."""
+        """Start a Triton with these models."""
         settings = self.settings
         return processes.triton_server(
             settings.server_folder, settings.model_repository, settings.config_name, models, log
@@ -83,7 +83,7 @@ class TritonSubject:
     def gateway(
         self, name: str, settings: Mapping[str, object], log: Path
     ) -> contextlib.AbstractContextManager[str]:
-        """A gateway with this model and these further settings."""
+        """Start a gateway with this model and these further settings."""
         common = {
             "model_repository": self.settings.model_repository.resolve(),
             "model": self.name,
@@ -93,7 +93,7 @@ class TritonSubject:
 
 
 def find_subject(settings: TritonStudySettings, name: str | None) -> TritonSubject:
-    """The model called ``name``, or the only one there. Raises ModelError, InvalidArgument."""
+    """Find the model called ``name``, or the only one there. Raises ModelError, InvalidArgument."""
     folder = find_model(settings.model_repository, name)
     catalog = read_catalog(folder)
     config = folder.parent / "configs" / f"{settings.config_name}.pbtxt"
@@ -112,7 +112,8 @@ def find_subject(settings: TritonStudySettings, name: str | None) -> TritonSubje
 def measure_perf(
     subject: TritonSubject, report: TritonReport, logs: Path, say: Callable[[str], None]
 ) -> None:
-    """Fill ``report.perf``. Raises StudyError, AssemblyError."""
+    """Measure throughput and latency, and fill ``report.perf``. Raises StudyError,
+    AssemblyError."""
     folder, catalog = subject.settings.server_folder, subject.catalog
     analyzer = perf.PerfAnalyzer(
         tritonserver.assemble_perf_analyzer(folder),
@@ -147,7 +148,7 @@ def measure_perf(
 def measure_overhead(
     subject: TritonSubject, report: TritonReport, logs: Path, say: Callable[[str], None]
 ) -> None:
-    """Fill ``report.overhead``. Raises StudyError, AssemblyError."""
+    """Measure Triton's overhead, and fill ``report.overhead``. Raises StudyError, AssemblyError."""
     settings, name = subject.settings, subject.name
     image, media_type = overhead.read_image(settings.image)
     models = [f"{name}{MODEL_SUFFIX}"]
@@ -174,7 +175,7 @@ def measure_overhead(
 def measure_memory(
     subject: TritonSubject, report: TritonReport, logs: Path, say: Callable[[str], None]
 ) -> None:
-    """Fill ``report.memory``. Raises StudyError."""
+    """Measure memory, and fill ``report.memory``. Raises StudyError."""
     del logs  # a process that fails is quoted from its pipe
     rounds = subject.settings.rounds
     report.memory = memory.measure(subject.catalog, subject.folder, subject.runtime, rounds, say)
@@ -190,9 +191,11 @@ def study(
     out: Path,
     say: Callable[[str], None],
 ) -> TritonReport:
-    """Measure ``parts``, in the order of ``PARTS``, and write ``out``/triton-DATE.json and .md, or
-    triton-PART-DATE where not all were asked for. Raises StudyError, or AssemblyError where there
-    is no Triton."""
+    """Measure ``parts``, in the order of ``PARTS``, and write the report as JSON and Markdown.
+
+    The files are ``out``/triton-DATE.json and .md, or triton-PART-DATE where not all parts were
+    asked for. Raises StudyError, or AssemblyError where there is no Triton.
+    """
     subject = find_subject(settings, model)
     report = TritonReport(
         machine=machine(),
@@ -222,7 +225,10 @@ def study(
 
 
 def versions(runtime: str) -> dict[str, str]:
-    """Of everything here whose figures these are; Triton's own it tells when it runs."""
+    """Return name -> version of everything here whose figures these are.
+
+    Triton tells its own when it runs.
+    """
     wheels = (tritonserver.PYTRITON, f"perf_analyzer of {tritonserver.TRITONCLIENT}")
     return {
         "punctual": version("punctual"),
