@@ -41,9 +41,9 @@ def measure_segments(
     shape = (catalog.input_height, catalog.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     seen: defaultdict[tuple[Segment, int], list[float]] = defaultdict(list)
-    for turn in range(WARM_UP_ROUNDS + rounds):
+    for number in range(WARM_UP_ROUNDS + rounds):
         for segment, batch, seconds in time_every_segment(runner, noise, catalog.num_exits, clock):
-            if turn >= WARM_UP_ROUNDS:
+            if number >= WARM_UP_ROUNDS:
                 seen[segment, batch].append(seconds)
     name = runner.runtime
     runner.close()

@@ -44,22 +44,22 @@ class Answers:
         return quantile(self.latencies_s, 0.5)
 
 
-def ask_again_and_again(
-    url: str, images: Sequence[AnnotatedImage], callers: int, duration_s: float, target: Target
+def run_closed_loop(
+    url: str, images: Sequence[AnnotatedImage], concurrency: int, duration_s: float, target: Target
 ) -> Answers:
-    """Send requests in a closed loop: ``callers`` clients at once, each with one request at a time.
+    """Send requests in a closed loop of ``concurrency`` clients, each with one request at a time.
 
     Each sends at least one, and none is sent after ``duration_s``. Raises StudyError if a request
     is not answered with 200.
     """
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_ask(Address.parse(url), images, callers, duration_s, target))
+        return runner.run(_run(Address.parse(url), images, concurrency, duration_s, target))
 
 
-async def _ask(
+async def _run(
     address: Address,
     images: Sequence[AnnotatedImage],
-    callers: int,
+    concurrency: int,
     duration_s: float,
     target: Target,
 ) -> Answers:
@@ -74,7 +74,7 @@ async def _ask(
             data = requests.request(number % len(requests), BUDGET_S)
 
             def end(reply: HttpReply, ended: asyncio.Future[HttpReply] = ended) -> None:
-                if not ended.done():  # cancelled, since another caller was refused
+                if not ended.done():  # cancelled, since another client was refused
                     ended.set_result(reply)
 
             client.send(data, loop.time() + PATIENCE_S, end)
@@ -92,7 +92,7 @@ async def _ask(
         with real_time():
             started_s = loop.time()
             async with asyncio.TaskGroup() as group:
-                for number in range(callers):
+                for number in range(concurrency):
                     group.create_task(call(number, started_s + duration_s))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None

@@ -140,9 +140,9 @@ class _System:
         data = self._requests.request(image, budget_s)
 
         def end(reply: HttpReply) -> None:
-            row = read_outcome(reply, issued_s, 0.0, budget_s, image, {})
-            self.outcomes.append(dataclasses.replace(row, detections=None))
-            if row.is_answer:
+            outcome = read_outcome(reply, issued_s, 0.0, budget_s, image, {})
+            self.outcomes.append(dataclasses.replace(outcome, detections=None))
+            if outcome.is_answer:
                 _complete(query)
             else:
                 self._loop.call_at(issued_s + budget_s + PENALTY_S, _complete, query)
@@ -198,13 +198,15 @@ def read_summary(text: str, outcomes: Sequence[RequestOutcome]) -> LoadgenResult
     if verdict not in ("VALID", "INVALID"):
         raise StudyError("LoadGen ended without a verdict")
     advice = text.partition("Recommendations:")[2].partition("=====")[0]
-    counts = Counter(row.outcome for row in outcomes)
+    counts = Counter(request.outcome for request in outcomes)
     return LoadgenResult(
         verdict == "VALID",
         facts,
         tuple(line.strip(" *") for line in advice.splitlines() if line.strip(" *")),
         {outcome.value: counts[outcome] for outcome in Outcome},
-        dict(Counter(row.reason for row in outcomes if not row.is_answer).most_common()),
+        dict(
+            Counter(request.reason for request in outcomes if not request.is_answer).most_common()
+        ),
         len(outcomes),
     )
 

@@ -91,22 +91,22 @@ def read_outcome(
     """Return how a request ended that was due ``offset_s`` after the instant ``start_s``."""
     sent_s, finished_s = reply.sent_s - start_s, reply.finished_s - start_s
 
-    def row(outcome: Outcome, reason: str = "", **answer: Any) -> RequestOutcome:
+    def ended(outcome: Outcome, reason: str = "", **answer: Any) -> RequestOutcome:
         return RequestOutcome(
             offset_s, sent_s, finished_s, budget_s, image, outcome, reason, **answer
         )
 
     if reply.failure is not None:
-        return row(_FAILURES[reply.failure], reply.reason)
+        return ended(_FAILURES[reply.failure], reply.reason)
     if reply.status != 200:
         outcome = Outcome.REFUSED if reply.status in REFUSALS else Outcome.HTTP_ERROR
-        return row(outcome, _reason(reply))
+        return ended(outcome, _reason(reply))
     try:
         answer = _answer(reply.body, ap_by_depth)
     except (ValueError, LookupError, TypeError, AttributeError):
-        return row(Outcome.HTTP_ERROR, "unreadable-reply")
+        return ended(Outcome.HTTP_ERROR, "unreadable-reply")
     in_time = finished_s - offset_s <= budget_s
-    return row(Outcome.IN_TIME if in_time else Outcome.LATE, **answer)
+    return ended(Outcome.IN_TIME if in_time else Outcome.LATE, **answer)
 
 
 def _answer(body: bytes, ap_by_depth: Mapping[int, float]) -> dict[str, Any]:

@@ -127,13 +127,13 @@ def ap_text(served: ServedAp | None) -> str:
 class _Bins:
     """A run's outcomes by when they were due, in equal steps of ``width_s`` seconds."""
 
-    def __init__(self, width_s: float, rows: Sequence[tuple[RequestOutcome, ...]]) -> None:
+    def __init__(self, width_s: float, outcomes: Sequence[tuple[RequestOutcome, ...]]) -> None:
         self.width_s = width_s
-        self.rows = rows
+        self.outcomes = outcomes
 
     @property
     def end_s(self) -> float:
-        return self.width_s * len(self.rows)
+        return self.width_s * len(self.outcomes)
 
 
 def _bins(result: LoadResult) -> _Bins:
@@ -144,17 +144,17 @@ def _bins(result: LoadResult) -> _Bins:
     )
     count = max(1, int(-(-duration_s // width_s)))
     binned: list[list[RequestOutcome]] = [[] for _ in range(count)]
-    for row in result.outcomes:
-        binned[min(count - 1, int(row.scheduled_s / width_s))].append(row)
-    return _Bins(width_s, [tuple(rows) for rows in binned])
+    for request in result.outcomes:
+        binned[min(count - 1, int(request.scheduled_s / width_s))].append(request)
+    return _Bins(width_s, [tuple(outcomes) for outcomes in binned])
 
 
 def _outcomes_over_time(bins: _Bins) -> str:
-    most = max(len(rows) for rows in bins.rows) / bins.width_s
+    most = max(len(outcomes) for outcomes in bins.outcomes) / bins.width_s
     chart = Chart("Outcomes", "s", "requests/s", (0.0, bins.end_s), (0.0, 1.05 * most))
     seen = set()
-    for number, rows in enumerate(bins.rows):
-        counts, base = Counter(row.outcome for row in rows), 0.0
+    for number, outcomes in enumerate(bins.outcomes):
+        counts, base = Counter(request.outcome for request in outcomes), 0.0
         span = (number * bins.width_s, (number + 1) * bins.width_s)
         for outcome, colour in OUTCOME_COLOURS.items():
             if counts[outcome]:
@@ -173,9 +173,9 @@ def _depth_over_time(bins: _Bins, summary: Summary) -> str:
     deepest = max(summary.depths)
     chart = Chart("Depth", "s", "exit", (0.0, bins.end_s), (0.5, deepest + 0.5))
     mean: list[list[tuple[float, float]]] = [[]]  # a gap in the answers is a gap in the line
-    for number, rows in enumerate(bins.rows):
+    for number, outcomes in enumerate(bins.outcomes):
         span = (number * bins.width_s, (number + 1) * bins.width_s)
-        depths = [r.depth for r in rows if r.outcome is Outcome.IN_TIME and r.depth is not None]
+        depths = [r.depth for r in outcomes if r.outcome is Outcome.IN_TIME and r.depth is not None]
         for depth, count in sorted(Counter(depths).items()):
             label = f"{span[0]:g} to {span[1]:g} s: {count} of {len(depths)} from exit {depth}"
             share = count / len(depths)
@@ -191,8 +191,8 @@ def _depth_over_time(bins: _Bins, summary: Summary) -> str:
     return chart.render() + legend(entries)
 
 
-def _latencies(rows: Sequence[RequestOutcome], summary: Summary) -> str:
-    answers = sorted(row.latency_s for row in rows if row.is_answer)
+def _latencies(outcomes: Sequence[RequestOutcome], summary: Summary) -> str:
+    answers = sorted(request.latency_s for request in outcomes if request.is_answer)
     if not answers:
         return '<p class="muted">There are no answers.</p>'
     budgets_ms = [entry.most_ms for entry in summary.by_budget]
@@ -204,9 +204,9 @@ def _latencies(rows: Sequence[RequestOutcome], summary: Summary) -> str:
     entries = []
     for budget, colour in zip(summary.by_budget, SERIES, strict=False):
         of_class = sorted(
-            1e3 * row.latency_s
-            for row in rows
-            if row.is_answer and budget.least_ms <= 1e3 * row.budget_s <= budget.most_ms
+            1e3 * request.latency_s
+            for request in outcomes
+            if request.is_answer and budget.least_ms <= 1e3 * request.budget_s <= budget.most_ms
         )
         steps = [(0.0, 0.0)]
         for number, latency_ms in enumerate(of_class, start=1):

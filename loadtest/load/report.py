@@ -40,8 +40,8 @@ def write(result: LoadResult, summary: Summary, folder: Path) -> tuple[Path, Pat
         "pictures": [image.name for image in result.settings.images],
         "request_fields": list(REQUEST_FIELDS),
         "requests": [
-            [_short(getattr(row, name)) for name in REQUEST_FIELDS.values()]
-            for row in result.outcomes
+            [_short(getattr(request, name)) for name in REQUEST_FIELDS.values()]
+            for request in result.outcomes
         ],
     }
     json_path, page_path = folder / JSON_NAME, folder / PAGE_NAME

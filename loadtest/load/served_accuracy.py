@@ -62,7 +62,7 @@ class Evaluator:
             )
         if any(image.objects is None for image in images):
             raise InvalidArgument("some pictures have annotations and others have none")
-        self._pictures = images
+        self._images = images
         self._classes = tuple(classes)
         self._numbers: dict[tuple[int, bytes], int] = {}
         self._pairs: list[Answer] = []
@@ -77,7 +77,7 @@ class Evaluator:
         if not chosen:
             return ServedAp(0.0, 0.0, 0)
         if self._matches is None:
-            self._matches = _match(self._pictures, self._classes, self._pairs)
+            self._matches = _match(self._images, self._classes, self._pairs)
         return _accumulate(self._matches, chosen)
 
     def _number(self, image: int, found: ServedDetections) -> int:

@@ -128,17 +128,17 @@ def summarise(result: LoadResult) -> Summary:
 
     Raises ValueError if the images' annotations do not fit the model's classes.
     """
-    settings, rows = result.settings, result.outcomes
+    settings, outcomes = result.settings, result.outcomes
     evaluation = _Evaluation(result)
-    with_misses = evaluation.with_misses(rows)  # first: it meets every answer there is
-    outcomes = _outcomes(rows)
-    in_time = [row for row in rows if row.outcome is Outcome.IN_TIME]
-    sent = [row for row in rows if row.outcome is not Outcome.UNSENT]
-    lag_ms = LatencyQuantiles.of(row.lag_s for row in rows)
+    with_misses = evaluation.with_misses(outcomes)  # first: it meets every answer there is
+    counts = _counts(outcomes)
+    in_time = [request for request in outcomes if request.outcome is Outcome.IN_TIME]
+    sent = [request for request in outcomes if request.outcome is not Outcome.UNSENT]
+    lag_ms = LatencyQuantiles.of(request.lag_s for request in outcomes)
     assert lag_ms is not None  # a schedule is never empty
-    invalid_because = _invalid_because(lag_ms, outcomes)
+    invalid_because = _invalid_because(lag_ms, counts)
     server = result.server or {}
-    sending_s = max([settings.duration_s, *(row.sent_s for row in sent)])
+    sending_s = max([settings.duration_s, *(request.sent_s for request in sent)])
     return Summary(
         target=settings.target.name,
         url=settings.url,
@@ -156,35 +156,37 @@ def summarise(result: LoadResult) -> Summary:
         is_valid=not invalid_because,
         invalid_because=invalid_because,
         lag_ms=lag_ms,
-        cpu_us_per_request=1e6 * result.cpu_s / len(rows),
+        cpu_us_per_request=1e6 * result.cpu_s / len(outcomes),
         is_real_time=result.is_real_time,
         peak_connections=result.peak_connections,
-        count=len(rows),
-        outcomes=outcomes,
-        reasons=_reasons(rows),
-        attainment=len(in_time) / len(rows),
+        count=len(outcomes),
+        outcomes=counts,
+        reasons=_reasons(outcomes),
+        attainment=len(in_time) / len(outcomes),
         target_hz=settings.rate_hz,
         achieved_hz=len(sent) / sending_s,
         goodput_hz=len(in_time) / settings.duration_s,
-        latency_ms=LatencyQuantiles.of(row.latency_s for row in rows if row.is_answer),
+        latency_ms=LatencyQuantiles.of(
+            request.latency_s for request in outcomes if request.is_answer
+        ),
         depths=dict(sorted(Counter(_depths(in_time)).items())),
         mean_depth=_mean(_depths(in_time)),
         expected_ap=_mean(_aps(in_time)),
-        in_time_accuracy=_in_time_accuracy(rows),
-        served_in_time=evaluation.in_time(rows),
+        in_time_accuracy=_in_time_accuracy(outcomes),
+        served_in_time=evaluation.in_time(outcomes),
         served_with_misses=with_misses,
-        by_budget=tuple(_budget_classes(rows, evaluation)),
+        by_budget=tuple(_budget_classes(outcomes, evaluation)),
     )
 
 
-def _invalid_because(lag_ms: LatencyQuantiles, outcomes: Mapping[str, int]) -> tuple[str, ...]:
+def _invalid_because(lag_ms: LatencyQuantiles, counts: Mapping[str, int]) -> tuple[str, ...]:
     reasons = []
     if lag_ms.p99 > 1e3 * MAX_LAG_S:
         reasons.append(
             f"1 % of the requests were sent more than {lag_ms.p99:.1f} ms late "
             f"({1e3 * MAX_LAG_S:.0f} ms are allowed): the client could not keep up"
         )
-    unsent = outcomes[Outcome.UNSENT]
+    unsent = counts[Outcome.UNSENT]
     if unsent:
         reasons.append(f"{unsent} requests could not be sent at all")
     return tuple(reasons)
@@ -193,43 +195,47 @@ def _invalid_because(lag_ms: LatencyQuantiles, outcomes: Mapping[str, int]) -> t
 # -- counting ------------------------------------------------------------------------------------
 
 
-def _outcomes(rows: Sequence[RequestOutcome]) -> dict[str, int]:
-    counts = Counter(row.outcome for row in rows)
+def _counts(outcomes: Sequence[RequestOutcome]) -> dict[str, int]:
+    counts = Counter(request.outcome for request in outcomes)
     return {outcome.value: counts[outcome] for outcome in Outcome}
 
 
-def _reasons(rows: Sequence[RequestOutcome]) -> dict[str, dict[str, int]]:
-    counts = Counter((row.outcome, row.reason) for row in rows if not row.is_answer)
+def _reasons(outcomes: Sequence[RequestOutcome]) -> dict[str, dict[str, int]]:
+    counts = Counter(
+        (request.outcome, request.reason) for request in outcomes if not request.is_answer
+    )
     reasons: dict[str, dict[str, int]] = {}
     for (outcome, reason), count in counts.most_common():
         reasons.setdefault(outcome.value, {})[reason] = count
     return reasons
 
 
-def _depths(rows: Iterable[RequestOutcome]) -> list[int]:
-    return [row.depth for row in rows if row.depth is not None]
+def _depths(outcomes: Iterable[RequestOutcome]) -> list[int]:
+    return [request.depth for request in outcomes if request.depth is not None]
 
 
-def _aps(rows: Iterable[RequestOutcome]) -> list[float]:
-    return [row.expected_ap for row in rows if row.expected_ap is not None]
+def _aps(outcomes: Iterable[RequestOutcome]) -> list[float]:
+    return [request.expected_ap for request in outcomes if request.expected_ap is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _in_time_accuracy(rows: Sequence[RequestOutcome]) -> float | None:
+def _in_time_accuracy(outcomes: Sequence[RequestOutcome]) -> float | None:
     """Return the in-time accuracy; None if an answer in time does not say its expected AP."""
-    in_time = [row for row in rows if row.outcome is Outcome.IN_TIME]
+    in_time = [request for request in outcomes if request.outcome is Outcome.IN_TIME]
     aps = _aps(in_time)
-    return sum(aps) / len(rows) if len(aps) == len(in_time) else None
+    return sum(aps) / len(outcomes) if len(aps) == len(in_time) else None
 
 
 def _budget_classes(
-    rows: Sequence[RequestOutcome], evaluation: _Evaluation
+    outcomes: Sequence[RequestOutcome], evaluation: _Evaluation
 ) -> Iterable[BudgetClass]:
-    ordered = sorted(rows, key=lambda row: row.budget_s)
-    groups = [list(group) for _, group in itertools.groupby(ordered, lambda row: row.budget_s)]
+    ordered = sorted(outcomes, key=lambda request: request.budget_s)
+    groups = [
+        list(group) for _, group in itertools.groupby(ordered, lambda request: request.budget_s)
+    ]
     if len(groups) > MAX_CLASSES:
         edges = [len(ordered) * i // MAX_CLASSES for i in range(MAX_CLASSES + 1)]
         groups = [ordered[start:end] for start, end in itertools.pairwise(edges) if start < end]
@@ -238,9 +244,13 @@ def _budget_classes(
             least_ms=1e3 * group[0].budget_s,
             most_ms=1e3 * group[-1].budget_s,
             count=len(group),
-            outcomes=_outcomes(group),
-            latency_ms=LatencyQuantiles.of(row.latency_s for row in group if row.is_answer),
-            mean_depth=_mean(_depths(row for row in group if row.outcome is Outcome.IN_TIME)),
+            outcomes=_counts(group),
+            latency_ms=LatencyQuantiles.of(
+                request.latency_s for request in group if request.is_answer
+            ),
+            mean_depth=_mean(
+                _depths(request for request in group if request.outcome is Outcome.IN_TIME)
+            ),
             in_time_accuracy=_in_time_accuracy(group),
             served_with_misses=evaluation.with_misses(group),
         )
@@ -257,19 +267,19 @@ class _Evaluation:
                 raise InvalidArgument("the model's classes are not known, so AP cannot be computed")
             self._evaluator = Evaluator(settings.images, settings.classes)
 
-    def in_time(self, rows: Sequence[RequestOutcome]) -> ServedAp | None:
-        return self._ap(row for row in rows if row.outcome is Outcome.IN_TIME)
+    def in_time(self, outcomes: Sequence[RequestOutcome]) -> ServedAp | None:
+        return self._ap(request for request in outcomes if request.outcome is Outcome.IN_TIME)
 
-    def with_misses(self, rows: Sequence[RequestOutcome]) -> ServedAp | None:
-        return self._ap(rows)
+    def with_misses(self, outcomes: Sequence[RequestOutcome]) -> ServedAp | None:
+        return self._ap(outcomes)
 
-    def _ap(self, rows: Iterable[RequestOutcome]) -> ServedAp | None:
+    def _ap(self, outcomes: Iterable[RequestOutcome]) -> ServedAp | None:
         if self._evaluator is None:
             return None
-        return self._evaluator.ap((row.image, _found_in_time(row)) for row in rows)
+        return self._evaluator.ap((request.image, _found_in_time(request)) for request in outcomes)
 
 
-def _found_in_time(row: RequestOutcome) -> ServedDetections:
-    if row.outcome is Outcome.IN_TIME and row.detections is not None:
-        return row.detections
+def _found_in_time(request: RequestOutcome) -> ServedDetections:
+    if request.outcome is Outcome.IN_TIME and request.detections is not None:
+        return request.detections
     return NOTHING

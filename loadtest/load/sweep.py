@@ -105,13 +105,13 @@ def sweep(
 ) -> list[SweptBudget]:
     """Send ``num_requests`` of each budget, one at a time, and return the replies by budget."""
     order = random.Random(seed)
-    rows = [SweptBudget(budget_ms) for budget_ms in budgets_ms]
-    for turn in range(num_requests):
-        shuffled = list(rows)
+    swept = [SweptBudget(budget_ms) for budget_ms in budgets_ms]
+    for number in range(num_requests):
+        shuffled = list(swept)
         order.shuffle(shuffled)
-        for row in shuffled:
-            row.answers.append(client.detect(images[turn % len(images)], row.budget_ms))
-    return rows
+        for budget in shuffled:
+            budget.answers.append(client.detect(images[number % len(images)], budget.budget_ms))
+    return swept
 
 
 def min_budget_ms(client: SweepClient, image: bytes) -> float:
@@ -127,42 +127,44 @@ def min_budget_ms(client: SweepClient, image: bytes) -> float:
     return smallest
 
 
-def falls(rows: Sequence[SweptBudget]) -> list[tuple[float, float]]:
+def falls(budgets: Sequence[SweptBudget]) -> list[tuple[float, float]]:
     """Return the pairs of neighbouring budgets of which the larger has the smaller median depth."""
-    medians = [(row.budget_ms, statistics.median(row.depths)) for row in rows if row.depths]
+    medians = [
+        (budget.budget_ms, statistics.median(budget.depths)) for budget in budgets if budget.depths
+    ]
     return [
         (small[0], large[0]) for small, large in itertools.pairwise(medians) if large[1] < small[1]
     ]
 
 
-def swept_table(rows: Sequence[SweptBudget]) -> str:
+def swept_table(budgets: Sequence[SweptBudget]) -> str:
     """Return a table of the sweep, one line a budget."""
     lines = ["budget ms  accepted  in time      depth p10/p50/p90  latency p50/p99 ms  not 200"]
-    for row in rows:
-        accepted, depths = row.accepted, sorted(row.depths)
-        share = f"{len(row.in_time) / len(accepted):7.1%}" if accepted else "      -"
+    for budget in budgets:
+        accepted, depths = budget.accepted, sorted(budget.depths)
+        share = f"{len(budget.in_time) / len(accepted):7.1%}" if accepted else "      -"
         depth = "/".join(map(str, (_at(depths, q) for q in (0.1, 0.5, 0.9)))) if depths else "-"
-        latencies = sorted(a.latency_ms for a in row.answers if a.status == 200)
+        latencies = sorted(a.latency_ms for a in budget.answers if a.status == 200)
         latency = f"{_at(latencies, 0.5):8.1f} / {_at(latencies, 0.99):.1f}" if latencies else "-"
         other = Counter(
             answer.body.get("reason") or answer.body.get("type", "").rpartition(":")[2]
-            for answer in row.answers
+            for answer in budget.answers
             if answer.status != 200
         )
         reasons = ", ".join(f"{name} {count}" for name, count in other.most_common())
         lines.append(
-            f"{row.budget_ms:9.1f} {len(accepted):9} {share:>8} {depth:>22} {latency:>19}  "
+            f"{budget.budget_ms:9.1f} {len(accepted):9} {share:>8} {depth:>22} {latency:>19}  "
             f"{reasons}"
         )
     return "\n".join(lines)
 
 
-def overhead(rows: Sequence[SweptBudget]) -> str:
+def overhead(budgets: Sequence[SweptBudget]) -> str:
     """Return as text where the time goes that the engine does not take: medians in ms.
 
     They are over all answers.
     """
-    answers = [a for row in rows for a in row.answers if a.status == 200 and a.stages_ms]
+    answers = [a for budget in budgets for a in budget.answers if a.status == 200 and a.stages_ms]
     if not answers:
         return "no answers"
     known = ("read", "decode", "queue")

@@ -215,11 +215,11 @@ def sort_out(outcomes: tuple[RequestOutcome, ...]) -> Ends:
     late = 0
     refused: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    for row in outcomes:
-        if row.outcome is Outcome.LATE or row.reason == LATE:
+    for request in outcomes:
+        if request.outcome is Outcome.LATE or request.reason == LATE:
             late += 1
-        elif row.outcome is Outcome.REFUSED and row.reason not in TURNED_AWAY:
-            refused[row.reason] += 1
-        elif row.outcome is not Outcome.IN_TIME:
-            failed[f"{row.outcome}: {row.reason}"] += 1
+        elif request.outcome is Outcome.REFUSED and request.reason not in TURNED_AWAY:
+            refused[request.reason] += 1
+        elif request.outcome is not Outcome.IN_TIME:
+            failed[f"{request.outcome}: {request.reason}"] += 1
     return Ends(late, dict(refused), dict(failed))

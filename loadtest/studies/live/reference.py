@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from loadtest.environment.segment_times import segments_now
-from loadtest.load.closed_loop import ask_again_and_again
+from loadtest.load.closed_loop import run_closed_loop
 from loadtest.load.target import Target, describe_server
 from loadtest.servers.processes import StudyError
 from loadtest.studies.live.report import Reference
@@ -19,7 +19,7 @@ from loadtest.studies.live.systems import DEEPEST, SHALLOWEST, System
 from loadtest.workload.budgets import parse_budgets
 from serving.core.latency import quantile
 
-CALLERS = 8
+CONCURRENCY = 8
 """Number of clients at once that show what a server can do at most: two of its largest batches."""
 WINDOWS = 3
 """Number of windows of each kind, taken in turns.
@@ -44,12 +44,12 @@ def find_reference(
     window_s = settings.reference_s
     rates_hz, alone_s = [], []
     for _ in range(WINDOWS):
-        with shallow.awake():
-            many = ask_again_and_again(
-                shallow.server.url, subject.images, CALLERS, window_s, Target()
+        with shallow.running():
+            many = run_closed_loop(
+                shallow.server.url, subject.images, CONCURRENCY, window_s, Target()
             )
-        with deep.awake():
-            one = ask_again_and_again(deep.server.url, subject.images, 1, window_s, Target())
+        with deep.running():
+            one = run_closed_loop(deep.server.url, subject.images, 1, window_s, Target())
             reserve_s = reserve_of(describe_server(deep.server.url))
         rates_hz.append(many.rate_hz)
         alone_s.append(one.p50_s)

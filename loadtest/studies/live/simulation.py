@@ -49,23 +49,23 @@ class ReplaySettings:
 
     def steps(self) -> Mapping[str, ReplaySettings]:
         """Return step -> these settings without and with what the live machine has."""
-        twins = (
+        steps = (
             replace(self, reserve_s=0.0, slowdown=1.0),
             replace(self, slowdown=1.0),
             self,
         )
-        return dict(zip(STEPS, twins, strict=True))
+        return dict(zip(STEPS, steps, strict=True))
 
 
 def simulate_schedule(
-    schedule: Schedule, policy: str, twin: ReplaySettings, seed: int
+    schedule: Schedule, policy: str, replay: ReplaySettings, seed: int
 ) -> Simulated:
     """Simulate ``schedule`` on one executor with the policy called ``policy``."""
-    profile = twin.profile
-    latency = slowed(profile.latency, twin.slowdown)
+    profile = replay.profile
+    latency = slowed(profile.latency, replay.slowdown)
     deepest = len(profile.accuracy)
     requests = [
-        Request(number, offset_s, offset_s + budget_s - twin.reserve_s, 1, deepest)
+        Request(number, offset_s, offset_s + budget_s - replay.reserve_s, 1, deepest)
         for number, (offset_s, budget_s, _) in enumerate(schedule)
     ]
     outcomes: list[SimulatedOutcome] = []

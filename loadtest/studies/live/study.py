@@ -139,7 +139,7 @@ def _measure_point(
     """Measure every system in turn, and simulate the same requests."""
     reference = report.reference
     rate_hz = point.load * reference.capacity_hz
-    twins = subject.twin(reference, rate_hz).steps()
+    replays = subject.replay_settings(reference, rate_hz).steps()
     common = replace(subject.load(reference, point.arrivals, rate_hz), seed=point.seed)
     for name in point.names:
         system = systems[name]
@@ -148,8 +148,8 @@ def _measure_point(
         if system.policy is not None:
             schedule = measured.result.schedule
             simulated = {
-                step: simulate_schedule(schedule, system.policy, twin, point.seed)
-                for step, twin in twins.items()
+                step: simulate_schedule(schedule, system.policy, replay, point.seed)
+                for step, replay in replays.items()
             }
         report.runs.append(
             LiveRun(
@@ -196,19 +196,19 @@ def measure_recovery(
         write(report, path)
 
 
-def timeline_of(rows: Sequence[RequestOutcome], duration_s: float) -> Timeline:
+def timeline_of(outcomes: Sequence[RequestOutcome], duration_s: float) -> Timeline:
     """Count outcomes in bins of about ``BIN_S``, by the scheduled instant.
 
     Answers that state no depth count as depth 0.
     """
     num_bins = max(1, round(duration_s / BIN_S))
     arrived, in_time, depths = ([0] * num_bins for _ in range(3))
-    for row in rows:
-        place = min(num_bins - 1, int(row.scheduled_s / duration_s * num_bins))
+    for request in outcomes:
+        place = min(num_bins - 1, int(request.scheduled_s / duration_s * num_bins))
         arrived[place] += 1
-        if row.outcome is Outcome.IN_TIME:
+        if request.outcome is Outcome.IN_TIME:
             in_time[place] += 1
-            depths[place] += row.depth or 0
+            depths[place] += request.depth or 0
     return Timeline(tuple(arrived), tuple(in_time), tuple(depths))
 
 

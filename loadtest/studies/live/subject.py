@@ -114,7 +114,7 @@ class LiveSubject:
             grace_s=GRACE_S,
         )
 
-    def twin(self, reference: Reference, rate_hz: float) -> ReplaySettings:
+    def replay_settings(self, reference: Reference, rate_hz: float) -> ReplaySettings:
         """Return what the simulator knows of this machine, with so many requests per second."""
         profile = self.profile(reference.profile)
         return ReplaySettings(profile, reference.reserve_s, reference.slowdown_at(rate_hz))

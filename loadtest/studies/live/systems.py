@@ -53,15 +53,15 @@ class System:
     """Image of the requests that do not count."""
 
     @contextlib.contextmanager
-    def awake(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         """Let the server run, until the context ends; it is paused before and after."""
         self.server.resume()
         try:
             yield
         finally:
-            self.fall_asleep()
+            self.pause_when_idle()
 
-    def fall_asleep(self) -> None:
+    def pause_when_idle(self) -> None:
         """Pause the server when it runs nothing: ``REST_S`` after it has answered its only request.
 
         A run that a pause interrupts would count as one that took minutes. What follows an answer
@@ -103,7 +103,7 @@ def gateway_system(
     command = ("study", "serve", "--policy", policy)
     with gateway_server(policy, settings, log, command) as server:
         system = System(policy, server, policy, image)
-        system.fall_asleep()
+        system.pause_when_idle()
         yield system
 
 
@@ -120,7 +120,7 @@ def peer_system(
     """Start a peer at one exit, paused."""
     with peer(kind, depth, python, settings, log) as server:
         system = System(name, server, None, image)
-        system.fall_asleep()
+        system.pause_when_idle()
         yield system
 
 
@@ -138,7 +138,7 @@ def measure(system: System, settings: LoadSettings) -> Measured:
 
     The system settles before the run and is paused again before anything is computed.
     """
-    with system.awake():
+    with system.running():
         start = system.counts()
         settled = run_load(settling(settings))
         before = system.counts_at_rest(_count(start, settled))

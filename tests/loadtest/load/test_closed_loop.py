@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from loadtest.load.closed_loop import WARM_UP, ask_again_and_again
+from loadtest.load.closed_loop import WARM_UP, run_closed_loop
 from loadtest.load.target import Target
 from loadtest.servers.processes import StudyError
 from loadtest.workload.images import AnnotatedImage
@@ -31,14 +31,14 @@ def test_as_many_at_once_as_there_are_callers() -> None:
         fine(handler, body)
 
     with serving({b"a": answer, b"b": answer}) as server:
-        found = ask_again_and_again(server.url, PICTURES, 3, 1e-6, Target())
+        found = run_closed_loop(server.url, PICTURES, 3, 1e-6, Target())
     assert len(found.latencies_s) == 3  # nobody asks again, for the time is over
     assert {headers["X-Deadline-Ms"] for _, headers, _ in server.seen} == {"10000.000"}
 
 
 def test_figures() -> None:
     with serving({b"a": answers(), b"b": answers()}) as server:
-        found = ask_again_and_again(server.url, PICTURES, 1, 0.05, Target(path="/x"))
+        found = run_closed_loop(server.url, PICTURES, 1, 0.05, Target(path="/x"))
         assert len(server.seen) == WARM_UP + len(found.latencies_s)
     assert found.rate_hz == pytest.approx(len(found.latencies_s) / found.seconds)
     assert min(found.latencies_s) <= found.p50_s <= max(found.latencies_s)
@@ -51,4 +51,4 @@ def test_a_refusal_ends_it() -> None:
         serving({b"a": replies(503, {}), b"b": replies(503, {})}) as server,
         pytest.raises(StudyError, match="does not answer: 503"),
     ):
-        ask_again_and_again(server.url, PICTURES, 2, 1.0, Target())
+        run_closed_loop(server.url, PICTURES, 2, 1.0, Target())

@@ -66,7 +66,7 @@ def test_a_run_lies_between_a_pause_and_the_next() -> None:
 def test_a_server_that_answers_nothing_is_paused_all_the_same() -> None:
     with serving({b"a": replies(500, {})}) as server:
         it, paused = system(server, None)
-        it.fall_asleep()
+        it.pause_when_idle()
     assert paused.log == [("pause", 1)]
 
 
