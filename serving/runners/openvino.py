@@ -58,6 +58,11 @@ def _core() -> ov.Core:
     return ov.Core()
 
 
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class _Pool:
     """A pool of tensor lists of one kind: what a segment takes or gives at one batch size.
 
@@ -144,7 +149,7 @@ class OpenVinoRunner:
         )
         self._image_shape = (catalog.input_height, catalog.input_width, 3)
         self._core = _core()
-        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has_bf16 = multiplies_bf16()
         if precision == "bf16" and not has_bf16:
             raise ValueError("this CPU does not multiply bfloat16")
         source = folder / CPU_FOLDER if precision == "int8" else folder
