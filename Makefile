@@ -7,10 +7,10 @@ HOSTED := -p serving.core -p serving.artifacts -p serving.triton -p serving.trit
 	-p serving.runners -m serving.engine -m serving.model_repository -m builder.exporting.tensorrt_plans
 
 .DEFAULT_GOAL := help
-.PHONY: help serve check fmt test docs clean
+.PHONY: help serve check fmt test test-slow docs clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-9s %s\n", $$1, $$2}'
 
 serve: $(SERVE_ENV)/.installed  ## install what serving needs and start the server (ARGS="--port 9000")
 	$(SERVE_ENV)/bin/punctual serve $(ARGS)
@@ -26,8 +26,11 @@ fmt: $(DEV_ENV)/.installed  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(DEV_ENV)/.installed  ## run the tests (ARGS="-k policy")
-	$(BIN)/pytest $(ARGS)
+test: $(DEV_ENV)/.installed  ## run the quick tests, one process a core (ARGS="-k policy")
+	$(BIN)/pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+test-slow: $(DEV_ENV)/.installed  ## run the others, and property tests with all of their examples
+	$(BIN)/pytest -m "slow or hypothesis" --hypothesis-profile full $(ARGS)
 
 docs: $(DEV_ENV)/.installed  ## build the documentation into site/, strictly
 	$(BIN)/python -m docs.build

@@ -1,22 +1,51 @@
-"""Rules for all tests: those for hardware that is not there skip, and in CI nothing else may."""
+"""Rules for all tests: which are slow, how many threads one has, and that those for hardware that
+is not there skip, and in CI nothing else may."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Tests run side by side, one in a process. Threads of their libraries, which read this as they are
+# loaded, would spin against each other.
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import settings
+
+from tests.properties import FULL, QUICK
+from tests.shared import made_once
+
+if TYPE_CHECKING:
+    from tests.exported import Exported
+
+settings.register_profile("full", FULL)
+settings.register_profile("quick", QUICK)
+settings.load_profile("quick")
 
 HARDWARE = ("gpu", "bf16")
 """Markers of tests that not every machine can run."""
+SLOW_FIXTURES = {"tritonserver", "promtool"}
+"""Whoever needs one of them waits for seconds."""
+SLOW_FOLDERS = {Path(__file__).parent / name for name in ("browser", "e2e")}
 
 
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test is slow by what it needs or where it is."""
+    needed = set(getattr(item, "fixturenames", ()))
+    return bool(SLOW_FIXTURES & needed or SLOW_FOLDERS & set(item.path.parents))
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if shutil.which("nvidia-smi") is not None:
-        return
+    has_gpu = shutil.which("nvidia-smi") is not None
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if is_slow(item):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("gpu") and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
 
 
@@ -30,6 +59,21 @@ def pytest_runtest_makereport(item: pytest.Item):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where everything must run: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The small detector in every form that a runner takes."""
+    from builder.exporting.int8_segments import quantize_segments
+    from tests.exported import exported_detector, write_programs  # bring torch along
+
+    def export(folder: Path) -> Exported:
+        exported = exported_detector(folder)
+        write_programs(exported)
+        quantize_segments(exported.folder, exported.catalog, exported.images)
+        return exported
+
+    return made_once(tmp_path_factory, "segments", export)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ import shutil
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ import pytest
 from onnx import TensorProto, shape_inference
 
 from serving.core.catalog import Catalog
+from serving.core.segment import Segment
+from tests.shared import alone
 
 POISON = 0xFF
 """As bytes of a float of any width: NaN."""
@@ -766,12 +768,14 @@ def fake_cuda(version: str = VERSIONS[1]) -> Iterator[FakeDevice]:
 def build_fake_plans(folder: Path, catalog: Catalog, version: str) -> Path:
     """Plans of the segments in ``folder`` for an imaginary GPU, built once; where they are."""
     target = folder / f"imaginary-{version}"
-    if not target.exists():
-        target.mkdir()
-        for path in folder.glob("*.onnx"):
-            shutil.copy(path, target)
-        with fake_cuda(version):
-            importlib.import_module("builder.exporting.tensorrt_plans").build_plans(target, catalog)
+    with alone(target):
+        if not target.exists():
+            target.mkdir()
+            for path in folder.glob("*.onnx"):
+                shutil.copy(path, target)
+            with fake_cuda(version):
+                tensorrt_plans = importlib.import_module("builder.exporting.tensorrt_plans")
+                tensorrt_plans.build_plans(target, catalog)
     return target
 
 
@@ -784,15 +788,24 @@ def fake_runners(version: str = VERSIONS[1]) -> Iterator[tuple[Any, FakeDevice]]
 
 
 def open_fake_runner(
-    folder: Path, catalog: Catalog, num_threads: int | None, version: str = VERSIONS[1]
+    folder: Path,
+    catalog: Catalog,
+    num_threads: int | None,
+    version: str = VERSIONS[1],
+    wanted: Collection[Segment] | None = None,
 ) -> Any:
     """``TensorRtRunner`` over plans for an imaginary GPU."""
     plans = build_fake_plans(folder, catalog, version)
     with fake_runners(version) as (module, _):
-        return module.TensorRtRunner(plans, catalog, num_threads)
+        return module.TensorRtRunner(plans, catalog, num_threads, wanted)
 
 
-def open_real_runner(folder: Path, catalog: Catalog, num_threads: int | None) -> Any:
+def open_real_runner(
+    folder: Path,
+    catalog: Catalog,
+    num_threads: int | None,
+    wanted: Collection[Segment] | None = None,
+) -> Any:
     """``TensorRtRunner`` over plans that are built here, quickly, for the GPU of this machine."""
     pytest.importorskip("tensorrt", reason="TensorRT is not installed")
     if not (folder / "tensorrt" / "plans.json").exists():
@@ -800,4 +813,4 @@ def open_real_runner(folder: Path, catalog: Catalog, num_threads: int | None) ->
             folder, catalog, level=0
         )
     module = importlib.import_module("serving.runners.tensorrt")
-    return module.TensorRtRunner(folder, catalog, num_threads)
+    return module.TensorRtRunner(folder, catalog, num_threads, wanted)

@@ -65,10 +65,10 @@ CASES = {
 }
 
 
-def open_case(case: Case, exported, num_threads: int | None = None):
+def open_case(case: Case, exported, **options: object):
     module, _, attribute = RUNNERS[case.runtime].partition(":")
     make = case.make or getattr(importlib.import_module(module), attribute)
-    return make(exported.folder, exported.catalog, num_threads, **case.options)
+    return make(exported.folder, exported.catalog, 1, **case.options, **options)
 
 
 def test_every_runtime_is_here():
@@ -297,7 +297,7 @@ def test_wrong_segments_are_refused(runner, exported):
 
 
 def test_use_after_close_is_an_error(case, exported):
-    built = open_case(case, exported, num_threads=1)
+    built = open_case(case, exported, wanted=[segments.STEM])
     images = built.load(exported.images[:1])
     features = built.run(segments.STEM, images)
     built.close()

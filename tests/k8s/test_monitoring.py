@@ -33,14 +33,6 @@ SCRAPED = {"namespace", "job", "pod"}
 """Labels that Prometheus adds to whatever it scrapes."""
 
 
-@pytest.fixture
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
-    return found
-
-
 def run(promtool: str, *arguments: object) -> str:
     command = [promtool, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

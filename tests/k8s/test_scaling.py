@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -78,10 +77,7 @@ def series(name, values, **labels):
         (100, 40),  # nothing at all is answered
     ],
 )
-def test_what_prometheus_makes_of_them(tmp_path, shed_hz, replicas):
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
+def test_what_prometheus_makes_of_them(promtool, tmp_path, shed_hz, replicas):
     rules = [
         {"record": name, "expr": query}
         for name, query in zip(("demand", "for_shed"), queries(), strict=True)

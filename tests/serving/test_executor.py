@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core import segment as segments
@@ -65,7 +65,6 @@ def test_a_lone_request_runs_through_every_stack_and_returns_its_memory():
     gaps=st.lists(st.floats(0, 0.02), min_size=1, max_size=12),
     fused=st.booleans(),
 )
-@settings(deadline=None)
 def test_a_failing_run_fails_its_own_requests_only(fail_on, gaps, fused):
     runner = FakeRunner(FakeClock(), fused=fused, fail_on=frozenset({fail_on}))
     world = World(runner)
@@ -86,7 +85,6 @@ def test_a_failing_run_fails_its_own_requests_only(fail_on, gaps, fused):
     arrivals=st.lists(st.floats(0, 0.05), min_size=1, max_size=10),
     cancels=st.lists(st.tuples(st.floats(0, 0.1), st.integers(0, 9)), max_size=10),
 )
-@settings(deadline=None)
 def test_cancelled_requests_leave_at_the_next_boundary(arrivals, cancels):
     world = World()
     requests = [request(i, at, 0.15) for i, at in enumerate(sorted(arrivals))]
@@ -123,7 +121,6 @@ def test_one_of_a_batch_is_cancelled_and_the_others_go_on():
     fail_on=st.frozensets(st.integers(1, 40), max_size=3),
     offer=st.sampled_from(list(OFFERS.values())),
 )
-@settings(deadline=None)
 def test_whatever_happens_each_request_ends_once_and_keeps_its_answers(
     kinds, cancels, fail_on, offer
 ):
@@ -407,7 +404,6 @@ def test_merged_rows_run_together_and_keep_their_answers(depth, count):
     fail_on=st.frozensets(st.integers(1, 40), max_size=2),
     failing_merge=st.integers(0, 4),
 )
-@settings(deadline=None)
 def test_whatever_is_merged_each_request_ends_once_with_its_own_boxes(
     gaps, cancels, fail_on, failing_merge
 ):
@@ -610,7 +606,6 @@ def test_an_idle_engine_is_probed_now_and_then_and_at_once_while_it_seems_slow()
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.03), st.floats(0.01, 0.3)), min_size=1, max_size=25))
-@settings(deadline=None)
 def test_snapshots_tell_what_arrived(kinds):
     arrivals = [sum(gap for gap, _ in kinds[: i + 1]) for i in range(len(kinds))]
     requests = [request(i, at, kinds[i][1]) for i, at in enumerate(arrivals)]

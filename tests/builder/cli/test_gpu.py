@@ -101,6 +101,7 @@ def test_a_model_that_is_not_there_is_refused(repository, tmp_path, capsys):
     assert "'bccd' cannot be used" in errors[1]
 
 
+@pytest.mark.slow
 def test_everything_runs_on_a_cpu(repository, tmp_path, bccd):
     out = tmp_path / "gpu.json"
     arguments = ("--device", "cpu", "--model", MODEL, "--config", MODEL, "--batch", "1", "8")

@@ -205,6 +205,7 @@ def test_import_leaves_nothing_where_it_cannot_write(mmdet, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"folder", mmdet.name}
 
 
+@pytest.mark.slow
 def test_training_takes_a_neck_from_a_file(bccd, tmp_path):
     changes = ["detector.input_size=[64,64]", "detector.num_stacks=1", 'train.split="train"']
     arguments = [text for change in changes for text in ("--set", change)]
@@ -228,6 +229,7 @@ def test_blocks_are_dropped_ever_more(bccd, tmp_path, monkeypatch):
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_checkpoint(bccd, tmp_path, capsys):
     """Of another structure than the configuration's and with other classes."""
     small = {"input_size": (128, 128), "num_stacks": 2, "neck_channels": 8, "head_channels": 8}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.config.named import TrainConfig
@@ -12,6 +12,7 @@ from builder.data.augment import Example, adjust, augment, flip, letterbox, plac
 from builder.data.dataset import Sample
 from serving.core.letterbox import PAD_VALUE
 from tests.builder.data.samples import make_sample
+from tests.properties import examples
 
 SIZE = (128, 256)
 BOX = (40, 24, 80, 56)
@@ -37,7 +38,7 @@ def bright_extent(image: np.ndarray) -> list[float]:
     position=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     axes=st.sets(st.sampled_from([0, 1])),
 )
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_boxes_follow_pixels(
     sample: Sample, zoom: float, position: tuple[float, float], axes: set[int]
 ) -> None:

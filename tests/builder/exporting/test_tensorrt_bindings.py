@@ -22,6 +22,8 @@ from tests.bindings import (
 )
 from tests.cuda import VERSIONS, CudaRuntime, fake_cuda
 
+pytestmark = pytest.mark.slow  # bindings are downloaded, and mypy reads all of them
+
 MODULES = (
     "builder/exporting/tensorrt_plans.py",
     "builder/exporting/plan_store.py",

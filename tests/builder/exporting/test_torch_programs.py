@@ -14,14 +14,6 @@ from builder.modeling.frozen import example_inputs
 from serving.artifacts.model_folders import ModelNotFound, read_catalog
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core import segment as segments
-from tests.exported import exported_detector, write_programs
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    exported = exported_detector(tmp_path_factory.mktemp("segments"))
-    write_programs(exported)
-    return exported
 
 
 def record_of(exported) -> Programs:

@@ -68,6 +68,7 @@ def test_another_neck_is_trained_in_the_same_ways_at_the_same_cost() -> None:
     assert len({trial.config.detector.neck_channels for trial in other}) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on(
     bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_stopped_comparison_goes_on(
     assert not trained
 
 
+@pytest.mark.slow
 def test_other_recipes_are_not_mixed(bccd: Path, tmp_path: Path) -> None:
     ablate(trials(CONFIG, ["joint"], [0]), bccd, tmp_path, command="c")
     longer = replace(CONFIG, train=replace(CONFIG.train, epochs=2))
@@ -114,6 +116,7 @@ def test_other_recipes_are_not_mixed(bccd: Path, tmp_path: Path) -> None:
         ablate(trials(wider, ["joint"], [0]), bccd, tmp_path, command="c")
 
 
+@pytest.mark.slow
 def test_other_data_are_not_mixed(bccd: Path, tmp_path: Path) -> None:
     planned = trials(CONFIG, ["joint"], [0])
     ablate(planned, bccd, tmp_path / "out", command="c")

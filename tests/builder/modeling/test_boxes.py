@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.modeling.boxes import (
@@ -19,6 +19,7 @@ from builder.modeling.boxes import (
     match_anchors,
     pairwise_iou,
 )
+from tests.properties import examples
 
 
 def random_boxes(seed: int, count: int, size: float = 100.0) -> torch.Tensor:
@@ -30,7 +31,7 @@ def random_boxes(seed: int, count: int, size: float = 100.0) -> torch.Tensor:
 
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 20))
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_decoding_inverts_encoding(seed: int, count: int) -> None:
     boxes, anchors = random_boxes(seed, count), random_boxes(seed + 1, count, size=50)
     # Size ratios beyond the clamp cannot come back.

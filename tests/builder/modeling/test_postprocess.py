@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.modeling.boxes import encode_boxes
@@ -22,6 +22,7 @@ from builder.modeling.postprocess import (
     suppress,
     suppression_matrix,
 )
+from tests.properties import examples
 
 SIDE = 256
 IOU = 0.5
@@ -79,14 +80,14 @@ def matrix_keep(boxes: Array, labels: npt.NDArray[np.int64], iterations: int) ->
 
 
 @given(scenes())
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_equals_greedy_suppression(scene: tuple[Array, npt.NDArray[np.int64]]) -> None:
     boxes, labels = scene
     assert matrix_keep(boxes, labels, iterations=len(boxes)) == greedy(boxes, labels)
 
 
 @given(scenes())
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_few_iterations_bracket_the_answer(
     scene: tuple[Array, npt.NDArray[np.int64]],
 ) -> None:

@@ -21,6 +21,8 @@ from builder.training.loop import InvalidRecipe, train
 from builder.training.training_log import LOG
 from tests.builder.tiny import TINY
 
+pytestmark = pytest.mark.slow  # it trains
+
 # Statistics of normalisation are those of a process and of a micro-batch; what is compared here is
 # everything else, with the statistics as they are.
 RECIPE = replace(

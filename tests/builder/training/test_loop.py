@@ -24,6 +24,8 @@ from builder.training.validation import validate
 from serving.__main__ import main
 from tests.builder.tiny import TINY
 
+pytestmark = pytest.mark.slow  # it trains
+
 OF_EXIT = "retina_head.classes.norms.{}.0.0.weight"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.policies.named import parse_policy
@@ -29,6 +29,7 @@ from serving.core.policy import Decision, Merge, Policy, Run, Snapshot, Wait
 from serving.core.request import Answered, Request, Shed
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
+from tests.properties import examples
 from tests.serving.core.scheduling.test_deadline_policy import request_lists
 from tests.serving.world import (
     ACCURACY,
@@ -140,7 +141,7 @@ WAITING = st.sampled_from([2, 5, 64])
     max_waiting=WAITING,
     max_cohorts=st.sampled_from([1, 2, 8]),
 )
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_it_is_the_executor_under_the_policy_that_serves(
     requests: list[Request],
     offer: dict[str, bool],
@@ -194,7 +195,7 @@ def test_cohorts_are_in_the_executors_order() -> None:
 
 
 @given(requests=request_lists(max_size=30), max_waiting=WAITING, sizes=BATCHES)
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_it_is_the_executor_of_several_models(
     requests: list[Request], max_waiting: int, sizes: tuple[int, ...]
 ) -> None:
@@ -216,7 +217,7 @@ def test_it_is_the_executor_of_several_models(
     sizes=BATCHES,
     max_waiting=WAITING,
 )
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_it_is_the_executor_under_baselines(
     requests: list[Request], name: str, cost: Cost, sizes: tuple[int, ...], max_waiting: int
 ) -> None:
@@ -229,7 +230,7 @@ def test_it_is_the_executor_under_baselines(
 
 
 @given(requests=request_lists(max_size=20))
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_it_is_the_executor_under_a_baseline_in_stages(requests: list[Request]) -> None:
     def make(runner: FakeRunner) -> Policy:
         return parse_policy("alert-staged")(runner.segments, ACCURACY, runner.batch_sizes, 8)

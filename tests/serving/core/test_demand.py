@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.demand import (
@@ -147,7 +147,6 @@ def test_all_at_one_instant_is_no_rate_until_time_has_passed():
     budget_s=st.floats(1e-3, 10.0),
     silence_s=st.floats(0, 100.0),
 )
-@settings(deadline=None)
 def test_the_running_sums_are_those_over_the_window(gaps, start_s, budget_s, silence_s):
     instants = (start_s + np.cumsum(gaps)).tolist()
     budgets = [budget_s * (1 + i % 7) for i in range(len(gaps))]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
@@ -35,6 +35,7 @@ from serving.imaging.decoding import (
     refit,
 )
 from serving.imaging.pixels import BACKGROUND
+from tests.properties import examples
 from tests.serving.fakes import FakeClock, encode, picture
 
 QUARTERS = {(0.25, 0.25): (220, 30, 30), (0.25, 0.75): (30, 200, 30), (0.75, 0.25): (30, 30, 210)}
@@ -256,7 +257,7 @@ class TestDecode:
         finally:
             tracemalloc.stop()
 
-    @settings(deadline=None, max_examples=300)
+    @examples(300)
     @given(data=st.data())
     def test_only_core_errors_come_out_of_any_bytes(self, data: st.DataObject) -> None:
         original = SAMPLES[data.draw(st.sampled_from(sorted(SAMPLES)))]
@@ -273,7 +274,7 @@ class TestDecode:
             return
         assert pixels.shape == (32, 32, 3)
 
-    @settings(deadline=None, max_examples=100)
+    @examples(100)
     @given(st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b""]), st.binary())
     def test_only_core_errors_come_out_of_noise(self, magic: bytes, noise: bytes) -> None:
         with pytest.raises(InvalidRequest):

@@ -170,6 +170,7 @@ def test_settings_that_make_no_sense(changes, problem: str) -> None:
         replace(SETTINGS, **changes).check()
 
 
+@pytest.mark.slow
 def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
     """Of a model that knows nothing, by servers that are slow: figures mean nothing, but every
     request is accounted for."""

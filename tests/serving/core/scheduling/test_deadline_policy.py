@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core import segment as segments
@@ -12,6 +12,7 @@ from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Answered, Request, Shed
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
+from tests.properties import examples
 from tests.serving.world import (
     ACCURACY,
     HEAD_S,
@@ -62,7 +63,7 @@ def worlds(draw):
 
 
 @given(worlds(), request_lists())
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_nobody_admitted_is_late_evicted_or_out_of_bounds(world, requests):
     by_id = {r.id: r for r in requests}
     for id, result in world.play(requests).items():

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core import segment as segments
@@ -20,6 +20,7 @@ from serving.core.policy import Cohort, Decision, Merge, Run, ShedRequests, Snap
 from serving.core.request import Answered, Request, Shed
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
+from tests.properties import examples
 from tests.serving.core.scheduling.test_deadline_policy import request_lists
 from tests.serving.world import (
     ACCURACY,
@@ -343,7 +344,7 @@ def test_those_in_flight_come_before_a_crowd(spare_s):
     cost=st.sampled_from([cost_s, GAINS, HALF]),
     sizes=st.sampled_from([(1, 4), SIZES]),
 )
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_in_a_crowd_nobody_in_flight_is_late_or_evicted(requests, offer, cost, sizes):
     world = World(FakeRunner(FakeClock(), cost, batch_sizes=sizes, **offer))
     by_id = {r.id: r for r in requests}
@@ -435,7 +436,7 @@ def test_alone_the_most_accurate_exit_of_either_model_is_reached(offer):
     offer=st.sampled_from(list(OFFERS.values())),
     sizes=st.sampled_from([(1,), (1, 4), SIZES]),
 )
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_of_several_models_replies_are_in_time_and_within_depth_bounds(requests, offer, sizes):
     world = family_world(batch_sizes=sizes, **offer)
     by_id = {r.id: r for r in requests}
@@ -457,7 +458,7 @@ def test_of_several_models_replies_are_in_time_and_within_depth_bounds(requests,
     offer=st.sampled_from(list(OFFERS.values())),
     family=st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_every_decision_says_why(requests, offer, family):
     world = family_world(**offer) if family else World(FakeRunner(FakeClock(), GAINS, **offer))
     world.play(requests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core import segment as segments
@@ -13,6 +13,7 @@ from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Conclude, Run, ShedRequests, Snapshot
 from serving.core.request import Answered, Request, Shed
+from tests.properties import examples
 from tests.serving.core.scheduling.test_deadline_policy import request_lists, worlds
 from tests.serving.world import (
     HEAD_S,
@@ -244,7 +245,7 @@ def without(snapshot: Snapshot, gone) -> Snapshot:
 
 
 @given(snapshots(), st.integers(1, 4), st.booleans())
-@settings(deadline=None, max_examples=400)
+@examples(400)
 def test_decisions_about_growing_requests_are_sound(snapshot, max_cohorts, fused):
     policy = make_policy(FakeRunner(FakeClock(), fused=fused), max_cohorts)
     match policy.decide(snapshot, LATENCY):
@@ -266,7 +267,7 @@ def test_decisions_about_growing_requests_are_sound(snapshot, max_cohorts, fused
 
 
 @given(snapshots(), st.integers(1, 4))
-@settings(deadline=None, max_examples=400)
+@examples(400)
 def test_whom_the_policy_sheds_does_not_depend_on_those_with_an_answer(snapshot, max_cohorts):
     policy = make_policy(FakeRunner(FakeClock()), max_cohorts)
 
@@ -297,7 +298,7 @@ def test_a_lone_one_is_answered_at_every_exit_in_order_and_ends_with_the_last():
 
 
 @given(worlds(), request_lists())
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_one_answer_for_each_exit_from_the_first_on_and_each_in_time(world, requests):
     for id, end in world.play(requests).items():
         request, depths = requests[id], [answer.depth for answer in world.answers[id]]
@@ -313,7 +314,7 @@ def test_one_answer_for_each_exit_from_the_first_on_and_each_in_time(world, requ
 
 
 @given(st.data(), request_lists(max_size=6), st.booleans())
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_with_an_answer_it_keeps_nobody_out(data, requests, fused):
     """At the moment of its first answer others arrive. They, and whoever was there, fare as well
     as if it had been cancelled in that moment."""
