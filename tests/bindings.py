@@ -138,7 +138,7 @@ def _write_stub(bindings: Bindings, package: Path, stubs: Path, names: Path) -> 
     interpreter = interpreter_of(bindings)
     if interpreter is None:
         raise UnavailableError(f"{bindings.requirement} needs Python {bindings.python}")
-    command = [interpreter, "-m", "tests.bindings", bindings.module, path, names]
+    command = [interpreter, "-m", "tests.bindings", bindings.module, str(path), str(names)]
     environment = {
         **os.environ,
         "PYTHONPATH": f"{package}{os.pathsep}{ROOT}",
@@ -225,7 +225,7 @@ def _parameters(function: Any, first: str | None) -> str:
     if found is None or "*args" in found[1]:
         return ""
     parts = re.split(r",\s*(?![^\[\]<>()]*[\]>)])", found[1]) if found[1] else []
-    made = []
+    made: list[str] = []
     for part in parts:
         declared, _, default = part.partition("=")
         name = re.split(r"[:\s]", declared.split(":")[0].strip())[-1]

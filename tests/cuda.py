@@ -24,7 +24,7 @@ import shutil
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -290,7 +290,7 @@ class FakeDevice:
     @property
     def leaks(self) -> int:
         """Allocations, streams and graphs that nobody freed."""
-        held = (self.memory.blocks, self.streams, self.graphs, self.executables)
+        held: tuple[Sized, ...] = (self.memory.blocks, self.streams, self.graphs, self.executables)
         return sum(map(len, held))
 
 
@@ -309,10 +309,10 @@ def make_tensorrt(version: str, device: FakeDevice) -> Any:
     """The module ``tensorrt`` of one version, over ``device``."""
     major = int(version.split(".", maxsplit=1)[0])
     trt = types.ModuleType("tensorrt")
-    trt.__version__ = version
+    vars(trt)["__version__"] = version
 
     def enumeration(name: str, *members: str) -> Any:
-        made = enum.IntEnum(name, members, start=0)
+        made: Any = enum.IntEnum(name, members, start=0)  # type: ignore[misc] # its name is a string
         setattr(trt, name, made)
         return made
 
@@ -448,7 +448,8 @@ def make_tensorrt(version: str, device: FakeDevice) -> Any:
 
     class OnnxParser:
         def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-            self._network, self._errors = network, []
+            self._network = network
+            self._errors: list[Any] = []
 
         num_errors = property(lambda self: len(self._errors))
 
@@ -534,6 +535,7 @@ def make_tensorrt(version: str, device: FakeDevice) -> Any:
             if problem:
                 self._logger.log(ILogger.ERROR, problem)
                 return None
+            assert config._cache is not None
             config._cache._blob += b"timed\n"
             header = {
                 "version": version,
@@ -576,10 +578,14 @@ def make_tensorrt(version: str, device: FakeDevice) -> Any:
         }
 
     class IExecutionContext:
+        _scratch: tuple[int, int] | None
+        _profile: dict[str, Any] | None
+        _deferred: bool
+
         def __init__(self, engine: ICudaEngine) -> None:
             self._engine = engine
-            self._scratch: tuple[int, int] | None = None
-            self._profile: dict[str, Any] | None = None
+            self._scratch = None
+            self._profile = None
             self._shapes: dict[str, tuple[int, ...]] = {}
             self._addresses: dict[str, int] = {}
             self._deferred = True
@@ -749,8 +755,13 @@ def fake_cuda(version: str = VERSIONS[1]) -> Iterator[FakeDevice]:
     """Put the fakes where ``import`` finds them, for modules that are imported inside."""
     runtime = CudaRuntime()
     bindings = types.ModuleType("cuda.bindings")
-    bindings.runtime = runtime
-    fakes = (make_tensorrt(version, runtime._state), types.ModuleType("cuda"), bindings, runtime)
+    vars(bindings)["runtime"] = runtime
+    fakes: tuple[Any, ...] = (
+        make_tensorrt(version, runtime._state),
+        types.ModuleType("cuda"),
+        bindings,
+        runtime,
+    )
     affected = (*FAKED_MODULES, *USERS)
     before = {name: sys.modules.pop(name) for name in affected if name in sys.modules}
     sys.modules.update(zip(FAKED_MODULES, fakes, strict=True))

@@ -32,9 +32,12 @@ class SegmentRunner(Protocol):
 
     runtime: str
     """Name and version of the runtime, such as ``openvino 2026.4.1``."""
-    segments: frozenset[Segment]
-    """Segments that this repository and runtime can run: every unit segment, with or without fused
-    exits, or else every fused exit. Nothing else can be scheduled."""
+
+    @property
+    def segments(self) -> frozenset[Segment]:
+        """Segments that this repository and runtime can run: every unit segment, with or without
+        fused exits, or else every fused exit. Nothing else can be scheduled."""
+
     batch_sizes: tuple[int, ...]
     """Batch sizes that it runs most efficiently, smallest first, from 1 to the largest it takes."""
 

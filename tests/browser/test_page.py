@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from typing import Literal
 
 import pytest
 from PIL import Image
@@ -239,7 +240,9 @@ class TestLooks:
         page.close()
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_text_can_be_read(self, browser: Browser, site: Server, scheme: str):
+    def test_text_can_be_read(
+        self, browser: Browser, site: Server, scheme: Literal["light", "dark"]
+    ) -> None:
         page = browser.new_page(base_url=site.url, color_scheme=scheme)
         page.goto("/")
         expect(page.locator("#model")).to_contain_text("cells")

@@ -92,7 +92,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     repository = tmp_path_factory.mktemp("family")
     for name in SIZES:
         write_model(repository, name)
-    environment = {
+    environment: dict[str, Any] = {
         "PUNCTUAL_MODEL_REPOSITORY": repository,
         "PUNCTUAL_MODEL": f"{LARGE},{SMALL}",
         "PUNCTUAL_RUNTIME": RUNTIME,

@@ -28,7 +28,7 @@ def run(server: Server, target: Target, budgets: str, rate_hz: float = 100.0) ->
     return run_load(
         LoadSettings(
             url=server.url,
-            pictures=PICTURES,
+            images=PICTURES,
             arrivals=parse_arrivals("gamma:4"),
             rate_hz=rate_hz,
             duration_s=1.0,

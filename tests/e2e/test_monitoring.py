@@ -64,7 +64,7 @@ def use(url: str, picture: AnnotatedImage, fault: Path, found: Prometheus) -> No
     """Some of every kind of request: in time, infeasible, late, and of streaming replies."""
     load = LoadSettings(
         url=url,
-        pictures=(picture,),
+        images=(picture,),
         arrivals=parse_arrivals("poisson"),
         rate_hz=30.0,
         duration_s=4.0,

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -31,7 +32,7 @@ MEDIA_TYPES = pytest.mark.parametrize("media_type", [SSE, NDJSON])
 
 @contextlib.contextmanager
 def streaming(
-    url: str, media_type: str, content: bytes, budget_ms: float = 9000, **params: object
+    url: str, media_type: str, content: bytes, budget_ms: float = 9000, **params: Any
 ) -> Iterator[Iterator[Event]]:
     """The events of one request as they arrive; leaving it hangs up."""
     headers = {"Content-Type": "image/jpeg", "Accept": media_type, "X-Deadline-Ms": str(budget_ms)}

@@ -223,7 +223,7 @@ class Threaded:
                 hold.wait()
                 return run(segment, batch)
 
-            runner.run = held_run
+            runner.run = held_run  # type: ignore[method-assign]
         self.recorder = Recorder()
         self.executor = Executor(
             runner,

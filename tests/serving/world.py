@@ -26,7 +26,7 @@ FUSED_GAIN = 0.9
 """A fused run takes this share of its parts."""
 IMAGE = np.zeros((2, 2, 3), dtype=np.uint8)
 
-OFFERS: dict[str, dict[str, bool]] = {
+OFFERS: dict[str, dict[str, Any]] = {
     "unit and fused": {},
     "unit only": {"fused": False},
     "fused only": {"units": False},
@@ -48,7 +48,11 @@ def cost_s(segment: Segment, batch: int = 1) -> float:
 
 def batching(fixed: float) -> Cost:
     """Run times of a device of which a share ``fixed`` does not depend on the batch."""
-    return lambda segment, batch=1: cost_s(segment) * (fixed + (1 - fixed) * batch)
+
+    def batch_cost_s(segment: Segment, batch: int = 1) -> float:
+        return cost_s(segment) * (fixed + (1 - fixed) * batch)
+
+    return batch_cost_s
 
 
 def unit_s(depth: int) -> float:

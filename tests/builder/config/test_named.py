@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_unknown_field_is_refused() -> None:
         {"graph": ((3, "sum", (0, 1)),), "neck": "mine"},
     ],
 )
-def test_impossible_detectors_are_refused(change: dict[str, object]) -> None:
+def test_impossible_detectors_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         replace(CONFIGS["bccd"].detector, **change)
 
@@ -79,8 +80,12 @@ WRONG = {
 KINDS = {int: "whole", float: "number", bool: "flag", str: "text", tuple: "several"}
 
 
-MAY_BE = [("validation_split", None), ("clip_norm", None), ("exits_per_step", None)]
-MAY_BE += [("milestones", ())]
+MAY_BE: list[tuple[str, Any]] = [
+    ("validation_split", None),
+    ("clip_norm", None),
+    ("exits_per_step", None),
+    ("milestones", ()),
+]
 
 
 def wrong_values() -> list[tuple[str, str, object]]:
@@ -116,7 +121,7 @@ def test_values_of_another_kind_are_refused(part: str, name: str, value: object)
         ("max_candidates", 4000),
     ],
 )
-def test_values_out_of_range_are_refused(name: str, value: object) -> None:
+def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} is .*, it must be "):
         replace(CONFIGS["bccd"].detector, **{name: value})
 
@@ -136,7 +141,7 @@ def test_values_out_of_range_are_refused(name: str, value: object) -> None:
         ("box_loss", "l2"),
     ],
 )
-def test_impossible_recipes_are_refused(name: str, value: object) -> None:
+def test_impossible_recipes_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} is "):
         replace(CONFIGS["bccd"].train, **{name: value})
 
@@ -153,7 +158,11 @@ def test_choices_are_what_the_model_has() -> None:
     from builder.training.losses import BOX_LOSSES
     from builder.training.optimization import OPTIMIZERS, SCHEDULES
 
-    tables = {"backbone": BACKBONES | LAYERED_BACKBONES, "conv": CONVS, "light_head_conv": CONVS}
+    tables: dict[str, Any] = {
+        "backbone": BACKBONES | LAYERED_BACKBONES,
+        "conv": CONVS,
+        "light_head_conv": CONVS,
+    }
     tables |= {"activation": ACTIVATIONS, "flavour": FLAVOURS}
     assert {name: tuple(table) for name, table in tables.items()} == CHOICES
     tables = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "box_loss": BOX_LOSSES}
@@ -221,7 +230,7 @@ def test_assignments() -> None:
         {"neck": "mine", "graph": GRAPHS["fpn"].rows},
     ],
 )
-def test_assignments_that_fit_together_are_taken_in_any_order(changes: dict[str, object]) -> None:
+def test_assignments_that_fit_together_are_taken_in_any_order(changes: dict[str, Any]) -> None:
     texts = [f"detector.{name}={json.dumps(value)}" for name, value in changes.items()]
     config: Config = CONFIGS["bccd"]
     expected = replace(config.detector, **changes)

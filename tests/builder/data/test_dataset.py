@@ -84,7 +84,7 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def commented(key: str) -> dict[str, PngInfo]:
+def commented(key: str) -> dict[str, Any]:
     comments = PngInfo()
     comments.add_itxt(key, "a comment")
     return {"pnginfo": comments}

@@ -13,8 +13,15 @@ from builder.modeling.backbones import make_backbone
 from tests.builder.importing import mmdet_reference
 
 WIDTH = 8
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2))
-STAGES += ((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 TAPS = (6, 13, 17)
 
 # Names of a block's convolution and normalisation in order: expansion, depthwise, projection.

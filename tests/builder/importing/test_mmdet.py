@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def random_state(version: str = "current", **changes: int) -> reference.State:
 
 
 def load(state: reference.State, **options: object) -> Detector:
-    given = {"name": "imported", "classes": CLASSES, "input_size": SIZE, **options}
+    given: dict[str, Any] = {"name": "imported", "classes": CLASSES, "input_size": SIZE, **options}
     return load_nas_fpn(state, **given)
 
 

@@ -60,8 +60,9 @@ def test_another_neck_is_trained_in_the_same_ways_at_the_same_cost() -> None:
         assert theirs.option == f"fpn/{ours.option}"
         assert theirs.folder == Path("fpn") / ours.folder
         assert theirs.config.train == ours.config.train
-        changed = {"neck": "fpn", "neck_channels": theirs.config.detector.neck_channels}
-        assert theirs.config.detector == replace(ours.config.detector, **changed)
+        channels = theirs.config.detector.neck_channels
+        expected = replace(ours.config.detector, neck="fpn", neck_channels=channels)
+        assert theirs.config.detector == expected
         macs = [[c.macs for c in exit_costs(t.config.detector)] for t in (ours, theirs)]
         assert macs[1] == pytest.approx(macs[0], rel=0.05)
     # One width for all depths: that of the whole ladder.

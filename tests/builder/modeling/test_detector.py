@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_normalisation_is_inside() -> None:
     ],
 )
 @torch.no_grad()
-def test_variants_run(change: dict[str, object]) -> None:
+def test_variants_run(change: dict[str, Any]) -> None:
     model = detector(replace(CONFIG, **change))
     outputs = model(images(1))
     assert set(outputs) == {1, 2, 3}
@@ -100,6 +101,7 @@ def test_variants_run(change: dict[str, object]) -> None:
 def test_early_exits_share_a_light_head_of_their_own() -> None:
     config = replace(CONFIG, light_exits=2, light_head_channels=5, light_head_convs=2)
     model = detector(config)
+    assert model.light_head is not None
     assert [model.head_of(depth) for depth in (1, 2, 3)] == [
         (model.light_head, 1),
         (model.light_head, 2),
@@ -180,7 +182,7 @@ def test_what_predicts_other_classes_is_not_taken_over(tmp_path: Path) -> None:
     ],
 )
 def test_another_structure_is_no_start(
-    change: dict[str, object], message: str, tmp_path: Path
+    change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     save_checkpoint(tmp_path / "x.pt", CONFIG, detector().state_dict(), {})
     with pytest.raises(ValueError, match=message):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_micro_batches_are_one_batch(
     ],
 )
 def test_what_cannot_be_shared(
-    bccd: Path, tmp_path: Path, change: dict[str, int], problem: str
+    bccd: Path, tmp_path: Path, change: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidRecipe, match=problem):
         train(replace(CONFIG, train=replace(RECIPE, **change)), bccd, tmp_path / "run")

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,8 @@ def test_which_exits_are_trained(
     recipe = replace(TINY.train, epochs=1, exits_per_step=exits_per_step)
     path = train(replace(TINY, train=recipe), bccd, tmp_path / "run")
     (line,) = lines(tmp_path / "run")
-    assert [depth for depth, loss in enumerate(line["class_loss"], start=1) if loss] == trained  # type: ignore[arg-type]
+    losses: Any = line["class_loss"]
+    assert [depth for depth, loss in enumerate(losses, start=1) if loss] == trained
     weights, start = read_checkpoint(path)["weights"], Detector(TINY.detector).state_dict()
     # Convolutions are shared; each exit has normalisations of its own.
     moved = [

@@ -22,7 +22,7 @@ class Tools:
     """``ServingTools`` that notes what it is asked to serve."""
 
     def __init__(self) -> None:
-        self.served = []
+        self.served: list[Any] = []
         self.runner = FakeRunner(FakeClock())
 
     def serve(self, arguments, create_policy):

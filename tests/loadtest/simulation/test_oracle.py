@@ -141,7 +141,8 @@ def test_it_is_the_best_division_of_work(seed: int) -> None:
     jobs = random_jobs(rng, 4, 9)
     works = np.cumsum(rng.integers(1, 4, 3)).tolist()
     accuracy = rng.uniform(0.1, 1.0, 3).tolist()
-    bound = upper_bound(*zip(*jobs, strict=True), None, one_machine(works, accuracy))
+    arrivals_s, deadlines_s = zip(*jobs, strict=True)
+    bound = upper_bound(arrivals_s, deadlines_s, None, one_machine(works, accuracy))
     assert bound == pytest.approx(best_division(jobs, works, accuracy))
 
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ WAITING = st.sampled_from([2, 5, 64])
 @examples(200)
 def test_it_is_the_executor_under_the_policy_that_serves(
     requests: list[Request],
-    offer: dict[str, bool],
+    offer: dict[str, Any],
     cost: Cost,
     sizes: tuple[int, ...],
     max_waiting: int,
@@ -241,7 +242,7 @@ def test_it_is_the_executor_under_a_baseline_in_stages(requests: list[Request]) 
 # ---- run times ----------------------------------------------------------------------------------
 
 
-def times(jitter: float = EXACT, seed: int = 0, **how: object) -> ServiceTimes:
+def times(jitter: float = EXACT, seed: int = 0, **how: Any) -> ServiceTimes:
     return ServiceTimes(exact_profile(), jitter, np.random.default_rng(seed), **how)
 
 
@@ -316,7 +317,7 @@ def test_stalls_while_nothing_runs_delay_nobody() -> None:
 
 
 def server_of(
-    policy: Policy | None = None, **how: object
+    policy: Policy | None = None, **how: Any
 ) -> tuple[SimulatedServer, list[SimulatedOutcome]]:
     outcomes: list[SimulatedOutcome] = []
     policy = policy or make_policy(FakeRunner(FakeClock(), fused=False))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -33,7 +33,6 @@ def draw(spec: str, rate_hz: float, duration_s: float, seed: int = 0) -> NDArray
 @given(
     st.sampled_from(SPECS), st.floats(0.01, 300), st.floats(0.01, 100), st.integers(0, 2**32 - 1)
 )
-@settings(max_examples=100, deadline=None)
 def test_offsets_ascend_within_the_run(spec: str, rate: float, duration: float, seed: int) -> None:
     offsets = draw(spec, rate, duration, seed)
     assert (np.diff(offsets) >= 0).all()

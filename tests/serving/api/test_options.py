@@ -7,11 +7,11 @@ from starlette.datastructures import QueryParams
 
 from serving.api.options import Options, describe_options, parse_options
 from serving.core.errors import InvalidParameter
-from tests.serving.fakes import CATALOG
+from tests.serving.fakes import FAMILY
 
 
 def parse(query: str) -> Options:
-    return parse_options(QueryParams(query).multi_items(), CATALOG)
+    return parse_options(QueryParams(query).multi_items(), FAMILY)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_refused(query: str) -> None:
     ],
 )
 def test_values_from_json(given: dict[str, object], options: Options) -> None:
-    assert parse_options(given.items(), CATALOG) == options
+    assert parse_options(given.items(), FAMILY) == options
 
 
 @pytest.mark.parametrize(
@@ -66,16 +66,16 @@ def test_values_from_json(given: dict[str, object], options: Options) -> None:
 )
 def test_values_that_json_may_hold(given: dict[str, object]) -> None:
     with pytest.raises(InvalidParameter, match=next(iter(given))):
-        parse_options(given.items(), CATALOG)
+        parse_options(given.items(), FAMILY)
 
 
 def test_names_what_else_there_is() -> None:
     with pytest.raises(InvalidParameter, match=r"there are min_depth, .*, timeout"):
-        parse_options([("depth", 1)], CATALOG, others=("timeout",))
+        parse_options([("depth", 1)], FAMILY, others=("timeout",))
 
 
 def test_described() -> None:
-    described = {entry["name"]: entry["schema"] for entry in describe_options(CATALOG)}
+    described = {entry["name"]: entry["schema"] for entry in describe_options(FAMILY)}
     assert described["min_depth"] == {"type": "integer", "minimum": 1, "maximum": 3, "default": 1}
     assert described["max_depth"] == {"type": "integer", "minimum": 1, "default": 3}
     assert described["score_threshold"]["minimum"] == 0.05

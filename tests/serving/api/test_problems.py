@@ -49,7 +49,7 @@ def test_the_table_is_the_error_tree() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", sorted(tree(ServingError), key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(tree(ServingError), key=str))
 async def test_every_error_becomes_its_problem(kind: type[ServingError]) -> None:
     response = await get(make(kind))
     assert slug(response) == kind.slug

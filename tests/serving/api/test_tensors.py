@@ -205,7 +205,7 @@ class TestResponse:
         response = write_response({}, [*outputs, ("empty", self.SCORES[:0], True)])
         assert response.headers["content-type"] == "application/octet-stream"
         length = int(response.headers[LENGTH_HEADER])
-        labels, scores, empty = json.loads(response.body[:length])["outputs"]
+        labels, scores, empty = json.loads(bytes(response.body[:length]))["outputs"]
         assert labels == {
             "name": "labels",
             "datatype": "INT32",

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import httpx
 import pytest
@@ -123,17 +124,18 @@ async def test_a_request_and_all_that_ran_for_it(bench: Bench) -> None:
     stacks = [f"stack_{k}" for k in range(1, depth + 1)]
     assert [span.name for span in parts] == ["read", "decode", "stem", *stacks, f"head_{depth}"]
     assert [span.name for span in parts[2:]] == bench.runner.runs
-    runs = [dict(span.attributes or {}) for span in parts[2:]]
+    runs: list[dict[str, Any]] = [dict(span.attributes or {}) for span in parts[2:]]
     assert [run["punctual.depth"] for run in runs] == [0, *range(1, depth + 1), depth]
     assert {run["punctual.batch"] for run in runs} == {1}
     assert len({run["punctual.cohort"] for run in runs}) == 1
     assert all(run["punctual.predicted_ms"] >= 0 for run in runs)
-    instants = [request.start_time]
+    instants: list[Any] = [request.start_time]
     for span in parts:
         instants += [span.start_time, span.end_time]
+    end_time: Any = request.end_time
     assert instants == sorted(instants), "each follows the one before"
-    assert instants[-1] <= request.end_time
-    assert abs(request.end_time - time.time_ns()) < 60e9
+    assert instants[-1] <= end_time
+    assert abs(end_time - time.time_ns()) < 60e9
 
 
 @pytest.mark.anyio
@@ -152,7 +154,7 @@ async def test_a_batch_is_in_the_trace_of_each_of_its_requests(bench: Bench) -> 
     batches = {}
     for request in bench.requests():
         for span in bench.below(request)[2:]:
-            facts = dict(span.attributes or {})
+            facts: dict[str, Any] = dict(span.attributes or {})
             run = (span.name, facts["punctual.cohort"], span.start_time)
             traces.setdefault(run, set()).add(span.context.trace_id)
             batches[run] = facts["punctual.batch"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ class Bench:
         return np.full((height, width, 3), image[0, 0, 0], np.uint8)
 
     def run(self, *path: Segment, images: int = 1) -> list[Detections]:
-        batch = self.runner.load([frame(number) for number in range(images)])
+        batch: Any = self.runner.load([frame(number) for number in range(images)])
         for segment in path:
             output = self.runner.run(segment, batch)
             self.runner.release(batch)
@@ -139,7 +140,8 @@ def test_what_does_not_fit_is_refused(bench: Bench) -> None:
         runner.run(segments.STEM.of(2), images)
     with pytest.raises(ValueError, match="features only"):
         runner.select(images, [0])
-    for batches in ([], [first, images]):
+    unmerged: tuple[list[Any], ...] = ([], [first, images])
+    for batches in unmerged:
         with pytest.raises(ValueError, match="features only"):
             runner.merge(batches)
     with pytest.raises(ValueError, match=r"models \[0, 1\] cannot be merged"):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,5 +32,6 @@ def test_every_system_has_a_line_where_it_was_measured() -> None:
         "trace:azure_conv: In-time accuracy",
     ]
     for ax, loads in zip(figure.axes, ([0.3, 0.9],) * 2 + ([0.3],) * 2, strict=True):
-        drawn = {str(c.get_label()): list(c.lines[0].get_xdata()) for c in ax.containers}
+        bars: list[Any] = ax.containers
+        drawn = {str(c.get_label()): list(c.lines[0].get_xdata()) for c in bars}
         assert drawn == dict.fromkeys(IN_TIME, loads)

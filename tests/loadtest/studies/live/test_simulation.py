@@ -14,7 +14,9 @@ TWIN = ReplaySettings(PROFILE, reserve_s=0.2 * FULL_S, slowdown=2.0)
 
 def schedule(count: int, gap_s: float, budget_s: float) -> Schedule:
     return Schedule(
-        np.arange(count) * gap_s, np.full(count, budget_s), np.zeros(count, dtype=np.int64)
+        gap_s * np.arange(count, dtype=np.float64),
+        np.full(count, budget_s),
+        np.zeros(count, dtype=np.int64),
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,9 @@ def test_a_timeline_is_by_the_instant_of_arrival() -> None:
 def test_what_a_gateway_keeps_of_a_budget() -> None:
     model = {"exits": [{}, {"min_budget_ms": 30.5, "predicted_ms": 26.0}]}
     assert reserve_of(model) == pytest.approx(0.0045)
-    for unknown in (None, {"exits": []}, {"exits": [{"min_budget_ms": None, "predicted_ms": 1}]}):
+    unlike = {"exits": [{"min_budget_ms": None, "predicted_ms": 1}]}
+    unknowns: tuple[Any, ...] = (None, {"exits": []}, unlike)
+    for unknown in unknowns:
         with pytest.raises(StudyError, match="does not say what it predicts"):
             reserve_of(unknown)
 

@@ -6,6 +6,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def decide(
     cost: Cost = GAINS,
     sizes: tuple[int, ...] = SIZES,
     answered: dict[int, int] | None = None,
-    **offer: bool,
+    **offer: Any,
 ) -> Decision:
     policy = make_policy(FakeRunner(FakeClock(), batch_sizes=sizes, **offer))
     latency = LatencyModel(exact_profile(cost, range(1, 9)))
@@ -215,7 +216,9 @@ def test_the_price_is_paid_by_a_batch_where_one_alone_could_not():
 
 def leaves(cohort: Cohort, rate_hz: int) -> bool:
     demand = Demand(rate_hz, 1.0, (0.1,))
-    return decide((), [cohort], demand=demand).segment == segments.head(1)
+    decision = decide((), [cohort], demand=demand)
+    assert isinstance(decision, Run)
+    return decision.segment == segments.head(1)
 
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
@@ -374,13 +377,13 @@ def slower(segment: Segment, batch: int = 1) -> float:
     return GAINS(segment, batch) * (3 if segment.model else 1)
 
 
-def family_world(**how: object) -> World:
+def family_world(**how: Any) -> World:
     runner = FakeRunner(FakeClock(), slower, exits=(NUM_EXITS, len(OTHER)), **how)
     policy = DeadlinePolicy(runner.segments, ACCURACY, runner.batch_sizes, 8, [OTHER])
     return World(runner, policy=policy)
 
 
-def start(budget_s: float, demand: Demand = UNKNOWN, **bounds: int) -> Segment:
+def start(budget_s: float, demand: Demand = UNKNOWN, **bounds: Any) -> Segment:
     runner = FakeRunner(FakeClock(), slower, exits=(NUM_EXITS, len(OTHER)))
     policy = DeadlinePolicy(runner.segments, ACCURACY, (1, 4), 8, [OTHER])
     latency = LatencyModel(exact_profile(slower, range(1, 5), runner.exits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import pytest
 
@@ -51,7 +52,7 @@ class Table(Latency):
         return seldom_s, seldom_s * self._decide_feasible
 
 
-def costs_of(available: object = tuple(LOOKUPS), table: Table | None = None) -> Costs:
+def costs_of(available: Collection[Segment] = tuple(LOOKUPS), table: Table | None = None) -> Costs:
     return Costs(table or Table(), Paths(available, 3))
 
 
