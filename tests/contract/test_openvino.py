@@ -241,6 +241,7 @@ def trained(tmp_path_factory):
     return folder, catalog, images[:4]
 
 
+@pytest.mark.slow
 def test_a_trained_network_finds_the_same_in_int8(trained):
     """Nearly every box that is more likely than not has a counterpart of its class within four
     pixels, at the first exit and at the third."""

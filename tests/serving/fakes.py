@@ -73,6 +73,8 @@ class FakeBackend:
         self.family = family
         self.ready = True
         self.num_waiting = self.num_in_flight = 0
+        self.exit_s = 0.010
+        """How much longer each exit takes than the one before."""
         self.seen: list[tuple[Image, Request]] = []
         self.stopped_with: float | None = None
         self.start_error: Exception | None = None
@@ -81,7 +83,7 @@ class FakeBackend:
         self.growth: Growth = self.answers
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
-        return 0.010 * depth + 0.005 * (model or 0)
+        return self.exit_s * depth + 0.005 * (model or 0)
 
     async def start(self) -> None:
         if self.start_error is not None:

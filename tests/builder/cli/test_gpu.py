@@ -125,6 +125,7 @@ def test_everything_runs_on_a_cpu(repository, tmp_path, bccd):
     assert "| batch |" in out.with_suffix(".md").read_text()
 
 
+@pytest.mark.slow
 def test_what_was_measured_survives_an_interruption(repository, tmp_path):
     class Interrupted(Tools):
         def open_runner(self, runtime, folder, num_threads):

@@ -79,7 +79,7 @@ class TestAnswers:
     @pytest.mark.parametrize("media_type", [SSE, NDJSON])
     async def test_each_is_what_it_would_be_alone(self, gateway: Gateway, media_type: str) -> None:
         gateway.backend.growth = answering(gateway, 0.010, 1, 0.010, 2, 0.010, 3, 0.005)
-        headers = {"X-Deadline-Ms": "100", "X-Request-Id": "r1", "Prefer": "wait=1"}
+        headers = {"X-Deadline-Ms": "9000", "X-Request-Id": "r1", "Prefer": "wait=9"}
         response, events = await stream(gateway, media_type, headers, score_threshold=0.5)
         assert response.status_code == 200
         assert [event.name for event in events] == ["detections"] * 3 + ["done"]
@@ -93,7 +93,7 @@ class TestAnswers:
                 "max_depth": 3,
                 "degraded": depth < 3,
                 "elapsed_ms": 10.0 * depth,
-                "slack_ms": 100.0 - 10.0 * depth,
+                "slack_ms": 9000.0 - 10.0 * depth,
             }
             assert event.number == (depth if media_type == SSE else None)
             DetectionResponse.model_validate(event.data)
@@ -107,9 +107,9 @@ class TestAnswers:
             "max_depth": 3,
             "degraded": False,
             "expected_ap": 0.6,
-            "budget_ms": 100.0,
+            "budget_ms": 9000.0,
             "elapsed_ms": 35.0,
-            "slack_ms": 65.0,
+            "slack_ms": 8965.0,
         }
         Done.model_validate(events[3].data)
 
@@ -131,12 +131,12 @@ class TestAnswers:
         assert gateway.sample("punctual_growing_answers_count") == 0
 
     async def test_what_the_backend_gets(self, gateway: Gateway) -> None:
-        _, events = await stream(gateway, headers={"X-Deadline-Ms": "80"}, min_depth=2)
+        _, events = await stream(gateway, headers={"X-Deadline-Ms": "8000"}, min_depth=2)
         ((image, request),) = gateway.backend.seen
         assert image.shape == (96, 128, 3)
         assert request.streaming
         assert (request.min_depth, request.max_depth) == (2, 3)
-        assert request.deadline_s == pytest.approx(gateway.clock.now + 0.077)
+        assert request.deadline_s == pytest.approx(gateway.clock.now + 7.997)
         assert depths(events) == [2, 3]
 
     async def test_each_is_sent_before_the_next_is_there(self, gateway: Gateway) -> None:
@@ -163,9 +163,9 @@ class TestEnds:
             ((1, 2, 3), [1, 2, 3], "max-depth", "ok"),
             ((3,), [3], "max-depth", "ok"),
             ((1, 2), [1, 2], "concluded", "degraded"),
-            ((1, 0.0999, 2), [1, 2], "concluded", "degraded"),
-            ((1, 0.1001, 2, 3), [1], "deadline", "degraded"),
-            ((0.05, 1, 2, 0.0501, 3), [1, 2], "deadline", "degraded"),
+            ((1, 8.9999, 2), [1, 2], "concluded", "degraded"),
+            ((1, 9.0001, 2, 3), [1], "deadline", "degraded"),
+            ((5.0, 1, 2, 4.0001, 3), [1, 2], "deadline", "degraded"),
         ],
     )
     async def test_well(
@@ -177,7 +177,7 @@ class TestEnds:
         outcome: str,
     ) -> None:
         gateway.backend.growth = answering(gateway, *steps)
-        _, events = await stream(gateway, headers={"X-Deadline-Ms": "100"})
+        _, events = await stream(gateway, headers={"X-Deadline-Ms": "9000"})
         assert depths(events) == told
         assert all(event.data["slack_ms"] >= 0 for event in events[:-1])
         assert events[-1].name == "done"
@@ -198,7 +198,7 @@ class TestEnds:
     async def test_at_the_deadline_when_the_engine_hangs(self, gateway: Gateway) -> None:
         closed = asyncio.Event()
         gateway.backend.growth = hanging(gateway, closed, 1)
-        _, events = await stream(gateway, headers={"X-Deadline-Ms": "50"})
+        _, events = await stream(gateway, headers={"X-Deadline-Ms": "500"})
         assert [event.name for event in events] == ["detections", "done"]
         assert events[1].data["reason"] == "deadline"
         assert closed.is_set()
@@ -210,7 +210,7 @@ class TestEnds:
             ((), {"X-Deadline-Ms": "1"}, "budget-infeasible", "infeasible"),
             ((), {"X-Deadline-Ms": "soon"}, "invalid-parameter", "invalid"),
             ((), {"Content-Type": "text/plain"}, "unsupported-image", "invalid"),
-            ((0.2, 1), {"X-Deadline-Ms": "100"}, "deadline-exceeded", "late"),
+            ((9.1, 1), {"X-Deadline-Ms": "9000"}, "deadline-exceeded", "late"),
             ((Overloaded("x", ShedReason.EVICTED_EXPIRED),), {}, "overloaded", "evicted"),
             ((BackendUnavailable("x"),), {}, "backend-unavailable", "error"),
             ((DeadlineExceeded("x"),), {}, "deadline-exceeded", "late"),
@@ -236,7 +236,7 @@ class TestEnds:
     async def test_a_hung_engine_without_an_answer_is_late(self, gateway: Gateway) -> None:
         closed = asyncio.Event()
         gateway.backend.growth = hanging(gateway, closed)
-        refused = await gateway.detect(headers={"Accept": SSE, "X-Deadline-Ms": "50"})
+        refused = await gateway.detect(headers={"Accept": SSE, "X-Deadline-Ms": "500"})
         assert slug(refused) == "deadline-exceeded"
         assert closed.is_set()
 
