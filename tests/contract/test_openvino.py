@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import onnx
@@ -213,7 +214,7 @@ def test_int8_features_are_off_by_the_rounding_between_convolutions(exported, be
     for segment in wanted:
         name = exported.catalog.segments[segment.name].file
         onnx.save(rounding_to_bf16(onnx.load(quantised / name)), tmp_path / name)
-    runners = (
+    runners: tuple[Any, ...] = (
         OnnxRuntimeRunner(quantised, exported.catalog, 1, wanted),
         OnnxRuntimeRunner(tmp_path, exported.catalog, 1, wanted),
         OpenVinoRunner(exported.folder, exported.catalog, 1, "int8", wanted),

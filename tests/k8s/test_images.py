@@ -90,7 +90,7 @@ def test_everything_is_pinned_with_hashes(lock):
 def shim(monkeypatch):
     """``tensorrt`` as in the images, over bindings that say they are 10.13.3.9."""
     bindings = types.ModuleType("tensorrt_bindings")
-    bindings.__version__ = "10.13.3.9"
+    vars(bindings)["__version__"] = "10.13.3.9"
     monkeypatch.setitem(sys.modules, "tensorrt_bindings", bindings)
     monkeypatch.syspath_prepend(str(IMAGES))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
@@ -103,6 +103,7 @@ def run_shim(monkeypatch, library_version, wanted):
     monkeypatch.setattr("ctypes.CDLL", {"libnvinfer.so.10": library}.__getitem__)
     monkeypatch.setattr(sys, "argv", ["tensorrt", wanted])
     spec = importlib.util.spec_from_file_location("__main__", IMAGES / "tensorrt.py")
+    assert spec is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

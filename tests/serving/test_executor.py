@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -239,7 +240,7 @@ class Threaded:
 
 def test_stop_lets_those_inside_finish_and_refuses_newcomers():
     threaded = Threaded()
-    ends = []
+    ends: list[Any] = []
     for id in range(3):
         threaded.executor.submit(request(id), IMAGE, ends.append)
     threaded.executor.stop(grace_s=30)
@@ -253,7 +254,7 @@ def test_stop_lets_those_inside_finish_and_refuses_newcomers():
 def test_stop_ends_what_is_still_there_when_grace_is_over():
     hold = threading.Event()
     threaded = Threaded(hold)
-    ends = []
+    ends: list[Any] = []
     threaded.executor.submit(request(0), IMAGE, ends.append)
     threaded.entered.wait()
     threaded.executor.submit(request(1), IMAGE, ends.append)
@@ -269,7 +270,7 @@ def test_stop_ends_what_is_still_there_when_grace_is_over():
 def test_stop_ends_a_growing_request_with_the_answer_it_has():
     answered, hold = threading.Event(), threading.Event()
     threaded = Threaded()
-    ends = []
+    ends: list[Any] = []
 
     def on_exit(answer):
         answered.set()
@@ -597,7 +598,8 @@ def test_an_idle_engine_is_probed_now_and_then_and_at_once_while_it_seems_slow()
     waits = in_a_thread(world, 30)
     assert waits.timeouts[0] == pytest.approx(RECHECK_AFTER_S)
     assert waits.timeouts[-1] == pytest.approx(PROBE_AFTER_S)
-    rounded = [round(timeout_s, 9) for timeout_s in waits.timeouts]
+    timeouts: list[Any] = waits.timeouts
+    rounded = [round(timeout_s, 9) for timeout_s in timeouts]
     assert rounded == sorted(rounded), "once it is known to be quick, seldom again"
     assert world.executor.predicted_s(1) < 1.1 * unit_s(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -232,7 +233,8 @@ def test_blocks_are_dropped_ever_more(bccd, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_training_starts_from_a_checkpoint(bccd, tmp_path, capsys):
     """Of another structure than the configuration's and with other classes."""
-    small = {"input_size": (128, 128), "num_stacks": 2, "neck_channels": 8, "head_channels": 8}
+    small: dict[str, Any] = {"input_size": (128, 128), "num_stacks": 2}
+    small |= {"neck_channels": 8, "head_channels": 8}
     start = replace(
         CONFIGS["bccd"].detector, **small, classes=("a", "b"), neck="fpn", flavour="mmdet"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from loadtest.workload.images import (
 
 CLASSES = ("circle", "square")
 BCCD_CLASSES = ("RBC", "WBC", "Platelets")
+
+near: Any = pytest.approx
+"""In the place of a float in a record."""
 
 
 def holding(*objects: tuple[tuple[float, float, float, float], str]) -> AnnotatedImage:
@@ -48,7 +52,7 @@ def test_right_and_wrong():
     assert evaluator.ap([(0, wrong_class)]).ap == 0.0
     # An IoU of .61: found at .5, .55 and .6, out of ten thresholds.
     shifted = found(((10, 10, 30, 42.5), 0.9, 0))
-    assert evaluator.ap([(0, shifted)]) == ServedAp(pytest.approx(0.3), pytest.approx(1.0), 1)
+    assert evaluator.ap([(0, shifted)]) == ServedAp(near(0.3), near(1.0), 1)
 
 
 def test_each_request_is_an_image_of_its_own():

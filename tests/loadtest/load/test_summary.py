@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,9 @@ from loadtest.load.served_accuracy import ServedAp
 from loadtest.load.summary import MAX_CLASSES, LatencyQuantiles, summarise
 from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.runs import PICTURE, ROWS, answer, failure, result
+
+near: Any = pytest.approx
+"""In the place of a float in a record."""
 
 
 def test_every_request_is_counted_once():
@@ -51,17 +55,15 @@ def test_figures():
 
 def test_latencies_are_those_of_answers_in_time_or_late():
     summary = summarise(result(ROWS))
-    assert summary.latency_ms == LatencyQuantiles(*map(pytest.approx, (30.0, 70.0, 70.0, 70.0)))
+    assert summary.latency_ms == LatencyQuantiles(*map(near, (30.0, 70.0, 70.0, 70.0)))
     assert summarise(result([failure(0.1, Outcome.REFUSED)])).latency_ms is None
 
 
 def test_served_ap_in_time_and_with_misses():
     summary = summarise(result(ROWS))
-    assert summary.served_in_time == ServedAp(pytest.approx(1.0), pytest.approx(1.0), 3)
+    assert summary.served_in_time == ServedAp(near(1.0), near(1.0), 3)
     # Recall reaches 3 of 10 at full precision: 31 of COCO's 101 recall points.
-    assert summary.served_with_misses == ServedAp(
-        pytest.approx(31 / 101), pytest.approx(31 / 101), 10
-    )
+    assert summary.served_with_misses == ServedAp(near(31 / 101), near(31 / 101), 10)
 
 
 def test_without_annotations_there_is_no_served_ap():

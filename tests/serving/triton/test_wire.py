@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core import errors
-from serving.core.errors import Overloaded, ServingError, ShedReason
+from serving.core.errors import Overloaded, ShedReason
 from serving.triton import wire
 
 SENTENCES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
@@ -54,8 +56,8 @@ def test_an_error_of_another_version_is_an_engine_error(tag):
 
 
 def test_every_error_that_the_executor_can_end_with_has_a_tag():
-    for kind in (*PLAIN, Overloaded):
-        error: ServingError
+    kinds: tuple[Any, ...] = (*PLAIN, Overloaded)
+    for kind in kinds:
         error = kind("A.", ShedReason.REJECTED_OVERLOAD) if kind is Overloaded else kind("A.")
         assert f"[{kind.slug}" in wire.error_to_text(error)
 

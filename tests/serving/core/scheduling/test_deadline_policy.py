@@ -44,12 +44,12 @@ def request_lists(draw, max_size=25, streaming=True):
     requests, now_s = [], 0.0
     for id in range(draw(st.integers(1, max_size))):
         now_s += draw(st.floats(0, 2)) * gap_s
-        bounds = sorted(draw(st.tuples(*[st.integers(1, NUM_EXITS)] * 2)))
+        least, most = sorted(draw(st.tuples(*[st.integers(1, NUM_EXITS)] * 2)))
         if draw(st.booleans()):
-            bounds = [1, NUM_EXITS]
-        budget_s = draw(st.floats(0.5, 6)) * unit_s(bounds[0])
+            least, most = 1, NUM_EXITS
+        budget_s = draw(st.floats(0.5, 6)) * unit_s(least)
         streams = streaming and draw(st.booleans())
-        requests.append(request(id, now_s, budget_s, *bounds, streams))
+        requests.append(request(id, now_s, budget_s, least, most, streams))
     return requests
 
 

@@ -359,7 +359,7 @@ def test_in_a_crowd_nobody_in_flight_is_late_or_evicted(requests, offer, cost, s
         else:
             assert isinstance(end, Shed)
             assert end.reason in (ShedReason.REJECTED_OVERLOAD, ShedReason.REJECTED_EXPIRED)
-    begun = set()
+    begun: set[int] = set()
     for _, decision in world.decisions:
         if isinstance(decision, ShedRequests):
             assert not begun & {r.id for r in decision.requests}, "it had been promised an answer"

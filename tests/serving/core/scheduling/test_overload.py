@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -17,14 +18,14 @@ FLAT_MS = {1: 10, 4: 36}
 """Where batches gain little."""
 
 
-def queue_of(deadlines_ms: list[float]) -> tuple[Request, ...]:
+def queue_of(deadlines_ms: Sequence[float]) -> tuple[Request, ...]:
     return tuple(
         Request(i, 0.0, deadline / 1e3, 1, 5) for i, deadline in enumerate(sorted(deadlines_ms))
     )
 
 
 def chosen(
-    deadlines_ms: list[float],
+    deadlines_ms: Sequence[float],
     limit_ms: float = math.inf,
     sizes: tuple[int, ...] = (1, 2, 4, 8),
     *,
