@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +98,13 @@ class Load:
         assert self._running is not None
         await self._running
         await self._client.aclose()
+
+    async def until(self, reached: Callable[[list[Ended]], bool]) -> list[Ended]:
+        """The requests that have ended, as soon as ``reached`` holds of them."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not reached(ended := [task.result() for task in self._tasks if task.done()]):
+                await asyncio.sleep(0.01)
+        return ended
 
     async def ended(self) -> list[Ended]:
         """Send no more, and wait for all replies."""

@@ -27,7 +27,9 @@ BACKENDS = ("triton", "triton-depth")
 BUDGETS_MS = (60, 150, 400)
 RATE = 15
 GRACE_S = 0.05
-"""After its budget, a reply is this long under way at most."""
+"""After its budget, a reply is this long under way at most, on a machine that is not busy."""
+CALM = 15
+"""Replies before anything happens. What holds them up is the machine."""
 STRAGGLERS = 0.02
 """Share of replies that the machine itself may hold up: clients, gateway and Triton share its
 cores."""
@@ -68,12 +70,13 @@ async def under_load(server: Server) -> AsyncIterator[Load]:
     """Requests go on through whatever the test does; at the end they are accounted for."""
     before = counted(server)
     async with Load(server.url, RATE, BUDGETS_MS) as load:
-        await asyncio.sleep(1)
+        calm = await load.until(lambda ended: len(ended) >= CALM)
         yield load
         ended = await load.ended()
     assert {(e.status, e.slug) for e in ended} <= ALLOWED
     assert (counted(server) - before).total() == len(ended)
-    late = [e for e in ended if e.overrun_s > GRACE_S]
+    grace_s = GRACE_S + 2 * max(0.0, *(e.overrun_s for e in calm))
+    late = [e for e in ended if e.overrun_s > grace_s]
     assert len(late) <= STRAGGLERS * len(ended), late
 
 
@@ -114,7 +117,7 @@ def test_killed_under_load_and_restarted(backend, small_repository, own_triton):
             own_triton_start = asyncio.to_thread(own_triton.start)
             await own_triton_start
             ready_s = await until_ready(server)
-            await asyncio.sleep(2)
+            await load.until(lambda ended: problems(ended, ready_s + 0.5)[""] > 0)
             ended = await load.ended()
         return ended, killed_s, ready_s
 
@@ -144,7 +147,7 @@ def test_stopped_for_five_seconds_and_continued(backend, small_repository, own_t
             await asyncio.sleep(5)
             own_triton.signal(signal.SIGCONT)
             ready_s = await until_ready(server)
-            await asyncio.sleep(2)
+            await load.until(lambda ended: problems(ended, ready_s + 0.5)[""] > 0)
             ended = await load.ended()
         return ended, stopped_s, ready_s
 
@@ -170,7 +173,7 @@ def test_one_model_unloaded_and_loaded(backend, small_repository, own_triton):
             back_s = time.monotonic()
             await asyncio.to_thread(own_triton.load, model)
             ready_s = await until_ready(server)
-            await asyncio.sleep(2)
+            await load.until(lambda ended: problems(ended, ready_s + 0.5)[""] > 0)
             ended = await load.ended()
         return ended, gone_s, back_s, ready_s
 
