@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 
 from serving.core.errors import BackendError
 from serving.core.ports import Clock, Image
@@ -52,4 +51,4 @@ def create(settings: Settings, metrics: Metrics, clock: Clock, *, tracing: objec
 if __name__ == "__main__":
     from serving.app import serve
 
-    sys.exit(serve(load({}), lambda url: print(url, flush=True), create))
+    serve(load({}), lambda url: print(url, flush=True), create)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Tools:
     """``ServingTools`` whose runners take no time."""
 
     def __init__(self) -> None:
-        self.opened = []
+        self.opened: list[tuple[str, Path]] = []
 
     def open_runner(self, runtime, folder, num_threads):
         self.opened.append((runtime, folder))
@@ -55,6 +56,6 @@ class Tools:
         return np.full((height, width, 3), len(data), np.uint8), None
 
 
-def run_build(tools: Tools, *arguments: str) -> int:
+def run_build(tools: Any, *arguments: str) -> int:
     """The command with other tools than the server's."""
     return run_command(lambda commands: register(commands, tools), "build", *arguments)

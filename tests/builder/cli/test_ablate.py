@@ -10,6 +10,7 @@ from tests.builder.cli.commands import SMALL, refused
 ABLATE = ["ablate", "--config", "bccd_small", "--out", "x"]
 
 
+@pytest.mark.slow
 def test_a_comparison(bccd, tmp_path, capsys):
     changes = [text for change in SMALL for text in ("--set", change)]
     options = [

@@ -21,6 +21,7 @@ from tests.cuda import fake_cuda
 TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
 
 
+@pytest.mark.slow
 def test_segments_that_are_there_need_no_detector(repository, capsys):
     build(repository, "--model", "toy", "--target", "onnxruntime", "--target", "openvino")
     said = capsys.readouterr().out

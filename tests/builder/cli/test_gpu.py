@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -55,11 +56,10 @@ def repository(tmp_path_factory):
         yield root, exported
 
 
-def run(repository, out, *arguments, tools=None):
+def run(repository, out, *arguments, tools: Any = None):
+    tools = tools or Tools()
     where = ("--model-repository", repository[0], "--out", out)
-    return run_command(
-        lambda commands: gpu.add_parser(commands, tools or Tools()), "gpu", *where, *arguments
-    )
+    return run_command(lambda commands: gpu.add_parser(commands, tools), "gpu", *where, *arguments)
 
 
 def test_rates_count_two_operations_a_multiply_accumulate():
@@ -104,8 +104,8 @@ def test_a_model_that_is_not_there_is_refused(repository, tmp_path, capsys):
 @pytest.mark.slow
 def test_everything_runs_on_a_cpu(repository, tmp_path, bccd):
     out = tmp_path / "gpu.json"
-    arguments = ("--device", "cpu", "--model", MODEL, "--config", MODEL, "--batch", "1", "8")
-    arguments += ("--depth", "1", "3", "--rounds", "2", "--data", str(bccd), "--split", "val")
+    arguments = ["--device", "cpu", "--model", MODEL, "--config", MODEL, "--batch", "1", "8"]
+    arguments += ["--depth", "1", "3", "--rounds", "2", "--data", str(bccd), "--split", "val"]
     assert run(repository, out, *arguments) == 0
     report = json.loads(out.read_text())
     assert [model["weights"] for model in report["models"]] == ["of the repository", "random"]

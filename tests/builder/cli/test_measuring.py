@@ -154,11 +154,11 @@ def test_segments_that_are_not_there(
     command: str, repository: Path, bccd: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = [] if command == "profile" else ["--data", str(bccd), "--split", "val"]
-    arguments = (command, repository, "--runtime", "torch", *data)
-    assert run(Tools({None}), *arguments) == 2
+    arguments = ("--runtime", "torch", *data)
+    assert run(Tools({None}), command, repository, *arguments) == 2
     assert sentence(capsys).endswith("torch: make it with punctual build --target torch")
     others = Tools({None}, lambda path: ValueError("the programs are of another model"))
-    assert run(others, *arguments) == 2
+    assert run(others, command, repository, *arguments) == 2
     assert "toy_anytime/1 cannot be run on torch: the programs are" in sentence(capsys)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from serving.__main__ import main
 from serving.artifacts.model_folders import find_model, read_catalog, version_folder
 from serving.core.catalog import Catalog
@@ -27,7 +29,9 @@ def measured_in_int8_too(repository: Path, bccd: Path, evaluation: list[str], ca
     assert "ms     f32  ratio p50" in said
     both = read_catalog(folder)
     assert replace(both, precisions={}) == before
-    assert both.at("int8").evaluation.split == "val"
+    accuracy = both.at("int8").evaluation
+    assert accuracy is not None
+    assert accuracy.split == "val"
     assert set(both.at("int8").profiles) == {"openvino"}
     assert main(["models", *model[:4], *int8]) == 0
     assert capsys.readouterr().out.startswith("openvino, int8\n")
@@ -36,6 +40,7 @@ def measured_in_int8_too(repository: Path, bccd: Path, evaluation: list[str], ca
     return both
 
 
+@pytest.mark.slow
 def test_from_images_to_a_model_with_measured_facts(bccd, tmp_path, capsys):
     checkpoint = train(bccd, tmp_path / "run")
     written = checkpoint.read_bytes()

@@ -11,6 +11,7 @@ from tests.builder.cli.commands import SMALL, refused, train
 TRAIN = ["train", "--config", "bccd", "--out", "x"]
 
 
+@pytest.mark.slow
 def test_data_of_ones_own(bccd, tmp_path):
     (bccd / "classes.txt").write_text("WBC\nRBC\nPlatelets\n")
     path = train(bccd, tmp_path / "run", "--dataset", "voc", "--validation-split", "val")

@@ -64,7 +64,7 @@ def contents(folder):
 
 
 def link(store, repository, path, wait_s=0.0, sleep=lambda _: None):
-    said = []
+    said: list[str] = []
     now = SimpleNamespace(s=0.0)
 
     def slept(seconds):
@@ -203,7 +203,7 @@ def test_plans_that_lie_where_those_of_another_gpu_should_are_refused(
 
 def test_triton_waits_until_they_are_built(built, repository, tmp_path, device):
     (there,) = built.iterdir()
-    naps = []
+    naps: list[float] = []
 
     def sleep(seconds):
         naps.append(seconds)
@@ -218,7 +218,7 @@ def test_triton_waits_until_they_are_built(built, repository, tmp_path, device):
 
 
 def test_triton_does_not_wait_for_ever(repository, tmp_path, device):
-    naps = []
+    naps: list[float] = []
     with pytest.raises(PlansError, match="must be built on such a GPU"):
         link(tmp_path, repository, tmp_path / "link", 20, naps.append)
     assert sum(naps) == 20
