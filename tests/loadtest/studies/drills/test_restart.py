@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,7 +105,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Started(log, name, given["port"])
 
     monkeypatch.setattr(restart_drill, "gateway_server", gateway_server)
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    # The drill's own, for what else runs in this process needs the real one.
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
+    monkeypatch.setattr(restart_drill, "time", clock)
     return log
 
 
@@ -130,6 +134,6 @@ def test_a_gateway_that_has_to_be_killed(
     gateways = Gateways(SETTINGS, tmp_path, (81,))
     gateways.start(81)
     instants = iter((0.0, STOP_TIMEOUT_S))
-    monkeypatch.setattr("time.monotonic", lambda: next(instants))
+    monkeypatch.setattr(f"{restart_drill.__name__}.time.monotonic", lambda: next(instants))
     with pytest.raises(StudyError, match="had not ended"):
         gateways.stop(81)
