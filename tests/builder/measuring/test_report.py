@@ -64,10 +64,10 @@ def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert found.num_of_class == {"x": 3}
     assert found.num_of_size == {"small": 0, "medium": 0, "large": 3}
     assert [image.name for image in found.images] == ["a", "c"]
-    image = found.images[0]
-    assert image.size == (600, 1200)
-    assert Image.open(io.BytesIO(image.jpeg)).size == (480, 240)
-    assert [len(rows.scores) for rows in image.found.values()] == [0, 1, 1, 1, 1]
-    assert image.found[5].boxes_xyxy.tolist() == [[0, 0, 600, 600]]
+    shown = found.images[0]
+    assert shown.size == (600, 1200)
+    assert Image.open(io.BytesIO(shown.jpeg)).size == (480, 240)
+    assert [len(rows.scores) for rows in shown.found.values()] == [0, 1, 1, 1, 1]
+    assert shown.found[5].boxes_xyxy.tolist() == [[0, 0, 600, 600]]
 
     assert facts("slow").exits[0].p50_ms is None
