@@ -1,0 +1,1 @@
+"""The server: everything on the path of a request, without torch and without the builder."""

@@ -1,0 +1,1 @@
+"""Configurations: detectors, training recipes and pyramid graphs as data, and their rules."""

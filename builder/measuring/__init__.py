@@ -1,0 +1,1 @@
+"""Accuracy, latency and cost of models, and comparisons of trainings."""

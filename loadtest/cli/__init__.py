@@ -1,0 +1,1 @@
+"""The load tests' commands of ``punctual``, one file each."""

@@ -1,0 +1,1 @@
+"""Servers that studies start for themselves: gateways, Triton, peers, Prometheus."""

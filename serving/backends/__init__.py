@@ -1,0 +1,1 @@
+"""The places where the gateway sends its images: embedded, triton, triton-depth."""

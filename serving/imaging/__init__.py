@@ -1,0 +1,1 @@
+"""Encoded images to pixels, with limits; training shares what a pixel is."""

@@ -1,0 +1,1 @@
+"""Study of what Triton costs a request, and what it serves."""
