@@ -75,11 +75,10 @@ def create_backend(
     catalog = family.catalogs[0]
     watch = None if settings.decision_log is None else _open_decisions(settings.decision_log)
 
-    def start(runner: SegmentRunner, runtime: str) -> Engine:
+    def start(runner: SegmentRunner) -> Engine:
         return start_engine(
             runner,
             family,
-            runtime,
             clock=clock,
             observer=metrics,
             max_waiting=settings.max_waiting,
@@ -95,7 +94,7 @@ def create_backend(
             lambda: open_family(
                 settings.runtime, folders, settings.num_threads, refit, settings.precision
             ),
-            lambda runner: start(runner, settings.runtime),
+            start,
         )
 
     # These drag in gRPC, which few need.
@@ -117,7 +116,7 @@ def create_backend(
         return TritonDepthBackend(
             catalog,
             settings.triton_url,
-            lambda runner: start(runner, settings.backend),
+            start,
             use_shared_memory=settings.triton_shared_memory,
         )
 

@@ -21,8 +21,8 @@ from serving.core.timing import warm_up
 from serving.executor import Executor, Watch
 
 WARM_UP_ROUNDS = 8
-"""Number of rounds that is enough for the latency model to stop consulting a profile from
-elsewhere."""
+"""Number of rounds in which everything is run at first: enough for a median that one hiccup does
+not move."""
 
 _SHED_DETAILS = {
     ShedReason.REJECTED_SATURATED: "The server's queue is full.",
@@ -50,7 +50,6 @@ class Engine:
 def start_engine(
     runner: SegmentRunner,
     family: Family,
-    runtime: str,
     *,
     clock: Clock,
     observer: Observer,
@@ -62,11 +61,13 @@ def start_engine(
 ) -> Engine:
     """Warm ``runner`` up and start its executor.
 
-    ``runtime`` names the profile to begin with; ``create_policy`` makes another policy than the one
-    that serves, for a single model; ``watch`` is told of each decision, ``trace`` of each run of a
-    segment.
+    ``create_policy`` makes another policy than the one that serves, for a single model; ``watch``
+    is told of each decision, ``trace`` of each run of a segment.
+
+    Predictions begin with what the warm-up took, which runs everything that can be scheduled. A
+    profile of another machine would be taken for what this one could do, were it not slow.
     """
-    latency = LatencyModel(family.profile(runtime))
+    latency = LatencyModel(None)
     shape = (family.input_height, family.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     warm_up(runner, latency, noise, family.num_exits, clock, WARM_UP_ROUNDS)

@@ -440,7 +440,7 @@ class Executor:
     def _advance(self, decision: Run, batch: Any, output: Any) -> None:
         """Keep the features that came out, as a new cohort's or a deeper one's."""
         self._runner.release(batch)
-        completion = self._state.complete(decision)
+        completion = self._state.complete(decision, self._clock())
         assert completion.cohort is not None
         self._batches[completion.cohort.id] = output
         self._keep_rows(completion.changes)
@@ -457,7 +457,7 @@ class Executor:
         self._runner.release(output)
         self._release_input(decision, batch)
         depth = decision.segment.stop
-        completion = self._state.complete(decision)
+        completion = self._state.complete(decision, self._clock())
         self._keep_rows(completion.changes)
         staying = {request.id for request in completion.staying}
         finished_s = self._clock()

@@ -262,7 +262,7 @@ class SimulatedServer:
 
     def _finish(self, run: Run) -> None:
         self._running = None
-        completion = self._state.complete(run)
+        completion = self._state.complete(run, self.now_s)
         for request in completion.staying:
             answer = SimulatedOutcome(request, self.now_s, run.segment.stop, None)
             if answer.in_time or request.id not in self._answers:

@@ -6,6 +6,7 @@ come.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ the next ``WINDOW`` arrivals look like one a second, however fast they come. In 
 on/off arrivals (4 s in 14, loads of .6 and .9 while on, cpu-lite and the model in this repository),
 that cost 1 to 2 in 100 requests; a limit of 4 or 16 does much the same, and at 4 very uneven
 arrivals (gamma:8) lose by it."""
+BUSY_DEVIATIONS = 2.0
+"""Number of standard deviations (of a Poisson count) by which more arrivals than were seen may have
+found the engine at work. Where none was seen none is feared: depth that is bought for that keeps
+the engine at work for longer, and the next arrivals tell."""
 _TICKS = 2**40
 """Number of ticks in a second. Gaps are summed up in whole ticks, so that long ones leave nothing
 behind of themselves when they have left the window."""
@@ -41,6 +46,12 @@ class Demand:
     budgets_s: tuple[float, ...]
     """Seconds from arrival to deadline, smallest first; each stands for an equal share of
     requests."""
+    busy_share: float = 1.0
+    """Share of the arrivals that found the engine at work, at most: what the sample leaves likely.
+
+    Where arrivals do not wait for answers it is the share of the time that the engine works
+    (Poisson arrivals see time averages: Wolff, Operations Research 30, 1982). A client that sends
+    its next image when it has the answer to the last finds it idle, however fast it is."""
 
     @property
     def budget_s(self) -> float:
@@ -59,27 +70,29 @@ class DemandMeter:
     """
 
     def __init__(self) -> None:
-        # Instant, budget, and ticks since the one before.
-        self._arrivals: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
+        # Instant, budget, ticks since the one before, and whether the engine was at work.
+        self._arrivals: deque[tuple[float, float, int, bool]] = deque(maxlen=WINDOW)
         self._budgets: list[float] = []  # of the same, in order
-        self._sum_gaps = self._sum_squares = 0
+        self._sum_gaps = self._sum_squares = self._num_busy = 0
 
-    def arrived(self, now_s: float, budget_s: float) -> None:
+    def arrived(self, now_s: float, budget_s: float, busy: bool) -> None:
         """Take note of an arrival that has ``budget_s`` seconds left.
 
-        ``now_s`` never falls.
+        ``busy``: whether it found the engine at work. ``now_s`` never falls.
         """
         arrivals = self._arrivals
         if len(arrivals) == WINDOW:
             gap = arrivals[1][2]
             self._sum_gaps -= gap
             self._sum_squares -= gap * gap
+            self._num_busy -= arrivals[0][3]
             del self._budgets[bisect_left(self._budgets, arrivals[0][1])]
         gap = round(_TICKS * self._silence_s(now_s)) if arrivals else 0
         self._sum_gaps += gap
         self._sum_squares += gap * gap
         insort(self._budgets, budget_s)
-        arrivals.append((now_s, budget_s, gap))
+        self._num_busy += busy
+        arrivals.append((now_s, budget_s, gap, busy))
 
     def _silence_s(self, now_s: float) -> float:
         """Return the seconds since the latest arrival, as far as they count."""
@@ -106,4 +119,5 @@ class DemandMeter:
         cv2 = max(0.0, squares / gaps / mean_s**2 - 1.0)
         step = count / NUM_BUDGETS
         budgets_s = [self._budgets[int((i + 0.5) * step)] for i in range(NUM_BUDGETS)]
-        return Demand(1.0 / mean_s, cv2, tuple(budgets_s))
+        likely = self._num_busy + BUSY_DEVIATIONS * math.sqrt(self._num_busy)
+        return Demand(1.0 / mean_s, cv2, tuple(budgets_s), min(1.0, likely / count))

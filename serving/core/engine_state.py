@@ -14,6 +14,7 @@ so no decision can be about them, and whoever is removed meanwhile leaves when i
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -62,6 +63,7 @@ class EngineState:
         self._cohorts: dict[int, Cohort] = {}
         self._answered: dict[int, int] = {}
         self._demand = DemandMeter()
+        self._idle_since_s = -math.inf
         self._under_way: list[tuple[Run, int | None]] = []
         """Runs under way, each with the id of the cohort that it is of or will make, if any."""
         self._removed: set[int] = set()
@@ -115,8 +117,9 @@ class EngineState:
         first.
         """
         for request, submitted_s in arrivals:
+            busy = not self.is_empty or submitted_s < self._idle_since_s
             insort(self._waiting, request, key=_urgency)
-            self._demand.arrived(submitted_s, request.deadline_s - submitted_s)
+            self._demand.arrived(submitted_s, request.deadline_s - submitted_s, busy)
 
     def apply(self, decision: Decision) -> tuple[CohortChange, ...]:
         """Carry out ``decision`` as far as requests are concerned.
@@ -145,8 +148,15 @@ class EngineState:
         """
         return next(cohort for other, cohort in self._under_way if other is run)
 
-    def complete(self, run: Run) -> Completion:
-        """End ``run`` well, and return what it led to: its features are there, or its boxes."""
+    def complete(self, run: Run, now_s: float) -> Completion:
+        """End ``run`` well at ``now_s``, and return what it led to: features, or boxes."""
+        completion = self._complete(run)
+        if self.is_empty:
+            self._idle_since_s = now_s
+        return completion
+
+    def _complete(self, run: Run) -> Completion:
+        """Return what ``run`` led to."""
         cohort_id = self._end(run)
         if run.cohort is None:  # which they took up room in until now
             self._leave_queue(run.requests)

@@ -119,7 +119,6 @@ class TritonPythonModel:
         self._engine = start_engine(
             open_runner(options["runtime"], folder, int(threads) if threads else None),
             Family((self._catalog,)),
-            options["runtime"],
             clock=time.monotonic,
             observer=self._metrics,
             max_waiting=MAX_WAITING,

@@ -72,7 +72,6 @@ def gated_backend(
         lambda opened: start_engine(
             opened,
             Family((GATED_CATALOG,)),
-            "fake",
             clock=time.monotonic,
             observer=observer,
             max_waiting=64,

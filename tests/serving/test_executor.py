@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -616,8 +617,8 @@ def test_snapshots_tell_what_arrived(kinds):
     for snapshot, _ in world.decisions:
         meter, arrived = DemandMeter(), [r for r in requests if r.arrival_s <= snapshot.now_s]
         for r in arrived:
-            meter.arrived(r.arrival_s, r.deadline_s - r.arrival_s)
-        assert snapshot.demand == meter.measure(snapshot.now_s)
+            meter.arrived(r.arrival_s, r.deadline_s - r.arrival_s, True)
+        assert replace(snapshot.demand, busy_share=1.0) == meter.measure(snapshot.now_s)
 
 
 def test_whom_a_full_queue_refuses_is_no_demand():

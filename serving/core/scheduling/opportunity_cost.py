@@ -74,6 +74,8 @@ class OpportunityCostModel:
         self.num_skipped = len(demand.budgets_s) - len(limits_s)
         """Number of budgets, the smallest ones, that are too small for any answer."""
         rate_hz = RATE_MARGIN * demand.rate_hz
+        if demand.busy_share < 1.0:  # nobody is delayed by an engine that arrivals find idle
+            rate_hz = min(rate_hz, demand.busy_share / request_s)
         self.rho = rho = rate_hz * request_s
         """Utilisation: share of the engine's time that requests are taken to need."""
         cv2 = min(max(demand.cv2, MIN_CV2), MAX_CV2)

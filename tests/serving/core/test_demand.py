@@ -21,7 +21,7 @@ from serving.core.demand import (
 def measured(instants: list[float], budgets: list[float], now_s: float) -> Demand:
     meter = DemandMeter()
     for instant_s, budget_s in zip(instants, budgets, strict=True):
-        meter.arrived(instant_s, budget_s)
+        meter.arrived(instant_s, budget_s, True)
     return meter.measure(now_s)
 
 
@@ -93,7 +93,7 @@ def test_budgets_are_those_in_the_window_each_for_its_share():
 def test_silence_counts_once_it_is_longer_than_the_usual_gap():
     meter = DemandMeter()
     for i in range(11):
-        meter.arrived(i * 0.1, 1.0)
+        meter.arrived(i * 0.1, 1.0, True)
     for silence_s, rate_hz in (
         (0.0, 10.0),
         (0.099, 10.0),
@@ -109,7 +109,7 @@ def test_silence_counts_once_it_is_longer_than_the_usual_gap():
 def test_the_rate_falls_with_silence_as_far_as_budgets_reach():
     meter = DemandMeter()
     for i in range(MIN_ARRIVALS):
-        meter.arrived(i * 0.01, 1.0)
+        meter.arrived(i * 0.01, 1.0, True)
     rates = [meter.measure(0.07 + silence_s).rate_hz for silence_s in np.geomspace(0.001, 1e6)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(MIN_ARRIVALS / (0.07 + MAX_IDLE_BUDGETS))
@@ -119,7 +119,7 @@ def test_a_lull_does_not_hide_how_fast_they_come_after_it():
     meter = DemandMeter()
     for start_s in (0.0, 3600.0):
         for i in range(WINDOW // 2):
-            meter.arrived(start_s + i * 0.01, 0.05)
+            meter.arrived(start_s + i * 0.01, 0.05, True)
     now_s = 3600.0 + 0.01 * (WINDOW // 2 - 1)
     assert meter.measure(now_s).rate_hz == pytest.approx(
         (WINDOW - 1) / (0.62 + MAX_IDLE_BUDGETS * 0.05)
@@ -129,14 +129,14 @@ def test_a_lull_does_not_hide_how_fast_they_come_after_it():
 def test_who_comes_too_late_for_anything_does_not_turn_time_back():
     meter = DemandMeter()
     for i in range(MIN_ARRIVALS):
-        meter.arrived(i * 0.01, -1.0)
+        meter.arrived(i * 0.01, -1.0, True)
     assert meter.measure(1.0) is UNKNOWN
 
 
 def test_all_at_one_instant_is_no_rate_until_time_has_passed():
     meter = DemandMeter()
     for _ in range(MIN_ARRIVALS):
-        meter.arrived(5.0, 1.0)
+        meter.arrived(5.0, 1.0, True)
     assert meter.measure(5.0) is UNKNOWN
     assert meter.measure(6.0).rate_hz == pytest.approx(MIN_ARRIVALS)
 
@@ -163,3 +163,22 @@ def test_the_sums_do_not_drift():
     budgets = rng.uniform(0.01, 10.0, len(gaps)).tolist()
     demand = measured(instants, budgets, instants[-1])
     assert values(demand) == close(recomputed(instants, budgets, instants[-1]))
+
+
+@pytest.mark.parametrize(
+    ("busy", "share"),
+    [
+        ([False] * 8, 0.0),
+        ([False] * 64, 0.0),
+        ([False] * 61 + [True] * 3, (3 + 2 * 3**0.5) / 64),
+        ([True] * 64 + [False] * 64, 0.0),  # the former have left the window
+        ([True] * 48 + [False] * 16, (48 + 2 * 48**0.5) / 64),
+        ([True] * 64, 1.0),
+    ],
+)
+def test_how_many_may_have_found_the_engine_at_work(busy: list[bool], share: float):
+    """What was seen and two standard deviations of a Poisson count."""
+    meter = DemandMeter()
+    for number, each in enumerate(busy):
+        meter.arrived(0.01 * number, 0.1, each)
+    assert meter.measure(0.01 * len(busy)).busy_share == pytest.approx(share)

@@ -35,7 +35,7 @@ def state_of(*waiting: Request) -> EngineState:
 
 def ran(state: EngineState, run: Run) -> Completion:
     state.apply(run)
-    return state.complete(run)
+    return state.complete(run, 0.0)
 
 
 def with_cohort(*requests: Request, depth: int = 1) -> EngineState:
@@ -73,12 +73,34 @@ def test_demand_is_measured_from_when_they_were_submitted():
     assert demand.budget_s == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("gap_s", "share"),
+    [
+        (0.02, 1.0),  # each comes while the one before is still worked on
+        (0.04, 1.0),  # or waited for, as when the engine was at work until its run ended
+        (0.0501, 0.0),  # as soon as the one before has its answer
+        (0.08, 0.0),
+    ],
+)
+def test_whether_arrivals_find_the_engine_at_work(gap_s: float, share: float):
+    """Each is answered .05 s after it came; what arrives meanwhile is taken in then."""
+    state = EngineState()
+    for number in range(16):
+        came_s = number * gap_s
+        new = Request(number, came_s, came_s + 1.0, 1, 1)
+        state.add([(new, came_s)])
+        run = Run(segments.fused_exit(1), (new,), None)
+        state.apply(run)
+        state.complete(run, came_s + 0.05)
+    assert state.snapshot(16 * gap_s).demand.busy_share == pytest.approx(share)
+
+
 def test_a_stem_makes_a_cohort_and_they_wait_until_it_has():
     state, run = state_of(A, B, C), Run(segments.STEM, (A, B), None)
     assert state.apply(run) == ()
     assert state.num_waiting == 3
     assert state.cohort_of(run) == 0
-    assert state.complete(run) == Completion(Cohort(0, 0, (A, B)))
+    assert state.complete(run, 0.0) == Completion(Cohort(0, 0, (A, B)))
     assert state.snapshot(0.0).waiting == (C,)
     assert state.snapshot(0.0).cohorts == (Cohort(0, 0, (A, B)),)
     assert (state.num_waiting, state.num_in_flight) == (1, 2)
@@ -89,7 +111,7 @@ def test_a_stack_makes_it_deeper():
     state, run = with_cohort(A, B), Run(segments.stack(2), (A, B), 0)
     state.apply(run)
     assert state.cohort_of(run) == 0
-    assert state.complete(run).cohort == state.cohort(0) == Cohort(0, 2, (A, B))
+    assert state.complete(run, 0.0).cohort == state.cohort(0) == Cohort(0, 2, (A, B))
 
 
 def test_a_head_for_some_leaves_the_others():
@@ -105,7 +127,7 @@ def test_a_fused_run_makes_no_cohort():
     state, run = state_of(A, S), Run(segments.fused_exit(2), (A, S), None)
     state.apply(run)
     assert state.cohort_of(run) is None
-    assert state.complete(run) == Completion(None, left=(A, S))
+    assert state.complete(run, 0.0) == Completion(None, left=(A, S))
     assert state.is_empty
     assert ran(state_of(A), Run(segments.STEM, (A,), None)).cohort == Cohort(0, 0, (A,))
 
@@ -199,14 +221,14 @@ class TestSeveralRuns:
         first, second = Run(segments.STEM, (A,), None), Run(segments.STEM, (B,), None)
         state.apply(first)
         state.apply(second)
-        assert state.complete(second).cohort == Cohort(1, 0, (B,))
-        assert state.complete(first).cohort == Cohort(0, 0, (A,))
+        assert state.complete(second, 0.0).cohort == Cohort(1, 0, (B,))
+        assert state.complete(first, 0.0).cohort == Cohort(0, 0, (A,))
 
     def test_who_is_removed_meanwhile_leaves_when_the_run_ends(self):
         state, run = state_of(A, B), Run(segments.STEM, (A, B), None)
         state.apply(run)
         assert state.remove((A,)) == ()
-        completion = state.complete(run)
+        completion = state.complete(run, 0.0)
         assert completion.changes == (CohortChange(0, (1,)),)
         assert state.cohort(0).requests == (B,)
 
@@ -214,7 +236,7 @@ class TestSeveralRuns:
         state, run = with_cohort(A, S, B), Run(segments.head(1), (A, S), 0)
         state.apply(run)
         state.remove((S, A))
-        assert state.complete(run) == Completion(None, changes=(CohortChange(0, (2,)),))
+        assert state.complete(run, 0.0) == Completion(None, changes=(CohortChange(0, (2,)),))
         assert state.snapshot(0.0).answered == {}
 
 
@@ -266,7 +288,7 @@ class EngineAndDevice(RuleBasedStateMachine):
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         run = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
-        completion = self.state.complete(run)
+        completion = self.state.complete(run, 0.0)
         if completion.cohort is not None:
             self.batches[completion.cohort.id] = [each.id for each in run.requests]
         self.keep(completion.changes)

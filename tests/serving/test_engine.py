@@ -1,0 +1,61 @@
+"""An engine as it is started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from serving.core import segment as segments
+from serving.core.catalog import Exit
+from serving.core.family import Family
+from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.segment import Segment
+from serving.engine import start_engine
+from tests.serving.fakes import CATALOG
+from tests.serving.world import (
+    ACCURACY,
+    NUM_EXITS,
+    OFFERS,
+    FakeClock,
+    FakeRunner,
+    Recorder,
+    cost_s,
+    unit_s,
+)
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+@pytest.mark.parametrize("slower", [0.5, 2.0])
+def test_predictions_are_of_this_machine_from_the_start(offer: dict[str, bool], slower: float):
+    """Whatever machine the catalogue's profile is of."""
+    clock = FakeClock()
+
+    def cost(segment: Segment, batch: int = 1) -> float:
+        return slower * cost_s(segment, batch)
+
+    units, fused = offer.get("units", True), offer.get("fused", True)
+    runner = FakeRunner(clock, cost, units=units, fused=fused)
+    elsewhere = {
+        (segment, batch): Quantiles(*[cost_s(segment, batch)] * 3)
+        for segment in runner.segments
+        for batch in runner.batch_sizes
+    }
+    profile = LatencyProfile("fake", "another", "2026-01-01", 1, elsewhere)
+    exits = tuple(Exit(depth, ap, ap, {}) for depth, ap in enumerate(ACCURACY, start=1))
+    catalog = replace(CATALOG, exits=exits, profiles={"fake": profile})
+    engine = start_engine(
+        runner,
+        Family((catalog,)),
+        clock=clock,
+        observer=Recorder(),
+        max_waiting=8,
+        max_cohorts=4,
+    )
+    try:
+        for depth in range(1, NUM_EXITS + 1):
+            ways = {"units": unit_s(depth), "fused": cost_s(segments.fused_exit(depth))}
+            quickest_s = min(s for kind, s in ways.items() if offer.get(kind, True))
+            assert engine.executor.predicted_s(depth) == pytest.approx(slower * quickest_s)
+    finally:
+        engine.stop(0.0)
