@@ -397,6 +397,37 @@ _BCCD_SMALL = Config(
     ),
 )
 
+# For searches of hundreds of pyramids, each a minute or two of one core. They learn on one part of
+# the images for training and are measured on the other; ``test`` is for what was found.
+_BCCD_PROXY = Config(
+    replace(
+        _BCCD_SMALL.detector,
+        name="bccd_proxy",
+        input_size=(256, 256),
+        num_stacks=3,
+        neck_channels=24,
+        head_channels=24,
+    ),
+    replace(_BCCD_SMALL.train, split="train", validation_split="val", epochs=12, warmup_steps=50),
+)
+
+# The same without P6 and P7, which find nothing at this size.
+_BCCD_PROXY_P5 = Config(
+    replace(_BCCD_PROXY.detector, name="bccd_proxy_p5", input_size=(192, 256), neck="fpn_p5"),
+    _BCCD_PROXY.train,
+)
+
+# The same of the lite kind: without P7, of separable convolutions.
+_BCCD_PROXY_LITE = Config(
+    replace(
+        _BCCD_PROXY.detector,
+        name="bccd_proxy_lite",
+        neck="nas_fpn_p6",
+        conv="separable",
+    ),
+    _BCCD_PROXY.train,
+)
+
 # Defects of 16 to 33 pixels (5 and 95 %) at this size: P3 and P4 find them, and P5 some.
 _DEEPPCB_SMALL = Config(
     replace(
@@ -471,6 +502,9 @@ CONFIGS: dict[str, Config] = {
     "bccd": _BCCD,
     # punctual ablate --config bccd_small --data data/bccd --out runs/exits_bccd
     "bccd_small": _BCCD_SMALL,
+    "bccd_proxy": _BCCD_PROXY,
+    "bccd_proxy_p5": _BCCD_PROXY_P5,
+    "bccd_proxy_lite": _BCCD_PROXY_LITE,
     "deeppcb_small": _DEEPPCB_SMALL,
     # punctual build --config coco_r50: random weights, for cost only; no data set goes with it.
     "coco_r50": Config(_COCO),

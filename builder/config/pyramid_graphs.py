@@ -216,6 +216,15 @@ def read_graph(path: Path) -> Graph:
         raise InvalidGraph(f"{path}: {error}") from error
 
 
+def graph_json(graph: Graph) -> str:
+    """The text that ``read_graph`` reads a pyramid from, a row a line."""
+    rows = ",\n".join(
+        "    " + json.dumps({"level": level, "op": op, "inputs": inputs, "output": is_output})
+        for level, op, inputs, is_output in graph.rows
+    )
+    return f'{{\n  "levels": {json.dumps(graph.levels)},\n  "cells": [\n{rows}\n  ]\n}}\n'
+
+
 def _read_cell(number: int, row: Any) -> Cell:
     if not isinstance(row, dict) or set(row) != _FIELDS:
         fields = ", ".join(sorted(_FIELDS))
@@ -276,6 +285,13 @@ GRAPHS = {
             (4, "sum", (1, 4), True),
             (3, "sum", (0, 5), True),
             (6, "sum", (3, 4), True),
+        )
+    ),
+    "fpn_p5": Graph.from_rows(
+        (
+            (4, "sum", (1, 2), True),
+            (3, "sum", (0, 3), True),
+            (5, "sum", (2, 3), True),
         )
     ),
 }
