@@ -1,0 +1,98 @@
+"""The latency table: what it counts, and that a fit gives back what measurements were made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builder.config.named import CONFIGS
+from builder.config.pyramid_graphs import GRAPHS, Graph
+from builder.modeling.cost import exit_costs
+from builder.search.latency_table import (
+    LatencyTable,
+    MeasuredStack,
+    counted,
+    fit,
+    made_up,
+    quality,
+    stack_terms,
+)
+from builder.search.space import SPACES
+from serving.core.command_errors import CommandError
+
+SPACE = SPACES["nas-fpn"]
+
+
+def graphs(count: int) -> list[Graph]:
+    random = np.random.default_rng(0)
+    return [SPACE.decode(SPACE.sample(random)) for _ in range(count)]
+
+
+def test_the_terms_of_the_seven_cells() -> None:
+    terms = stack_terms(GRAPHS["nas_fpn"])
+    assert terms["P4 sum"] == 2
+    assert terms["P4 attention"] == 1
+    assert terms["P3 to P5"] == 1
+    assert terms["P5 unused"] == terms["P7 unused"] == 1
+    assert sum(count for name, count in terms.items() if " to " not in name) == 7 + 2
+
+
+@pytest.mark.parametrize("name", ["bccd_proxy", "bccd_proxy_lite", "bccd_proxy_p5"])
+def test_counted_tables_are_exact(name: str) -> None:
+    config = CONFIGS[name].detector
+    table = counted(config)
+    space = next(each for each in SPACES.values() if each.levels == config.levels)
+    random = np.random.default_rng(1)
+    for _ in range(3):
+        graph = space.decode(space.sample(random))
+        costs = exit_costs(replace(config, neck="searched", graph=graph.rows))
+        assert table.exits(graph, config.num_exits) == pytest.approx(
+            [cost.macs / 1e6 for cost in costs]
+        )
+
+
+def measured(count: int, noise: float) -> list[MeasuredStack]:
+    """Stacks of a machine on which cells, poolings and attention all take time."""
+    random = np.random.default_rng(2)
+    found = []
+    for graph in graphs(count):
+        ms = 0.4
+        for term, times in stack_terms(graph).items():
+            level = int(term[1])
+            ms += times * (0.2 if " to " in term else 2.0) / 2 ** (level - 3)
+        found.append(MeasuredStack(graph, 5.0, ms * (1 + noise * random.normal()), 7.0))
+    return found
+
+
+def test_a_fit_foretells_graphs_that_it_has_not_seen() -> None:
+    stacks = measured(80, 0.0)
+    table = fit(stacks[:60], "ms", {})
+    for each in stacks[60:]:
+        assert table.stack(each.graph) == pytest.approx(each.stack, rel=0.1)
+    first, second = table.exits(stacks[0].graph, 2)
+    assert second - first == pytest.approx(table.stack(stacks[0].graph))
+    assert first == pytest.approx(5.0 + 7.0 + second - first)
+
+
+def test_quality_tells_a_good_fit_from_noise() -> None:
+    assert quality(measured(40, 0.01)).is_good
+    assert not quality(measured(40, 0.5)).is_good
+
+
+def test_a_table_comes_back_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    table = made_up(SPACE.levels)
+    path.write_text(json.dumps(table.to_dict()))
+    assert LatencyTable.read(path) == table
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no", '{"unit": "ms"}'])
+def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    path.write_text(text)
+    with pytest.raises(CommandError, match=r"latency.json is no latency table"):
+        LatencyTable.read(path)

@@ -1,0 +1,64 @@
+"""Statistics against values worked out by hand or known from tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from builder.search.statistics import (
+    bootstrap,
+    intraclass_correlation,
+    kendall,
+    rank_sum,
+    running_best,
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "tau"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 40], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
+        ([1, 2, 3, 4], [1, 3, 2, 4], 4 / 6),  # five pairs agree, one does not
+        ([1, 1, 2, 3], [1, 2, 3, 4], 5 / np.sqrt(5 * 6)),  # a tie
+        ([1, 1, 1], [1, 2, 3], 0.0),
+    ],
+)
+def test_kendall(one: list[float], other: list[float], tau: float) -> None:
+    assert kendall(one, other) == pytest.approx(tau)
+
+
+def test_rank_sum() -> None:
+    share, p = rank_sum([4, 5, 6], [1, 2, 3])
+    assert share == 1.0
+    # U = 9, mean 4.5, deviation sqrt(9 * 7 / 12), continuity 0.5
+    assert p == pytest.approx(0.0809, abs=1e-3)
+    assert rank_sum([1, 1], [1, 1]) == (0.5, 1.0)
+
+
+def test_rank_sum_is_as_often_significant_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    found = [rank_sum(random.normal(size=40), random.normal(size=40))[1] for _ in range(1000)]
+    assert 0.03 < np.mean(np.array(found) < 0.05) < 0.07
+
+
+def test_bootstrap_covers_the_mean() -> None:
+    random = np.random.default_rng(0)
+    intervals = [bootstrap(random.normal(size=40), resamples=500) for _ in range(300)]
+    covered = np.mean([each.low < 0 < each.high for each in intervals])
+    assert 0.89 < covered < 0.98
+    assert all(each.low < each.middle < each.high for each in intervals)
+
+
+def test_intraclass_correlation() -> None:
+    random = np.random.default_rng(0)
+    graphs = random.normal(size=(2000, 1))
+    assert intraclass_correlation(graphs + random.normal(size=(2000, 3))) == pytest.approx(
+        0.5, abs=0.05
+    )
+    assert intraclass_correlation([[1, 1], [2, 2], [3, 3]]) == 1.0
+    assert abs(intraclass_correlation(random.normal(size=(2000, 3)))) < 0.05
+
+
+def test_running_best() -> None:
+    assert running_best([1.0, 3.0, 2.0, 3.0, 4.0]) == [0, 1, 1, 1, 4]
