@@ -268,15 +268,16 @@ def train(
     bad_annotations: str = "skip",
     classes_of_data: bool = False,
     tensorboard: bool = False,
+    progress: bool = True,
 ) -> Path:
     """Train a detector and return the path of its checkpoint.
 
     It starts from the weights in the checkpoint ``initial``, or from random ones. With ``resume``
     an existing checkpoint in ``out`` is continued. ``command`` is kept in the
     metadata, to say how the weights were made. With ``classes_of_data`` the detector is made for
-    the classes of the data set, whatever its own are. Raises CheckpointError, DatasetError,
-    DeviceError, InvalidRecipe, Diverged, OSError, and KeyboardInterrupt when stopped; the
-    checkpoint then holds the last whole epoch.
+    the classes of the data set, whatever its own are; without ``progress`` there is no bar. Raises
+    CheckpointError, DatasetError, DeviceError, InvalidRecipe, Diverged, OSError, and
+    KeyboardInterrupt when stopped; the checkpoint then holds the last whole epoch.
     """
     recipe, path = config.train, out / CHECKPOINT
     if path.exists() and not resume:
@@ -315,7 +316,9 @@ def train(
             _check_same(stored, config, metadata, path)
             run.restore(stored)
             log.info("resuming after epoch %d", run.epoch)
-        _run_epochs(run, dataset, held_out, config, processes, path, metadata, tensorboard)
+        _run_epochs(
+            run, dataset, held_out, config, processes, path, metadata, tensorboard, progress
+        )
         log.info("wrote %s", path)
     return path
 
@@ -369,6 +372,7 @@ def _run_epochs(
     path: Path,
     metadata: dict[str, Any],
     tensorboard: bool,
+    progress: bool,
 ) -> None:
     """Train the epochs that are left, and write a checkpoint after each."""
     recipe = config.train
@@ -378,7 +382,8 @@ def _run_epochs(
     wrapped = processes.wrap(run.model, is_partial=is_partial)
     training_log = TrainingLog(path.parent, processes, run.epoch, done, tensorboard)
     quiet = not processes.is_first
-    with tqdm(total=recipe.epochs * steps, initial=done, mininterval=5, disable=quiet) as bar:
+    total, silent = recipe.epochs * steps, quiet or not progress
+    with tqdm(total=total, initial=done, mininterval=5, disable=silent) as bar:
         while run.epoch < recipe.epochs:
             started = time.monotonic()
             line = _train_epoch(run, wrapped, dataset, config, processes, training_log, bar)

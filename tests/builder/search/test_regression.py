@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from builder.search.evaluators.analytic import AnalyticEvaluator
 
 from builder.config.pyramid_graphs import GRAPHS
 from builder.search.canonical import canonical_key
+from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.features import features, hops
 from builder.search.regression import Regression
 from builder.search.space import SPACES

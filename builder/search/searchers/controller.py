@@ -1,0 +1,204 @@
+"""The controller of Ghiasi et al. (NAS-FPN, 2019): a recurrent network that makes a table's
+decisions one after the other, trained by proximal policy optimization.
+
+    choice t-1 -> embedding -> LSTM -> softmax of decision t -> choice t, among those that are open
+
+Each decision has a softmax of its own. The reward of a table, less a moving average of rewards, is
+the advantage of every decision in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from builder.config.pyramid_graphs import Graph
+from builder.search.space import SearchSpace
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """Settings of the controller: how it is made and how it learns."""
+
+    hidden: int
+    batch_size: int
+    """Number of children between two updates."""
+    learning_rate: float
+    epochs: int
+    """Number of steps of the optimizer on the same batch."""
+    clip: float
+    """Bound on how much the ratio of new to old probability differs from 1."""
+    entropy: float
+    """Weight of the policy's entropy in what is maximised, at the beginning."""
+    final_entropy: float
+    entropy_half_life: float
+    """Number of children after which the weight is half-way to its final value, in logarithms."""
+    baseline_decay: float
+    """Decay of the moving average of rewards."""
+    normalised: bool
+    """Whether advantages are divided by their standard deviation."""
+    initial_range: float = 0.1
+    """Range of the first weights, which are uniform about 0."""
+
+
+PRESETS = {
+    # Zoph et al. (NASNet, 2017), to which the paper refers. Clip and epochs are not given there.
+    "paper": ControllerSettings(
+        hidden=100,
+        batch_size=20,
+        learning_rate=3.5e-4,
+        epochs=4,
+        clip=0.2,
+        entropy=1e-5,
+        final_entropy=1e-5,
+        entropy_half_life=1000.0,
+        baseline_decay=0.95,
+        normalised=False,
+    ),
+    # For some hundred children. Tuned on the analytic evaluator alone.
+    "small": ControllerSettings(
+        hidden=64,
+        batch_size=10,
+        learning_rate=5e-3,
+        epochs=4,
+        clip=0.2,
+        entropy=0.01,
+        final_entropy=0.001,
+        entropy_half_life=200.0,
+        baseline_decay=0.8,
+        normalised=True,
+    ),
+}
+"""Name -> settings."""
+
+
+class ChoicePolicy(nn.Module):
+    """A distribution over sequences of choices."""
+
+    def __init__(
+        self, space: SearchSpace, settings: ControllerSettings, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self._space = space
+        sizes = [decision.num_choices for decision in space.decisions]
+        self.start = nn.Parameter(torch.empty(settings.hidden))
+        self.embeddings = nn.ModuleList(nn.Embedding(size, settings.hidden) for size in sizes[:-1])
+        self.cell = nn.LSTMCell(settings.hidden, settings.hidden)
+        self.heads = nn.ModuleList(nn.Linear(settings.hidden, size) for size in sizes)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(
+                    -settings.initial_range, settings.initial_range, generator=generator
+                )
+
+    @torch.no_grad()
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return (count, decisions) choices, in the order in which they are made."""
+        return self._run(count, None, generator)[0]
+
+    def forward(self, choices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of choices, and the entropies of what they were chosen from.
+
+        All are (B, decisions).
+        """
+        _, log_probabilities, entropies = self._run(len(choices), choices, None)
+        return log_probabilities, entropies
+
+    def _run(
+        self, count: int, given: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        decisions = self._space.decisions
+        made = [[0] * len(decisions) for _ in range(count)]
+        x = self.start.expand(count, -1)
+        state = (torch.zeros_like(x), torch.zeros_like(x))
+        columns, log_probabilities, entropies = [], [], []
+        for step, decision in enumerate(decisions):
+            state = self.cell(x, state)
+            logits = self.heads[step](state[0])
+            closed = torch.ones(count, decision.num_choices, dtype=torch.bool)
+            for row, of_row in enumerate(made):
+                closed[row, list(self._space.open_choices(decision, of_row))] = False
+            scores = logits.masked_fill(closed, float("-inf")).log_softmax(dim=1)
+            if given is None:
+                column = torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
+            else:
+                column = given[:, step]
+            for of_row, choice in zip(made, column.tolist(), strict=True):
+                of_row[decision.position] = choice
+            columns.append(column)
+            log_probabilities.append(scores.gather(1, column[:, None])[:, 0])
+            # 0 log 0 is 0.
+            entropies.append(-(scores.exp() * scores.masked_fill(closed, 0.0)).sum(dim=1))
+            if step < len(self.embeddings):
+                x = self.embeddings[step](column)
+        return (
+            torch.stack(columns, dim=1),
+            torch.stack(log_probabilities, dim=1),
+            torch.stack(entropies, dim=1),
+        )
+
+
+class Controller:
+    """A searcher that samples tables from a policy, and learns from what they are worth."""
+
+    def __init__(self, space: SearchSpace, seed: int, settings: ControllerSettings) -> None:
+        self.batch_size = settings.batch_size
+        self._space, self._settings = space, settings
+        self._generator = torch.Generator().manual_seed(seed)
+        self.policy = ChoicePolicy(space, settings, self._generator)
+        self._optimizer = torch.optim.Adam(self.policy.parameters(), lr=settings.learning_rate)
+        self._baseline: float | None = None
+        self._told = 0
+        self._choices = torch.empty(0)
+
+    def ask(self) -> list[Graph]:
+        """Return a batch of samples."""
+        self._choices = self.policy.sample(self.batch_size, self._generator)
+        return [self._decode(row) for row in self._choices.tolist()]
+
+    def _decode(self, row: Sequence[int]) -> Graph:
+        made = [0] * len(row)
+        for decision, choice in zip(self._space.decisions, row, strict=True):
+            made[decision.position] = choice
+        return self._space.decode(made)
+
+    def tell(self, rewards: Sequence[float]) -> None:
+        """Make better tables more likely."""
+        settings = self._settings
+        advantages = torch.tensor(self._advantages(rewards))
+        if settings.normalised:
+            advantages = advantages / (advantages.std() + 1e-8)
+        weight = self._entropy_weight()
+        with torch.no_grad():
+            before, _ = self.policy(self._choices)
+        for _ in range(settings.epochs):
+            now, entropies = self.policy(self._choices)
+            ratio = (now - before).exp()
+            clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
+            gains = torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None])
+            loss = -(gains.sum(dim=1) + weight * entropies.sum(dim=1)).mean()
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+        self._told += len(rewards)
+
+    def _advantages(self, rewards: Sequence[float]) -> list[float]:
+        """Return each reward less the moving average of those before its batch.
+
+        The average takes them in.
+        """
+        decay = self._settings.baseline_decay
+        if self._baseline is None:
+            self._baseline = sum(rewards) / len(rewards)
+        baseline = self._baseline
+        for reward in rewards:
+            self._baseline = decay * self._baseline + (1 - decay) * reward
+        return [reward - baseline for reward in rewards]
+
+    def _entropy_weight(self) -> float:
+        settings = self._settings
+        left = 0.5 ** (self._told / settings.entropy_half_life)
+        return settings.entropy**left * settings.final_entropy ** (1 - left)

@@ -1,0 +1,138 @@
+"""Evaluators that look up, foretell or make up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builder.search.journal import JOURNAL, Child
+from builder.search.run import run
+
+from builder.config.pyramid_graphs import GRAPHS
+from builder.search.canonical import canonical_key
+from builder.search.evaluators.analytic import AnalyticEvaluator
+from builder.search.evaluators.base import Job
+from builder.search.evaluators.surrogate import PoorSurrogate, SurrogateEvaluator
+from builder.search.evaluators.tabular import NotInTable, TabularEvaluator
+from builder.search.space import SPACES
+from builder.search.statistics import kendall
+from tests.builder.search.children import analytic_search
+
+
+def job(name: str = "nas_fpn", seed: int = 0) -> Job:
+    return Job(0, GRAPHS[name], canonical_key(GRAPHS[name]), seed)
+
+
+# -- analytic ------------------------------------------------------------------------------------
+
+
+def test_made_up_accuracies_are_of_the_network() -> None:
+    micro, evaluator = SPACES["micro"], AnalyticEvaluator()
+    found: dict[str, tuple[float, ...]] = {}
+    for encoding in micro.enumerate():
+        graph = micro.decode(encoding)
+        truth = evaluator.truth(graph)
+        assert found.setdefault(canonical_key(graph), truth) == pytest.approx(truth)
+    assert np.std(list(found.values())) > 0.005
+
+
+def test_made_up_accuracies_rise_with_depth() -> None:
+    space, random = SPACES["nas-fpn"], np.random.default_rng(0)
+    graphs = [space.decode(space.sample(random)) for _ in range(100)]
+    aps = np.array([AnalyticEvaluator().truth(graph) for graph in graphs])
+    first, second, third = aps.mean(axis=0)
+    assert first < second < third
+    assert 0.3 < aps.min() < aps.max() < 0.6
+
+
+def test_noise_is_of_the_seed_and_as_large_as_asked_for() -> None:
+    evaluator = AnalyticEvaluator(noise=0.01)
+    truth = evaluator.truth(GRAPHS["nas_fpn"])
+    found = np.array([evaluator.evaluate(job(seed=seed)).aps for seed in range(2000)]) - truth
+    assert evaluator.evaluate(job(seed=5)) == evaluator.evaluate(job(seed=5))
+    assert found.mean(axis=0) == pytest.approx([0, 0, 0], abs=1e-3)
+    assert found.std(axis=0) == pytest.approx([0.01] * 3, rel=0.1)
+
+
+# -- tabular -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exhaustive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Child, ...]]:
+    """All of the micro space, and 59 of it with a second seed."""
+    out = tmp_path_factory.mktemp("micro")
+    return out / JOURNAL, run(analytic_search("exhaustive", space="micro"), out, 700)
+
+
+def test_a_table_gives_what_was_measured(
+    exhaustive: tuple[Path, tuple[Child, ...]],
+) -> None:
+    path, children = exhaustive
+    table = TabularEvaluator.read([path])
+    assert table.num_exits == 3
+    first, again, other = children[0], children[641], children[100]
+    assert first.key == again.key
+    assert first.aps != again.aps
+
+    def look_up(child: Child, seed: int) -> tuple[float, ...]:
+        return table.evaluate(Job(0, child.graph, child.key, seed)).aps
+
+    assert [look_up(first, seed) for seed in range(3)] == [first.aps, again.aps, first.aps]
+    assert look_up(other, 0) == look_up(other, 1) == other.aps
+    assert table.truth(first.graph) == pytest.approx(np.mean([first.aps, again.aps], axis=0))
+
+
+def test_a_graph_that_is_not_in_the_table_is_refused(
+    exhaustive: tuple[Path, tuple[Child, ...]],
+) -> None:
+    with pytest.raises(NotInTable, match="of another space"):
+        TabularEvaluator.read([exhaustive[0]]).evaluate(job())
+
+
+def test_searching_a_table_is_searching_what_it_was_made_of(
+    exhaustive: tuple[Path, tuple[Child, ...]], tmp_path: Path
+) -> None:
+    path, children = exhaustive
+    measured = {child.key: child.aps for child in reversed(children)}
+    search = analytic_search("random", space="micro", evaluator=TabularEvaluator.read([path]))
+    for child in run(search, tmp_path, 40):
+        if child.training_seed == 0:
+            assert child.aps == measured[child.key]
+
+
+# -- surrogate -----------------------------------------------------------------------------------
+
+
+def test_a_surrogate_foretells_what_it_has_not_seen(tmp_path: Path) -> None:
+    search = analytic_search("random", evaluator=AnalyticEvaluator(noise=0.001))
+    run(search, tmp_path, 400)
+    surrogate = SurrogateEvaluator.read([tmp_path / JOURNAL], min_kendall=0.3)
+    space, random = SPACES["nas-fpn"], np.random.default_rng(99)
+    graphs = [space.decode(space.sample(random)) for _ in range(100)]
+    truth = [AnalyticEvaluator().truth(graph)[0] for graph in graphs]
+    foretold = [
+        float(
+            np.mean([surrogate.evaluate(Job(0, g, canonical_key(g), s)).aps[0] for s in range(20)])
+        )
+        for g in graphs
+    ]
+    assert kendall(foretold, truth) > 0.4
+    assert surrogate.describe()["kendall"] == round(surrogate.kendall, 4)
+    assert surrogate.evaluate(job(seed=1)) == surrogate.evaluate(job(seed=1))
+    assert surrogate.evaluate(job(seed=1)) != surrogate.evaluate(job(seed=2))
+
+
+def test_a_surrogate_of_noise_is_refused(tmp_path: Path) -> None:
+    children = run(analytic_search("random"), tmp_path, 100)
+    random = np.random.default_rng(0)
+    noise = [replace(child, aps=tuple(random.normal(size=3))) for child in children]
+    with pytest.raises(PoorSurrogate, match=r"less than 0\.5"):
+        SurrogateEvaluator(noise, "", 0.5)
+
+
+def test_a_surrogate_of_few_graphs_is_refused(tmp_path: Path) -> None:
+    children = run(analytic_search("random"), tmp_path, 10)
+    with pytest.raises(PoorSurrogate, match="10 graphs are too few"):
+        SurrogateEvaluator(children, "", -1.0)

@@ -1,0 +1,104 @@
+"""The evaluator that trains: what it measures, and that a killed child goes on."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builder.search.journal import same_but_for_machine
+from builder.search.run import run
+
+from builder.config.named import Config
+from builder.search.canonical import canonical_key
+from builder.search.evaluators.base import Job
+from builder.search.evaluators.training import TrainingEvaluator, held_out_digest
+from builder.search.space import SPACES
+from builder.training import loop
+from tests.builder.search.children import analytic_search
+from tests.builder.tiny import TINY
+
+PROXY = Config(TINY.detector, replace(TINY.train, validation_split="val"))
+
+
+def a_job(seed: int = 0) -> Job:
+    space = SPACES["nas-fpn"]
+    graph = space.decode(space.sample(np.random.default_rng(7)))
+    return Job(3, graph, canonical_key(graph), seed)
+
+
+def evaluator(data: Path, folder: Path) -> TrainingEvaluator:
+    return TrainingEvaluator(PROXY, data, folder, held_out_digest(PROXY, data))
+
+
+def test_a_recipe_that_holds_out_nothing_is_refused(bccd: Path) -> None:
+    with pytest.raises(ValueError, match="measures on no images"):
+        held_out_digest(TINY, bccd)
+
+
+def test_the_digest_is_of_the_images(bccd: Path) -> None:
+    before = held_out_digest(PROXY, bccd)
+    assert held_out_digest(PROXY, bccd) == before
+    names = bccd / "ImageSets/Main/val.txt"
+    names.write_text("".join(names.read_text().splitlines(True)[:-2]))
+    assert held_out_digest(PROXY, bccd) != before
+
+
+@pytest.mark.slow
+def test_a_child_has_an_accuracy_at_every_exit(bccd: Path, tmp_path: Path) -> None:
+    trains = evaluator(bccd, tmp_path / "one")
+    found = trains.evaluate(a_job())
+    assert len(found.aps) == PROXY.detector.num_exits == trains.num_exits
+    assert all(0 <= ap <= 1 for ap in found.aps)
+    assert evaluator(bccd, tmp_path / "two").evaluate(a_job()) == found
+    trains.forget(3)
+    assert not list((tmp_path / "one/children").iterdir())
+
+
+@pytest.mark.slow
+def test_a_killed_child_goes_on_from_its_last_epoch(
+    bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluator(bccd, tmp_path / "whole").evaluate(a_job())
+    stopped = evaluator(bccd, tmp_path / "stopped")
+    epochs: list[int] = []
+    train_epoch: Any = loop._train_epoch
+
+    def killed_in_the_second(run: loop._Run, *more: object) -> object:
+        if run.epoch == 1 and epochs == [0]:
+            epochs.append(run.epoch)
+            raise KeyboardInterrupt
+        epochs.append(run.epoch)
+        return train_epoch(run, *more)
+
+    monkeypatch.setattr(loop, "_train_epoch", killed_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.evaluate(a_job())
+    assert stopped.evaluate(a_job()) == expected
+    assert epochs == [0, 1, 1]
+
+
+def test_a_child_that_diverges_has_failed(
+    bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> None:
+        raise loop.Diverged("the loss is not finite")
+
+    monkeypatch.setattr(loop, "_train_epoch", diverge)
+    found = evaluator(bccd, tmp_path).evaluate(a_job())
+    assert (found.aps, found.problem) == ((), "the loss is not finite")
+
+
+@pytest.mark.slow
+def test_a_search_that_trains_is_the_same_with_two_workers(bccd: Path, tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        search = analytic_search("random", evaluator=evaluator(bccd, out))
+        found.append(run(search, out, 3, workers))
+        assert not list((out / "children").iterdir())
+        shutil.rmtree(out)
+    assert same_but_for_machine(*found)
