@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from builder.search.run import Search
-
 from builder.search.controls import reference
 from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.evaluators.base import Evaluator
 from builder.search.latency_table import made_up
 from builder.search.rewards import REWARDS
+from builder.search.run import Search
 from builder.search.searchers import SEARCHERS
 from builder.search.space import SPACES
 

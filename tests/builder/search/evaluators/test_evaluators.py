@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builder.search.journal import JOURNAL, Child
-from builder.search.run import run
 
 from builder.config.pyramid_graphs import GRAPHS
 from builder.search.canonical import canonical_key
@@ -16,6 +14,8 @@ from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.evaluators.base import Job
 from builder.search.evaluators.surrogate import PoorSurrogate, SurrogateEvaluator
 from builder.search.evaluators.tabular import NotInTable, TabularEvaluator
+from builder.search.journal import JOURNAL, Child
+from builder.search.run import run
 from builder.search.space import SPACES
 from builder.search.statistics import kendall
 from tests.builder.search.children import analytic_search

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builder.search.journal import same_but_for_machine
-from builder.search.run import run
 
 from builder.config.named import Config
 from builder.search.canonical import canonical_key
 from builder.search.evaluators.base import Job
 from builder.search.evaluators.training import TrainingEvaluator, held_out_digest
+from builder.search.journal import same_but_for_machine
+from builder.search.run import run
 from builder.search.space import SPACES
 from builder.training import loop
 from tests.builder.search.children import analytic_search

@@ -1,0 +1,181 @@
+"""What a search is: a file with a line for each of its children, in the order they were asked for.
+
+    OUT/journal.jsonl   {"format": 1, "search": {...}}      what is searched, how, and on what
+                        {"index": 0, "rows": [...], ...}    a child
+                        ...
+
+A searcher is told the lines of the journal again to go on with it: there is no other state. What a
+child took, where, and with which versions is in ``made_by``; all else is a function of the search.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from builder.config.pyramid_graphs import Graph, Row
+from serving.core.command_errors import CommandError
+
+JOURNAL = "journal.jsonl"
+FORMAT = 1
+
+OK, FAILED, REPEATED = "ok", "failed", "repeated"
+"""Status of a child: it was evaluated; it could not be, and is worth nothing; or it has been
+evaluated often enough, and is worth what it was on average."""
+
+
+class JournalError(CommandError, ValueError):
+    """Error of a journal that cannot be read, or is of another search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One table that a searcher asked for, and what it is worth."""
+
+    index: int
+    rows: tuple[Row, ...]
+    key: str
+    """Key of the table, of ``canonical_key``."""
+    training_seed: int | None
+    """Seed that it was evaluated with; None of one that was not."""
+    status: str
+    aps: tuple[float, ...]
+    """APs by exit; none of a failed child."""
+    times: tuple[float, ...]
+    """Times to each exit, in the unit of the latency table."""
+    reward: float
+    made_by: Mapping[str, Any]
+    """Seconds, machine and versions that made it, which nothing depends on."""
+
+    @property
+    def graph(self) -> Graph:
+        """Table of the child."""
+        return Graph.from_rows(self.rows)
+
+    def to_line(self) -> str:
+        """Return JSON, on one line."""
+        return json.dumps(asdict(self), separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> Child:
+        """Return the child that ``to_line`` wrote. Raises JournalError."""
+        try:
+            data = json.loads(line)
+            rows = tuple((level, op, tuple(pair), out) for level, op, pair, out in data["rows"])
+            values = {**data, "rows": rows, "aps": tuple(data["aps"])}
+            child = cls(**{**values, "times": tuple(data["times"])})
+            if not math.isfinite(child.reward):
+                raise ValueError(f"the reward is {child.reward}")
+            _ = child.graph
+        except (KeyError, TypeError, ValueError) as error:
+            raise JournalError(f"no child of a search: {error}") from error
+        return child
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Contents of a journal."""
+
+    search: Mapping[str, Any]
+    """Description of what is searched, how, and on what."""
+    children: tuple[Child, ...]
+
+
+def read_journal(path: Path) -> Contents:
+    """Return a journal, without a last line that was not written to its end.
+
+    Raises JournalError, and OSError.
+    """
+    return _parse(path, path.read_bytes())[0]
+
+
+def _parse(path: Path, data: bytes) -> tuple[Contents, int]:
+    """Return the contents, and after how many bytes they end."""
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.decode().splitlines()
+    if not lines:
+        raise JournalError(f"{path} is empty")
+    try:
+        head = json.loads(lines[0])
+        known = head["format"] == FORMAT
+        search = head["search"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise JournalError(f"{path} is no journal of a search: {error}") from error
+    if not known:
+        raise JournalError(f"{path} is a journal of another version")
+    children = []
+    for number, line in enumerate(lines[1:]):
+        try:
+            child = Child.from_line(line)
+        except JournalError as error:
+            raise JournalError(f"{path}, line {number + 2}: {error}") from error
+        if child.index != number:
+            raise JournalError(f"{path}, line {number + 2}: child {child.index} is out of order")
+        children.append(child)
+    return Contents(search, tuple(children)), len(whole)
+
+
+class SearchJournal:
+    """A journal in memory: children in order."""
+
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+        self.best_reward = -math.inf
+
+    def add(self, child: Child) -> None:
+        """Take in one more child."""
+        self.children.append(child)
+        self.best_reward = max(self.best_reward, child.reward)
+
+
+class SearchJournalFile(SearchJournal):
+    """A journal in a file, opened where it ends, or begun."""
+
+    def __init__(self, path: Path, search: Mapping[str, Any]) -> None:
+        """Open it. Raises JournalError for a journal of another search, and OSError."""
+        super().__init__()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = path.read_bytes() if path.exists() else b""
+        if b"\n" in data:
+            contents, length = _parse(path, data)
+            _check_same(path, contents.search, search)
+            for child in contents.children:
+                super().add(child)
+            with path.open("r+b") as file:
+                file.truncate(length)
+        else:
+            text = json.dumps({"format": FORMAT, "search": search}, separators=(",", ":"))
+            path.write_text(text + "\n")
+        self._file = path.open("a")
+
+    def add(self, child: Child) -> None:
+        """Write one more child; it is in the file when this returns."""
+        self._file.write(child.to_line())
+        self._file.flush()
+        super().add(child)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    now = json.loads(json.dumps(now))
+    for name in [*before, *(name for name in now if name not in before)]:
+        if before.get(name) != now.get(name):
+            raise JournalError(
+                f"{path} is of a search with {name} {before.get(name)!r}, not {now.get(name)!r}: "
+                "go on with what it has, or choose another folder"
+            )
+
+
+def same_but_for_machine(one: Sequence[Child], other: Sequence[Child]) -> bool:
+    """Return whether two journals are the same in all but seconds, machine and versions."""
+    names = [each.name for each in fields(Child) if each.name != "made_by"]
+    return [[getattr(c, n) for n in names] for c in one] == [
+        [getattr(c, n) for n in names] for c in other
+    ]

@@ -1,0 +1,152 @@
+"""Who evaluates the children of a batch: this process, or several others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from builder.search.evaluators.base import Evaluation, Evaluator, Job
+
+MAX_DEATHS = 3
+"""Number of processes that may die over a child before it counts as failed."""
+
+_evaluator: Evaluator | None = None
+"""Evaluator of a process of the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """Outcome of a job, and how long it took this time."""
+
+    job: Job
+    evaluation: Evaluation
+    seconds: float
+
+
+class Pool(Protocol):
+    """Something that evaluates jobs until it is closed."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
+        """Yield the results, in the order in which jobs end."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class ThisProcess:
+    """A pool that evaluates one job after the other, in this process."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
+        """Yield the results, in the order of the jobs."""
+        for job in jobs:
+            yield _timed(self._evaluator, job)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Processes:
+    """A pool of several processes.
+
+    One that dies is replaced, and its child evaluated again: where training goes on from its last
+    epoch.
+    """
+
+    def __init__(self, evaluator: Evaluator, count: int) -> None:
+        self._evaluator, self._count = evaluator, count
+        self._others = set(multiprocessing.active_children())
+        self._pool = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        # Fresh processes: a fork would take along whatever threads and locks this one has.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(
+            self._count, mp_context=context, initializer=_prepare, initargs=(self._evaluator,)
+        )
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
+        """Yield the results, in the order in which jobs end."""
+        left = {job.index: job for job in jobs}
+        deaths: Counter[int] = Counter()
+        while left:
+            try:
+                futures = [self._pool.submit(_evaluate, job) for job in left.values()]
+                for future in as_completed(futures):
+                    result = future.result()
+                    del left[result.job.index]
+                    yield result
+            except BrokenProcessPool:
+                self._pool.shutdown(wait=True)
+                self._pool = self._start()
+                # Which of those that ran took its process along is not known: the first ones ran.
+                for job in list(left.values())[: self._count]:
+                    deaths[job.index] += 1
+                    if deaths[job.index] == MAX_DEATHS:
+                        problem = f"{MAX_DEATHS} processes died over it"
+                        yield JobResult(left.pop(job.index), Evaluation((), problem), 0.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # what runs would be waited for
+            for process in set(multiprocessing.active_children()) - self._others:
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare(evaluator: Evaluator) -> None:
+    """Begin a process of the pool: deaf to Ctrl-C, which its parent hears, and gone when
+    that is, even if it was killed."""
+    global _evaluator  # noqa: PLW0603  there is no other way to hand it to what runs here
+    _evaluator = evaluator
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _evaluate(job: Job) -> JobResult:
+    assert _evaluator is not None
+    return _timed(_evaluator, job)
+
+
+def _timed(evaluator: Evaluator, job: Job) -> JobResult:
+    started_s = time.monotonic()
+    evaluation = evaluator.evaluate(job)
+    return JobResult(job, evaluation, time.monotonic() - started_s)
+
+
+def open_pool(evaluator: Evaluator, workers: int) -> Pool:
+    """Return the pool for so many workers."""
+    if workers == 1 and evaluator.is_light:
+        return ThisProcess(evaluator)
+    return Processes(evaluator, workers)
