@@ -10,6 +10,7 @@ from builder.cli import evaluate as evaluate_cli
 from builder.cli import gpu as gpu_cli
 from builder.cli import model as model_cli
 from builder.cli import profile as profile_cli
+from builder.cli import search as search_cli
 from builder.cli import train as train_cli
 
 if TYPE_CHECKING:
@@ -24,3 +25,4 @@ def register(commands: Any, tools: ServingTools) -> None:
     evaluate_cli.add_parsers(commands, tools)
     profile_cli.add_parser(commands, tools)
     gpu_cli.add_parser(commands, tools)
+    search_cli.add_parser(commands)

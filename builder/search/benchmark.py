@@ -1,0 +1,203 @@
+"""Searchers compared where the truth is known, over many seeds, by the regret of their choices.
+
+A searcher's choice is the child with the best *observed* reward; its regret is by how much the true
+worth of that child is below the best there is: in a small space that of all graphs, else the best
+that any searcher came by in the comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from builder.config.pyramid_graphs import Graph
+from builder.search.evaluators.base import Evaluator
+from builder.search.journal import SearchJournal
+from builder.search.latency_table import LatencyTable
+from builder.search.pool import ThisProcess
+from builder.search.rewards import Reward
+from builder.search.run import Search, go_on
+from builder.search.searchers import SEARCHERS
+from builder.search.searchers.listed import distinct_graphs
+from builder.search.space import MAX_ENUMERATED, SearchSpace
+from builder.search.statistics import bootstrap, running_best
+from reporting import markdown
+
+
+class KnownEvaluator(Evaluator, Protocol):
+    """An evaluator that knows what its results are without noise."""
+
+    def truth(self, graph: Graph) -> tuple[float, ...]:
+        """Return the AP by exit of a detector with this pyramid."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SearcherTrial:
+    """One search: the true worth of its choice after each budget, and how it went."""
+
+    searcher: str
+    seed: int
+    chosen: tuple[float, ...]
+    best_seen: float
+    """Best true worth of all its children."""
+    unique: float
+    """Different networks among its children, as a share of them."""
+    first_mean: float
+    last_mean: float
+    """Mean observed reward of the first and the last tenth."""
+
+
+def try_searcher(
+    space: SearchSpace,
+    searcher: str,
+    seed: int,
+    evaluator: KnownEvaluator,
+    reward: Reward,
+    table: LatencyTable,
+    budgets: Sequence[int],
+) -> SearcherTrial:
+    """Search once, in memory, and return how it went."""
+    search = Search(
+        space=space.name,
+        searcher=searcher,
+        seed=seed,
+        create=lambda: SEARCHERS[searcher](space, seed),
+        evaluator=evaluator,
+        reward=reward,
+        table=table,
+        first_training_seed=1000 * seed,  # other luck for every seed
+    )
+    journal = SearchJournal()
+    go_on(search, journal, max(budgets), ThisProcess(evaluator), tqdm(disable=True))
+    worth: dict[str, float] = {}
+    for child in journal.children:
+        if child.key not in worth:
+            aps = evaluator.truth(child.graph)
+            worth[child.key] = reward(aps, table.exits(child.graph, len(aps)))
+    rewards = [child.reward for child in journal.children]
+    best = running_best(rewards)
+    tenth = max(1, len(rewards) // 10)
+    return SearcherTrial(
+        searcher,
+        seed,
+        tuple(worth[journal.children[best[budget - 1]].key] for budget in budgets),
+        max(worth.values()),
+        len(worth) / len(rewards),
+        float(np.mean(rewards[:tenth])),
+        float(np.mean(rewards[-tenth:])),
+    )
+
+
+def optimum(
+    space: SearchSpace,
+    evaluator: KnownEvaluator,
+    reward: Reward,
+    table: LatencyTable,
+    trials: Iterable[SearcherTrial],
+) -> tuple[float, str]:
+    """Return the best true worth that there is, and how that is known."""
+    if space.size > MAX_ENUMERATED:
+        return max(trial.best_seen for trial in trials), "the best that any searcher came by"
+    graphs = distinct_graphs(space)
+    truths = [(graph, evaluator.truth(graph)) for graph in graphs]
+    worth = max(reward(aps, table.exits(graph, len(aps))) for graph, aps in truths)
+    return worth, f"the best of all {len(graphs)} graphs"
+
+
+def summary(
+    trials: Sequence[SearcherTrial], budgets: Sequence[int], best: float, head: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the regrets by searcher and budget, with their intervals over seeds.
+
+    Differences are to the first searcher, at the same seed.
+    """
+    searchers = list(dict.fromkeys(trial.searcher for trial in trials))
+    regret = {
+        name: np.array([[best - v for v in t.chosen] for t in trials if t.searcher == name])
+        for name in searchers
+    }
+    rows = [
+        {
+            "searcher": name,
+            "budget": budget,
+            "regret": _interval(regret[name][:, place]),
+            "less_that_of_first": None
+            if name == searchers[0]
+            else _interval(regret[name][:, place] - regret[searchers[0]][:, place]),
+        }
+        for name in searchers
+        for place, budget in enumerate(budgets)
+    ]
+    courses = [
+        {
+            "searcher": name,
+            **{
+                field: _mean(getattr(t, field) for t in trials if t.searcher == name)
+                for field in ("unique", "first_mean", "last_mean")
+            },
+        }
+        for name in searchers
+    ]
+    return {
+        **head,
+        "seeds": len({trial.seed for trial in trials}),
+        "optimum": round(best, 6),
+        "regrets": rows,
+        "courses": courses,
+    }
+
+
+def _interval(values: Any) -> list[float]:
+    found = bootstrap(values)
+    return [round(value, 6) for value in (found.middle, found.low, found.high)]
+
+
+def _mean(values: Iterable[float]) -> float:
+    return round(float(np.mean(list(values))), 6)
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """Return the report as tables: what the search was, regrets, and how searches went."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    first = report["regrets"][0]["searcher"]
+    yield f"`{report['command']}`"
+    yield ""
+    yield (
+        f"Space {report['space']}, evaluator {report['evaluator']}, reward {report['reward']}, "
+        f"{report['seeds']} seeds; {report['machine']}, {report['date']}. The optimum is "
+        f"{report['optimum']:.4f}: {report['optimum_is']}. Means with 95 % bootstrap intervals "
+        f"over seeds; differences are to {first}, paired by seed, and negative ones are better."
+    )
+    yield from markdown.table(
+        (
+            ("searcher", lambda row: row["searcher"]),
+            ("children", lambda row: str(row["budget"])),
+            ("regret of the choice", lambda row: _text(row["regret"])),
+            (f"less that of {first}", lambda row: _text(row["less_that_of_first"])),
+        ),
+        report["regrets"],
+    )
+    yield from markdown.table(
+        (
+            ("searcher", lambda row: row["searcher"]),
+            ("unique / all", lambda row: f"{row['unique']:.3f}"),
+            ("mean reward, first tenth", lambda row: f"{row['first_mean']:.4f}"),
+            ("last tenth", lambda row: f"{row['last_mean']:.4f}"),
+        ),
+        report["courses"],
+    )
+
+
+def _text(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return "-"
+    middle, low, high = interval
+    return f"{middle:.4f} [{low:.4f}, {high:.4f}]"

@@ -1,0 +1,357 @@
+"""What searches found, for reading: rewards over samples, unique against all, the best graphs.
+
+Two figures are those of Ghiasi et al. (NAS-FPN, 2019): the reward of each sample in order, and the
+number of different samples against that of all. A reward that was foretold is never shown as one
+that was measured: each search says what its rewards are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from builder.config.pyramid_graphs import Graph
+from builder.search.canonical import canonical_key
+from builder.search.controls import controls
+from builder.search.drawing import draw
+from builder.search.journal import FAILED, OK, REPEATED, Child, Contents
+from builder.search.statistics import rank_sum, running_best
+from reporting import markdown
+from reporting.html import SERIES, document, legend, section, table, tiles
+from reporting.svg import Chart
+
+WHAT_REWARDS_ARE = {
+    "train": "measured: a small detector was trained for each sample",
+    "table": "looked up: measured before, in a search of all graphs",
+    "surrogate": "FORETOLD by a regression from other graphs, with noise; nothing was measured",
+    "analytic": "MADE UP by a formula, to try searchers with; they say nothing of detectors",
+}
+"""Evaluator -> what to say of its rewards."""
+
+COMPARED = 100
+"""Number of samples, the last of a search, that are compared with random ones."""
+NUM_BEST, NUM_PROGRESS = 6, 4
+"""Numbers of graphs that are shown: the best, and those on the way to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All children of a search that are one network."""
+
+    graph: Graph
+    key: str
+    rewards: tuple[float, ...]
+    """Rewards of the children that were evaluated."""
+    aps: tuple[float, ...]
+    """Means of the APs by exit."""
+    times: tuple[float, ...]
+    first_index: int
+    times_sampled: int
+
+    @property
+    def reward(self) -> float:
+        """Mean of the rewards."""
+        return float(np.mean(self.rewards))
+
+
+def groups(children: Sequence[Child]) -> list[Group]:
+    """Return the networks that were evaluated, in order of their first child."""
+    found: dict[str, list[Child]] = {}
+    for child in children:
+        found.setdefault(child.key, []).append(child)
+    return [_group(rows) for rows in found.values() if any(c.status == OK for c in rows)]
+
+
+def _group(children: Sequence[Child]) -> Group:
+    evaluated = [child for child in children if child.status == OK]
+    return Group(
+        graph=evaluated[0].graph,
+        key=evaluated[0].key,
+        rewards=tuple(child.reward for child in evaluated),
+        aps=tuple(np.mean([child.aps for child in evaluated], axis=0).tolist()),
+        times=evaluated[0].times,
+        first_index=children[0].index,
+        times_sampled=len(children),
+    )
+
+
+def ranked(children: Sequence[Child]) -> list[Group]:
+    """Return the networks, the best mean reward first; of equal ones, the earlier."""
+    return sorted(groups(children), key=lambda group: (-group.reward, group.first_index))
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSummary:
+    """One search, as a report shows it."""
+
+    name: str
+    search: Mapping[str, Any]
+    children: tuple[Child, ...]
+    best: tuple[Group, ...]
+
+    @property
+    def evaluator(self) -> str:
+        """Name of its evaluator."""
+        return str(self.search["evaluator"]["name"])
+
+    @property
+    def unit(self) -> str:
+        """Unit of its times."""
+        return str(self.search["latency"]["unit"])
+
+    def count(self, status: str) -> int:
+        """Return the number of children that ended so."""
+        return sum(child.status == status for child in self.children)
+
+    @property
+    def num_unique(self) -> int:
+        """Number of different networks among the children."""
+        return len({child.key for child in self.children})
+
+
+@dataclass(frozen=True, slots=True)
+class SearchReport:
+    """Several searches, and controls with the same evaluator."""
+
+    searches: tuple[SearchSummary, ...]
+    controls: tuple[tuple[str, Group], ...]
+
+
+def summarise(
+    names: Sequence[str], searches: Sequence[Contents], against: Contents | None
+) -> SearchReport:
+    """Return the report on searches, against the journal of controls."""
+    found = tuple(
+        SearchSummary(name, contents.search, contents.children, tuple(ranked(contents.children)))
+        for name, contents in zip(names, searches, strict=True)
+    )
+    return SearchReport(found, tuple(_controls(against)) if against else ())
+
+
+def _controls(contents: Contents) -> Iterator[tuple[str, Group]]:
+    for group in ranked(contents.children):
+        known = controls(group.graph.levels).items()
+        name = next((name for name, graph in known if canonical_key(graph) == group.key), group.key)
+        yield name, group
+
+
+def best_group(report: SearchReport) -> Group:
+    """Return the network with the best mean reward of all searches."""
+    return max((search.best[0] for search in report.searches if search.best), key=_reward)
+
+
+def _reward(group: Group) -> float:
+    return group.reward
+
+
+# -- text ----------------------------------------------------------------------------------------
+
+
+def as_markdown(report: SearchReport) -> str:
+    """Return tables of searches, of the best graphs of each, and of controls."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: SearchReport) -> Iterator[str]:
+    yield "# Architecture search"
+    yield from markdown.table(
+        (
+            ("search", lambda s: s.name),
+            ("space", lambda s: s.search["space"]),
+            ("searcher", lambda s: s.search["searcher"]),
+            ("seed", lambda s: str(s.search["seed"])),
+            ("reward", lambda s: s.search["reward"]["name"]),
+            ("rewards are", lambda s: WHAT_REWARDS_ARE[s.evaluator]),
+            ("samples", lambda s: str(len(s.children))),
+            ("unique", lambda s: str(s.num_unique)),
+            ("repeated", lambda s: str(s.count(REPEATED))),
+            ("failed", lambda s: str(s.count(FAILED))),
+            ("mean of the last tenth", lambda s: f"{_mean_of_last(s):.4f}"),
+        ),
+        report.searches,
+    )
+    yield ""
+    yield (
+        "The best reward of a search is the best of many noisy ones, so it is too high: finalists "
+        "are to be evaluated again with fresh seeds."
+    )
+    for sentence in _comparisons(report):
+        yield ""
+        yield sentence
+    for search in report.searches:
+        yield ""
+        yield f"## {search.name}: the best graphs"
+        yield from markdown.table(_COLUMNS, search.best[:NUM_BEST])
+    if report.controls:
+        yield ""
+        yield "## Controls"
+        columns = (
+            ("control", lambda entry: entry[0]),
+            *((head, lambda entry, cell=cell: cell(entry[1])) for head, cell in _COLUMNS),
+        )
+        yield from markdown.table(columns, report.controls)
+
+
+_COLUMNS: markdown.Columns[Group] = (
+    ("key", lambda group: f"`{group.key}`"),
+    ("mean reward", lambda group: f"{group.reward:.4f}"),
+    ("seeds", lambda group: str(len(group.rewards))),
+    ("AP by exit", lambda group: " ".join(f"{ap:.3f}" for ap in group.aps)),
+    ("time by exit", lambda group: " ".join(f"{time:.4g}" for time in group.times)),
+    ("first sampled", lambda group: str(group.first_index)),
+    ("sampled", lambda group: str(group.times_sampled)),
+)
+
+
+def _mean_of_last(search: SearchSummary) -> float:
+    rewards = [child.reward for child in search.children]
+    return float(np.mean(rewards[-max(1, len(rewards) // 10) :]))
+
+
+def _comparisons(report: SearchReport) -> Iterator[str]:
+    """Yield a sentence on each search against random ones of the same kind."""
+
+    def kind(search: SearchSummary) -> tuple[Any, ...]:
+        return tuple(search.search[name] for name in ("space", "evaluator", "reward", "latency"))
+
+    for search in report.searches:
+        if search.search["searcher"] == "random":
+            continue
+        random = [
+            child.reward
+            for other in report.searches
+            if other.search["searcher"] == "random" and kind(other) == kind(search)
+            for child in other.children
+        ]
+        last = [child.reward for child in search.children][-COMPARED:]
+        if random:
+            share, p = rank_sum(last, random)
+            yield (
+                f"{search.name}: a sample of its last {len(last)} is worth more than one of "
+                f"{len(random)} random ones {share:.0%} of the time (Mann-Whitney, p = {p:.2g})."
+            )
+
+
+# -- page ----------------------------------------------------------------------------------------
+
+_STYLE = """
+.graphs { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 14px; }
+figure { margin: 0; } figcaption { font-size: 13px; color: var(--muted); }
+figure svg text.sign { fill: #fff; font-weight: 600; }
+.warning { color: var(--bad); font-weight: 600; }
+"""
+
+
+def as_html(report: SearchReport) -> str:
+    """Return the page, which fetches nothing."""
+    content = tiles(
+        (
+            search.name,
+            f"{_best_reward(search):.4f}",
+            f"best mean reward, {len(search.children)} samples, {search.num_unique} unique",
+        )
+        for search in report.searches
+    )
+    content += section("What the rewards are", "".join(map(_says, report.searches)))
+    content += section("Reward of each sample", _rewards(report))
+    content += section("Unique against all samples", _unique(report))
+    for search in report.searches:
+        content += section(f"{search.name}: on the way", _figures(_progress(search)))
+        content += section(f"{search.name}: the best graphs", _figures(search.best[:NUM_BEST]))
+        content += section(f"{search.name}: their figures", _table(search.best[:NUM_BEST]))
+    if report.controls:
+        rows = [
+            (name, *(cell(group).strip("`") for _, cell in _COLUMNS))
+            for name, group in report.controls
+        ]
+        content += section("Controls", table(["control", *(h for h, _ in _COLUMNS)], rows))
+    comparisons = "".join(f"<p>{sentence}</p>" for sentence in _comparisons(report))
+    if comparisons:
+        content += section("Against random samples", comparisons)
+    return document("Architecture search", content, _STYLE)
+
+
+def _best_reward(search: SearchSummary) -> float:
+    return search.best[0].reward if search.best else 0.0
+
+
+def _says(search: SearchSummary) -> str:
+    is_measured = search.evaluator in ("train", "table")
+    kind = "muted" if is_measured else "warning"
+    reward = search.search["reward"]["name"]
+    return (
+        f'<p class="{kind}">{search.name}: reward {reward}, {WHAT_REWARDS_ARE[search.evaluator]}. '
+        f"Times in {search.unit}.</p>"
+    )
+
+
+def _label(search: SearchSummary) -> str:
+    mark = {"surrogate": " (foretold)", "analytic": " (made up)"}.get(search.evaluator, "")
+    return search.name + mark
+
+
+def _rewards(report: SearchReport) -> str:
+    """Return the chart with a dot for each sample, and a line for the best so far."""
+    drawn = list(zip(report.searches, SERIES, strict=False))
+    rewards = [[child.reward for child in search.children] for search, _ in drawn]
+    values = np.array([r for of_search in rewards for r in of_search if r > 0] or [0.0, 1.0])
+    # A few failed or poor samples are not to flatten all others.
+    low, high = float(np.percentile(values, 1)), float(values.max())
+    margin = 0.05 * (high - low) or 0.01
+    longest = max(len(of_search) for of_search in rewards)
+    chart = Chart(
+        "Reward of each sample", "sample", "reward", (0, longest), (low - margin, high + margin)
+    )
+    for of_search, (search, colour) in zip(rewards, drawn, strict=True):
+        label = _label(search)
+        shown = [(i, r) for i, r in enumerate(of_search) if r >= low - margin]
+        chart.dots(((i, r, f"{label}: {r:.4f} at {i}") for i, r in shown), colour)
+        best = running_best(of_search)
+        chart.line([(i, of_search[b]) for i, b in enumerate(best)], colour, f"{label}: best so far")
+    return chart.render() + legend([(_label(search), colour) for search, colour in drawn])
+
+
+def _unique(report: SearchReport) -> str:
+    drawn = list(zip(report.searches, SERIES, strict=False))
+    longest = max(len(search.children) for search, _ in drawn)
+    chart = Chart("Unique against all samples", "samples", "unique", (0, longest), (0, longest))
+    for search, colour in drawn:
+        seen: set[str] = set()
+        points = []
+        for place, child in enumerate(search.children, start=1):
+            seen.add(child.key)
+            points.append((float(place), float(len(seen))))
+        chart.line(points, colour, _label(search))
+    return chart.render() + legend([(_label(search), colour) for search, colour in drawn])
+
+
+def _progress(search: SearchSummary) -> list[Group]:
+    """Return networks that were the best so far, from an early one to the last."""
+    best = running_best([child.reward for child in search.children])
+    keys = list(dict.fromkeys(search.children[place].key for place in best))
+    by_key = {group.key: group for group in search.best}
+    on_the_way = [by_key[key] for key in keys if key in by_key]
+    places = np.unique(np.linspace(0, len(on_the_way) - 1, NUM_PROGRESS).round().astype(int))
+    return [on_the_way[place] for place in places] if on_the_way else []
+
+
+def _figures(found: Sequence[Group]) -> str:
+    figures = "".join(
+        f"<figure>{draw(group.graph, f'Graph {group.key}')}<figcaption>{group.key}: mean reward "
+        f"{group.reward:.4f}, seeds: {len(group.rewards)}, first sampled at {group.first_index}"
+        "</figcaption></figure>"
+        for group in found
+    )
+    return (
+        f'<div class="graphs">{figures}</div><p class="muted">Inputs at the left, then a cell a '
+        "column; ringed dots are outputs, G is attention, dashed lines are maps that are added "
+        "because nothing else takes them.</p>"
+    )
+
+
+def _table(found: Sequence[Group]) -> str:
+    rows = [[cell(group).strip("`") for _, cell in _COLUMNS] for group in found]
+    return table([head for head, _ in _COLUMNS], rows)

@@ -1,0 +1,166 @@
+"""``punctual search``, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from builder.cli import search as search_cli
+from builder.config.pyramid_graphs import GRAPHS, graph_json, read_graph
+from builder.search.journal import JOURNAL, read_journal, same_but_for_machine
+from builder.search.report import WHAT_REWARDS_ARE
+from builder.search.rewards import REWARDS
+from builder.search.searchers import SEARCHERS
+from builder.search.space import SPACES
+from serving.__main__ import main
+
+TINY = [
+    "detector.input_size=[128,128]",
+    "detector.num_stacks=2",
+    "detector.neck_channels=8",
+    "detector.head_channels=8",
+    "train.batch_size=3",
+    "train.epochs=1",
+    "train.warmup_steps=1",
+]
+
+
+def search(action: str, *arguments: object) -> int:
+    return main(["search", action, *map(str, arguments)])
+
+
+def test_names_are_those_of_the_package() -> None:
+    assert tuple(SPACES) == search_cli.SPACE_NAMES == tuple(search_cli.PROXIES)
+    assert tuple(SEARCHERS) == search_cli.SEARCHER_NAMES
+    assert tuple(REWARDS) == search_cli.REWARD_NAMES
+    assert set(WHAT_REWARDS_ARE) == set(search_cli.EVALUATOR_NAMES)
+
+
+def test_spaces_are_shown_with_a_graph_in_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(graph_json(GRAPHS["nas_fpn"]))
+    assert search("space", "--neck", path) == 0
+    said = capsys.readouterr().out
+    assert "1,931,334,451,200,000" in said
+    assert "in nas-fpn: 3,1,1,3 3,0,1,5 4,0,0,6 3,0,6,7 2,1,7,8 0,1,6,9 1,1,9,10" in said
+    assert "not in micro" in said
+
+
+def test_a_search_is_run_extended_reported_and_its_winner_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(name: str, *more: object) -> Path:
+        out = tmp_path / name
+        assert search("run", "--evaluator", "analytic", "--out", out, *more) == 0
+        return out / JOURNAL
+
+    found = run("evolution", "--children", 20)
+    run("evolution", "--children", 60)
+    whole = run("whole", "--children", 60)
+    assert same_but_for_machine(read_journal(found).children, read_journal(whole).children)
+    random = run("random", "--searcher", "random", "--children", 60)
+    controls = run("controls", "--searcher", "controls")
+    finalists = run("finalists", "--searcher", "finalists", "--of", found, random, "--top", 2)
+    assert len(read_journal(controls).children) == 4 * search_cli.NUM_SEEDS
+    seeds = [child.training_seed for child in read_journal(finalists).children]
+    assert seeds == [100, 100, 101, 101, 102, 102]
+    capsys.readouterr()
+
+    out = tmp_path / "report"
+    assert search("report", found, random, "--controls", controls, "--out", out) == 0
+    assert capsys.readouterr().out == (out / "report.md").read_text()
+    assert "<svg" in (out / "report.html").read_text()
+    assert read_graph(out / "best.json").levels == (3, 4, 5, 6, 7)
+
+
+def test_searchers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "figures" / "micro"
+    assert (
+        search(
+            *("benchmark", "--space", "micro", "--searchers", "random", "evolution"),
+            *("--seeds", 2, "--budgets", 20, 10, "--out", out),
+        )
+        == 0
+    )
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert {(row["searcher"], row["budget"]) for row in report["regrets"]} == {
+        (name, budget) for name in ("random", "evolution") for budget in (10, 20)
+    }
+    assert capsys.readouterr().out == out.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_children_are_trained_and_become_a_table_and_the_winner_is_trained(
+    bccd: Path, tmp_path: Path
+) -> None:
+    settings = [text for change in TINY for text in ("--set", change)]
+    out = tmp_path / "trained"
+    trained = ("run", "--evaluator", "train", "--data", bccd, "--searcher", "random", *settings)
+    assert search(*trained, "--children", 2, "--out", out) == 0
+    children = read_journal(out / JOURNAL).children
+    assert [child.status for child in children] == ["ok", "ok"]
+    assert read_journal(out / JOURNAL).search["latency"]["unit"] == "MMAC"
+    looked_up = tmp_path / "looked_up"
+    table = ("run", "--evaluator", "table", "--journal", out / JOURNAL, "--searcher", "random")
+    assert search(*table, "--children", 2, "--out", looked_up) == 0
+    assert [c.reward for c in read_journal(looked_up / JOURNAL).children] == [
+        c.reward for c in children
+    ]
+    report = tmp_path / "report"
+    assert search("report", out / JOURNAL, "--out", report) == 0
+    neck = report / "best.json"
+    winner = tmp_path / "winner"
+    train = ["train", "--config", "bccd_proxy", "--neck", neck, "--data", bccd, "--out", winner]
+    assert main([*map(str, train), *settings]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--evaluator", "table"), "need --journal"),
+        (("--evaluator", "analytic", "--journal", "x"), "need --journal, and no other does"),
+        (("--searcher", "finalists"), "needs --of"),
+        (("--config", "bccd"), "measures on no images"),
+        (("--config", "bccd_proxy_p5"), "cannot have the levels of nas-fpn"),
+        (("--children", "0"), "0 is less than 1"),
+        (("--evaluator", "analytic", "--searcher", "exhaustive"), "too many to list"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    arguments: tuple[str, ...],
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        code = search("run", *arguments, "--out", tmp_path)
+    except SystemExit as ended:  # what argparse refuses
+        code = ended.code
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "gone.jsonl", "--out", "."),
+        ("run", "--evaluator", "surrogate", "--journal", "gone.jsonl", "--out", "."),
+        ("run", "--evaluator", "train", "--data", "gone", "--out", "."),
+        ("run", "--evaluator", "analytic", "--latency", "gone.json", "--out", "."),
+    ],
+)
+def test_what_is_not_there_is_said(
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert search(*arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("punctual: ")
+    assert "gone" in said

@@ -1,0 +1,77 @@
+"""The comparison of searchers: regret, and that it tells them apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from builder.search.benchmark import SearcherTrial, as_markdown, optimum, summary, try_searcher
+from builder.search.controls import reference
+from builder.search.evaluators.analytic import AnalyticEvaluator
+from builder.search.latency_table import made_up
+from builder.search.rewards import REWARDS
+from builder.search.space import SPACES
+
+HEAD = {
+    "command": "punctual search benchmark",
+    "space": "micro",
+    "evaluator": "analytic",
+    "reward": "anytime",
+    "machine": "a machine",
+    "date": "2026-01-01",
+    "optimum_is": "known",
+}
+
+
+def trials(
+    searcher: str, space: str, seeds: int, budgets: list[int], noise: float
+) -> list[SearcherTrial]:
+    of_space = SPACES[space]
+    table = made_up(of_space.levels)
+    reward = REWARDS["anytime"](table, reference(of_space.levels), 3)
+    evaluator = AnalyticEvaluator(noise=noise)
+    return [
+        try_searcher(of_space, searcher, seed, evaluator, reward, table, budgets)
+        for seed in range(seeds)
+    ]
+
+
+def test_a_searcher_that_sees_everything_has_no_regret() -> None:
+    (trial,) = trials("exhaustive", "micro", 1, [100, 641], 0.0)
+    space = SPACES["micro"]
+    table = made_up(space.levels)
+    reward = REWARDS["anytime"](table, reference(space.levels), 3)
+    best, known = optimum(space, AnalyticEvaluator(), reward, table, [trial])
+    assert trial.chosen[1] == best == trial.best_seen
+    assert known == "the best of all 641 graphs"
+    assert trial.chosen[0] < best
+    assert trial.unique == 1.0
+
+
+def test_evolution_has_less_regret_than_random() -> None:
+    found = [
+        *trials("random", "nas-fpn", 5, [50, 200], 0.008),
+        *trials("evolution", "nas-fpn", 5, [50, 200], 0.008),
+    ]
+    best = max(trial.best_seen for trial in found)
+    report = summary(found, [50, 200], best, HEAD)
+    rows = {(row["searcher"], row["budget"]): row for row in report["regrets"]}
+    assert rows["evolution", 200]["less_that_of_first"][2] < 0
+    assert rows["random", 200]["less_that_of_first"] is None
+    assert rows["random", 200]["regret"][0] < rows["random", 50]["regret"][0]
+    text = as_markdown(report)
+    assert "| evolution | 200 |" in text
+    assert "5 seeds" in text
+
+
+def test_differences_are_paired_by_seed() -> None:
+    def trial(searcher: str, seed: int, chosen: float) -> SearcherTrial:
+        return SearcherTrial(searcher, seed, (chosen,), chosen, 1.0, 0.0, 0.0)
+
+    worth = np.linspace(0.1, 0.9, 20)
+    found = [trial("random", seed, value) for seed, value in enumerate(worth)]
+    found += [trial("evolution", seed, value + 0.01) for seed, value in enumerate(worth)]
+    row = summary(found, [10], 1.0, HEAD)["regrets"][1]
+    assert row["less_that_of_first"] == pytest.approx([-0.01] * 3)
+    low, high = row["regret"][1:]
+    assert high - low > 0.1

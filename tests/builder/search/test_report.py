@@ -1,0 +1,120 @@
+"""The report: both figures, the graphs, controls, and what the rewards are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from builder.config.pyramid_graphs import GRAPHS
+from builder.search.controls import controls
+from builder.search.drawing import draw
+from builder.search.journal import JOURNAL, Contents, read_journal
+from builder.search.report import (
+    WHAT_REWARDS_ARE,
+    SearchReport,
+    as_html,
+    as_markdown,
+    best_group,
+    ranked,
+    summarise,
+)
+from builder.search.run import run
+from builder.search.searchers.listed import Listed
+from builder.search.space import SPACES
+from tests.builder.search.children import analytic_search
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Contents]:
+    out = tmp_path_factory.mktemp("searches")
+    found = {}
+    for name in ("random", "evolution"):
+        run(analytic_search(name), out / name, 120)
+        found[name] = read_journal(out / name / JOURNAL)
+    graphs = list(controls(SPACES["nas-fpn"].levels).values())
+    run(replace(analytic_search("random"), create=lambda: Listed(graphs)), out / "controls", 12)
+    return found | {"controls": read_journal(out / "controls" / JOURNAL)}
+
+
+@pytest.fixture(scope="module")
+def report(searches: dict[str, Contents]) -> SearchReport:
+    names = ["random", "evolution"]
+    return summarise(names, [searches[name] for name in names], searches["controls"])
+
+
+def test_graphs_are_ranked_by_the_mean_over_their_seeds(searches: dict[str, Contents]) -> None:
+    groups = ranked(searches["controls"].children)
+    assert [len(group.rewards) for group in groups] == [3, 3, 3, 3]
+    assert [group.reward for group in groups] == sorted((g.reward for g in groups), reverse=True)
+    children = [c for c in searches["controls"].children if c.key == groups[0].key]
+    assert groups[0].reward == pytest.approx(np.mean([child.reward for child in children]))
+
+
+def test_the_text_has_searches_controls_and_the_comparison(report: SearchReport) -> None:
+    text = as_markdown(report)
+    assert "| evolution | nas-fpn | evolution | 0 | anytime |" in text
+    for name in ("fpn", "panet", "bifpn", "nas_fpn"):
+        assert re.search(rf"^\| {name} \| `\w+` \|", text, re.MULTILINE)
+    assert re.search(r"last 100 is worth more than one of 120 random ones \d+% of the time", text)
+    assert f"`{best_group(report).key}`" in text
+
+
+def test_a_search_is_compared_with_random_ones_of_its_kind_alone(
+    searches: dict[str, Contents],
+) -> None:
+    other = dict(searches["random"].search) | {"reward": {"name": "ap"}}
+    foreign = replace(searches["random"], search=other)
+    names = ["random", "evolution"]
+    text = as_markdown(summarise(names, [foreign, searches["evolution"]], None))
+    assert "Mann-Whitney" not in text
+
+
+@pytest.mark.parametrize("evaluator", WHAT_REWARDS_ARE)
+def test_nobody_takes_a_foretold_reward_for_a_measured_one(
+    evaluator: str, searches: dict[str, Contents]
+) -> None:
+    search = dict(searches["random"].search) | {"evaluator": {"name": evaluator}}
+    of_search = summarise(["mine"], [replace(searches["random"], search=search)], None)
+    page, text = as_html(of_search), as_markdown(of_search)
+    assert WHAT_REWARDS_ARE[evaluator] in page
+    assert WHAT_REWARDS_ARE[evaluator] in text
+    mark = {"surrogate": "mine (foretold)", "analytic": "mine (made up)"}.get(evaluator)
+    # In the legends of both figures.
+    assert len(re.findall(r"</i>mine \((?:foretold|made up)\)</span>", page)) == (2 if mark else 0)
+    assert ('class="warning"' in page) == bool(mark)
+
+
+def test_the_page_fetches_nothing_and_its_pictures_are_whole(report: SearchReport) -> None:
+    page = as_html(report)
+    assert "http" not in page
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(pictures) > 12
+    for picture in pictures:
+        ElementTree.fromstring(picture)
+
+
+def test_a_drawing_has_a_dot_for_each_map_and_a_line_for_each_input() -> None:
+    root = ElementTree.fromstring(draw(GRAPHS["nas_fpn"], "seven cells"))
+    assert len(root.findall("circle")) == 5 + 7
+    lines = root.findall("path")
+    assert len(lines) == 2 * 7 + 2
+    assert sum("stroke-dasharray" in line.attrib for line in lines) == 2
+    assert [text.text for text in root.findall("text")].count("G") == 4
+    ringed = [dot for dot in root.findall("circle") if "stroke" in dot.attrib]
+    assert len(ringed) == 5
+
+
+def test_a_search_whose_children_failed_can_be_shown(
+    searches: dict[str, Contents], tmp_path: Path
+) -> None:
+    failed = tuple(
+        replace(child, status="failed", aps=(), times=(), reward=0.0)
+        for child in searches["random"].children[:5]
+    )
+    text = as_markdown(summarise(["bad"], [replace(searches["random"], children=failed)], None))
+    assert "| 5 | 5 | 0 | 5 | 0.0000 |" in text
