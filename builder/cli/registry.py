@@ -25,4 +25,4 @@ def register(commands: Any, tools: ServingTools) -> None:
     evaluate_cli.add_parsers(commands, tools)
     profile_cli.add_parser(commands, tools)
     gpu_cli.add_parser(commands, tools)
-    search_cli.add_parser(commands)
+    search_cli.add_parser(commands, tools)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.model import add_assignments, configured
-from builder.cli.options import add_command, at_least, today
+from builder.cli.options import RUNTIMES, add_command, add_threads, at_least, today
 from builder.config.named import CONFIGS, Config
 from serving.core.command_errors import (
     CommandError,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from builder.search.evaluators.base import Evaluator
     from builder.search.latency_table import LatencyTable
     from builder.search.space import SearchSpace
+    from serving.artifacts.serving_tools import ServingTools
 
 SPACE_NAMES = ("nas-fpn", "lite", "lite-15", "micro")
 SEARCHER_NAMES = (
@@ -57,7 +58,7 @@ FINALISTS_SEED = 100
 """First seed of finalists: those that made them finalists were their luck."""
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Any, tools: ServingTools) -> None:
     """Add search to the subparsers ``commands``."""
     parser = commands.add_parser(
         "search",
@@ -69,6 +70,7 @@ def add_parser(commands: Any) -> None:
     _add_run(actions)
     _add_report(actions)
     _add_benchmark(actions)
+    _add_latency(actions, tools)
     _add_space(actions)
 
 
@@ -234,21 +236,30 @@ def _evaluator(options: argparse.Namespace, space: SearchSpace) -> tuple[Evaluat
 def _training(
     options: argparse.Namespace, space: SearchSpace, given: LatencyTable | None
 ) -> tuple[Evaluator, LatencyTable]:
-    from builder.search.evaluators.training import NECK, TrainingEvaluator, held_out_digest
+    from builder.search.evaluators.training import TrainingEvaluator, held_out_digest
     from builder.search.latency_table import counted
+
+    config = _proxy(options, space)
+    if config.train.validation_split is None:
+        raise CommandError(
+            f"{config.detector.name} measures on no images: --set 'train.validation_split=\"val\"'"
+        )
+    data = options.data or Path("data") / config.train.dataset
+    digest = held_out_digest(config, data)
+    return TrainingEvaluator(config, data, options.out, digest), given or counted(config.detector)
+
+
+def _proxy(options: argparse.Namespace, space: SearchSpace) -> Config:
+    """Return what children are, with the pyramid that deadlines go by."""
+    from builder.search.evaluators.training import NECK
 
     name = options.config or PROXIES[options.space]
     config = configured(name, None, options.assignments)
     try:
         rows = _reference(space).rows
-        config = Config(replace(config.detector, neck=NECK, graph=rows), config.train)
+        return Config(replace(config.detector, neck=NECK, graph=rows), config.train)
     except ValueError as error:  # an input size for other levels
         raise InvalidArgument(f"{name} cannot have the levels of {space.name}: {error}") from error
-    if config.train.validation_split is None:
-        raise CommandError(f"{name} measures on no images: --set 'train.validation_split=\"val\"'")
-    data = options.data or Path("data") / config.train.dataset
-    digest = held_out_digest(config, data)
-    return TrainingEvaluator(config, data, options.out, digest), given or counted(config.detector)
 
 
 # -- report --------------------------------------------------------------------------------------
@@ -348,6 +359,79 @@ def _benchmark(options: argparse.Namespace) -> None:
         write_whole(options.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
         write_whole(options.out.with_suffix(".md"), as_markdown(report))
     print(as_markdown(report), end="")
+
+
+# -- latency -------------------------------------------------------------------------------------
+
+
+def _add_latency(actions: Any, tools: ServingTools) -> None:
+    parser = add_command(
+        actions,
+        "latency",
+        "Measure what the stacks of some graphs take, and fit a latency table.",
+        "Random graphs and the controls, on the runner that serves, in interleaved rounds. OUT is "
+        "written if the table foretells each graph from the others well enough.",
+    )
+    parser.add_argument("--space", choices=SPACE_NAMES, default=SPACE_NAMES[0])
+    parser.add_argument(
+        "--config", choices=sorted(CONFIGS), help="the detector [a proxy for the space]"
+    )
+    add_assignments(parser)
+    parser.add_argument("--graphs", type=at_least(4), default=24, help="random ones")
+    parser.add_argument("--rounds", type=at_least(1), default=200)
+    parser.add_argument("--runtime", choices=RUNTIMES[:2], default=RUNTIMES[0])
+    add_threads(parser)
+    parser.add_argument("--out", type=Path, required=True, help="the table, for --latency")
+    parser.set_defaults(run=lambda options: _latency(options, tools))
+
+
+@files_of_the_user()
+def _latency(options: argparse.Namespace, tools: ServingTools) -> None:
+    import time
+    from tempfile import TemporaryDirectory
+
+    import numpy as np
+
+    from builder.search.controls import controls
+    from builder.search.latency_table import PoorFit, fit, quality
+    from builder.search.space import SPACES
+    from builder.search.stack_latency import measure_stacks
+    from reporting.files import write_whole
+    from reporting.machine import machine
+
+    space = SPACES[options.space]
+    config = _proxy(options, space).detector
+    random = np.random.default_rng(0)
+    graphs = [space.decode(space.sample(random)) for _ in range(options.graphs)]
+    graphs += controls(space.levels).values()
+    with TemporaryDirectory() as folder:
+        measured = measure_stacks(
+            config,
+            graphs,
+            tools,
+            Path(folder),
+            runtime=options.runtime,
+            threads=options.threads,
+            rounds=options.rounds,
+            clock=time.perf_counter,
+        )
+    found = quality(measured)
+    print(f"{options.runtime}, {machine()}, {today()}: {found}")
+    if not found.is_good:
+        raise PoorFit(f"{found}: not well enough. Is the machine quiet? More --rounds may help")
+    made_of = {
+        "command": "punctual " + shlex.join(sys.argv[1:]),
+        "config": config.name,
+        "runtime": options.runtime,
+        "machine": machine(),
+        "date": today(),
+        "graphs": found.num_graphs,
+        "error": round(found.error, 4),
+        "kendall": round(found.kendall, 4),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    table = fit(measured, "ms", made_of)
+    write_whole(options.out, json.dumps(table.to_dict(), indent=1) + "\n")
 
 
 # -- space ---------------------------------------------------------------------------------------

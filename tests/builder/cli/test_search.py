@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builder.cli import search as search_cli
-from builder.config.pyramid_graphs import GRAPHS, graph_json, read_graph
+from builder.config.named import CONFIGS, override
+from builder.config.pyramid_graphs import GRAPHS, Graph, graph_json, read_graph
+from builder.search import stack_latency
 from builder.search.journal import JOURNAL, read_journal, same_but_for_machine
+from builder.search.latency_table import LatencyTable, MeasuredStack, made_up
 from builder.search.report import WHAT_REWARDS_ARE
 from builder.search.rewards import REWARDS
 from builder.search.searchers import SEARCHERS
 from builder.search.space import SPACES
-from serving.__main__ import main
+from serving.__main__ import _Tools, main
 
 TINY = [
     "detector.input_size=[128,128]",
@@ -27,8 +33,8 @@ TINY = [
 ]
 
 
-def search(action: str, *arguments: object) -> int:
-    return main(["search", action, *map(str, arguments)])
+def search(*arguments: object) -> int:
+    return main(["search", *map(str, arguments)])
 
 
 def test_names_are_those_of_the_package() -> None:
@@ -93,6 +99,68 @@ def test_searchers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == out.with_suffix(".md").read_text()
 
 
+def stacks(noise: float) -> Callable[..., list[MeasuredStack]]:
+    """A machine on which a cell takes what its convolution does, and some luck."""
+    random = np.random.default_rng(0)
+
+    def measure(
+        _: object, graphs: Sequence[Graph], *__: object, **___: object
+    ) -> list[MeasuredStack]:
+        return [
+            MeasuredStack(g, 5.0, made_up(g.levels).stack(g) * (1 + noise * random.normal()), 7.0)
+            for g in graphs
+        ]
+
+    return measure
+
+
+def test_a_latency_table_is_fitted_and_searched_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stack_latency, "measure_stacks", stacks(0.01))
+    path = tmp_path / "tables" / "latency.json"
+    assert search("latency", "--out", path) == 0
+    assert "each of 28 graphs is foretold" in capsys.readouterr().out
+    table = LatencyTable.read(path)
+    assert table.unit == "ms"
+    expected = made_up((3, 4, 5, 6, 7)).stack(GRAPHS["nas_fpn"])
+    assert table.stack(GRAPHS["nas_fpn"]) == pytest.approx(expected, rel=0.05)
+    out = tmp_path / "searched"
+    run = ("run", "--evaluator", "analytic", "--latency", path, "--children", 2, "--out", out)
+    assert search(*run) == 0
+    contents = read_journal(out / JOURNAL)
+    assert contents.search["latency"] == table.to_dict()
+
+
+def test_a_latency_table_that_foretells_nothing_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stack_latency, "measure_stacks", stacks(0.5))
+    path = tmp_path / "latency.json"
+    assert search("latency", "--out", path) == 1
+    assert "not well enough" in capsys.readouterr().err
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_stacks_are_measured_on_the_runner_that_serves(tmp_path: Path) -> None:
+    space = SPACES["nas-fpn"]
+    graphs = [space.decode(space.sample(np.random.default_rng(seed))) for seed in range(2)]
+    config = override(CONFIGS["bccd_proxy"], TINY[:4]).detector
+    measured = stack_latency.measure_stacks(
+        config,
+        graphs,
+        _Tools(),
+        tmp_path,
+        runtime="openvino",
+        threads=1,
+        rounds=2,
+        clock=time.perf_counter,
+    )
+    assert [each.graph for each in measured] == graphs
+    assert all(min(each.stem, each.stack, each.head) > 0 for each in measured)
+
+
 @pytest.mark.slow
 def test_children_are_trained_and_become_a_table_and_the_winner_is_trained(
     bccd: Path, tmp_path: Path
@@ -136,6 +204,7 @@ def test_what_cannot_be_searched_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    code: object
     try:
         code = search("run", *arguments, "--out", tmp_path)
     except SystemExit as ended:  # what argparse refuses
