@@ -67,6 +67,14 @@ MISTAKES = {
         ("--config bccd_small --out x --depths 6", "depths are 1 to 5, not 6"),
         ("--config bccd_small --out x --data nowhere", "there is no folder nowhere"),
     ],
+    "search run": [
+        ("--evaluator table --out x", "the evaluators table and surrogate need --journal"),
+        ("--evaluator train --data nowhere --out x", "there is no folder nowhere"),
+    ],
+    "search report": [("nowhere.jsonl --out x", "nowhere.jsonl")],
+    "search benchmark": [("--evaluator table --journal nowhere.jsonl", "nowhere.jsonl")],
+    "search latency": [("--config bccd_proxy_p5 --out x", "cannot have the levels of nas-fpn")],
+    "search space": [("--neck nowhere.json", "--neck: .*nowhere.json")],
     "build": [
         ("--model x --model-repository .", "there is no x_anytime/1/catalog.json"),
         ("--checkpoint nowhere.pt", "there is no checkpoint nowhere.pt"),

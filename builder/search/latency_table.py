@@ -23,7 +23,7 @@ from builder.config.pyramid_graphs import FINEST_LEVEL, OPS, Graph
 from builder.search.statistics import kendall
 from serving.core.command_errors import CommandError, CommandFailed
 
-RIDGE = 0.01
+RIDGE = 0.001
 """Ridge of the terms, for each graph."""
 
 MAX_ERROR, MIN_KENDALL = 0.10, 0.8
