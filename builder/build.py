@@ -18,8 +18,8 @@ import torch
 from builder.catalog import build_catalog
 from builder.config import DetectorConfig
 from builder.export import export_segments, measure_postprocess, verify_segments
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.checkpoint import load_checkpoint
-from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
 from builder.repository import (
     CATALOG,
@@ -36,18 +36,18 @@ from serving.core.ports import Clock
 POSTPROCESS_ROUNDS = 200
 
 
-def open_detector(source: Path | DetectorConfig, command: str) -> tuple[Detector, str]:
+def open_detector(source: Path | DetectorConfig, command: str) -> tuple[AnyDetector, str]:
     """The trained detector in a checkpoint, or an untrained one with random weights; and the
     command that made it, ``command`` where the checkpoint does not say."""
     if isinstance(source, Path):
         detector, _, metadata = load_checkpoint(source)
         return detector, str(metadata.get("command", command))
     torch.manual_seed(0)
-    return Detector(source).eval(), command
+    return make_detector(source).eval(), command
 
 
 def write_model(
-    detector: Detector, name: str | None, command: str, repository: Path, clock: Clock
+    detector: AnyDetector, name: str | None, command: str, repository: Path, clock: Clock
 ) -> Catalog:
     """Write the segments of ``detector`` and their catalogue as model ``name`` (None: as its
     configuration is called), and say what was checked, measured and removed. Returns the catalogue;

@@ -31,6 +31,8 @@ from builder.rules import (
 )
 
 CHOICES = {
+    "architecture": ("retinanet", "ssdlite"),
+    "resize": ("letterbox", "stretch"),
     "backbone": ("resnet10", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "amoebanet_d"),
     "conv": ("dense", "separable"),
     "light_head_conv": ("dense", "separable"),
@@ -42,6 +44,7 @@ CHOICES = {
 TRAIN_CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "step"),
+    "class_loss": ("focal", "quality_focal"),
     "box_loss": ("giou", "huber"),
 }
 """Fields of a recipe that name something in ``builder.optimization`` and ``builder.losses``."""
@@ -85,6 +88,11 @@ class DetectorConfig(JsonRecord):
     classes: tuple[str, ...]
     input_size: tuple[int, int]
     """(height, width)."""
+    architecture: str = "retinanet"
+    """retinanet, or ssdlite: MobileNetV2 with the heads of SSDLite, which stacks refine. That has
+    anchors and heads of its own, and reads no field about those."""
+    resize: str = "letterbox"
+    """How an image becomes the input: letterbox keeps its aspect ratio, stretch fills the input."""
     backbone: str = "resnet10"
     backbone_width: int = 8
     """Channels of the stem; of AmoebaNet-D its F, four times as many."""
@@ -141,7 +149,7 @@ class DetectorConfig(JsonRecord):
         if self.graph and self.neck in GRAPHS:
             raise ValueError(f"{self.neck!r} is the name of a built-in neck: choose another")
         # Multiples of the coarsest stride, so that every resampling is exact.
-        multiple = self.strides[-1]
+        multiple = self.strides[-1] if self.architecture == "retinanet" else 1
         if any(side % multiple for side in self.input_size):
             raise ValueError(f"input sides must be multiples of {multiple}: {self.input_size}")
         if self.num_stacks % self.stacks_per_exit:
@@ -153,6 +161,10 @@ class DetectorConfig(JsonRecord):
 
     def _check_backbone(self) -> None:
         width, layers = self.backbone_width, self.backbone_layers
+        if self.architecture == "ssdlite" and (self.backbone, width) != ("mobilenet_v2", 32):
+            raise ValueError(
+                f"the backbone of ssdlite is mobilenet_v2 of width 32, not {self.backbone} of {width}"
+            )
         if self.backbone != "amoebanet_d":
             if layers:
                 raise ValueError(
@@ -193,7 +205,7 @@ class DetectorConfig(JsonRecord):
     def feature_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of the feature map of each level."""
         height, width = self.input_size
-        return tuple((height // stride, width // stride) for stride in self.strides)
+        return tuple((-(-height // stride), -(-width // stride)) for stride in self.strides)
 
 
 DETECTOR_RULES: dict[str, Rule] = {
@@ -258,7 +270,10 @@ class TrainConfig(JsonRecord):
     exits_per_step: int | None = None
     """Which exits a step trains, all weighing alike. None: every one; n: the last one and n - 1
     others drawn at random."""
+    class_loss: str = "focal"
+    """focal, or quality_focal: towards how certain a label is, times how well the box fits."""
     focal_alpha: float = 0.25
+    """Read by the focal loss."""
     focal_gamma: float = 1.5
     box_loss: str = "giou"
     box_weight: float = 2.0
@@ -266,9 +281,27 @@ class TrainConfig(JsonRecord):
     """Of the moving average of the weights, which is what is served; 0: the last weights are."""
     drop_block: float = 0.0
     """Rate of DropBlock behind every cell of the neck at the last step; it grows from 0."""
+    input_sizes: tuple[int, ...] = ()
+    """Sides of square inputs, of which every batch has one, drawn at random. None: the detector's
+    input size."""
+    images_per_epoch: int | None = None
+    """An epoch is so many images drawn from the data set without replacement. None: all of them."""
+    growing: bool = False
+    """A run may go on when the data set has changed, such as when more of it has been labelled."""
+    backbone_learning_rate_ratio: float = 1.0
+    """Learning rate of what was trained before, as a share of the others': the backbone, of an
+    ssdlite also its heads."""
+    frozen_stages: int = 0
+    """So many parts of the backbone, counted from the image, are not trained: the stem, then stages
+    of a ResNet, blocks of MobileNetV2, cells of AmoebaNet-D."""
+    frozen_norms: bool = False
+    """Whether the backbone's normalisation keeps its statistics, scales and shifts."""
     horizontal_flip: bool = True
     vertical_flip: bool = False
     scale_jitter: tuple[float, float] = (0.8, 1.2)
+    """Least and greatest zoom: of what is larger than the input a part is cut out."""
+    aspect_jitter: float = 0.0
+    """Width over height is changed by a factor of up to e to this power, either way."""
     brightness_jitter: float = 0.2
     contrast_jitter: float = 0.2
     autocast: bool = True
@@ -276,6 +309,8 @@ class TrainConfig(JsonRecord):
     stay float32."""
     validate_every: int = 0
     """Epochs between validations; 0: only after the last."""
+    validation_sizes: tuple[int, ...] = ()
+    """Sides of square inputs to validate at. None: the detector's input size."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -301,6 +336,14 @@ TRAIN_RULES: dict[str, Rule] = {
     "momentum": share(below_one=True),
     "clip_norm": optional(POSITIVE),
     "exits_per_step": optional(whole(1)),
+    "input_sizes": several(whole(32)),
+    "images_per_epoch": optional(whole(1)),
+    "growing": FLAG,
+    "backbone_learning_rate_ratio": NON_NEGATIVE,
+    "frozen_stages": whole(0),
+    "frozen_norms": FLAG,
+    "aspect_jitter": NON_NEGATIVE,
+    "validation_sizes": several(whole(32)),
     "focal_alpha": share(),
     "focal_gamma": NON_NEGATIVE,
     "box_weight": NON_NEGATIVE,
@@ -438,7 +481,49 @@ COCO_CLASSES = (
 )
 """The eighty of COCO, in the order of their ids."""
 
+# The weights that it starts from were trained at 300 pixels, on images stretched to that size; at
+# sizes of 300 + 32 k its layers meet the borders of an image as they were trained to.
+_EVERYDAY = Config(
+    DetectorConfig(
+        name="everyday",
+        classes=COCO_CLASSES,
+        input_size=(300, 300),
+        architecture="ssdlite",
+        resize="stretch",
+        backbone="mobilenet_v2",
+        backbone_width=32,
+        num_stacks=3,
+        neck_channels=96,
+        conv="separable",
+        score_threshold=0.02,
+        iou_threshold=0.55,
+        max_candidates=256,
+    ),
+    TrainConfig(
+        dataset="mix",
+        validation_split="held",
+        batch_size=16,
+        learning_rate=5e-4,
+        backbone_learning_rate_ratio=0.1,
+        frozen_stages=4,
+        weight_decay=0.01,
+        class_loss="quality_focal",
+        focal_gamma=2.0,
+        box_weight=1.0,
+        ema_decay=0.998,
+        input_sizes=(172, 204, 236, 300, 364, 428),
+        validation_sizes=(172, 236, 300, 364),
+        images_per_epoch=2048,
+        growing=True,
+        scale_jitter=(0.7, 1.6),
+        aspect_jitter=0.3,
+        epochs=20,
+    ),
+)
+
 CONFIGS: dict[str, Config] = {
+    # punctual train --config everyday --data data/everyday --init ssdlite.pt --out runs/everyday
+    "everyday": _EVERYDAY,
     # punctual train --config bccd --data data/bccd --out runs/bccd
     "bccd": _BCCD,
     # punctual ablate --config bccd_small --data data/bccd --out runs/exits_bccd

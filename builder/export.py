@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from builder.catalog import build_catalog
 from builder.endings import CommandError
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector
 from builder.modeling.frozen import (
     MIN_HALF_ELEMENTS,
     TensorFunction,
@@ -63,7 +63,7 @@ class SegmentError(CommandError, ValueError):
     """An exported segment is not what the detector computes; the message is one sentence."""
 
 
-def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
+def export_segments(detector: AnyDetector, folder: Path) -> dict[str, SegmentFile]:
     """Write one ``<segment>.onnx`` per unit segment into ``folder``; returns what a catalogue says
     about them. The detector is left as it was."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
     files = {}
     for segment, module in segment_functions(frozen).items():
         path = folder / f"{segment.name}.onnx"
-        features = tuple(f"p{level}" for level in frozen.config.levels)
+        features = tuple(frozen.feature_shapes())
         _export(module, example_inputs(frozen, segment), features, segment, path)
         files[segment.name] = SegmentFile(path.name, sha256(path))
     return files
@@ -141,7 +141,7 @@ def _store_kernels_in_half(model: onnx.ModelProto) -> None:
         graph.node.insert(position, cast)
 
 
-def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
+def verify_segments(frozen: AnyDetector, folder: Path) -> dict[str, float]:
     """Run every exported segment on ONNX Runtime, at batch ``BATCH`` or ``HEAD_BATCH``, beside what
     ``freeze`` returned.
 
@@ -167,7 +167,7 @@ def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
 
 
 def _telling_example(
-    frozen: Detector, segment: segments.Segment, module: nn.Module
+    frozen: AnyDetector, segment: segments.Segment, module: nn.Module
 ) -> tuple[tuple[Tensor, ...], list[np.ndarray]]:
     """Random inputs and what torch makes of them. Noise looks like background to a head, so its
     features are made stronger until it finds boxes."""
@@ -216,7 +216,7 @@ def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(difference.max() / max(1e-6, np.abs(expected).max()))
 
 
-def measure_postprocess(detector: Detector, rounds: int, clock: Clock) -> float:
+def measure_postprocess(detector: AnyDetector, rounds: int, clock: Clock) -> float:
     """Median seconds of decoding and suppression alone, on OpenVINO with all cores, batch 1. Its
     operations do not depend on what they are fed."""
     num_anchors, num_classes = len(detector.anchors), len(detector.config.classes)

@@ -23,8 +23,8 @@ from builder.catalog import build_catalog
 from builder.config import CONFIGS, DetectorConfig
 from builder.gpu_report import ModelFigures, PathFigures, Report, RuntimeFigures, with_rate
 from builder.measure import compare_paths, machine
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.cost import exit_costs
-from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
 from builder.repository import read_catalog, version_folder, write_catalog
 from builder.torch_export import export_programs
@@ -54,7 +54,7 @@ class _Model:
     config: DetectorConfig
     catalog: Catalog
     folder: Path
-    detector: Detector
+    detector: AnyDetector
     """Frozen."""
 
 
@@ -115,7 +115,7 @@ def _models(options: argparse.Namespace, scratch: Path) -> Iterator[_Model]:
     for name in options.config:
         torch.manual_seed(0)
         config = CONFIGS[name].detector
-        detector = freeze(Detector(config).eval())
+        detector = freeze(make_detector(config).eval())
         catalog = build_catalog(config, {}, "random weights")
         folder = version_folder(scratch, name)
         folder.mkdir(parents=True)

@@ -1,6 +1,8 @@
-"""What every exit is trained on: focal loss on all anchors, a box loss on the positive ones.
+"""What every exit is trained on: a class loss on all anchors, a box loss on the positive ones.
 
-Anchors are assigned once per image and the assignment is shared by all exits.
+Anchors are assigned once per image and the assignment is shared by all exits. Labels may be less
+than certain, as those of another detector are, and of some places and classes nothing may be known:
+that is left out of the class loss.
 """
 
 from __future__ import annotations
@@ -15,14 +17,38 @@ from torch import Tensor
 from builder.config import TrainConfig
 from builder.modeling.boxes import (
     BACKGROUND,
+    box_iou,
     decode_boxes,
     encode_boxes,
     generalized_iou,
     match_anchors,
+    pairwise_iou,
 )
 
 HUBER_DELTA = 0.1
 """Where the box loss turns from quadratic to linear, in units of the deltas (tensorflow/tpu)."""
+
+
+IGNORED_IOU = 0.4
+"""Anchors that overlap an ignored region by as much are not asked about its class."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What is known about one image. G objects, R regions; boxes are xyxy in input pixels."""
+
+    boxes: Tensor
+    """(G, 4)."""
+    labels: Tensor
+    """(G,) int64."""
+    scores: Tensor
+    """(G,) from 0 to 1, how certain each label is."""
+    ignored: Tensor
+    """(R, 4) where one of ``ignored_labels`` is neither right nor wrong."""
+    ignored_labels: Tensor
+    """(R,) int64."""
+    unlabelled: Tensor
+    """(U,) int64 classes of which nothing is known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,43 +57,79 @@ class Targets:
 
     is_class: Tensor
     """(B, A, C) bool."""
+    ignored: Tensor | None
+    """(B, A, C) bool, what the class loss leaves out; None: nothing."""
     rows: Tensor
     """(P,) int64 positive rows of the flattened (B * A) anchors."""
+    labels: Tensor
+    """(P,) int64 classes of those rows."""
+    scores: Tensor
+    """(P,) from 0 to 1, how certain those are."""
     anchors: Tensor
     """(P, 4) xyxy of those rows."""
     boxes: Tensor
     """(P, 4) xyxy of the boxes that they answer for."""
 
 
-def assign(
-    anchors: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int
-) -> Targets:
-    """Targets of a batch of images, given the (G, 4) boxes and (G,) labels of each."""
+def assign(anchors: Tensor, truths: Sequence[Truth], num_classes: int) -> Targets:
+    """Targets of a batch of images."""
     is_class = torch.zeros(
-        len(boxes), len(anchors), num_classes, dtype=torch.bool, device=anchors.device
+        len(truths), len(anchors), num_classes, dtype=torch.bool, device=anchors.device
     )
-    rows, positive_boxes, positive_anchors = [], [], []
-    for index, (image_boxes, image_labels) in enumerate(zip(boxes, labels, strict=True)):
-        match = match_anchors(anchors, image_boxes)
+    rows, boxes, positive_anchors, labels, scores = [], [], [], [], []
+    for index, truth in enumerate(truths):
+        match = match_anchors(anchors, truth.boxes)
         positive = (match != BACKGROUND).nonzero()[:, 0]
-        is_class[index, positive, image_labels[match[positive]]] = True
+        matched = match[positive]
+        is_class[index, positive, truth.labels[matched]] = True
         rows.append(positive + index * len(anchors))
         positive_anchors.append(anchors[positive])
-        positive_boxes.append(image_boxes[match[positive]])
+        boxes.append(truth.boxes[matched])
+        labels.append(truth.labels[matched])
+        scores.append(truth.scores[matched])
     return Targets(
-        is_class, torch.cat(rows), torch.cat(positive_anchors), torch.cat(positive_boxes)
+        is_class,
+        _ignored(anchors, truths, is_class),
+        torch.cat(rows),
+        torch.cat(labels),
+        torch.cat(scores),
+        torch.cat(positive_anchors),
+        torch.cat(boxes),
     )
+
+
+def _ignored(anchors: Tensor, truths: Sequence[Truth], is_class: Tensor) -> Tensor | None:
+    """What the class loss leaves out, (B, A, C) bool; an object's own class is never among it."""
+    if not any(len(truth.ignored) or len(truth.unlabelled) for truth in truths):
+        return None
+    ignored = torch.zeros_like(is_class)
+    for index, truth in enumerate(truths):
+        if len(truth.ignored):
+            row, region = (pairwise_iou(anchors, truth.ignored) >= IGNORED_IOU).nonzero().T
+            ignored[index, row, truth.ignored_labels[region]] = True
+        ignored[index, :, truth.unlabelled] = True
+    return ignored & ~is_class
 
 
 def focal_loss(logits: Tensor, is_class: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Sum over all elements of the focal loss (Lin et al., 2017, equation 5).
+    """The focal loss of every element (Lin et al., 2017, equation 5).
 
     ``-alpha_t (1 - p_t)**gamma log p_t`` where p_t is the probability given to the truth, alpha_t
     is alpha for positives and 1 - alpha for negatives. Float logits, bool targets, same shape.
     """
     margin = torch.where(is_class, logits, -logits)  # p_t = sigmoid(margin)
     weight = torch.where(is_class, alpha, 1 - alpha)
-    return -(weight * torch.sigmoid(-margin) ** gamma * F.logsigmoid(margin)).sum()
+    return -(weight * torch.sigmoid(-margin) ** gamma * F.logsigmoid(margin))
+
+
+def quality_focal_loss(logits: Tensor, quality: Tensor, gamma: float) -> Tensor:
+    """The quality focal loss of every element (Li et al., Generalized Focal Loss, 2020, equation 5).
+
+    ``|q - p|**gamma`` times the cross-entropy between p = sigmoid(logit) and q, ``quality``, in
+    0..1; least, and 0 in its gradient, where p is q. Same shape.
+    """
+    distance = (quality - torch.sigmoid(logits)).abs()
+    return distance**gamma * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
 
 
 def giou_loss(deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
@@ -87,6 +149,29 @@ BOX_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def _focal(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
+    """Every label counts as certain."""
+    return focal_loss(logits, targets.is_class, config.focal_alpha, config.focal_gamma)
+
+
+def _quality_focal(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
+    """A positive anchor's quality is how certain the label is, times the IoU of its box: whose box
+    fits best shall score most."""
+    with torch.no_grad():
+        fit = box_iou(decode_boxes(deltas, targets.anchors), targets.boxes)  # (P,)
+        quality = torch.zeros_like(logits)
+        quality.flatten(0, 1)[targets.rows, targets.labels] = targets.scores * fit
+    return quality_focal_loss(logits, quality, config.focal_gamma)
+
+
+CLASS_LOSSES: dict[str, Callable[[Tensor, Tensor, Targets, TrainConfig], Tensor]] = {
+    "focal": _focal,
+    "quality_focal": _quality_focal,
+}
+"""Functions of logits (B, A, C), deltas (P, 4) of the positive anchors, targets and recipe; of the
+shape of the logits."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ExitLoss:
     """The two parts of one exit's loss."""
@@ -100,7 +185,9 @@ def exit_loss(
 ) -> ExitLoss:
     """Loss of one exit's logits (B, A, C) and deltas (B, A, 4), computed in float32 and divided by
     ``count``, the number of positive anchors in the whole batch that these images are of."""
-    classes = focal_loss(logits.float(), targets.is_class, config.focal_alpha, config.focal_gamma)
     positive = deltas.float().flatten(0, 1)[targets.rows]  # (P, 4)
+    losses = CLASS_LOSSES[config.class_loss](logits.float(), positive, targets, config)
+    if targets.ignored is not None:
+        losses = losses.masked_fill(targets.ignored, 0.0)
     boxes = BOX_LOSSES[config.box_loss](positive, targets.anchors, targets.boxes)
-    return ExitLoss(classes / count, boxes / count)
+    return ExitLoss(losses.sum() / count, boxes / count)

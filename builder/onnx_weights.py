@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from builder.config import DetectorConfig
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.frozen import freeze
 from serving.core.catalog import Catalog
 
@@ -20,10 +20,10 @@ PREFIX, HALF = "detector.", "_half"
 """What the exporter puts around the name of a weight."""
 
 
-def read_frozen(config: DetectorConfig, catalog: Catalog, folder: Path) -> Detector:
+def read_frozen(config: DetectorConfig, catalog: Catalog, folder: Path) -> AnyDetector:
     """The frozen detector of structure ``config`` with the weights of the segments in ``folder``.
     Raises OSError, or ValueError when the segments are not those of such a detector."""
-    frozen = freeze(Detector(config))
+    frozen = freeze(make_detector(config))
     wanted = frozen.state_dict()
     found = {}
     for entry in catalog.segments.values():

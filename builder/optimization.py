@@ -45,14 +45,22 @@ def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
     return config.learning_rate * share
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Convolution kernels decay; biases and normalisation scales do not."""
-    kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    return [
-        {"params": kernels, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+def parameter_groups(
+    model: nn.Module, weight_decay: float, slow: nn.Module | None = None, ratio: float = 1.0
+) -> list[dict[str, Any]]:
+    """What is trained: convolution kernels, which decay, then biases and normalisation scales, which
+    do not; then the same of the part ``slow``, if its learning rate is another ``ratio``. The ratio
+    of a group is in its ``ratio``."""
+    of_slow = {id(value) for value in slow.parameters()} if slow and ratio != 1 else set()
+    trained = [value for value in model.parameters() if value.requires_grad]
+    groups = []
+    for is_slow, share in ((False, 1.0), (True, ratio)):
+        values = [value for value in trained if (id(value) in of_slow) == is_slow]
+        for decay, is_kernel in ((weight_decay, True), (0.0, False)):
+            of_group = [value for value in values if (value.dim() > 1) == is_kernel]
+            if of_group:
+                groups.append({"params": of_group, "weight_decay": decay, "ratio": share})
+    return groups
 
 
 Groups = list[dict[str, Any]]
@@ -65,9 +73,21 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = 
 }
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer named in the recipe."""
-    return OPTIMIZERS[config.optimizer](parameter_groups(model, config.weight_decay), config)
+def make_optimizer(
+    model: nn.Module, config: TrainConfig, backbone: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer named in the recipe, for what is trained of ``model``; of its ``backbone`` at
+    the share of the learning rate that the recipe states."""
+    groups = parameter_groups(
+        model, config.weight_decay, backbone, config.backbone_learning_rate_ratio
+    )
+    return OPTIMIZERS[config.optimizer](groups, config)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """That of every group, which has its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["ratio"]
 
 
 class MovingAverage:

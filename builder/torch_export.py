@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector
 from builder.modeling.frozen import example_inputs, freeze, segment_functions
 from builder.repository import read_catalog, sha256
 from serving.core.catalog import SegmentFile
@@ -29,7 +29,7 @@ EXAMPLE_BATCH = 2
 """A batch of one would be taken for a constant."""
 
 
-def export_programs(detector: Detector, folder: Path) -> None:
+def export_programs(detector: AnyDetector, folder: Path) -> None:
     """Write the programs of ``detector`` beside the catalogue in ``folder``, which must be that of
     the same weights. The record of them is written last and removed first, so that a build that
     was stopped leaves no set of files that looks whole. Raises OSError or ValueError when there is
@@ -67,7 +67,7 @@ def _strip(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     for hook in hooks:
         hook.remove()
     for part in module.modules():
-        if isinstance(part, Detector) or part in called:
+        if isinstance(part, AnyDetector) or part in called:
             continue
         tensors = (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
         for name, _ in tensors:

@@ -5,7 +5,8 @@ The file holds tensors and JSON types only, so it is read without executing anyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import torch
 
 from builder.config import DetectorConfig, replace
 from builder.endings import CommandError
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector, make_detector
 
 FORMAT = 1
 """Raised when a reader of the previous format could not use the file."""
+
+
+PREDICTS_CLASSES = re.compile(r"\.classes\.(predict|pointwise)\.|\.refinements\.\d+\.predict\.")
+"""Names of weights that are of no use for other classes."""
 
 
 class CheckpointError(CommandError, ValueError):
@@ -91,23 +96,24 @@ def structure_of(path: Path, config: DetectorConfig) -> DetectorConfig:
     return replace(stored, name=config.name, classes=config.classes, input_size=config.input_size)
 
 
-def start_from(detector: Detector, path: Path) -> None:
+def start_from(detector: AnyDetector, path: Path) -> None:
     """Give a detector of the structure in the checkpoint ``path`` its weights. Where there are
     other classes, or in another order, what predicts them stays as it is. Raises CheckpointError
     and OSError."""
     data = read_checkpoint(path)
     others = _detector_in(data, path).classes != detector.config.classes
-    own = ".classes.predict." if others else ""
-    detector.load_state_dict(_matched(data["weights"], detector.state_dict(), path, own))
+    state = detector.state_dict()
+    own = {name for name in state if others and PREDICTS_CLASSES.search(name)}
+    detector.load_state_dict(_matched(data["weights"], state, path, own))
 
 
-def load_checkpoint(path: str | Path) -> tuple[Detector, DetectorConfig, dict[str, Any]]:
+def load_checkpoint(path: str | Path) -> tuple[AnyDetector, DetectorConfig, dict[str, Any]]:
     """The detector in eval mode on the CPU with its served weights, its config, its metadata.
     Raises CheckpointError and OSError."""
     path = Path(path)
     data = read_checkpoint(path)
     config = _detector_in(data, path)
-    detector = Detector(config)
+    detector = make_detector(config)
     detector.load_state_dict(_matched(data["weights"], detector.state_dict(), path))
     return detector.eval(), config, data["metadata"]
 
@@ -123,12 +129,11 @@ def _matched(
     weights: Mapping[str, torch.Tensor],
     state: Mapping[str, torch.Tensor],
     path: Path,
-    own: str = "",
+    kept: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
-    """``weights`` for a detector with this ``state``, of which those with ``own`` in their name
-    stay. Raises CheckpointError for the first that does not fit."""
+    """``weights`` for a detector with this ``state``, of which those that are ``kept`` stay. Raises
+    CheckpointError for the first that does not fit."""
     what = f"{path} holds a detector of another structure"
-    kept = {name for name in state if own and own in name}
     for name in (*state, *weights):
         if name not in weights:
             raise CheckpointError(f"{what}: {name} is missing")

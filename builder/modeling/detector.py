@@ -15,8 +15,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from builder.config import DetectorConfig
-from builder.modeling.anchors import make_anchors
+from builder.config import DetectorConfig, replace
+from builder.modeling.anchors import anchors_per_level, make_anchors
 from builder.modeling.backbones import make_backbone
 from builder.modeling.heads import RetinaHead
 from builder.modeling.postprocess import PostprocessFacts, decode_and_suppress
@@ -95,6 +95,23 @@ class Detector(nn.Module):
         for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(value).reshape(3, 1, 1), persistent=False)
         self.register_buffer("anchors", torch.from_numpy(make_anchors(config)), persistent=False)
+
+    def anchors_at(self, input_size: tuple[int, int]) -> Tensor:
+        """(A, 4) anchors of inputs of (height, width), on the CPU. Raises ValueError for a size that
+        the structure cannot have."""
+        return torch.from_numpy(make_anchors(replace(self.config, input_size=input_size)))
+
+    def anchors_per_level(self) -> tuple[int, ...]:
+        """How many rows of ``anchors`` belong to each level."""
+        return anchors_per_level(self.config)
+
+    def feature_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of one image's features, as they cross from segment to segment."""
+        config = self.config
+        return {
+            f"p{level}": (config.neck_channels, *size)
+            for level, size in zip(config.levels, config.feature_sizes, strict=True)
+        }
 
     def stem(self, images: Tensor) -> list[Tensor]:
         """(B, H, W, 3) uint8 RGB at the input size -> features of depth 0, one for each level."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector
 from serving.core import segment as segments
 
 MIN_HALF_ELEMENTS = 4096
@@ -43,7 +43,7 @@ def _replace_norms(module: nn.Module) -> None:
             _replace_norms(child)
 
 
-def freeze(detector: Detector) -> Detector:
+def freeze(detector: AnyDetector) -> AnyDetector:
     """The detector as it is exported: inference mode, normalisations reduced to scale and shift,
     and the kernels that are stored in half precision rounded to it. What the segments
     compute is what this computes, up to the order of float32 additions."""
@@ -58,7 +58,7 @@ def freeze(detector: Detector) -> Detector:
 class TensorFunction(nn.Module):
     """A module around a function of the detector, since the exporter takes modules."""
 
-    def __init__(self, detector: Detector, function: Callable[..., tuple[Tensor, ...]]) -> None:
+    def __init__(self, detector: AnyDetector, function: Callable[..., tuple[Tensor, ...]]) -> None:
         super().__init__()
         self.detector = detector
         self._function = function
@@ -67,7 +67,7 @@ class TensorFunction(nn.Module):
         return self._function(*inputs)
 
 
-def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
+def segment_functions(detector: AnyDetector) -> dict[segments.Segment, nn.Module]:
     """Every unit segment as a module of positional tensors: images (B, H, W, 3) uint8 or P3..P7
     in, P3..P7 or (boxes, scores, labels, counts) out."""
 
@@ -89,10 +89,9 @@ def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
     return {segment: TensorFunction(detector, function) for segment, function in functions.items()}
 
 
-def example_inputs(detector: Detector, segment: segments.Segment) -> tuple[Tensor, ...]:
+def example_inputs(detector: AnyDetector, segment: segments.Segment) -> tuple[Tensor, ...]:
     """Zeros of the shapes that ``segment`` takes, batch 1."""
     height, width = detector.config.input_size
     if segment.start == segments.IMAGE:
         return (torch.zeros(1, height, width, 3, dtype=torch.uint8),)
-    channels = detector.config.neck_channels
-    return tuple(torch.zeros(1, channels, h, w) for h, w in detector.config.feature_sizes)
+    return tuple(torch.zeros(1, *shape) for shape in detector.feature_shapes().values())

@@ -19,14 +19,28 @@ from builder.modeling.backbones import FeatureSpec
 from builder.modeling.layers import ACTIVATIONS, CONVS, DropBlock
 
 
-def resample(x: Tensor, from_level: int, to_level: int) -> Tensor:
-    """(B, C, H, W) at one level to another: max pooling with kernel and stride 2**k on the way to
-    a coarser one, nearest neighbour on the way to a finer one. Sides divide exactly."""
+def size_of(x: Tensor) -> tuple[int, int]:
+    """(height, width) of (B, C, H, W), as constants where a tracer looks on."""
+    return int(x.shape[-2]), int(x.shape[-1])
+
+
+def pool(x: Tensor, steps: int) -> Tensor:
+    """(B, C, H, W) to a level ``steps`` coarser: (B, C, ceil(H / 2**steps), ceil(W / 2**steps))."""
+    step, (height, width) = 2**steps, size_of(x)
+    exact = height % step == 0 and width % step == 0
+    return F.max_pool2d(x, (min(step, height), min(step, width)), step, ceil_mode=not exact)
+
+
+def resample(x: Tensor, from_level: int, to_level: int, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) at one level to another, whose maps have ``size``: max pooling with kernel and
+    stride 2**k on the way to a coarser one, nearest neighbour on the way to a finer one. Where
+    sides do not divide, the last window is smaller, and the last copies are cut away."""
     steps = to_level - from_level
     if steps > 0:
-        return F.max_pool2d(x, 2**steps, 2**steps)
+        return pool(x, steps)
     if steps < 0:
-        return F.interpolate(x, scale_factor=float(2**-steps), mode="nearest")
+        x = F.interpolate(x, scale_factor=float(2**-steps), mode="nearest")
+        return x if size_of(x) == size else x[..., : size[0], : size[1]]
     return x
 
 
@@ -104,10 +118,11 @@ class Pyramid(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """One map for each level -> the same, each (B, C, H / stride, W / stride)."""
         maps = list(features)
+        sizes = {level: size_of(x) for level, x in zip(self._levels, features, strict=False)}
         for step, cell in zip(self._steps, self.cells, strict=True):
             level = step.cell.level
             coarse, fine = (
-                resample(maps[offset], self._levels[offset], level)
+                resample(maps[offset], self._levels[offset], level, sizes[level])
                 for offset in (step.coarse, step.fine)
             )
             merged = self._merges[step.cell.op](coarse, fine)

@@ -70,7 +70,13 @@ class Conv(nn.Conv2d):
     """A convolution with bias that halves sides up, or keeps them; ``before`` zeros come first."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, before: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        groups: int,
+        before: int,
     ) -> None:
         # With one zero before, as many behind change nothing: no window more fits.
         super().__init__(in_channels, out_channels, kernel, stride, before, groups=groups)
@@ -79,7 +85,7 @@ class Conv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
         if self._behind:
-            height, width = x.shape[-2:]
+            height, width = int(x.shape[-2]), int(x.shape[-1])
             x = F.pad(x, (0, 1 + width % 2, 0, 1 + height % 2))
         return super().forward(x)
 
