@@ -44,7 +44,7 @@ CHOICES = {
 TRAIN_CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "step"),
-    "class_loss": ("focal", "quality_focal"),
+    "class_loss": ("focal", "soft_focal", "quality_focal"),
     "box_loss": ("giou", "huber"),
 }
 """Fields of a recipe that name something in ``builder.optimization`` and ``builder.losses``."""
@@ -163,7 +163,7 @@ class DetectorConfig(JsonRecord):
         width, layers = self.backbone_width, self.backbone_layers
         if self.architecture == "ssdlite" and (self.backbone, width) != ("mobilenet_v2", 32):
             raise ValueError(
-                f"the backbone of ssdlite is mobilenet_v2 of width 32, not {self.backbone} of {width}"
+                f"ssdlite is mobilenet_v2 of width 32 with heads, not {self.backbone} of {width}"
             )
         if self.backbone != "amoebanet_d":
             if layers:
@@ -271,7 +271,8 @@ class TrainConfig(JsonRecord):
     """Which exits a step trains, all weighing alike. None: every one; n: the last one and n - 1
     others drawn at random."""
     class_loss: str = "focal"
-    """focal, or quality_focal: towards how certain a label is, times how well the box fits."""
+    """focal; soft_focal: towards how certain a label is; quality_focal: towards that times how well
+    the box fits."""
     focal_alpha: float = 0.25
     """Read by the focal loss."""
     focal_gamma: float = 1.5

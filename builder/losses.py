@@ -123,7 +123,7 @@ def focal_loss(logits: Tensor, is_class: Tensor, alpha: float, gamma: float) -> 
 
 
 def quality_focal_loss(logits: Tensor, quality: Tensor, gamma: float) -> Tensor:
-    """The quality focal loss of every element (Li et al., Generalized Focal Loss, 2020, equation 5).
+    """The quality focal loss of every element (Li et al., Generalized Focal Loss, 2020, eq. 5).
 
     ``|q - p|**gamma`` times the cross-entropy between p = sigmoid(logit) and q, ``quality``, in
     0..1; least, and 0 in its gradient, where p is q. Same shape.
@@ -164,8 +164,16 @@ def _quality_focal(logits: Tensor, deltas: Tensor, targets: Targets, config: Tra
     return quality_focal_loss(logits, quality, config.focal_gamma)
 
 
+def _soft_focal(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
+    """A positive anchor's quality is how certain the label is."""
+    quality = torch.zeros_like(logits)
+    quality.flatten(0, 1)[targets.rows, targets.labels] = targets.scores
+    return quality_focal_loss(logits, quality, config.focal_gamma)
+
+
 CLASS_LOSSES: dict[str, Callable[[Tensor, Tensor, Targets, TrainConfig], Tensor]] = {
     "focal": _focal,
+    "soft_focal": _soft_focal,
     "quality_focal": _quality_focal,
 }
 """Functions of logits (B, A, C), deltas (P, 4) of the positive anchors, targets and recipe; of the

@@ -48,9 +48,9 @@ def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
 def parameter_groups(
     model: nn.Module, weight_decay: float, slow: nn.Module | None = None, ratio: float = 1.0
 ) -> list[dict[str, Any]]:
-    """What is trained: convolution kernels, which decay, then biases and normalisation scales, which
-    do not; then the same of the part ``slow``, if its learning rate is another ``ratio``. The ratio
-    of a group is in its ``ratio``."""
+    """What is trained: convolution kernels, which decay, then biases and normalisation scales,
+    which do not; then the same of the part ``slow``, if its learning rate is another ``ratio``. The
+    ratio of a group is in its ``ratio``."""
     of_slow = {id(value) for value in slow.parameters()} if slow and ratio != 1 else set()
     trained = [value for value in model.parameters() if value.requires_grad]
     groups = []

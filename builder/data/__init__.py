@@ -28,9 +28,9 @@ _SINGLE: dict[str, Callable[[Path, str], Dataset]] = {
     "yolo": read_yolo,
 }
 
-DATASETS: dict[str, Callable[[Path, str], Dataset]] = dict(
-    sorted({**_SINGLE, "mix": partial(read_mix, readers=_SINGLE)}.items())
-)
+_MIX: dict[str, Callable[[Path, str], Dataset]] = {"mix": partial(read_mix, readers=_SINGLE)}
+
+DATASETS = dict(sorted((_SINGLE | _MIX).items()))
 """Name -> reader of (folder, split)."""
 
 BAD_ANNOTATIONS = ("skip", "refuse")

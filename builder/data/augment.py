@@ -19,6 +19,10 @@ MIN_VISIBLE = 0.3
 """A box must keep this share of its area through the crop."""
 
 
+_NO_BOXES: npt.NDArray[np.float32] = np.zeros((0, 4), dtype=np.float32)
+_NO_LABELS: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """A sample placed in the model's input."""
@@ -38,8 +42,6 @@ class Example:
     """Classes about whose objects nothing is known."""
 
 
-_NO_BOXES, _NO_LABELS = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
-
 Placement = Callable[[int, int, int, int], Letterbox]
 """One of ``serving.core.letterbox.PLACEMENTS``."""
 
@@ -56,8 +58,8 @@ def place(
     position: tuple[float, float],
     placement: Placement = fit,
 ) -> Example:
-    """Scale a sample to ``zoom`` times the size that the server gives it, on both axes or on (x, y),
-    and put it in the input.
+    """Scale a sample to ``zoom`` times the size that the server gives it, on both axes or on
+    (x, y), and put it in the input.
 
     ``position`` (x, y) in 0..1 says where: which part is cut away on an axis where the picture is
     larger than the input, how the padding is split on one where it is smaller. Boxes are clipped;

@@ -115,10 +115,8 @@ def _annotations(
             found.report(where, f"lacks {error}")
             continue
         except (TypeError, ValueError, OverflowError):
-            found.report(
-                where,
-                "is malformed: bbox must be four numbers, area and score numbers, ids single values",
-            )
+            problem = "bbox must be four numbers, area and score a number, ids single values"
+            found.report(where, f"is malformed: {problem}")
             continue
         if not known_image:
             found.report(where, f"image_id {image_id!r} is not that of an image")

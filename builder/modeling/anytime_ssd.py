@@ -4,8 +4,8 @@
                                                    |                      |
                                                 head(1)                head(2)
 
-Features are the pyramid and the raw outputs side by side, and a stack adds to both: a pyramid of its
-own to the maps, and what it predicts from them to logits and deltas. Those predictions begin as
+Features are the pyramid and the raw outputs side by side, and a stack adds to both: a pyramid of
+its own to the maps, and what it predicts from them to logits and deltas. Those predictions begin as
 nothing, so every exit starts as accurate as the detector that it is built on, and training can only
 add. A head has nothing left to do but to decode and suppress.
 
@@ -25,7 +25,7 @@ from builder.config import DetectorConfig
 from builder.modeling.layers import ACTIVATIONS
 from builder.modeling.postprocess import PostprocessFacts, decode_and_suppress
 from builder.modeling.pyramid import Pyramid, pool
-from builder.modeling.ssdlite import SSDLite, anchors_per_cell, grids, make_anchors
+from builder.modeling.ssdlite import SSDLite, anchors_per_cell, delta_scale, grids, make_anchors
 
 RawOutputs = tuple[Tensor, Tensor]
 """Logits (B, A, num_classes) and deltas (B, A, 4)."""
@@ -55,7 +55,10 @@ class Refinement(nn.Module):
 
 
 class Stack(nn.Module):
-    """A pyramid, and what is predicted from it."""
+    """A pyramid, and what is predicted from it: deltas in the units of the heads that they refine,
+    or an optimizer's step would move boxes ten times as far as theirs."""
+
+    delta_scale: Tensor
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class Stack(nn.Module):
             Refinement(config.neck_channels, count, self._num_classes, config.activation)
             for count in anchors_per_cell()
         )
+        self.register_buffer("delta_scale", delta_scale(), persistent=False)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Maps, logits and deltas -> the same, refined."""
@@ -86,7 +90,7 @@ class Stack(nn.Module):
         return [
             *maps,
             logits + added[..., : self._num_classes],
-            deltas + added[..., self._num_classes :],
+            deltas + added[..., self._num_classes :] * self.delta_scale,
         ]
 
 

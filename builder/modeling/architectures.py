@@ -41,8 +41,8 @@ def backbone_of(detector: AnyDetector) -> nn.Module:
 
 
 def backbone_stages(detector: AnyDetector) -> list[list[nn.Module]]:
-    """The backbone in parts that may be frozen from the image on: the stem, then stages of a ResNet,
-    blocks of MobileNetV2, cells of AmoebaNet-D. What follows them is no part."""
+    """The backbone in parts that may be frozen from the image on: the stem, then stages of a
+    ResNet, blocks of MobileNetV2, cells of AmoebaNet-D. What follows them is no part."""
     return list(_stages(backbone_of(detector)))
 
 
@@ -61,8 +61,8 @@ def _stages(backbone: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def freeze_backbone(detector: AnyDetector, num_stages: int, norms: bool) -> None:
-    """Take the first ``num_stages`` parts of the backbone out of training and, with ``norms``, all of
-    its normalisations: neither their parameters nor their statistics change from now on. Raises
+    """Take the first ``num_stages`` parts of the backbone out of training and, with ``norms``, all
+    of its normalisations: neither their parameters nor their statistics change from now on. Raises
     ValueError if there are fewer parts."""
     stages = backbone_stages(detector)
     if num_stages > len(stages):

@@ -97,8 +97,8 @@ class Detector(nn.Module):
         self.register_buffer("anchors", torch.from_numpy(make_anchors(config)), persistent=False)
 
     def anchors_at(self, input_size: tuple[int, int]) -> Tensor:
-        """(A, 4) anchors of inputs of (height, width), on the CPU. Raises ValueError for a size that
-        the structure cannot have."""
+        """(A, 4) anchors of inputs of (height, width), on the CPU. Raises ValueError for a size
+        that the structure cannot have."""
         return torch.from_numpy(make_anchors(replace(self.config, input_size=input_size)))
 
     def anchors_per_level(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ so what a cell sees stays where it was at every other size.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -58,12 +59,6 @@ CENTRE_SCALE, SIZE_SCALE = 0.1, 0.2
 
 ID_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 """Of COCO's ids 1 to 90, those that no class has."""
-
-
-def same_before(size: int, stride: int = 2, kernel: int = 3) -> int:
-    """Zeros that TensorFlow's SAME padding puts before a side of ``size``."""
-    total = max(0, (math.ceil(size / stride) - 1) * stride + kernel - size)
-    return total // 2
 
 
 class Conv(nn.Conv2d):
@@ -182,8 +177,7 @@ class SSDLite(nn.Module):
             Head(channels, count, num_classes)
             for channels, count in zip(self.channels, anchors_per_cell(), strict=True)
         )
-        scale = torch.tensor([CENTRE_SCALE, CENTRE_SCALE, SIZE_SCALE, SIZE_SCALE])
-        self.register_buffer("delta_scale", scale, persistent=False)
+        self.register_buffer("delta_scale", delta_scale(), persistent=False)
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, H, W, 3) uint8 RGB -> the map at stride 8, and those at ``STRIDES``."""
@@ -211,6 +205,11 @@ class SSDLite(nn.Module):
         return self.predict(self.features(images)[1])
 
 
+def delta_scale() -> Tensor:
+    """(4,) what the outputs x y w h of a head are multiplied by."""
+    return torch.tensor([CENTRE_SCALE, CENTRE_SCALE, SIZE_SCALE, SIZE_SCALE])
+
+
 def anchors_per_cell() -> tuple[int, ...]:
     """How many anchors a cell of each map has."""
     return (len(FIRST_SHAPES), *[len(RATIOS) + 1] * (len(STRIDES) - 1))
@@ -227,7 +226,7 @@ def make_anchors(input_size: tuple[int, int]) -> npt.NDArray[np.float32]:
     depend on the size of the input: what a cell makes of an object does not either."""
     rows = []
     for index, (height, width) in enumerate(grids(input_size)):
-        shapes = FIRST_SHAPES
+        shapes: tuple[tuple[float, float], ...] = FIRST_SHAPES
         if index:
             scale, following = SCALES[index : index + 2]
             shapes = (*((scale, ratio) for ratio in RATIOS), (math.sqrt(scale * following), 1.0))
@@ -246,23 +245,35 @@ def make_anchors(input_size: tuple[int, int]) -> npt.NDArray[np.float32]:
     return np.concatenate(rows).astype(np.float32)
 
 
+_RENAMED = (
+    (r"^(block|extra|head)(\d+)\.", r"\1s.\2."),
+    (r"\.class\.", ".classes."),
+    (r"\.box\.", ".boxes."),
+)
+"""Patterns in the published names, and what stands here in their place."""
+
+_REORDERED = {
+    "classes.pointwise": (91, np.setdiff1d(np.arange(1, 91), ID_GAPS)),
+    "boxes.pointwise": (4, np.array([1, 0, 3, 2])),
+}
+"""Module -> how many outputs an anchor has there, and which of them it has here, in order."""
+
+
 def published_state(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Tensor]:
-    """The state of ``SSDLite(80)`` from the arrays of the published detector, named ``stem``,
-    ``block0``, ``extra0``, ``head0.box``, ... . Of its 91 classes COCO's 80 are kept, and the order y
-    x h w of its deltas becomes x y w h. Raises KeyError and ValueError for others."""
-    kept = np.setdiff1d(np.arange(1, 91), ID_GAPS)
+    """The state of ``SSDLite(80)`` from the arrays of the published detector.
+
+    Those are called ``stem.weight``, ``block0.expand.bias``, ``head0.class.pointwise.weight`` and
+    so on, and are laid out as torch's. Of its 91 classes COCO's 80 are kept, and the order y x h w
+    of its deltas becomes x y w h. Raises ValueError for arrays of other shapes.
+    """
     state = {}
     for name, array in arrays.items():
-        part, _, rest = name.partition(".")
-        if part.startswith("head"):
-            kind, _, rest = rest.partition(".")
-            if rest.startswith("pointwise"):
-                order = kept if kind == "class" else np.array([1, 0, 3, 2])
-                of_anchor = array.reshape(-1, 91 if kind == "class" else 4, *array.shape[1:])
-                array = of_anchor[:, order].reshape(-1, *array.shape[1:])
-            rest = f"{'classes' if kind == 'class' else 'boxes'}.{rest}"
-        for plural in ("block", "extra", "head"):
-            if part.startswith(plural):
-                part = f"{plural}s.{part.removeprefix(plural)}"
-        state[f"{part}.{rest}"] = torch.from_numpy(np.ascontiguousarray(array))
+        renamed = name
+        for old, new in _RENAMED:
+            renamed = re.sub(old, new, renamed)
+        predictor = ".".join(renamed.split(".")[-3:-1])
+        num_outputs, kept = _REORDERED.get(predictor, (1, np.array([0])))
+        of_anchor = array.reshape(-1, num_outputs, *array.shape[1:])
+        ours = of_anchor[:, kept].reshape(-1, *array.shape[1:])
+        state[renamed] = torch.from_numpy(np.ascontiguousarray(ours))
     return state

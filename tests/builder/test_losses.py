@@ -10,12 +10,15 @@ import torch
 from builder.config import TrainConfig, replace
 from builder.losses import (
     BOX_LOSSES,
+    CLASS_LOSSES,
     Targets,
+    Truth,
     assign,
     exit_loss,
     focal_loss,
     giou_loss,
     huber_loss,
+    quality_focal_loss,
 )
 from builder.modeling.boxes import encode_boxes
 
@@ -23,11 +26,27 @@ CONFIG = TrainConfig(dataset="bccd")
 ANCHORS = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0], [40.0, 0.0, 80.0, 40.0]])
 
 
+def truth(
+    boxes: list[list[float]],
+    labels: list[int],
+    scores: list[float] | None = None,
+    ignored: list[list[float]] | None = None,
+    unlabelled: list[int] | None = None,
+) -> Truth:
+    """Ignored regions are of class 0."""
+    return Truth(
+        torch.tensor(boxes).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor([1.0] * len(labels) if scores is None else scores),
+        torch.tensor(ignored or []).reshape(-1, 4),
+        torch.zeros(len(ignored or []), dtype=torch.int64),
+        torch.tensor(unlabelled or [], dtype=torch.int64),
+    )
+
+
 def targets() -> Targets:
     """Image 0: one box of class 1 at anchor 0. Image 1: nothing."""
-    boxes = [torch.tensor([[0.0, 0.0, 10.0, 12.0]]), torch.zeros(0, 4)]
-    labels = [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)]
-    return assign(ANCHORS, boxes, labels, 2)
+    return assign(ANCHORS, [truth([[0.0, 0.0, 10.0, 12.0]], [1]), truth([], [])], 2)
 
 
 def test_assignment_of_a_batch() -> None:
@@ -44,13 +63,13 @@ def test_focal_loss_is_its_formula(logit: float, positive: bool) -> None:
     p = 1 / (1 + math.exp(-logit))
     truth, alpha = (p, 0.25) if positive else (1 - p, 0.75)
     expected = -alpha * (1 - truth) ** 1.5 * math.log(truth)
-    got = focal_loss(torch.tensor([logit]), torch.tensor([positive]), 0.25, 1.5)
+    got = focal_loss(torch.tensor([logit]), torch.tensor([positive]), 0.25, 1.5).sum()
     assert got.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_focal_loss_stays_finite() -> None:
     logits = torch.tensor([-1e4, 1e4], requires_grad=True)
-    loss = focal_loss(logits, torch.tensor([True, False]), 0.25, 1.5)
+    loss = focal_loss(logits, torch.tensor([True, False]), 0.25, 1.5).sum()
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -81,19 +100,65 @@ def test_descent_reaches_the_truth(box_loss: str) -> None:
     logits = torch.zeros(2, 3, 2, requires_grad=True)
     deltas = torch.zeros(2, 3, 4, requires_grad=True)
     optimizer = torch.optim.Adam([logits, deltas], lr=0.05)
-    config, truth = replace(CONFIG, box_loss=box_loss), targets()
+    config, wanted = replace(CONFIG, box_loss=box_loss), targets()
     for _ in range(300):
-        parts = exit_loss(logits, deltas, truth, config, len(truth.rows))
+        parts = exit_loss(logits, deltas, wanted, config, len(wanted.rows))
         optimizer.zero_grad()
         (parts.classes + parts.boxes).backward()
         optimizer.step()
-    assert ((logits > 0) == truth.is_class).all()
-    expected = encode_boxes(truth.boxes, truth.anchors)
+    assert ((logits > 0) == wanted.is_class).all()
+    expected = encode_boxes(wanted.boxes, wanted.anchors)
     torch.testing.assert_close(deltas[0, :1], expected, atol=0.02, rtol=0.0)
 
 
 def test_images_without_boxes() -> None:
-    empty = assign(ANCHORS, [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], num_classes=2)
+    empty = assign(ANCHORS, [truth([], [])], num_classes=2)
     parts = exit_loss(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), empty, CONFIG, 1)
     assert parts.boxes.item() == 0
     assert parts.classes.item() > 0
+
+
+@pytest.mark.parametrize(("logit", "quality"), [(0.0, 0.7), (2.0, 0.0), (-1.0, 1.0)])
+def test_quality_focal_loss_is_its_formula(logit: float, quality: float) -> None:
+    p = 1 / (1 + math.exp(-logit))
+    entropy = -(quality * math.log(p) + (1 - quality) * math.log(1 - p))
+    got = quality_focal_loss(torch.tensor([logit]), torch.tensor([quality]), 2.0)
+    assert got.item() == pytest.approx(abs(quality - p) ** 2 * entropy, rel=1e-5)
+
+
+def test_quality_is_certainty_times_overlap() -> None:
+    """A box that overlaps its object by .5 and a label of .8: scores end at .4."""
+    wanted = assign(ANCHORS, [truth([[0.0, 0.0, 10.0, 20.0]], [1], [0.8])], 2)
+    logits = torch.zeros(1, 3, 2, requires_grad=True)
+    config = replace(CONFIG, class_loss="quality_focal", focal_gamma=1.0)
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        exit_loss(logits, torch.zeros(1, 3, 4), wanted, config, 1).classes.backward()
+        optimizer.step()
+    scores = logits.sigmoid()[0]
+    assert scores[0, 1].item() == pytest.approx(0.4, abs=0.01)
+    assert scores.sum().item() == pytest.approx(scores[0, 1].item(), abs=0.2)
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_what_is_unknown_does_not_count(name: str) -> None:
+    region = [20.0, 20.0, 30.0, 28.0]  # most of anchor 1
+    known = truth([[0.0, 0.0, 10.0, 10.0]], [1])
+    unknown = truth([[0.0, 0.0, 10.0, 10.0]], [1], ignored=[region], unlabelled=[2])
+    logits = torch.zeros(1, 3, 3, requires_grad=True)
+    config, gradients = replace(CONFIG, class_loss=name), []
+    for of_image in (known, unknown):
+        loss = exit_loss(logits, torch.zeros(1, 3, 4), assign(ANCHORS, [of_image], 3), config, 1)
+        gradients.append(torch.autograd.grad(loss.classes, logits)[0][0])
+    same = gradients[0] == gradients[1]
+    assert (gradients[1] == 0).tolist() == (~same).tolist()
+    # Class 2 nowhere, class 0 where the region is.
+    assert (~same).tolist() == [[False, False, True], [True, False, True], [False, False, True]]
+
+
+def test_an_object_counts_within_an_ignored_region() -> None:
+    box = [0.0, 0.0, 10.0, 10.0]
+    found = assign(ANCHORS, [truth([box], [0], ignored=[box])], 2)
+    assert found.ignored is not None
+    assert not found.ignored.any()

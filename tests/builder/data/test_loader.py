@@ -44,7 +44,7 @@ def seen(images: Dataset, count: int, epoch: int, config: TrainConfig = PLAIN) -
 @pytest.mark.parametrize(("count", "steps"), [(3, 1), (4, 1), (9, 2), (40, 10)])
 def test_whole_batches(images: Dataset, count: int, steps: int) -> None:
     batches = seen(images, count, 0)
-    assert len(batches) == steps == steps_per_epoch(count, 4)
+    assert len(batches) == steps == steps_per_epoch(count, PLAIN)
     flat = [value for batch in batches for value in batch]
     assert len(set(flat)) == len(flat) == min(count, steps * 4)
 
