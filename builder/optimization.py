@@ -85,9 +85,9 @@ def make_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """That of every group, which has its share of it."""
+    """That of every group, which has its share of it; in runs of earlier versions all of it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["ratio"]
+        group["lr"] = rate * group.get("ratio", 1.0)
 
 
 class MovingAverage:

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from builder import train as training
-from builder.config import replace
+from builder.config import CONFIGS, replace
 from builder.data import AveragePrecision, DatasetError, read_bccd
 from builder.journal import LOG, TENSORBOARD
+from builder.modeling.architectures import make_detector
 from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
 from builder.train import Diverged, InvalidRecipe, draw_exits, run_until_signal, train
@@ -260,3 +261,74 @@ def test_sigterm_stops_a_run(bccd: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(training, "_train_epoch", killed)
     assert run_until_signal(TINY, bccd, tmp_path / "run") == 130
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+EVERYDAY = replace(
+    CONFIGS["everyday"],
+    detector=replace(
+        CONFIGS["everyday"].detector,
+        classes=("RBC", "WBC", "Platelets"),
+        input_size=(76, 76),
+        neck_channels=8,
+        num_stacks=2,
+        max_candidates=20,
+        max_detections=20,
+    ),
+    train=replace(
+        CONFIGS["everyday"].train,
+        dataset="bccd",
+        validation_split="val",
+        epochs=1,
+        batch_size=2,
+        images_per_epoch=4,
+        input_sizes=(44, 76),
+        validation_sizes=(44, 76),
+    ),
+)
+
+
+def test_transfer_at_several_sizes(bccd: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.pt"
+    torch.manual_seed(0)
+    model = make_detector(EVERYDAY.detector)
+    save_checkpoint(start, EVERYDAY.detector, model.state_dict(), {})
+    path = train(EVERYDAY, bccd, tmp_path / "run", initial=start)
+    trained, _, _ = load_checkpoint(path)
+    changed = {
+        name
+        for name, value in trained.state_dict().items()
+        if not torch.equal(value, model.state_dict()[name])
+    }
+    frozen = ("ssd.stem.", "ssd.blocks.0.", "ssd.blocks.1.", "ssd.blocks.2.")
+    assert not any(name.startswith(frozen) for name in changed)
+    assert {"ssd.blocks.3.project.weight", "ssd.heads.0.classes.pointwise.weight"} <= changed
+    assert {"laterals.0.0.weight", "stacks.1.refinements.5.predict.weight"} <= changed
+    last = lines(tmp_path / "run")[-1]
+    assert set(last["by_size"]) == {"44", "76"}  # type: ignore[call-overload]
+    assert last["by_size"]["76"] == last["validation"]  # type: ignore[call-overload, index]
+    assert len(last["validation"]["ap50"]) == 2  # type: ignore[call-overload, index]
+
+
+def test_a_growing_run_goes_on_with_more_images(bccd: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY.train, images_per_epoch=3)
+    train(replace(TINY, train=recipe), bccd, tmp_path / "run")
+    names = bccd / "ImageSets/Main/train.txt"
+    names.write_text(names.read_text() * 2)
+    more = replace(TINY, train=replace(recipe, epochs=3))
+    with pytest.raises(InvalidRecipe, match="other images"):
+        train(more, bccd, tmp_path / "run", resume=True)
+    growing = replace(more, train=replace(more.train, growing=True))
+    data = read_checkpoint(train(growing, bccd, tmp_path / "run", resume=True))
+    assert data["metadata"]["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"frozen_stages": 6}, "5 parts"), ({"input_sizes": (100,)}, "multiples of 128")],
+)
+def test_what_the_structure_cannot_is_refused(
+    bccd: Path, tmp_path: Path, change: dict[str, object], sentence: str
+) -> None:
+    config = replace(TINY, train=replace(TINY.train, **change))
+    with pytest.raises(InvalidRecipe, match=sentence):
+        train(config, bccd, tmp_path / "run")
