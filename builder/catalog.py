@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from builder.config import DetectorConfig
 from serving.core.catalog import Catalog, Exit, SegmentFile
 
+TITLES = {"retinanet": "RetinaNet", "ssdlite": "SSDLite"}
+"""Of architectures."""
+
 
 def build_catalog(
     config: DetectorConfig, files: Mapping[str, SegmentFile], command: str
@@ -19,7 +22,7 @@ def build_catalog(
         name=config.name,
         version="1",
         description=(
-            f"RetinaNet on {config.backbone} (width {config.backbone_width}), "
+            f"{TITLES[config.architecture]} on {config.backbone} (width {config.backbone_width}), "
             f"{config.num_stacks} stacks of {config.neck} with {config.neck_channels} channels "
             f"({config.conv}), {exits}"
         ),

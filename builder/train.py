@@ -36,7 +36,6 @@ from builder.losses import exit_loss
 from builder.modeling.architectures import (
     AnyDetector,
     at_size,
-    backbone_of,
     freeze_backbone,
     make_detector,
 )
@@ -341,7 +340,7 @@ def train(
         if recipe.autocast and not _multiplies_bf16(own):
             log.info("float32 throughout: this processor does not multiply bfloat16")
         model = model.to(own, memory_format=torch.channels_last).train()
-        optimizer = make_optimizer(model, recipe, backbone_of(model))
+        optimizer = make_optimizer(model, recipe, model.backbone)
         run = _Run(model, optimizer, MovingAverage(model, recipe.ema_decay))
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():

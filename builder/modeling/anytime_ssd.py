@@ -16,7 +16,7 @@ predictions costs some twentieth of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -103,16 +103,16 @@ class AnytimeSSD(nn.Module):
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.ssd = SSDLite(len(config.classes))
-        channels = (self.ssd.finest_channels, *self.ssd.channels)[: len(config.levels)]
-        self.laterals = nn.ModuleList(
+        self.backbone = SSDLite(len(config.classes))
+        channels = (self.backbone.finest_channels, *self.backbone.channels)[: len(config.levels)]
+        self.neck_input = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width, config.neck_channels, 1, bias=False),
                 nn.BatchNorm2d(config.neck_channels),
             )
             for width in channels
         )
-        for module in self.laterals.modules():
+        for module in self.neck_input.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
         self.stacks = nn.ModuleList(Stack(config) for _ in range(config.num_stacks))
@@ -124,9 +124,9 @@ class AnytimeSSD(nn.Module):
 
     def stem(self, images: Tensor) -> list[Tensor]:
         """(B, H, W, 3) uint8 RGB -> features of depth 0: maps, logits, deltas."""
-        finest, maps = self.ssd.features(images)
-        pairs = zip(self.laterals, (finest, *maps), strict=False)
-        return [*(lateral(x) for lateral, x in pairs), *self.ssd.predict(maps)]
+        finest, maps = self.backbone.features(images)
+        pairs = zip(self.neck_input, (finest, *maps), strict=False)
+        return [*(lateral(x) for lateral, x in pairs), *self.backbone.predict(maps)]
 
     def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
         """Features of ``depth - 1`` -> features of ``depth`` (1..N)."""
@@ -172,6 +172,6 @@ class AnytimeSSD(nn.Module):
         cells = [height * width for height, width in grids(self.config.input_size)]
         return tuple(a * b for a, b in zip(cells, anchors_per_cell(), strict=True))
 
-    def load_published(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a trained SSDLite; stacks stay as they are."""
-        self.ssd.load_state_dict(state)
+    def head_parameters(self, depth: int) -> int:
+        """Trainable values of the head of exit ``depth``: it has none."""
+        return 0

@@ -35,15 +35,10 @@ def at_size(detector: AnyDetector, input_size: tuple[int, int]) -> AnyDetector:
     return resized.to(detector.anchors.device).train(detector.training)
 
 
-def backbone_of(detector: AnyDetector) -> nn.Module:
-    """What is usually trained before: the backbone, of an SSDLite with its heads."""
-    return detector.ssd if isinstance(detector, AnytimeSSD) else detector.backbone
-
-
 def backbone_stages(detector: AnyDetector) -> list[list[nn.Module]]:
     """The backbone in parts that may be frozen from the image on: the stem, then stages of a
     ResNet, blocks of MobileNetV2, cells of AmoebaNet-D. What follows them is no part."""
-    return list(_stages(backbone_of(detector)))
+    return list(_stages(detector.backbone))
 
 
 def _stages(backbone: nn.Module) -> Iterator[list[nn.Module]]:
@@ -70,7 +65,7 @@ def freeze_backbone(detector: AnyDetector, num_stages: int, norms: bool) -> None
     frozen = [module for stage in stages[:num_stages] for module in stage]
     for module in frozen:
         module.requires_grad_(False)
-    of_norms = (backbone_of(detector),) if norms else frozen
+    of_norms = (detector.backbone,) if norms else frozen
     for module in (norm for part in of_norms for norm in part.modules()):
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(False)

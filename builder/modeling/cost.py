@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.config import DetectorConfig, replace
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import make_detector
 
 WIDTH_STEP = 2
 """Channels by which the width of a neck may differ from another's."""
@@ -63,7 +63,7 @@ def count_conv_macs(model: nn.Module, run: Callable[[], Any]) -> int:
 def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
     """The cost of every exit. Computed on the meta device: shapes only."""
     with torch.device("meta"):
-        detector = Detector(config).eval()
+        detector = make_detector(config).eval()
     images = torch.empty(1, *config.input_size, 3, dtype=torch.uint8, device="meta")
     backbone_macs = count_conv_macs(detector.backbone, lambda: detector.stem(images))
     neck_macs = count_conv_macs(detector.neck_input, lambda: detector.stem(images))
@@ -76,10 +76,8 @@ def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
         head_macs = count_conv_macs(detector, lambda k=depth: detector.head(k, features))  # type: ignore[misc]
         first, last = (k * config.stacks_per_exit for k in (depth - 1, depth))
         parameters += count_parameters(detector.stacks[first:last])
-        head, exit = detector.head_of(depth)
-        costs.append(
-            ExitCost(backbone_macs, neck_macs, head_macs, parameters + head.count_parameters(exit))
-        )
+        of_head = detector.head_parameters(depth)
+        costs.append(ExitCost(backbone_macs, neck_macs, head_macs, parameters + of_head))
     return tuple(costs)
 
 

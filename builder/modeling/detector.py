@@ -137,6 +137,11 @@ class Detector(nn.Module):
             return self.light_head, depth
         return self.retina_head, depth - light_exits
 
+    def head_parameters(self, depth: int) -> int:
+        """Trainable values that the head of exit ``depth`` uses."""
+        head, exit = self.head_of(depth)
+        return head.count_parameters(exit)
+
     def forward(self, images: Tensor, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
         """Raw outputs of the given exits (default: all); runs no deeper than the deepest."""
         wanted = set(range(1, self.config.num_exits + 1) if exits is None else exits)

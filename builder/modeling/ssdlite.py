@@ -12,8 +12,6 @@ so what a cell sees stays where it was at every other size.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -56,9 +54,6 @@ RATIOS = (1.0, 2.0, 0.5, 3.0, 1 / 3)
 
 CENTRE_SCALE, SIZE_SCALE = 0.1, 0.2
 """What a head puts out is multiplied by these to be deltas of ``builder.modeling.boxes``."""
-
-ID_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Of COCO's ids 1 to 90, those that no class has."""
 
 
 class Conv(nn.Conv2d):
@@ -178,6 +173,11 @@ class SSDLite(nn.Module):
             for channels, count in zip(self.channels, anchors_per_cell(), strict=True)
         )
         self.register_buffer("delta_scale", delta_scale(), persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, H, W, 3) uint8 RGB -> the map at stride 8, and those at ``STRIDES``."""
@@ -243,37 +243,3 @@ def make_anchors(input_size: tuple[int, int]) -> npt.NDArray[np.float32]:
         centres = np.stack([x, y], axis=-1).reshape(-1, 1, 2)  # (cells, 1, xy)
         rows.append(np.concatenate([centres - half, centres + half], axis=-1).reshape(-1, 4))
     return np.concatenate(rows).astype(np.float32)
-
-
-_RENAMED = (
-    (r"^(block|extra|head)(\d+)\.", r"\1s.\2."),
-    (r"\.class\.", ".classes."),
-    (r"\.box\.", ".boxes."),
-)
-"""Patterns in the published names, and what stands here in their place."""
-
-_REORDERED = {
-    "classes.pointwise": (91, np.setdiff1d(np.arange(1, 91), ID_GAPS)),
-    "boxes.pointwise": (4, np.array([1, 0, 3, 2])),
-}
-"""Module -> how many outputs an anchor has there, and which of them it has here, in order."""
-
-
-def published_state(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Tensor]:
-    """The state of ``SSDLite(80)`` from the arrays of the published detector.
-
-    Those are called ``stem.weight``, ``block0.expand.bias``, ``head0.class.pointwise.weight`` and
-    so on, and are laid out as torch's. Of its 91 classes COCO's 80 are kept, and the order y x h w
-    of its deltas becomes x y w h. Raises ValueError for arrays of other shapes.
-    """
-    state = {}
-    for name, array in arrays.items():
-        renamed = name
-        for old, new in _RENAMED:
-            renamed = re.sub(old, new, renamed)
-        predictor = ".".join(renamed.split(".")[-3:-1])
-        num_outputs, kept = _REORDERED.get(predictor, (1, np.array([0])))
-        of_anchor = array.reshape(-1, num_outputs, *array.shape[1:])
-        ours = of_anchor[:, kept].reshape(-1, *array.shape[1:])
-        state[renamed] = torch.from_numpy(np.ascontiguousarray(ours))
-    return state

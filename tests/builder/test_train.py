@@ -299,10 +299,13 @@ def test_transfer_at_several_sizes(bccd: Path, tmp_path: Path) -> None:
         for name, value in trained.state_dict().items()
         if not torch.equal(value, model.state_dict()[name])
     }
-    frozen = ("ssd.stem.", "ssd.blocks.0.", "ssd.blocks.1.", "ssd.blocks.2.")
+    frozen = ("backbone.stem.", "backbone.blocks.0.", "backbone.blocks.1.", "backbone.blocks.2.")
     assert not any(name.startswith(frozen) for name in changed)
-    assert {"ssd.blocks.3.project.weight", "ssd.heads.0.classes.pointwise.weight"} <= changed
-    assert {"laterals.0.0.weight", "stacks.1.refinements.5.predict.weight"} <= changed
+    assert {
+        "backbone.blocks.3.project.weight",
+        "backbone.heads.0.classes.pointwise.weight",
+    } <= changed
+    assert {"neck_input.0.0.weight", "stacks.1.refinements.5.predict.weight"} <= changed
     last = lines(tmp_path / "run")[-1]
     assert set(last["by_size"]) == {"44", "76"}  # type: ignore[call-overload]
     assert last["by_size"]["76"] == last["validation"]  # type: ignore[call-overload, index]

@@ -9,7 +9,6 @@ from builder.config import CONFIGS, DetectorConfig, replace
 from builder.modeling.anytime_ssd import AnytimeSSD
 from builder.modeling.architectures import (
     at_size,
-    backbone_of,
     backbone_stages,
     freeze_backbone,
     make_detector,
@@ -44,7 +43,7 @@ def images(side: int) -> torch.Tensor:
 def test_untrained_exits_are_ssdlite(detector: AnytimeSSD, side: int) -> None:
     resized = at_size(detector, (side, side))
     with torch.no_grad():
-        logits, deltas = detector.ssd(images(side))
+        logits, deltas = detector.backbone(images(side))
         outputs = resized(images(side))
     assert list(outputs) == [1, 2]
     for found_logits, found_deltas in outputs.values():
@@ -134,7 +133,6 @@ def test_frozen_normalisation_is_as_it_was() -> None:
     for name, value in detector.backbone.named_buffers():
         assert torch.equal(statistics[name], value), name
     assert detector.neck_input.laterals[0][1].num_batches_tracked == 1
-    assert backbone_of(detector) is detector.backbone
 
 
 @pytest.mark.parametrize("change", [{"backbone": "resnet18"}, {"backbone_width": 16}])

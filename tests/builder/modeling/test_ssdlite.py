@@ -16,7 +16,6 @@ from builder.modeling.ssdlite import (
     Conv,
     SSDLite,
     make_anchors,
-    published_state,
 )
 
 SIZES = (172, 300, 364)
@@ -138,39 +137,3 @@ def test_anchors_keep_their_pixels_at_other_sizes() -> None:
         np.testing.assert_allclose(
             small[rows, 2:] - small[rows, :2], large[rows, 2:] - large[rows, :2], rtol=1e-5
         )
-
-
-def published(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Made-up arrays under the published names."""
-    arrays = {}
-    for name, value in SSDLite(80).state_dict().items():
-        shape = list(value.shape)
-        if name.endswith("pointwise.weight") or name.endswith("pointwise.bias"):
-            shape[0] = shape[0] // 80 * 91 if ".classes." in name else shape[0]
-        theirs = name.replace("classes", "class").replace("boxes", "box")
-        for plural in ("blocks.", "extras.", "heads."):
-            theirs = theirs.replace(plural, plural[:-2])
-        arrays[theirs] = rng.normal(size=shape).astype(np.float32)
-    return arrays
-
-
-def test_published_weights_fit_and_are_reordered() -> None:
-    arrays = published(np.random.default_rng(0))
-    assert {"stem.weight", "block16.project.bias", "head0.class.pointwise.weight"} < set(arrays)
-    state = published_state(arrays)
-    SSDLite(80).load_state_dict(state)
-    theirs = arrays["head1.class.pointwise.weight"].reshape(6, 91, 1280)
-    ours = state["heads.1.classes.pointwise.weight"].reshape(6, 80, 1280)
-    # Person, fire hydrant (11), stop sign (13), toothbrush (90): COCO's ids have gaps.
-    for label, identifier in ((0, 1), (10, 11), (11, 13), (79, 90)):
-        np.testing.assert_array_equal(ours[:, label], theirs[:, identifier])
-    boxes = arrays["head1.box.pointwise.bias"].reshape(6, 4)
-    ours = state["heads.1.boxes.pointwise.bias"].reshape(6, 4)
-    np.testing.assert_array_equal(ours, boxes[:, [1, 0, 3, 2]])  # y x h w -> x y w h
-
-
-def test_other_arrays_are_refused() -> None:
-    arrays = published(np.random.default_rng(0))
-    arrays["head0.class.pointwise.bias"] = np.zeros(100, dtype=np.float32)
-    with pytest.raises(ValueError, match="reshape"):
-        published_state(arrays)
