@@ -89,6 +89,7 @@ def _export(
     output_names = DETECTIONS if segment.head else tuple(f"{name}_out" for name in features)
     _trace(module, inputs, input_names, output_names, path)
     model = onnx.load(path)
+    _restore_inputs(model.graph, input_names, inputs)
     with torch.inference_mode():
         shapes = [output.shape for output in module(*inputs)]
     for port, shape in zip(model.graph.output, shapes, strict=True):
@@ -98,6 +99,18 @@ def _export(
     _store_kernels_in_half(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _restore_inputs(graph: onnx.GraphProto, names: Sequence[str], inputs: Sequence[Tensor]) -> None:
+    """Put inputs back that the exporter left out because nothing reads them: whoever runs segments
+    hands over all features, in their order."""
+    kept = {port.name: port for port in graph.input}
+    ports = [
+        kept.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *sizes])
+        for name, sizes in ((name, x.shape[1:]) for name, x in zip(names, inputs, strict=True))
+    ]
+    del graph.input[:]
+    graph.input.extend(ports)
 
 
 def _trace(
