@@ -140,20 +140,26 @@ class Predictor(nn.Module):
 class Head(nn.Module):
     """Classes and boxes of one map."""
 
+    delta_scale: Tensor
+
     def __init__(self, channels: int, num_anchors: int, num_classes: int) -> None:
         super().__init__()
         self.classes = Predictor(channels, num_anchors * num_classes)
         self.boxes = Predictor(channels, num_anchors * 4)
+        self._num_classes = num_classes
+        self.register_buffer("delta_scale", delta_scale(), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> logits (B, H * W * anchors, num_classes) and deltas (..., 4)."""
+        logits = self.classes(x).reshape(x.shape[0], -1, self._num_classes)
+        return logits, self.boxes(x).reshape(x.shape[0], -1, 4) * self.delta_scale
 
 
 class SSDLite(nn.Module):
     """SSDLite-MobileNetV2 for ``num_classes`` classes, which score by themselves (sigmoid)."""
 
-    delta_scale: Tensor
-
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self._num_classes = num_classes
         self.stem = Conv(3, STEM_WIDTH, 3, 2, 1, 0)
         widths = (STEM_WIDTH, *WIDTHS)
         self.blocks = nn.ModuleList(
@@ -172,7 +178,6 @@ class SSDLite(nn.Module):
             Head(channels, count, num_classes)
             for channels, count in zip(self.channels, anchors_per_cell(), strict=True)
         )
-        self.register_buffer("delta_scale", delta_scale(), persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -194,11 +199,10 @@ class SSDLite(nn.Module):
     def predict(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The six maps -> logits (B, A, num_classes) and deltas (B, A, 4), rows over maps, then y,
         x and anchors."""
-        batch = maps[0].shape[0]
-        pairs = list(zip(self.heads, maps, strict=True))
-        logits = [head.classes(x).reshape(batch, -1, self._num_classes) for head, x in pairs]
-        deltas = [head.boxes(x).reshape(batch, -1, 4) for head, x in pairs]
-        return torch.cat(logits, dim=1), torch.cat(deltas, dim=1) * self.delta_scale
+        logits, deltas = zip(
+            *(head(x) for head, x in zip(self.heads, maps, strict=True)), strict=True
+        )
+        return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, 3) uint8 RGB -> logits and deltas of ``predict``."""
