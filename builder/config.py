@@ -272,7 +272,7 @@ class TrainConfig(JsonRecord):
     others drawn at random."""
     class_loss: str = "focal"
     """focal; soft_focal: towards how certain a label is; quality_focal: towards that times how well
-    the box fits."""
+    the box fits, beside the best one of its object."""
     focal_alpha: float = 0.25
     """Read by the focal loss."""
     focal_gamma: float = 1.5
@@ -504,11 +504,12 @@ _EVERYDAY = Config(
         dataset="mix",
         validation_split="held",
         batch_size=16,
-        learning_rate=5e-4,
+        learning_rate=3e-4,
+        warmup_steps=50,
         backbone_learning_rate_ratio=0.1,
         frozen_stages=4,
         weight_decay=0.01,
-        class_loss="soft_focal",
+        class_loss="quality_focal",
         focal_gamma=2.0,
         box_weight=1.0,
         ema_decay=0.998,

@@ -65,6 +65,8 @@ class Targets:
     """(P,) int64 classes of those rows."""
     scores: Tensor
     """(P,) from 0 to 1, how certain those are."""
+    objects: Tensor
+    """(P,) int64, which object of the batch each row answers for."""
     anchors: Tensor
     """(P, 4) xyxy of those rows."""
     boxes: Tensor
@@ -76,7 +78,8 @@ def assign(anchors: Tensor, truths: Sequence[Truth], num_classes: int) -> Target
     is_class = torch.zeros(
         len(truths), len(anchors), num_classes, dtype=torch.bool, device=anchors.device
     )
-    rows, boxes, positive_anchors, labels, scores = [], [], [], [], []
+    rows, boxes, positive_anchors, labels, scores, objects = [], [], [], [], [], []
+    num_objects = 0
     for index, truth in enumerate(truths):
         match = match_anchors(anchors, truth.boxes)
         positive = (match != BACKGROUND).nonzero()[:, 0]
@@ -87,12 +90,15 @@ def assign(anchors: Tensor, truths: Sequence[Truth], num_classes: int) -> Target
         boxes.append(truth.boxes[matched])
         labels.append(truth.labels[matched])
         scores.append(truth.scores[matched])
+        objects.append(matched + num_objects)
+        num_objects += len(truth.boxes)
     return Targets(
         is_class,
         _ignored(anchors, truths, is_class),
         torch.cat(rows),
         torch.cat(labels),
         torch.cat(scores),
+        torch.cat(objects),
         torch.cat(positive_anchors),
         torch.cat(boxes),
     )
@@ -155,12 +161,16 @@ def _focal(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig
 
 
 def _quality_focal(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
-    """A positive anchor's quality is how certain the label is, times the IoU of its box: whose box
-    fits best shall score most."""
+    """A positive anchor's quality is how certain the label is, times the IoU of its box as a share
+    of the best one's for that object: whose box fits best shall score most, and as much as its
+    label is certain (after Feng et al., TOOD, 2021)."""
     with torch.no_grad():
         fit = box_iou(decode_boxes(deltas, targets.anchors), targets.boxes)  # (P,)
+        best = fit.new_zeros(int(targets.objects.max()) + 1 if len(fit) else 0)
+        best.scatter_reduce_(0, targets.objects, fit, "amax")
+        share = fit / best[targets.objects].clamp(min=1e-6)
         quality = torch.zeros_like(logits)
-        quality.flatten(0, 1)[targets.rows, targets.labels] = targets.scores * fit
+        quality.flatten(0, 1)[targets.rows, targets.labels] = targets.scores * share
     return quality_focal_loss(logits, quality, config.focal_gamma)
 
 

@@ -126,19 +126,24 @@ def test_quality_focal_loss_is_its_formula(logit: float, quality: float) -> None
     assert got.item() == pytest.approx(abs(quality - p) ** 2 * entropy, rel=1e-5)
 
 
-def test_quality_is_certainty_times_overlap() -> None:
-    """A box that overlaps its object by .5 and a label of .8: scores end at .4."""
-    wanted = assign(ANCHORS, [truth([[0.0, 0.0, 10.0, 20.0]], [1], [0.8])], 2)
-    logits = torch.zeros(1, 3, 2, requires_grad=True)
+def test_the_best_box_is_to_score_as_much_as_its_label_is_certain() -> None:
+    """Boxes that overlap an object by .5 and .9, a label of .8."""
+    anchors = torch.tensor(
+        [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 18.0], [40.0, 0.0, 80.0, 40.0]]
+    )
+    wanted = assign(anchors, [truth([], []), truth([[0.0, 0.0, 10.0, 20.0]], [1], [0.8])], 2)
+    assert wanted.rows.tolist() == [3, 4]
+    logits = torch.zeros(2, 3, 2, requires_grad=True)
     config = replace(CONFIG, class_loss="quality_focal", focal_gamma=1.0)
     optimizer = torch.optim.Adam([logits], lr=0.05)
     for _ in range(400):
         optimizer.zero_grad()
-        exit_loss(logits, torch.zeros(1, 3, 4), wanted, config, 1).classes.backward()
+        exit_loss(logits, torch.zeros(2, 3, 4), wanted, config, 1).classes.backward()
         optimizer.step()
-    scores = logits.sigmoid()[0]
-    assert scores[0, 1].item() == pytest.approx(0.4, abs=0.01)
-    assert scores.sum().item() == pytest.approx(scores[0, 1].item(), abs=0.2)
+    scores = logits.sigmoid().flatten(0, 1)
+    assert scores[3, 1].item() == pytest.approx(0.8 * 0.5 / 0.9, abs=0.01)
+    assert scores[4, 1].item() == pytest.approx(0.8, abs=0.01)
+    assert scores.sum().item() == pytest.approx(1.245, abs=0.4)
 
 
 @pytest.mark.parametrize("name", CLASS_LOSSES)
