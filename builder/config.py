@@ -291,7 +291,7 @@ class TrainConfig(JsonRecord):
     """A run may go on when the data set has changed, such as when more of it has been labelled."""
     backbone_learning_rate_ratio: float = 1.0
     """Learning rate of what was trained before, as a share of the others': the backbone, of an
-    ssdlite also its heads."""
+    ssdlite also its heads. 0: only the others are trained, in half the time."""
     frozen_stages: int = 0
     """So many parts of the backbone, counted from the image, are not trained: the stem, then stages
     of a ResNet, blocks of MobileNetV2, cells of AmoebaNet-D."""

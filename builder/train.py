@@ -333,6 +333,8 @@ def train(
             start_from(model, initial)
         try:
             freeze_backbone(model, recipe.frozen_stages, recipe.frozen_norms)
+            if recipe.backbone_learning_rate_ratio == 0:
+                model.backbone.requires_grad_(False)  # nothing is computed for nothing
             for side in {*recipe.input_sizes, *recipe.validation_sizes}:
                 model.anchors_at((side, side))
         except ValueError as error:

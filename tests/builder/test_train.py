@@ -312,6 +312,20 @@ def test_transfer_at_several_sizes(bccd: Path, tmp_path: Path) -> None:
     assert len(last["validation"]["ap50"]) == 2  # type: ignore[call-overload, index]
 
 
+def test_stacks_alone_are_trained(bccd: Path, tmp_path: Path) -> None:
+    """What they refine stays bit by bit as it was."""
+    recipe = replace(EVERYDAY.train, backbone_learning_rate_ratio=0.0, validation_split=None)
+    config = replace(EVERYDAY, train=recipe)
+    start = tmp_path / "start.pt"
+    torch.manual_seed(0)
+    model = make_detector(config.detector)
+    save_checkpoint(start, config.detector, model.state_dict(), {})
+    weights = read_checkpoint(train(config, bccd, tmp_path / "run", initial=start))["weights"]
+    same = {name for name, value in model.state_dict().items() if torch.equal(weights[name], value)}
+    assert same >= {name for name in weights if name.startswith("backbone.")}
+    assert "stacks.0.refinements.0.predict.weight" not in same
+
+
 def test_a_growing_run_goes_on_with_more_images(bccd: Path, tmp_path: Path) -> None:
     recipe = replace(TINY.train, images_per_epoch=3)
     train(replace(TINY, train=recipe), bccd, tmp_path / "run")
