@@ -18,6 +18,8 @@ def build_catalog(
     exits = "an exit after each"
     if config.stacks_per_exit > 1:
         exits = f"an exit after every {config.stacks_per_exit} of them"
+    if config.plain_exit:
+        exits += " and one before them"
     return Catalog(
         name=config.name,
         version="1",

@@ -106,6 +106,8 @@ class DetectorConfig(JsonRecord):
     """Pyramids in the neck."""
     stacks_per_exit: int = 1
     """An exit follows every so many pyramids."""
+    plain_exit: bool = False
+    """Of an ssdlite: whether its first exit comes before any stack, with what its heads found."""
     neck_channels: int = 64
     conv: str = "dense"
     """3x3 convolutions of neck and head: dense, or separable (depthwise, then pointwise)."""
@@ -156,6 +158,10 @@ class DetectorConfig(JsonRecord):
             raise ValueError("num_stacks must be a multiple of stacks_per_exit")
         if self.light_exits >= self.num_exits:
             raise ValueError("the last exit has the head: light_exits must be less than all exits")
+        if self.plain_exit and self.architecture != "ssdlite":
+            raise ValueError(
+                f"a {self.architecture} finds nothing before its first stack: plain_exit"
+            )
         if self.max_detections > self.max_candidates:
             raise ValueError("max_detections must lie in 1..max_candidates")
 
@@ -178,8 +184,13 @@ class DetectorConfig(JsonRecord):
 
     @property
     def num_exits(self) -> int:
-        """One exit after every ``stacks_per_exit`` stacks."""
-        return self.num_stacks // self.stacks_per_exit
+        """One exit after every ``stacks_per_exit`` stacks, and perhaps one before them."""
+        return self.num_stacks // self.stacks_per_exit + self.plain_exit
+
+    def stacks_of(self, depth: int) -> range:
+        """Indices of the stacks between exit ``depth - 1``, or the stem, and exit ``depth``."""
+        count, number = self.stacks_per_exit, depth - self.plain_exit
+        return range(max(0, number - 1) * count, number * count)
 
     @property
     def pyramid(self) -> Graph:
@@ -219,6 +230,7 @@ DETECTOR_RULES: dict[str, Rule] = {
     "graph": Rule(lambda value: isinstance(value, tuple), "a list of rows"),
     "num_stacks": whole(1),
     "stacks_per_exit": whole(1),
+    "plain_exit": FLAG,
     "neck_channels": whole(1),
     "head_channels": whole(1),
     "head_convs": whole(0),
@@ -494,6 +506,7 @@ _EVERYDAY = Config(
         backbone="mobilenet_v2",
         backbone_width=32,
         num_stacks=3,
+        plain_exit=True,
         neck_channels=96,
         conv="separable",
         score_threshold=0.02,

@@ -66,6 +66,8 @@ def exported_detector(folder: Path, **changes: Any) -> Exported:
 def _find_boxes(detector: AnyDetector) -> None:
     """Give its predictions weights that make something of noise."""
     if isinstance(detector, AnytimeSSD):
+        for head in detector.backbone.heads:
+            torch.nn.init.normal_(head.classes.pointwise.weight, std=0.15)
         for stack in detector.stacks:
             for refinement in stack.refinements:
                 torch.nn.init.normal_(refinement.predict.weight, std=0.15)

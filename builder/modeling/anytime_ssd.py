@@ -11,7 +11,8 @@ add. A head has nothing left to do but to decode and suppress.
 
 Why so. In a detector of this size the heads are a fifth of all multiply-accumulates: run once, in
 the stem, they are paid once however many exits answer, in training as in serving. A stack with its
-predictions costs some twentieth of the whole.
+predictions costs some twentieth of the whole. The first exit may come before any stack
+(``plain_exit``): fused, it costs what SSDLite does.
 """
 
 from __future__ import annotations
@@ -130,9 +131,8 @@ class AnytimeSSD(nn.Module):
 
     def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
         """Features of ``depth - 1`` -> features of ``depth`` (1..N)."""
-        count = self.config.stacks_per_exit
-        for stack in self.stacks[(depth - 1) * count : depth * count]:
-            features = stack(features)
+        for index in self.config.stacks_of(depth):
+            features = self.stacks[index](features)
         return features
 
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:

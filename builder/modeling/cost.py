@@ -74,8 +74,7 @@ def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
         # Every part and every head takes features of the same shapes.
         neck_macs += count_conv_macs(detector, lambda k=depth: detector.stack(k, features))  # type: ignore[misc]
         head_macs = count_conv_macs(detector, lambda k=depth: detector.head(k, features))  # type: ignore[misc]
-        first, last = (k * config.stacks_per_exit for k in (depth - 1, depth))
-        parameters += count_parameters(detector.stacks[first:last])
+        parameters += sum(count_parameters(detector.stacks[k]) for k in config.stacks_of(depth))
         of_head = detector.head_parameters(depth)
         costs.append(ExitCost(backbone_macs, neck_macs, head_macs, parameters + of_head))
     return tuple(costs)

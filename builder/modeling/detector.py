@@ -120,9 +120,8 @@ class Detector(nn.Module):
 
     def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
         """Features of ``depth - 1`` -> features of ``depth`` (1..N)."""
-        count = self.config.stacks_per_exit
-        for stack in self.stacks[(depth - 1) * count : depth * count]:
-            features = stack(features)
+        for index in self.config.stacks_of(depth):
+            features = self.stacks[index](features)
         return features
 
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:

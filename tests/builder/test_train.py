@@ -271,6 +271,7 @@ EVERYDAY = replace(
         input_size=(76, 76),
         neck_channels=8,
         num_stacks=2,
+        plain_exit=False,
         max_candidates=20,
         max_detections=20,
     ),

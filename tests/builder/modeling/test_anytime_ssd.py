@@ -13,6 +13,7 @@ from builder.modeling.architectures import (
     freeze_backbone,
     make_detector,
 )
+from builder.modeling.cost import exit_costs
 from builder.modeling.detector import Detector
 
 CONFIG = replace(
@@ -21,6 +22,7 @@ CONFIG = replace(
     input_size=(108, 108),
     neck_channels=8,
     num_stacks=2,
+    plain_exit=False,
     max_candidates=20,
     max_detections=20,
 )
@@ -66,6 +68,27 @@ def test_segments_are_what_forward_does(detector: AnytimeSSD) -> None:
             again = detector.head(depth, features)
             assert torch.equal(again[0], logits)
             assert torch.equal(again[1], deltas)
+
+
+def test_an_exit_before_the_first_stack(detector: AnytimeSSD) -> None:
+    config = replace(CONFIG, plain_exit=True)
+    assert (CONFIG.num_exits, config.num_exits) == (2, 3)
+    for stack in detector.stacks:
+        for refinement in stack.refinements:
+            torch.nn.init.normal_(refinement.predict.weight)
+    plain = make_detector(config).eval()
+    plain.load_state_dict(detector.state_dict())
+    with torch.no_grad():
+        without, found = detector(images(108)), plain(images(108))
+        logits, deltas = detector.backbone(images(108))
+    assert torch.equal(found[1][0], logits)
+    assert torch.equal(found[1][1], deltas)
+    for depth in (1, 2):
+        assert torch.equal(found[depth + 1][0], without[depth][0])
+    first, second, _ = exit_costs(config)
+    assert first.parameters < second.parameters == exit_costs(CONFIG)[0].parameters
+    with pytest.raises(ValueError, match="plain_exit"):
+        replace(config, architecture="retinanet", input_size=(128, 128))
 
 
 def test_every_weight_learns_once_predictions_have_begun(detector: AnytimeSSD) -> None:
