@@ -139,14 +139,14 @@ def quality_focal_loss(logits: Tensor, quality: Tensor, gamma: float) -> Tensor:
 
 
 def giou_loss(deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Sum over (P, 4) pairs of 1 - GIoU of the decoded deltas and the boxes."""
-    return (1 - generalized_iou(decode_boxes(deltas, anchors), boxes)).sum()
+    """1 - GIoU of the decoded deltas and the boxes, (P, 4) pairs -> (P,)."""
+    return 1 - generalized_iou(decode_boxes(deltas, anchors), boxes)
 
 
 def huber_loss(deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Sum over (P, 4) pairs of the mean Huber loss of the four deltas."""
+    """The mean Huber loss of the four deltas, (P, 4) pairs -> (P,)."""
     target = encode_boxes(boxes, anchors)
-    return F.huber_loss(deltas, target, delta=HUBER_DELTA, reduction="sum") / 4
+    return F.huber_loss(deltas, target, delta=HUBER_DELTA, reduction="none").mean(dim=-1)
 
 
 BOX_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -202,10 +202,11 @@ def exit_loss(
     logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig, count: float
 ) -> ExitLoss:
     """Loss of one exit's logits (B, A, C) and deltas (B, A, 4), computed in float32 and divided by
-    ``count``, the number of positive anchors in the whole batch that these images are of."""
+    ``count``, the number of positive anchors in the whole batch that these images are of. A box
+    counts as far as its label is certain."""
     positive = deltas.float().flatten(0, 1)[targets.rows]  # (P, 4)
     losses = CLASS_LOSSES[config.class_loss](logits.float(), positive, targets, config)
     if targets.ignored is not None:
         losses = losses.masked_fill(targets.ignored, 0.0)
     boxes = BOX_LOSSES[config.box_loss](positive, targets.anchors, targets.boxes)
-    return ExitLoss(losses.sum() / count, boxes / count)
+    return ExitLoss(losses.sum() / count, (boxes * targets.scores).sum() / count)

@@ -80,17 +80,17 @@ def test_box_losses_by_hand() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
     none = torch.zeros(1, 4)
     # IoU .5, hull = union
-    assert giou_loss(none, anchors, boxes).item() == pytest.approx(0.5)
+    assert giou_loss(none, anchors, boxes).sum().item() == pytest.approx(0.5)
     # dy = .5 and dh = log 2, both beyond delta .1
     expected = sum(0.1 * (error - 0.05) for error in (0.5, math.log(2))) / 4
-    assert huber_loss(none, anchors, boxes).item() == pytest.approx(expected)
+    assert huber_loss(none, anchors, boxes).sum().item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", BOX_LOSSES)
 def test_perfect_boxes_cost_nothing(name: str) -> None:
     boxes = torch.tensor([[3.0, 1.0, 12.0, 9.0]])
     anchors = ANCHORS[:1]
-    loss = BOX_LOSSES[name](encode_boxes(boxes, anchors), anchors, boxes)
+    loss = BOX_LOSSES[name](encode_boxes(boxes, anchors), anchors, boxes).sum()
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -167,3 +167,19 @@ def test_an_object_counts_within_an_ignored_region() -> None:
     found = assign(ANCHORS, [truth([box], [0], ignored=[box])], 2)
     assert found.ignored is not None
     assert not found.ignored.any()
+
+
+@pytest.mark.parametrize("name", BOX_LOSSES)
+def test_a_box_counts_as_far_as_its_label_is_certain(name: str) -> None:
+    config = replace(CONFIG, box_loss=name)
+    boxes = [
+        exit_loss(
+            torch.zeros(1, 3, 2),
+            torch.zeros(1, 3, 4),
+            assign(ANCHORS, [truth([[0.0, 0.0, 10.0, 12.0]], [1], [score])], 2),
+            config,
+            1,
+        ).boxes.item()
+        for score in (1.0, 0.25)
+    ]
+    assert boxes[1] == pytest.approx(boxes[0] / 4)
