@@ -33,7 +33,7 @@ OPTIONS_OF = {
     BACKBONE: PART,
     SSDLITE: PART,
 }
-"""Of import: options that not every layout has, by where they are kept."""
+"""Options of import that not every layout has, by layout and by where they are kept."""
 
 NAME, INPUT_SIZE = "nas_fpn", (640, 640)
 """Of an imported detector."""
@@ -202,7 +202,7 @@ def _backbone(options: argparse.Namespace) -> tuple[AnyDetector, int]:
 
 
 def _ssdlite(options: argparse.Namespace) -> tuple[AnyDetector, int]:
-    """A detector whose exits find what the SSDLite in the file does, and of how many arrays."""
+    """Return a detector that finds what the SSDLite in the file does, and its number of arrays."""
     import torch
 
     from builder.importing import load_ssdlite, read_arrays

@@ -313,7 +313,7 @@ class TrainConfig(JsonRecord):
     well the box fits, beside the best one of its object.
     """
     focal_alpha: float = 0.25
-    """Read by the focal loss."""
+    """Weight of positives in the focal loss, one minus that of negatives; others do not read it."""
     focal_gamma: float = 1.5
     box_loss: str = "giou"
     box_weight: float = 2.0
@@ -325,26 +325,33 @@ class TrainConfig(JsonRecord):
     drop_block: float = 0.0
     """Rate of DropBlock behind every cell of the neck at the last step; it grows from 0."""
     input_sizes: tuple[int, ...] = ()
-    """Sides of square inputs, of which every batch has one, drawn at random. None: the detector's
-    input size."""
+    """Sides of square inputs, of which every batch has one, drawn at random.
+
+    Without any, every batch has the detector's input size.
+    """
     images_per_epoch: int | None = None
-    """An epoch is so many images drawn from the data set without replacement. None: all of them."""
+    """Number of images of an epoch, drawn without replacement; None is all of the data set."""
     growing: bool = False
-    """A run may go on when the data set has changed, such as when more of it has been labelled."""
+    """Whether a run may go on with a changed data set, as when more of it has been labelled."""
     backbone_learning_rate_ratio: float = 1.0
-    """Learning rate of what was trained before, as a share of the others': the backbone, of an
-    ssdlite also its heads. 0: only the others are trained, in half the time."""
+    """Learning rate of what was trained before, as a share of the others'.
+
+    That is the backbone, of an ssdlite also its heads. With 0 only the others are trained, in half
+    the time.
+    """
     frozen_stages: int = 0
-    """So many parts of the backbone, counted from the image, are not trained: the stem, then stages
-    of a ResNet, blocks of MobileNetV2, cells of AmoebaNet-D."""
+    """Number of parts of the backbone that are not trained, counted from the image.
+
+    Parts are the stem, then stages of a ResNet, blocks of MobileNetV2 or cells of AmoebaNet-D.
+    """
     frozen_norms: bool = False
     """Whether the backbone's normalisation keeps its statistics, scales and shifts."""
     horizontal_flip: bool = True
     vertical_flip: bool = False
     scale_jitter: tuple[float, float] = (0.8, 1.2)
-    """Least and greatest zoom: of what is larger than the input a part is cut out."""
+    """Least and greatest zoom; a part is cut out of what is larger than the input."""
     aspect_jitter: float = 0.0
-    """Width over height is changed by a factor of up to e to this power, either way."""
+    """Logarithm of the greatest factor by which width over height is changed, either way."""
     brightness_jitter: float = 0.2
     contrast_jitter: float = 0.2
     autocast: bool = True

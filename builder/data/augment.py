@@ -36,17 +36,19 @@ class Example:
     """Boxes of the objects, (boxes, 4) xyxy in input pixels."""
     labels: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
-    """(boxes,) from 0 to 1, how certain each label is."""
+    """Certainty of each label, (boxes,) from 0 to 1."""
     ignored_xyxy: npt.NDArray[np.float32] = field(default_factory=lambda: _NO_BOXES)
-    """(regions, 4) in input pixels, where finding one of ``ignored_labels`` is neither right nor
-    wrong."""
+    """Regions where finding one of ``ignored_labels`` is neither right nor wrong.
+
+    They are (regions, 4), in input pixels.
+    """
     ignored_labels: npt.NDArray[np.int64] = field(default_factory=lambda: _NO_LABELS)
     unlabelled: npt.NDArray[np.int64] = field(default_factory=lambda: _NO_LABELS)
-    """Classes about whose objects nothing is known."""
+    """Classes about whose objects in the image nothing is known."""
 
 
 Placement = Callable[[int, int, int, int], Letterbox]
-"""One of ``serving.core.letterbox.PLACEMENTS``."""
+"""Function that places an image in the input: one of ``serving.core.letterbox.PLACEMENTS``."""
 
 
 def letterbox(sample: Sample, input_size: tuple[int, int], placement: Placement = fit) -> Example:
@@ -61,12 +63,12 @@ def place(
     position: tuple[float, float],
     placement: Placement = fit,
 ) -> Example:
-    """Scale a sample to ``zoom`` times the size that the server gives it, on both axes or on
-    (x, y), and put it in the input.
+    """Scale a sample to ``zoom`` times the size that the server gives it, and put it in the input.
 
-    ``position`` (x, y) in 0..1 says where: which part is cut away on an axis where the picture is
-    larger than the input, how the padding is split on one where it is smaller. Boxes are clipped;
-    those that lose more than 1 - MIN_VISIBLE of their area are dropped.
+    ``zoom`` is for both axes, or (x, y). ``position`` (x, y) in 0..1 says where: which part is cut
+    away on an axis where the image is larger than the input, how the padding is split on one where
+    it is smaller. Boxes are clipped; those that lose more than 1 - MIN_VISIBLE of their area are
+    dropped.
     """
     input_height, input_width = input_size
     height, width = sample.size
@@ -89,7 +91,7 @@ def place(
     def seen(
         boxes_xyxy: npt.NDArray[np.float32],
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
-        """The boxes in the input, and which of them are still there."""
+        """Return the boxes that are still in the input, clipped, and which of all those are."""
         corners = boxes_xyxy.reshape(-1, 2, 2) * scale + offset.astype(np.float32)
         clipped = np.clip(corners, 0, limit)
         area, visible = ((c[:, 1] - c[:, 0]).prod(axis=1) for c in (corners, clipped))

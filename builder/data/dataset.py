@@ -95,7 +95,7 @@ class Sample:
     """Boxes of crowds (many objects in one box), (crowds, 4) in pixels of the image."""
     crowd_labels: npt.NDArray[np.int64] = field(default_factory=lambda: _labels([]))
     scores: npt.NDArray[np.float32] | None = None
-    """(boxes,) from 0 to 1, how certain each label is. None: all are."""
+    """Certainty of each label, (boxes,) from 0 to 1; None where all are certain."""
     unlabelled: npt.NDArray[np.int64] = field(default_factory=lambda: _labels([]))
     """Classes whose objects may be in the image without a box."""
 

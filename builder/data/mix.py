@@ -40,7 +40,10 @@ _NAMES = Rule(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One entry of a split. Raises ValueError."""
+    """One data set of a split of the mix, and how its images are taken.
+
+    Raises ValueError for a field that cannot be.
+    """
 
     dataset: str
     folder: str
@@ -54,7 +57,7 @@ class Source:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """One or more."""
+        """Splits of the source's own data set, one or more."""
         return (self.split,) if isinstance(self.split, str) else self.split
 
 
@@ -71,8 +74,10 @@ SOURCE_RULES: dict[str, Rule] = {
 
 
 def read_mix(root: Path, split: str, readers: Readers) -> Dataset:
-    """A split that ``root``/mix.json describes; the sources' own splits by ``readers``. Raises
-    DatasetError."""
+    """Return the split that ``root``/mix.json describes.
+
+    The sources' own splits are read by ``readers``. Raises DatasetError.
+    """
     path = root / DESCRIPTION
     classes, sources = _describe(path, split)
     samples: list[Sample] = []
@@ -119,7 +124,7 @@ def _source(path: Path, entry: Any) -> Source:
 def _mapped(
     found: Dataset, source: Source, classes: tuple[str, ...], path: Path
 ) -> Iterator[Sample]:
-    """The samples of a source under the classes of the mix, as often as it says."""
+    """Yield the samples of a source under the classes of the mix, as often as it says."""
     names = [source.rename.get(name, name) for name in found.classes]
     for name in source.rename:
         if name not in found.classes:

@@ -8,7 +8,7 @@ from builder.config.named import DetectorConfig
 from serving.core.catalog import Catalog, Exit, SegmentFile
 
 TITLES = {"retinanet": "RetinaNet", "ssdlite": "SSDLite"}
-"""Of architectures."""
+"""Names of architectures for people: architecture -> title in a catalogue's description."""
 
 
 def build_catalog(

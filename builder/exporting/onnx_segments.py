@@ -113,8 +113,10 @@ def _export(
 
 
 def _restore_inputs(graph: onnx.GraphProto, names: Sequence[str], inputs: Sequence[Tensor]) -> None:
-    """Put inputs back that the exporter left out because nothing reads them: whoever runs segments
-    hands over all features, in their order."""
+    """Put inputs back that the exporter left out because nothing reads them.
+
+    Whoever runs segments hands over all features, in their order.
+    """
     kept = {port.name: port for port in graph.input}
     ports = [
         kept.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *sizes])

@@ -23,26 +23,29 @@ from builder.modeling.ssdlite import SSDLite
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 ID_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Of COCO's ids 1 to 90, those that no class has."""
+"""Numbers among COCO's ids 1 to 90 that no class has."""
 
 RENAMED = (
     (r"^(block|extra|head)(\d+)\.", r"\1s.\2."),
     (r"\.class\.", ".classes."),
     (r"\.box\.", ".boxes."),
 )
-"""Patterns in the published names, and what stands here in their place."""
+"""Patterns in the published names, and what stands in their place in names of weights here."""
 
 REORDERED = {
     "classes.pointwise": (91, np.setdiff1d(np.arange(1, 91), ID_GAPS)),
     "boxes.pointwise": (4, np.array([1, 0, 3, 2])),
 }
-"""Module -> how many outputs an anchor has there, and which of them it has here, in order."""
+"""Outputs to reorder: module -> how many an anchor has in the file, and the order of those here."""
 
 AS_IT_IS = (1, np.array([0]))
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """The arrays in an npz file. Nothing in it is executed. Raises WeightsError and OSError."""
+    """Return the arrays in an npz file, as float32.
+
+    Nothing in the file is executed. Raises WeightsError and OSError.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name].astype(np.float32) for name in file.files}
@@ -51,8 +54,11 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def load_ssdlite(model: SSDLite, arrays: Arrays) -> None:
-    """Give ``model``, which has COCO's eighty classes, the published weights. Raises WeightsError
-    for the first array that is missing, or that is none of it or of another shape."""
+    """Give ``model``, which has COCO's eighty classes, the published weights.
+
+    Raises WeightsError for the first array that is missing, or that is none of the model's or of
+    another shape.
+    """
     target = model.state_dict()
     state = {}
     for name, array in arrays.items():

@@ -29,14 +29,17 @@ from builder.modeling.pyramid import Pyramid, pool
 from builder.modeling.ssdlite import SSDLite, anchors_per_cell, delta_scale, grids, make_anchors
 
 RawOutputs = tuple[Tensor, Tensor]
-"""Logits (B, A, num_classes) and deltas (B, A, 4)."""
+"""Raw outputs of an exit: logits (B, A, num_classes) and deltas (B, A, 4)."""
 
 OUTPUTS = ("logits", "deltas")
-"""What is among the features behind the maps of the pyramid."""
+"""Names of the features that follow the maps of the pyramid: the raw outputs."""
 
 
 class Refinement(nn.Module):
-    """What a stack adds to the logits and deltas of one map: nothing, before it is trained."""
+    """Layers that predict what a stack adds to the logits and deltas of one map.
+
+    Untrained, they add nothing.
+    """
 
     def __init__(self, channels: int, num_anchors: int, num_classes: int, activation: str) -> None:
         super().__init__()
@@ -50,14 +53,17 @@ class Refinement(nn.Module):
         nn.init.zeros_(self.predict.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, H * W * anchors, num_classes + 4), classes first."""
+        """Return (B, H * W * anchors, num_classes + 4), classes first, for a map (B, C, H, W)."""
         x = self._activation(self.bn(self.depthwise(self._activation(x))))
         return self.predict(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self._num_outputs)
 
 
 class Stack(nn.Module):
-    """A pyramid, and what is predicted from it: deltas in the units of the heads that they refine,
-    or an optimizer's step would move boxes ten times as far as theirs."""
+    """A pyramid, and the layers that refine logits and deltas by it.
+
+    Deltas are in the units of the heads that they refine, or an optimizer's step would move boxes
+    ten times as far as theirs.
+    """
 
     delta_scale: Tensor
 
@@ -78,7 +84,7 @@ class Stack(nn.Module):
         self.register_buffer("delta_scale", delta_scale(), persistent=False)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Maps, logits and deltas -> the same, refined."""
+        """Return maps, logits and deltas, refined."""
         maps, (logits, deltas) = features[: self._num_levels], features[self._num_levels :]
         maps = [x + y for x, y in zip(maps, self.pyramid(maps), strict=True)]
         # Heads begin at the second level, and go on behind the last.
@@ -96,10 +102,13 @@ class Stack(nn.Module):
 
 
 class AnytimeSSD(nn.Module):
-    """SSDLite with refining stacks. The same methods as of ``Detector``; exits count from 1."""
+    """SSDLite with refining stacks, an anytime detector with the same methods as ``Detector``.
+
+    Exits count from 1.
+    """
 
     anchors: Tensor
-    """(A, 4) float32 xyxy in input pixels: the rows of the raw outputs."""
+    """Anchors, (A, 4) float32 xyxy in input pixels: the rows of the raw outputs."""
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
@@ -120,28 +129,28 @@ class AnytimeSSD(nn.Module):
         self.register_buffer("anchors", self.anchors_at(config.input_size), persistent=False)
 
     def anchors_at(self, input_size: tuple[int, int]) -> Tensor:
-        """(A, 4) anchors of inputs of (height, width), on the CPU."""
+        """Return the (A, 4) anchors of inputs of (height, width), on the CPU."""
         return torch.from_numpy(make_anchors(input_size))
 
     def stem(self, images: Tensor) -> list[Tensor]:
-        """(B, H, W, 3) uint8 RGB -> features of depth 0: maps, logits, deltas."""
+        """Return the features of depth 0 for (B, H, W, 3) uint8 RGB: maps, logits, deltas."""
         finest, maps = self.backbone.features(images)
         pairs = zip(self.neck_input, (finest, *maps), strict=False)
         return [*(lateral(x) for lateral, x in pairs), *self.backbone.predict(maps)]
 
     def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
-        """Features of ``depth - 1`` -> features of ``depth`` (1..N)."""
+        """Return the features of ``depth`` (1..N), given those of ``depth - 1``."""
         for index in self.config.stacks_of(depth):
             features = self.stacks[index](features)
         return features
 
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
-        """Features of ``depth`` -> raw outputs of that exit, which are among them."""
+        """Return the raw outputs of exit ``depth``, which are among its features."""
         logits, deltas = features[-2:]
         return logits, deltas
 
     def forward(self, images: Tensor, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
-        """Raw outputs of the given exits (default: all); runs no deeper than the deepest."""
+        """Return the raw outputs of the given exits (default: all), run to the deepest of them."""
         wanted = set(range(1, self.config.num_exits + 1) if exits is None else exits)
         features = self.stem(images)
         outputs = {}
@@ -152,13 +161,13 @@ class AnytimeSSD(nn.Module):
         return outputs
 
     def postprocess(self, outputs: RawOutputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes, scores, labels and counts: see ``decode_and_suppress``."""
+        """Return boxes, scores, labels and counts: see ``decode_and_suppress``."""
         logits, deltas = outputs
         facts = PostprocessFacts.of(self.config)
         return decode_and_suppress(logits.float(), deltas.float(), self.anchors, facts)
 
     def feature_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of one image's features, as they cross from segment to segment."""
+        """Return name -> shape of one image's features, as they cross from segment to segment."""
         config, num_anchors = self.config, len(self.anchors)
         maps = {
             f"p{level}": (config.neck_channels, *size)
@@ -168,10 +177,10 @@ class AnytimeSSD(nn.Module):
         return {**maps, **{name: (num_anchors, width) for name, width in widths}}
 
     def anchors_per_level(self) -> tuple[int, ...]:
-        """How many rows of ``anchors`` belong to each map with a head."""
+        """Return the number of rows of ``anchors`` that belong to each map with a head."""
         cells = [height * width for height, width in grids(self.config.input_size)]
         return tuple(a * b for a, b in zip(cells, anchors_per_cell(), strict=True))
 
     def head_parameters(self, depth: int) -> int:
-        """Trainable values of the head of exit ``depth``: it has none."""
+        """Return the number of trainable values of the head of exit ``depth``: it has none."""
         return 0

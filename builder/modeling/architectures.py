@@ -23,21 +23,27 @@ ARCHITECTURES: dict[str, Callable[[DetectorConfig], AnyDetector]] = {
 
 
 def make_detector(config: DetectorConfig) -> AnyDetector:
-    """The detector that ``config`` describes, with random weights."""
+    """Return the detector that ``config`` describes, with random weights."""
     return ARCHITECTURES[config.architecture](config)
 
 
 def at_size(detector: AnyDetector, input_size: tuple[int, int]) -> AnyDetector:
-    """The same weights for an input of (height, width): a copy, in the same mode, on the same
-    device. Raises ValueError for a size that the structure cannot have."""
+    """Return a copy of ``detector`` for an input of (height, width), with the same weights.
+
+    It is in the same mode and on the same device. Raises ValueError for a size that the structure
+    cannot have.
+    """
     resized = make_detector(replace(detector.config, input_size=input_size))
     resized.load_state_dict(detector.state_dict())
     return resized.to(detector.anchors.device).train(detector.training)
 
 
 def backbone_stages(detector: AnyDetector) -> list[list[nn.Module]]:
-    """The backbone in parts that may be frozen from the image on: the stem, then stages of a
-    ResNet, blocks of MobileNetV2, cells of AmoebaNet-D. What follows them is no part."""
+    """Return the backbone in parts that may be frozen, from the image on.
+
+    Parts are the stem, then stages of a ResNet, blocks of MobileNetV2 or cells of AmoebaNet-D. What
+    follows them is no part.
+    """
     return list(_stages(detector.backbone))
 
 
@@ -56,9 +62,11 @@ def _stages(backbone: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def freeze_backbone(detector: AnyDetector, num_stages: int, norms: bool) -> None:
-    """Take the first ``num_stages`` parts of the backbone out of training and, with ``norms``, all
-    of its normalisations: neither their parameters nor their statistics change from now on. Raises
-    ValueError if there are fewer parts."""
+    """Take the first ``num_stages`` parts of the backbone out of training.
+
+    With ``norms``, all of its normalisations are taken out too. Of what is taken out, neither
+    parameters nor statistics change from now on. Raises ValueError if there are fewer parts.
+    """
     stages = backbone_stages(detector)
     if num_stages > len(stages):
         raise ValueError(f"the backbone has {len(stages)} parts to freeze, not {num_stages}")
@@ -73,5 +81,5 @@ def freeze_backbone(detector: AnyDetector, num_stages: int, norms: bool) -> None
 
 
 def _as_trained(norm: nn.Module, _: object) -> None:
-    """Whatever mode the model is put into, this one stays in inference."""
+    """Keep a normalisation in inference, whatever mode the model is put into."""
     norm.training = False

@@ -57,7 +57,10 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of aligned pairs: (N, 4), (N, 4) -> (N,); 0 where both are empty."""
+    """Return the intersection over union of aligned pairs, (N, 4), (N, 4) -> (N,).
+
+    It is 0 where both are empty.
+    """
     low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
     overlap = (high - low).clamp(min=0).prod(dim=-1)
     return overlap / (box_area(a) + box_area(b) - overlap).clamp(min=1e-9)

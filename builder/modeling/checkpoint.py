@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 PREDICTS_CLASSES = re.compile(r"\.classes\.(predict|pointwise)\.|\.refinements\.\d+\.predict\.")
-"""Names of weights that are of no use for other classes."""
+"""Pattern in the names of weights that are of no use for other classes."""
 
 
 class CheckpointError(InvalidArgument):

@@ -97,16 +97,18 @@ class Detector(nn.Module):
         self.register_buffer("anchors", torch.from_numpy(make_anchors(config)), persistent=False)
 
     def anchors_at(self, input_size: tuple[int, int]) -> Tensor:
-        """(A, 4) anchors of inputs of (height, width), on the CPU. Raises ValueError for a size
-        that the structure cannot have."""
+        """Return the (A, 4) anchors of inputs of (height, width), on the CPU.
+
+        Raises ValueError for a size that the structure cannot have.
+        """
         return torch.from_numpy(make_anchors(replace(self.config, input_size=input_size)))
 
     def anchors_per_level(self) -> tuple[int, ...]:
-        """How many rows of ``anchors`` belong to each level."""
+        """Return the number of rows of ``anchors`` that belong to each level."""
         return anchors_per_level(self.config)
 
     def feature_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of one image's features, as they cross from segment to segment."""
+        """Return name -> shape of one image's features, as they cross from segment to segment."""
         config = self.config
         return {
             f"p{level}": (config.neck_channels, *size)
@@ -140,7 +142,7 @@ class Detector(nn.Module):
         return self.retina_head, depth - light_exits
 
     def head_parameters(self, depth: int) -> int:
-        """Trainable values that the head of exit ``depth`` uses."""
+        """Return the number of trainable values that the head of exit ``depth`` uses."""
         head, exit = self.head_of(depth)
         return head.count_parameters(exit)
 

@@ -23,37 +23,45 @@ WIDTHS = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320
 """Channels that each block of the backbone puts out."""
 
 EXPANSION = 6
-"""Of every block but the first."""
+"""Factor by which every block but the first widens its input."""
 
 PADDED_BEFORE = {1: 0, 3: 1, 6: 0, 13: 1}
-"""Block of stride 2 -> rows and columns of zeros before its input, as at 300 pixels."""
+"""Padding of the blocks of stride 2: index -> rows and columns of zeros before the input.
+
+It is what they have at 300 pixels.
+"""
 
 STEM_WIDTH, LAST_WIDTH = 32, 1280
 
 EXTRAS = ((256, 512, 0), (128, 256, 1), (128, 256, 1), (64, 128, 0))
-"""(reduced, put out, padded before) of the layers behind the backbone, each of stride 2."""
+"""Layers behind the backbone, each of stride 2: (channels reduced to, put out, padding before)."""
 
 FINEST_TAP, TAP = 6, 13
-"""Blocks whose expansion is a feature map: at strides 8 and 16."""
+"""Indices of the blocks whose expansion is a feature map, at strides 8 and 16."""
 
 STRIDES = (16, 32, 64, 128, 256, 512)
-"""Of the six maps that have a head."""
+"""Strides of the six maps that have a head."""
 
 TRAINED_SIZE = 300
 """Pixels of the input that anchors are shares of."""
 
 SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
-"""Side of the square anchor of each map, as a share of ``TRAINED_SIZE``; the last is for the
-geometric mean alone."""
+"""Sides of the square anchors of the maps, as shares of ``TRAINED_SIZE``.
+
+The last is there for the geometric mean alone.
+"""
 
 FIRST_SHAPES = ((0.1, 1.0), (0.2, 2.0), (0.2, 0.5))
-"""(scale, width over height) of the anchors of the first map."""
+"""Anchors of the first map, as (scale, width over height)."""
 
 RATIOS = (1.0, 2.0, 0.5, 3.0, 1 / 3)
-"""Width over height of the others' anchors; one more is square, between this scale and the next."""
+"""Anchors of the other maps, as width over height.
+
+One more is square, between this scale and the next.
+"""
 
 CENTRE_SCALE, SIZE_SCALE = 0.1, 0.2
-"""What a head puts out is multiplied by these to be deltas of ``builder.modeling.boxes``."""
+"""Factors of centres and sizes that make a head's outputs deltas of ``builder.modeling.boxes``."""
 
 
 class Conv(nn.Conv2d):
@@ -73,7 +81,7 @@ class Conv(nn.Conv2d):
         self._behind = before == 0 and kernel > 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
+        """Return (B, C_out, ceil(H / stride), ceil(W / stride)) for (B, C, H, W)."""
         if self._behind:
             height, width = int(x.shape[-2]), int(x.shape[-1])
             x = F.pad(x, (0, 1 + width % 2, 0, 1 + height % 2))
@@ -101,14 +109,14 @@ class Block(nn.Module):
         self._residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> what comes out, and the expansion."""
+        """Return what comes out for (B, C, H, W), and the expansion."""
         expanded = x if self.expand is None else F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(expanded)))
         return (x + y if self._residual else y), expanded
 
 
 class Extra(nn.Module):
-    """Half the resolution: 1x1, depthwise 3x3 of stride 2, 1x1."""
+    """A layer that halves the resolution: 1x1, depthwise 3x3 of stride 2, 1x1."""
 
     def __init__(self, in_channels: int, reduced: int, out_channels: int, before: int) -> None:
         super().__init__()
@@ -117,14 +125,14 @@ class Extra(nn.Module):
         self.project = _pointwise(reduced, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, out_channels, ceil(H / 2), ceil(W / 2))."""
+        """Return (B, out_channels, ceil(H / 2), ceil(W / 2)) for (B, C, H, W)."""
         for layer in (self.reduce, self.depthwise, self.project):
             x = F.relu6(layer(x))
         return x
 
 
 class Predictor(nn.Module):
-    """A depthwise convolution, then a linear 1x1."""
+    """A predictor of values at every cell: a depthwise convolution, then a linear 1x1."""
 
     def __init__(self, channels: int, num_outputs: int) -> None:
         super().__init__()
@@ -132,13 +140,13 @@ class Predictor(nn.Module):
         self.pointwise = _pointwise(channels, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, H * W, num_outputs), rows row-major over (y, x)."""
+        """Return (B, H * W, num_outputs) for (B, C, H, W), rows row-major over (y, x)."""
         y: Tensor = self.pointwise(F.relu6(self.depthwise(x)))
         return y.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class Head(nn.Module):
-    """Classes and boxes of one map."""
+    """A head of one map, which predicts classes and boxes at its anchors."""
 
     delta_scale: Tensor
 
@@ -150,7 +158,7 @@ class Head(nn.Module):
         self.register_buffer("delta_scale", delta_scale(), persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> logits (B, H * W * anchors, num_classes) and deltas (..., 4)."""
+        """Return logits (B, H * W * anchors, num_classes) and deltas (..., 4) for (B, C, H, W)."""
         logits = self.classes(x).reshape(x.shape[0], -1, self._num_classes)
         return logits, self.boxes(x).reshape(x.shape[0], -1, 4) * self.delta_scale
 
@@ -171,9 +179,9 @@ class SSDLite(nn.Module):
             Extra(of, *extra) for of, extra in zip(before, EXTRAS, strict=False)
         )
         self.channels = (EXPANSION * WIDTHS[TAP - 1], *before)
-        """Of the six maps."""
+        """Channels of the six maps that have a head."""
         self.finest_channels = EXPANSION * WIDTHS[FINEST_TAP - 1]
-        """Of the map at stride 8, which has no head."""
+        """Channels of the map at stride 8, which has no head."""
         self.heads = nn.ModuleList(
             Head(channels, count, num_classes)
             for channels, count in zip(self.channels, anchors_per_cell(), strict=True)
@@ -185,7 +193,7 @@ class SSDLite(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, H, W, 3) uint8 RGB -> the map at stride 8, and those at ``STRIDES``."""
+        """Return the map at stride 8, and those at ``STRIDES``, for (B, H, W, 3) uint8 RGB."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)  # (B, 3, H, W)
         x = F.relu6(self.stem(pixels / 127.5 - 1))
         taps = {}
@@ -197,37 +205,42 @@ class SSDLite(nn.Module):
         return taps[FINEST_TAP], maps
 
     def predict(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The six maps -> logits (B, A, num_classes) and deltas (B, A, 4), rows over maps, then y,
-        x and anchors."""
+        """Return logits (B, A, num_classes) and deltas (B, A, 4) for the six maps.
+
+        Rows go over maps, then y, x and anchors.
+        """
         logits, deltas = zip(
             *(head(x) for head, x in zip(self.heads, maps, strict=True)), strict=True
         )
         return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, W, 3) uint8 RGB -> logits and deltas of ``predict``."""
+        """Return the logits and deltas of ``predict`` for (B, H, W, 3) uint8 RGB."""
         return self.predict(self.features(images)[1])
 
 
 def delta_scale() -> Tensor:
-    """(4,) what the outputs x y w h of a head are multiplied by."""
+    """Return the factors of a head's outputs x y w h, (4,)."""
     return torch.tensor([CENTRE_SCALE, CENTRE_SCALE, SIZE_SCALE, SIZE_SCALE])
 
 
 def anchors_per_cell() -> tuple[int, ...]:
-    """How many anchors a cell of each map has."""
+    """Return the number of anchors that a cell of each map has."""
     return (len(FIRST_SHAPES), *[len(RATIOS) + 1] * (len(STRIDES) - 1))
 
 
 def grids(input_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """(height, width) of the six maps."""
+    """Return the (height, width) of the six maps."""
     height, width = input_size
     return tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES)
 
 
 def make_anchors(input_size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """(A, 4) float32 xyxy in input pixels, in the order of ``SSDLite.predict``. Their sides do not
-    depend on the size of the input: what a cell makes of an object does not either."""
+    """Return the anchors, (A, 4) float32 xyxy in input pixels, in the order of ``SSDLite.predict``.
+
+    Their sides do not depend on the size of the input: what a cell makes of an object does not
+    either.
+    """
     rows = []
     for index, (height, width) in enumerate(grids(input_size)):
         shapes: tuple[tuple[float, float], ...] = FIRST_SHAPES

@@ -234,8 +234,10 @@ def _by_exit(results: Mapping[int, AveragePrecision]) -> dict[str, list[float]]:
 
 
 def _validate(model: AnyDetector, held_out: Dataset, recipe: TrainConfig, epoch: int) -> Any:
-    """The line to log: AP by exit at the detector's input size or, of a recipe with sizes to
-    validate at, at the largest of them, and ``by_size``."""
+    """Return the line to log: AP by exit at the detector's input size.
+
+    Of a recipe with sizes to validate at, it is AP at the largest of them, and ``by_size``.
+    """
     if not recipe.validation_sizes:
         return _validation_line(epoch, validate(model, held_out))
     by_size = {

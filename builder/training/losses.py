@@ -33,25 +33,28 @@ It is that of tensorflow/tpu.
 
 
 IGNORED_IOU = 0.4
-"""Anchors that overlap an ignored region by as much are not asked about its class."""
+"""Least overlap with an ignored region at which an anchor is not asked about its class."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """What is known about one image. G objects, R regions; boxes are xyxy in input pixels."""
+    """Everything that is known about one image: G objects, R regions.
+
+    Boxes are xyxy in input pixels.
+    """
 
     boxes: Tensor
-    """(G, 4)."""
+    """Boxes of the objects, (G, 4)."""
     labels: Tensor
-    """(G,) int64."""
+    """Classes of the objects, (G,) int64."""
     scores: Tensor
-    """(G,) from 0 to 1, how certain each label is."""
+    """Certainty of each label, (G,) from 0 to 1."""
     ignored: Tensor
-    """(R, 4) where one of ``ignored_labels`` is neither right nor wrong."""
+    """Regions where finding one of ``ignored_labels`` is neither right nor wrong, (R, 4)."""
     ignored_labels: Tensor
-    """(R,) int64."""
+    """Class of each region, (R,) int64."""
     unlabelled: Tensor
-    """(U,) int64 classes of which nothing is known."""
+    """Classes of whose objects nothing is known, (U,) int64."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +111,10 @@ def assign(anchors: Tensor, truths: Sequence[Truth], num_classes: int) -> Target
 
 
 def _ignored(anchors: Tensor, truths: Sequence[Truth], is_class: Tensor) -> Tensor | None:
-    """What the class loss leaves out, (B, A, C) bool; an object's own class is never among it."""
+    """Return what the class loss leaves out of one batch, (B, A, C) bool, or None for nothing.
+
+    An object's own class is never among it.
+    """
     if not any(len(truth.ignored) or len(truth.unlabelled) for truth in truths):
         return None
     ignored = torch.zeros_like(is_class)
@@ -132,10 +138,11 @@ def focal_loss(logits: Tensor, is_class: Tensor, alpha: float, gamma: float) -> 
 
 
 def quality_focal_loss(logits: Tensor, quality: Tensor, gamma: float) -> Tensor:
-    """The quality focal loss of every element (Li et al., Generalized Focal Loss, 2020, eq. 5).
+    """Return the quality focal loss of every element (Li et al., 2020, equation 5).
 
-    ``|q - p|**gamma`` times the cross-entropy between p = sigmoid(logit) and q, ``quality``, in
-    0..1; least, and 0 in its gradient, where p is q. Same shape.
+    From Generalized Focal Loss: ``|q - p|**gamma`` times the cross-entropy between p =
+    sigmoid(logit) and q, ``quality``, in 0..1; least, and 0 in its gradient, where p is q. Same
+    shape.
     """
     distance = (quality - torch.sigmoid(logits)).abs()
     return distance**gamma * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
@@ -159,14 +166,17 @@ BOX_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def _focal(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
-    """Every label counts as certain."""
+    """Return the focal loss, for which every label counts as certain."""
     return focal_loss(logits, targets.is_class, config.focal_alpha, config.focal_gamma)
 
 
 def _quality_focal(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
-    """A positive anchor's quality is how certain the label is, times the IoU of its box as a share
-    of the best one's for that object: whose box fits best shall score most, and as much as its
-    label is certain (after Feng et al., TOOD, 2021)."""
+    """Return the quality focal loss towards how certain a label is and how well its box fits.
+
+    A positive anchor's quality is how certain the label is, times the IoU of its box as a share of
+    the best one's for that object: whose box fits best shall score most, and as much as its label
+    is certain (after Feng et al., TOOD, 2021).
+    """
     with torch.no_grad():
         fit = box_iou(decode_boxes(deltas, targets.anchors), targets.boxes)  # (P,)
         best = fit.new_zeros(int(targets.objects.max()) + 1 if len(fit) else 0)
@@ -178,7 +188,7 @@ def _quality_focal(logits: Tensor, deltas: Tensor, targets: Targets, config: Tra
 
 
 def _soft_focal(logits: Tensor, deltas: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
-    """A positive anchor's quality is how certain the label is."""
+    """Return the quality focal loss towards how certain a positive anchor's label is."""
     quality = torch.zeros_like(logits)
     quality.flatten(0, 1)[targets.rows, targets.labels] = targets.scores
     return quality_focal_loss(logits, quality, config.focal_gamma)
@@ -189,8 +199,10 @@ CLASS_LOSSES: dict[str, Callable[[Tensor, Tensor, Targets, TrainConfig], Tensor]
     "soft_focal": _soft_focal,
     "quality_focal": _quality_focal,
 }
-"""Functions of logits (B, A, C), deltas (P, 4) of the positive anchors, targets and recipe; of the
-shape of the logits."""
+"""Class losses: name -> function of logits, deltas, targets and recipe.
+
+Logits are (B, A, C), as is the result; deltas are those of the positive anchors, (P, 4).
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

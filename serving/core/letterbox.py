@@ -63,7 +63,7 @@ def fit(
 def stretch(
     original_width: int, original_height: int, input_width: int, input_height: int
 ) -> Letterbox:
-    """The placement that fills the input, whatever the image's aspect ratio."""
+    """Return the placement that fills the input, whatever the image's aspect ratio."""
     return Letterbox(original_width, original_height, input_width, input_height)
 
 
@@ -71,5 +71,4 @@ PLACEMENTS: dict[str, Callable[[int, int, int, int], Letterbox]] = {
     "letterbox": fit,
     "stretch": stretch,
 }
-"""By the name of how a model wants its images; functions of the image's width and height and those
-of the input."""
+"""Placements by name: functions of the image's width and height and those of the input."""
