@@ -17,7 +17,8 @@ from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments
 from builder.exporting.repository import write_catalog
 from builder.exporting.torch_programs import export_programs
-from builder.modeling.detector import Detector
+from builder.modeling.anytime_ssd import AnytimeSSD
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.frozen import freeze
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 class Exported:
     """The detector as exported, its segments on disk, and images of its input size."""
 
-    frozen: Detector
+    frozen: AnyDetector
     folder: Path
     catalog: Catalog
     images: list[np.ndarray]
@@ -50,11 +51,8 @@ def exported_detector(folder: Path, **changes: Any) -> Exported:
     random = np.random.default_rng(0)
     shape = (*config.input_size, 3)
     images = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(4)]
-    detector = Detector(config).train()
-    for head in filter(None, (detector.light_head, detector.retina_head)):
-        for tower, std in ((head.classes, 0.15), (head.boxes, 0.02)):
-            *_, last = tower.predict.modules()  # of a separable convolution the second
-            torch.nn.init.normal_(last.weight, std=std)
+    detector = make_detector(config).train()
+    _find_boxes(detector)
     for module in detector.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0  # one pass over the images sets the statistics
@@ -63,6 +61,21 @@ def exported_detector(folder: Path, **changes: Any) -> Exported:
     detector.eval()
     files = export_segments(detector, folder)
     return Exported(freeze(detector), folder, build_catalog(config, files, "test"), images)
+
+
+def _find_boxes(detector: AnyDetector) -> None:
+    """Give its predictions weights that make something of noise."""
+    if isinstance(detector, AnytimeSSD):
+        for head in detector.backbone.heads:
+            torch.nn.init.normal_(head.classes.pointwise.weight, std=0.15)
+        for stack in detector.stacks:
+            for refinement in stack.refinements:
+                torch.nn.init.normal_(refinement.predict.weight, std=0.15)
+        return
+    for head in filter(None, (detector.light_head, detector.retina_head)):
+        for tower, std in ((head.classes, 0.15), (head.boxes, 0.02)):
+            *_, last = tower.predict.modules()  # of a separable convolution the second
+            torch.nn.init.normal_(last.weight, std=std)
 
 
 def trained_detector(folder: Path, num_exits: int) -> tuple[Catalog, list[np.ndarray]]:

@@ -19,9 +19,10 @@ from serving.core.command_errors import (
 )
 
 if TYPE_CHECKING:
-    from builder.modeling.detector import Detector
+    from builder.modeling.architectures import AnyDetector
 
-MMDET, BACKBONE = "mmdet-nas-fpn", "imagenet-backbone"
+MMDET, BACKBONE, SSDLITE = "mmdet-nas-fpn", "imagenet-backbone", "ssdlite-arrays"
+PART = {"config": "--config", "neck": "--neck", "assignments": "--set"}
 OPTIONS_OF = {
     MMDET: {
         "name": "--name",
@@ -29,9 +30,10 @@ OPTIONS_OF = {
         "input_size": "--input-size",
         "every_exit": "--every-exit",
     },
-    BACKBONE: {"config": "--config", "neck": "--neck", "assignments": "--set"},
+    BACKBONE: PART,
+    SSDLITE: PART,
 }
-"""Of import: options that only one layout has, by where they are kept."""
+"""Options of import that not every layout has, by layout and by where they are kept."""
 
 NAME, INPUT_SIZE = "nas_fpn", (640, 640)
 """Of an imported detector."""
@@ -94,10 +96,13 @@ def add_parsers(commands: Any) -> None:
         description="Make a checkpoint for build or train --init of a torch file with a state "
         f"dict. {MMDET}: a whole detector of MMDetection, current or 1.x; its structure is read "
         f"off the weights. {BACKBONE}: the backbone of --config, from torchvision or timm; the "
-        "rest of the detector is random. A file in which any key or shape differs is refused.",
+        f"rest of the detector is random. {SSDLITE}: the same of SSDLite-MobileNetV2 with its "
+        "heads, in an npz file. A file in which any key or shape differs is refused.",
     )
     parser.add_argument("file", type=Path, help="what torch.save wrote")
-    parser.add_argument("--layout", choices=(MMDET, BACKBONE), required=True, help="what it holds")
+    parser.add_argument(
+        "--layout", choices=(MMDET, BACKBONE, SSDLITE), required=True, help="what it holds"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
     parser.add_argument(
         "--license", default="unknown", help="of the weights, for the catalogue [unknown]"
@@ -117,7 +122,7 @@ def add_parsers(commands: Any) -> None:
         action="store_true",
         help="an exit after every stack, to be trained, not only the one that was",
     )
-    part = parser.add_argument_group(f"of the layout {BACKBONE}")
+    part = parser.add_argument_group(f"of the layouts {BACKBONE} and {SSDLITE}")
     part.add_argument("--config", choices=names, help="the detector whose backbone it is")
     add_neck(part)
     add_assignments(part)
@@ -147,10 +152,10 @@ def _import(options: argparse.Namespace) -> None:
 
     for layout, names in OPTIONS_OF.items():
         given = [flag for name, flag in names.items() if getattr(options, name)]
-        if layout != options.layout and given:
+        if given and not set(names) <= set(OPTIONS_OF[options.layout]):
             raise CommandError(f"{', '.join(given)}: only for the layout {layout}")
-    if options.layout == BACKBONE and not options.config:
-        raise CommandError(f"{BACKBONE} needs a --config")
+    if OPTIONS_OF[options.layout] is PART and not options.config:
+        raise CommandError(f"{options.layout} needs a --config")
     try:
         # A ValueError is of a name, classes or an input size that no detector can have.
         with files_of_the_user(), invalid_arguments():
@@ -165,7 +170,7 @@ def _import(options: argparse.Namespace) -> None:
     print(f"wrote {options.out}: {_summary(detector.config)}, {num_keys} keys accounted for")
 
 
-def _mmdet(options: argparse.Namespace) -> tuple[Detector, int]:
+def _mmdet(options: argparse.Namespace) -> tuple[AnyDetector, int]:
     """The detector in the file, and of how many keys."""
     from builder.importing import class_names, load_nas_fpn, read_state_dict
 
@@ -181,7 +186,7 @@ def _mmdet(options: argparse.Namespace) -> tuple[Detector, int]:
     return detector, len(state)
 
 
-def _backbone(options: argparse.Namespace) -> tuple[Detector, int]:
+def _backbone(options: argparse.Namespace) -> tuple[AnyDetector, int]:
     """A random detector with the backbone in the file, and of how many keys."""
     import torch
 
@@ -196,7 +201,26 @@ def _backbone(options: argparse.Namespace) -> tuple[Detector, int]:
     return detector, len(state)
 
 
-LAYOUTS = {MMDET: _mmdet, BACKBONE: _backbone}
+def _ssdlite(options: argparse.Namespace) -> tuple[AnyDetector, int]:
+    """Return a detector that finds what the SSDLite in the file does, and its number of arrays."""
+    import torch
+
+    from builder.importing import load_ssdlite, read_arrays
+    from builder.modeling.anytime_ssd import AnytimeSSD
+
+    config = configured(options.config, options.neck, options.assignments)
+    if config.detector.architecture != "ssdlite":
+        raise CommandError(
+            f"--config {options.config} is no ssdlite, but {config.detector.architecture}"
+        )
+    arrays = read_arrays(options.file)
+    torch.manual_seed(config.train.seed)
+    detector = AnytimeSSD(replace(config.detector, license=options.license))
+    load_ssdlite(detector.backbone, arrays)
+    return detector, len(arrays)
+
+
+LAYOUTS = {MMDET: _mmdet, BACKBONE: _backbone, SSDLITE: _ssdlite}
 
 
 def _lines(path: Path) -> tuple[str, ...]:

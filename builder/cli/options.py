@@ -15,7 +15,7 @@ PRECISIONS = ("f32", "bf16", "int8")
 
 LAYOUTS = ("coco", "voc", "yolo")
 """Of data sets of any name."""
-DATASETS = ("bccd", "coco", "deeppcb", "voc", "yolo")
+DATASETS = ("bccd", "coco", "deeppcb", "mix", "voc", "yolo")
 BAD_ANNOTATIONS = ("skip", "refuse")
 """As in ``builder.data``, which --help need not import."""
 

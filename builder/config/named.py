@@ -31,6 +31,8 @@ from builder.config.rules import (
 )
 
 CHOICES = {
+    "architecture": ("retinanet", "ssdlite"),
+    "resize": ("letterbox", "stretch"),
     "backbone": ("resnet10", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "amoebanet_d"),
     "conv": ("dense", "separable"),
     "light_head_conv": ("dense", "separable"),
@@ -42,6 +44,7 @@ CHOICES = {
 TRAIN_CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "step"),
+    "class_loss": ("focal", "soft_focal", "quality_focal"),
     "box_loss": ("giou", "huber"),
 }
 """Fields of a recipe that name something in the ``optimization`` or ``losses`` of the training."""
@@ -91,6 +94,14 @@ class DetectorConfig(JsonRecord):
     classes: tuple[str, ...]
     input_size: tuple[int, int]
     """Size of the model input, (height, width) in pixels."""
+    architecture: str = "retinanet"
+    """Kind of network: retinanet or ssdlite.
+
+    An ssdlite is MobileNetV2 with the heads of SSDLite, which stacks refine. It has anchors and
+    heads of its own, and reads no field about those.
+    """
+    resize: str = "letterbox"
+    """How an image becomes the input: letterbox keeps its aspect ratio, stretch fills the input."""
     backbone: str = "resnet10"
     backbone_width: int = 8
     """Channels of the backbone's stem; of AmoebaNet-D its F, four times as many."""
@@ -107,6 +118,8 @@ class DetectorConfig(JsonRecord):
     """Number of pyramids in the neck."""
     stacks_per_exit: int = 1
     """Number of pyramids between two exits: an exit follows every so many."""
+    plain_exit: bool = False
+    """Whether the first exit of an ssdlite comes before any stack, with what its heads found."""
     neck_channels: int = 64
     conv: str = "dense"
     """Kind of the 3x3 convolutions in neck and head: dense, or separable.
@@ -155,18 +168,26 @@ class DetectorConfig(JsonRecord):
         if self.graph and self.neck in GRAPHS:
             raise ValueError(f"{self.neck!r} is the name of a built-in neck: choose another")
         # Multiples of the coarsest stride, so that every resampling is exact.
-        multiple = self.strides[-1]
+        multiple = self.strides[-1] if self.architecture == "retinanet" else 1
         if any(side % multiple for side in self.input_size):
             raise ValueError(f"input sides must be multiples of {multiple}: {self.input_size}")
         if self.num_stacks % self.stacks_per_exit:
             raise ValueError("num_stacks must be a multiple of stacks_per_exit")
         if self.light_exits >= self.num_exits:
             raise ValueError("the last exit has the head: light_exits must be less than all exits")
+        if self.plain_exit and self.architecture != "ssdlite":
+            raise ValueError(
+                f"a {self.architecture} finds nothing before its first stack: plain_exit"
+            )
         if self.max_detections > self.max_candidates:
             raise ValueError("max_detections must lie in 1..max_candidates")
 
     def _check_backbone(self) -> None:
         width, layers = self.backbone_width, self.backbone_layers
+        if self.architecture == "ssdlite" and (self.backbone, width) != ("mobilenet_v2", 32):
+            raise ValueError(
+                f"ssdlite is mobilenet_v2 of width 32 with heads, not {self.backbone} of {width}"
+            )
         if self.backbone != "amoebanet_d":
             if layers:
                 raise ValueError(
@@ -180,8 +201,13 @@ class DetectorConfig(JsonRecord):
 
     @property
     def num_exits(self) -> int:
-        """Number of exits: one after every ``stacks_per_exit`` stacks."""
-        return self.num_stacks // self.stacks_per_exit
+        """Number of exits: one after every ``stacks_per_exit`` stacks, and the plain exit."""
+        return self.num_stacks // self.stacks_per_exit + self.plain_exit
+
+    def stacks_of(self, depth: int) -> range:
+        """Return the indices of the stacks that exit ``depth`` runs after the exit before it."""
+        count, number = self.stacks_per_exit, depth - self.plain_exit
+        return range(max(0, number - 1) * count, number * count)
 
     @property
     def pyramid(self) -> Graph:
@@ -207,7 +233,7 @@ class DetectorConfig(JsonRecord):
     def feature_sizes(self) -> tuple[tuple[int, int], ...]:
         """Size of the feature map of each level, (height, width) in cells."""
         height, width = self.input_size
-        return tuple((height // stride, width // stride) for stride in self.strides)
+        return tuple((-(-height // stride), -(-width // stride)) for stride in self.strides)
 
 
 DETECTOR_RULES: dict[str, Rule] = {
@@ -221,6 +247,7 @@ DETECTOR_RULES: dict[str, Rule] = {
     "graph": Rule(lambda value: isinstance(value, tuple), "a list of rows"),
     "num_stacks": whole(1),
     "stacks_per_exit": whole(1),
+    "plain_exit": FLAG,
     "neck_channels": whole(1),
     "head_channels": whole(1),
     "head_convs": whole(0),
@@ -279,7 +306,14 @@ class TrainConfig(JsonRecord):
 
     None trains every one; n trains the last one and n - 1 others drawn at random.
     """
+    class_loss: str = "focal"
+    """Class loss: focal, soft_focal or quality_focal.
+
+    soft_focal trains scores towards how certain a label is, quality_focal towards that times how
+    well the box fits, beside the best one of its object.
+    """
     focal_alpha: float = 0.25
+    """Weight of positives in the focal loss, one minus that of negatives; others do not read it."""
     focal_gamma: float = 1.5
     box_loss: str = "giou"
     box_weight: float = 2.0
@@ -290,9 +324,34 @@ class TrainConfig(JsonRecord):
     """
     drop_block: float = 0.0
     """Rate of DropBlock behind every cell of the neck at the last step; it grows from 0."""
+    input_sizes: tuple[int, ...] = ()
+    """Sides of square inputs, of which every batch has one, drawn at random.
+
+    Without any, every batch has the detector's input size.
+    """
+    images_per_epoch: int | None = None
+    """Number of images of an epoch, drawn without replacement; None is all of the data set."""
+    growing: bool = False
+    """Whether a run may go on with a changed data set, as when more of it has been labelled."""
+    backbone_learning_rate_ratio: float = 1.0
+    """Learning rate of what was trained before, as a share of the others'.
+
+    That is the backbone, of an ssdlite also its heads. With 0 only the others are trained, in half
+    the time.
+    """
+    frozen_stages: int = 0
+    """Number of parts of the backbone that are not trained, counted from the image.
+
+    Parts are the stem, then stages of a ResNet, blocks of MobileNetV2 or cells of AmoebaNet-D.
+    """
+    frozen_norms: bool = False
+    """Whether the backbone's normalisation keeps its statistics, scales and shifts."""
     horizontal_flip: bool = True
     vertical_flip: bool = False
     scale_jitter: tuple[float, float] = (0.8, 1.2)
+    """Least and greatest zoom; a part is cut out of what is larger than the input."""
+    aspect_jitter: float = 0.0
+    """Logarithm of the greatest factor by which width over height is changed, either way."""
     brightness_jitter: float = 0.2
     contrast_jitter: float = 0.2
     autocast: bool = True
@@ -302,6 +361,8 @@ class TrainConfig(JsonRecord):
     """
     validate_every: int = 0
     """Epochs between validations; 0 validates only after the last."""
+    validation_sizes: tuple[int, ...] = ()
+    """Sides of square inputs to validate at; without any, the detector's input size."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -327,6 +388,14 @@ TRAIN_RULES: dict[str, Rule] = {
     "momentum": share(below_one=True),
     "clip_norm": optional(POSITIVE),
     "exits_per_step": optional(whole(1)),
+    "input_sizes": several(whole(32)),
+    "images_per_epoch": optional(whole(1)),
+    "growing": FLAG,
+    "backbone_learning_rate_ratio": NON_NEGATIVE,
+    "frozen_stages": whole(0),
+    "frozen_norms": FLAG,
+    "aspect_jitter": NON_NEGATIVE,
+    "validation_sizes": several(whole(32)),
     "focal_alpha": share(),
     "focal_gamma": NON_NEGATIVE,
     "box_weight": NON_NEGATIVE,
@@ -497,7 +566,51 @@ COCO_CLASSES = (
 )
 """The eighty classes of COCO, in the order of their ids."""
 
+# The weights that it starts from were trained at 300 pixels, on images stretched to that size; at
+# sizes of 300 + 32 k its layers meet the borders of an image as they were trained to.
+_EVERYDAY = Config(
+    DetectorConfig(
+        name="everyday",
+        classes=COCO_CLASSES,
+        input_size=(300, 300),
+        architecture="ssdlite",
+        resize="stretch",
+        backbone="mobilenet_v2",
+        backbone_width=32,
+        num_stacks=3,
+        plain_exit=True,
+        neck_channels=96,
+        conv="separable",
+        score_threshold=0.02,
+        iou_threshold=0.55,
+        max_candidates=256,
+    ),
+    TrainConfig(
+        dataset="mix",
+        validation_split="held",
+        batch_size=16,
+        learning_rate=3e-4,
+        warmup_steps=50,
+        backbone_learning_rate_ratio=0.1,
+        frozen_stages=4,
+        weight_decay=0.01,
+        class_loss="quality_focal",
+        focal_gamma=2.0,
+        box_weight=1.0,
+        ema_decay=0.998,
+        input_sizes=(172, 204, 236, 300, 364, 428),
+        validation_sizes=(172, 236, 300, 364),
+        images_per_epoch=1536,
+        growing=True,
+        scale_jitter=(0.7, 1.6),
+        aspect_jitter=0.2,
+        epochs=20,
+    ),
+)
+
 CONFIGS: dict[str, Config] = {
+    # punctual train --config everyday --data data/everyday --init ssdlite.pt --out runs/everyday
+    "everyday": _EVERYDAY,
     # punctual train --config bccd --data data/bccd --out runs/bccd
     "bccd": _BCCD,
     # punctual ablate --config bccd_small --data data/bccd --out runs/exits_bccd

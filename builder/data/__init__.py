@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from builder.data.coco import (
@@ -15,16 +16,21 @@ from builder.data.coco import (
 from builder.data.coco_json import read_coco
 from builder.data.dataset import Dataset, DatasetError, Sample
 from builder.data.deeppcb import read_deeppcb
+from builder.data.mix import read_mix
 from builder.data.voc import read_bccd, read_voc
 from builder.data.yolo import read_yolo
 
-DATASETS: dict[str, Callable[[Path, str], Dataset]] = {
+_SINGLE: dict[str, Callable[[Path, str], Dataset]] = {
     "bccd": read_bccd,
     "coco": read_coco,
     "deeppcb": read_deeppcb,
     "voc": read_voc,
     "yolo": read_yolo,
 }
+
+_MIX: dict[str, Callable[[Path, str], Dataset]] = {"mix": partial(read_mix, readers=_SINGLE)}
+
+DATASETS = dict(sorted((_SINGLE | _MIX).items()))
 """Readers of data sets: name -> function of (folder, split)."""
 
 BAD_ANNOTATIONS = ("skip", "refuse")

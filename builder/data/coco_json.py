@@ -3,6 +3,7 @@
     annotations/instances_SPLIT.json: ``images``, ``categories``, ``annotations``    SPLIT/FILE_NAME
 
 Classes are the categories in the order of their ids. ``bbox`` is x, y, width, height in pixels.
+An annotation that another detector made may have its ``score``.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ def _annotations(
             x, y, width, height = map(_number, _list(entry["bbox"]))
             stated = entry.get("area")
             area = None if stated is None else _number(stated)
+            score = _number(entry.get("score", 1.0))
             crowd = entry.get("iscrowd") or 0
             # True and False are 1 and 0 to a mapping.
             known_image = image_id in images and not isinstance(image_id, bool)
@@ -116,9 +118,8 @@ def _annotations(
             found.report(where, f"lacks {error}")
             continue
         except (TypeError, ValueError, OverflowError):
-            found.report(
-                where, "is malformed: bbox must be four numbers, area a number, ids single values"
-            )
+            problem = "bbox must be four numbers, area and score a number, ids single values"
+            found.report(where, f"is malformed: {problem}")
             continue
         if not known_image:
             found.report(where, f"image_id {image_id!r} is not that of an image")
@@ -128,9 +129,11 @@ def _annotations(
             found.report(where, f"iscrowd is {crowd!r}, not 0 or 1")
         elif area is not None and not 0 <= area <= MAX_AREA:
             found.report(where, f"an area is no {area} pixels")
+        elif not 0 <= score <= 1:
+            found.report(where, f"score is {score}, not from 0 to 1")
         else:
             box = (x, y, x + width, y + height)
-            yield image_id, Annotation(where, box, labels[category_id], area, bool(crowd))
+            yield image_id, Annotation(where, box, labels[category_id], area, bool(crowd), score)
 
 
 def _list(value: Any) -> list[Any]:

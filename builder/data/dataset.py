@@ -65,10 +65,12 @@ class Annotation:
     area: float | None = None
     """Area of the object in square pixels; None for that of its box."""
     is_crowd: bool = False
-    """Whether the box holds many objects: what is found there counts neither as right nor as wrong.
+    """Whether the box holds many objects, or one that is hard to tell.
 
-    Training takes it for background.
+    What is found there counts neither as right nor as wrong, and training does not look there.
     """
+    score: float = 1.0
+    """Certainty of the label, from 0 to 1: less where another detector gave it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +94,10 @@ class Sample:
     crowds_xyxy: npt.NDArray[np.float32] = field(default_factory=lambda: _boxes([]))
     """Boxes of crowds (many objects in one box), (crowds, 4) in pixels of the image."""
     crowd_labels: npt.NDArray[np.int64] = field(default_factory=lambda: _labels([]))
+    scores: npt.NDArray[np.float32] | None = None
+    """Certainty of each label, (boxes,) from 0 to 1; None where all are certain."""
+    unlabelled: npt.NDArray[np.int64] = field(default_factory=lambda: _labels([]))
+    """Classes whose objects may be in the image without a box."""
 
     @property
     def image(self) -> npt.NDArray[np.uint8]:
@@ -129,6 +135,10 @@ class Dataset:
                 digest.update(values.tobytes())
             for values in (sample.crowds_xyxy, sample.crowd_labels):
                 digest.update(values.tobytes())
+            # Of most data sets there are none: they keep the digest that they had.
+            if sample.scores is not None:
+                digest.update(sample.scores.tobytes())
+            digest.update(sample.unlabelled.tobytes())
         return digest.hexdigest()
 
 
@@ -203,7 +213,7 @@ class Collector:
         Boxes are clipped to it; of those that are left without area each is reported.
         """
         height, width = size
-        boxes, labels, areas = [], [], []
+        boxes, labels, areas, scores = [], [], [], []
         crowds, crowd_labels = [], []
         for item in annotations:
             x1, y1, x2, y2 = item.box_xyxy
@@ -222,6 +232,7 @@ class Collector:
                 boxes.append((left, top, right, bottom))
                 labels.append(item.label)
                 areas.append((right - left) * (bottom - top) if item.area is None else item.area)
+                scores.append(item.score)
         self.samples.append(
             Sample(
                 _printable(image_id),
@@ -232,6 +243,7 @@ class Collector:
                 np.array(areas, dtype=np.float32),
                 _boxes(crowds),
                 _labels(crowd_labels),
+                None if min(scores, default=1.0) == 1.0 else np.array(scores, dtype=np.float32),
             )
         )
 

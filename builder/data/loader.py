@@ -15,20 +15,35 @@ from itertools import islice
 import numpy as np
 
 from builder.config.named import TrainConfig
-from builder.data.augment import Example, augment
+from builder.data.augment import Example, Placement, augment
 from builder.data.dataset import Dataset
+from serving.core.letterbox import fit
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
 AHEAD = 3
 """Number of batches prepared in advance."""
 
 
-def steps_per_epoch(num_samples: int, batch_size: int) -> int:
+def steps_per_epoch(num_samples: int, config: TrainConfig) -> int:
     """Return the number of whole batches in an epoch, at least one.
 
-    The rest is left out (other samples each time).
+    The rest is left out (other samples each time). An epoch with a number of images has as many
+    batches as that makes, however many samples there are.
     """
-    return max(1, num_samples // batch_size)
+    return max(1, (config.images_per_epoch or num_samples) // config.batch_size)
+
+
+def input_size_of(
+    config: TrainConfig, input_size: tuple[int, int], epoch: int, step: int
+) -> tuple[int, int]:
+    """Return the (height, width) of a step's batch: one of the recipe's, if it has any.
+
+    Otherwise it is ``input_size``.
+    """
+    if not config.input_sizes:
+        return input_size
+    side = int(np.random.default_rng((config.seed, epoch, step, 0x512E)).choice(config.input_sizes))
+    return side, side
 
 
 def epoch_batches(
@@ -37,15 +52,23 @@ def epoch_batches(
     config: TrainConfig,
     epoch: int,
     part: tuple[int, int] = (0, 1),
+    placement: Placement = fit,
 ) -> Iterator[list[Example]]:
-    """Yield the batches of one epoch, shuffled; of each, part i of n where ``part`` is (i, n)."""
+    """Yield the batches of one epoch, shuffled; of each, part i of n where ``part`` is (i, n).
+
+    All images of a batch have one size.
+    """
     index, num_parts = part
-    order = np.random.default_rng((config.seed, epoch)).permutation(len(dataset.samples))
-    steps = steps_per_epoch(len(order), config.batch_size)
+    steps = steps_per_epoch(len(dataset.samples), config)
+    random = np.random.default_rng((config.seed, epoch))
+    # An epoch of more images than there are begins anew with all of them.
+    rounds = -(-steps * config.batch_size // len(dataset.samples)) if config.images_per_epoch else 1
+    order = np.concatenate([random.permutation(len(dataset.samples)) for _ in range(rounds)])
 
     def example(position: int) -> Example:
         random = np.random.default_rng((config.seed, epoch, position))
-        return augment(dataset.samples[order[position]], input_size, config, random)
+        size = input_size_of(config, input_size, epoch, position // config.batch_size)
+        return augment(dataset.samples[order[position]], size, config, random, placement)
 
     with ThreadPoolExecutor(THREADS) as pool:
         batches = (

@@ -4,7 +4,8 @@
     classes.txt: one class a line; without it, the twenty of Pascal VOC
 
 Corners are taken as they stand: pixels are areas here, and the data sets at hand do not say
-whether they count from 0 or 1. Objects marked as difficult count as any other.
+whether they count from 0 or 1. Objects marked as difficult are treated as Pascal VOC does: finding
+them is neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -125,4 +126,6 @@ def _annotations(found: Collector, name: str, tree: Element) -> Iterator[Annotat
             stated = ", ".join(f"{k} {t!r}" for k, t in zip(_CORNERS, texts, strict=True))
             found.report(where, f"expected four numbers in bndbox, not {stated}")
             continue
-        yield Annotation(where, (x1, y1, x2, y2), found.classes.index(kind))
+        difficult = item.findtext("difficult", "").strip() == "1"
+        label = found.classes.index(kind)
+        yield Annotation(where, (x1, y1, x2, y2), label, is_crowd=difficult)

@@ -19,8 +19,8 @@ from builder.config.named import DetectorConfig
 from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments, measure_postprocess, verify_segments
 from builder.exporting.repository import PARTIAL, remove_leftovers, remove_partial, write_catalog
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.checkpoint import load_checkpoint
-from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
 from serving.artifacts.model_folders import CATALOG, ModelError, read_catalog, version_folder
 from serving.core.catalog import Catalog
@@ -29,7 +29,7 @@ from serving.core.ports import Clock
 POSTPROCESS_ROUNDS = 200
 
 
-def open_detector(source: Path | DetectorConfig, command: str) -> tuple[Detector, str]:
+def open_detector(source: Path | DetectorConfig, command: str) -> tuple[AnyDetector, str]:
     """Return a detector, and the command that made it, or ``command`` where that is not known.
 
     The detector is the trained one in a checkpoint, or an untrained one with random weights.
@@ -38,11 +38,11 @@ def open_detector(source: Path | DetectorConfig, command: str) -> tuple[Detector
         detector, _, metadata = load_checkpoint(source)
         return detector, str(metadata.get("command", command))
     torch.manual_seed(0)
-    return Detector(source).eval(), command
+    return make_detector(source).eval(), command
 
 
 def write_model(
-    detector: Detector, name: str | None, command: str, repository: Path, clock: Clock
+    detector: AnyDetector, name: str | None, command: str, repository: Path, clock: Clock
 ) -> Catalog:
     """Write the segments of ``detector`` and their catalogue as a model; return the catalogue.
 

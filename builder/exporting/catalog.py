@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from builder.config.named import DetectorConfig
 from serving.core.catalog import Catalog, Exit, SegmentFile
 
+TITLES = {"retinanet": "RetinaNet", "ssdlite": "SSDLite"}
+"""Names of architectures for people: architecture -> title in a catalogue's description."""
+
 
 def build_catalog(
     config: DetectorConfig, files: Mapping[str, SegmentFile], command: str
@@ -15,11 +18,13 @@ def build_catalog(
     exits = "an exit after each"
     if config.stacks_per_exit > 1:
         exits = f"an exit after every {config.stacks_per_exit} of them"
+    if config.plain_exit:
+        exits += " and one before them"
     return Catalog(
         name=config.name,
         version="1",
         description=(
-            f"RetinaNet on {config.backbone} (width {config.backbone_width}), "
+            f"{TITLES[config.architecture]} on {config.backbone} (width {config.backbone_width}), "
             f"{config.num_stacks} stacks of {config.neck} with {config.neck_channels} channels "
             f"({config.conv}), {exits}"
         ),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from builder.exporting.catalog import build_catalog
 from builder.exporting.repository import sha256
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector
 from builder.modeling.frozen import (
     MIN_HALF_ELEMENTS,
     TensorFunction,
@@ -72,7 +72,7 @@ class SegmentError(CommandFailed):
     """
 
 
-def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
+def export_segments(detector: AnyDetector, folder: Path) -> dict[str, SegmentFile]:
     """Write one ``<segment>.onnx`` per unit segment into ``folder``.
 
     Returns what a catalogue says about them. The detector is left as it was.
@@ -82,7 +82,7 @@ def export_segments(detector: Detector, folder: Path) -> dict[str, SegmentFile]:
     files = {}
     for segment, module in segment_functions(frozen).items():
         path = folder / f"{segment.name}.onnx"
-        features = tuple(f"p{level}" for level in frozen.config.levels)
+        features = tuple(frozen.feature_shapes())
         _export(module, example_inputs(frozen, segment), features, segment, path)
         files[segment.name] = SegmentFile(path.name, sha256(path))
     return files
@@ -100,6 +100,7 @@ def _export(
     output_names = DETECTIONS if segment.head else tuple(f"{name}_out" for name in features)
     _trace(module, inputs, input_names, output_names, path)
     model = onnx.load(path)
+    _restore_inputs(model.graph, input_names, inputs)
     with torch.inference_mode():
         shapes = [output.shape for output in module(*inputs)]
     for port, shape in zip(model.graph.output, shapes, strict=True):
@@ -109,6 +110,20 @@ def _export(
     _store_kernels_in_half(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _restore_inputs(graph: onnx.GraphProto, names: Sequence[str], inputs: Sequence[Tensor]) -> None:
+    """Put inputs back that the exporter left out because nothing reads them.
+
+    Whoever runs segments hands over all features, in their order.
+    """
+    kept = {port.name: port for port in graph.input}
+    ports = [
+        kept.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *sizes])
+        for name, sizes in ((name, x.shape[1:]) for name, x in zip(names, inputs, strict=True))
+    ]
+    del graph.input[:]
+    graph.input.extend(ports)
 
 
 def _trace(
@@ -152,7 +167,7 @@ def _store_kernels_in_half(model: onnx.ModelProto) -> None:
         graph.node.insert(position, cast)
 
 
-def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
+def verify_segments(frozen: AnyDetector, folder: Path) -> dict[str, float]:
     """Run every exported segment on ONNX Runtime beside what ``freeze`` returned, and compare.
 
     The batch is ``BATCH`` or, for heads, ``HEAD_BATCH``.
@@ -179,7 +194,7 @@ def verify_segments(frozen: Detector, folder: Path) -> dict[str, float]:
 
 
 def _telling_example(
-    frozen: Detector, segment: segments.Segment, module: nn.Module
+    frozen: AnyDetector, segment: segments.Segment, module: nn.Module
 ) -> tuple[tuple[Tensor, ...], list[np.ndarray]]:
     """Return random inputs and what torch makes of them.
 
@@ -233,7 +248,7 @@ def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(difference.max() / max(1e-6, np.abs(expected).max()))
 
 
-def measure_postprocess(detector: Detector, rounds: int, clock: Clock) -> float:
+def measure_postprocess(detector: AnyDetector, rounds: int, clock: Clock) -> float:
     """Return the median seconds of decoding and suppression alone.
 
     They run on OpenVINO with all cores, batch 1. The operations do not depend on what they are fed.

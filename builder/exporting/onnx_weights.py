@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 
 from builder.config.named import DetectorConfig
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.frozen import freeze
 from serving.core.catalog import Catalog
 
@@ -23,13 +23,13 @@ PREFIX, HALF = "detector.", "_half"
 """Prefix and suffix that the exporter puts around the name of a weight."""
 
 
-def read_frozen(config: DetectorConfig, catalog: Catalog, folder: Path) -> Detector:
+def read_frozen(config: DetectorConfig, catalog: Catalog, folder: Path) -> AnyDetector:
     """Return the frozen detector with the weights of the segments in ``folder``.
 
     Its structure is ``config``. Raises OSError, or ValueError when the segments are not those of
     such a detector.
     """
-    frozen = freeze(Detector(config))
+    frozen = freeze(make_detector(config))
     wanted = frozen.state_dict()
     found = {}
     for entry in catalog.segments.values():

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from builder.exporting.repository import sha256
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector
 from builder.modeling.frozen import example_inputs, freeze, segment_functions
 from serving.artifacts.model_folders import read_catalog
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
@@ -30,7 +30,7 @@ EXAMPLE_BATCH = 2
 """Number of images in the batch that is traced: a batch of one would be taken for a constant."""
 
 
-def export_programs(detector: Detector, folder: Path) -> None:
+def export_programs(detector: AnyDetector, folder: Path) -> None:
     """Write the programs of ``detector`` beside the catalogue in ``folder``.
 
     The catalogue must be that of the same weights. The record of the programs is written last and
@@ -70,7 +70,7 @@ def _strip(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     for hook in hooks:
         hook.remove()
     for part in module.modules():
-        if isinstance(part, Detector) or part in called:
+        if isinstance(part, AnyDetector) or part in called:
             continue
         tensors = (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
         for name, _ in tensors:

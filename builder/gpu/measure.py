@@ -28,8 +28,8 @@ from builder.exporting.repository import write_catalog
 from builder.exporting.torch_programs import export_programs
 from builder.gpu.report import GpuReport, ModelFigures, PathFigures, RuntimeFigures, with_rate
 from builder.measuring.latency import compare_paths
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.cost import exit_costs
-from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
 from reporting.machine import machine
 from serving.artifacts.model_folders import ModelError, read_catalog, version_folder
@@ -61,7 +61,7 @@ class _Model:
     config: DetectorConfig
     catalog: Catalog
     folder: Path
-    detector: Detector
+    detector: AnyDetector
     """Detector of the model, frozen."""
 
 
@@ -126,7 +126,7 @@ def _models(options: argparse.Namespace, scratch: Path) -> Iterator[_Model]:
     for name in options.config:
         torch.manual_seed(0)
         config = CONFIGS[name].detector
-        detector = freeze(Detector(config).eval())
+        detector = freeze(make_detector(config).eval())
         catalog = build_catalog(config, {}, "random weights")
         folder = version_folder(scratch, name)
         folder.mkdir(parents=True)

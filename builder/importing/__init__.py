@@ -7,6 +7,15 @@ A file that does not fit is refused with the first key that differs; nothing is 
 
 from builder.importing.imagenet import load_backbone
 from builder.importing.mmdet import class_names, load_nas_fpn
+from builder.importing.ssdlite import load_ssdlite, read_arrays
 from builder.importing.state_dict import WeightsError, read_state_dict
 
-__all__ = ["WeightsError", "class_names", "load_backbone", "load_nas_fpn", "read_state_dict"]
+__all__ = [
+    "WeightsError",
+    "class_names",
+    "load_backbone",
+    "load_nas_fpn",
+    "load_ssdlite",
+    "read_arrays",
+    "read_state_dict",
+]

@@ -56,6 +56,16 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return overlap / union.clamp(min=1e-9)
 
 
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the intersection over union of aligned pairs, (N, 4), (N, 4) -> (N,).
+
+    It is 0 where both are empty.
+    """
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    overlap = (high - low).clamp(min=0).prod(dim=-1)
+    return overlap / (box_area(a) + box_area(b) - overlap).clamp(min=1e-9)
+
+
 def match_anchors(anchors: Tensor, boxes: Tensor, threshold: float = 0.5) -> Tensor:
     """Return which box each anchor answers for: (A,) int64, an index into ``boxes`` or BACKGROUND.
 

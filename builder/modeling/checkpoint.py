@@ -5,18 +5,23 @@ The file holds tensors and JSON types only, so it is read without executing anyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from builder.config.named import DetectorConfig, replace
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector, make_detector
 from serving.core.command_errors import InvalidArgument
 
 FORMAT = 1
 """Version of the file's format, raised when a reader of the previous one could not use the file."""
+
+
+PREDICTS_CLASSES = re.compile(r"\.classes\.(predict|pointwise)\.|\.refinements\.\d+\.predict\.")
+"""Pattern in the names of weights that are of no use for other classes."""
 
 
 class CheckpointError(InvalidArgument):
@@ -106,7 +111,7 @@ def structure_of(path: Path, config: DetectorConfig) -> DetectorConfig:
     return replace(stored, name=config.name, classes=config.classes, input_size=config.input_size)
 
 
-def start_from(detector: Detector, path: Path) -> None:
+def start_from(detector: AnyDetector, path: Path) -> None:
     """Give ``detector`` the weights in the checkpoint ``path``, which must be of its structure.
 
     Where there are other classes, or in another order, what predicts them stays as it is. Raises
@@ -114,11 +119,12 @@ def start_from(detector: Detector, path: Path) -> None:
     """
     data = read_checkpoint(path)
     others = _detector_in(data, path).classes != detector.config.classes
-    own = ".classes.predict." if others else ""
-    detector.load_state_dict(_matched(data["weights"], detector.state_dict(), path, own))
+    state = detector.state_dict()
+    own = {name for name in state if others and PREDICTS_CLASSES.search(name)}
+    detector.load_state_dict(_matched(data["weights"], state, path, own))
 
 
-def load_checkpoint(path: str | Path) -> tuple[Detector, DetectorConfig, dict[str, Any]]:
+def load_checkpoint(path: str | Path) -> tuple[AnyDetector, DetectorConfig, dict[str, Any]]:
     """Return the detector in a checkpoint, its config and its metadata.
 
     The detector is in eval mode, on the CPU, with its served weights. Raises CheckpointError and
@@ -127,7 +133,7 @@ def load_checkpoint(path: str | Path) -> tuple[Detector, DetectorConfig, dict[st
     path = Path(path)
     data = read_checkpoint(path)
     config = _detector_in(data, path)
-    detector = Detector(config)
+    detector = make_detector(config)
     detector.load_state_dict(_matched(data["weights"], detector.state_dict(), path))
     return detector.eval(), config, data["metadata"]
 
@@ -143,15 +149,13 @@ def _matched(
     weights: Mapping[str, torch.Tensor],
     state: Mapping[str, torch.Tensor],
     path: Path,
-    own: str = "",
+    kept: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
-    """Return ``weights`` for a detector with this ``state``.
+    """Return ``weights`` for a detector with this ``state``, of which those that are ``kept`` stay.
 
-    Those of the detector with ``own`` in their name stay. Raises CheckpointError for the first that
-    does not fit.
+    Raises CheckpointError for the first that does not fit.
     """
     what = f"{path} holds a detector of another structure"
-    kept = {name for name in state if own and own in name}
     for name in (*state, *weights):
         if name not in weights:
             raise CheckpointError(f"{what}: {name} is missing")

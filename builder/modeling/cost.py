@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.config.named import DetectorConfig, replace
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import make_detector
 
 WIDTH_STEP = 2
 """Step in channels between the widths that are tried for a neck of equal cost."""
@@ -69,7 +69,7 @@ def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
     It is computed on the meta device: shapes only.
     """
     with torch.device("meta"):
-        detector = Detector(config).eval()
+        detector = make_detector(config).eval()
     images = torch.empty(1, *config.input_size, 3, dtype=torch.uint8, device="meta")
     backbone_macs = count_conv_macs(detector.backbone, lambda: detector.stem(images))
     neck_macs = count_conv_macs(detector.neck_input, lambda: detector.stem(images))
@@ -80,12 +80,9 @@ def exit_costs(config: DetectorConfig) -> tuple[ExitCost, ...]:
         # Every part and every head takes features of the same shapes.
         neck_macs += count_conv_macs(detector, lambda k=depth: detector.stack(k, features))  # type: ignore[misc]
         head_macs = count_conv_macs(detector, lambda k=depth: detector.head(k, features))  # type: ignore[misc]
-        first, last = (k * config.stacks_per_exit for k in (depth - 1, depth))
-        parameters += count_parameters(detector.stacks[first:last])
-        head, exit = detector.head_of(depth)
-        costs.append(
-            ExitCost(backbone_macs, neck_macs, head_macs, parameters + head.count_parameters(exit))
-        )
+        parameters += sum(count_parameters(detector.stacks[k]) for k in config.stacks_of(depth))
+        of_head = detector.head_parameters(depth)
+        costs.append(ExitCost(backbone_macs, neck_macs, head_macs, parameters + of_head))
     return tuple(costs)
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from builder.config.named import DetectorConfig
-from builder.modeling.anchors import make_anchors
+from builder.config.named import DetectorConfig, replace
+from builder.modeling.anchors import anchors_per_level, make_anchors
 from builder.modeling.backbones import make_backbone
 from builder.modeling.heads import RetinaHead
 from builder.modeling.postprocess import PostprocessFacts, decode_and_suppress
@@ -96,6 +96,25 @@ class Detector(nn.Module):
             self.register_buffer(name, torch.tensor(value).reshape(3, 1, 1), persistent=False)
         self.register_buffer("anchors", torch.from_numpy(make_anchors(config)), persistent=False)
 
+    def anchors_at(self, input_size: tuple[int, int]) -> Tensor:
+        """Return the (A, 4) anchors of inputs of (height, width), on the CPU.
+
+        Raises ValueError for a size that the structure cannot have.
+        """
+        return torch.from_numpy(make_anchors(replace(self.config, input_size=input_size)))
+
+    def anchors_per_level(self) -> tuple[int, ...]:
+        """Return the number of rows of ``anchors`` that belong to each level."""
+        return anchors_per_level(self.config)
+
+    def feature_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name -> shape of one image's features, as they cross from segment to segment."""
+        config = self.config
+        return {
+            f"p{level}": (config.neck_channels, *size)
+            for level, size in zip(config.levels, config.feature_sizes, strict=True)
+        }
+
     def stem(self, images: Tensor) -> list[Tensor]:
         """Return the features of depth 0 of (B, H, W, 3) uint8 RGB images at the input size.
 
@@ -106,9 +125,8 @@ class Detector(nn.Module):
 
     def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
         """Return the features of ``depth`` (1..N), given those of ``depth - 1``."""
-        count = self.config.stacks_per_exit
-        for stack in self.stacks[(depth - 1) * count : depth * count]:
-            features = stack(features)
+        for index in self.config.stacks_of(depth):
+            features = self.stacks[index](features)
         return features
 
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
@@ -122,6 +140,11 @@ class Detector(nn.Module):
         if self.light_head is not None and depth <= light_exits:
             return self.light_head, depth
         return self.retina_head, depth - light_exits
+
+    def head_parameters(self, depth: int) -> int:
+        """Return the number of trainable values that the head of exit ``depth`` uses."""
+        head, exit = self.head_of(depth)
+        return head.count_parameters(exit)
 
     def forward(self, images: Tensor, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
         """Return the raw outputs of the given exits (default: all).

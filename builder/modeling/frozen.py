@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector
 from serving.core import segment as segments
 
 MIN_HALF_ELEMENTS = 4096
@@ -48,7 +48,7 @@ def _replace_norms(module: nn.Module) -> None:
             _replace_norms(child)
 
 
-def freeze(detector: Detector) -> Detector:
+def freeze(detector: AnyDetector) -> AnyDetector:
     """Return a copy of the detector as it is exported.
 
     It is in inference mode, its normalisations are reduced to scale and shift, and the kernels that
@@ -66,7 +66,7 @@ def freeze(detector: Detector) -> Detector:
 class TensorFunction(nn.Module):
     """A module around a function of the detector, since the exporter takes modules."""
 
-    def __init__(self, detector: Detector, function: Callable[..., tuple[Tensor, ...]]) -> None:
+    def __init__(self, detector: AnyDetector, function: Callable[..., tuple[Tensor, ...]]) -> None:
         super().__init__()
         self.detector = detector
         self._function = function
@@ -75,7 +75,7 @@ class TensorFunction(nn.Module):
         return self._function(*inputs)
 
 
-def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
+def segment_functions(detector: AnyDetector) -> dict[segments.Segment, nn.Module]:
     """Return every unit segment as a module of positional tensors.
 
     Images (B, H, W, 3) uint8 or P3..P7 go in, P3..P7 or (boxes, scores, labels, counts) come out.
@@ -99,10 +99,9 @@ def segment_functions(detector: Detector) -> dict[segments.Segment, nn.Module]:
     return {segment: TensorFunction(detector, function) for segment, function in functions.items()}
 
 
-def example_inputs(detector: Detector, segment: segments.Segment) -> tuple[Tensor, ...]:
+def example_inputs(detector: AnyDetector, segment: segments.Segment) -> tuple[Tensor, ...]:
     """Return zeros of the shapes that ``segment`` takes, batch 1."""
     height, width = detector.config.input_size
     if segment.start == segments.IMAGE:
         return (torch.zeros(1, height, width, 3, dtype=torch.uint8),)
-    channels = detector.config.neck_channels
-    return tuple(torch.zeros(1, channels, h, w) for h, w in detector.config.feature_sizes)
+    return tuple(torch.zeros(1, *shape) for shape in detector.feature_shapes().values())

@@ -19,17 +19,34 @@ from builder.modeling.backbones import FeatureSpec
 from builder.modeling.layers import ACTIVATIONS, CONVS, DropBlock
 
 
-def resample(x: Tensor, from_level: int, to_level: int) -> Tensor:
-    """Return (B, C, H, W) ``x`` at one level resampled to another.
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Return the (height, width) of (B, C, H, W), as constants where a tracer looks on."""
+    return int(x.shape[-2]), int(x.shape[-1])
+
+
+def pool(x: Tensor, steps: int) -> Tensor:
+    """Return (B, C, H, W) ``x`` pooled to a level ``steps`` coarser.
+
+    The result is (B, C, ceil(H / 2**steps), ceil(W / 2**steps)).
+    """
+    step, (height, width) = 2**steps, size_of(x)
+    exact = height % step == 0 and width % step == 0
+    return F.max_pool2d(x, (min(step, height), min(step, width)), step, ceil_mode=not exact)
+
+
+def resample(x: Tensor, from_level: int, to_level: int, size: tuple[int, int]) -> Tensor:
+    """Return (B, C, H, W) ``x`` at one level resampled to another, whose maps have ``size``.
 
     The way to a coarser level is max pooling with kernel and stride 2**k, to a finer one nearest
-    neighbour. Sides divide exactly.
+    neighbour. Where sides do not divide, the last window is smaller, and the last copies are cut
+    away.
     """
     steps = to_level - from_level
     if steps > 0:
-        return F.max_pool2d(x, 2**steps, 2**steps)
+        return pool(x, steps)
     if steps < 0:
-        return F.interpolate(x, scale_factor=float(2**-steps), mode="nearest")
+        x = F.interpolate(x, scale_factor=float(2**-steps), mode="nearest")
+        return x if size_of(x) == size else x[..., : size[0], : size[1]]
     return x
 
 
@@ -116,10 +133,11 @@ class Pyramid(nn.Module):
         Each is (B, C, H / stride, W / stride).
         """
         maps = list(features)
+        sizes = {level: size_of(x) for level, x in zip(self._levels, features, strict=False)}
         for step, cell in zip(self._steps, self.cells, strict=True):
             level = step.cell.level
             coarse, fine = (
-                resample(maps[offset], self._levels[offset], level)
+                resample(maps[offset], self._levels[offset], level, sizes[level])
                 for offset in (step.coarse, step.fine)
             )
             merged = self._merges[step.cell.op](coarse, fine)

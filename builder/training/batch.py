@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from builder.data.augment import Example
-from builder.training.losses import Targets, assign
+from builder.training.losses import Targets, Truth, assign
 
 
 def stack_images(examples: Sequence[Example], device: torch.device) -> Tensor:
@@ -20,6 +20,16 @@ def stack_images(examples: Sequence[Example], device: torch.device) -> Tensor:
 
 def assign_examples(examples: Sequence[Example], anchors: Tensor, num_classes: int) -> Targets:
     """Return the training targets of the (A, 4) ``anchors``, on their device."""
-    boxes = [torch.from_numpy(example.boxes_xyxy).to(anchors.device) for example in examples]
-    labels = [torch.from_numpy(example.labels).to(anchors.device) for example in examples]
-    return assign(anchors, boxes, labels, num_classes)
+    return assign(anchors, [_truth(example, anchors.device) for example in examples], num_classes)
+
+
+def _truth(example: Example, device: torch.device) -> Truth:
+    arrays = (
+        example.boxes_xyxy,
+        example.labels,
+        example.scores,
+        example.ignored_xyxy,
+        example.ignored_labels,
+        example.unlabelled,
+    )
+    return Truth(*(torch.from_numpy(array).to(device) for array in arrays))

@@ -29,24 +29,42 @@ from builder.config.named import PARTS, Config, DetectorConfig, TrainConfig, rep
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.augment import Example
 from builder.data.loader import epoch_batches, steps_per_epoch
+from builder.modeling.architectures import (
+    AnyDetector,
+    at_size,
+    freeze_backbone,
+    make_detector,
+)
 from builder.modeling.checkpoint import read_checkpoint, save_checkpoint, start_from
-from builder.modeling.detector import Detector
 from builder.modeling.layers import drop_rate_at, set_drop_rate
 from builder.training.batch import assign_examples, stack_images
 from builder.training.distributed import Processes, joined
 from builder.training.losses import exit_loss
-from builder.training.optimization import MovingAverage, learning_rate_at, make_optimizer
+from builder.training.optimization import (
+    MovingAverage,
+    learning_rate_at,
+    make_optimizer,
+    set_learning_rate,
+)
 from builder.training.training_log import TrainingLog
 from builder.training.validation import positives_per_level, validate
 from serving.artifacts.torch_programs import multiplies_bf16
 from serving.core.command_errors import CommandFailed, InvalidArgument
+from serving.core.letterbox import PLACEMENTS
 
 CHECKPOINT = "checkpoint.pt"
 
 LOOK_EVERY = 20
 """Steps between two readings of the loss, each of which waits for the device."""
 
-CHANGEABLE = ("epochs", "micro_batches", "validate_every", "validation_split")
+CHANGEABLE = (
+    "epochs",
+    "micro_batches",
+    "validate_every",
+    "validation_sizes",
+    "validation_split",
+    "growing",
+)
 """Fields of a recipe that may change when a run is resumed."""
 
 log = logging.getLogger(__name__)
@@ -64,7 +82,7 @@ class Diverged(CommandFailed):
 class _Run:
     """One run's state: everything that changes while training."""
 
-    model: Detector
+    model: AnyDetector
     optimizer: torch.optim.Optimizer
     average: MovingAverage
     epoch: int = 0
@@ -114,18 +132,19 @@ def _train_epoch(
 ) -> dict[str, Any]:
     """Train one epoch and return the line to log. Raises Diverged."""
     recipe, num_exits = config.train, config.detector.num_exits
-    steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
+    steps = steps_per_epoch(len(dataset.samples), recipe)
     torch.manual_seed((run.epoch * processes.count + processes.rank) * 2**32 + recipe.seed)
     random = np.random.default_rng((recipe.seed, run.epoch, 0xE817))
     # Class loss, box loss and how often, by exit.
     sums = torch.zeros(num_exits, 3, device=run.model.anchors.device)
     rate = 0.0
     part = (processes.rank, processes.count)
-    batches = epoch_batches(dataset, config.detector.input_size, recipe, run.epoch, part)
+    placement = PLACEMENTS[config.detector.resize]
+    input_size = config.detector.input_size
+    batches = epoch_batches(dataset, input_size, recipe, run.epoch, part, placement)
     for index, examples in enumerate(batches, start=run.epoch * steps):
         rate = learning_rate_at(index, recipe.epochs * steps, recipe)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(run.optimizer, rate)
         set_drop_rate(run.model, drop_rate_at(index, recipe.epochs * steps, recipe.drop_block))
         exits = draw_exits(num_exits, recipe.exits_per_step, random)
         run.optimizer.zero_grad(set_to_none=True)
@@ -158,7 +177,7 @@ def _train_epoch(
 
 
 def _add_gradients(
-    model: Detector,
+    model: AnyDetector,
     wrapped: nn.Module,
     examples: Sequence[Example],
     exits: Sequence[int],
@@ -173,7 +192,11 @@ def _add_gradients(
     recipe, device = config.train, model.anchors.device
     lower = recipe.autocast and _multiplies_bf16(device)
     parts = [examples[index :: recipe.micro_batches] for index in range(recipe.micro_batches)]
-    targets = [assign_examples(p, model.anchors, len(config.detector.classes)) for p in parts]
+    height, width = examples[0].image.shape[:2]
+    anchors = model.anchors
+    if (height, width) != config.detector.input_size:
+        anchors = model.anchors_at((height, width)).to(device)
+    targets = [assign_examples(p, anchors, len(config.detector.classes)) for p in parts]
     positives = torch.tensor(float(sum(len(of_part.rows) for of_part in targets)), device=device)
     count = max(1.0, processes.sum(positives).item())
     for number, (part, of_part) in enumerate(zip(parts, targets, strict=True), start=1):
@@ -200,13 +223,28 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
 
 def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dict[str, Any]:
+    return {"epoch": epoch, "validation": _by_exit(results)}
+
+
+def _by_exit(results: Mapping[int, AveragePrecision]) -> dict[str, list[float]]:
     return {
-        "epoch": epoch,
-        "validation": {
-            name: [round(getattr(result, name), 4) for result in results.values()]
-            for name in ("ap", "ap50")
-        },
+        name: [round(getattr(result, name), 4) for result in results.values()]
+        for name in ("ap", "ap50")
     }
+
+
+def _validate(model: AnyDetector, held_out: Dataset, recipe: TrainConfig, epoch: int) -> Any:
+    """Return the line to log: AP by exit at the detector's input size.
+
+    Of a recipe with sizes to validate at, it is AP at the largest of them, and ``by_size``.
+    """
+    if not recipe.validation_sizes:
+        return _validation_line(epoch, validate(model, held_out))
+    by_size = {
+        side: _by_exit(validate(at_size(model, (side, side)), held_out))
+        for side in sorted(recipe.validation_sizes)
+    }
+    return {"epoch": epoch, "validation": by_size[max(by_size)], "by_size": by_size}
 
 
 def _check(
@@ -303,13 +341,22 @@ def train(
             "positives_per_level": list(positives),
             "data": digests(dataset, held_out),
         }
-        model = Detector(config.detector)
+        model = make_detector(config.detector)
         if initial is not None:
             start_from(model, initial)
+        try:
+            freeze_backbone(model, recipe.frozen_stages, recipe.frozen_norms)
+            if recipe.backbone_learning_rate_ratio == 0:
+                model.backbone.requires_grad_(False)  # nothing is computed for nothing
+            for side in {*recipe.input_sizes, *recipe.validation_sizes}:
+                model.anchors_at((side, side))
+        except ValueError as error:
+            raise InvalidRecipe(str(error)) from error
         if recipe.autocast and not _multiplies_bf16(own):
             log.info("float32 throughout: this processor does not multiply bfloat16")
         model = model.to(own, memory_format=torch.channels_last).train()
-        run = _Run(model, make_optimizer(model, recipe), MovingAverage(model, recipe.ema_decay))
+        optimizer = make_optimizer(model, recipe, model.backbone)
+        run = _Run(model, optimizer, MovingAverage(model, recipe.ema_decay))
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():
             stored = read_checkpoint(path)
@@ -355,7 +402,7 @@ def _check_same(
                     f"the run in {path} has {part}.{field.name} {was!r}, not {now!r}: go on with "
                     "what it has, or choose another folder"
                 )
-    if data != metadata["data"]["train"]:
+    if data != metadata["data"]["train"] and not config.train.growing:
         raise InvalidRecipe(f"the run in {path} is of other images or annotations")
     if epochs > config.train.epochs:
         raise InvalidRecipe(
@@ -376,7 +423,7 @@ def _run_epochs(
 ) -> None:
     """Train the epochs that are left, and write a checkpoint after each."""
     recipe = config.train
-    steps = steps_per_epoch(len(dataset.samples), recipe.batch_size)
+    steps = steps_per_epoch(len(dataset.samples), recipe)
     done = run.epoch * steps
     is_partial = (recipe.exits_per_step or config.detector.num_exits) < config.detector.num_exits
     wrapped = processes.wrap(run.model, is_partial=is_partial)
@@ -397,7 +444,7 @@ def _run_epochs(
             last = run.epoch == recipe.epochs
             due = recipe.validate_every and run.epoch % recipe.validate_every == 0
             if held_out is not None and (last or due):
-                validation = _validation_line(run.epoch, validate(run.average.model, held_out))
+                validation = _validate(run.average.model, held_out, recipe, run.epoch)
                 training_log.write(validation)
                 log.info("%s", validation)
                 metadata["validation"] = {"split": recipe.validation_split, **validation}

@@ -47,17 +47,24 @@ def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
     return config.learning_rate * share
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the optimizer's groups of parameters.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, slow: nn.Module | None = None, ratio: float = 1.0
+) -> list[dict[str, Any]]:
+    """Return the optimizer's groups of the parameters that are trained.
 
-    Convolution kernels decay; biases and normalisation scales do not.
+    Convolution kernels decay; biases and normalisation scales do not. Then the same of the part
+    ``slow``, if its learning rate is another ``ratio``, which every group has in its ``ratio``.
     """
-    kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    return [
-        {"params": kernels, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    of_slow = {id(value) for value in slow.parameters()} if slow and ratio != 1 else set()
+    trained = [value for value in model.parameters() if value.requires_grad]
+    groups = []
+    for is_slow, share in ((False, 1.0), (True, ratio)):
+        values = [value for value in trained if (id(value) in of_slow) == is_slow]
+        for decay, is_kernel in ((weight_decay, True), (0.0, False)):
+            of_group = [value for value in values if (value.dim() > 1) == is_kernel]
+            if of_group:
+                groups.append({"params": of_group, "weight_decay": decay, "ratio": share})
+    return groups
 
 
 Groups = list[dict[str, Any]]
@@ -70,9 +77,26 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = 
 }
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimizer that the recipe names."""
-    return OPTIMIZERS[config.optimizer](parameter_groups(model, config.weight_decay), config)
+def make_optimizer(
+    model: nn.Module, config: TrainConfig, backbone: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Return the optimizer that the recipe names, for what is trained of ``model``.
+
+    Its ``backbone`` learns at the share of the learning rate that the recipe states.
+    """
+    groups = parameter_groups(
+        model, config.weight_decay, backbone, config.backbone_learning_rate_ratio
+    )
+    return OPTIMIZERS[config.optimizer](groups, config)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group to its share of ``rate``.
+
+    Groups in runs of earlier versions have no share: they get all of it.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("ratio", 1.0)
 
 
 class MovingAverage:

@@ -11,10 +11,9 @@ import torch
 from builder.config.named import DetectorConfig
 from builder.data import AveragePrecision, Dataset, ScoredBoxes, average_precision
 from builder.data.augment import letterbox
-from builder.modeling.anchors import anchors_per_level
-from builder.modeling.detector import Detector
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.training.batch import assign_examples, stack_images
-from serving.core.letterbox import fit
+from serving.core.letterbox import PLACEMENTS
 
 MAX_COUNTED = 500
 """Most images of a data set in which positive anchors are counted."""
@@ -26,12 +25,12 @@ def positives_per_level(config: DetectorConfig, dataset: Dataset) -> tuple[int, 
     They are counted over as many as MAX_COUNTED images spread over the data set. A level without
     any is never trained to find anything.
     """
-    anchors = Detector(config).anchors
-    per_level = anchors_per_level(config)
+    detector = make_detector(config)
+    anchors, per_level = detector.anchors, detector.anchors_per_level()
     counts = np.zeros(len(per_level), dtype=np.int64)
     stride = -(-len(dataset.samples) // MAX_COUNTED)
     for sample in dataset.samples[::stride]:
-        example = letterbox(sample, config.input_size)
+        example = letterbox(sample, config.input_size, PLACEMENTS[config.resize])
         targets = assign_examples([example], anchors, len(config.classes))
         levels = np.searchsorted(np.cumsum(per_level), targets.rows.numpy(), side="right")
         counts += np.bincount(levels, minlength=len(per_level))
@@ -40,31 +39,35 @@ def positives_per_level(config: DetectorConfig, dataset: Dataset) -> tuple[int, 
 
 @torch.inference_mode()
 def validate(
-    detector: Detector, dataset: Dataset, batch_size: int = 8
+    detector: AnyDetector, dataset: Dataset, batch_size: int = 8
 ) -> dict[int, AveragePrecision]:
-    """Return the AP of every exit on letterboxed images, in float32."""
+    """Return the AP of every exit on images as the server places them, in float32.
+
+    What is found of classes that an image has no labels of does not count.
+    """
     config = detector.config
-    device = detector.anchors.device
+    device, placed_by = detector.anchors.device, PLACEMENTS[config.resize]
     input_height, input_width = config.input_size
     found: dict[int, list[ScoredBoxes]] = {k: [] for k in range(1, config.num_exits + 1)}
     was_training = detector.training
     detector.eval()
     for start in range(0, len(dataset.samples), batch_size):
         samples = dataset.samples[start : start + batch_size]
-        examples = [letterbox(sample, config.input_size) for sample in samples]
+        examples = [letterbox(sample, config.input_size, placed_by) for sample in samples]
         for depth, outputs in detector(stack_images(examples, device)).items():
             boxes, scores, labels, counts = (
                 tensor.cpu().numpy() for tensor in detector.postprocess(outputs)
             )
             for row, sample in enumerate(samples):
                 height, width = sample.size
-                placement = fit(width, height, input_width, input_height)
-                count = counts[row]
+                placement = placed_by(width, height, input_width, input_height)
+                known = np.arange(boxes.shape[1]) < counts[row]
+                known &= ~np.isin(labels[row], sample.unlabelled)
                 found[depth].append(
                     ScoredBoxes(
-                        placement.to_original(boxes[row, :count]),
-                        scores[row, :count],
-                        labels[row, :count].astype(np.int64),
+                        placement.to_original(boxes[row, known]),
+                        scores[row, known],
+                        labels[row, known].astype(np.int64),
                     )
                 )
     detector.train(was_training)

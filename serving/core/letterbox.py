@@ -1,11 +1,13 @@
 """Letterbox geometry: how an image of any size lies in the model's fixed input.
 
 The image is scaled by one factor so that it fits and is put in the top-left corner; the rest is
-padding. Pixels are treated as areas: a box edge at 0 is the left edge of the first pixel.
+padding. A model may also be trained on images stretched to its input, each axis by a factor of its
+own. Pixels are treated as areas: a box edge at 0 is the left edge of the first pixel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,3 +58,17 @@ def fit(
         resized_width=max(1, round(original_width * scale)),
         resized_height=max(1, round(original_height * scale)),
     )
+
+
+def stretch(
+    original_width: int, original_height: int, input_width: int, input_height: int
+) -> Letterbox:
+    """Return the placement that fills the input, whatever the image's aspect ratio."""
+    return Letterbox(original_width, original_height, input_width, input_height)
+
+
+PLACEMENTS: dict[str, Callable[[int, int, int, int], Letterbox]] = {
+    "letterbox": fit,
+    "stretch": stretch,
+}
+"""Placements by name: functions of the image's width and height and those of the input."""

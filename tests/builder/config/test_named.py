@@ -84,12 +84,16 @@ MAY_BE: list[tuple[str, Any]] = [
     ("validation_split", None),
     ("clip_norm", None),
     ("exits_per_step", None),
+    ("images_per_epoch", None),
     ("milestones", ()),
+    ("input_sizes", ()),
+    ("validation_sizes", ()),
 ]
 
 
 def wrong_values() -> list[tuple[str, str, object]]:
-    config = replace(CONFIGS["bccd"], train=replace(CONFIGS["bccd"].train, validation_split="val"))
+    recipe = replace(CONFIGS["bccd"].train, validation_split="val", images_per_epoch=100)
+    config = replace(CONFIGS["bccd"], train=recipe)
     return [
         (part, name, value)
         for part, rules in (("detector", DETECTOR_RULES), ("train", TRAIN_RULES))
@@ -152,11 +156,13 @@ def test_every_field_has_a_rule() -> None:
 
 
 def test_choices_are_what_the_model_has() -> None:
+    from builder.modeling.architectures import ARCHITECTURES
     from builder.modeling.backbones import BACKBONES, LAYERED_BACKBONES
     from builder.modeling.layers import ACTIVATIONS, CONVS
     from builder.modeling.pyramid import FLAVOURS
-    from builder.training.losses import BOX_LOSSES
+    from builder.training.losses import BOX_LOSSES, CLASS_LOSSES
     from builder.training.optimization import OPTIMIZERS, SCHEDULES
+    from serving.core.letterbox import PLACEMENTS
 
     tables: dict[str, Any] = {
         "backbone": BACKBONES | LAYERED_BACKBONES,
@@ -164,8 +170,10 @@ def test_choices_are_what_the_model_has() -> None:
         "light_head_conv": CONVS,
     }
     tables |= {"activation": ACTIVATIONS, "flavour": FLAVOURS}
+    tables |= {"architecture": ARCHITECTURES, "resize": PLACEMENTS}
     assert {name: tuple(table) for name, table in tables.items()} == CHOICES
-    tables = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "box_loss": BOX_LOSSES}
+    tables = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    tables |= {"class_loss": CLASS_LOSSES, "box_loss": BOX_LOSSES}
     assert {name: tuple(table) for name, table in tables.items()} == TRAIN_CHOICES
 
 

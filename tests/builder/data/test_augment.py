@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from builder.config.named import TrainConfig
 from builder.data.augment import Example, adjust, augment, flip, letterbox, place
 from builder.data.dataset import Sample
-from serving.core.letterbox import PAD_VALUE
+from serving.core.letterbox import PAD_VALUE, stretch
 from tests.builder.data.samples import make_sample
 from tests.properties import examples
 
@@ -88,3 +91,47 @@ def test_same_seed_same_view(sample: Sample) -> None:
     np.testing.assert_array_equal(view(3).image, view(3).image)
     np.testing.assert_array_equal(view(3).boxes_xyxy, view(3).boxes_xyxy)
     assert any(not np.array_equal(view(3).image, view(seed).image) for seed in range(4, 8))
+
+
+@given(zooms=st.tuples(st.floats(0.5, 1.2), st.floats(0.5, 1.2)))
+@examples(20)
+def test_boxes_follow_stretched_pixels(sample: Sample, zooms: tuple[float, float]) -> None:
+    example = place(sample, (128, 128), zooms, (0.0, 0.0), stretch)
+    assert np.abs(example.boxes_xyxy[0] - bright_extent(example.image)).max() <= 2
+
+
+def test_stretching_fills_the_input(sample: Sample) -> None:
+    example = letterbox(sample, (96, 64), stretch)
+    np.testing.assert_allclose(example.boxes_xyxy[0], np.array(BOX) * [0.5, 1, 0.5, 1])
+    assert not (example.image == PAD_VALUE).all(axis=-1).any()
+
+
+def test_what_is_unknown_goes_along(sample: Sample) -> None:
+    uncertain = replace(
+        sample,
+        scores=np.array([0.5], dtype=np.float32),
+        crowds_xyxy=np.array([[0, 0, 30, 30], [100, 60, 128, 96]], dtype=np.float32),
+        crowd_labels=np.array([0, 1]),
+        unlabelled=np.array([2]),
+    )
+    example = place(uncertain, (96, 128), 2.0, (0.0, 0.0))
+    assert example.scores.tolist() == [0.5]
+    assert example.ignored_labels.tolist() == [0]  # the other one is cut away
+    assert example.ignored_xyxy.tolist() == [[0, 0, 60, 60]]
+    assert example.unlabelled.tolist() == [2]
+    flipped = flip(example, 1)
+    assert flipped.ignored_xyxy.tolist() == [[68, 0, 128, 60]]
+    assert flipped.scores.tolist() == [0.5]
+
+
+def test_the_aspect_ratio_is_drawn(sample: Sample) -> None:
+    def ratio(aspect: float, seed: int) -> float:
+        config = TrainConfig(dataset="bccd", aspect_jitter=aspect, scale_jitter=(0.5, 0.5))
+        view = augment(sample, SIZE, config, np.random.default_rng(seed))
+        width, height = (view.boxes_xyxy[0, 2:] - view.boxes_xyxy[0, :2]).tolist()
+        return width / height
+
+    assert ratio(0.0, 1) == pytest.approx(40 / 32, rel=0.05)
+    ratios = [ratio(0.3, seed) / (40 / 32) for seed in range(20)]
+    assert math.exp(-0.32) < min(ratios) < 0.9
+    assert 1.1 < max(ratios) < math.exp(0.32)

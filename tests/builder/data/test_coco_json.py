@@ -77,6 +77,8 @@ def test_objects_and_crowds(root: Path) -> None:
         ({"area": -1}, "an area is no -1.0 pixels"),
         ({"area": float("nan")}, "an area is no nan pixels"),
         ({"iscrowd": "0"}, "iscrowd is '0', not 0 or 1"),
+        ({"score": 1.5}, "score is 1.5, not from 0 to 1"),
+        ({"score": "high"}, "is malformed"),
     ],
 )
 def test_bad_annotations_are_reported(root: Path, change: dict[str, Any], problem: str) -> None:
@@ -87,6 +89,17 @@ def test_bad_annotations_are_reported(root: Path, change: dict[str, Any], proble
     (bad,) = dataset.bad
     assert bad.startswith(f"annotations/instances_val.json: annotations[2]: {problem}")
     assert len(dataset.samples[0].labels) == 1
+
+
+def test_labels_of_another_detector(root: Path) -> None:
+    data = description()
+    data["annotations"].append({**data["annotations"][0], "score": 0.25})
+    write(root, data)
+    scores = read_coco(root, "val").samples[0].scores
+    assert scores is not None
+    assert scores.tolist() == [1.0, 0.25]
+    write(root, description())
+    assert read_coco(root, "val").samples[0].scores is None
 
 
 def test_what_is_not_stated_is_that_of_box_and_file(root: Path) -> None:

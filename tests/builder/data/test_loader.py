@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from builder.config.named import TrainConfig
+from builder.config.named import TrainConfig, replace
 from builder.data.dataset import Dataset
-from builder.data.loader import epoch_batches, steps_per_epoch
+from builder.data.loader import epoch_batches, input_size_of, steps_per_epoch
 from tests.builder.data.samples import make_sample
 
 SIZE = (128, 128)
@@ -44,7 +44,7 @@ def seen(images: Dataset, count: int, epoch: int, config: TrainConfig = PLAIN) -
 @pytest.mark.parametrize(("count", "steps"), [(3, 1), (4, 1), (9, 2), (40, 10)])
 def test_whole_batches(images: Dataset, count: int, steps: int) -> None:
     batches = seen(images, count, 0)
-    assert len(batches) == steps == steps_per_epoch(count, 4)
+    assert len(batches) == steps == steps_per_epoch(count, PLAIN)
     flat = [value for batch in batches for value in batch]
     assert len(set(flat)) == len(flat) == min(count, steps * 4)
 
@@ -58,3 +58,31 @@ def test_leaving_early_ends_the_threads(images: Dataset) -> None:
     batches = epoch_batches(images, SIZE, PLAIN, 0)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
+
+
+def test_an_epoch_of_some_images(images: Dataset) -> None:
+    config = replace(PLAIN, images_per_epoch=12)
+    epochs = [[value for batch in seen(images, 40, k, config) for value in batch] for k in range(2)]
+    assert [len(set(epoch)) for epoch in epochs] == [12, 12]
+    assert epochs[0] != epochs[1]
+    assert steps_per_epoch(40, config) == 3
+
+
+def test_an_epoch_of_more_images_than_there_are(images: Dataset) -> None:
+    flat = [v for batch in seen(images, 5, 0, replace(PLAIN, images_per_epoch=12)) for v in batch]
+    assert sorted(flat[:5]) == sorted(flat[5:10]) == list(range(5))
+    assert len(flat) == 12
+
+
+def test_every_batch_has_one_size(images: Dataset) -> None:
+    config = replace(PLAIN, input_sizes=(32, 64, 96))
+    sizes = [
+        {example.image.shape for example in batch}
+        for batch in epoch_batches(images, SIZE, config, 0)
+    ]
+    assert all(len(of_batch) == 1 for of_batch in sizes)
+    drawn = [shape for (shape,) in sizes]
+    assert set(drawn) == {(side, side, 3) for side in (32, 64, 96)}
+    assert drawn == [
+        (*input_size_of(config, SIZE, 0, step), 3) for step in range(len(images.samples) // 4)
+    ]

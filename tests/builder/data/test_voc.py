@@ -47,6 +47,14 @@ def test_one_object(one: Path) -> None:
     assert not dataset.bad
 
 
+def test_difficult_objects_are_neither_right_nor_wrong(one: Path) -> None:
+    difficult = ANNOTATIONS.replace("<bndbox>", "<difficult>1</difficult><bndbox>")
+    (one / "Annotations/image_1.xml").write_text(difficult)
+    (sample,) = read_bccd(one, "one").samples
+    assert not len(sample.labels)
+    assert (sample.crowds_xyxy.tolist(), sample.crowd_labels.tolist()) == ([[1, 2, 11, 12]], [1])
+
+
 def test_classes_of_ones_own(one: Path) -> None:
     (one / "classes.txt").write_text("RBC\nWBC \n\n")
     dataset = read_voc(one, "one")

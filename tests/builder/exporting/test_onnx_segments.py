@@ -61,6 +61,20 @@ def test_every_option_agrees_with_torch(changes, tmp_path):
     assert [port.name for port in stem.graph.output] == [f"p{level}_out" for level in levels]
 
 
+@pytest.mark.parametrize("side", [76, 108])
+def test_refining_stacks_agree_with_torch(side, tmp_path):
+    ssdlite = {"architecture": "ssdlite", "backbone": "mobilenet_v2", "backbone_width": 32}
+    size = {"input_size": (side, side), "neck_channels": 8, "num_stacks": 2, "conv": "separable"}
+    exported = exported_detector(tmp_path, **ssdlite, **size, plain_exit=side == 76)
+    errors = verify_segments(exported.frozen, exported.folder)
+    assert len(errors) == 1 + 2 * (3 if side == 76 else 2)
+    assert exported.catalog.description.startswith("SSDLite on mobilenet_v2")
+    stack = onnx.load(exported.folder / "stack_1.onnx")
+    names = [*(f"p{level}" for level in (3, 4, 5, 6, 7)), "logits", "deltas"]
+    assert [port.name for port in stack.graph.input] == names
+    assert [port.name for port in stack.graph.output] == [f"{name}_out" for name in names]
+
+
 def detections(*rows):
     """Boxes, scores, labels and counts of one image."""
     columns = [np.array(column, np.float32)[None] for column in zip(*rows, strict=True)]

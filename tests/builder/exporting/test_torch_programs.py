@@ -14,6 +14,7 @@ from builder.modeling.frozen import example_inputs
 from serving.artifacts.model_folders import ModelNotFound, read_catalog
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core import segment as segments
+from tests.exported import exported_detector, write_programs
 
 
 def record_of(exported) -> Programs:
@@ -81,3 +82,16 @@ def test_exporting_leaves_the_detector_alone_and_a_stopped_export_leaves_no_reco
 def test_no_programs_without_a_catalogue(exported, tmp_path):
     with pytest.raises(ModelNotFound, match=r"catalog\.json"):
         export_programs(exported.frozen, tmp_path)
+
+
+def test_refining_stacks_are_programs_as_well(tmp_path):
+    ssdlite = {"architecture": "ssdlite", "backbone": "mobilenet_v2", "backbone_width": 32}
+    size = {"input_size": (76, 76), "neck_channels": 8, "num_stacks": 2, "conv": "separable"}
+    exported = exported_detector(tmp_path, **ssdlite, **size)
+    write_programs(exported)
+    for segment, function in segment_functions(exported.frozen).items():
+        module = torch.export.load(tmp_path / FOLDER / f"{segment.name}.pt2").module()
+        inputs = example_inputs(exported.frozen, segment)
+        with torch.inference_mode():
+            for ours, theirs in zip(module(*inputs), function(*inputs), strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -85,14 +85,22 @@ def test_shapes_and_gradients(neck: str, conv: str) -> None:
 
 def test_resampling() -> None:
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    assert resample(x, 4, 5).tolist() == [[[[4.0]]]]
-    assert resample(x, 4, 3)[0, 0].tolist() == [
+    assert resample(x, 4, 5, (1, 1)).tolist() == [[[[4.0]]]]
+    assert resample(x, 4, 3, (4, 4))[0, 0].tolist() == [
         [1, 1, 2, 2],
         [1, 1, 2, 2],
         [3, 3, 4, 4],
         [3, 3, 4, 4],
     ]
-    assert resample(x, 4, 4) is x
+    assert resample(x, 4, 4, (2, 2)) is x
+
+
+def test_resampling_where_sides_do_not_divide() -> None:
+    x = torch.arange(9.0).reshape(1, 1, 3, 3)
+    assert resample(x, 4, 5, (2, 2))[0, 0].tolist() == [[4.0, 5.0], [7.0, 8.0]]
+    assert resample(x, 4, 6, (1, 1)).tolist() == [[[[8.0]]]]
+    assert resample(x, 4, 3, (5, 6)).shape == (1, 1, 5, 6)
+    assert resample(x, 4, 3, (5, 6))[0, 0, 4].tolist() == [6.0, 6.0, 7.0, 7.0, 8.0, 8.0]
 
 
 SPECS = (FeatureSpec(3, 8), FeatureSpec(5, 16), FeatureSpec(6, 32))

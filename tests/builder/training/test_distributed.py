@@ -49,12 +49,12 @@ class _Still(Detector):
 
 
 def train_still(config: Config, data: Path, out: Path) -> None:
-    original = training.Detector
-    training.Detector = _Still  # type: ignore[misc]
+    original = training.make_detector
+    training.make_detector = _Still
     try:
         train(config, data, out)
     finally:
-        training.Detector = original  # type: ignore[misc]
+        training.make_detector = original
 
 
 def weights_of(out: Path) -> dict[str, torch.Tensor]:

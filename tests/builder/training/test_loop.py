@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from builder.config.named import replace
+from builder.config.named import CONFIGS, replace
 from builder.data import AveragePrecision, DatasetError, read_bccd
+from builder.modeling.architectures import make_detector
 from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
 from builder.training import loop as training
@@ -305,3 +306,92 @@ def test_a_run_that_diverges_has_failed(
     assert main(arguments(bccd, tmp_path / "run")) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == "punctual: the loss of epoch 1 is not finite"
+
+
+EVERYDAY = replace(
+    CONFIGS["everyday"],
+    detector=replace(
+        CONFIGS["everyday"].detector,
+        classes=("RBC", "WBC", "Platelets"),
+        input_size=(76, 76),
+        neck_channels=8,
+        num_stacks=2,
+        plain_exit=False,
+        max_candidates=20,
+        max_detections=20,
+    ),
+    train=replace(
+        CONFIGS["everyday"].train,
+        dataset="bccd",
+        validation_split="val",
+        epochs=1,
+        batch_size=2,
+        images_per_epoch=4,
+        input_sizes=(44, 76),
+        validation_sizes=(44, 76),
+    ),
+)
+
+
+def test_transfer_at_several_sizes(bccd: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.pt"
+    torch.manual_seed(0)
+    model = make_detector(EVERYDAY.detector)
+    save_checkpoint(start, EVERYDAY.detector, model.state_dict(), {})
+    path = train(EVERYDAY, bccd, tmp_path / "run", initial=start)
+    trained, _, _ = load_checkpoint(path)
+    changed = {
+        name
+        for name, value in trained.state_dict().items()
+        if not torch.equal(value, model.state_dict()[name])
+    }
+    frozen = ("backbone.stem.", "backbone.blocks.0.", "backbone.blocks.1.", "backbone.blocks.2.")
+    assert not any(name.startswith(frozen) for name in changed)
+    assert {
+        "backbone.blocks.3.project.weight",
+        "backbone.heads.0.classes.pointwise.weight",
+    } <= changed
+    assert {"neck_input.0.0.weight", "stacks.1.refinements.5.predict.weight"} <= changed
+    last = lines(tmp_path / "run")[-1]
+    assert set(last["by_size"]) == {"44", "76"}  # type: ignore[call-overload]
+    assert last["by_size"]["76"] == last["validation"]  # type: ignore[call-overload, index]
+    assert len(last["validation"]["ap50"]) == 2  # type: ignore[call-overload, index]
+
+
+def test_stacks_alone_are_trained(bccd: Path, tmp_path: Path) -> None:
+    """What they refine stays bit by bit as it was."""
+    recipe = replace(EVERYDAY.train, backbone_learning_rate_ratio=0.0, validation_split=None)
+    config = replace(EVERYDAY, train=recipe)
+    start = tmp_path / "start.pt"
+    torch.manual_seed(0)
+    model = make_detector(config.detector)
+    save_checkpoint(start, config.detector, model.state_dict(), {})
+    weights = read_checkpoint(train(config, bccd, tmp_path / "run", initial=start))["weights"]
+    same = {name for name, value in model.state_dict().items() if torch.equal(weights[name], value)}
+    assert same >= {name for name in weights if name.startswith("backbone.")}
+    assert "stacks.0.refinements.0.predict.weight" not in same
+
+
+def test_a_growing_run_goes_on_with_more_images(bccd: Path, tmp_path: Path) -> None:
+    recipe = replace(TINY.train, images_per_epoch=3)
+    train(replace(TINY, train=recipe), bccd, tmp_path / "run")
+    names = bccd / "ImageSets/Main/train.txt"
+    names.write_text(names.read_text() * 2)
+    more = replace(TINY, train=replace(recipe, epochs=3))
+    with pytest.raises(InvalidRecipe, match="other images"):
+        train(more, bccd, tmp_path / "run", resume=True)
+    growing = replace(more, train=replace(more.train, growing=True))
+    data = read_checkpoint(train(growing, bccd, tmp_path / "run", resume=True))
+    assert data["metadata"]["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"frozen_stages": 6}, "5 parts"), ({"input_sizes": (100,)}, "multiples of 128")],
+)
+def test_what_the_structure_cannot_is_refused(
+    bccd: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    config = replace(TINY, train=replace(TINY.train, **change))
+    with pytest.raises(InvalidRecipe, match=sentence):
+        train(config, bccd, tmp_path / "run")

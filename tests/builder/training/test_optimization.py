@@ -11,6 +11,7 @@ from builder.training.optimization import (
     learning_rate_at,
     make_optimizer,
     parameter_groups,
+    set_learning_rate,
 )
 
 BASE = TrainConfig(dataset="bccd", learning_rate=1.0, warmup_steps=4)
@@ -76,3 +77,17 @@ def test_no_average_is_the_last_weights() -> None:
         module.weight.fill_(11.0)
     average.update(module)
     assert average.model.weight.item() == 11.0
+
+
+def test_a_part_at_its_share_of_the_learning_rate() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1)
+    )
+    model[2].requires_grad_(False)
+    config = replace(BASE, optimizer="sgd", backbone_learning_rate_ratio=0.1)
+    optimizer = make_optimizer(model, config, model[0])
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert [rates.get(id(p)) for p in model.parameters()] == [0.05, 0.05, 0.5, 0.5, None, None]
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    assert decays == [config.weight_decay, 0.0] * 2

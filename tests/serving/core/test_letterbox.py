@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core.letterbox import fit
+from serving.core.letterbox import fit, stretch
 
 SIDES = st.integers(1, 5000)
 
@@ -31,3 +31,10 @@ def test_the_whole_image_maps_back_to_itself_and_nothing_leaves_it(width, height
 
 def test_no_boxes():
     assert fit(640, 480, 512, 384).to_original(np.zeros((0, 4), np.float32)).shape == (0, 4)
+
+
+def test_stretching_fills_the_input_and_maps_back():
+    placement = stretch(400, 200, 100, 100)
+    assert (placement.resized_width, placement.resized_height) == (100, 100)
+    boxes = placement.to_original(np.array([[0, 0, 100, 100], [25, 25, 50, 50]], dtype=np.float32))
+    assert boxes.tolist() == [[0, 0, 400, 200], [100, 50, 200, 100]]
