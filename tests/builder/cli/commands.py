@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from builder.cli.registry import register
 from serving.__main__ import main
@@ -39,6 +40,15 @@ def refused(capsys, *arguments: str) -> str:
     assert main(arguments) == 2
     said: str = capsys.readouterr().err
     assert said.startswith("punctual: ")
+    return said
+
+
+def usage_shown(capsys, *arguments: str) -> str:
+    """What the command says about options that there are not, and how it is to be used."""
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    said: str = capsys.readouterr().err
+    assert "usage: punctual" in said
     return said
 
 

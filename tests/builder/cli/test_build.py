@@ -12,10 +12,9 @@ import pytest
 from builder.cli.build import PRECISIONS
 from builder.exporting.repository import depth_folder, write_catalog
 from builder.exporting.triton_config import PLAN
-from serving.__main__ import main
 from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core.command_errors import CommandFailed
-from tests.builder.cli.commands import Tools, build, refused, run_build
+from tests.builder.cli.commands import Tools, build, refused, run_build, usage_shown
 from tests.cuda import fake_cuda
 
 TENSORRT = ["build", "--model", "x", "--target", "tensorrt"]
@@ -132,11 +131,7 @@ def test_segments_that_are_not_the_catalogues_are_refused(repository, tmp_path, 
 )
 def test_options_that_are_none(arguments, sentence, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    said = capsys.readouterr().err
-    assert "usage: punctual" in said
-    assert sentence in said
+    assert sentence in usage_shown(capsys, *arguments)
     assert not list(tmp_path.iterdir())
 
 
