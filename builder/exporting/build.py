@@ -24,9 +24,12 @@ from builder.modeling.checkpoint import load_checkpoint
 from builder.modeling.frozen import freeze
 from serving.artifacts.model_folders import CATALOG, ModelError, read_catalog, version_folder
 from serving.core.catalog import Catalog
+from serving.core.command_errors import CommandError
 from serving.core.ports import Clock
 
 POSTPROCESS_ROUNDS = 200
+SERVED_RESIZE = "letterbox"
+"""How a server brings every image to a model's input; see ``DetectorConfig.resize``."""
 
 
 def open_detector(source: Path | DetectorConfig, command: str) -> tuple[AnyDetector, str]:
@@ -48,10 +51,16 @@ def write_model(
 
     The model is called ``name`` or, without one, as its configuration is. What was checked,
     measured and removed is printed; what was measured before is in the catalogue if these are the
-    same segments. Raises SegmentError if a segment does not compute what torch computes, OSError
-    where nothing can be written.
+    same segments. Raises CommandError for a detector that learnt from images as no server makes
+    them, SegmentError if a segment does not compute what torch computes, OSError where nothing can
+    be written.
     """
     config = replace(detector.config, name=name or detector.config.name)
+    if config.resize != SERVED_RESIZE:
+        raise CommandError(
+            f"{config.name} learnt from images brought to its input by {config.resize}, and "
+            f"servers {SERVED_RESIZE} them: train it on with --set 'detector.resize=\"{SERVED_RESIZE}\"'"
+        )
     with TemporaryDirectory() as scratch:
         files = export_segments(detector, Path(scratch))
         for segment, error in verify_segments(freeze(detector), Path(scratch)).items():

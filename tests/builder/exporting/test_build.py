@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from builder.exporting.repository import check_segments
 from builder.modeling.detector import Detector
 from serving.__main__ import main
 from serving.artifacts.model_folders import ModelError, find_model, read_catalog, version_folder
+from serving.core.command_errors import CommandError
 from tests.builder.tiny import TINY
 from tests.serving.world import FakeClock
 
@@ -38,13 +40,13 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stopped_at_segment(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM comes when so many segments are in their place."""
-    replace, placed = Path.replace, []
+    replace_file, placed = Path.replace, []
 
     def killed(path: Path, target: Path) -> Path:
         placed.append(target)
         if len(placed) > number:
             signal.raise_signal(signal.SIGTERM)
-        return replace(path, target)
+        return replace_file(path, target)
 
     monkeypatch.setattr(Path, "replace", killed)
 
@@ -143,3 +145,13 @@ def test_a_folder_that_cannot_be_written_is_named(
     arguments = ["build", "--config", "bccd", "--model", "toy", "--model-repository", str(tmp_path)]
     assert main(arguments) == 2
     assert "toy_anytime" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("verified")
+def test_a_detector_of_stretched_images_is_refused(tmp_path: Path) -> None:
+    """Nobody would bring images to its input as it learnt from them."""
+    torch.manual_seed(0)
+    stretched = Detector(replace(TINY.detector, resize="stretch")).eval()
+    with pytest.raises(CommandError, match="servers letterbox them: train it on with --set"):
+        write_model(stretched, "toy", "test", tmp_path, FakeClock())
+    assert not list(tmp_path.iterdir())
