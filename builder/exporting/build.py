@@ -59,7 +59,8 @@ def write_model(
     if config.resize != SERVED_RESIZE:
         raise CommandError(
             f"{config.name} learnt from images brought to its input by {config.resize}, and "
-            f"servers {SERVED_RESIZE} them: train it on with --set 'detector.resize=\"{SERVED_RESIZE}\"'"
+            f"servers {SERVED_RESIZE} them: train it on with "
+            f"--set 'detector.resize=\"{SERVED_RESIZE}\"'"
         )
     with TemporaryDirectory() as scratch:
         files = export_segments(detector, Path(scratch))
