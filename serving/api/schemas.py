@@ -109,7 +109,7 @@ class ModelFacts(BaseModel):
     )
     evaluation: EvaluationFacts | None = Field(description="What the APs were measured on.")
     profile_machines: dict[str, str] = Field(
-        description="By runtime, the machine whose latencies the server starts from."
+        description="By runtime, the machine that latencies were profiled on."
     )
 
 
