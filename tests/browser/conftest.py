@@ -27,8 +27,10 @@ def site() -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A Chromium, for one module: while it is driven an event loop runs in this thread, so that no
+    test could start one of its own."""
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("there is no chromium (Debian: chromium)")
