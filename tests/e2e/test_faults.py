@@ -209,8 +209,8 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.triton import {module}
-from serving.triton.{module} import TritonPythonModel, pb_utils, to_tensor
+from serving.triton_backend import {module}
+from serving.triton_backend.{module} import TritonPythonModel, pb_utils, to_tensor
 
 SWITCH = Path(r"{switch}")
 respond = {module}.{respond}
