@@ -17,19 +17,14 @@ predictions costs some twentieth of the whole. The first exit may come before an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from builder.config.named import DetectorConfig
+from builder.modeling.exits import DetectorWithExits, RawOutputs
 from builder.modeling.layers import ACTIVATIONS
-from builder.modeling.postprocess import PostprocessFacts, decode_and_suppress
 from builder.modeling.pyramid import Pyramid, pool
 from builder.modeling.ssdlite import SSDLite, anchors_per_cell, delta_scale, grids, make_anchors
-
-RawOutputs = tuple[Tensor, Tensor]
-"""Raw outputs of an exit: logits (B, A, num_classes) and deltas (B, A, 4)."""
 
 OUTPUTS = ("logits", "deltas")
 """Names of the features that follow the maps of the pyramid: the raw outputs."""
@@ -101,18 +96,14 @@ class Stack(nn.Module):
         ]
 
 
-class AnytimeSSD(nn.Module):
+class AnytimeSSD(DetectorWithExits):
     """SSDLite with refining stacks, an anytime detector with the same methods as ``Detector``.
 
     Exits count from 1.
     """
 
-    anchors: Tensor
-    """Anchors, (A, 4) float32 xyxy in input pixels: the rows of the raw outputs."""
-
     def __init__(self, config: DetectorConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.backbone = SSDLite(len(config.classes))
         channels = (self.backbone.finest_channels, *self.backbone.channels)[: len(config.levels)]
         self.neck_input = nn.ModuleList(
@@ -138,33 +129,10 @@ class AnytimeSSD(nn.Module):
         pairs = zip(self.neck_input, (finest, *maps), strict=False)
         return [*(lateral(x) for lateral, x in pairs), *self.backbone.predict(maps)]
 
-    def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
-        """Return the features of ``depth`` (1..N), given those of ``depth - 1``."""
-        for index in self.config.stacks_of(depth):
-            features = self.stacks[index](features)
-        return features
-
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
         """Return the raw outputs of exit ``depth``, which are among its features."""
         logits, deltas = features[-2:]
         return logits, deltas
-
-    def forward(self, images: Tensor, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
-        """Return the raw outputs of the given exits (default: all), run to the deepest of them."""
-        wanted = set(range(1, self.config.num_exits + 1) if exits is None else exits)
-        features = self.stem(images)
-        outputs = {}
-        for depth in range(1, max(wanted) + 1):
-            features = self.stack(depth, features)
-            if depth in wanted:
-                outputs[depth] = self.head(depth, features)
-        return outputs
-
-    def postprocess(self, outputs: RawOutputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return boxes, scores, labels and counts: see ``decode_and_suppress``."""
-        logits, deltas = outputs
-        facts = PostprocessFacts.of(self.config)
-        return decode_and_suppress(logits.float(), deltas.float(), self.anchors, facts)
 
     def feature_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return name -> shape of one image's features, as they cross from segment to segment."""

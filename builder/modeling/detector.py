@@ -10,16 +10,14 @@ many as the configuration puts between two exits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from builder.config.named import DetectorConfig, replace
 from builder.modeling.anchors import anchors_per_level, make_anchors
 from builder.modeling.backbones import make_backbone
+from builder.modeling.exits import DetectorWithExits, RawOutputs
 from builder.modeling.heads import RetinaHead
-from builder.modeling.postprocess import PostprocessFacts, decode_and_suppress
 from builder.modeling.pyramid import Pyramid, PyramidInput
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -27,9 +25,6 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 
 PIXEL_STD = (58.395, 57.12, 57.375)
 """Standard deviation of ImageNet's pixels, RGB, 0..255."""
-
-RawOutputs = tuple[Tensor, Tensor]
-"""Raw outputs of an exit: logits (B, A, num_classes) and deltas (B, A, 4)."""
 
 
 def _make_head(
@@ -48,17 +43,14 @@ def _make_head(
     )
 
 
-class Detector(nn.Module):
+class Detector(DetectorWithExits):
     """A deep-supervised RetinaNet, an anytime detector whose exits are numbered from 1."""
 
-    anchors: Tensor
-    """Anchors, (A, 4) float32 xyxy in input pixels: one for each row of the raw outputs."""
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def __init__(self, config: DetectorConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.backbone = make_backbone(
             config.backbone, config.backbone_width, config.backbone_layers
         )
@@ -123,12 +115,6 @@ class Detector(nn.Module):
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)  # (B, 3, H, W)
         return self.neck_input(self.backbone((pixels - self.pixel_mean) / self.pixel_std))
 
-    def stack(self, depth: int, features: list[Tensor]) -> list[Tensor]:
-        """Return the features of ``depth`` (1..N), given those of ``depth - 1``."""
-        for index in self.config.stacks_of(depth):
-            features = self.stacks[index](features)
-        return features
-
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
         """Return the raw outputs of the exit at ``depth``, given the features of that depth."""
         head, exit = self.head_of(depth)
@@ -145,23 +131,3 @@ class Detector(nn.Module):
         """Return the number of trainable values that the head of exit ``depth`` uses."""
         head, exit = self.head_of(depth)
         return head.count_parameters(exit)
-
-    def forward(self, images: Tensor, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
-        """Return the raw outputs of the given exits (default: all).
-
-        It runs no deeper than the deepest of them.
-        """
-        wanted = set(range(1, self.config.num_exits + 1) if exits is None else exits)
-        features = self.stem(images)
-        outputs = {}
-        for depth in range(1, max(wanted) + 1):
-            features = self.stack(depth, features)
-            if depth in wanted:
-                outputs[depth] = self.head(depth, features)
-        return outputs
-
-    def postprocess(self, outputs: RawOutputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return boxes, scores, labels and counts of raw outputs: see ``decode_and_suppress``."""
-        logits, deltas = outputs
-        facts = PostprocessFacts.of(self.config)
-        return decode_and_suppress(logits.float(), deltas.float(), self.anchors, facts)
