@@ -100,6 +100,11 @@ class DetectorConfig(JsonRecord):
     An ssdlite is MobileNetV2 with the heads of SSDLite, which stacks refine. It has anchors and
     heads of its own, and reads no field about those.
     """
+    served_sizes: tuple[tuple[int, int], ...] = ()
+    """Sizes of the model input that it is built for, (height, width) in pixels.
+
+    Without any, it is built for ``input_size`` alone.
+    """
     resize: str = "letterbox"
     """How an image becomes the input: letterbox keeps its aspect ratio, stretch fills the input."""
     backbone: str = "resnet10"
@@ -119,7 +124,10 @@ class DetectorConfig(JsonRecord):
     stacks_per_exit: int = 1
     """Number of pyramids between two exits: an exit follows every so many."""
     plain_exit: bool = False
-    """Whether the first exit of an ssdlite comes before any stack, with what its heads found."""
+    """Whether the first exit of an ssdlite comes before any stack, with what its heads found.
+
+    It may then be the only one: without stacks, an ssdlite is SSDLite.
+    """
     neck_channels: int = 64
     conv: str = "dense"
     """Kind of the 3x3 convolutions in neck and head: dense, or separable.
@@ -169,10 +177,13 @@ class DetectorConfig(JsonRecord):
             raise ValueError(f"{self.neck!r} is the name of a built-in neck: choose another")
         # Multiples of the coarsest stride, so that every resampling is exact.
         multiple = self.strides[-1] if self.architecture == "retinanet" else 1
-        if any(side % multiple for side in self.input_size):
-            raise ValueError(f"input sides must be multiples of {multiple}: {self.input_size}")
+        for size in (self.input_size, *self.served_sizes):
+            if any(side % multiple for side in size):
+                raise ValueError(f"input sides must be multiples of {multiple}: {size}")
         if self.num_stacks % self.stacks_per_exit:
             raise ValueError("num_stacks must be a multiple of stacks_per_exit")
+        if not self.num_exits:
+            raise ValueError("there is no exit: num_stacks is at least 1 without plain_exit")
         if self.light_exits >= self.num_exits:
             raise ValueError("the last exit has the head: light_exits must be less than all exits")
         if self.plain_exit and self.architecture != "ssdlite":
@@ -203,6 +214,16 @@ class DetectorConfig(JsonRecord):
     def num_exits(self) -> int:
         """Number of exits: one after every ``stacks_per_exit`` stacks, and the plain exit."""
         return self.num_stacks // self.stacks_per_exit + self.plain_exit
+
+    def up_to(self, depth: int) -> DetectorConfig:
+        """Return the configuration of the same detector as far as exit ``depth``.
+
+        Raises ValueError if there is no such exit, or if it has the light head, which the last exit
+        cannot have.
+        """
+        if not 1 <= depth <= self.num_exits:
+            raise ValueError(f"exits are 1 to {self.num_exits}, not {depth}")
+        return replace(self, num_stacks=(depth - self.plain_exit) * self.stacks_per_exit)
 
     def stacks_of(self, depth: int) -> range:
         """Return the indices of the stacks that exit ``depth`` runs after the exit before it."""
@@ -241,11 +262,12 @@ DETECTOR_RULES: dict[str, Rule] = {
     "name": MODEL_NAME,
     "classes": several(TEXT, 1),
     "input_size": several(whole(1), 2, 2),
+    "served_sizes": several(several(whole(1), 2, 2)),
     "backbone_width": whole(1),
     "backbone_layers": whole(0),
     "neck": TEXT,
     "graph": Rule(lambda value: isinstance(value, tuple), "a list of rows"),
-    "num_stacks": whole(1),
+    "num_stacks": whole(0),
     "stacks_per_exit": whole(1),
     "plain_exit": FLAG,
     "neck_channels": whole(1),
@@ -573,6 +595,7 @@ _EVERYDAY = Config(
         name="everyday",
         classes=COCO_CLASSES,
         input_size=(300, 300),
+        served_sizes=tuple((side, side) for side in (172, 236, 300, 364, 428)),
         architecture="ssdlite",
         resize="stretch",
         backbone="mobilenet_v2",

@@ -105,13 +105,15 @@ class AnytimeSSD(DetectorWithExits):
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__(config)
         self.backbone = SSDLite(len(config.classes))
-        channels = (self.backbone.finest_channels, *self.backbone.channels)[: len(config.levels)]
+        channels = (self.backbone.finest_channels, *self.backbone.channels)
+        # Without stacks nobody reads the maps.
+        self._levels = config.levels if config.num_stacks else ()
         self.neck_input = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width, config.neck_channels, 1, bias=False),
                 nn.BatchNorm2d(config.neck_channels),
             )
-            for width in channels
+            for width, _ in zip(channels, self._levels, strict=False)
         )
         for module in self.neck_input.modules():
             if isinstance(module, nn.Conv2d):
@@ -139,7 +141,7 @@ class AnytimeSSD(DetectorWithExits):
         config, num_anchors = self.config, len(self.anchors)
         maps = {
             f"p{level}": (config.neck_channels, *size)
-            for level, size in zip(config.levels, config.feature_sizes, strict=True)
+            for level, size in zip(self._levels, config.feature_sizes, strict=False)
         }
         widths = zip(OUTPUTS, (len(config.classes), 4), strict=True)
         return {**maps, **{name: (num_anchors, width) for name, width in widths}}

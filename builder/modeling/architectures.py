@@ -33,9 +33,24 @@ def at_size(detector: AnyDetector, input_size: tuple[int, int]) -> AnyDetector:
     It is in the same mode and on the same device. Raises ValueError for a size that the structure
     cannot have.
     """
-    resized = make_detector(replace(detector.config, input_size=input_size))
-    resized.load_state_dict(detector.state_dict())
-    return resized.to(detector.anchors.device).train(detector.training)
+    return _remade(detector, replace(detector.config, input_size=input_size))
+
+
+def first_exits(detector: AnyDetector, count: int) -> AnyDetector:
+    """Return a copy of ``detector`` that ends at exit ``count``, with the same weights.
+
+    It is in the same mode and on the same device. Raises ValueError for an exit that cannot be the
+    last one.
+    """
+    return _remade(detector, detector.config.up_to(count))
+
+
+def _remade(detector: AnyDetector, config: DetectorConfig) -> AnyDetector:
+    """Return a copy of ``detector`` that is made as ``config`` says, of weights that it has."""
+    remade = make_detector(config)
+    weights = detector.state_dict()
+    remade.load_state_dict({name: weights[name] for name in remade.state_dict()})
+    return remade.to(detector.anchors.device).train(detector.training)
 
 
 def backbone_stages(detector: AnyDetector) -> list[list[nn.Module]]:

@@ -104,11 +104,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def structure_of(path: Path, config: DetectorConfig) -> DetectorConfig:
     """Return ``config`` with the structure of the detector in the checkpoint ``path``.
 
-    Only the name, the classes and the input size stay. Raises CheckpointError and OSError, and
+    Only the name, the classes and the input sizes stay. Raises CheckpointError and OSError, and
     ValueError for an input size that the structure cannot have.
     """
     stored = _detector_in(read_checkpoint(path), path)
-    return replace(stored, name=config.name, classes=config.classes, input_size=config.input_size)
+    kept = ("name", "classes", "input_size", "served_sizes")
+    return replace(stored, **{name: getattr(config, name) for name in kept})
 
 
 def start_from(detector: AnyDetector, path: Path) -> None:

@@ -43,6 +43,7 @@ def test_unknown_field_is_refused() -> None:
     [
         {"input_size": (384, 500)},
         {"input_size": (0, 128)},
+        {"served_sizes": ((384, 512), (384, 500))},
         {"num_stacks": 0},
         {"classes": ()},
         {"max_detections": 2000},
@@ -87,6 +88,7 @@ MAY_BE: list[tuple[str, Any]] = [
     ("images_per_epoch", None),
     ("milestones", ()),
     ("input_sizes", ()),
+    ("served_sizes", ()),
     ("validation_sizes", ()),
 ]
 

@@ -12,6 +12,7 @@ from builder.modeling.anytime_ssd import AnytimeSSD
 from builder.modeling.architectures import (
     at_size,
     backbone_stages,
+    first_exits,
     freeze_backbone,
     make_detector,
 )
@@ -22,6 +23,7 @@ CONFIG = replace(
     CONFIGS["everyday"].detector,
     classes=("a", "b", "c"),
     input_size=(108, 108),
+    served_sizes=(),
     neck_channels=8,
     num_stacks=2,
     plain_exit=False,
@@ -91,6 +93,25 @@ def test_an_exit_before_the_first_stack(detector: AnytimeSSD) -> None:
     assert first.parameters < second.parameters == exit_costs(CONFIG)[0].parameters
     with pytest.raises(ValueError, match="plain_exit"):
         replace(config, architecture="retinanet", input_size=(128, 128))
+
+
+def test_the_first_exits_alone(detector: AnytimeSSD) -> None:
+    """They find what they found; what only later exits need is gone."""
+    plain = make_detector(replace(CONFIG, plain_exit=True)).eval()
+    plain.load_state_dict(detector.state_dict())
+    with torch.no_grad():
+        whole = plain(images(108))
+        for count in (1, 2, 3):
+            part = first_exits(plain, count)
+            assert part.config.num_exits == count
+            for depth, (logits, deltas) in part(images(108)).items():
+                assert torch.equal(logits, whole[depth][0])
+                assert torch.equal(deltas, whole[depth][1])
+    only = first_exits(plain, 1)
+    assert list(only.feature_shapes()) == ["logits", "deltas"]
+    assert {name.partition(".")[0] for name in only.state_dict()} == {"backbone"}
+    with pytest.raises(ValueError, match="exits are 1 to 3, not 4"):
+        first_exits(plain, 4)
 
 
 def test_every_weight_learns_once_predictions_have_begun(detector: AnytimeSSD) -> None:

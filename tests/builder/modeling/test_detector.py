@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from builder.config.named import CONFIGS, DetectorConfig, replace
+from builder.modeling.architectures import first_exits
 from builder.modeling.checkpoint import (
     load_checkpoint,
     read_checkpoint,
@@ -48,6 +49,18 @@ def test_segments_chain_to_the_whole() -> None:
         parts[depth] = model.head(depth, features)
     for depth, outputs in model(images()).items():
         assert all(map(torch.equal, outputs, parts[depth]))
+
+
+@torch.no_grad()
+def test_the_first_exits_alone() -> None:
+    model = detector(replace(CONFIG, light_exits=1))
+    part = first_exits(model, 2)
+    assert not part.training
+    whole = model(images())
+    for depth, outputs in part(images()).items():
+        assert all(map(torch.equal, outputs, whole[depth]))
+    with pytest.raises(ValueError, match="the last exit has the head"):
+        first_exits(model, 1)
 
 
 @torch.no_grad()
