@@ -96,8 +96,11 @@ def _evaluate(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> COCOeval |
             "bbox": _xywh(box),
             "score": float(score),
         }
-        for index, (_, found) in enumerate(zip(dataset.samples, detections, strict=True), start=1)
+        for index, (sample, found) in enumerate(
+            zip(dataset.samples, detections, strict=True), start=1
+        )
         for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
+        if label not in sample.unlabelled
     ]
     if not rows:
         return None
@@ -110,8 +113,8 @@ def _evaluate(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> COCOeval |
 def average_precision(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> AveragePrecision:
     """Return the average precision of detections, one record for each sample of ``dataset``.
 
-    The records are in the order of the samples. Raises DatasetError if there is no object to be
-    found.
+    The records are in the order of the samples. What is found of classes that an image has no
+    labels of does not count. Raises DatasetError if there is no object to be found.
     """
     if not dataset.has_objects:
         raise DatasetError("there is no object in these images: no accuracy can be measured")
@@ -158,26 +161,84 @@ def count_objects(dataset: Dataset) -> tuple[dict[str, int], dict[str, int]]:
 def resampled_ap(
     dataset: Dataset, detections: Sequence[ScoredBoxes], num_resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """Return (num_resamples,) APs, each over as many images drawn with replacement (bootstrap).
+    """Return (num_resamples, 2): AP and AP50 over images drawn with replacement (bootstrap).
 
-    They tell how far AP would move with other images of the same kind. Draws without an object are
-    left out. The same seed draws the same images, so that two detectors can be compared in pairs.
+    As many images are drawn as there are; the figures tell how far AP would move with other images
+    of the same kind. Draws without an object are left out. The same seed draws the same images, so
+    that two detectors can be compared in pairs.
     """
     random = np.random.default_rng(seed)
-    draws = random.integers(0, len(dataset.samples), (num_resamples, len(dataset.samples)))
+    num_images = len(dataset.samples)
+    draws = random.integers(0, num_images, (num_resamples, num_images))
     has_objects = np.array([len(sample.labels) > 0 for sample in dataset.samples])
     draws = draws[has_objects[draws].any(axis=1)]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluate(dataset, detections)
-        if evaluation is None:
-            return np.zeros(len(draws))
-        # One record for each (class, area range, image); objects of all sizes come first.
-        shape = (len(evaluation.params.catIds), len(evaluation.params.areaRng), -1)
-        records = np.array(evaluation.evalImgs, dtype=object).reshape(shape)
-        aps = []
-        for draw in draws:
-            evaluation.evalImgs = records[:, :, draw].ravel().tolist()
-            evaluation.accumulate()
-            precision = evaluation.eval["precision"][:, :, :, 0, -1]
-            aps.append(precision[precision > -1].mean())
-    return np.array(aps)
+    if evaluation is None:
+        return np.zeros((len(draws), 2))
+    # One record for each (class, area range, image); None where there is nothing of the class.
+    shape = (len(evaluation.params.catIds), len(evaluation.params.areaRng), num_images)
+    records = np.array(evaluation.evalImgs, dtype=object).reshape(shape)[:, _ALL_SIZES]
+    classes = [_ClassMatches.of(of_class) for of_class in records]
+    recalls = evaluation.params.recThrs
+    aps = []
+    for draw in draws:
+        times = np.bincount(draw, minlength=num_images)
+        by_class = [matches.precision(times, recalls) for matches in classes]
+        mean = np.mean([found for found in by_class if found is not None], axis=0)
+        aps.append([mean.mean(), mean[0]])
+    return np.array(aps).reshape(-1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _ClassMatches:
+    """Matches of one class's detections in all images, best first, for every IoU threshold."""
+
+    images: npt.NDArray[np.int64]
+    """Number of the image of each detection, (D,)."""
+    right: npt.NDArray[np.bool_]
+    """Whether a detection is right, (thresholds, D)."""
+    wrong: npt.NDArray[np.bool_]
+    """Whether it is wrong: one of a crowd is neither."""
+    num_objects: npt.NDArray[np.int64]
+    """Number of objects to be found in each image."""
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, npt.NDArray[np.float64]] | None]) -> _ClassMatches:
+        """Return what pycocotools' ``records`` of one class say, one for each image."""
+        held = [(image, record) for image, record in enumerate(records) if record is not None]
+        num_objects = np.zeros(len(records), np.int64)
+        for image, record in held:
+            num_objects[image] = np.count_nonzero(np.asarray(record["gtIgnore"]) == 0)
+        scores = np.concatenate([[], *(record["dtScores"] for _, record in held)])
+        order = np.argsort(-scores, kind="stable")
+        images = np.repeat([image for image, _ in held], [len(r["dtScores"]) for _, r in held])
+        matched, ignored = (
+            np.concatenate([record[key] for _, record in held], axis=1)[:, order] != 0
+            if held
+            else np.zeros((1, 0), bool)
+            for key in ("dtMatches", "dtIgnore")
+        )
+        return cls(
+            images.astype(np.int64)[order], matched & ~ignored, ~matched & ~ignored, num_objects
+        )
+
+    def precision(
+        self, times: npt.NDArray[np.int64], recalls: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64] | None:
+        """Return the precision by IoU threshold, as a mean over the recalls, or None.
+
+        Image i counts ``times[i]`` times. None: there is nothing of this class to be found.
+        """
+        num_objects = int(times @ self.num_objects)
+        if not num_objects:
+            return None
+        weights = times[self.images]
+        right = np.cumsum(self.right * weights, axis=1)
+        wrong = np.cumsum(self.wrong * weights, axis=1)
+        precision = right / (right + wrong + np.spacing(1))
+        # No more wrong ones are to be taken than it takes to reach a recall.
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        reached = [np.searchsorted(row / num_objects, recalls) for row in right]
+        padded = np.pad(precision, ((0, 0), (0, 1)))  # recalls that are not reached
+        return np.take_along_axis(padded, np.array(reached), axis=1).mean(axis=1)

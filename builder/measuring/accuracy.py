@@ -64,7 +64,9 @@ def rises(
     The three figures are the middle and the ends of the 95 % interval over images drawn with
     replacement, the same ones for both exits.
     """
-    aps = {depth: resampled_ap(dataset, rows, num_resamples, 0) for depth, rows in found.items()}
+    aps = {
+        depth: resampled_ap(dataset, rows, num_resamples, 0)[:, 0] for depth, rows in found.items()
+    }
     first = aps[min(aps)]
     middle, low, high = 50, 2.5, 97.5
     return {

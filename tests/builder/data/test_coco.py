@@ -88,6 +88,20 @@ def test_by_size() -> None:
     assert np.isnan(result.ap_by_size["large"])
 
 
+def test_what_is_found_of_unlabelled_classes_does_not_count() -> None:
+    """In the second image nobody labelled x: what is found there is neither right nor wrong."""
+    rows = [found(BOXES[1:], [0.8], [1]), found(BOXES, [0.9, 0.8], [0, 1])]
+    first, second = DATASET.samples
+    without = replace(second, boxes_xyxy=BOXES[1:], labels=np.array([1]), areas=AREAS[1:])
+    missed = Dataset(("x", "y"), (first, without))
+    partly = Dataset(("x", "y"), (first, replace(without, unlabelled=np.array([0]))))
+    both = [*rows[:1], found(BOXES, [0.5, 0.8], [0, 1])]
+    seen = [found(BOXES, [0.6, 0.8], [0, 1]), found(BOXES, [0.9, 0.8], [0, 1])]
+    assert average_precision(missed, seen).ap_by_class["x"] == pytest.approx(0.5)
+    assert average_precision(partly, seen).ap_by_class["x"] == pytest.approx(1.0)
+    assert average_precision(partly, both).ap_by_class == {"x": 0.0, "y": pytest.approx(1.0)}
+
+
 def test_nothing_is_wrong_in_a_crowd() -> None:
     """Three boxes found where there is one object: the others only count outside the crowd."""
     boxes = np.array([[0, 0, 40, 40], [50, 50, 60, 60], [70, 50, 80, 60]], dtype=np.float32)
@@ -107,7 +121,7 @@ def test_resampling_moves_ap_between_its_extremes() -> None:
     assert aps.max() == pytest.approx(1.0)
     assert aps.min() == pytest.approx(0.0)
     mixed = average_precision(DATASET, rows).ap
-    assert set(np.round(aps, 6)) == {0.0, round(mixed, 6), 1.0}
+    assert set(np.round(aps[:, 0], 6)) == {0.0, round(mixed, 6), 1.0}
 
 
 def test_resampling_is_a_function_of_its_seed() -> None:
@@ -117,4 +131,39 @@ def test_resampling_is_a_function_of_its_seed() -> None:
 
 
 def test_resampling_nothing() -> None:
-    assert resampled_ap(DATASET, [found(BOXES[:0], [], [])] * 2, 3, seed=0).tolist() == [0, 0, 0]
+    assert resampled_ap(DATASET, [found(BOXES[:0], [], [])] * 2, 3, seed=0).tolist() == [[0, 0]] * 3
+
+
+def random_case(num_images: int) -> tuple[Dataset, list[ScoredBoxes]]:
+    """Objects of three classes, and detections near them, of which some are wrong; crowds too."""
+    random = np.random.default_rng(0)
+    samples, rows = [], []
+    for index in range(num_images):
+        corners = random.uniform(0, 60, (6, 2))
+        boxes = np.concatenate([corners, corners + random.uniform(10, 40, (6, 2))], axis=1)
+        labels = random.integers(0, 3, 6)
+        objects, crowds = boxes[:4].astype(np.float32), boxes[4:5].astype(np.float32)
+        areas = (objects[:, 2] - objects[:, 0]) * (objects[:, 3] - objects[:, 1])
+        samples.append(
+            Sample(
+                *(str(index), Path("x"), (100, 100), objects, labels[:4], areas),
+                *(crowds, labels[4:5]),
+            )
+        )
+        moved = boxes + random.normal(0, 3, boxes.shape)
+        guessed = np.where(random.random(6) < 0.2, (labels + 1) % 3, labels)
+        rows.append(found(moved, random.random(6).tolist(), guessed.tolist()))
+    return Dataset(("x", "y", "z"), tuple(samples)), rows
+
+
+def test_a_draw_is_worth_what_its_images_are() -> None:
+    """Each resample has the AP of a data set that holds its images as often as they were drawn."""
+    dataset, rows = random_case(5)
+    aps = resampled_ap(dataset, rows, 20, seed=1)
+    draws = np.random.default_rng(1).integers(0, 5, (20, 5))
+    for (ap, ap50), draw in zip(aps, draws, strict=True):
+        drawn = replace(dataset, samples=tuple(dataset.samples[index] for index in draw))
+        again = average_precision(drawn, [rows[index] for index in draw])
+        assert ap == pytest.approx(again.ap)
+        assert ap50 == pytest.approx(again.ap50)
+    assert len(np.unique(aps[:, 0])) > 10
