@@ -2,13 +2,16 @@
 
     submit -> waiting --Run(stem)--> cohort --Run(stack)--> cohort --Run(head)--> answered
                  |                     |  ^                   |
-                 |                     |  '-streaming: on_exit'
+                 |                     |  '-streaming: on_exit'--hold: on_exit--> held
                  '-- shed, cancelled --'---- shed, cancelled, failed
 
-Every request that was submitted ends exactly once, by its ``done`` callback. A *streaming* one has
-its answers before that, by its ``on_exit`` callback; once it has one, only its client can take it
-from it: it is not shed, and whatever fails, it ends answered. The loop runs in a thread of its own;
-``step`` is one pass of it and is all that tests need.
+Every request that was submitted ends exactly once, by its ``done`` callback. A *streaming* or a
+*held* one has answers before that, by its ``on_exit`` callback; once it has one, only its client
+can take it from it: it is not shed, and whatever fails, it ends answered. The loop runs in a thread
+of its own; ``step`` is one pass of it and is all that tests need.
+
+Whoever waits for a held request need not wait for the engine: it takes the answer in hand when it
+must, and says so by ``conclude``.
 
 An idle engine is probed: predictions that a busy moment has raised would otherwise make the gateway
 refuse every budget, and nothing would ever run to correct them.
@@ -63,7 +66,8 @@ Done = Callable[[Result], None]
 """Function that is given a request's result, in the executor's thread, or in the submitting one if
 the request is refused at once."""
 OnExit = Callable[[Answered], None]
-"""Function that is given each answer of a streaming request, in the executor's thread."""
+"""Function that is given each answer of a request that does not end with it at once, in the
+executor's thread."""
 Watch = Callable[[Snapshot, Decision], None]
 """Function that is told of each decision, in the executor's thread, before it is carried out."""
 
@@ -81,7 +85,7 @@ class _Job:
     engine_s: float = 0.0
     predicted_s: float = 0.0
     answer: Answered | None = None
-    """Deepest answer so far, of a request that may go deeper."""
+    """Answer in hand: the best so far, of a request that may have a better one."""
 
 
 class Executor:
@@ -120,11 +124,12 @@ class Executor:
         # Shared with other threads, guarded by _changed:
         self._inbox: list[_Job] = []
         self._cancelled: set[int] = set()
+        self._concluded: set[int] = set()
         self._num_open = 0
         self._draining = False
         self._stopping = False
         # Touched by the loop's thread alone:
-        self._state = EngineState()
+        self._state = EngineState(max_waiting)
         self._jobs: dict[int, _Job] = {}
         self._batches: dict[int, Any] = {}  # on the device, by cohort
         self._wake_s = math.inf
@@ -135,6 +140,11 @@ class Executor:
     # -- from any thread ----------------------------------------------------------------------
 
     @property
+    def clock(self) -> Clock:
+        """Clock whose instants requests are given in."""
+        return self._clock
+
+    @property
     def num_waiting(self) -> int:
         """Number of requests that no segment has run for."""
         return len(self._inbox) + self._state.num_waiting
@@ -143,6 +153,11 @@ class Executor:
     def num_in_flight(self) -> int:
         """Number of requests with features on the device."""
         return self._state.num_in_flight
+
+    @property
+    def num_held(self) -> int:
+        """Number of requests with an answer in hand that may have a better one."""
+        return self._state.num_held
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Return the seconds that an idle engine typically takes from an image to exit ``depth``.
@@ -159,8 +174,8 @@ class Executor:
     ) -> None:
         """Take a request; ``done`` is called exactly once, whatever becomes of it.
 
-        ``on_exit`` is called for each exit that answers it, the last one included, before ``done``
-        is.
+        Before that ``on_exit`` is called for each answer that it does not end with at once; it may
+        end with the last of these all the same, as when no better one came in time.
         """
         with self._changed:
             reason = self._refusal()
@@ -187,6 +202,15 @@ class Executor:
             self._cancelled.add(request_id)
             self._changed.notify_all()
 
+    def conclude(self, request_id: int) -> None:
+        """End a request at the next segment boundary with the answer it has; no effect once it has.
+
+        One without an answer is dropped.
+        """
+        with self._changed:
+            self._concluded.add(request_id)
+            self._changed.notify_all()
+
     def start(self) -> None:
         """Run the loop in a thread of its own."""
         self._thread = threading.Thread(target=self._loop, name="executor", daemon=True)
@@ -207,7 +231,7 @@ class Executor:
         for job in (*self._jobs.values(), *self._inbox):
             self._give_up(job, Shed(job.request, ShedReason.REJECTED_DRAINING, self._clock(), 0.0))
         self._inbox.clear()
-        self._state = EngineState()
+        self._state = EngineState(self._max_waiting)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -220,12 +244,16 @@ class Executor:
             patience_s = (self._wake_s if waits else self._probe_at_s()) - self._clock()
             with self._changed:
                 woken = self._changed.wait_for(
-                    lambda: bool(self._inbox or self._cancelled or self._stopping),
+                    self._is_called,
                     None if patience_s == math.inf else max(0.0, patience_s),
                 )
             # Also with somebody there: an engine that refuses everybody would never know better.
             if not waits and (not woken or self._clock() >= self._probe_at_s()):
                 self._probe_safely()
+
+    def _is_called(self) -> bool:
+        """Return whether another thread has anything for the loop to do."""
+        return bool(self._inbox or self._cancelled or self._concluded or self._stopping)
 
     def _probe_at_s(self) -> float:
         """Return the instant at which an idle engine is to be probed."""
@@ -300,24 +328,28 @@ class Executor:
             case ShedRequests():
                 self._shed(decision)
             case Conclude():
-                self._conclude(decision)
+                self._keep_rows(self._state.apply(decision))
+                self._conclude(decision.requests)
             case Wait():
-                self._wake_s = decision.until_s
+                self._wake_s = min(decision.until_s, self._state.next_expiry_s)
         self._step_started_s = None
         return not isinstance(decision, Wait)
 
     def _take_in(self) -> None:
-        """Let new requests wait, and end those that were cancelled."""
+        """Let new requests wait, and end those that were cancelled or concluded, or that expire."""
         with self._changed:
             arrived, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, set()
+            concluded, self._concluded = self._concluded, set()
             self._jobs |= {job.request.id: job for job in arrived}
             self._state.add([(job.request, job.submitted_s) for job in arrived])
-        gone = [self._jobs[i].request for i in cancelled if i in self._jobs]
+        gone = [self._jobs[i] for i in cancelled | concluded if i in self._jobs]
         if gone:
-            self._keep_rows(self._state.remove(gone))
-            for request in gone:
-                self._end(self._jobs[request.id], Cancelled(request, self._clock()))
+            self._keep_rows(self._state.remove([job.request for job in gone]))
+            for job in gone:
+                answer = None if job.request.id in cancelled else job.answer
+                self._end(job, answer or Cancelled(job.request, self._clock()))
+        self._conclude(self._state.expire(self._clock()))
 
     def _merge(self, decision: Merge) -> None:
         """Make the cohorts of ``decision`` one, on the device too.
@@ -351,10 +383,9 @@ class Executor:
             result = Shed(request, decision.reason, self._clock(), decision.retry_after_s)
             self._give_up(job, result)
 
-    def _conclude(self, decision: Conclude) -> None:
-        """End the requests of ``decision`` with the answers they have."""
-        self._keep_rows(self._state.apply(decision))
-        for request in decision.requests:
+    def _conclude(self, requests: Iterable[Request]) -> None:
+        """End requests with the answers they have."""
+        for request in requests:
             job = self._jobs[request.id]
             assert job.answer is not None, "a request is concluded that has no answer"
             self._end(job, job.answer)
@@ -453,15 +484,19 @@ class Executor:
         jobs: list[_Job],
         detections: list[Detections],
     ) -> None:
-        """Hand out the boxes that came out, and end all requests but those that may go deeper."""
+        """Hand out the boxes that came out, and end all requests but those that stay."""
         self._runner.release(output)
         self._release_input(decision, batch)
         depth = decision.segment.stop
         completion = self._state.complete(decision, self._clock())
         self._keep_rows(completion.changes)
-        staying = {request.id for request in completion.staying}
+        self._conclude(completion.too_late)
+        staying = {request.id for request in (*completion.staying, *completion.held)}
+        too_late = {request.id for request in completion.too_late}
         finished_s = self._clock()
         for job, found in zip(jobs, detections, strict=True):
+            if job.request.id in too_late:
+                continue
             answer = Answered(
                 job.request,
                 found,
@@ -472,12 +507,12 @@ class Executor:
                 job.predicted_s,
                 decision.segment.model,
             )
+            if job.request.id not in staying:
+                self._end(job, answer)
+                continue
+            job.answer = answer
             if job.on_exit is not None:
                 job.on_exit(answer)
-            if job.request.id in staying:
-                job.answer = answer
-            else:
-                self._end(job, answer)
 
     # -- bookkeeping -----------------------------------------------------------------------------
 

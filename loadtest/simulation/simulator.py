@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from serving.core.policy import (
 )
 from serving.core.request import Request
 from serving.core.scheduling.path_costs import EPSILON_S
-from serving.core.segment import Segment
+from serving.core.segment import IMAGE, Segment
 
 MAX_WAITING = 64
 """Largest number of waiting requests, as the server's setting of that name is by default."""
@@ -48,6 +48,11 @@ class SimulatedOutcome:
     """Depth of the exit that answered the request; 0 if none did."""
     reason: ShedReason | None
     """Reason for which the request was shed; None if it was not."""
+    model: int = 0
+    """Number of the model whose exit it was, where several are served as one."""
+    earlier: tuple[int, int] | None = None
+    """Point (model, depth) of the answer that it had in hand when it was run again; None if it was
+    not."""
 
     @property
     def in_time(self) -> bool:
@@ -164,7 +169,7 @@ class SimulatedServer:
         self._ended = ended
         self._max_waiting = max_waiting
         self._decided = decided
-        self._state = EngineState()
+        self._state = EngineState(max_waiting)
         self._inbox: deque[Request] = deque()
         self._answers: dict[int, SimulatedOutcome] = {}
         self._num_open = 0
@@ -222,7 +227,7 @@ class SimulatedServer:
             wake_s = self._act()
             if wake_s is not None:
                 arrival_s = self._inbox[0].arrival_s if self._inbox else math.inf
-                self.now_s = min(wake_s, arrival_s, until_s)
+                self.now_s = min(wake_s, arrival_s, self._state.next_expiry_s, until_s)
                 if self.now_s == math.inf:
                     raise RuntimeError("the policy waits for ever with requests in its hands")
 
@@ -235,6 +240,7 @@ class SimulatedServer:
             arrived.append((request, request.arrival_s))
         if arrived:
             self._state.add(arrived)
+        self._conclude(self._state.expire(self.now_s))
 
     def _act(self) -> float | None:
         """Decide and begin to do it; return the instant until which to wait, if any."""
@@ -252,10 +258,9 @@ class SimulatedServer:
                 )
             case ShedRequests():
                 for request in decision.requests:
-                    self._end(request, 0, decision.reason)
+                    self._end(SimulatedOutcome(request, self.now_s, 0, decision.reason))
             case Conclude():
-                for request in decision.requests:
-                    self._end(request, 0, None)
+                self._conclude(decision.requests)
             case Wait():
                 return decision.until_s
         return None
@@ -263,20 +268,32 @@ class SimulatedServer:
     def _finish(self, run: Run) -> None:
         self._running = None
         completion = self._state.complete(run, self.now_s)
-        for request in completion.staying:
-            answer = SimulatedOutcome(request, self.now_s, run.segment.stop, None)
+        for request in (*completion.staying, *completion.held):
+            answer = self._answer(request, run.segment)
             if answer.in_time or request.id not in self._answers:
                 self._answers[request.id] = answer
         for request in completion.left:
-            self._end(request, run.segment.stop, None)
+            self._end(self._answer(request, run.segment))
+        self._conclude(completion.too_late)
         self._latency.observe(run.segment, len(run.requests), self.now_s - self._started_s)
 
     # -- bookkeeping ------------------------------------------------------------------------------
 
-    def _end(self, request: Request, depth: int, reason: ShedReason | None) -> None:
+    def _answer(self, request: Request, segment: Segment) -> SimulatedOutcome:
+        """Return what a request is answered by ``segment``, which has just run."""
+        before, earlier = self._answers.get(request.id), None
+        if before is not None and segment.start == IMAGE:
+            earlier = (before.model, before.depth)
+        return SimulatedOutcome(request, self.now_s, segment.stop, None, segment.model, earlier)
+
+    def _conclude(self, requests: Iterable[Request]) -> None:
+        """End requests with the answers that they have in hand."""
+        for request in requests:
+            self._end(SimulatedOutcome(request, self.now_s, 0, None))
+
+    def _end(self, outcome: SimulatedOutcome) -> None:
         """End a request with this outcome, or with an earlier answer if only that was in time."""
-        outcome = SimulatedOutcome(request, self.now_s, depth, reason)
-        answer = self._answers.pop(request.id, None)
+        answer = self._answers.pop(outcome.request.id, None)
         if answer is not None and not outcome.in_time:
             outcome = answer
         self._num_open -= 1

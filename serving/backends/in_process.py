@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import AsyncGenerator
 from functools import partial
 
-from serving.backends.answers import deepest
+from serving.backends.answers import deepest, next_by
 from serving.core.errors import BackendUnavailable
 from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request, Result
 from serving.engine import Engine, error_of
+
+MAX_UNREAD = 32
+"""Number of answers to one request that may wait to be read; it has seldom more than it has exits.
+Of more the first are left out."""
 
 
 class InProcessBackend:
@@ -53,22 +57,35 @@ class InProcessBackend:
         """Yield the boxes for one image, of each exit that answers it; see ``Backend.stream``."""
         executor = self._started().executor
         loop = asyncio.get_running_loop()
-        # Never full: an answer from each exit, and then the end.
-        results: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(self.family.num_exits + 1)
+        results: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(MAX_UNREAD)
+
+        def put(result: Result, last: bool) -> None:
+            if results.full():
+                results.get_nowait()  # what follows is better
+            results.put_nowait((result, last))
 
         def deliver(result: Result, last: bool) -> None:
-            loop.call_soon_threadsafe(results.put_nowait, (result, last))
+            loop.call_soon_threadsafe(put, result, last)
 
-        on_exit = partial(deliver, last=False) if request.streaming else None
-        executor.submit(request, image, partial(deliver, last=True), on_exit)
+        executor.submit(request, image, partial(deliver, last=True), partial(deliver, last=False))
+        answer: Answered | None = None
         last = False
         try:
             while not last:
-                result, last = await results.get()
+                if answer is None:
+                    result, last = await results.get()
+                else:
+                    following = await next_by(request.deadline_s, results, executor.clock)
+                    if following is None:  # so that it is the best there will be in time
+                        last = True
+                        executor.conclude(request.id)
+                        return
+                    result, last = following
                 if not isinstance(result, Answered):
                     raise error_of(result)
-                if not (last and request.streaming):  # then it is the answer before, once more
-                    yield result
+                if result is not answer:
+                    answer = result
+                    yield answer
         finally:
             if not last:
                 executor.cancel(request.id)

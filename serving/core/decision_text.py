@@ -1,6 +1,7 @@
 """Decisions as lines that a person can follow.
 
 1.204310 s | 3 waiting, 12.1 ms left | cohort 7 at depth 2: #41 #43 | run stack_3 on #41 #43: why
+1.218310 s | #44 has exit_1 in hand, 60.3 ms left | run exit_1@1 on #44: why
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 from serving.core.policy import Conclude, Decision, Merge, Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Request
+from serving.core.segment import fused_exit
 
 
 def describe(snapshot: Snapshot, decision: Decision) -> str:
@@ -21,6 +23,10 @@ def describe(snapshot: Snapshot, decision: Decision) -> str:
         f"cohort {cohort.id} at depth {cohort.depth}: {_ids(cohort.requests)}"
         for cohort in snapshot.cohorts
     ]
+    for held in snapshot.held:
+        left_ms = (held.request.deadline_s - snapshot.now_s) * 1e3
+        point = fused_exit(held.depth).of(held.model).name
+        parts.append(f"{_ids([held.request])} has {point} in hand, {left_ms:.1f} ms left")
     why = str(decision.why)
     return " | ".join([*parts, _action(decision) + (f": {why}" if why else "")])
 
@@ -29,7 +35,8 @@ def _action(decision: Decision) -> str:
     """Return what a decision does, in a few words."""
     match decision:
         case Run():
-            return f"run {decision.segment.name} on {_ids(decision.requests)}"
+            hold = " and hold" if decision.hold else ""
+            return f"run {decision.segment.name} on {_ids(decision.requests)}{hold}"
         case Merge():
             return f"merge cohorts {', '.join(map(str, decision.cohorts))}"
         case ShedRequests():

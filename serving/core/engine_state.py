@@ -1,6 +1,6 @@
 """Engine state: who waits for one engine, whose features it holds, and which runs are under way.
 
-    add -> waiting --apply(Run)--> under way --complete--> a cohort, a deeper one, or answered
+    add -> waiting --apply(Run)--> under way --complete--> a cohort, a deeper one, held, or answered
               |                        |
               '-- remove --------------'-- fail
 
@@ -10,6 +10,9 @@ who is told which rows of which cohort are left (``CohortChange``).
 
 Several runs may be under way at once. Their requests and cohorts are in no snapshot until they end,
 so no decision can be about them, and whoever is removed meanwhile leaves when its run ends.
+
+A held request has an answer in hand, which its driver keeps. It leaves when it is removed, when its
+deadline comes (``expire``), or at the end of a run, under way then, that did not answer it in time.
 """
 
 from __future__ import annotations
@@ -22,7 +25,17 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from serving.core.demand import DemandMeter
-from serving.core.policy import Cohort, Conclude, Decision, Merge, Run, ShedRequests, Snapshot, Wait
+from serving.core.policy import (
+    Cohort,
+    Conclude,
+    Decision,
+    Held,
+    Merge,
+    Run,
+    ShedRequests,
+    Snapshot,
+    Wait,
+)
 from serving.core.request import Request
 
 _NOBODY: Mapping[int, int] = {}
@@ -48,20 +61,28 @@ class Completion(NamedTuple):
     """Requests that were answered and are no longer here."""
     staying: tuple[Request, ...] = ()
     """Requests that were answered and may go deeper."""
+    held: tuple[Request, ...] = ()
+    """Requests that were answered and are held, with this answer in hand."""
+    too_late: tuple[Request, ...] = ()
+    """Requests that this answer came too late for: they are no longer here, and end with the answer
+    that they had in hand."""
     changes: tuple[CohortChange, ...] = ()
     """Changes of cohorts that some of their requests have left."""
 
 
 class EngineState:
-    """The requests that one engine has taken and not ended.
+    """The requests that one engine has taken and not ended, of which at most ``max_held`` are held.
 
-    Only its numbers (``num_waiting``, ``num_in_flight``) may be read from other threads.
+    Only its numbers (``num_waiting``, ``num_in_flight``, ``num_held``) may be read from other
+    threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_held: int) -> None:
+        self._max_held = max_held
         self._waiting: list[Request] = []
         self._cohorts: dict[int, Cohort] = {}
         self._answered: dict[int, int] = {}
+        self._held: dict[int, Held] = {}
         self._demand = DemandMeter()
         self._idle_since_s = -math.inf
         self._under_way: list[tuple[Run, int | None]] = []
@@ -83,29 +104,45 @@ class EngineState:
         return sum(len(cohort.requests) for cohort in tuple(self._cohorts.values()))
 
     @property
+    def num_held(self) -> int:
+        """Number of requests with an answer in hand, those in a run included."""
+        return len(self._held)
+
+    @property
     def is_empty(self) -> bool:
         """True if there is nothing to decide about, now or when the runs under way end."""
-        return not self._waiting and not self._cohorts
+        return not self._waiting and not self._cohorts and not self._held
+
+    @property
+    def next_expiry_s(self) -> float:
+        """Instant at which the next held request expires, of those in no run; infinite if none."""
+        busy = self._busy_ids() if self._held else ()
+        deadlines_s = (h.request.deadline_s for id, h in self._held.items() if id not in busy)
+        return min(deadlines_s, default=math.inf)
 
     def cohort(self, id: int) -> Cohort:
         """Return the cohort with this id. Raises KeyError."""
         return self._cohorts[id]
 
     def snapshot(self, now_s: float) -> Snapshot:
-        """Return what a policy is shown at ``now_s``: everything that no run is under way for."""
+        """Return what a policy is shown at ``now_s``: everything that no run is under way for.
+
+        Who expires at ``now_s`` has to be taken out before, by ``expire``.
+        """
         waiting, cohorts = self._waiting, self._cohorts.values()
+        holding = sorted(self._held.values(), key=lambda held: _urgency(held.request))
         answered = dict(self._answered) if self._answered else _NOBODY
         demand = self._demand.measure(now_s)
         if not self._under_way:
-            return Snapshot(now_s, tuple(waiting), tuple(cohorts), answered, demand)
-        busy = {request.id for run, _ in self._under_way for request in run.requests}
-        held = {cohort for _, cohort in self._under_way}
+            return Snapshot(now_s, tuple(waiting), tuple(cohorts), answered, demand, tuple(holding))
+        busy, busy_cohorts = self._busy_ids(), {cohort for _, cohort in self._under_way}
         return Snapshot(
             now_s,
             tuple([request for request in waiting if request.id not in busy]),
-            tuple([cohort for cohort in cohorts if cohort.id not in held]),
+            tuple([cohort for cohort in cohorts if cohort.id not in busy_cohorts]),
             answered,
             demand,
+            tuple([held for held in holding if held.request.id not in busy]),
         )
 
     # -- what happens ----------------------------------------------------------------------------
@@ -117,7 +154,7 @@ class EngineState:
         first.
         """
         for request, submitted_s in arrivals:
-            busy = not self.is_empty or submitted_s < self._idle_since_s
+            busy = self._at_work or submitted_s < self._idle_since_s
             insort(self._waiting, request, key=_urgency)
             self._demand.arrived(submitted_s, request.deadline_s - submitted_s, busy)
 
@@ -126,7 +163,7 @@ class EngineState:
 
         A run is then under way until ``complete`` or ``fail``; of all others this is the end.
         Returns how cohorts have changed. Raises ValueError for a run of what another run is under
-        way for.
+        way for, and for one that takes held requests from the image to features.
         """
         match decision:
             case Run():
@@ -150,37 +187,17 @@ class EngineState:
 
     def complete(self, run: Run, now_s: float) -> Completion:
         """End ``run`` well at ``now_s``, and return what it led to: features, or boxes."""
-        completion = self._complete(run)
-        if self.is_empty:
-            self._idle_since_s = now_s
-        return completion
-
-    def _complete(self, run: Run) -> Completion:
-        """Return what ``run`` led to."""
         cohort_id = self._end(run)
         if run.cohort is None:  # which they took up room in until now
             self._leave_queue(run.requests)
-        if cohort_id is not None and not run.segment.head:
-            return self._hold(run, cohort_id)
-        leaving = self._leaving(run)
-        if run.cohort is None:
-            left = [r for r in run.requests if r not in leaving] if leaving else run.requests
-            return Completion(None, tuple(left))
-        depth = run.segment.stop
-        answered: list[Request] = []
-        staying: list[Request] = []
-        for request in run.requests:
-            if request in leaving:
-                continue
-            if request.streaming and depth < request.max_depth:
-                self._answered[request.id] = depth
-                staying.append(request)
-            else:
-                answered.append(request)
-        gone = answered + leaving
-        changes = self._take_out(gone)
-        self._forget(gone)
-        return Completion(None, tuple(answered), tuple(staying), changes)
+        if run.segment.head:
+            completion = self._answer(run, now_s)
+        else:
+            assert cohort_id is not None, "features are a cohort's"
+            completion = self._advance(run, cohort_id)
+        if not self._at_work:
+            self._idle_since_s = now_s
+        return completion
 
     def fail(self, run: Run) -> tuple[CohortChange, ...]:
         """End ``run`` badly: remove everybody in it. Returns how cohorts have changed."""
@@ -194,7 +211,7 @@ class EngineState:
         Those in a run that is under way leave when it ends.
         """
         if self._under_way:
-            busy = {request.id for run, _ in self._under_way for request in run.requests}
+            busy = self._busy_ids()
             self._removed.update(request.id for request in requests if request.id in busy)
             requests = [request for request in requests if request.id not in busy]
         self._leave_queue(requests)
@@ -202,13 +219,42 @@ class EngineState:
         self._forget(requests)
         return changes
 
+    def expire(self, now_s: float) -> tuple[Request, ...]:
+        """Take out, and return, the held requests whose deadline has come at ``now_s``.
+
+        They end with the answer they have in hand. Those in a run that is under way stay until it
+        ends.
+        """
+        if not self._held:
+            return ()
+        busy = self._busy_ids()
+        expired = tuple(
+            held.request
+            for id, held in self._held.items()
+            if held.request.deadline_s <= now_s and id not in busy
+        )
+        self._forget(expired)
+        return expired
+
     # -- parts of these --------------------------------------------------------------------------
+
+    @property
+    def _at_work(self) -> bool:
+        """True if there is anything to do that somebody is owed, or anything is being done."""
+        return bool(self._waiting or self._cohorts or self._under_way)
+
+    def _busy_ids(self) -> set[int]:
+        """Return the ids of the requests in runs that are under way."""
+        return {request.id for run, _ in self._under_way for request in run.requests}
 
     def _begin(self, run: Run) -> None:
         """Put ``run`` under way.
 
-        Raises ValueError if another run is of the same requests or cohort.
+        Raises ValueError if another run is of the same requests or cohort, or if it would make
+        features of held requests.
         """
+        if not run.segment.head and any(request.id in self._held for request in run.requests):
+            raise ValueError(f"{run.segment.name}: held requests go to an exit in one run")
         for other, _ in self._under_way:
             same = {request.id for request in run.requests} & {r.id for r in other.requests}
             if same or (run.cohort is not None and run.cohort == other.cohort):
@@ -227,8 +273,37 @@ class EngineState:
                 return cohort
         raise ValueError(f"no such run of {run.segment.name} is under way")
 
-    def _hold(self, run: Run, cohort_id: int) -> Completion:
-        """Hold the cohort whose features came out of ``run``.
+    def _answer(self, run: Run, now_s: float) -> Completion:
+        """Let go whom ``run`` has answered at ``now_s``, unless they stay or are held."""
+        segment, leaving = run.segment, self._leaving(run)
+        left: list[Request] = []
+        staying: list[Request] = []
+        held: list[Request] = []
+        too_late: list[Request] = []
+        for request in run.requests:
+            if request in leaving:
+                continue
+            in_time = now_s <= request.deadline_s
+            had_one = request.id in self._held
+            if run.cohort is not None and request.streaming and segment.stop < request.max_depth:
+                self._answered[request.id] = segment.stop
+                staying.append(request)
+            elif had_one and not in_time:
+                too_late.append(request)
+            elif run.hold and in_time and (had_one or len(self._held) < self._max_held):
+                self._held[request.id] = Held(request, segment.model, segment.stop)
+                held.append(request)
+            else:
+                left.append(request)
+        gone = left + too_late + leaving
+        changes = self._take_out(gone + held) if run.cohort is not None else ()
+        self._forget(gone)
+        for request in held:
+            self._answered.pop(request.id, None)
+        return Completion(None, tuple(left), tuple(staying), tuple(held), tuple(too_late), changes)
+
+    def _advance(self, run: Run, cohort_id: int) -> Completion:
+        """Keep the cohort whose features came out of ``run``.
 
         Those who were removed meanwhile leave it at once.
         """
@@ -279,6 +354,7 @@ class EngineState:
 
     def _forget(self, requests: Iterable[Request]) -> None:
         """Forget which of these requests have an answer."""
-        if self._answered:
+        if self._answered or self._held:
             for request in requests:
                 self._answered.pop(request.id, None)
+                self._held.pop(request.id, None)

@@ -4,13 +4,21 @@ A policy is a pure function from a snapshot to a decision; the executor carries 
 
     waiting --Run(stem)--> row of a cohort --Run(head)--> left, answered
                             |   ^       |
-                  Run(stack)'---'       '--Run(head), streaming--> row with an answer
-                                                                  |   ^        |
-                                                  Run(stack, head)'---'        '--Conclude--> left
+                  Run(stack)'---'       |--Run(head), streaming--> row with an answer
+                                        |                         |   ^        |
+                                        |         Run(stack, head)'---'        |--Conclude--> left
+                                        '--Run(head, hold)--> held             |
+                                                             |   ^             |
+                                              Run(exit, hold)'---'-------------'
 
 A *streaming* request stays where it is when a head has answered it, unless that was at its
 ``max_depth``. From then on nothing is owed to it: it may go deeper, with a head at each exit, and
 it may be concluded at any time and at no cost.
+
+A *held* request has an answer in hand and no features on the device. Nothing is owed to it either:
+it may be run again from its image, to an exit of a larger input, by a fused segment. That answer is
+the better one if it is in time; whether or not the run ends, the gateway sends the best one by the
+deadline.
 """
 
 from __future__ import annotations
@@ -38,6 +46,15 @@ class Cohort:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A request with an answer in hand, of exit ``depth`` of ``model``; only its image is kept."""
+
+    request: Request
+    model: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A policy's view of an engine: everything that a decision depends on but the latency model."""
 
@@ -50,6 +67,8 @@ class Snapshot:
     cohorts."""
     demand: Demand = UNKNOWN
     """Demand as it was measured."""
+    held: tuple[Held, ...] = ()
+    """Requests with an answer in hand, by deadline, then by id. All deadlines are to come."""
 
 
 class Why(NamedTuple):
@@ -73,14 +92,18 @@ UNSAID = Why("")
 class Run:
     """A decision to run ``segment`` for ``requests``.
 
-    These are all rows of ``cohort``, with a head also some of them, or waiting requests. Whom a
-    head answers leaves, but for streaming requests that may go deeper.
+    These are all rows of ``cohort``, with a head also some of them, or waiting requests, or, with a
+    fused segment, held ones. Whom a head answers leaves, but for streaming requests that may go
+    deeper, and for all that are to be held.
     """
 
     segment: Segment
     requests: tuple[Request, ...]
     cohort: int | None
     why: Why = field(default=UNSAID, compare=False)
+    hold: bool = False
+    """Whether those who would leave, answered in time, stay with that answer in hand. There is a
+    bound on how many are held; the others leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +130,7 @@ class ShedRequests:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """A decision to end these streaming requests with the deepest answer they have.
+    """A decision to end these requests, streaming or held, with the best answer they have.
 
     Each has one.
     """
@@ -133,8 +156,8 @@ Decision = Run | Merge | ShedRequests | Conclude | Wait
 class Policy(Protocol):
     """A scheduler: it chooses what an idle executor does next.
 
-    Streaming requests are its to conclude: the executor ends one only when it is answered at its
-    ``max_depth`` or by a fused run.
+    Streaming and held requests are its to conclude: the executor ends a streaming one only when it
+    is answered at its ``max_depth`` or by a fused run, and a held one only when its deadline comes.
     """
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:

@@ -57,6 +57,9 @@ class Answered:
     """Seconds that those segments had been predicted to take."""
     model: int = 0
     """Number of the model whose exit it was, where several are served as one."""
+    earlier: tuple[int, int] | None = None
+    """Point (model, depth) whose answer, which was in hand before, has been merged into this one;
+    None if it is of this exit alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ _CODES: dict[type[ServingError], str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Open:
     """A request that has not ended.
 
@@ -77,6 +77,10 @@ class _Open:
     name: str
     triton_request: Any
     sender: Any
+    every_exit: bool
+    """Whether its client wants the answer of every exit, and then to be told of the end."""
+    sent: Answered | None = None
+    """Latest answer that it has been sent before its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,7 @@ class TritonPythonModel:
         watched = not options.pop(wire.CANCEL_BY_ID, False)
         image = _image(triton_request)
         request = self._request(triton_request, options)
-        entry = _Open(triton_request.request_id(), triton_request, sender)
+        entry = _Open(triton_request.request_id(), triton_request, sender, request.streaming)
         with self._lock:
             self._open[request.id] = entry
             if entry.name:
@@ -174,6 +178,7 @@ class TritonPythonModel:
             self._outbox.put(_Watch(sender, request.id))
 
         def on_exit(answered: Answered) -> None:
+            entry.sent = answered
             self._outbox.put(_Outgoing(sender, answered, last=False))
 
         self._engine.executor.submit(
@@ -230,7 +235,11 @@ class TritonPythonModel:
             if self._ids_by_name.get(entry.name) == result.request.id:
                 del self._ids_by_name[entry.name]
         number = result.request.id
-        self._outbox.put(_Outgoing(entry.sender, _content(result), last=True, number=number))
+        content = None if result is entry.sent else _content(result)
+        if entry.every_exit and isinstance(content, Answered):  # the end is told by an empty one
+            self._outbox.put(_Outgoing(entry.sender, content, last=False))
+            content = None
+        self._outbox.put(_Outgoing(entry.sender, content, last=True, number=number))
 
     def _deliver_messages(self) -> None:
         """Send what is in the outbox, and watch clients; the messenger's thread runs it."""
@@ -283,14 +292,9 @@ class TritonPythonModel:
                 outgoing.sender.send(answer_response(answered), flags=flags)
 
 
-def _content(result: Result) -> Answered | ServingError | None:
-    """Return what the client is told at the end.
-
-    A streaming request has been told its answer.
-    """
-    if isinstance(result, Answered):
-        return None if result.request.streaming else result
-    return error_of(result)
+def _content(result: Result) -> Answered | ServingError:
+    """Return what the client is told of how its request ended."""
+    return result if isinstance(result, Answered) else error_of(result)
 
 
 def _options(triton_request: Any) -> dict[str, Any]:

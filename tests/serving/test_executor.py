@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,10 +16,19 @@ from serving.core import segment as segments
 from serving.core.demand import UNKNOWN, DemandMeter
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
-from serving.core.policy import Decision, Merge, Policy, Run, ShedRequests, Snapshot, Wait
-from serving.core.request import Answered, Cancelled, Failed, Request, Shed
+from serving.core.policy import (
+    Decision,
+    Merge,
+    Policy,
+    Run,
+    ShedRequests,
+    Snapshot,
+    Wait,
+)
+from serving.core.request import Answered, Cancelled, Failed, Request, Result, Shed
 from serving.core.timing import warm_up
 from serving.executor import PROBE_AFTER_S, RECHECK_AFTER_S, Executor
+from tests.serving.upgrades import LARGE, LARGE_S, SMALL, SMALL_S, Upgrades, two_sizes
 from tests.serving.world import (
     IMAGE,
     NUM_EXITS,
@@ -213,10 +224,15 @@ def test_unknown_cancellations_are_ignored():
 class Threaded:
     """An executor that runs in its thread, on a clock that only runs move."""
 
-    def __init__(self, hold: threading.Event | None = None, policy: Policy | None = None) -> None:
-        self.clock = FakeClock()
+    def __init__(
+        self,
+        hold: threading.Event | None = None,
+        policy: Policy | None = None,
+        runner: FakeRunner | None = None,
+    ) -> None:
+        runner = runner or FakeRunner(FakeClock())
+        self.clock = runner.clock
         self.entered = threading.Event()
-        runner = FakeRunner(self.clock)
         if hold is not None:
             run = runner.run
 
@@ -230,7 +246,7 @@ class Threaded:
         self.executor = Executor(
             runner,
             policy or make_policy(runner),
-            LatencyModel(exact_profile()),
+            LatencyModel(exact_profile(runner.cost, exits=runner.exits)),
             self.clock,
             self.recorder,
             max_waiting=8,
@@ -359,6 +375,192 @@ def test_predictions_are_of_the_quickest_path(offer):
         if world.runner.fused:
             quickest_s = min(quickest_s, world.runner.cost(segments.fused_exit(depth), 1))
         assert world.executor.predicted_s(depth) == pytest.approx(quickest_s)
+
+
+# ---- an answer in hand --------------------------------------------------------------------------
+
+
+def points(answers: Sequence[Result]) -> list[tuple[int, int]]:
+    """Where they were answered, all of them."""
+    return [(a.model, a.depth) for a in answers if isinstance(a, Answered) or pytest.fail(str(a))]
+
+
+def test_an_answer_in_hand_is_handed_out_at_once_and_a_better_one_is_the_end():
+    world, came_s = World(two_sizes(), policy=Upgrades()), []
+    world.on_answer = lambda answer: came_s.append(world.clock())
+    end = world.play([request(0)])[0]
+    assert points(world.answers[0]) == [SMALL, LARGE]
+    assert came_s == pytest.approx([SMALL_S, SMALL_S + LARGE_S])
+    assert end.engine_s == pytest.approx(SMALL_S + LARGE_S)
+    assert end.predicted_s == pytest.approx(SMALL_S + LARGE_S)
+    assert end.detections.scores[0] == 0
+    assert held(world) == 0
+
+
+def test_it_may_be_held_more_than_once():
+    world = World(two_sizes(), policy=Upgrades(deepest=3))
+    end = world.play([request(0)])[0]
+    assert points(world.answers[0]) == [SMALL, (1, 1), (1, 2), (1, 3)]
+    assert depth_of(end) == 3
+
+
+def test_a_better_answer_that_comes_too_late_leaves_the_one_in_hand():
+    world = World(two_sizes(), policy=Upgrades())
+    end = world.play([request(0, 0.0, SMALL_S + LARGE_S - 1e-6)])[0]
+    assert points([end]) == points(world.answers[0]) == [SMALL]
+    assert len(world.runner.log) == 2
+
+
+def test_who_is_held_ends_at_its_deadline_whatever_the_policy_waits_for():
+    class Waits(Upgrades):
+        def decide(self, snapshot, latency):
+            return super().decide(snapshot, latency) if snapshot.waiting else Wait()
+
+    world = World(two_sizes(), policy=Waits())
+    ends = world.play([request(0, 0.0, 0.5), request(1, 0.0, 0.3)])
+    assert [points([end]) for end in ends.values()] == [[SMALL], [SMALL]]
+    assert world.clock() == pytest.approx(0.5)
+
+
+def test_a_held_request_is_concluded_from_outside_with_its_answer():
+    """As the gateway does at the deadline: here, during the run of the larger size."""
+    world = World(two_sizes(), policy=Upgrades(deepest=2))
+    conclude = (SMALL_S + LARGE_S / 2, partial(world.executor.conclude, 0))
+    end = world.play([request(0)], actions=[conclude])[0]
+    assert points([end]) == [LARGE]
+    assert len(world.runner.log) == 2, "not to the second exit"
+
+
+def test_to_conclude_who_has_no_answer_drops_it():
+    world = World(two_sizes(), policy=Upgrades())
+    world.submit(request(0))
+    world.executor.conclude(0)
+    world.executor.conclude(99)
+    assert isinstance(world.play([])[0], Cancelled)
+    assert world.runner.log == []
+
+
+def test_a_client_that_leaves_takes_its_answer_along():
+    world = World(two_sizes(), policy=Upgrades(deepest=3))
+    end = world.play([request(0)], cancels=[(SMALL_S + LARGE_S / 2, 0)])[0]
+    assert isinstance(end, Cancelled)
+    assert points(world.answers[0]) == [SMALL, LARGE]
+    assert len(world.runner.log) == 2
+
+
+def test_an_upgrade_that_fails_leaves_the_answer_in_hand(caplog):
+    world = World(two_sizes(fail_on=frozenset({2})), policy=Upgrades())
+    end = world.play([request(0)])[0]
+    assert points([end]) == [SMALL]
+    assert "exit_1@1 failed" in caplog.text
+    assert held(world) == 0
+
+
+def test_no_more_are_held_than_may_wait():
+    """The others end with their answer at once."""
+
+    class Waits(Upgrades):
+        may_upgrade = False
+
+        def decide(self, snapshot, latency):
+            if snapshot.waiting:
+                return Run(segments.fused_exit(1), snapshot.waiting, None, hold=True)
+            return super().decide(snapshot, latency) if self.may_upgrade else Wait()
+
+    policy = Waits()
+    world = World(two_sizes(), max_waiting=2, policy=policy)
+    for start in (0, 2):
+        world.submit(request(start))
+        world.submit(request(start + 1))
+        while world.executor.step():
+            pass
+    assert world.executor.num_held == 2
+    assert [len(ends) for ends in world.results.values()] == [0, 0, 1, 1]
+    policy.may_upgrade = True
+    ends = world.play([])
+    assert [points([end]) for end in ends.values()] == [[LARGE], [LARGE], [SMALL], [SMALL]]
+
+
+@given(
+    kinds=st.lists(st.tuples(st.floats(0, 0.1), st.booleans()), min_size=1, max_size=12),
+    budget_s=st.floats(0.02, 0.3),
+    cancels=st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 11)), max_size=6),
+    concluded=st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 11)), max_size=6),
+    fail_on=st.frozensets(st.integers(1, 40), max_size=3),
+    deepest=st.integers(1, 3),
+    max_waiting=st.sampled_from([1, 2, 64]),
+)
+def test_whatever_happens_to_an_answer_in_hand_each_request_ends_once(
+    kinds, budget_s, cancels, concluded, fail_on, deepest, max_waiting
+):
+    world = World(two_sizes(fail_on=fail_on), max_waiting, policy=Upgrades(deepest))
+    arrivals = [sum(gap for gap, _ in kinds[: i + 1]) for i in range(len(kinds))]
+    requests = [request(i, arrivals[i], budget_s, kinds[i][1]) for i in range(len(kinds))]
+    actions = [(at, partial(world.executor.conclude, i)) for at, i in concluded]
+    ends = world.play(requests, cancels, actions)
+    assert held(world) == 0
+    for id, end in ends.items():
+        assert not isinstance(end, Cancelled) or id in {i for _, i in (*cancels, *concluded)}
+        sequence = points(world.answers[id])
+        assert (
+            sequence == [SMALL, *[(1, depth) for depth in range(1, deepest + 1)]][: len(sequence)]
+        )
+        in_time = [a for a in world.answers[id] if a.finished_s <= a.request.deadline_s]
+        assert world.answers[id][1:] == in_time[1:], "none after the first is late"
+
+
+def test_stop_ends_a_held_request_with_the_answer_it_has():
+    answered, hold = threading.Event(), threading.Event()
+    policy = Upgrades()
+    threaded = Threaded(policy=policy, runner=two_sizes())
+    ends: list[Any] = []
+
+    def on_exit(answer):
+        answered.set()
+        hold.wait()
+
+    threaded.executor.submit(request(0), IMAGE, ends.append, on_exit)
+    answered.wait()
+    stopper = threading.Thread(target=threaded.executor.stop, args=(0.0,))
+    stopper.start()
+    with threaded.executor._changed:  # until then the loop would go on
+        threaded.executor._changed.wait_for(lambda: threaded.executor._stopping)
+    hold.set()
+    stopper.join()
+    assert [points([end]) for end in ends] == [[SMALL]]
+    assert threaded.executor.num_held == 0
+
+
+def test_stop_lets_held_requests_be_answered_better():
+    threaded = Threaded(policy=Upgrades(), runner=two_sizes())
+    ends: list[Any] = []
+    threaded.executor.submit(request(0), IMAGE, ends.append)
+    threaded.executor.stop(grace_s=30)
+    assert [points([end]) for end in ends] == [[LARGE]]
+
+
+def test_a_conclusion_wakes_the_loop():
+    waiting = threading.Event()
+
+    class Waits(Upgrades):
+        def decide(self, snapshot, latency):
+            if snapshot.waiting:
+                return super().decide(snapshot, latency)
+            waiting.set()
+            return Wait()
+
+    threaded, ended, ends = Threaded(policy=Waits(), runner=two_sizes()), threading.Event(), []
+
+    def done(end):
+        ends.append(end)
+        ended.set()
+
+    threaded.executor.submit(request(0, budget_s=1e9), IMAGE, done)
+    waiting.wait()
+    threaded.executor.conclude(0)
+    ended.wait()
+    threaded.executor.stop(grace_s=30)
+    assert [points([end]) for end in ends] == [[SMALL]]
 
 
 # ---- merging ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -256,15 +257,25 @@ class World:
             answers.append(answer)
             self.on_answer(answer)
 
-        self.executor.submit(request, image, ends.append, on_exit)
+        def done(result: Result) -> None:
+            if isinstance(result, Answered) and not any(result is each for each in answers):
+                on_exit(result)
+            ends.append(result)
+
+        self.executor.submit(request, image, done, on_exit)
 
     def play(
-        self, requests: Sequence[Request], cancels: Sequence[tuple[float, int]] = ()
+        self,
+        requests: Sequence[Request],
+        cancels: Sequence[tuple[float, int]] = (),
+        actions: Sequence[tuple[float, Callable[[], None]]] = (),
     ) -> dict[int, Result]:
-        """Submit each request and carry out each (instant, id) cancellation at its time; returns
-        how each request ended."""
-        events = [(r.arrival_s, 0, r.id, lambda r=r: self.submit(r)) for r in requests]
-        events += [(at, 1, i, lambda i=i: self.executor.cancel(i)) for at, i in cancels]
+        """Submit each request and carry out each (instant, id) cancellation, and each of
+        ``actions``, at its time; returns how each request ended."""
+        events: list[tuple[float, int, int, Callable[[], None]]] = []
+        events += [(r.arrival_s, 0, r.id, partial(self.submit, r)) for r in requests]
+        events += [(at, 1, i, partial(self.executor.cancel, i)) for at, i in cancels]
+        events += [(at, 2, i, action) for i, (at, action) in enumerate(actions)]
         events.sort(key=lambda event: event[:3])
         due = self.clock.due = [(at, action) for at, _, _, action in events]
         while True:
@@ -277,6 +288,7 @@ class World:
         assert all(len(ends) == 1 for ends in self.results.values()), "each ends exactly once"
         assert len(self.recorder.results) == len(self.results)
         assert self.executor.num_waiting == self.executor.num_in_flight == 0
+        assert self.executor.num_held == 0
         for i, (end,) in self.results.items():
             if isinstance(end, Answered):
                 assert end is self.answers[i][-1], "the deepest answer is how it ends"
@@ -286,11 +298,11 @@ class World:
 
     def _wake_s(self) -> float:
         """Until when the executor waits with requests in its hands."""
-        if self.executor.num_waiting + self.executor.num_in_flight == 0:
+        executor = self.executor
+        if executor.num_waiting + executor.num_in_flight + executor.num_held == 0:
             return math.inf
-        decision = self.decisions[-1][1]
-        assert isinstance(decision, Wait)
-        return decision.until_s
+        assert isinstance(self.decisions[-1][1], Wait)
+        return executor._wake_s
 
 
 def depth_of(result: Result) -> int:

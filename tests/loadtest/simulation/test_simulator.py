@@ -32,6 +32,7 @@ from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
 from tests.properties import examples
 from tests.serving.core.scheduling.test_deadline_policy import request_lists
+from tests.serving.upgrades import LARGE, LARGE_S, SMALL, SMALL_S, Upgrades, two_sizes
 from tests.serving.world import (
     ACCURACY,
     HEAD_S,
@@ -237,6 +238,21 @@ def test_it_is_the_executor_under_a_baseline_in_stages(requests: list[Request]) 
         return parse_policy("alert-staged")(runner.segments, ACCURACY, runner.batch_sizes, 8)
 
     check_that_both_do_the_same(requests, FakeRunner(FakeClock()), make, 64)
+
+
+@given(
+    requests=request_lists(max_size=20),
+    deepest=st.integers(1, 3),
+    max_waiting=WAITING,
+)
+@examples(50)
+def test_it_is_the_executor_with_answers_in_hand(
+    requests: list[Request], deepest: int, max_waiting: int
+) -> None:
+    decisions = check_that_both_do_the_same(
+        requests, two_sizes(), lambda runner: Upgrades(deepest), max_waiting
+    )
+    assert any(isinstance(d, Run) and d.hold for _, d in decisions)
 
 
 # ---- run times ----------------------------------------------------------------------------------
@@ -490,3 +506,60 @@ def test_the_latency_model_learns_from_what_runs_took() -> None:
     simulate([request(i, float(i)) for i in range(10)], server)
     assert latency.slowdown == pytest.approx(3.0)
     assert latency.typical(segments.STEM, 1) == pytest.approx(3 * STEM_S)
+
+
+# ---- an answer in hand --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "point", "earlier", "finished_s"),
+    [
+        (1.0, LARGE, SMALL, SMALL_S + LARGE_S),
+        (SMALL_S + LARGE_S - 1e-6, SMALL, None, SMALL_S),  # the larger size comes too late
+    ],
+)
+def test_an_outcome_says_which_points_it_was_answered_at(
+    budget_s: float, point: tuple[int, int], earlier: tuple[int, int] | None, finished_s: float
+) -> None:
+    runner = two_sizes()
+    outcomes: list[SimulatedOutcome] = []
+    profile = exact_profile(runner.cost, exits=runner.exits)
+    service = ServiceTimes(profile, EXACT, np.random.default_rng(0))
+    server = SimulatedServer(Upgrades(), LatencyModel(profile), service, outcomes.append)
+    simulate([request(0, 0.0, budget_s)], server)
+    ((o),) = outcomes
+    assert ((o.model, o.depth), o.earlier, o.in_time) == (point, earlier, True)
+    assert o.finished_s == pytest.approx(finished_s)
+
+
+def test_a_stall_leaves_the_answer_in_hand() -> None:
+    """The run of the larger size stands still until long after the deadline."""
+    runner = two_sizes()
+    outcomes: list[SimulatedOutcome] = []
+    profile = exact_profile(runner.cost, exits=runner.exits)
+    slow = Slowdown(SMALL_S / 2, 1.0, 100.0)
+    service = ServiceTimes(profile, EXACT, np.random.default_rng(0), (slow,))
+    server = SimulatedServer(Upgrades(), LatencyModel(profile), service, outcomes.append)
+    simulate([request(0, 0.0, 0.2), request(1, 0.1, 0.2)], server)
+    assert [(o.request.id, o.model, o.depth, o.in_time) for o in outcomes] == [
+        (0, *SMALL, True),
+        (1, *SMALL, False),
+    ]
+
+
+def test_who_is_held_while_nothing_happens_ends_at_its_deadline() -> None:
+    class Waits(Upgrades):
+        def decide(self, snapshot: Snapshot, latency: object) -> Decision:
+            return super().decide(snapshot, latency) if snapshot.waiting else Wait()
+
+    runner = two_sizes()
+    outcomes: list[SimulatedOutcome] = []
+    profile = exact_profile(runner.cost, exits=runner.exits)
+    service = ServiceTimes(profile, EXACT, np.random.default_rng(0))
+    server = SimulatedServer(Waits(), LatencyModel(profile), service, outcomes.append)
+    simulate([request(0, 0.0, 0.2), request(1, 0.1, 0.2)], server)
+    assert [(o.request.id, o.model, o.depth, o.in_time) for o in outcomes] == [
+        (0, *SMALL, True),
+        (1, *SMALL, True),
+    ]
+    assert server.now_s == pytest.approx(0.3)

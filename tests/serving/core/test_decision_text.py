@@ -8,6 +8,7 @@ from serving.core.policy import (
     Cohort,
     Conclude,
     Decision,
+    Held,
     Merge,
     Run,
     ShedRequests,
@@ -16,7 +17,7 @@ from serving.core.policy import (
     Why,
 )
 from serving.core.request import Request
-from serving.core.segment import STEM, stack
+from serving.core.segment import STEM, fused_exit, head, stack
 
 A, B, C = (Request(id, 1.0, 1.1 + id / 100, 1, 5) for id in range(3))
 SEEN = "1.050000 s | 1 waiting, 50.0 ms left | cohort 4 at depth 2: #1 #2 | "
@@ -26,6 +27,7 @@ SEEN = "1.050000 s | 1 waiting, 50.0 ms left | cohort 4 at depth 2: #1 #2 | "
     ("decision", "words"),
     [
         (Run(STEM, (A,), None), "run stem on #0"),
+        (Run(head(2), (B,), 4, hold=True), "run head_2 on #1 and hold"),
         (
             Run(stack(3), (B, C), 4, Why("{:.0f} ms to spare", (7.2,))),
             "run stack_3 on #1 #2: 7 ms to spare",
@@ -43,6 +45,15 @@ SEEN = "1.050000 s | 1 waiting, 50.0 ms left | cohort 4 at depth 2: #1 #2 | "
 def test_each_kind(decision: Decision, words: str) -> None:
     snapshot = Snapshot(now_s=1.05, waiting=(A,), cohorts=(Cohort(4, 2, (B, C)),))
     assert describe(snapshot, decision) == SEEN + words
+
+
+def test_answers_in_hand() -> None:
+    snapshot = Snapshot(1.05, (), (), held=(Held(A, 0, 1), Held(B, 1, 2)))
+    decision = Run(fused_exit(3).of(1), (A, B), None, Why("why"))
+    assert describe(snapshot, decision) == (
+        "1.050000 s | #0 has exit_1 in hand, 50.0 ms left | #1 has exit_2@1 in hand, 60.0 ms left "
+        "| run exit_3@1 on #0 #1: why"
+    )
 
 
 def test_an_idle_executor() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -12,11 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from serving.core import segment as segments
 from serving.core.engine_state import CohortChange, Completion, EngineState
 from serving.core.errors import ShedReason
-from serving.core.policy import Cohort, Conclude, Merge, Run, ShedRequests, Wait
+from serving.core.policy import Cohort, Conclude, Held, Merge, Run, ShedRequests, Wait
 from serving.core.request import Request
 from serving.core.segment import Segment
 
 NUM_EXITS = 3
+MAX_HELD = 3
 
 
 def request(id: int, deadline_s: float = 1.0, *, streaming: bool = False) -> Request:
@@ -28,7 +30,7 @@ S, T = (request(id, streaming=True) for id in (10, 11))
 
 
 def state_of(*waiting: Request) -> EngineState:
-    state = EngineState()
+    state = EngineState(MAX_HELD)
     state.add([(each, each.arrival_s) for each in waiting])
     return state
 
@@ -52,9 +54,9 @@ def shed(*requests: Request) -> ShedRequests:
 
 
 def test_nothing_is_empty():
-    state = EngineState()
+    state = EngineState(MAX_HELD)
     assert state.is_empty
-    assert (state.num_waiting, state.num_in_flight) == (0, 0)
+    assert (state.num_waiting, state.num_in_flight, state.num_held) == (0, 0, 0)
     snapshot = state.snapshot(2.0)
     assert (snapshot.now_s, snapshot.waiting, snapshot.cohorts) == (2.0, (), ())
 
@@ -65,7 +67,7 @@ def test_who_waits_is_in_order_of_deadline_and_then_of_id():
 
 
 def test_demand_is_measured_from_when_they_were_submitted():
-    state = EngineState()
+    state = EngineState(MAX_HELD)
     for id in range(10):
         state.add([(Request(id, 0.0, id * 0.1 + 0.5, 1, 1), id * 0.1)])
     demand = state.snapshot(0.9).demand
@@ -84,7 +86,7 @@ def test_demand_is_measured_from_when_they_were_submitted():
 )
 def test_whether_arrivals_find_the_engine_at_work(gap_s: float, share: float):
     """Each is answered .05 s after it came; what arrives meanwhile is taken in then."""
-    state = EngineState()
+    state = EngineState(MAX_HELD)
     for number in range(16):
         came_s = number * gap_s
         new = Request(number, came_s, came_s + 1.0, 1, 1)
@@ -189,6 +191,134 @@ def test_a_run_that_failed_takes_everybody_in_it_along():
     assert state.snapshot(0.0).waiting == (B,)
 
 
+class TestHeld:
+    """With an answer in hand; the models are sizes, of which the first is the smallest."""
+
+    FIRST = Run(segments.fused_exit(1), (A, B), None, hold=True)
+    AGAIN = Run(segments.fused_exit(2).of(1), (A,), None)
+
+    def state(self, *requests: Request) -> EngineState:
+        state = state_of(*requests)
+        completion = ran(state, Run(segments.fused_exit(1), requests, None, hold=True))
+        assert completion == Completion(None, held=requests)
+        return state
+
+    def test_whom_a_run_from_the_image_answers_is_held(self):
+        state = self.state(A, B)
+        assert state.snapshot(0.0).held == (Held(A, 0, 1), Held(B, 0, 1))
+        assert (state.num_waiting, state.num_in_flight, state.num_held) == (0, 0, 2)
+        assert not state.is_empty
+
+    def test_whom_a_head_answers_is_held_without_features(self):
+        state = with_cohort(A, S, B)
+        completion = ran(state, Run(segments.head(1), (A, S), 0, hold=True))
+        assert (completion.held, completion.staying) == ((A,), (S,))
+        assert completion.changes == (CohortChange(0, (1, 2)),)
+        assert state.snapshot(0.0).held == (Held(A, 0, 1),)
+
+    def test_who_streams_is_held_at_its_deepest_exit(self):
+        state = with_cohort(S, depth=NUM_EXITS)
+        completion = ran(state, Run(segments.head(NUM_EXITS), (S,), 0, hold=True))
+        assert (completion.held, completion.staying) == ((S,), ())
+        assert state.snapshot(0.0).answered == {}
+        assert state.snapshot(0.0).held == (Held(S, 0, NUM_EXITS),)
+
+    def test_they_are_in_order_of_deadline_and_then_of_id(self):
+        late, early, twin = request(1, 0.9), request(2, 0.1), request(0, 0.9)
+        held = self.state(late, early, twin).snapshot(0.0).held
+        assert [each.request for each in held] == [early, twin, late]
+
+    def test_who_is_answered_late_is_not_held(self):
+        state, run = state_of(A, C), Run(segments.fused_exit(1), (A, C), None, hold=True)
+        state.apply(run)
+        assert state.complete(run, 1.0 + 1e-6) == Completion(None, left=(A, C))
+        assert state.is_empty
+
+    def test_no_more_are_held_than_the_bound_says(self):
+        state = state_of(A, B, C, D)
+        completion = ran(state, Run(segments.fused_exit(1), (A, B, C, D), None, hold=True))
+        assert (completion.held, completion.left) == ((A, B, C), (D,))
+        again = Run(segments.fused_exit(2), (A, B), None, hold=True)
+        assert ran(state, again).held == (A, B), "they have their place"
+
+    def test_a_better_answer_ends_it_or_is_held_again(self):
+        state = self.state(A, B)
+        held_again = Run(segments.fused_exit(2).of(1), (B,), None, hold=True)
+        assert ran(state, held_again) == Completion(None, held=(B,))
+        assert ran(state, self.AGAIN) == Completion(None, left=(A,))
+        assert state.snapshot(0.0).held == (Held(B, 1, 2),)
+
+    def test_an_answer_that_comes_too_late_changes_nothing(self):
+        state = self.state(A, B)
+        state.apply(self.AGAIN)
+        assert state.complete(self.AGAIN, 1.0 + 1e-6) == Completion(None, too_late=(A,))
+        assert state.snapshot(0.0).held == (Held(B, 0, 1),)
+
+    def test_who_waits_may_run_with_whoever_is_held(self):
+        state = self.state(A)
+        state.add([(B, 0.0)])
+        run = Run(segments.fused_exit(2), (A, B), None)
+        state.apply(run)
+        assert state.complete(run, 2.0) == Completion(None, left=(B,), too_late=(A,))
+        assert state.is_empty
+
+    def test_they_expire_at_their_deadline(self):
+        soon = request(7, 0.5)
+        state = self.state(A, soon)
+        assert state.next_expiry_s == 0.5
+        assert state.expire(0.499) == ()
+        assert state.expire(0.5) == (soon,)
+        assert state.next_expiry_s == 1.0
+        assert state.snapshot(0.5).held == (Held(A, 0, 1),)
+
+    def test_who_is_under_way_expires_when_the_run_ends(self):
+        state = self.state(A)
+        state.apply(self.AGAIN)
+        assert state.next_expiry_s == math.inf
+        assert state.expire(2.0) == ()
+        assert (state.snapshot(2.0).held, state.num_held) == ((), 1)
+        assert state.complete(self.AGAIN, 2.0).too_late == (A,)
+
+    def test_they_are_concluded_removed_and_leave_with_a_run_that_fails(self):
+        state = self.state(A, B, C)
+        assert state.apply(Conclude((B,))) == ()
+        state.apply(self.AGAIN)
+        assert state.fail(self.AGAIN) == ()
+        assert state.snapshot(0.0).held == (Held(C, 0, 1),)
+        assert state.remove((C,)) == ()
+        assert state.is_empty
+
+    def test_who_is_removed_meanwhile_is_answered_no_more(self):
+        state = self.state(A, B)
+        run = Run(segments.fused_exit(2), (A, B), None, hold=True)
+        state.apply(run)
+        state.remove((A,))
+        assert state.complete(run, 0.0) == Completion(None, held=(B,))
+
+    def test_they_are_not_made_features_again(self):
+        with pytest.raises(ValueError, match="stem: held requests go to an exit in one run"):
+            self.state(A).apply(Run(segments.STEM, (A,), None))
+
+    @pytest.mark.parametrize(("upgrading", "share"), [(False, 0.0), (True, 1.0)])
+    def test_an_engine_is_at_work_when_it_runs_not_when_it_holds(
+        self, upgrading: bool, share: float
+    ):
+        """One request is held all the time; others come, answered before the next does."""
+        state = self.state(request(99, 100.0))
+        again = Run(segments.fused_exit(2), (request(99, 100.0),), None, hold=True)
+        for number in range(16):
+            came_s = float(number)
+            new = Request(number, came_s, came_s + 1.0, 1, 1)
+            state.add([(new, came_s)])
+            run = Run(segments.fused_exit(1), (new,), None)
+            state.apply(run)
+            state.complete(run, came_s + 0.1)
+            if upgrading:
+                state.apply(again)
+                state.complete(again, came_s + 1.1)
+        assert state.snapshot(16.0).demand.busy_share == pytest.approx(share)
+
+
 class TestSeveralRuns:
     def test_what_is_under_way_is_in_no_snapshot(self):
         state = with_cohort(A, B)
@@ -246,9 +376,10 @@ class EngineAndDevice(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = EngineState()
+        self.state = EngineState(MAX_HELD)
         self.batches: dict[int, list[int]] = {}
         self.inside: dict[int, Request] = {}
+        self.answered: set[int] = set()
         self.under_way: list[Run] = []
         self.ids = itertools.count()
 
@@ -269,32 +400,46 @@ class EngineAndDevice(RuleBasedStateMachine):
         self.state.add([(new, 0.0)])
 
     @precondition(lambda self: len(self.under_way) < 3 and self.state.snapshot(0.0).waiting)
-    @rule(data=st.data(), segment=st.sampled_from([segments.STEM, segments.fused_exit(2)]))
-    def run_from_the_image(self, data: st.DataObject, segment: Segment) -> None:
+    @rule(
+        data=st.data(),
+        segment=st.sampled_from([segments.STEM, segments.fused_exit(2)]),
+        hold=st.booleans(),
+    )
+    def run_from_the_image(self, data: st.DataObject, segment: Segment, hold: bool) -> None:
         waiting = self.state.snapshot(0.0).waiting
-        self.start(Run(segment, some_of(data, waiting), None))
+        self.start(Run(segment, some_of(data, waiting), None, hold=hold))
+
+    @precondition(lambda self: len(self.under_way) < 3 and self.state.snapshot(0.0).held)
+    @rule(data=st.data(), hold=st.booleans())
+    def run_again(self, data: st.DataObject, hold: bool) -> None:
+        held = [each.request for each in self.state.snapshot(0.0).held]
+        segment = segments.fused_exit(1).of(1)
+        self.start(Run(segment, some_of(data, held), None, hold=hold))
 
     @precondition(lambda self: len(self.under_way) < 3 and self.state.snapshot(0.0).cohorts)
-    @rule(data=st.data(), answer=st.booleans())
-    def run_on(self, data: st.DataObject, answer: bool) -> None:
+    @rule(data=st.data(), answer=st.booleans(), hold=st.booleans())
+    def run_on(self, data: st.DataObject, answer: bool, hold: bool) -> None:
         cohort = data.draw(st.sampled_from(self.state.snapshot(0.0).cohorts))
         if cohort.depth == NUM_EXITS or (answer and cohort.depth > 0):
             requests = some_of(data, cohort.requests)
-            self.start(Run(segments.head(cohort.depth), requests, cohort.id))
+            self.start(Run(segments.head(cohort.depth), requests, cohort.id, hold=hold))
         else:
             self.start(Run(segments.stack(cohort.depth + 1), cohort.requests, cohort.id))
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), now_s=st.floats(0, 2))
+    def end(self, data: st.DataObject, now_s: float) -> None:
         run = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
-        completion = self.state.complete(run, 0.0)
+        completion = self.state.complete(run, now_s)
         if completion.cohort is not None:
             self.batches[completion.cohort.id] = [each.id for each in run.requests]
         self.keep(completion.changes)
-        for each in completion.left:
+        for each in (*completion.left, *completion.too_late):
             assert self.inside.pop(each.id) is each
-        assert {each.id for each in completion.staying} <= set(self.inside)
+        assert {each.id for each in (*completion.staying, *completion.held)} <= set(self.inside)
+        self.answered |= {each.id for each in (*completion.staying, *completion.held)}
+        assert {each.id for each in completion.too_late} <= self.answered
+        assert all(each.deadline_s >= now_s for each in completion.held)
 
     @precondition(lambda self: self.under_way)
     @rule()
@@ -310,10 +455,20 @@ class EngineAndDevice(RuleBasedStateMachine):
         gone = self.inside.pop(data.draw(st.sampled_from(sorted(self.inside))))
         self.keep(self.state.remove((gone,)))
 
+    @rule(now_s=st.floats(0, 1))
+    def expire(self, now_s: float) -> None:
+        expected = {h.request.id for h in self.state.snapshot(0.0).held}
+        for each in self.state.expire(now_s):
+            assert each.deadline_s <= now_s
+            assert each.id in expected & self.answered
+            del self.inside[each.id]
+        assert self.state.next_expiry_s > now_s
+
     @invariant()
     def nobody_under_way_is_shown(self) -> None:
         snapshot = self.state.snapshot(0.0)
         shown = [*snapshot.waiting, *(r for c in snapshot.cohorts for r in c.requests)]
+        shown += [each.request for each in snapshot.held]
         busy = {each.id for run in self.under_way for each in run.requests}
         assert not busy & {each.id for each in shown}
 
@@ -324,10 +479,13 @@ class EngineAndDevice(RuleBasedStateMachine):
         snapshot = self.state.snapshot(0.0)
         rows = {cohort.id: [r.id for r in cohort.requests] for cohort in snapshot.cohorts}
         assert self.batches == rows
-        held = [r.id for r in snapshot.waiting] + [id for batch in rows.values() for id in batch]
-        assert sorted(held) == sorted(self.inside)
-        assert set(snapshot.answered) <= set(self.inside)
-        assert self.state.num_waiting + self.state.num_in_flight == len(self.inside)
+        there = [r.id for r in snapshot.waiting] + [id for batch in rows.values() for id in batch]
+        there += [each.request.id for each in snapshot.held]
+        assert sorted(there) == sorted(self.inside)
+        assert set(snapshot.answered) <= {id for batch in rows.values() for id in batch}
+        state = self.state
+        assert state.num_waiting + state.num_in_flight + state.num_held == len(self.inside)
+        assert state.num_held <= MAX_HELD
 
 
 def some_of(data: st.DataObject, requests: Sequence[Request]) -> tuple[Request, ...]:
