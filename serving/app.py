@@ -158,6 +158,7 @@ def create_app(
         max_pending=settings.max_pending_decodes,
         clock=clock,
         observe=metrics.decoded,
+        spent=metrics.decoding,
     )
     limits = Limits(
         default_budget_s=settings.default_budget_ms / 1e3,

@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from serving.core import segment as segments
 from serving.core.engine_state import CohortChange, EngineState
 from serving.core.errors import BackendUnavailable, ShedReason
 from serving.core.latency import LatencyModel
-from serving.core.observing import SegmentRun, Trace
+from serving.core.observing import DECISION, EXECUTOR, SegmentRun, Trace
 from serving.core.policy import (
     Conclude,
     Decision,
@@ -105,7 +106,12 @@ class Executor:
         probe_image: Image,
         watch: Watch | None = None,
         trace: Trace | None = None,
+        processor_clock: Clock = time.thread_time,
     ) -> None:
+        """Make an executor that is not started.
+
+        ``processor_clock`` gives the seconds that the calling thread has had a processor.
+        """
         self._runner = runner
         self._policy = policy
         self._latency = latency
@@ -135,6 +141,9 @@ class Executor:
         self._wake_s = math.inf
         self._step_started_s: float | None = None
         self._learnt_s = clock()
+        self._processor_clock = processor_clock
+        self._accounted_s = 0.0  # processor time, up to which the observer was told
+        self._computed_s = 0.0  # processor time since then in decisions and in runs
         self._thread: threading.Thread | None = None
 
     # -- from any thread ----------------------------------------------------------------------
@@ -315,7 +324,11 @@ class Executor:
             self._step_started_s = None
             return False
         snapshot = self._state.snapshot(self._clock())
+        before_s = self._processor_clock()
         decision = self._policy.decide(snapshot, self._latency)
+        processor_s = self._processor_clock() - before_s
+        self._computed_s += processor_s
+        self._observer.spent(DECISION, processor_s)
         self._observer.decided(self._clock() - snapshot.now_s)
         if self._watch is not None:
             self._watch(snapshot, decision)
@@ -445,9 +458,10 @@ class Executor:
 
     def _timed(self, segment: segments.Segment, batch: Any, jobs: Sequence[_Job]) -> Any:
         """Run ``segment`` on ``batch``, and count its seconds towards each of ``jobs``."""
-        started_s = self._clock()
+        started_s, before_s = self._clock(), self._processor_clock()
         output = self._runner.run(segment, batch)
         seconds = self._clock() - started_s
+        self._computed_s += self._processor_clock() - before_s
         for job in jobs:
             job.started_s = job.started_s or started_s
             job.engine_s += seconds
@@ -465,6 +479,7 @@ class Executor:
         self._latency.observe(segment, size, seconds)
         self._learnt_s = now_s
         self._observer.ran(segment, size, predicted_s, seconds)
+        self._account()
         if now_s - self._published_s > PUBLISH_EVERY_S:
             self._publish()
 
@@ -513,6 +528,12 @@ class Executor:
             job.answer = answer
             if job.on_exit is not None:
                 job.on_exit(answer)
+
+    def _account(self) -> None:
+        """Tell the observer what this thread computed outside decisions and runs."""
+        now_s = self._processor_clock()
+        self._observer.spent(EXECUTOR, now_s - self._accounted_s - self._computed_s)
+        self._accounted_s, self._computed_s = now_s, 0.0
 
     # -- bookkeeping -----------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
 from serving.imaging.decoding import DecodePool
 from serving.observability.metrics import AnsweredFacts, Metrics, RequestRecord
+from serving.observability.processor_time import ADMISSION, REPLY
 
 if TYPE_CHECKING:
     from serving.observability.tracing import Tracing
@@ -100,7 +101,8 @@ class DetectionService:
             message = await self._parse_and_admit(http, adapter, context)
             inference = self.admission.inside(context, self._infer(message, context))
             found = await while_connected(http.receive, inference)
-            response, context.reply = self._reply(message, context, *found)
+            with self._metrics.processor_time.spending(REPLY):
+                response, context.reply = self._reply(message, context, *found)
             return response
 
     async def stream(
@@ -173,6 +175,23 @@ class DetectionService:
         self, http: HttpRequest, adapter: ProtocolAdapter, context: RequestContext
     ) -> ParsedRequest:
         """Return all that is asked, once it is known to be feasible."""
+        with self._metrics.processor_time.spending(ADMISSION):
+            self._parse_head(http, adapter, context)
+        message = await self._read(http, adapter, context)
+        context.options = message.options
+        if message.timeout_s is not None:
+            _set_budget(http, context, context.budget.wished(message.timeout_s))
+        context.read_s = self._clock()
+        with self._metrics.processor_time.spending(ADMISSION):
+            needed_s = self.admission.check_feasible(message.header, context)
+            self._metrics.demanded()
+            self.admission.check_room(needed_s, context)
+        return message
+
+    def _parse_head(
+        self, http: HttpRequest, adapter: ProtocolAdapter, context: RequestContext
+    ) -> None:
+        """Read what is asked before the body, unless there is no room for another request."""
         limits = self._limits
         _set_budget(
             http,
@@ -186,15 +205,6 @@ class DetectionService:
             self._metrics.demanded()  # of those that are not read most could have been answered
             raise Overloaded("Too many requests are being served.", ShedReason.REJECTED_SATURATED)
         context.options = adapter.read_head(http)
-        message = await self._read(http, adapter, context)
-        context.options = message.options
-        if message.timeout_s is not None:
-            _set_budget(http, context, context.budget.wished(message.timeout_s))
-        context.read_s = self._clock()
-        needed_s = self.admission.check_feasible(message.header, context)
-        self._metrics.demanded()
-        self.admission.check_room(needed_s, context)
-        return message
 
     async def _read(
         self, http: HttpRequest, adapter: ProtocolAdapter, context: RequestContext
@@ -280,7 +290,8 @@ class DetectionService:
                 aclosing(self._backend.stream(image, request)) as answers,
             ):
                 async for answered in answers:
-                    response, sent = self._reply(message, context, placement, answered)
+                    with self._metrics.processor_time.spending(REPLY):
+                        response, sent = self._reply(message, context, placement, answered)
                     await stream.answer(response, answered.depth)
                     context.answered, reply = answered, sent
         except DeadlineExceeded:

@@ -15,6 +15,10 @@ MARGIN_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5
 """Bucket bounds, in seconds, of the time left at the end: from "just in time" to "nearly the whole
 budget was left"."""
 
+DECISION, EXECUTOR = "decision", "executor"
+"""What an executor's thread spends processor time on outside the runs of segments: the policy's
+decisions, and all else."""
+
 RESULT_NAMES: dict[type[Result], str] = {
     Answered: "answered",
     Shed: "shed",

@@ -91,6 +91,12 @@ class Observer(Protocol):
     def decided(self, seconds: float) -> None:
         """Take note of a decision that the policy took so many seconds for."""
 
+    def spent(self, part: str, processor_s: float) -> None:
+        """Take note of processor time of the executor's thread outside the runs of segments.
+
+        ``part`` is one of ``observing.DECISION`` and ``observing.EXECUTOR``.
+        """
+
     def ended(self, result: Result) -> None:
         """Take note of how a request ended; called exactly once for each."""
 

@@ -317,7 +317,8 @@ class DecodePool:
     """A pool of threads that decode (Pillow lets go of the interpreter lock).
 
     It never queues more than ``max_pending`` images. ``observe(format, seconds)`` is called for
-    each. ``run`` is for what else a large request needs before its pixels can be looked at.
+    each, ``spent(processor_seconds)`` in the threads, with all that they had a processor for.
+    ``run`` is for what else a large request needs before its pixels can be looked at.
     """
 
     def __init__(
@@ -329,6 +330,7 @@ class DecodePool:
         max_pending: int,
         clock: Clock,
         observe: Callable[[str, float], None],
+        spent: Callable[[float], None] = lambda _: None,
         processor_clock: Clock = time.thread_time,
     ) -> None:
         """Make a pool of ``num_workers`` threads.
@@ -339,6 +341,8 @@ class DecodePool:
         self._input_size = (input_width, input_height)
         self._clock = clock
         self._observe = observe
+        self._spent = spent
+        self._thread = threading.local()
         self._times = DecodeTimes(clock)
         self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
         self._capacity = num_workers + max_pending
@@ -376,7 +380,7 @@ class DecodePool:
                 ShedReason.REJECTED_SATURATED,
                 expected_s * self._capacity / self._num_workers,
             )
-        future = self._executor.submit(work)
+        future = self._executor.submit(self._accounted, work)
         future.add_done_callback(self._free)
         return await asyncio.wrap_future(future)
 
@@ -388,6 +392,15 @@ class DecodePool:
         started_s, before_s = self._clock(), self._processor_clock()
         image, placement = decode(data, header, *self._input_size)
         return image, placement, self._clock() - started_s, self._processor_clock() - before_s
+
+    def _accounted(self, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns, and account for this thread's time since the last call."""
+        try:
+            return work()
+        finally:
+            now_s = self._processor_clock()
+            self._spent(now_s - getattr(self._thread, "accounted_s", 0.0))
+            self._thread.accounted_s = now_s
 
     def _free(self, _: Future[Any]) -> None:
         self._slots.release()

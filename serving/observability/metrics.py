@@ -33,6 +33,7 @@ from serving.core.observing import MARGIN_BUCKETS_S, RESULT_NAMES
 from serving.core.ports import Backend, Clock
 from serving.core.request import Result
 from serving.core.segment import Segment
+from serving.observability.processor_time import DECODE, ProcessorTime
 
 # 5 ms .. 10 s, at most a factor of 1.5 apart where budgets usually lie (20 .. 300 ms).
 REQUEST_BUCKETS = (
@@ -276,6 +277,8 @@ class Metrics:
             buckets=DECODE_BUCKETS,
         )
         self._decodes = {name: decodes.labels(name) for name in ("jpeg", "png", "webp", "raw")}
+        self.processor_time = ProcessorTime()
+        registry.register(self.processor_time)
 
     def describe(self, backend: Backend, *, version: str, runtime: str) -> None:
         """Export what is being served, and from now on read ``backend``'s gauges."""
@@ -302,6 +305,10 @@ class Metrics:
     def decoded(self, image_format: str, seconds: float) -> None:
         """Record that an image was decoded."""
         self._decodes[image_format].observe(seconds)
+
+    def decoding(self, processor_s: float) -> None:
+        """Record processor time of a thread that decodes, with what it does around that."""
+        self.processor_time.add(DECODE, processor_s)
 
     def ended_request(self, record: RequestRecord) -> None:
         """Record that a request ended; called exactly once for each."""
@@ -335,6 +342,10 @@ class Metrics:
     def decided(self, seconds: float) -> None:
         """Record that the policy was asked, and took this long."""
         self._decision.observe(seconds)
+
+    def spent(self, part: str, processor_s: float) -> None:
+        """Record processor time of the executor's thread outside the runs of segments."""
+        self.processor_time.add(part, processor_s)
 
     def ended(self, result: Result) -> None:
         """Record that a request left the executor."""

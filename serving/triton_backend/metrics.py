@@ -51,6 +51,9 @@ class HostMetrics:
     def decided(self, seconds: float) -> None:
         """Do nothing: a message for each decision would cost more than it tells."""
 
+    def spent(self, part: str, processor_s: float) -> None:
+        """Do nothing: it is Triton's process that it was spent in."""
+
     def ended(self, result: Result) -> None:
         """Note how a request ended."""
         self._facts.put(lambda: self._export(result))

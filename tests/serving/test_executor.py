@@ -16,6 +16,7 @@ from serving.core import segment as segments
 from serving.core.demand import UNKNOWN, DemandMeter
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
+from serving.core.observing import DECISION, EXECUTOR
 from serving.core.policy import (
     Decision,
     Merge,
@@ -71,6 +72,44 @@ def test_a_lone_request_runs_through_every_stack_and_returns_its_memory():
     assert result.predicted_s == pytest.approx(unit_s(NUM_EXITS))
     assert result.finished_s == pytest.approx(unit_s(NUM_EXITS))
     assert held(world) == 0
+
+
+def test_what_its_thread_computes_outside_runs_is_told():
+    processor = FakeClock()
+    runner = FakeRunner(FakeClock(), fused=False)
+    policy, run = make_policy(runner), runner.run
+    decide = policy.decide
+
+    def deciding(*given):
+        processor.now_s += 1.0
+        return decide(*given)
+
+    def running(segment, batch):
+        processor.now_s += 100.0
+        return run(segment, batch)
+
+    def watching(*_):
+        processor.now_s += 10.0
+
+    policy.decide, runner.run = deciding, running  # type: ignore[method-assign]
+    recorder = Recorder()
+    executor = Executor(
+        runner,
+        policy,
+        LatencyModel(exact_profile()),
+        runner.clock,
+        recorder,
+        max_waiting=1,
+        probe_image=IMAGE,
+        watch=watching,
+        processor_clock=processor,
+    )
+    executor.submit(request(0), IMAGE, lambda _: None)
+    while executor.step():
+        pass
+    runs = len(recorder.runs)
+    assert recorder.spendings == [(DECISION, 1.0), (EXECUTOR, 10.0)] * runs
+    assert runs == NUM_EXITS + 2
 
 
 @given(

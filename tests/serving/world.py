@@ -181,12 +181,16 @@ class Recorder:
     def __init__(self) -> None:
         self.results: list[Result] = []
         self.runs: list[tuple[str, int, float, float]] = []
+        self.spendings: list[tuple[str, float]] = []
 
     def ran(self, segment: Segment, batch: int, predicted_s: float, seconds: float) -> None:
         self.runs.append((segment.name, batch, predicted_s, seconds))
 
     def decided(self, seconds: float) -> None:
         assert seconds >= 0
+
+    def spent(self, part: str, processor_s: float) -> None:
+        self.spendings.append((part, processor_s))
 
     def ended(self, result: Result) -> None:
         self.results.append(result)

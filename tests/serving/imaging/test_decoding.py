@@ -337,6 +337,21 @@ class TestPool:
         assert (pixels == picture(64, 48)).all()
         assert seen == [("png", 0.0)]
 
+    def test_accounts_for_all_that_its_thread_computes(self) -> None:
+        spent: list[float] = []
+        # Around two images: before and after decoding, and once more when all is done.
+        instants = iter((1.0, 3.0, 4.0, 9.0, 10.0, 16.0))
+        pool = self.pool(spent=spent.append, processor_clock=lambda: next(instants))
+        data = SAMPLES["png"]
+
+        async def scenario() -> None:
+            for _ in range(2):
+                await pool.decode(data, probe(data))
+
+        asyncio.run(scenario())
+        pool.close()
+        assert spent == [4.0, 12.0]
+
     def test_errors_come_through_and_free_the_slot(self) -> None:
         pool = self.pool()
         data = SAMPLES["jpeg"][:-300]
