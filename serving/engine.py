@@ -11,6 +11,7 @@ import numpy as np
 
 from serving.core.errors import BackendError, Overloaded, RequestCancelled, ServingError, ShedReason
 from serving.core.family import Family
+from serving.core.ladder import Ladder
 from serving.core.latency import LatencyModel
 from serving.core.observing import Trace
 from serving.core.policy import Policy
@@ -61,7 +62,7 @@ def start_engine(
 ) -> Engine:
     """Warm ``runner`` up and start its executor.
 
-    ``create_policy`` makes another policy than the one that serves, for a single model; ``watch``
+    ``create_policy`` makes another policy than the one that serves; ``watch``
     is told of each decision, ``trace`` of each run of a segment.
 
     Predictions begin with what the warm-up took, which runs everything that can be scheduled. A
@@ -76,7 +77,7 @@ def start_engine(
     if create_policy is None:
         policy: Policy = DeadlinePolicy(runner.segments, first, sizes, max_cohorts, others)
     else:
-        policy = create_policy(runner.segments, first, sizes, max_cohorts)
+        policy = create_policy(runner.segments, Ladder.of(family), sizes, max_cohorts)
     executor = Executor(
         runner,
         policy,

@@ -17,6 +17,7 @@ from loadtest.policies.named import parse_policy
 from loadtest.simulation.profiles import one_sided_quantiles
 from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer
 from loadtest.workload.arrivals import parse_arrivals
+from serving.core.ladder import Ladder
 from serving.core.latency import LatencyModel, LatencyProfile
 from serving.core.request import Request
 from serving.core.segment import STEM, every_segment
@@ -106,7 +107,7 @@ class InTime:
         outcomes: list[SimulatedOutcome] = []
         segments = {segment for segment, _ in profile.table}
         server = SimulatedServer(
-            parse_policy(POLICY)(segments, aps, BATCH_SIZES, MAX_COHORTS),
+            parse_policy(POLICY)(segments, Ladder.of_exits(aps), BATCH_SIZES, MAX_COHORTS),
             LatencyModel(profile),
             ServiceTimes(profile, JITTER, np.random.default_rng(seed)),
             outcomes.append,

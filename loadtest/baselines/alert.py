@@ -1,4 +1,4 @@
-"""Policies that choose the depth by expected accuracy: an exit's AP times its chance to be in time.
+"""Policies that choose the point by expected accuracy: an exit's AP times its chance to be in time.
 
 ALERT (Wan et al., USENIX ATC 2020) takes one input at a time and does not look at the queue. A
 Kalman filter whose noise adapts follows how long runs take, over what they typically take; its
@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-from loadtest.baselines.exits import Exits
+from loadtest.baselines.exits import FusedExits
 from serving.core import segment as segments
 from serving.core.command_errors import InvalidArgument
 from serving.core.errors import ShedReason
+from serving.core.ladder import Ladder, PointId
 from serving.core.latency import Latency
 from serving.core.policy import (
     Cohort,
@@ -96,10 +97,10 @@ class Alert:
     def __init__(
         self,
         available: Collection[Segment],
-        accuracy: Sequence[float],
+        ladder: Ladder,
         batch_sizes: Sequence[int],
     ) -> None:
-        self._exits = Exits(available, accuracy, batch_sizes)
+        self._exits = FusedExits(available, ladder, batch_sizes)
         self._filter = SlowdownFilter()
         self._stopwatch = _Stopwatch()
 
@@ -115,16 +116,15 @@ class Alert:
             return Wait()
         head = snapshot.waiting[0]
         typical_s = {
-            depth: self._exits.typical(latency, depth)
-            for depth in range(head.min_depth, head.max_depth + 1)
+            point: self._exits.typical(latency, point) for point in self._exits.accepted(head)
         }
         slack_s = head.deadline_s - snapshot.now_s
-        depth = max(
+        point = max(
             typical_s,
-            key=lambda d: self._exits.accuracy[d - 1] * self._filter.in_time(typical_s[d], slack_s),
+            key=lambda p: self._exits.ap[p] * self._filter.in_time(typical_s[p], slack_s),
         )
-        self._stopwatch.start(snapshot.now_s, typical_s[depth])
-        return self._exits.run(depth, (head,))
+        self._stopwatch.start(snapshot.now_s, typical_s[point])
+        return self._exits.run(point, (head,))
 
 
 class StagedAlert:
@@ -136,22 +136,28 @@ class StagedAlert:
     An anytime network has answered at each exit that it passes. Here an answer costs a head, which
     is run only where the request is to leave; the fallback is thus the shallowest exit from where
     the request stands, and giving up depth is what keeps it in time. Streaming requests end with
-    their first answer.
+    their first answer. A request starts at the input size of the
+    best exit, and stays at it.
     """
 
     def __init__(
-        self, available: Collection[Segment], accuracy: Sequence[float], batch_sizes: Sequence[int]
+        self, available: Collection[Segment], ladder: Ladder, batch_sizes: Sequence[int]
     ) -> None:
-        """Take the model's exits and segments.
+        """Take the operating points and the runner's segments.
 
         Raises ValueError unless ``available`` has every unit segment.
         """
         del batch_sizes  # one input at a time
-        lacking = [s for s in segments.unit_segments(len(accuracy)) if s not in available]
+        lacking = [
+            segment.of(number)
+            for number, accuracy in enumerate(ladder.accuracies)
+            for segment in segments.unit_segments(len(accuracy))
+            if segment.of(number) not in available
+        ]
         if lacking:
             names = ", ".join(segments.names(lacking))
             raise InvalidArgument(f"the runner lacks {names}, and staged ALERT runs unit segments")
-        self._accuracy = tuple(accuracy)
+        self._ladder = ladder
         self._filter = SlowdownFilter()
         self._stopwatch = _Stopwatch()
 
@@ -170,40 +176,67 @@ class StagedAlert:
             return self._go_on(cohort, snapshot, latency)
         doomed = []
         for request in snapshot.waiting:
-            typical_s = _typical(segments.unit_path(request.min_depth), latency)
-            if snapshot.now_s + typical_s > request.deadline_s + EPSILON_S:
+            least_s = min(
+                _typical(segments.unit_path(request.min_depth), number, latency)
+                for number, accuracy in enumerate(self._ladder.accuracies)
+                if request.min_depth <= len(accuracy)
+            )
+            if snapshot.now_s + least_s > request.deadline_s + EPSILON_S:
                 doomed.append(request)
         if doomed:
             return ShedRequests(tuple(doomed), ShedReason.REJECTED_EXPIRED, 0.0)
         if not snapshot.waiting:
             return Wait()
-        return Run(segments.STEM, snapshot.waiting[:1], None)
+        head = snapshot.waiting[0]
+        number, _ = max(
+            (
+                self._best((number, 0), head, snapshot.now_s, latency, with_stem=True)
+                for number, accuracy in enumerate(self._ladder.accuracies)
+                if head.min_depth <= len(accuracy)
+            ),
+            key=lambda found: found[1],
+        )[0]
+        return Run(segments.STEM.of(number), (head,), None)
 
     def _go_on(self, cohort: Cohort, snapshot: Snapshot, latency: Latency) -> Decision:
         request = cohort.requests[0]
         if request.id in snapshot.answered:
             return Conclude(cohort.requests)
-        depth = self._best(cohort.depth, request, snapshot.now_s, latency)
+        place = (cohort.model, cohort.depth)
+        (_, depth), _ = self._best(place, request, snapshot.now_s, latency)
         leaves = depth == cohort.depth
         segment = segments.head(depth) if leaves else segments.stack(cohort.depth + 1)
-        return Run(segment, cohort.requests, cohort.id)
+        return Run(segment.of(cohort.model), cohort.requests, cohort.id)
 
-    def _best(self, start: int, request: Request, now_s: float, latency: Latency) -> int:
-        """Return the exit with the largest expected accuracy from depth ``start`` on."""
+    def _best(
+        self,
+        place: PointId,
+        request: Request,
+        now_s: float,
+        latency: Latency,
+        *,
+        with_stem: bool = False,
+    ) -> tuple[PointId, float]:
+        """Return the point with the largest expected accuracy from ``place`` on, and that value.
+
+        It is of the same input size. With ``with_stem``, the way to ``place`` is still to go.
+        """
+        number, start = place
         slack_s = request.deadline_s - now_s
         best, best_value = max(start, request.min_depth), -math.inf
-        stacks_s = 0.0
-        for depth in range(start, request.max_depth + 1):
+        before_s = latency.typical(segments.STEM.of(number), 1) if with_stem else 0.0
+        accuracy = self._ladder.accuracies[number]
+        for depth in range(start, min(request.max_depth, len(accuracy)) + 1):
             if depth > start:
-                stacks_s += latency.typical(segments.stack(depth), 1)
+                before_s += latency.typical(segments.stack(depth).of(number), 1)
             if depth < max(1, request.min_depth):
                 continue
-            typical_s = stacks_s + latency.typical(segments.head(depth), 1)
-            value = self._accuracy[depth - 1] * self._filter.in_time(typical_s, slack_s)
+            typical_s = before_s + latency.typical(segments.head(depth).of(number), 1)
+            value = accuracy[depth - 1] * self._filter.in_time(typical_s, slack_s)
             if value > best_value:
                 best, best_value = depth, value
-        return best
+        return (number, best), best_value
 
 
-def _typical(path: Iterable[Segment], latency: Latency) -> float:
-    return sum(latency.typical(segment, 1) for segment in path)
+def _typical(path: Iterable[Segment], number: int, latency: Latency) -> float:
+    return sum(latency.typical(segment.of(number), 1) for segment in path)

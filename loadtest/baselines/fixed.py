@@ -1,12 +1,12 @@
-"""Policies of one depth for all requests: what a server of a single exported network does."""
+"""Policies of one operating point for all requests: what a server of one exported network does."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 from loadtest.baselines.batching import Batcher
-from loadtest.baselines.exits import Exits, Queue, Seconds, nearest_depth
-from serving.core.command_errors import InvalidArgument
+from loadtest.baselines.exits import FusedExits, Queue, Seconds
+from serving.core.ladder import Ladder, PointId
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Snapshot, Wait
 from serving.core.segment import Segment
@@ -16,52 +16,47 @@ BACKOFF = 0.9
 
 
 def serve_at(
-    depth: int, snapshot: Snapshot, latency: Latency, exits: Exits, batcher: Batcher
+    point: PointId, snapshot: Snapshot, latency: Latency, exits: FusedExits, batcher: Batcher
 ) -> Decision:
-    """Return the next decision of a policy of one depth: a batch, a shedding, or a wait.
+    """Return the next decision of a policy of one point: a batch, a shedding, or a wait.
 
-    The batch is formed of the requests that are to be run at the same depth as the head: ``depth``,
+    The batch is formed of the requests that are to be run at the same point as the head: ``point``,
     or the nearest that the head accepts.
     """
-    shed = exits.shed_doomed(snapshot, latency, depth)
+    shed = exits.shed_doomed(snapshot, latency, point)
     if shed is not None:
         return shed
     if not snapshot.waiting:
         return Wait()
-    depth = nearest_depth(snapshot.waiting[0], depth)
-    queue = tuple(r for r in snapshot.waiting if r.min_depth <= depth <= r.max_depth)
-    seconds = exits.seconds(latency, depth)
+    point = exits.nearest(snapshot.waiting[0], point)
+    queue = tuple(r for r in snapshot.waiting if r.min_depth <= point[1] <= r.max_depth)
+    seconds = exits.seconds(latency, point)
     batch = batcher(queue, snapshot.now_s, exits.paying_sizes(seconds), seconds)
-    return exits.run(depth, batch) if isinstance(batch, tuple) else Wait(batch)
+    return exits.run(point, batch) if isinstance(batch, tuple) else Wait(batch)
 
 
-class FixedDepth:
-    """A policy that serves all requests at exit ``depth``, in batches that ``batcher`` forms.
-
-    Raises ValueError if the model has no such exit.
-    """
+class FixedPoint:
+    """A policy that serves all requests at ``point``, in batches that ``batcher`` forms."""
 
     def __init__(
         self,
         available: Collection[Segment],
-        accuracy: Sequence[float],
+        ladder: Ladder,
         batch_sizes: Sequence[int],
-        depth: int,
+        point: PointId,
         batcher: Batcher,
     ) -> None:
-        self._exits = Exits(available, accuracy, batch_sizes)
-        if not 1 <= depth <= self._exits.num_exits:
-            raise InvalidArgument(f"the model has exits 1 to {self._exits.num_exits}, not {depth}")
-        self._depth = depth
+        self._exits = FusedExits(available, ladder, batch_sizes)
+        self._point = point
         self._batcher = batcher
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """Return the next decision at the fixed depth."""
-        return serve_at(self._depth, snapshot, latency, self._exits, self._batcher)
+        """Return the next decision at the fixed point."""
+        return serve_at(self._point, snapshot, latency, self._exits, self._batcher)
 
 
-class Aimd(FixedDepth):
-    """A policy of one depth whose batches grow until a request is late: Clipper's AIMD.
+class Aimd(FixedPoint):
+    """A policy of one point whose batches grow until a request is late: Clipper's AIMD.
 
     The largest batch grows by one while full ones make no request late and shrinks by a tenth when
     one did (additive increase, multiplicative decrease).
@@ -73,11 +68,11 @@ class Aimd(FixedDepth):
     def __init__(
         self,
         available: Collection[Segment],
-        accuracy: Sequence[float],
+        ladder: Ladder,
         batch_sizes: Sequence[int],
-        depth: int,
+        point: PointId,
     ) -> None:
-        super().__init__(available, accuracy, batch_sizes, depth, self._batch)
+        super().__init__(available, ladder, batch_sizes, point, self._batch)
         self._limit = 1.0
         self._running: tuple[float, float, bool] | None = None
 

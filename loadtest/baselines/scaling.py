@@ -1,4 +1,4 @@
-"""Coarse accuracy scaling: one depth for all requests, chosen every second by demand."""
+"""Coarse accuracy scaling: one point for all requests, chosen every second by demand."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import math
 from collections.abc import Collection, Sequence
 
 from loadtest.baselines.batching import Batcher
-from loadtest.baselines.exits import Exits
+from loadtest.baselines.exits import FusedExits
 from loadtest.baselines.fixed import serve_at
+from serving.core.ladder import Ladder, PointId
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Snapshot
 from serving.core.segment import Segment
 
 WINDOW_S = 1.0
 FIRST_WINDOW_S = 0.1
-"""Seconds of the first window, which is short: the exit used until its end was chosen blindly."""
+"""Seconds of the first window, which is short: the point used until its end was chosen blindly."""
 SMOOTHING = 0.5
 """Weight of the latest window in the demand, an exponentially weighted mean."""
 HEADROOM = 0.6
-"""Share of an exit's throughput that demand may take: queues grow without bound at 1. Of 0.6, 0.7,
+"""Share of a point's throughput that demand may take: queues grow without bound at 1. Of 0.6, 0.7,
 0.8 and 0.9 it is the one that serves best in simulation."""
 
 
 class AccuracyScaling:
-    """A policy that uses the most accurate exit whose sustained throughput meets the demand.
+    """A policy that uses the most accurate point whose sustained throughput meets the demand.
 
     Demand is an exponentially weighted mean of arrivals per window. Until the first window has
-    passed, the most accurate exit is used.
+    passed, the most accurate point is used.
 
     Proteus (Ahmad et al., ASPLOS 2024) solves a linear program for many devices once in a while;
     for one device this choice is all that is left of it.
@@ -35,13 +36,13 @@ class AccuracyScaling:
     def __init__(
         self,
         available: Collection[Segment],
-        accuracy: Sequence[float],
+        ladder: Ladder,
         batch_sizes: Sequence[int],
         batcher: Batcher,
     ) -> None:
-        self._exits = Exits(available, accuracy, batch_sizes)
+        self._exits = FusedExits(available, ladder, batch_sizes)
         self._batcher = batcher
-        self._depth = self._best(range(1, len(accuracy) + 1))
+        self._point = self._best(ladder.points)
         self._demand_hz: float | None = None
         self._num_arrived = 0
         self._newest_id = -1
@@ -49,22 +50,22 @@ class AccuracyScaling:
         self._window_end_s: float | None = None
 
     @property
-    def depth(self) -> int:
-        """Return the exit in use."""
-        return self._depth
+    def point(self) -> PointId:
+        """Return the operating point in use."""
+        return self._point
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
-        """Return the next decision at the depth of this window."""
+        """Return the next decision at the point of this window."""
         if self._window_end_s is None:
             self._window_end_s = snapshot.now_s + self._window_s
         if snapshot.now_s >= self._window_end_s:
             self._close_windows(snapshot.now_s, self._window_end_s)
-            self._depth = self._choose(latency)
+            self._point = self._choose(latency)
         arrived = [r.id for r in snapshot.waiting if r.id > self._newest_id]
         if arrived:
             self._num_arrived += len(arrived)
             self._newest_id = max(arrived)
-        return serve_at(self._depth, snapshot, latency, self._exits, self._batcher)
+        return serve_at(self._point, snapshot, latency, self._exits, self._batcher)
 
     def _close_windows(self, now_s: float, end_s: float) -> None:
         """Update the demand by the window that ended at ``end_s`` and the empty ones since then."""
@@ -79,17 +80,17 @@ class AccuracyScaling:
         self._window_s = WINDOW_S
         self._window_end_s = end_s + (num_empty + 1) * WINDOW_S
 
-    def _choose(self, latency: Latency) -> int:
+    def _choose(self, latency: Latency) -> PointId:
         throughput_hz = {
-            depth: max(
-                size / self._exits.typical(latency, depth, size) for size in self._exits.batch_sizes
+            point: max(
+                size / self._exits.typical(latency, point, size) for size in self._exits.batch_sizes
             )
-            for depth in range(1, self._exits.num_exits + 1)
+            for point in self._exits.points
         }
         demand_hz = self._demand_hz or 0.0
-        enough = [d for d, hz in throughput_hz.items() if HEADROOM * hz >= demand_hz]
+        enough = [point for point, hz in throughput_hz.items() if HEADROOM * hz >= demand_hz]
         return self._best(enough) if enough else max(throughput_hz, key=throughput_hz.__getitem__)
 
-    def _best(self, depths: Sequence[int]) -> int:
-        """Return the most accurate of these depths; of equals the shallowest."""
-        return max(depths, key=lambda depth: (self._exits.accuracy[depth - 1], -depth))
+    def _best(self, points: Sequence[PointId]) -> PointId:
+        """Return the most accurate of these points; of equals the first in the ladder."""
+        return max(points, key=lambda point: (self._exits.ap[point], -self._exits.place[point]))

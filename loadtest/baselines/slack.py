@@ -1,18 +1,20 @@
-"""Policies that choose depth and batch by the slack of the most urgent request: SlackFit and kin.
+"""Policies that choose point and batch by the slack of the most urgent request: SlackFit and kin.
 
-Each looks at the runs that the head has time for, and ranks those pairs of depth and batch by its
+Each looks at the runs that the head has time for, and ranks those pairs of point and batch by its
 own idea.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from loadtest.baselines.exits import Exits
+from loadtest.baselines.exits import FusedExits
+from serving.core.ladder import Ladder, PointId
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Snapshot, Wait
+from serving.core.request import Request
 from serving.core.scheduling.path_costs import EPSILON_S
 from serving.core.segment import Segment
 
@@ -31,7 +33,8 @@ class Choice(NamedTuple):
     """
     batch: int
     accuracy: float
-    depth: int
+    place: int
+    """Place of the operating point in the ladder."""
 
 
 Rank = Callable[[Choice], tuple[float, ...]]
@@ -41,20 +44,20 @@ Rank = Callable[[Choice], tuple[float, ...]]
 def slackfit(choice: Choice) -> tuple[float, ...]:
     """Rank the longest runs that fit first, in steps of a bucket: SuperServe's SlackFit.
 
-    Of runs in one bucket the largest batch comes first, then the most accurate exit. SuperServe
+    Of runs in one bucket the largest batch comes first, then the most accurate point. SuperServe
     (Khare et al., NSDI 2025).
     """
-    return choice.bucket, choice.batch, choice.accuracy, -choice.depth
+    return choice.bucket, choice.batch, choice.accuracy, -choice.place
 
 
 def maxacc(choice: Choice) -> tuple[float, ...]:
-    """Rank the most accurate exit first, then the largest batch: SuperServe's MaxAcc."""
-    return choice.accuracy, choice.batch, -choice.depth
+    """Rank the most accurate point first, then the largest batch: SuperServe's MaxAcc."""
+    return choice.accuracy, choice.batch, -choice.place
 
 
 def maxbatch(choice: Choice) -> tuple[float, ...]:
-    """Rank the largest batch first, then the most accurate exit: SuperServe's MaxBatch."""
-    return choice.batch, choice.accuracy, -choice.depth
+    """Rank the largest batch first, then the most accurate point: SuperServe's MaxBatch."""
+    return choice.batch, choice.accuracy, -choice.place
 
 
 class SlackPolicy:
@@ -70,11 +73,11 @@ class SlackPolicy:
     def __init__(
         self,
         available: Collection[Segment],
-        accuracy: Sequence[float],
+        ladder: Ladder,
         batch_sizes: Sequence[int],
         rank: Rank,
     ) -> None:
-        self._exits = Exits(available, accuracy, batch_sizes)
+        self._exits = FusedExits(available, ladder, batch_sizes)
         self._rank = rank
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
@@ -87,23 +90,29 @@ class SlackPolicy:
         head = snapshot.waiting[0]
         choices = self._choices(snapshot, latency)
         if not choices:
-            return self._exits.run(head.min_depth, (head,))
+            accepted = self._exits.accepted(head)
+            quickest = min(accepted, key=lambda point: self._exits.typical(latency, point))
+            return self._exits.run(quickest, (head,))
         best = max(choices, key=self._rank)
-        fitting = (r for r in snapshot.waiting if r.min_depth <= best.depth <= r.max_depth)
-        return self._exits.run(best.depth, tuple(islice(fitting, best.batch)))
+        point = self._exits.points[best.place]
+        return self._exits.run(point, tuple(islice(self._fitting(snapshot, point), best.batch)))
+
+    def _fitting(self, snapshot: Snapshot, point: PointId) -> Iterator[Request]:
+        """Return the waiting requests that accept an operating point."""
+        return (r for r in snapshot.waiting if r.min_depth <= point[1] <= r.max_depth)
 
     def _choices(self, snapshot: Snapshot, latency: Latency) -> list[Choice]:
         exits, head = self._exits, snapshot.waiting[0]
         slack_s = head.deadline_s - snapshot.now_s + EPSILON_S
-        shortest_s = exits.seconds(latency, 1)(exits.batch_sizes[0])
-        longest_s = exits.seconds(latency, exits.num_exits)(exits.batch_sizes[-1])
+        shortest_s = min(exits.seconds(latency, p)(exits.batch_sizes[0]) for p in exits.points)
+        longest_s = max(exits.seconds(latency, p)(exits.batch_sizes[-1]) for p in exits.points)
         width_s = max((longest_s - shortest_s) / NUM_BUCKETS, EPSILON_S)
         choices = []
-        for depth in range(head.min_depth, head.max_depth + 1):
-            seconds = exits.seconds(latency, depth)
-            num = sum(r.min_depth <= depth <= r.max_depth for r in snapshot.waiting)
+        for point in exits.accepted(head):
+            seconds = exits.seconds(latency, point)
+            num = sum(1 for _ in self._fitting(snapshot, point))
             for batch in exits.paying_sizes(seconds):
                 if batch <= num and seconds(batch) <= slack_s:
                     bucket = int((seconds(batch) - shortest_s) / width_s)
-                    choices.append(Choice(bucket, batch, exits.accuracy[depth - 1], depth))
+                    choices.append(Choice(bucket, batch, exits.ap[point], exits.place[point]))
         return choices

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loadtest.policies.named import Factory
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Policy, Snapshot
+from serving.core.ports import CreatePolicy
 
 STUCK, ERRATIC = FAULTS = ("stuck", "erratic")
 ERRATIC_SHARE = 0.3
@@ -52,8 +52,8 @@ class FaultyPolicy:
             return ""
 
 
-def faulty(factory: Factory, file: Path) -> Factory:
+def faulty(factory: CreatePolicy, file: Path) -> CreatePolicy:
     """Return a maker of the policies of ``factory`` that suffer from what ``file`` says."""
-    return lambda available, accuracy, batch_sizes, max_cohorts: FaultyPolicy(
-        factory(available, accuracy, batch_sizes, max_cohorts), file
+    return lambda available, ladder, batch_sizes, max_cohorts: FaultyPolicy(
+        factory(available, ladder, batch_sizes, max_cohorts), file
     )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loadtest.policies.named import deadline
 from loadtest.simulation.fleet import PowerOfTwo
 from loadtest.simulation.profiles import ModelProfile
 from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer
@@ -25,7 +26,6 @@ from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from serving.core.latency import LatencyModel
 from serving.core.request import Request
-from serving.core.scheduling.deadline_policy import DeadlinePolicy
 
 SYNC_S = 15.0
 """Seconds between two looks at the signal, as of KEDA and of the autoscaler."""
@@ -177,7 +177,7 @@ class Flood:
         rate_hz = self.demand / profile.full_depth_s
         arrivals_s = shape.offsets_s(rate_hz, self.duration_s, rng)
         budgets_s = parse_budgets(budgets).sample_s(len(arrivals_s), profile.full_depth_s, rng)
-        depth = len(profile.accuracy)
+        depth = profile.ladder.num_exits
         pairs = zip(arrivals_s.tolist(), budgets_s.tolist(), strict=True)
         return [
             Request(id, arrival_s, arrival_s + budget_s, 1, depth)
@@ -202,7 +202,7 @@ def simulate(
 
     def start(now_s: float) -> SimulatedServer:
         server = SimulatedServer(
-            DeadlinePolicy(profile.segments, profile.accuracy, profile.batch_sizes, MAX_COHORTS),
+            deadline(profile.segments, profile.ladder, profile.batch_sizes, MAX_COHORTS),
             LatencyModel(profile.latency),
             ServiceTimes(profile.latency, JITTER, service_rng.spawn(1)[0]),
             outcomes.append,
@@ -259,7 +259,7 @@ def _sample(
         arrived=arrived,
         latencies_s=tuple(o.finished_s - o.request.arrival_s for o in answered),
         in_time=len(in_time),
-        sum_ap=sum(profile.accuracy[outcome.depth - 1] for outcome in in_time),
+        sum_ap=sum(profile.ladder.answer_ap(outcome.points) for outcome in in_time),
         shed=sum(outcome.reason is not None for outcome in outcomes),
     )
 

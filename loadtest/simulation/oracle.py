@@ -11,9 +11,14 @@ The sum of the AP of all requests answered in time is at most ``upper_bound``:
     deadline. So the schedule is, after relaxing, a preemptive one of a single machine on divisible
     work. A request that leaves at exit d has been through the segments of a path to d, one after
     the other within its budget, each in company of requests whose windows overlap with its own.
-    The least work of that kind is found by trying all batch sizes for all segments.
+    The least work of that kind is found by trying all batch sizes for all segments. Where there are
+    several input sizes, d is any of their operating points, and its path is one of its own size. An
+    answer of two points merged is of two such runs: they are of different sizes, which have no
+    segment in common, so that their times and their work add up, and it counts as a point of its
+    own. An answer that took in more is worth as much as the best pair of its points
+    (``Ladder.answer_ap``), and cost no less work than that.
 2.  **Utility.** AP(d) is at most u(x), where x is the work that the request has received, and u the
-    increasing upper concave hull over (0, 0) and its points (least work to d, AP(d)). An exit that
+    increasing upper concave hull over (0, 0) and its points (least work to d, AP(d)). A point that
     is no better than a cheaper one is under the hull and does no harm.
 3.  **Greedy.** The vectors of work that a preemptive machine can do between arrivals and deadlines
     are the flows of a network from requests to instants, and so a polymatroid (Megiddo 1974). Cut
@@ -37,11 +42,12 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import pairwise
+from itertools import chain, pairwise, product
 
 import numpy as np
 import numpy.typing as npt
 
+from serving.core.ladder import Ladder, PointId
 from serving.core.latency import LatencyModel, LatencyProfile
 from serving.core.scheduling.path_costs import EPSILON_S, Paths
 from serving.core.segment import Segment
@@ -62,23 +68,28 @@ answer within that time takes no less than that work."""
 
 @dataclass(frozen=True, slots=True)
 class OperatingCosts:
-    """The least work that exits 1 .. N cost, and their accuracy."""
+    """The least work that operating points cost, alone or two merged, and their accuracy.
+
+    Points are in any order, but the same in each field.
+    """
 
     accuracy: tuple[float, ...]
-    """AP of exits 1 .. N."""
+    """AP of the answer of each point."""
     ways: Mapping[int, tuple[Ways, ...]]
-    """Largest batch, ascending -> the ways to each exit in batches of up to that size."""
+    """Largest batch, ascending -> the ways to each point in batches of up to that size."""
+    depths: tuple[int, ...]
+    """Depth of each point; of two that are merged the larger depth."""
 
 
 def operating_costs(
     profile: LatencyProfile,
     available: Collection[Segment],
-    accuracy: Sequence[float],
+    ladder: Ladder,
     batch_sizes: Sequence[int],
     floor: float = 1.0,
     num_executors: int = 1,
 ) -> OperatingCosts:
-    """Return the least that exits can cost, in batches of up to the largest of ``batch_sizes``.
+    """Return the least that points can cost, in batches of up to the largest of ``batch_sizes``.
 
     On the machine, runs take at least ``floor`` times the profile's median. ``num_executors``
     machines do at most what one does on which an answer takes as long but so many times less work.
@@ -86,7 +97,9 @@ def operating_costs(
     an exit.
     """
     latency = LatencyModel(profile)
-    paths = Paths(available, len(accuracy))
+    paths = [
+        Paths(available, len(accuracy), number) for number, accuracy in enumerate(ladder.accuracies)
+    ]
     sizes = range(1, max(batch_sizes) + 1)
     options: dict[Segment, Ways] = {}
     for segment in available:
@@ -96,16 +109,19 @@ def operating_costs(
             (run_s, run_s / (size * num_executors))
             for size, run_s in zip(sizes, least, strict=True)
         )
-    depths = range(1, len(accuracy) + 1)
+    merged = list(ladder.gains())
+    answers = [(point,) for point in ladder.points] + [(first, then) for first, then, _ in merged]
+
+    def ways(answer: Sequence[PointId], limit: int) -> Ways:
+        """Return the ways through runs to each of these points, one after the other."""
+        of_each = [paths[number].to(depth) for number, depth in answer]
+        wholes = (tuple(chain.from_iterable(parts)) for parts in product(*of_each))
+        return _thin([way for whole in wholes for way in _along(whole, options, limit)])
+
     return OperatingCosts(
-        tuple(accuracy),
-        {
-            limit: tuple(
-                _thin([way for path in paths.to(depth) for way in _along(path, options, limit)])
-                for depth in depths
-            )
-            for limit in sorted(batch_sizes)
-        },
+        tuple([ladder.ap(point) for point in ladder.points] + [ap for *_, ap in merged]),
+        {limit: tuple(ways(answer, limit) for answer in answers) for limit in sorted(batch_sizes)},
+        tuple(max(depth for _, depth in answer) for answer in answers),
     )
 
 
@@ -145,12 +161,12 @@ def upper_bound(
     The module's head has the proof. ``arrivals_s``, ``deadlines_s`` and ``max_depth`` have one
     entry per request, in any order; without ``max_depth`` every exit is open to every request.
     Takes O(n log n) for each distinct slope, of which there are at most budgets x batch sizes x
-    exits. Raises ValueError on lists of unequal length.
+    points. Raises ValueError on lists of unequal length.
     """
     arrivals = np.asarray(arrivals_s, dtype=np.float64)
     deadlines = np.asarray(deadlines_s, dtype=np.float64)
-    num_exits = len(costs.accuracy)
-    limits = np.full(len(arrivals), num_exits) if max_depth is None else np.asarray(max_depth)
+    deepest = max(costs.depths)
+    limits = np.full(len(arrivals), deepest) if max_depth is None else np.asarray(max_depth)
     if not len(arrivals) == len(deadlines) == len(limits):
         raise ValueError("each request needs an arrival, a deadline and, if any, a largest depth")
     if len(arrivals) == 0:
@@ -219,11 +235,14 @@ def _most_company(
 def _points(
     costs: OperatingCosts, budget_s: float, size: int, limit: int
 ) -> list[tuple[float, float]]:
-    """Return (least work, AP) of each exit that can be reached within the budget."""
+    """Return (least work, AP) of each point that can be reached within the budget.
+
+    It is at most ``limit`` deep.
+    """
     points = []
-    for ways, ap in zip(costs.ways[size][:limit], costs.accuracy, strict=False):
+    for ways, ap, depth in zip(costs.ways[size], costs.accuracy, costs.depths, strict=True):
         place = bisect_right(ways, (budget_s + EPSILON_S, math.inf))
-        if place > 0:
+        if place > 0 and depth <= limit:
             points.append((ways[place - 1][1], ap))
     return points
 

@@ -1,30 +1,42 @@
 """Model profiles: the facts that a simulation knows of a model.
 
-They are its exits' accuracies and how long its segments take.
+They are the accuracies of its operating points and how long its segments take.
 
 A profile is a small JSON file, in ``loadtest/profiles`` or anywhere. It either points to the
-catalogue of a measured model or describes a made-up one by a few numbers:
+catalogue of a measured model or describes a made-up one by a few numbers. Input sizes have no
+features in common. For each, smallest first,
 
     stem, stack, head at a batch of b  =  its time * (batch_fixed + (1 - batch_fixed) * b)
     exit_k                             =  fused * the sum of its parts
+
+and ``merged`` says of some pairs of operating points what the answer of the later one is worth when
+that of the earlier one is merged in.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serving.core.catalog import Catalog
 from serving.core.command_errors import InvalidArgument, invalid_arguments
+from serving.core.family import Family
+from serving.core.ladder import SIZE, Ladder, PointId
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.segment import Segment, every_segment, fused_exit, unit_path
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = Path(__file__).parents[1] / "profiles"
+_HEAD = ("format", "name", "description")
+_MEASURED = (*_HEAD, "catalog", "runtime")
+_MADE_UP = (*_HEAD, "sizes", "merged", "batch_sizes", "batch_fixed", "fused", "jitter")
+_UNITS = ("stem", "stack", "head")
+_SIZE = ("size", "accuracy", *(f"{kind}_ms" for kind in _UNITS))
+_MERGED = ("first", "then", "ap")
 _EXPONENTIAL = {q: -math.log1p(-q) for q in (0.5, 0.9, 0.99)}
 """Quantile -> its value, of the exponential distribution with mean 1."""
 
@@ -35,9 +47,10 @@ class ModelProfile:
 
     name: str
     description: str
-    accuracy: tuple[float, ...]
-    """AP of exits 1 .. N."""
+    ladder: Ladder
+    """The operating points, of one or several input sizes."""
     latency: LatencyProfile
+    """Times of the segments of all input sizes."""
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -49,37 +62,52 @@ class ModelProfile:
         """Return all batch sizes that were profiled, smallest first."""
         return tuple(sorted({size for _, size in self.latency.table}))
 
-    def quickest_s(self, depth: int, batch: int = 1) -> float:
-        """Return the typical seconds from the image to the boxes of exit ``depth``.
+    def quickest_s(self, point: PointId, batch: int = 1) -> float:
+        """Return the typical seconds from the image to the boxes of ``point``.
 
         They are those of the quickest path that there is. Raises ValueError if there is no path at
         this batch size.
         """
-        paths = (unit_path(depth), (fused_exit(depth),))
+        number, depth = point
         table = self.latency.table
+        units, fused = unit_path(depth), (fused_exit(depth),)
+        paths = ([part.of(number) for part in path] for path in (units, fused))
         times = [
             sum(table[segment, batch].p50_s for segment in path)
             for path in paths
             if all((segment, batch) in table for segment in path)
         ]
         if not times:
+            label = self.ladder.label(point)
             raise InvalidArgument(
-                f"profile {self.name} has no path to exit {depth} in batches of {batch}"
+                f"profile {self.name} has no path to {label} in batches of {batch}"
             )
         return min(times)
 
     @property
-    def full_depth_s(self) -> float:
-        """Return the seconds that an idle server typically takes for one request at full depth."""
-        return self.quickest_s(len(self.accuracy))
+    def best_point(self) -> PointId:
+        """Return the most accurate operating point; of equals the quickest."""
+        return max(self.ladder.points, key=lambda p: (self.ladder.ap(p), -self.quickest_s(p)))
 
     @property
-    def capacity_hz(self) -> float:
-        """Return the requests per second that one executor answers at exit 1: a load of 1.
+    def full_depth_s(self) -> float:
+        """Return the seconds that an idle server typically takes at the most accurate point."""
+        return self.quickest_s(self.best_point)
+
+    def rate_hz(self, point: PointId) -> float:
+        """Return the requests per second that one executor answers at an operating point.
 
         Batches are of the size that is best for it.
         """
-        return max(size / self.quickest_s(1, size) for size in self.batch_sizes)
+        return max(size / self.quickest_s(point, size) for size in self.batch_sizes)
+
+    @property
+    def capacity_hz(self) -> float:
+        """Return the requests per second that one executor answers at the quickest point.
+
+        That is a load of 1.
+        """
+        return max(map(self.rate_hz, self.ladder.points))
 
 
 def load_profile(name: str) -> ModelProfile:
@@ -91,20 +119,31 @@ def load_profile(name: str) -> ModelProfile:
     shipped = FOLDER / f"{name}.json"
     path = shipped if shipped.parent == FOLDER and shipped.is_file() else Path(name)
     data = _read(path, f"profile {name!r}")
-    if "segments" in data:
+    if "classes" in data:
         return _of_catalog(data, path, None)
     if data.get("format") != FORMAT:
         raise InvalidArgument(f"profile {name!r} is in format {data.get('format')!r}, not {FORMAT}")
+    what = f"profile {name!r}"
+    if "catalog" in data:
+        _check_keys(data, _MEASURED, what)
+        target = path.parent / data["catalog"]
+        content = _read(target, f"the catalogue of profile {name!r}")
+        return _of_catalog(content, target, data["runtime"], data["name"])
+    _check_keys(data, _MADE_UP, what)
     try:
-        if "catalog" in data:
-            target = path.parent / data["catalog"]
-            content = _read(target, f"the catalogue of profile {name!r}")
-            return _of_catalog(content, target, data["runtime"], data["name"])
-        return _made_up(data)
-    except KeyError as error:
-        raise InvalidArgument(f"profile {name!r} lacks {error.args[0]!r}") from error
-    except TypeError as error:
-        raise InvalidArgument(f"profile {name!r} has a malformed entry: {error}") from error
+        return _made_up(data, what)
+    except (TypeError, AttributeError) as error:
+        raise InvalidArgument(f"{what} has a malformed entry: {error}") from error
+
+
+def _check_keys(data: Mapping[str, Any], expected: Collection[str], what: str) -> None:
+    """Raise InvalidArgument unless the keys of ``data`` are the expected ones."""
+    for key in expected:
+        if key not in data:
+            raise InvalidArgument(f"{what} lacks {key!r}")
+    for key in data:
+        if key not in expected:
+            raise InvalidArgument(f"{what} has {key!r}, which nothing reads")
 
 
 def one_sided_quantiles(p50_s: float, jitter: float) -> Quantiles:
@@ -141,24 +180,51 @@ def _of_catalog(
     chosen = runtime or min(catalog.profiles)
     if chosen not in catalog.profiles:
         raise InvalidArgument(f"the catalogue {path} has no profile of {chosen!r}")
-    accuracy = tuple(entry.ap for entry in catalog.exits)
-    return ModelProfile(
-        name or catalog.name, catalog.description, accuracy, catalog.profiles[chosen]
-    )
+    ladder = Ladder.of(Family((catalog,)))
+    return ModelProfile(name or catalog.name, catalog.description, ladder, catalog.profiles[chosen])
 
 
-def _made_up(data: Mapping[str, Any]) -> ModelProfile:
-    accuracy: Sequence[float] = data["accuracy"]
-    unit_s = {kind: data[f"{kind}_ms"] / 1e3 for kind in ("stem", "stack", "head")}
+def _made_up(data: Mapping[str, Any], what: str) -> ModelProfile:
+    sizes: Sequence[Mapping[str, Any]] = data["sizes"]
+    for number, each in enumerate(sizes, start=1):
+        _check_keys(each, _SIZE, f"size {number} of {what}")
+        if not SIZE.fullmatch(each["size"]):
+            raise InvalidArgument(f"{what} calls a size {each['size']!r}, not WIDTHxHEIGHT")
     fixed, fused, jitter = data["batch_fixed"], data["fused"], data["jitter"]
-    if not accuracy or min(unit_s.values()) <= 0 or fused <= 0 or jitter < 0 or not 0 <= fixed <= 1:
-        raise InvalidArgument(f"profile {data['name']!r} has a number out of range")
+    batches: Sequence[int] = data["batch_sizes"]
+    times = [each[f"{kind}_ms"] for each in sizes for kind in _UNITS]
+    accuracies = tuple(tuple(each["accuracy"]) for each in sizes)
+    merged = _merged(data["merged"], what)
+    every_ap = [ap for accuracy in accuracies for ap in accuracy] + [ap for *_, ap in merged]
+    if (
+        min(times, default=0) <= 0
+        or fused <= 0
+        or jitter < 0
+        or not 0 <= fixed <= 1
+        or not all(0 <= ap <= 1 for ap in every_ap)
+        or min(batches, default=0) < 1
+    ):
+        raise InvalidArgument(f"{what} has a number out of range")
+    with invalid_arguments():
+        ladder = Ladder(tuple(each["size"] for each in sizes), accuracies)
+        pairs: dict[PointId, dict[PointId, float]] = {}
+        for first, then, ap in merged:
+            pairs.setdefault(ladder.find(first), {})[ladder.find(then)] = ap
+        ladder = Ladder(ladder.sizes, accuracies, pairs)
     table = {}
-    for segment in every_segment(len(accuracy)):
-        one_s = sum(unit_s[part.name.partition("_")[0]] for part in segment.parts)
-        one_s *= fused if len(segment.parts) > 1 else 1.0
-        for size in data["batch_sizes"]:
-            p50_s = one_s * (fixed + (1 - fixed) * size)
-            table[segment, int(size)] = one_sided_quantiles(p50_s, jitter)
+    for model, each in enumerate(sizes):
+        for segment in every_segment(len(accuracies[model])):
+            one_s = sum(each[f"{part.kind}_ms"] / 1e3 for part in segment.parts)
+            one_s *= fused if len(segment.parts) > 1 else 1.0
+            for size in batches:
+                p50_s = one_s * (fixed + (1 - fixed) * size)
+                table[segment.of(model), int(size)] = one_sided_quantiles(p50_s, jitter)
     latency = LatencyProfile(data["name"], "made up", "", 1, table)
-    return ModelProfile(data["name"], data["description"], tuple(accuracy), latency)
+    return ModelProfile(data["name"], data["description"], ladder, latency)
+
+
+def _merged(entries: Sequence[Mapping[str, Any]], what: str) -> list[tuple[str, str, float]]:
+    """Return the pairs of operating points that are merged, by name, with the AP of the answer."""
+    for number, each in enumerate(entries, start=1):
+        _check_keys(each, _MERGED, f"merged pair {number} of {what}")
+    return [(each["first"], each["then"], each["ap"]) for each in entries]

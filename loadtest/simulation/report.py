@@ -19,7 +19,7 @@ from loadtest.simulation.recovery import Recovery, recovery
 from loadtest.simulation.study import Conditions, Point, RunResult, Timeline
 from loadtest.workload.arrivals import parse_arrivals
 
-FORMAT = 1
+FORMAT = 2
 SHIPPED = "deadline"
 """Name of the policy that serves."""
 SHALLOWEST = "fixed:1"
@@ -100,9 +100,9 @@ class GridCell:
         return sum((Counter(run.shed) for run in self.runs), Counter())
 
     @property
-    def depths(self) -> list[int]:
-        """Return how many requests were answered in time at exits 1 .. N, summed over the seeds."""
-        return [sum(column) for column in zip(*(run.depths for run in self.runs), strict=True)]
+    def points(self) -> Counter[str]:
+        """Return operating point -> number of answers in time, summed over the seeds."""
+        return sum((Counter(run.points) for run in self.runs), Counter())
 
     @property
     def timeline(self) -> Timeline | None:
@@ -251,7 +251,7 @@ class SimulationReport:
 def _profile_json(profile: ModelProfile) -> dict[str, Any]:
     latency = profile.latency
     return {
-        "accuracy": profile.accuracy,
+        "accuracy": {profile.ladder.label(p): profile.ladder.ap(p) for p in profile.ladder.points},
         "full_depth_s": profile.full_depth_s,
         "capacity_hz": profile.capacity_hz,
         "batch_sizes": profile.batch_sizes,
@@ -266,7 +266,7 @@ def _cell_json(cell: GridCell) -> dict[str, Any]:
         "requests": sum(run.num_requests for run in cell.runs),
         "late": sum(run.num_late for run in cell.runs),
         "shed": dict(cell.shed),
-        "depths": cell.depths,
+        "points": dict(cell.points),
         "in_time_accuracy_by_seed": {str(run.seed): run.in_time_accuracy for run in cell.runs},
         "timeline": asdict(timeline) if timeline else None,
     }

@@ -18,6 +18,7 @@ import numpy as np
 
 from serving.core.engine_state import EngineState
 from serving.core.errors import ShedReason
+from serving.core.ladder import PointId
 from serving.core.latency import LatencyModel, LatencyProfile
 from serving.core.policy import (
     Conclude,
@@ -50,9 +51,16 @@ class SimulatedOutcome:
     """Reason for which the request was shed; None if it was not."""
     model: int = 0
     """Number of the model whose exit it was, where several are served as one."""
-    earlier: tuple[int, int] | None = None
-    """Point (model, depth) of the answer that it had in hand when it was run again; None if it was
-    not."""
+    earlier: PointId | None = None
+    """Point of the answer that it had in hand when it was run again; None if it was not."""
+
+    @property
+    def points(self) -> tuple[PointId, ...]:
+        """Return the operating points that the answer is of, in the order of their runs."""
+        if not self.depth:
+            return ()
+        point = (self.model, self.depth)
+        return (point,) if self.earlier is None else (self.earlier, point)
 
     @property
     def in_time(self) -> bool:

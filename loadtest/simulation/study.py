@@ -115,8 +115,8 @@ class RunResult:
     num_late: int
     shed: dict[str, int]
     """Reason -> number of requests shed."""
-    depths: tuple[int, ...]
-    """How many requests were answered in time at exits 1 .. N."""
+    points: dict[str, int]
+    """Operating point, or several joined by +, -> number of requests answered in time at it."""
     sum_ap: float
     """Sum of the AP of the answers in time."""
     duration_s: float
@@ -163,7 +163,7 @@ def draw_requests(point: Point, conditions: Conditions, seed: int) -> list[Reque
     budgets = parse_budgets(conditions.budgets).sample_s(
         len(offsets), profile.full_depth_s, budgets_rng
     )
-    depth = len(profile.accuracy)
+    depth = profile.ladder.num_exits
     return [
         Request(id, arrival_s, arrival_s + budget_s, 1, depth)
         for id, (arrival_s, budget_s) in enumerate(
@@ -198,9 +198,7 @@ def run_policy(
             conditions.stalls,
         )
         return SimulatedServer(
-            factory(
-                profile.segments, profile.accuracy, profile.batch_sizes, conditions.max_cohorts
-            ),
+            factory(profile.segments, profile.ladder, profile.batch_sizes, conditions.max_cohorts),
             LatencyModel(profile.latency),
             service,
             ended,
@@ -228,9 +226,10 @@ def _measure(
     num_decisions: int,
     cpu_s: float,
 ) -> RunResult:
-    accuracy = _profile(point.profile).accuracy
-    in_time = [outcome for outcome in outcomes if outcome.in_time]
-    depths = Counter(outcome.depth for outcome in in_time)
+    ladder = _profile(point.profile).ladder
+    answers = [outcome.points for outcome in outcomes if outcome.in_time]
+    points = Counter(answers)
+    worth = {each: ladder.answer_ap(each) for each in points}
     duration_s = point.duration_s(conditions)
     timeline = None
     if _arrivals(point.arrivals).follows_schedule:
@@ -240,11 +239,11 @@ def _measure(
         policy=policy,
         seed=seed,
         num_requests=len(outcomes),
-        num_in_time=len(in_time),
-        num_late=sum(outcome.depth > 0 for outcome in outcomes) - len(in_time),
+        num_in_time=len(answers),
+        num_late=sum(outcome.depth > 0 for outcome in outcomes) - len(answers),
         shed=dict(Counter(str(o.reason) for o in outcomes if o.reason is not None)),
-        depths=tuple(depths[depth] for depth in range(1, len(accuracy) + 1)),
-        sum_ap=sum(accuracy[outcome.depth - 1] for outcome in in_time),
+        points={ladder.answer_label(each): points[each] for each in sorted(points)},
+        sum_ap=sum(worth[each] for each in answers),
         duration_s=duration_s,
         bound_ap=_bound(point, conditions, seed),
         num_decisions=num_decisions,
@@ -273,7 +272,7 @@ def _bound(point: Point, conditions: Conditions, seed: int) -> float | None:
     costs = operating_costs(
         profile.latency,
         profile.segments,
-        profile.accuracy,
+        profile.ladder,
         profile.batch_sizes,
         floor_of(conditions.jitter),
         conditions.executors,

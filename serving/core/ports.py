@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.core.family import Family
+from serving.core.ladder import Ladder
 from serving.core.policy import Policy
 from serving.core.request import Answered, Detections, Request, Result
 from serving.core.segment import Segment
@@ -19,9 +20,9 @@ Clock = Callable[[], float]
 Image = npt.NDArray[np.uint8]
 """Array of shape ``(input_height, input_width, 3)``, RGB and letterboxed: what the stem takes."""
 
-CreatePolicy = Callable[[Collection[Segment], Sequence[float], Sequence[int], int], Policy]
-"""Function (what can be run, AP of exits 1 .. N, batch sizes, most cohorts at once) -> the policy
-of one executor. Raises ValueError if it cannot do with these."""
+CreatePolicy = Callable[[Collection[Segment], Ladder, Sequence[int], int], Policy]
+"""Function (what can be run, operating points, batch sizes, most cohorts at once) -> the policy of
+one executor. Raises ValueError if it cannot do with these."""
 
 
 class SegmentRunner(Protocol):

@@ -17,11 +17,16 @@ from serving.app import create_app, create_backend, create_server
 from serving.core.catalog import Exit
 from serving.core.command_errors import CommandError
 from serving.core.family import Family
-from serving.core.scheduling.deadline_policy import DeadlinePolicy
+from serving.core.policy import Policy
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.serving.fakes import CATALOG, FAMILY, FakeBackend, FakeClock, write_catalogs
 from tests.serving.world import exact_profile
+
+
+def no_policy(*_: object) -> Policy:
+    """A maker of policies that nobody asks for one."""
+    raise AssertionError
 
 
 def test_backend_is_of_the_model(tmp_path: Path) -> None:
@@ -43,7 +48,7 @@ def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path)
             create_backend(settings, metrics, FakeClock())
     settings = Settings(model_repository=tmp_path, model="small,large")
     with pytest.raises(CommandError, match="this policy serves one model"):
-        create_backend(settings, metrics, FakeClock(), create_policy=DeadlinePolicy)
+        create_backend(settings, metrics, FakeClock(), create_policy=no_policy)
 
 
 def test_a_precision_that_cannot_be_served_is_refused_before_anything_starts(
@@ -65,9 +70,9 @@ def test_another_policy_is_the_engines(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(app, "EmbeddedBackend", lambda family, open_runner, start: start)
     monkeypatch.setattr(app, "start_engine", lambda *_, **options: given.update(options))
     metrics = Metrics(CollectorRegistry(), FakeClock())
-    start: Any = create_backend(settings, metrics, FakeClock(), DeadlinePolicy)
+    start: Any = create_backend(settings, metrics, FakeClock(), no_policy)
     start(None)
-    assert given["create_policy"] is DeadlinePolicy
+    assert given["create_policy"] is no_policy
 
 
 def test_a_triton_has_a_policy_of_its_own(tmp_path: Path) -> None:
@@ -75,7 +80,7 @@ def test_a_triton_has_a_policy_of_its_own(tmp_path: Path) -> None:
     settings = Settings(model_repository=repository, backend="triton")
     metrics = Metrics(CollectorRegistry(), FakeClock())
     with pytest.raises(CommandError, match="is not the gateway's to choose"):
-        create_backend(settings, metrics, FakeClock(), DeadlinePolicy)
+        create_backend(settings, metrics, FakeClock(), no_policy)
 
 
 class TestLifespan:

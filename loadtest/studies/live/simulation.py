@@ -63,22 +63,23 @@ def simulate_schedule(
     """Simulate ``schedule`` on one executor with the policy called ``policy``."""
     profile = replay.profile
     latency = slowed(profile.latency, replay.slowdown)
-    deepest = len(profile.accuracy)
+    deepest = profile.ladder.num_exits
     requests = [
         Request(number, offset_s, offset_s + budget_s - replay.reserve_s, 1, deepest)
         for number, (offset_s, budget_s, _) in enumerate(schedule)
     ]
     outcomes: list[SimulatedOutcome] = []
     server = SimulatedServer(
-        parse_policy(policy)(profile.segments, profile.accuracy, profile.batch_sizes, MAX_COHORTS),
+        parse_policy(policy)(profile.segments, profile.ladder, profile.batch_sizes, MAX_COHORTS),
         LatencyModel(latency),
         ServiceTimes(latency, jitter_of(latency), np.random.default_rng(seed)),
         outcomes.append,
     )
     simulate(requests, server)
-    depths = [outcome.depth for outcome in outcomes if outcome.in_time]
+    in_time = [outcome for outcome in outcomes if outcome.in_time]
     return Simulated(
-        attainment=len(depths) / len(requests),
-        in_time_accuracy=sum(profile.accuracy[depth - 1] for depth in depths) / len(requests),
-        mean_depth=sum(depths) / len(depths) if depths else None,
+        attainment=len(in_time) / len(requests),
+        in_time_accuracy=sum(profile.ladder.answer_ap(outcome.points) for outcome in in_time)
+        / len(requests),
+        mean_depth=sum(outcome.depth for outcome in in_time) / len(in_time) if in_time else None,
     )

@@ -16,6 +16,8 @@ from loadtest.workload.images import AnnotatedImage, read_data
 from serving.artifacts.model_folders import find_model, read_catalog
 from serving.core.catalog import Catalog
 from serving.core.command_errors import InvalidArgument
+from serving.core.family import Family
+from serving.core.ladder import Ladder
 from serving.core.latency import LatencyProfile
 
 BURST_LOAD = 0.25
@@ -121,5 +123,5 @@ class LiveSubject:
 
     def profile(self, latency: LatencyProfile) -> ModelProfile:
         """Return the model's profile with these times of its segments."""
-        accuracy = tuple(entry.ap for entry in self.catalog.exits)
-        return ModelProfile(self.catalog.name, "as timed by the study", accuracy, latency)
+        ladder = Ladder.of(Family((self.catalog,)))
+        return ModelProfile(self.catalog.name, "as timed by the study", ladder, latency)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from loadtest.baselines.fixed import FixedDepth
+from loadtest.baselines.fixed import FixedPoint
 from loadtest.cli import live as live_cli
 from loadtest.cli.live import add_parser
 from loadtest.studies.live import study as live_study
+from serving.core.ladder import Ladder
 from serving.core.latency import LatencyProfile
 from tests.commands import run_command
 from tests.serving.fakes import write_catalogs
@@ -48,8 +49,9 @@ def test_another_policy_is_served_with_the_servers_options() -> None:
     assert run(tools, "serve", "--policy", "fixed:2", "--", "--port", 8001, "--model", "m") == 0
     ((arguments, create_policy),) = tools.served
     assert arguments == ["--port", "8001", "--model", "m"]
-    policy = create_policy(tools.runner.segments, (0.1, 0.2, 0.3, 0.4, 0.5), (1, 4), 4)
-    assert isinstance(policy, FixedDepth)
+    ladder = Ladder.of_exits((0.1, 0.2, 0.3, 0.4, 0.5))
+    policy = create_policy(tools.runner.segments, ladder, (1, 4), 4)
+    assert isinstance(policy, FixedPoint)
 
 
 def test_a_policy_that_is_not_there(capsys) -> None:

@@ -11,6 +11,7 @@ import pytest
 from loadtest.policies.named import POLICIES, parse_policy
 from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer, simulate
 from serving.core import segment as segments
+from serving.core.ladder import Ladder
 from serving.core.latency import LatencyModel
 from serving.core.policy import Decision, Run, ShedRequests, Snapshot
 from serving.core.request import Request
@@ -18,6 +19,7 @@ from serving.core.segment import Segment
 from tests.serving.world import ACCURACY, NUM_EXITS, exact_profile
 
 SIZES = (1, 2, 4)
+LADDER = Ladder.of_exits(ACCURACY)
 UNITS, FUSED = segments.unit_segments(NUM_EXITS), segments.fused_segments(NUM_EXITS)
 EVERY = (*UNITS, *FUSED)
 NAMES = (*POLICIES, "fixed:3", "nexus:2", "aimd:4")
@@ -58,7 +60,7 @@ def play(
     profile = exact_profile(sizes=SIZES)
     outcomes: list[SimulatedOutcome] = []
     server = SimulatedServer(
-        parse_policy(name)(available, ACCURACY, SIZES, 4),
+        parse_policy(name)(available, LADDER, SIZES, 4),
         LatencyModel(profile),
         ServiceTimes(profile, 0.0, np.random.default_rng(0)),
         outcomes.append,
@@ -111,10 +113,10 @@ def test_what_a_runner_must_have(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "fixed", "fixed:", "fixed:0", "fixed:-1", "best", "greedy:2"])
 def test_unknown_names_are_answered_with_all_names(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not a policy: .*deadline, .*fixed:K, .*max for the"):
+    with pytest.raises(ValueError, match=r"not a policy: .*deadline, .*fixed:POINT, .*max for the"):
         parse_policy(text)
 
 
 def test_an_exit_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(ValueError, match="the model has exits 1 to 5, not 6"):
-        parse_policy("fixed:6")(EVERY, ACCURACY, SIZES, 4)
+    with pytest.raises(ValueError, match="there are operating points 1 to 5, not 6"):
+        parse_policy("fixed:6")(EVERY, LADDER, SIZES, 4)

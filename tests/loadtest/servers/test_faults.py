@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from loadtest.servers.faults import ERRATIC, ERRATIC_S, ERRATIC_SHARE, STUCK, FaultyPolicy, faulty
+from serving.core.ladder import Ladder
 
 DECISION, SNAPSHOT, LATENCY = object(), object(), object()
 
@@ -68,11 +69,12 @@ def test_erratic_turns_are_some_and_differ(tmp_path: Path) -> None:
 
 def test_policies_are_made_as_ever(tmp_path: Path) -> None:
     given: list[object] = []
+    ladder = Ladder.of_exits((0.5,))
 
     def factory(*arguments: object) -> Any:
         given.extend(arguments)
         return POLICY
 
-    policy = faulty(factory, tmp_path / "fault")((), (0.5,), (1,), 4)
-    assert given == [(), (0.5,), (1,), 4]
+    policy = faulty(factory, tmp_path / "fault")((), ladder, (1,), 4)
+    assert given == [(), ladder, (1,), 4]
     assert ask(policy) is DECISION

@@ -18,7 +18,7 @@ PROFILE = load_profile("cpu-lite")
 
 
 def make_server(number: int, ended: Callable[[SimulatedOutcome], None]) -> SimulatedServer:
-    policy = parse_policy("fixed:1")(PROFILE.segments, PROFILE.accuracy, PROFILE.batch_sizes, 4)
+    policy = parse_policy("fixed:1")(PROFILE.segments, PROFILE.ladder, PROFILE.batch_sizes, 4)
     service = ServiceTimes(PROFILE.latency, 0.1, np.random.default_rng([7, number]))
     return SimulatedServer(policy, LatencyModel(PROFILE.latency), service, ended)
 

@@ -24,12 +24,14 @@ from loadtest.simulation.simulator import (
     simulate,
 )
 from serving.core import segment as segments
+from serving.core.ladder import Ladder
 from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
 from serving.core.request import Request
 from serving.core.segment import Segment
 
 NUM_EXITS = 4
 ACCURACY = (0.50, 0.56, 0.54, 0.60)  # exit 3 is no better than exit 2
+LADDER = Ladder.of_exits(ACCURACY)
 
 
 def make_profile(unit_s: float = 0.003, batch_fixed: float = 0.5) -> LatencyProfile:
@@ -46,7 +48,8 @@ def make_profile(unit_s: float = 0.003, batch_fixed: float = 0.5) -> LatencyProf
 
 def one_machine(works: Sequence[float], accuracy: Sequence[float]) -> OperatingCosts:
     """Exits that take ``works``, and no batches."""
-    return OperatingCosts(tuple(accuracy), {1: tuple(((w, w),) for w in works)})
+    depths = tuple(range(1, len(works) + 1))
+    return OperatingCosts(tuple(accuracy), {1: tuple(((w, w),) for w in works)}, depths)
 
 
 # -- the most work --------------------------------------------------------------------------------
@@ -154,10 +157,10 @@ def test_order_does_not_matter_and_more_of_anything_does_not_lower_it() -> None:
     every = segments.every_segment(NUM_EXITS)
 
     def bound(sizes: tuple[int, ...] = (1, 2), floor: float = 1.0, executors: int = 1) -> float:
-        costs = operating_costs(make_profile(), every, ACCURACY, sizes, floor, executors)
+        costs = operating_costs(make_profile(), every, LADDER, sizes, floor, executors)
         return upper_bound(arrivals, deadlines, depths, costs)
 
-    costs = operating_costs(make_profile(), every, ACCURACY, (1, 2))
+    costs = operating_costs(make_profile(), every, LADDER, (1, 2))
     shuffled = rng.permutation(200)
     assert upper_bound(
         arrivals[shuffled], deadlines[shuffled], depths[shuffled], costs
@@ -180,7 +183,7 @@ def test_lists_of_unequal_length_are_refused() -> None:
 
 def test_costs_are_the_cheapest_of_batches_and_of_paths() -> None:
     def ways(available: Sequence[Segment], limit: int) -> list[list[float]]:
-        costs = operating_costs(make_profile(), available, ACCURACY, (1, 2, 4), floor=0.5)
+        costs = operating_costs(make_profile(), available, LADDER, (1, 2, 4), floor=0.5)
         return np.array(costs.ways[limit][0]).ravel().tolist()  # to exit 1
 
     alone_s, pair_s, four_s = (0.5 * 0.9 * 0.009 * growth for growth in (1.0, 1.5, 2.5))
@@ -197,15 +200,78 @@ def test_costs_are_the_cheapest_of_batches_and_of_paths() -> None:
 
 
 def test_a_batch_needs_company_and_time() -> None:
-    costs = OperatingCosts((0.5,), {1: (((1.0, 1.0),),), 4: (((1.0, 1.0), (2.0, 0.5)),)})
+    costs = OperatingCosts((0.5,), {1: (((1.0, 1.0),),), 4: (((1.0, 1.0), (2.0, 0.5)),)}, (1,))
     # Two that meet have time for one each, or for both at once.
     assert upper_bound([0.0, 0.0], [2.0, 2.0], None, costs) == pytest.approx(1.0)
     assert upper_bound([0.0] * 4, [2.0] * 4, None, costs) == pytest.approx(2.0)
     # 1.9 s are too short for the batch: 1.9 s of work at 1 s each.
     assert upper_bound([0.0] * 4, [1.9] * 4, None, costs) == pytest.approx(0.95)
     # Of those that never meet, each takes a second of its own.
-    alone = OperatingCosts((0.5,), {1: (((1.0, 1.0),),), 4: (((0.9, 0.1),),)})
+    alone = OperatingCosts((0.5,), {1: (((1.0, 1.0),),), 4: (((0.9, 0.1),),)}, (1,))
     assert upper_bound([0.0, 5.0], [0.95, 5.95], None, alone) == 0.0
+
+
+def test_points_of_several_sizes_and_pairs_that_are_merged() -> None:
+    """Two sizes of one exit, which takes 9 and 18 ms."""
+    table = {
+        (segment.of(number), 1): Quantiles(*[0.003 * (number + 1) * len(segment.parts)] * 3)
+        for number in (0, 1)
+        for segment in segments.every_segment(1)
+    }
+    profile = LatencyProfile("fake 1", "nowhere", "2026-01-01", 1, table)
+    available = {segment for segment, _ in table}
+    sizes, accuracies = ("64x64", "96x96"), ((0.3,), (0.5,))
+    apart = Ladder(sizes, accuracies, {(1, 1): {(0, 1): 0.4}})  # worse than the better one alone
+    costs = operating_costs(profile, available, apart, (1,))
+    assert costs.accuracy == (0.3, 0.5)
+    assert np.array(costs.ways[1]).ravel() == pytest.approx([0.009] * 2 + [0.018] * 2)
+    merged = Ladder(sizes, accuracies, {(0, 1): {(1, 1): 0.6}})
+    costs = operating_costs(profile, available, merged, (1,))
+    assert costs.accuracy == (0.3, 0.5, 0.6)
+    assert costs.ways[1][2] == ((pytest.approx(0.027), pytest.approx(0.027)),)
+    for budget_s, best in [(0.008, 0.0), (0.01, 0.3), (0.02, 0.5), (0.026, 0.5), (0.028, 0.6)]:
+        assert upper_bound([0.0], [budget_s], None, costs) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_order_of_runs_at_several_sizes_exceeds_it(seed: int) -> None:
+    """All orders of runs on one machine: each is a request at a size, whole seconds long."""
+    rng = np.random.default_rng(seed)
+    works = sorted(rng.integers(1, 4, 2).tolist())
+    accuracies = tuple((float(ap),) for ap in np.sort(rng.uniform(0.1, 0.6, 2)))
+    pair = accuracies[1][0] + float(rng.uniform(-0.1, 0.3))
+    ladder = Ladder(("64x64", "96x96"), accuracies, {(0, 1): {(1, 1): pair}})
+    table = {
+        (segments.fused_exit(1).of(number), 1): Quantiles(*[float(work)] * 3)
+        for number, work in enumerate(works)
+    }
+    jobs = random_jobs(rng, 3, 8)
+    best = max(
+        worth_of(order, jobs, works, ladder)
+        for count in range(7)
+        for order in itertools.permutations(itertools.product(range(3), range(2)), count)
+    )
+    profile = LatencyProfile("fake 1", "nowhere", "2026-01-01", 1, table)
+    costs = operating_costs(profile, {segment for segment, _ in table}, ladder, (1,))
+    arrivals_s, deadlines_s = zip(*jobs, strict=True)
+    assert best <= upper_bound(arrivals_s, deadlines_s, None, costs) + 1e-9
+
+
+def worth_of(
+    order: Sequence[tuple[int, int]],
+    jobs: Sequence[tuple[int, int]],
+    works: Sequence[int],
+    ladder: Ladder,
+) -> float:
+    """The worth of runs (request, size) in this order, each begun as soon as it can be."""
+    now = 0
+    answers: list[list[tuple[int, int]]] = [[] for _ in jobs]
+    for request, number in order:
+        arrival, deadline = jobs[request]
+        now = max(now, arrival) + works[number]
+        if now <= deadline:
+            answers[request].append((number, 1))
+    return sum(map(ladder.answer_ap, answers))
 
 
 # -- against policies -----------------------------------------------------------------------------
@@ -225,13 +291,13 @@ def test_no_policy_exceeds_it(name: str, jitter: float) -> None:
     ]
     outcomes: list[SimulatedOutcome] = []
     server = SimulatedServer(
-        POLICIES[name](every, ACCURACY, sizes, 4),
+        POLICIES[name](every, LADDER, sizes, 4),
         LatencyModel(profile),
         ServiceTimes(profile, jitter, rng),
         outcomes.append,
     )
     simulate(requests, server)
     reached = sum(ACCURACY[o.depth - 1] for o in outcomes if o.in_time)
-    costs = operating_costs(profile, every, ACCURACY, sizes, floor_of(jitter))
+    costs = operating_costs(profile, every, LADDER, sizes, floor_of(jitter))
     bound = upper_bound(arrivals, [r.deadline_s for r in requests], None, costs)
     assert 0.0 < reached <= bound < 300 * max(ACCURACY)

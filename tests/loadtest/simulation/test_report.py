@@ -23,7 +23,7 @@ def run(policy: str, seed: int, in_time: int, ap: float, point: Point = POINT) -
         num_in_time=in_time,
         num_late=0,
         shed={"rejected-overload": 100 - in_time},
-        depths=(in_time, 0, 0, 0, 0),
+        points={"320x320/1": in_time},
         sum_ap=in_time * ap,
         duration_s=2.0,
         bound_ap=95.0,
@@ -111,10 +111,10 @@ def test_the_table_has_the_best_in_bold_and_names_losses() -> None:
 def test_json_says_the_same() -> None:
     found = report(deadline=((92, 0.5), (92, 0.5)), fixed=((95, 0.5), (95, 0.5)))
     data = json.loads(json.dumps(found.to_json()))
-    assert data["profiles"]["cpu-lite"]["accuracy"][0] == 0.8
+    assert data["profiles"]["cpu-lite"]["accuracy"]["320x320/1"] == 0.8
     assert data["points"][0]["policies"]["fixed:1"]["metrics"]["attainment"]["mean"] == 0.95
     assert data["points"][0]["policies"]["deadline"]["shed"] == {"rejected-overload": 16}
-    assert data["points"][0]["policies"]["deadline"]["depths"] == [184, 0, 0, 0, 0]
+    assert data["points"][0]["policies"]["deadline"]["points"] == {"320x320/1": 184}
     assert data["not_won"][0]["rival"] == "fixed:1"
     assert data["attains_less"][0]["certain"] is True
 

@@ -25,6 +25,7 @@ from loadtest.simulation.simulator import (
 )
 from serving.core import segment as segments
 from serving.core.errors import ShedReason
+from serving.core.ladder import Ladder
 from serving.core.latency import LatencyModel
 from serving.core.policy import Decision, Merge, Policy, Run, Snapshot, Wait
 from serving.core.request import Answered, Request, Shed
@@ -224,7 +225,7 @@ def test_it_is_the_executor_under_baselines(
     requests: list[Request], name: str, cost: Cost, sizes: tuple[int, ...], max_waiting: int
 ) -> None:
     def make(runner: FakeRunner) -> Policy:
-        return parse_policy(name)(runner.segments, ACCURACY, runner.batch_sizes, 8)
+        return parse_policy(name)(runner.segments, Ladder.of_exits(ACCURACY), runner.batch_sizes, 8)
 
     check_that_both_do_the_same(
         requests, FakeRunner(FakeClock(), cost, batch_sizes=sizes), make, max_waiting
@@ -235,7 +236,9 @@ def test_it_is_the_executor_under_baselines(
 @examples(50)
 def test_it_is_the_executor_under_a_baseline_in_stages(requests: list[Request]) -> None:
     def make(runner: FakeRunner) -> Policy:
-        return parse_policy("alert-staged")(runner.segments, ACCURACY, runner.batch_sizes, 8)
+        return parse_policy("alert-staged")(
+            runner.segments, Ladder.of_exits(ACCURACY), runner.batch_sizes, 8
+        )
 
     check_that_both_do_the_same(requests, FakeRunner(FakeClock()), make, 64)
 

@@ -41,10 +41,10 @@ def test_every_request_is_counted_once(policy: str, executors: int) -> None:
     run = run_policy(replace(POINT, load=1.5), policy, conditions, 0)
     assert run.num_requests == len(draw_requests(run.point, conditions, 0))
     assert run.num_in_time + run.num_late + sum(run.shed.values()) == run.num_requests
-    assert sum(run.depths) == run.num_in_time
-    accuracy = simulation._profile("cpu-lite").accuracy
+    assert sum(run.points.values()) == run.num_in_time
+    ladder = simulation._profile(run.point.profile).ladder
     assert run.sum_ap == pytest.approx(
-        sum(ap * count for ap, count in zip(accuracy, run.depths, strict=True))
+        sum(ladder.ap(ladder.find(label)) * count for label, count in run.points.items())
     )
     assert run.in_time_accuracy == pytest.approx(run.attainment * run.mean_ap)
     assert run.goodput_hz == pytest.approx(run.num_in_time / run.duration_s)
@@ -59,7 +59,8 @@ def test_the_same_run_twice() -> None:
 
 def test_an_exit_for_everybody() -> None:
     run = run_policy(replace(POINT, load=0.2), "fixed:2", CONDITIONS, 0)
-    assert run.depths[1] == run.num_in_time > 0
+    assert run.points == {"320x320/2": run.num_in_time}
+    assert run.num_in_time > 0
     assert run.mean_ap == pytest.approx(0.9)
 
 
@@ -87,7 +88,7 @@ def test_a_timeline_counts_what_the_run_counts() -> None:
     assert sum(run.timeline.arrived) == run.num_requests
     assert sum(run.timeline.in_time) == run.num_in_time
     assert sum(run.timeline.depths) == sum(
-        depth * count for depth, count in enumerate(run.depths, start=1)
+        int(label.rpartition("/")[2]) * count for label, count in run.points.items()
     )
 
 
@@ -118,3 +119,29 @@ def test_processes_give_what_one_gives() -> None:
 def test_a_study_has_a_bound() -> None:
     with pytest.raises(ValueError, match="200,000 simulations are more than 100,000"):
         next(study((POINT,), ("fixed:1", "fixed:2"), CONDITIONS, 100_000, 1))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("profile", ["sizes", "three-by-three"])
+def test_a_family_of_sizes_is_served_by_every_policy(profile: str, policy: str) -> None:
+    conditions = replace(CONDITIONS, num_requests=300)
+    run = run_policy(Point(profile, "poisson", 0.8), policy, conditions, 0)
+    assert run.num_in_time + run.num_late + sum(run.shed.values()) == run.num_requests
+    ladder = simulation._profile(profile).ladder
+    worth = [ladder.ap(ladder.find(label)) * count for label, count in run.points.items()]
+    assert run.sum_ap == pytest.approx(sum(worth))
+    assert run.bound_ap is not None
+    assert 0 < run.sum_ap <= run.bound_ap
+
+
+def test_a_fixed_point_is_of_one_size() -> None:
+    point = Point("three-by-three", "poisson", 0.2)
+    run = run_policy(point, "fixed:320x320/2", CONDITIONS, 0)
+    assert run.points == {"320x320/2": run.num_in_time}
+    with pytest.raises(ValueError, match="no operating point '300x300/1'; there are 192x192/1, "):
+        run_policy(point, "fixed:300x300/1", CONDITIONS, 0)
+
+
+def test_the_policy_that_serves_uses_several_sizes() -> None:
+    run = run_policy(Point("sizes", "poisson", 0.5), "deadline", CONDITIONS, 0)
+    assert len({label.partition("/")[0] for label in run.points}) > 1

@@ -24,8 +24,8 @@ def test_an_idle_engine_gives_everybody_everything() -> None:
     twin = TWIN.steps()["engine"]
     found = simulate_schedule(schedule(50, 10 * FULL_S, 4 * FULL_S), "fixed:max", twin, 0)
     assert found.attainment == 1.0
-    assert found.mean_depth == len(PROFILE.accuracy)
-    assert found.in_time_accuracy == pytest.approx(PROFILE.accuracy[-1])
+    assert found.mean_depth == PROFILE.ladder.num_exits
+    assert found.in_time_accuracy == pytest.approx(PROFILE.ladder.ap(PROFILE.best_point))
 
 
 def test_each_step_takes_away_what_it_is_named_after() -> None:
