@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadtest.cli import autoscaling as autoscaling_cli
 from loadtest.cli import drills as drill_cli
+from loadtest.cli import ladders as ladders_cli
 from loadtest.cli import live as live_cli
 from loadtest.cli import load as load_cli
 from loadtest.cli import simulate as simulate_cli
@@ -32,4 +33,5 @@ def _add_study(commands: Any, tools: ServingTools) -> None:
     live_cli.add_parser(studies, tools)
     drill_cli.add_parser(studies)
     autoscaling_cli.add_parser(studies)
+    ladders_cli.add_parser(studies)
     triton_cli.add_studies(studies, tools)

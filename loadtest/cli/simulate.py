@@ -40,7 +40,11 @@ def add_parser(commands: Any) -> None:
     )
     several: dict[str, Any] = {"action": "append", "metavar": "NAME"}
     parser.add_argument(
-        "--policy", dest="policies", **several, help="may be repeated; 'list' says which [all]"
+        "--policy",
+        dest="policies",
+        **several,
+        help="may be repeated; 'list' says which, and fixed:POINT is one at an operating point "
+        "such as 300x300/1 [all]",
     )
     parser.add_argument(
         "--arrivals",
@@ -54,7 +58,7 @@ def add_parser(commands: Any) -> None:
         type=float,
         nargs="+",
         dest="loads",
-        help="shares of depth-1 capacity [0.3 0.6 0.9 1.2]",
+        help="shares of the capacity at the quickest operating point [0.3 0.6 0.9 1.2]",
     )
     parser.add_argument(
         "--rate", type=float, metavar="HZ", help="requests per second of all executors, for --load"
@@ -66,8 +70,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--budgets",
         default="1.2x,2x,4x",
-        help="multiples of the full-depth time or milliseconds, with @WEIGHT if not equally "
-        "often; uniform:LOW:HIGH; lognormal:MEDIAN:SIGMA",
+        help="multiples of the time of the most accurate point or milliseconds, with @WEIGHT if "
+        "not equally often; uniform:LOW:HIGH; lognormal:MEDIAN:SIGMA",
     )
     parser.add_argument("--seeds", type=count, default=5, help="how many runs of each")
     parser.add_argument(
@@ -151,14 +155,17 @@ def _stalls(text: str) -> Stalls:
 @files_of_the_user()
 def _simulate(options: argparse.Namespace) -> None:
     from loadtest.policies.named import POLICIES, parse_policy
+    from loadtest.simulation.study import HINDSIGHT
     from loadtest.simulation.tables import markdown
 
+    known = (*POLICIES, HINDSIGHT)
     if options.policies == ["list"]:
-        print("\n".join(POLICIES))
+        print("\n".join(known))
         return
-    policies = list(dict.fromkeys(options.policies or POLICIES))
+    policies = list(dict.fromkeys(options.policies or known))
     for policy in policies:
-        parse_policy(policy)
+        if policy != HINDSIGHT:
+            parse_policy(policy)
     conditions = _conditions(options)
     points = _points(options, conditions)
     if options.decision_log is not None:
@@ -227,9 +234,9 @@ def _study(
     from tqdm import tqdm
 
     from loadtest.simulation.report import SimulationReport
-    from loadtest.simulation.study import study
+    from loadtest.simulation.study import policies_at, study
 
-    total = len(points) * len(policies) * options.seeds
+    total = options.seeds * sum(len(policies_at(point, policies)) for point in points)
     runs = study(points, policies, conditions, options.seeds, options.jobs)
     progress = tqdm(runs, total=total, unit="run", disable=not sys.stderr.isatty())
     return SimulationReport(conditions, points, policies, progress)
@@ -267,10 +274,10 @@ def _log_decisions(
     path: Path, points: Sequence[Point], policies: Sequence[str], conditions: Conditions
 ) -> None:
     """Seed 0 of the only policy at the only point."""
-    from loadtest.simulation.study import run_policy
+    from loadtest.simulation.study import HINDSIGHT, run_policy
     from serving.core.decision_text import describe
 
-    if len(points) != 1 or len(policies) != 1:
+    if len(points) != 1 or len(policies) != 1 or HINDSIGHT in policies:
         raise InvalidArgument(
             "--decision-log needs one --policy, --profile, --arrivals and --load, not "
             f"{len(policies)} policies at {len(points)} points"

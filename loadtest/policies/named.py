@@ -31,6 +31,8 @@ from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
 
 LAST = "max"
+FIXED = "fixed"
+"""Kind of policies of one operating point, of which the best is looked for in hindsight."""
 
 
 def deadline(
@@ -86,7 +88,7 @@ def _slack(rank: Rank) -> CreatePolicy:
 
 
 AT_POINT: dict[str, Callable[[str], CreatePolicy]] = {
-    "fixed": _fixed(batching.clockwork),
+    FIXED: _fixed(batching.clockwork),
     "nexus": _fixed(batching.nexus),
     "aimd": _aimd,
 }

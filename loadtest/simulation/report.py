@@ -3,6 +3,10 @@
 Policies are compared in *in-time accuracy*: AP summed over the requests answered in time, over all
 requests. Comparisons are paired: a difference is taken between runs of one seed, which saw the same
 requests, and its interval is over the seeds.
+
+The *regret* is how much the shipped policy's in-time accuracy falls short of that of the best fixed
+operating point in hindsight: the one of all whose mean over the seeds is highest at that point of
+the study. Nobody could have chosen it beforehand, and that it is a largest mean favours it.
 """
 
 from __future__ import annotations
@@ -16,7 +20,14 @@ from typing import Any
 
 from loadtest.simulation.profiles import ModelProfile, load_profile
 from loadtest.simulation.recovery import Recovery, recovery
-from loadtest.simulation.study import Conditions, Point, RunResult, Timeline
+from loadtest.simulation.study import (
+    HINDSIGHT,
+    Conditions,
+    Point,
+    RunResult,
+    Timeline,
+    fixed_policies,
+)
 from loadtest.workload.arrivals import parse_arrivals
 
 FORMAT = 2
@@ -72,6 +83,7 @@ METRICS: Mapping[str, Callable[[RunResult], float | None]] = {
     "in_time_accuracy": lambda run: run.in_time_accuracy,
     "goodput_hz": lambda run: run.goodput_hz,
     "share_of_oracle": lambda run: run.share_of_oracle,
+    "stability": lambda run: run.stability,
     "bound": lambda run: run.bound_ap and run.bound_ap / max(1, run.num_requests),
 }
 """Name of a metric -> its value for a run. ``bound`` is the in-time accuracy that no schedule
@@ -141,8 +153,23 @@ class SimulationReport:
         grouped: dict[tuple[Point, str], list[RunResult]] = {}
         for run in self.runs:
             grouped.setdefault((run.point, run.policy), []).append(run)
+        cells = {key: GridCell(tuple(runs)) for key, runs in grouped.items()}
+        self.fixed: dict[Point, dict[str, GridCell]] = {}
+        """Point -> name -> the cell of each fixed operating point, if hindsight was asked for."""
+        self.best_fixed: dict[Point, str] = {}
+        """Point -> name of the fixed operating point that is best in hindsight, if asked for."""
+        if HINDSIGHT in policies:
+            for point in points:
+                names = fixed_policies(point.profile)
+                fixed = self.fixed[point] = {name: cells[point, name] for name in names}
+                self.best_fixed[point] = max(
+                    names, key=lambda name: fixed[name].metrics["in_time_accuracy"].mean
+                )
         self.cells = {
-            point: {policy: GridCell(tuple(grouped[point, policy])) for policy in policies}
+            point: {
+                policy: cells[point, self.best_fixed[point] if policy == HINDSIGHT else policy]
+                for policy in policies
+            }
             for point in points
         }
 
@@ -162,6 +189,16 @@ class SimulationReport:
                 if differences:
                     found.append(Versus(point, rival, Interval.of(differences)))
         return found
+
+    def regrets(self) -> dict[Point, Interval]:
+        """Return what hindsight has more than the shipped policy, in in-time accuracy, by point.
+
+        There is nothing unless both were asked for.
+        """
+        return {
+            versus.point: Interval(-versus.difference.mean, versus.difference.half)
+            for versus in self.versus("in_time_accuracy", [HINDSIGHT])
+        }
 
     def not_won(self) -> list[Versus]:
         """Return the comparisons in which a rival's in-time accuracy is higher on average."""
@@ -204,8 +241,10 @@ class SimulationReport:
     def speed(self) -> dict[str, dict[str, float]]:
         """Return policy -> simulated requests, and decisions, per second of one core."""
         by_policy: dict[str, list[RunResult]] = {}
-        for run in self.runs:
-            by_policy.setdefault(run.policy, []).append(run)
+        for cells in self.cells.values():
+            for policy, cell in cells.items():
+                if policy != HINDSIGHT:
+                    by_policy.setdefault(policy, []).extend(cell.runs)
         return {
             policy: {
                 "requests_per_s": sum(run.num_requests for run in runs) / cpu_s,
@@ -217,6 +256,7 @@ class SimulationReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return means, intervals and sums as JSON; of each run only its in-time accuracy."""
+        regrets = self.regrets()
         return {
             "format": FORMAT,
             "conditions": asdict(self.conditions),
@@ -234,6 +274,12 @@ class SimulationReport:
                     **asdict(point),
                     "rate_hz": point.rate_hz(self.conditions),
                     "policies": {policy: _cell_json(cell) for policy, cell in cells.items()},
+                    "best_fixed": self.best_fixed.get(point),
+                    "fixed": {
+                        name: cell.metrics["in_time_accuracy"].mean
+                        for name, cell in self.fixed.get(point, {}).items()
+                    },
+                    "regret": regrets[point].to_json() if point in regrets else None,
                 }
                 for point, cells in self.cells.items()
             ],

@@ -5,7 +5,11 @@
 
 All policies of a point and seed see the same requests at the same instants with the same budgets,
 and the same random numbers for run times. A load of 1 is as many requests as the executors could
-answer at exit 1 in full batches without a pause.
+answer at the quickest operating point in full batches without a pause.
+
+``hindsight`` in the place of a policy stands for the best fixed operating point of all, chosen for
+each point of the study when all of its runs are known: it stands for as many runs as the profile
+has operating points.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from loadtest.policies.named import parse_policy
+from loadtest.baselines.stability import mean_stability
+from loadtest.policies.named import FIXED, parse_policy
 from loadtest.simulation.fleet import Fleet
 from loadtest.simulation.oracle import operating_costs, upper_bound
 from loadtest.simulation.profiles import ModelProfile, load_profile
@@ -43,6 +48,8 @@ from serving.core.request import Request
 MAX_COHORTS = 4
 """Largest number of cohorts, as the server's setting of that name is by default."""
 MAX_RUNS = 100_000
+HINDSIGHT = "hindsight"
+"""Name of the best fixed operating point in hindsight, in the place of a policy's."""
 NUM_BINS = 120
 """Number of bins of a run's timeline."""
 
@@ -123,6 +130,8 @@ class RunResult:
     bound_ap: float | None
     """Value that ``sum_ap`` cannot exceed, whatever the schedule; the same for all policies. None
     if it was not asked for."""
+    stability: float
+    """EdgeServing's stability score of all who are in a server, as a mean over time."""
     num_decisions: int
     cpu_s: float
     timeline: Timeline | None
@@ -246,10 +255,17 @@ def _measure(
         sum_ap=sum(worth[each] for each in answers),
         duration_s=duration_s,
         bound_ap=_bound(point, conditions, seed),
+        stability=mean_stability(map(_stay_s, outcomes), duration_s),
         num_decisions=num_decisions,
         cpu_s=cpu_s,
         timeline=timeline,
     )
+
+
+def _stay_s(outcome: SimulatedOutcome) -> tuple[float, float]:
+    """Return a request's budget and the seconds from its arrival to its end."""
+    arrival_s = outcome.request.arrival_s
+    return outcome.request.deadline_s - arrival_s, outcome.finished_s - arrival_s
 
 
 def _timeline(outcomes: Sequence[SimulatedOutcome], duration_s: float) -> Timeline:
@@ -296,6 +312,20 @@ def _generators(seed: int) -> list[np.random.Generator]:
     return np.random.default_rng(seed).spawn(4)
 
 
+def fixed_policies(profile: str) -> tuple[str, ...]:
+    """Return the name of the policy of each operating point, of the profile called ``profile``."""
+    ladder = _profile(profile).ladder
+    return tuple(f"{FIXED}:{ladder.label(point)}" for point in ladder.points)
+
+
+def policies_at(point: Point, policies: Sequence[str]) -> tuple[str, ...]:
+    """Return the policies that are simulated at a point: fixed ones in the place of hindsight."""
+    found: list[str] = []
+    for policy in policies:
+        found += fixed_policies(point.profile) if policy == HINDSIGHT else (policy,)
+    return tuple(dict.fromkeys(found))
+
+
 # -- many runs ------------------------------------------------------------------------------------
 
 
@@ -310,7 +340,7 @@ def study(
 
     Seeds are 0 .. ``num_seeds`` - 1. Raises ValueError for more than ``MAX_RUNS``.
     """
-    num_runs = len(points) * len(policies) * num_seeds
+    num_runs = num_seeds * sum(len(policies_at(point, policies)) for point in points)
     if num_runs > MAX_RUNS:
         raise InvalidArgument(f"{num_runs:,} simulations are more than {MAX_RUNS:,}")
     tasks = [(point, policies, conditions, seed) for seed in range(num_seeds) for point in points]
@@ -333,4 +363,4 @@ def _run_all(
     point: Point, policies: Sequence[str], conditions: Conditions, seed: int
 ) -> list[RunResult]:
     """Simulate all policies at one point, so that their bound is found once."""
-    return [run_policy(point, policy, conditions, seed) for policy in policies]
+    return [run_policy(point, policy, conditions, seed) for policy in policies_at(point, policies)]

@@ -11,18 +11,35 @@ from loadtest.simulation.report import (
     SHALLOWEST,
     SHIPPED,
     GridCell,
+    Interval,
     SimulationReport,
     Versus,
 )
-from loadtest.simulation.study import Point
+from loadtest.simulation.study import HINDSIGHT, Point
+
+NAMES = {HINDSIGHT: "best fixed point in hindsight"}
+"""Name in the place of a policy's -> how a table calls it."""
+
+
+HINDSIGHT_TEXT = (
+    "The best fixed operating point in hindsight is that of all whose mean is highest in that "
+    "setting; regret is what it has more than the policy, in in-time accuracy, paired by seed."
+)
+STABILITY_TEXT = (
+    "The stability score is EdgeServing's: exp(time in the server / budget - 1), at most 10, "
+    "summed over all who are in it, as a mean over time."
+)
 
 
 def markdown(report: SimulationReport) -> str:
     """Return a table for each profile and arrival process, and what comparisons say."""
     lines = [
         "Attainment % / mean AP of those in time / in-time accuracy, half of its 95 % interval. "
-        "The highest in-time accuracy is bold; a load of 1 is depth-1 capacity.",
+        "The highest in-time accuracy is bold; a load of 1 is the capacity at the quickest point. "
+        + STABILITY_TEXT,
     ]
+    if report.best_fixed:
+        lines += ["", HINDSIGHT_TEXT]
     groups = dict.fromkeys((point.profile, point.arrivals) for point in report.cells)
     for profile, arrivals in groups:
         points = [p for p in report.cells if (p.profile, p.arrivals) == (profile, arrivals)]
@@ -42,12 +59,40 @@ def _table(report: SimulationReport, points: Sequence[Point]) -> list[str]:
             _cell_text(cells[policy], cells.values()) if policy in cells else ""
             for cells in (report.cells[point] for point in points)
         ]
-        lines.append(f"| {policy} | " + " | ".join(row) + " |")
+        if policy == HINDSIGHT:
+            row = [
+                f"{text}, {report.best_fixed[point]}"
+                for text, point in zip(row, points, strict=True)
+            ]
+        lines.append(f"| {NAMES.get(policy, policy)} | " + " | ".join(row) + " |")
+    regrets = report.regrets()
+    if points[0] in regrets:
+        row = [difference_text(regrets[point]) for point in points]
+        lines.append(f"| regret of {SHIPPED} | " + " | ".join(row) + " |")
     bounds = [next(iter(report.cells[point].values())).metrics.get("bound") for point in points]
     if any(bounds):
         texts = (_share(bound.mean) if bound else "" for bound in bounds)
         lines.append("| oracle's bound | " + " | ".join(texts) + " |")
+        if SHIPPED in policies:
+            row = [_of_oracle(report.cells[point][SHIPPED]) for point in points]
+            lines.append(f"| {SHIPPED}, % of the bound | " + " | ".join(row) + " |")
+    for policy in policies:
+        if policy in (SHIPPED, HINDSIGHT):
+            row = [f"{report.cells[p][policy].metrics['stability'].mean:.2f}" for p in points]
+            name = NAMES.get(policy, policy)
+            lines.append(f"| stability score, {name} | " + " | ".join(row) + " |")
     return lines
+
+
+def _of_oracle(cell: GridCell) -> str:
+    share = cell.metrics.get("share_of_oracle")
+    return "" if share is None else f"{share.mean * 100:.1f}"
+
+
+def difference_text(interval: Interval) -> str:
+    """Return a difference of in-time accuracies, with its sign and half of its interval."""
+    half = f" ±{interval.half:.4f}" if math.isfinite(interval.half) else ""
+    return f"{interval.mean:+.4f}{half}"
 
 
 def _cell_text(cell: GridCell, rivals: Iterable[GridCell]) -> str:
@@ -122,10 +167,9 @@ def _findings(report: SimulationReport) -> list[str]:
 
 
 def _versus_text(versus: Versus) -> str:
-    point, difference = versus.point, versus.difference
-    half = f" ±{difference.half:.4f}" if math.isfinite(difference.half) else ""
+    point = versus.point
     certain = ", certain" if versus.is_certain else ""
     return (
-        f"  - {point.profile}, {point.arrivals}, load {point.load:g}, against {versus.rival}: "
-        f"{difference.mean:+.4f}{half}{certain}"
+        f"  - {point.profile}, {point.arrivals}, load {point.load:g}, against "
+        f"{NAMES.get(versus.rival, versus.rival)}: {difference_text(versus.difference)}{certain}"
     )

@@ -29,6 +29,8 @@ def test_a_table_of_what_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
         "| deadline",
         "| fixed:2",
         "| oracle's bound",
+        "| deadline, % of the bound",
+        "| stability score, deadline",
     }
 
 
@@ -88,7 +90,7 @@ def test_a_log_is_of_one_simulation(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_names_of_policies(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--policy", "list") == 0
-    assert capsys.readouterr().out.splitlines() == list(POLICIES)
+    assert capsys.readouterr().out.splitlines() == [*POLICIES, "hindsight"]
 
 
 @pytest.mark.parametrize(

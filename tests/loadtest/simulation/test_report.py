@@ -27,6 +27,7 @@ def run(policy: str, seed: int, in_time: int, ap: float, point: Point = POINT) -
         sum_ap=in_time * ap,
         duration_s=2.0,
         bound_ap=95.0,
+        stability=0.5,
         num_decisions=300,
         cpu_s=0.5,
         timeline=None,
@@ -117,6 +118,44 @@ def test_json_says_the_same() -> None:
     assert data["points"][0]["policies"]["deadline"]["points"] == {"320x320/1": 184}
     assert data["not_won"][0]["rival"] == "fixed:1"
     assert data["attains_less"][0]["certain"] is True
+
+
+def test_hindsight_is_the_fixed_point_with_the_highest_mean() -> None:
+    """Exit 2 is better in one seed, exit 3 over both; the policy is between them."""
+    figures = {
+        "deadline": (80, 82),
+        **{f"fixed:320x320/{depth}": (70, 70) for depth in (1, 4, 5)},
+        "fixed:320x320/2": (90, 60),
+        "fixed:320x320/3": (82, 83),
+    }
+    runs = [
+        run(policy, seed, in_time, 0.5)
+        for policy, by_seed in figures.items()
+        for seed, in_time in enumerate(by_seed)
+    ]
+    found = SimulationReport(CONDITIONS, [POINT], ("deadline", "hindsight"), runs)
+    assert found.best_fixed == {POINT: "fixed:320x320/3"}
+    regret = found.regrets()[POINT]
+    assert regret.mean == pytest.approx(0.0075)
+    assert regret.half == pytest.approx(12.706 * 0.0025)
+    text, data = markdown(found), found.to_json()["points"][0]
+    assert (
+        "| best fixed point in hindsight | 82.5 / .500 / **.412** ±.032, fixed:320x320/3 |" in text
+    )
+    assert "| regret of deadline | +0.0075 ±0.0318 |" in text
+    assert "| deadline, % of the bound | 42.6 |" in text
+    assert "| stability score, deadline | 0.50 |" in text
+    assert data["best_fixed"] == "fixed:320x320/3"
+    assert data["fixed"]["fixed:320x320/2"] == pytest.approx(0.375)
+    assert data["regret"]["mean"] == regret.mean
+    assert set(found.speed()) == {"deadline"}
+
+
+def test_without_hindsight_there_is_no_regret() -> None:
+    found = report(deadline=((80, 0.5),), fixed=((95, 0.5),))
+    assert found.regrets() == {}
+    assert found.to_json()["points"][0]["regret"] is None
+    assert "regret" not in markdown(found)
 
 
 def test_without_the_shipped_policy_nothing_is_compared() -> None:
