@@ -140,10 +140,11 @@ class _Tools:
         num_threads: int | None,
         wanted: Collection[Segment] | None = None,
         precision: str | None = None,
+        size: str | None = None,
     ) -> SegmentRunner:
         from serving.model_repository import open_runner
 
-        return open_runner(runtime, folder, num_threads, wanted, precision)
+        return open_runner(runtime, folder, num_threads, wanted, precision, size)
 
     def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
         from serving.imaging.decoding import load_image

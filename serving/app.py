@@ -69,10 +69,12 @@ def create_backend(
     family = read_family(folders, settings.precision)
     for folder in folders:
         check_precision(settings.runtime, folder, settings.precision)
-    if len(folders) > 1 and (settings.backend != "embedded" or create_policy is not None):
+    if len(family.catalogs) > 1 and (settings.backend != "embedded" or create_policy is not None):
         single = "this policy" if create_policy else f"the backend {settings.backend}"
-        raise CommandError(f"{single} serves one model, not {', '.join(family.names)}")
-    catalog = family.catalogs[0]
+        raise CommandError(
+            f"{single} serves one model at one input size, not {', '.join(family.ladder.sizes)}"
+        )
+    entry = family.entries[0]
     watch = None if settings.decision_log is None else _open_decisions(settings.decision_log)
 
     def start(runner: SegmentRunner) -> Engine:
@@ -102,7 +104,7 @@ def create_backend(
         from serving.backends.triton import TritonBackend  # noqa: PLC0415
 
         return TritonBackend(
-            catalog,
+            entry,
             settings.triton_url,
             clock,
             metrics,
@@ -114,7 +116,7 @@ def create_backend(
         from serving.backends.triton_depth import TritonDepthBackend  # noqa: PLC0415
 
         return TritonDepthBackend(
-            catalog,
+            entry,
             settings.triton_url,
             start,
             use_shared_memory=settings.triton_shared_memory,

@@ -11,7 +11,6 @@ import numpy as np
 
 from serving.core.errors import BackendError, Overloaded, RequestCancelled, ServingError, ShedReason
 from serving.core.family import Family
-from serving.core.ladder import Ladder
 from serving.core.latency import LatencyModel
 from serving.core.observing import Trace
 from serving.core.policy import Policy
@@ -77,7 +76,7 @@ def start_engine(
     if create_policy is None:
         policy: Policy = DeadlinePolicy(runner.segments, first, sizes, max_cohorts, others)
     else:
-        policy = create_policy(runner.segments, Ladder.of(family), sizes, max_cohorts)
+        policy = create_policy(runner.segments, family.ladder, sizes, max_cohorts)
     executor = Executor(
         runner,
         policy,

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from serving.artifacts.int8_segments import CPU_FOLDER, read_quantized
-from serving.artifacts.model_folders import ModelError, read_catalog
+from serving.artifacts.model_folders import ModelError, read_catalog, read_entry
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.pareto_front import Front
@@ -33,16 +33,17 @@ is one of the first two. ONNX Runtime stays with float32: int8 segments take lon
 
 
 def read_family(folders: Sequence[Path], precision: str | None = None) -> Family:
-    """The catalogues in ``folders``, as models that are served as one, with the figures of
-    ``precision``. Raises ModelError."""
+    """The models in ``folders``, as one that is served, with the figures of ``precision``. Raises
+    ModelError."""
     try:
-        return Family(tuple(read_catalog(folder).at(precision) for folder in folders))
+        return Family(tuple(read_entry(folder).at(precision) for folder in folders))
     except ValueError as error:
         raise ModelError(str(error)) from error
 
 
 def check_precision(runtime: str, folder: Path, precision: str | None) -> None:
-    """Raises ModelError unless the model in ``folder`` can be run in ``precision``."""
+    """Raises ModelError unless every size of the model in ``folder`` can be run in
+    ``precision``."""
     if precision is None:
         return
     offered = PRECISIONS.get(runtime, ())
@@ -51,7 +52,7 @@ def check_precision(runtime: str, folder: Path, precision: str | None) -> None:
         raise ModelError(f"{runtime} does not run segments in {precision}: {there}")
     if precision == "int8":
         try:
-            read_quantized(folder / CPU_FOLDER, read_catalog(folder).digest)
+            read_quantized(folder / CPU_FOLDER, read_entry(folder).digest)
         except ValueError as error:
             raise ModelError(str(error)) from error
 
@@ -83,10 +84,12 @@ def open_runner(
     num_threads: int | None,
     wanted: Collection[Segment] | None = None,
     precision: str | None = None,
+    size: str | None = None,
 ) -> SegmentRunner:
-    """The runner called ``runtime`` over the segments in ``folder``: all that it can run, or those
-    ``wanted``, in ``precision`` or, without one, what the runtime chooses. Raises ModelError for an
-    unknown name or a precision that is not there, ImportError when its library is not installed."""
+    """The runner called ``runtime`` over the segments in ``folder`` for the input size called
+    ``size``, or the only one: all that it can run, or those ``wanted``, in ``precision`` or,
+    without one, what the runtime chooses. Raises ModelError for an unknown name or a size or
+    precision that is not there, ImportError when its library is not installed."""
     if runtime not in RUNNERS:
         raise ModelError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
     check_precision(runtime, folder, precision)
@@ -94,7 +97,7 @@ def open_runner(
     choices = {"wanted": wanted, "precision": precision}
     choice = {key: value for key, value in choices.items() if value is not None}
     runner: SegmentRunner = getattr(importlib.import_module(module), name)(
-        folder, read_catalog(folder), num_threads, **choice
+        folder, read_catalog(folder, size), num_threads, **choice
     )
     return runner
 
@@ -106,16 +109,20 @@ def open_family(
     refit: Refit,
     precision: str | None = None,
 ) -> SegmentRunner:
-    """One runner over the models in ``folders``, all on the runtime called so, each with as many
-    threads, since only one of them runs at a time. ``refit`` brings images to the sizes of the
-    smaller ones. Raises as ``open_runner``."""
+    """One runner over all sizes of the models in ``folders``, on the runtime called so, each with
+    as many threads, since only one of them runs at a time. ``refit`` brings images to the smaller
+    sizes. Raises as ``open_runner``."""
+    family = read_family(folders)
     runners: list[SegmentRunner] = []
     try:
-        for folder in folders:
-            runners.append(open_runner(runtime, folder, num_threads, precision=precision))
+        for folder, entry in zip(folders, family.entries, strict=True):
+            runners += (
+                open_runner(runtime, folder, num_threads, precision=precision, size=size)
+                for size in entry.sizes
+            )
         if len(runners) == 1:
             return runners[0]
-        return FamilyRunner(read_family(folders), runners, refit)
+        return FamilyRunner(family, runners, refit)
     except BaseException:
         for runner in runners:
             runner.close()

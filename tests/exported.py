@@ -3,7 +3,6 @@ of this repository."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,14 @@ import torch
 from builder.config.named import CONFIGS, replace
 from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from builder.exporting.torch_programs import export_programs
 from builder.modeling.anytime_ssd import AnytimeSSD
 from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.frozen import freeze
+from serving.artifacts.model_folders import read_catalog
 from serving.core import segment as segments
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
 from serving.imaging.decoding import load_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,7 +82,7 @@ def trained_detector(folder: Path, num_exits: int) -> tuple[Catalog, list[np.nda
     """The model of this repository as far as an exit, its unit segments copied to ``folder``; its
     catalogue, and images of its input size that it knows."""
     (path,) = (ROOT / "model_repo").glob("*_anytime/1/catalog.json")
-    catalog = Catalog.from_json(json.loads(path.read_text()))
+    catalog = read_catalog(path.parent)
     catalog = replace(catalog, exits=catalog.exits[:num_exits])
     for segment in segments.unit_segments(num_exits):
         shutil.copy(path.with_name(catalog.segments[segment.name].file), folder)
@@ -93,5 +93,5 @@ def trained_detector(folder: Path, num_exits: int) -> tuple[Catalog, list[np.nda
 
 def write_programs(exported: Exported) -> None:
     """Write the torch programs and the catalogue that they belong to."""
-    write_catalog(exported.catalog, exported.folder)
+    write_entry(ModelEntry((exported.catalog,)), exported.folder)
     export_programs(exported.frozen, exported.folder)

@@ -241,12 +241,13 @@ def _quantize(folder: Path, catalog: Catalog, images: Sequence[Image]) -> Catalo
     """Quantise the segments in ``folder``; the catalogue without figures of earlier scales, which
     say nothing of these."""
     from builder.exporting.int8_segments import quantize_segments
-    from builder.exporting.repository import write_catalog
+    from builder.exporting.repository import write_entry
     from serving.artifacts.int8_segments import CPU_FOLDER
+    from serving.artifacts.model_folders import read_entry
 
     kept = {name: each for name, each in catalog.precisions.items() if name != "int8"}
     catalog = replace(catalog, precisions=kept)
-    write_catalog(catalog, folder)
+    write_entry(replace(read_entry(folder), catalogs=(catalog,)), folder)
     written = quantize_segments(folder, catalog, images)
     print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")
     return catalog

@@ -76,13 +76,13 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
 @files_of_the_user()
 def _evaluate(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.data import average_precision
-    from builder.exporting.repository import write_catalog
+    from builder.exporting.repository import write_entry
     from builder.measuring.accuracy import detect_all, rises
-    from builder.measuring.models import open_model, open_runner
+    from builder.measuring.models import only_size, open_model, open_runner
     from serving.core.catalog import Evaluation, Exit
 
-    folder, whole = open_model(options.model_repository, options.model)
-    catalog = whole.at(options.precision)
+    folder, entry = open_model(options.model_repository, options.model)
+    catalog = only_size(entry).at(options.precision)
     dataset = _read(options)
     runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
     found = detect_all(runner, catalog, dataset, tools.load_image)
@@ -123,7 +123,7 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> None:
             today(),
         )
         measured = replace(catalog, exits=exits, evaluation=record)
-        write_catalog(whole.with_figures(measured), folder)
+        write_entry(entry.with_figures(measured), folder)
 
 
 # -- report --------------------------------------------------------------------------------------

@@ -53,24 +53,25 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
 
 @files_of_the_user()
 def _profile(options: argparse.Namespace, tools: ServingTools) -> None:
-    from builder.exporting.repository import write_catalog
-    from builder.measuring.models import open_model, open_runner
+    from builder.exporting.repository import write_entry
+    from builder.measuring.models import only_size, open_model, open_runner
 
     if options.against and not options.path_rounds:
         raise CommandError("--against compares paths: --path-rounds is to be at least 1")
-    folder, whole = open_model(options.model_repository, options.model)
-    if options.depths and max(options.depths) > whole.num_exits:
-        raise CommandError(f"--depths are 1 to {whole.num_exits}, not {max(options.depths)}")
+    folder, entry = open_model(options.model_repository, options.model)
+    catalog = only_size(entry)
+    if options.depths and max(options.depths) > catalog.num_exits:
+        raise CommandError(f"--depths are 1 to {catalog.num_exits}, not {max(options.depths)}")
     # All before the first is measured: the other may not be there.
     runners = [
         open_runner(tools, options.runtime, folder, options.threads, precision)
         for precision in (options.precision, *filter(None, [options.against]))
     ]
-    measured = _measure(options, whole.at(options.precision), *runners)
+    measured = _measure(options, catalog.at(options.precision), *runners)
     for runner in runners:
         runner.close()
     if options.write:
-        write_catalog(whole.with_figures(measured), folder)
+        write_entry(entry.with_figures(measured), folder)
 
 
 def _measure(

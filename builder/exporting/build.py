@@ -18,12 +18,12 @@ import torch
 from builder.config.named import DetectorConfig
 from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments, measure_postprocess, verify_segments
-from builder.exporting.repository import PARTIAL, remove_leftovers, remove_partial, write_catalog
+from builder.exporting.repository import PARTIAL, remove_leftovers, remove_partial, write_entry
 from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.checkpoint import load_checkpoint
 from builder.modeling.frozen import freeze
-from serving.artifacts.model_folders import CATALOG, ModelError, read_catalog, version_folder
-from serving.core.catalog import Catalog
+from serving.artifacts.model_folders import CATALOG, ModelError, read_entry, version_folder
+from serving.core.catalog import Catalog, ModelEntry
 from serving.core.command_errors import CommandError
 from serving.core.ports import Clock
 
@@ -80,25 +80,28 @@ def _install(catalog: Catalog, source: Path, repository: Path) -> Catalog:
     folder = version_folder(repository, catalog.name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
-    earlier = _catalog_in(folder)
-    if earlier is not None and earlier.digest == catalog.digest:
+    earlier = _entry_in(folder)
+    entry = ModelEntry((catalog,), default=earlier is not None and earlier.default)
+    if earlier is not None and earlier.digest == entry.digest:
         measured = ("exits", "evaluation", "profiles", "precisions")
-        catalog = replace(catalog, **{fact: getattr(earlier, fact) for fact in measured})
+        (known,) = earlier.catalogs
+        catalog = replace(catalog, **{fact: getattr(known, fact) for fact in measured})
+        entry = replace(earlier, catalogs=(catalog,))
     else:
         (folder / CATALOG).unlink(missing_ok=True)
         for path in remove_leftovers(repository, catalog):
             print(f"removed {path}, which belonged to other weights")
-    for entry in catalog.segments.values():
+    for segment in catalog.segments.values():
         # Beside it first: who serves the file that is there may have it mapped into memory.
-        partial = folder / f"{PARTIAL}{entry.file}"
-        shutil.copyfile(source / entry.file, partial)
-        partial.replace(folder / entry.file)
-    write_catalog(catalog, folder)
+        partial = folder / f"{PARTIAL}{segment.file}"
+        shutil.copyfile(source / segment.file, partial)
+        partial.replace(folder / segment.file)
+    write_entry(entry, folder)
     return catalog
 
 
-def _catalog_in(folder: Path) -> Catalog | None:
+def _entry_in(folder: Path) -> ModelEntry | None:
     try:
-        return read_catalog(folder)
+        return read_entry(folder)
     except ModelError:
         return None

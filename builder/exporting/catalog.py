@@ -33,6 +33,7 @@ def build_catalog(
         classes=config.classes,
         input_height=config.input_size[0],
         input_width=config.input_size[1],
+        resize=config.resize,
         max_detections=config.max_detections,
         score_threshold=config.score_threshold,
         exits=tuple(Exit(depth, 0.0, 0.0, {}) for depth in range(1, config.num_exits + 1)),

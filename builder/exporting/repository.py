@@ -21,7 +21,7 @@ from serving.artifacts import int8_segments as quantized
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts import torch_programs as programs
 from serving.artifacts.model_folders import CATALOG, VERSION, version_folder
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
 
 PARTIAL = ".partial-"
 """Prefix of the names of files and folders that a build has not finished."""
@@ -51,14 +51,14 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_catalog(catalog: Catalog, folder: Path) -> None:
+def write_entry(entry: ModelEntry, folder: Path) -> None:
     """Write the catalogue whole or not at all, the same one always to the same bytes.
 
     Raises ValueError for a figure that is no number, which JSON has no word for.
     """
     path = folder / CATALOG
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(catalog.to_json(), indent=2, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(entry.to_json(), indent=2, allow_nan=False) + "\n")
     partial.replace(path)
 
 

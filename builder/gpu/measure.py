@@ -24,7 +24,7 @@ from torch import Tensor
 
 from builder.config.named import CONFIGS, DetectorConfig
 from builder.exporting.catalog import build_catalog
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from builder.exporting.torch_programs import export_programs
 from builder.gpu.report import GpuReport, ModelFigures, PathFigures, RuntimeFigures, with_rate
 from builder.measuring.latency import compare_paths
@@ -35,7 +35,7 @@ from reporting.machine import machine
 from serving.artifacts.model_folders import ModelError, read_catalog, version_folder
 from serving.artifacts.serving_tools import ServingTools
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
 from serving.core.command_errors import CommandError
 from serving.core.latency import quantile
 from serving.core.ports import SegmentRunner
@@ -130,7 +130,7 @@ def _models(options: argparse.Namespace, scratch: Path) -> Iterator[_Model]:
         catalog = build_catalog(config, {}, "random weights")
         folder = version_folder(scratch, name)
         folder.mkdir(parents=True)
-        write_catalog(catalog, folder)
+        write_entry(ModelEntry((catalog,)), folder)
         export_programs(detector, folder)
         yield _Model(name, "random", config, catalog, folder, detector)
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.artifacts.model_folders import ModelError, find_model, read_catalog
+from serving.artifacts.model_folders import ModelError, find_model, read_entry
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import Catalog
+    from serving.core.catalog import Catalog, ModelEntry
     from serving.core.ports import SegmentRunner
 
 
-def open_model(repository: Path, name: str) -> tuple[Path, Catalog]:
-    """Return the folder of model ``name`` and its catalogue. Raises ModelError."""
+def open_model(repository: Path, name: str) -> tuple[Path, ModelEntry]:
+    """Return the folder of model ``name`` and its entry. Raises ModelError."""
     folder = find_model(repository, name)
-    return folder, read_catalog(folder)
+    return folder, read_entry(folder)
+
+
+def only_size(entry: ModelEntry) -> Catalog:
+    """Return the catalogue of the only input size of ``entry``. Raises ModelError for several."""
+    try:
+        return entry.size(None)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
 
 
 def open_runner(

@@ -18,10 +18,11 @@ from builder.config.pyramid_graphs import Graph
 from builder.exporting.build import open_detector
 from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from builder.search.latency_table import MeasuredStack
 from serving.artifacts.serving_tools import ServingTools
 from serving.core import segment as segments
+from serving.core.catalog import ModelEntry
 from serving.core.ports import Clock, Image, SegmentRunner
 from serving.core.segment import Segment
 
@@ -48,7 +49,7 @@ def measure_stacks(
         detector, command = open_detector(replace(config, neck="measured", graph=graph.rows), "")
         of_graph = folder / str(number)
         files = export_segments(detector, of_graph)
-        write_catalog(build_catalog(detector.config, files, command), of_graph)
+        write_entry(ModelEntry((build_catalog(detector.config, files, command),)), of_graph)
         runners.append(tools.open_runner(runtime, of_graph, threads))
     height, width = config.input_size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)

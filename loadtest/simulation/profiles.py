@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.core.catalog import Catalog
+from serving.core.catalog import ModelEntry
 from serving.core.command_errors import InvalidArgument, invalid_arguments
 from serving.core.family import Family
 from serving.core.ladder import SIZE, Ladder, PointId
@@ -174,14 +174,17 @@ def _of_catalog(
     data: Mapping[str, Any], path: Path, runtime: str | None, name: str | None = None
 ) -> ModelProfile:
     with invalid_arguments():
-        catalog = Catalog.from_json(data)
-    if not catalog.profiles:
+        family = Family((ModelEntry.from_json(data),))
+    runtimes = [set(catalog.profiles) for catalog in family.catalogs]
+    chosen = runtime or min(set.intersection(*runtimes), default=None)
+    if chosen is None:
         raise InvalidArgument(f"the catalogue {path} has no latency profile")
-    chosen = runtime or min(catalog.profiles)
-    if chosen not in catalog.profiles:
+    if not all(chosen in of_size for of_size in runtimes):
         raise InvalidArgument(f"the catalogue {path} has no profile of {chosen!r}")
-    ladder = Ladder.of(Family((catalog,)))
-    return ModelProfile(name or catalog.name, catalog.description, ladder, catalog.profiles[chosen])
+    profile = family.profile(chosen)
+    assert profile is not None
+    description = family.catalogs[0].description
+    return ModelProfile(name or family.name, description, family.ladder, profile)
 
 
 def _made_up(data: Mapping[str, Any], what: str) -> ModelProfile:

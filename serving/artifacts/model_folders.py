@@ -2,7 +2,9 @@
 
     MODEL_REPOSITORY/<model>_anytime/1/catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
 
-``punctual build`` writes it; the server, Triton and the load tests read it.
+A model of several input sizes has the segments of each, ``stem.300x300.onnx``, and may have weights
+in one file that they share. ``punctual build`` writes it; the
+server, Triton and the load tests read it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
 from serving.core.command_errors import CommandError
 
 MODEL_SUFFIX = "_anytime"
@@ -68,13 +70,23 @@ def find_models(repository: Path, names: Sequence[str]) -> tuple[Path, ...]:
     return tuple(found[name] for name in names) or tuple(found.values())
 
 
-def read_catalog(folder: Path) -> Catalog:
-    """Return the catalogue in ``folder``. Raises ModelNotFound where there is none, ModelError for
-    one that cannot be used."""
+def read_entry(folder: Path) -> ModelEntry:
+    """Return the model whose catalogue is in ``folder``. Raises ModelNotFound where there is none,
+    ModelError for one that cannot be used."""
     path = folder / CATALOG
     try:
-        return Catalog.from_json(json.loads(path.read_bytes()))
+        return ModelEntry.from_json(json.loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelNotFound(f"{path} cannot be used: {error}") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be used: {error}") from error
+
+
+def read_catalog(folder: Path, size: str | None = None) -> Catalog:
+    """Return the catalogue in ``folder`` of the input size called ``size``, or of the only one.
+    Raises as ``read_entry``, and ModelError where there is no such size, or are several."""
+    entry = read_entry(folder)
+    try:
+        return entry.size(size)
+    except ValueError as error:
+        raise ModelError(str(error)) from error

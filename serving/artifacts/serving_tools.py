@@ -24,8 +24,11 @@ class ServingTools(Protocol):
         num_threads: int | None,
         wanted: Collection[Segment] | None = None,
         precision: str | None = None,
+        size: str | None = None,
     ) -> SegmentRunner:
         """Return the runner called ``runtime`` over the segments in ``folder``.
+
+        It runs the input size called ``size``, or the only one.
 
         It has all that it can run, or those ``wanted`` (CPU runtimes only), in ``precision`` or
         what the runtime chooses.

@@ -27,7 +27,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.artifacts.model_folders import MODEL_SUFFIX
 from serving.backends.answers import deepest
-from serving.core.catalog import Catalog
+from serving.core.catalog import ModelEntry
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -93,15 +93,15 @@ class TritonBackend:
 
     def __init__(
         self,
-        catalog: Catalog,
+        entry: ModelEntry,
         url: str,
         clock: Clock,
         observer: Observer,
         max_pending: int,
         use_shared_memory: bool,
     ) -> None:
-        self.family = Family((catalog,))
-        self._catalog = catalog
+        self.family = Family((entry,))
+        self._catalog = catalog = entry.size(None)
         self._model = f"{catalog.name}{MODEL_SUFFIX}"
         self._url = url
         self._clock = clock

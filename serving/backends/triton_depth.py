@@ -17,7 +17,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.backends.embedded import StartEngine
 from serving.backends.in_process import InProcessBackend
-from serving.core.catalog import Catalog
+from serving.core.catalog import ModelEntry
 from serving.core.errors import BackendError
 from serving.core.family import Family
 from serving.runners.triton import BATCH_SIZES, TritonRunner
@@ -44,10 +44,10 @@ class TritonDepthBackend(InProcessBackend):
     """
 
     def __init__(
-        self, catalog: Catalog, url: str, start_engine: StartEngine, use_shared_memory: bool
+        self, entry: ModelEntry, url: str, start_engine: StartEngine, use_shared_memory: bool
     ) -> None:
-        super().__init__(Family((catalog,)))
-        self._catalog = catalog
+        super().__init__(Family((entry,)))
+        self._catalog = catalog = entry.size(None)
         self._url = url
         self._start_engine = start_engine
         image_bytes = catalog.input_height * catalog.input_width * 3

@@ -1,20 +1,25 @@
 """The catalogue: every fact about a model that the server needs, as the builder measured it.
 
-``model_repo/<model>_anytime/1/catalog.json`` is its only form on disk. Nothing about a model is a
-setting of the server.
+A model's entry in a repository is one set of weights at one or several input sizes, each with its
+exits; an *operating point* is an exit of one size. ``model_repo/<model>_anytime/1/catalog.json`` is
+the only form of it on disk. Nothing about a model is a setting of the server.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from serving.core.latency import LatencyProfile
+from serving.core.letterbox import PLACEMENTS
 
-FORMAT = 1
+FORMAT = 2
 """Version of the catalogue's form on disk; others are refused."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SegmentFile:
-    """One ONNX file of a unit segment, relative to the catalogue's folder."""
+    """One file with a unit segment or with weights, relative to the catalogue's folder."""
 
     file: str
     sha256: str
@@ -62,6 +67,7 @@ class Figures:
 
         Raises KeyError, TypeError or ValueError on anything else.
         """
+        _check_keys(data, FIGURES, "figures")
         return cls(
             exits=tuple(Exit(**entry) for entry in data["exits"]),
             evaluation=Evaluation(**data["evaluation"]) if data["evaluation"] else None,
@@ -77,9 +83,35 @@ class Figures:
         }
 
 
+def sized_file_name(name: str, size: str) -> str:
+    """Return the name of a file of one size of several: ``stem.onnx`` is ``stem.300x300.onnx``."""
+    stem, _, extension = name.rpartition(".")
+    return f"{stem}.{size}.{extension}"
+
+
+FIGURES = ("exits", "evaluation", "profiles")
+SHARED = (
+    "name",
+    "version",
+    "description",
+    "license",
+    "flavour",
+    "command",
+    "classes",
+    "max_detections",
+    "score_threshold",
+    "resize",
+    "weights",
+)
+"""Facts of a catalogue that all sizes of an entry have in common."""
+OF_SIZE = ("input_width", "input_height", "segments", *FIGURES, "precisions")
+"""Facts of a catalogue that each size of an entry has for itself."""
+ENTRY = ("format", *SHARED, "merging", "sizes", "merged")
+
+
 @dataclass(frozen=True)
 class Catalog:
-    """The facts about one model.
+    """The facts about one model at one input size.
 
     ``exits``, ``evaluation`` and ``profiles`` are of the precision that a runtime chooses by itself
     or, in what ``at`` returns, of ``precision``.
@@ -93,6 +125,8 @@ class Catalog:
     classes: tuple[str, ...]
     input_height: int
     input_width: int
+    resize: str
+    """How an image becomes the input: a key of ``letterbox.PLACEMENTS``."""
     max_detections: int
     score_threshold: float
     """Score below which no box leaves the head, in 0..1."""
@@ -103,10 +137,16 @@ class Catalog:
     """Latency profiles, by runtime name such as ``openvino``."""
     command: str
     """Command line that trained and exported the model."""
+    weights: SegmentFile | None = None
+    """ONNX external data, beside the segments, that those of all sizes share; None: they have their
+    weights inside."""
     precisions: Mapping[str, Figures] = field(default_factory=dict)
     """Figures of precisions that were asked for, by name such as ``int8``."""
     precision: str | None = None
     """Precision that the catalogue's own figures are of; None: what the runtime chooses."""
+    one_of_several: bool = False
+    """Whether its entry has other sizes, so that the names of its files carry the size; the entry
+    sets it."""
 
     def at(self, precision: str | None) -> Catalog:
         """Return the catalogue with the figures of ``precision`` in place of its own.
@@ -137,6 +177,15 @@ class Catalog:
         return replace(self, precisions={**self.precisions, measured.precision: figures})
 
     @property
+    def size(self) -> str:
+        """Name of the input size: width x height in pixels, such as ``300x300``."""
+        return f"{self.input_width}x{self.input_height}"
+
+    def file_name(self, name: str) -> str:
+        """Return what the file ``name``, such as ``plans.json``, is called for this size."""
+        return sized_file_name(name, self.size) if self.one_of_several else name
+
+    @property
     def num_exits(self) -> int:
         """Number of exits; depths are 1 .. ``num_exits``."""
         return len(self.exits)
@@ -145,10 +194,12 @@ class Catalog:
     def digest(self) -> str:
         """Digest of the weights, by which compiled plans are matched with a catalogue.
 
-        It is the SHA-256 over the names and digests of all segments, as hexadecimal digits. Plans
-        compiled from other segments do not fit this catalogue.
+        It is the SHA-256 over the names and digests of all segments, and of the weights that they
+        share, as hexadecimal digits. Plans compiled from other segments do not fit this catalogue.
         """
-        lines = (f"{name} {entry.sha256}\n" for name, entry in sorted(self.segments.items()))
+        lines = [f"{name} {entry.sha256}\n" for name, entry in sorted(self.segments.items())]
+        if self.weights is not None:
+            lines.append(f"weights {self.weights.sha256}\n")
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def expected_ap(self, depth: int) -> float:
@@ -156,70 +207,257 @@ class Catalog:
         return self.exits[depth - 1].ap
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Catalog:
-        """Parse what ``to_json`` writes. Raises ValueError naming what is wrong."""
-        if data.get("format") != FORMAT:
-            raise ValueError(f"catalogue format {data.get('format')!r}, this server reads {FORMAT}")
-        try:
-            chosen = Figures.from_json(data)
-            asked_for = {k: Figures.from_json(v) for k, v in data.get("precisions", {}).items()}
-            catalog = cls(
-                name=data["name"],
-                version=data["version"],
-                description=data["description"],
-                license=data["license"],
-                flavour=data["flavour"],
-                classes=tuple(data["classes"]),
-                input_height=int(data["input_height"]),
-                input_width=int(data["input_width"]),
-                max_detections=int(data["max_detections"]),
-                score_threshold=float(data["score_threshold"]),
-                exits=chosen.exits,
-                evaluation=chosen.evaluation,
-                segments={k: SegmentFile(**v) for k, v in data["segments"].items()},
-                profiles=chosen.profiles,
-                command=data["command"],
-                precisions=asked_for,
-            )
-        except KeyError as error:
-            raise ValueError(f"the catalogue lacks {error.args[0]!r}") from error
-        except TypeError as error:
-            raise ValueError(f"the catalogue has a malformed entry: {error}") from error
+    def from_json(cls, shared: Mapping[str, Any], of_size: Mapping[str, Any]) -> Catalog:
+        """Parse the facts of one size, ``of_size``, and those that it shares with the others.
+
+        Raises KeyError, TypeError or ValueError on anything else than ``ModelEntry.to_json``
+        writes.
+        """
+        _check_keys(of_size, OF_SIZE, "entry of a size")
+        chosen = Figures.from_json({name: of_size[name] for name in FIGURES})
+        asked_for = {k: Figures.from_json(v) for k, v in of_size["precisions"].items()}
+        catalog = cls(
+            name=shared["name"],
+            version=shared["version"],
+            description=shared["description"],
+            license=shared["license"],
+            flavour=shared["flavour"],
+            classes=tuple(shared["classes"]),
+            input_height=int(of_size["input_height"]),
+            input_width=int(of_size["input_width"]),
+            resize=shared["resize"],
+            max_detections=int(shared["max_detections"]),
+            score_threshold=float(shared["score_threshold"]),
+            exits=chosen.exits,
+            evaluation=chosen.evaluation,
+            segments={k: SegmentFile(**v) for k, v in of_size["segments"].items()},
+            profiles=chosen.profiles,
+            command=shared["command"],
+            weights=_optional(SegmentFile, shared["weights"]),
+            precisions=asked_for,
+        )
         depths = list(range(1, catalog.num_exits + 1))
         for figures in (chosen, *asked_for.values()):
             if [entry.depth for entry in figures.exits] != depths:
                 raise ValueError("the catalogue's exits are not numbered 1, 2, ...")
         return catalog
 
+    def facts_of_size(self) -> dict[str, Any]:
+        """Return the facts of this size in a JSON-serialisable form.
+
+        It must not be a catalogue ``at`` a precision.
+        """
+        assert self.precision is None, "figures of one precision only"
+        own = Figures(self.exits, self.evaluation, self.profiles)
+        return {
+            "input_width": self.input_width,
+            "input_height": self.input_height,
+            "segments": {name: asdict(entry) for name, entry in sorted(self.segments.items())},
+            **own.to_json(),
+            "precisions": {name: each.to_json() for name, each in sorted(self.precisions.items())},
+        }
+
+
+# -- the sizes of an entry ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Merging:
+    """How an answer of a larger input size takes in one of a smaller size; see ``core.merging``."""
+
+    border_side: float
+    """Side in pixels of the larger input about which both answers are heard: below it the larger
+    one alone, above it the smaller one."""
+    iou_threshold: float
+    """Overlap above which of two boxes of one class the better one is kept, in 0..1."""
+
+
+@dataclass(frozen=True)
+class SizedExit:
+    """An operating point of an entry: an exit of the size called ``size``."""
+
+    size: str
+    depth: int
+
+
+@dataclass(frozen=True)
+class MergedAccuracy:
+    """Accuracy of the answer of ``then`` after that of ``first``, of a smaller size, is merged in.
+
+    It is on the data set of the sizes' evaluations, and of the runtime's own precision.
+    """
+
+    first: SizedExit
+    then: SizedExit
+    ap: float
+    ap50: float
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model of a repository: one set of weights at one or several input sizes.
+
+    Raises ValueError for sizes that are not those of one model.
+    """
+
+    catalogs: tuple[Catalog, ...]
+    """Catalogues of the sizes, smallest first, at least one."""
+    default: bool = False
+    """Whether this is the model that a server without a name of one means."""
+    merging: Merging | None = None
+    """How answers of two sizes become one; None: the later one stands alone."""
+    merged: tuple[MergedAccuracy, ...] = ()
+    """Accuracies of merged answers, as far as measured."""
+
+    def __post_init__(self) -> None:
+        if not self.catalogs:
+            raise ValueError("the catalogue has no size")
+        several = len(self.catalogs) > 1
+        marked = tuple(replace(catalog, one_of_several=several) for catalog in self.catalogs)
+        object.__setattr__(self, "catalogs", marked)
+        first, *others = self.catalogs
+        for other in others:
+            for fact in (*SHARED, "precision"):
+                if getattr(other, fact) != getattr(first, fact):
+                    raise ValueError(f"the sizes of {first.name} differ in {fact!r}")
+        if first.resize not in PLACEMENTS:
+            raise ValueError(f"'resize' is one of {', '.join(PLACEMENTS)}, not {first.resize!r}")
+        areas = [catalog.input_width * catalog.input_height for catalog in self.catalogs]
+        if areas != sorted(areas) or len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(
+                f"the sizes of {first.name} are to be given once each, smallest first: they are "
+                f"{', '.join(self.sizes)}"
+            )
+        for each in self.merged:
+            self._check_merged(each)
+
+    def _check_merged(self, merged: MergedAccuracy) -> None:
+        if self.merging is None:
+            raise ValueError("the catalogue has accuracies of merged answers, but no 'merging'")
+        for point in (merged.first, merged.then):
+            if not 1 <= point.depth <= self.size(point.size).num_exits:
+                raise ValueError(f"there is no exit {point.depth} of size {point.size}")
+        if self.sizes.index(merged.first.size) >= self.sizes.index(merged.then.size):
+            raise ValueError(
+                f"an answer of {merged.then.size} takes in one of a smaller size, not of "
+                f"{merged.first.size}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.catalogs[0].name
+
+    @cached_property
+    def sizes(self) -> tuple[str, ...]:
+        """Names of the sizes, such as ``300x300``, smallest first."""
+        return tuple(catalog.size for catalog in self.catalogs)
+
+    def size(self, name: str | None) -> Catalog:
+        """Return the catalogue of the size called ``name``; None: of the only one.
+
+        Raises ValueError if there is none, or there are several.
+        """
+        if name is None and len(self.catalogs) > 1:
+            raise ValueError(
+                f"{self.name} has several input sizes, of which one is to be named: "
+                f"{', '.join(self.sizes)}"
+            )
+        if name is None:
+            return self.catalogs[0]
+        if name not in self.sizes:
+            raise ValueError(f"{self.name} has no size {name!r}: it has {', '.join(self.sizes)}")
+        return self.catalogs[self.sizes.index(name)]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights of all sizes, as hexadecimal digits; of one size, that size's."""
+        if len(self.catalogs) == 1:
+            return self.catalogs[0].digest
+        lines = (f"{catalog.size} {catalog.digest}\n" for catalog in self.catalogs)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def at(self, precision: str | None) -> ModelEntry:
+        """Return the entry with the figures of ``precision`` in place of its own.
+
+        See ``Catalog.at``; accuracies of merged answers are known of the runtime's choice only.
+        """
+        if precision is None:
+            return self
+        catalogs = tuple(catalog.at(precision) for catalog in self.catalogs)
+        return replace(self, catalogs=catalogs, merged=())
+
+    def with_figures(self, measured: Catalog) -> ModelEntry:
+        """Return the entry with the figures of ``measured``, of one of its sizes; see
+        ``Catalog.with_figures``."""
+        catalogs = tuple(
+            catalog.with_figures(measured) if catalog.size == measured.size else catalog
+            for catalog in self.catalogs
+        )
+        return replace(self, catalogs=catalogs)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelEntry:
+        """Parse what ``to_json`` writes. Raises ValueError naming what is wrong."""
+        if not isinstance(data, Mapping):
+            raise ValueError("the catalogue is not a JSON object")
+        if data.get("format") != FORMAT:
+            raise ValueError(f"catalogue format {data.get('format')!r}, this server reads {FORMAT}")
+        try:
+            _check_keys(data, ENTRY, "catalogue", optional=("default",))
+            shared = {name: data[name] for name in SHARED}
+            return cls(
+                catalogs=tuple(Catalog.from_json(shared, size) for size in data["sizes"]),
+                default=_boolean(data.get("default", False), "default"),
+                merging=_optional(Merging, data["merging"]),
+                merged=tuple(
+                    MergedAccuracy(
+                        **{**each, **{k: SizedExit(**each[k]) for k in ("first", "then")}}
+                    )
+                    for each in data["merged"]
+                ),
+            )
+        except KeyError as error:
+            raise ValueError(f"the catalogue lacks {error.args[0]!r}") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"the catalogue has a malformed entry: {error}") from error
+
     def to_json(self) -> dict[str, Any]:
-        """Return the catalogue in a JSON-serialisable form.
+        """Return the entry in a JSON-serialisable form.
 
         It must not be one ``at`` a precision.
         """
-        assert self.precision is None, "figures of one precision only"
-        own = Figures(self.exits, self.evaluation, self.profiles).to_json()
-        profiles = own.pop("profiles")
-        precisions = {name: each.to_json() for name, each in sorted(self.precisions.items())}
+        first = self.catalogs[0]
+        shared = {name: getattr(first, name) for name in SHARED}
         return {
             "format": FORMAT,
-            **{
-                key: getattr(self, key)
-                for key in (
-                    "name",
-                    "version",
-                    "description",
-                    "license",
-                    "flavour",
-                    "input_height",
-                    "input_width",
-                    "max_detections",
-                    "score_threshold",
-                    "command",
-                )
-            },
-            "classes": list(self.classes),
-            **own,
-            "segments": {name: asdict(entry) for name, entry in sorted(self.segments.items())},
-            "profiles": profiles,
-            **({"precisions": precisions} if precisions else {}),
+            **shared,
+            "classes": list(first.classes),
+            "weights": asdict(first.weights) if first.weights else None,
+            **({"default": True} if self.default else {}),
+            "merging": asdict(self.merging) if self.merging else None,
+            "sizes": [catalog.facts_of_size() for catalog in self.catalogs],
+            "merged": [asdict(each) for each in self.merged],
         }
+
+
+def _check_keys(
+    data: Mapping[str, Any], keys: Sequence[str], what: str, optional: Collection[str] = ()
+) -> None:
+    """Raise KeyError with the first of ``keys`` that is missing, ValueError for any other key."""
+    for key in keys:
+        if key not in data:
+            raise KeyError(key)
+    for key in data:
+        if key not in keys and key not in optional:
+            raise ValueError(f"the {what} has {key!r}, which is nothing that it can have")
+
+
+def _optional(create: Callable[..., T], data: Mapping[str, Any] | None) -> T | None:
+    return None if data is None else create(**data)
+
+
+def _boolean(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name!r} is true or false, not {value!r}")
+    return value

@@ -1,20 +1,22 @@
 """A family: models for the same classes that one executor serves as one.
 
-They may be a small and a large backbone, or two input sizes. Most often a family has one member.
+They are the input sizes of one entry of a repository, or of several entries, such as a small and a
+large backbone; each size is a *model* here, with a number. Most often a family has one entry.
 
 A request does not name a model: it starts in the one whose operating points suit its budget and the
 load, and stays in it. The depths it allows are exits of whichever model answers, so that one which
-is not as deep as ``min_depth`` does not. The order of the models is that in which they were named,
-and means nothing but their numbers.
+is not as deep as ``min_depth`` does not. The order of the models is that in which the entries were
+named, an entry's sizes smallest first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
+from serving.core.ladder import Ladder, PointId
 from serving.core.latency import LatencyProfile
 from serving.core.pareto_front import Front, OperatingPoint, pareto_front
 from serving.core.useful_exits import UsefulExits
@@ -26,34 +28,41 @@ boxes."""
 
 @dataclass(frozen=True)
 class Family:
-    """The models that are served as one, by their catalogues, at least one.
+    """The entries that are served as one, at least one.
 
     Raises ValueError, with a sentence for who chose them, if they cannot be served as one.
     """
 
-    catalogs: tuple[Catalog, ...]
+    entries: tuple[ModelEntry, ...]
 
     def __post_init__(self) -> None:
-        first, *others = self.catalogs
+        first, *others = self.entries
         for other in others:
-            if other.classes != first.classes:
+            mine, its = (entry.catalogs[0].classes for entry in (first, other))
+            if mine != its:
                 raise ValueError(
                     f"{first.name} and {other.name} cannot be served as one, for their classes "
-                    f"differ: {', '.join(first.classes)}; {', '.join(other.classes)}"
+                    f"differ: {', '.join(mine)}; {', '.join(its)}"
                 )
-        for name in self.names:
-            if self.names.count(name) > 1:
+        names = [entry.name for entry in self.entries]
+        for name in names:
+            if names.count(name) > 1:
                 raise ValueError(f"two of the models to be served as one are called {name}")
+
+    @cached_property
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """Catalogues of all sizes of all entries, by the numbers of the models."""
+        return tuple(catalog for entry in self.entries for catalog in entry.catalogs)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the models."""
+        """Names of the models, each that of its entry."""
         return tuple(catalog.name for catalog in self.catalogs)
 
     @property
     def name(self) -> str:
-        """Name of what is served: those of all its models, joined."""
-        return "+".join(self.names)
+        """Name of what is served: those of all its entries, joined."""
+        return "+".join(entry.name for entry in self.entries)
 
     @property
     def version(self) -> str:
@@ -110,6 +119,40 @@ class Family:
     def expected_ap(self, model: int, depth: int) -> float:
         """Return the AP of exit ``depth`` of ``model``, as measured."""
         return self.catalogs[model].expected_ap(depth)
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """Operating points of all models, by name.
+
+        Sizes are called as ``300x300``, of several entries as ``name@300x300``.
+        """
+        several = len(self.entries) > 1
+        sizes = (f"{each.name}@{each.size}" if several else each.size for each in self.catalogs)
+        return Ladder(tuple(sizes), self.accuracies, self._merged)
+
+    @property
+    def _merged(self) -> Mapping[PointId, Mapping[PointId, float]]:
+        """Accuracies of merged answers, by the two points."""
+        aps: dict[PointId, dict[PointId, float]] = {}
+        start = 0
+        for entry in self.entries:
+            number = {size: start + index for index, size in enumerate(entry.sizes)}
+            for each in entry.merged:
+                first, then = ((number[of.size], of.depth) for of in (each.first, each.then))
+                aps.setdefault(first, {})[then] = each.ap
+            start += len(entry.catalogs)
+        return aps
+
+    def label(self, model: int, depth: int) -> str:
+        """Return what the operating point is called, such as ``300x300/1``."""
+        return self.ladder.label((model, depth))
+
+    def merged_ap(self, first: PointId, then: PointId) -> float:
+        """Return the AP of the answer of a request that ran at ``first`` and later at ``then``.
+
+        Where nothing is merged, or it was not measured, it is that of the better one.
+        """
+        return self.ladder.merged_ap(first, then)
 
     def degraded(self, model: int, depth: int, min_depth: int, max_depth: int) -> bool:
         """Return whether a more accurate exit than ``depth`` of ``model`` was allowed.

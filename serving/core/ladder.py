@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
-from serving.core.family import Family
-
 PointId = tuple[int, int]
 """An operating point: the number of its size among those served, and the depth of its exit."""
 
@@ -48,16 +46,6 @@ class Ladder:
             for then in thens:
                 if not {first, then} <= known or first[0] == then[0]:
                     raise ValueError("only exits of two different input sizes can be merged")
-
-    @classmethod
-    def of(cls, family: Family) -> Ladder:
-        """Return the ladder of the models that are served as one."""
-        several = len(family.catalogs) > 1
-        sizes = tuple(
-            f"{f'{catalog.name}@' if several else ''}{catalog.input_width}x{catalog.input_height}"
-            for catalog in family.catalogs
-        )
-        return cls(sizes, family.accuracies)
 
     @classmethod
     def of_exits(cls, accuracy: Sequence[float]) -> Ladder:

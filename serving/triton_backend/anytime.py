@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from serving.artifacts.model_folders import read_catalog
+from serving.artifacts.model_folders import read_entry
 from serving.core.errors import (
     InvalidParameter,
     InvalidRequest,
@@ -118,11 +118,12 @@ class TritonPythonModel:
         options = parameters(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         threads = options.get("num_threads")
-        self._catalog = read_catalog(folder)
+        entry = read_entry(folder)
+        self._catalog = entry.size(None)
         self._metrics = HostMetrics(self._catalog)
         self._engine = start_engine(
             open_runner(options["runtime"], folder, int(threads) if threads else None),
-            Family((self._catalog,)),
+            Family((entry,)),
             clock=time.monotonic,
             observer=self._metrics,
             max_waiting=MAX_WAITING,

@@ -13,10 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from serving.api.schemas import DetectionResponse, Models
 from serving.core import segment as segments
-from serving.core.catalog import Exit
+from serving.core.catalog import Exit, ModelEntry
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.letterbox import fit
 from serving.imaging.decoding import refit
@@ -47,7 +47,7 @@ def write_model(repository: Path, name: str) -> None:
         head_channels=CHANNELS[name],
     )
     catalog = replace(exported.catalog, name=name, exits=exits, profiles={RUNTIME: profile(name)})
-    write_catalog(catalog, folder)
+    write_entry(ModelEntry((catalog,)), folder)
 
 
 def profile(name: str) -> LatencyProfile:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from serving.core.catalog import Catalog, Evaluation, Exit
+from serving.core.catalog import Catalog, Evaluation, Exit, ModelEntry
 from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Detections, Request
@@ -28,6 +28,7 @@ CATALOG = Catalog(
     classes=("circle", "square"),
     input_height=96,
     input_width=128,
+    resize="letterbox",
     max_detections=100,
     score_threshold=0.05,
     exits=tuple(Exit(depth, 0.3 + depth / 10, 0.6, {}) for depth in (1, 2, 3)),
@@ -37,7 +38,13 @@ CATALOG = Catalog(
     command="none",
 )
 
-FAMILY = Family((CATALOG,))
+
+def family_of(*catalogs: Catalog) -> Family:
+    """The family of models of one input size each."""
+    return Family(tuple(ModelEntry((catalog,)) for catalog in catalogs))
+
+
+FAMILY = family_of(CATALOG)
 
 DETECTIONS = Detections(
     boxes_xyxy_input=np.array([[8, 16, 24, 32], [0, 0, 4, 4], [1, 1, 2, 2]], dtype=np.float32),
@@ -145,5 +152,5 @@ def write_catalogs(folder: Path, *models: str | Catalog) -> Path:
         catalog = replace(CATALOG, name=model) if isinstance(model, str) else model
         version = folder / f"{catalog.name}_anytime" / "1"
         version.mkdir(parents=True)
-        (version / "catalog.json").write_text(json.dumps(catalog.to_json()))
+        (version / "catalog.json").write_text(json.dumps(ModelEntry((catalog,)).to_json()))
     return folder

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.catalog import Exit
-from serving.core.family import Family
 from serving.core.observing import Trace
 from serving.core.ports import Observer
 from serving.core.segment import Segment
 from serving.engine import start_engine
-from tests.serving.fakes import CATALOG
+from tests.serving.fakes import CATALOG, family_of
 from tests.serving.world import ACCURACY, FakeBatch, FakeClock, FakeRunner
 
 GATED_CATALOG = replace(
@@ -67,11 +66,11 @@ def gated_backend(
 ) -> EmbeddedBackend:
     """The embedded backend over ``runner``, not started."""
     return EmbeddedBackend(
-        Family((GATED_CATALOG,)),
+        family_of(GATED_CATALOG),
         lambda: runner,
         lambda opened: start_engine(
             opened,
-            Family((GATED_CATALOG,)),
+            family_of(GATED_CATALOG),
             clock=time.monotonic,
             observer=observer,
             max_waiting=64,

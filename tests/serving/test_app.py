@@ -16,11 +16,10 @@ from serving.api.lifecycle import Lifecycle
 from serving.app import create_app, create_backend, create_server
 from serving.core.catalog import Exit
 from serving.core.command_errors import CommandError
-from serving.core.family import Family
 from serving.core.policy import Policy
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
-from tests.serving.fakes import CATALOG, FAMILY, FakeBackend, FakeClock, write_catalogs
+from tests.serving.fakes import CATALOG, FAMILY, FakeBackend, FakeClock, family_of, write_catalogs
 from tests.serving.world import exact_profile
 
 
@@ -44,7 +43,8 @@ def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path)
     assert create_backend(settings, metrics, FakeClock()).family.names == ("small", "large")
     for backend in ("triton", "triton-depth"):
         settings = Settings(model_repository=tmp_path, model="small,large", backend=backend)  # type: ignore[arg-type]
-        with pytest.raises(CommandError, match=f"{backend} serves one model, not small, large"):
+        refusal = f"{backend} serves one model at one input size, not small@128x96, large@128x96"
+        with pytest.raises(CommandError, match=refusal):
             create_backend(settings, metrics, FakeClock())
     settings = Settings(model_repository=tmp_path, model="small,large")
     with pytest.raises(CommandError, match="this policy serves one model"):
@@ -126,7 +126,7 @@ class TestLifespan:
         exits = [Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59, 0.7, 0.8), start=1)]
         catalog = replace(CATALOG, exits=tuple(exits), profiles={profiled: exact_profile()})
         with caplog.at_level(logging.INFO, "serving.app"):
-            self.run(FakeBackend(FakeClock(), family=Family((catalog,))))
+            self.run(FakeBackend(FakeClock(), family=family_of(catalog)))
         assert caplog.messages == [
             f"off the front: exit 3 of cells: .590, not above the .600 of exit 2 ({ms} ms)"
         ]

@@ -8,11 +8,10 @@ import pytest
 
 from serving.core import segment as segments
 from serving.core.catalog import Exit
-from serving.core.family import Family
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.segment import Segment
 from serving.engine import start_engine
-from tests.serving.fakes import CATALOG
+from tests.serving.fakes import CATALOG, family_of
 from tests.serving.world import (
     ACCURACY,
     NUM_EXITS,
@@ -46,7 +45,7 @@ def test_predictions_are_of_this_machine_from_the_start(offer: dict[str, bool], 
     catalog = replace(CATALOG, exits=exits, profiles={"fake": profile})
     engine = start_engine(
         runner,
-        Family((catalog,)),
+        family_of(catalog),
         clock=clock,
         observer=Recorder(),
         max_waiting=8,

@@ -16,7 +16,7 @@ from serving.core import segment as segments
 from serving.core.catalog import Exit
 from serving.core.family import Family
 from serving.model_repository import measured_front, open_family, open_runner, read_family
-from tests.serving.fakes import CATALOG, write_catalogs
+from tests.serving.fakes import CATALOG, family_of, write_catalogs
 from tests.serving.world import FakeClock, FakeRunner, cost_s, exact_profile
 
 
@@ -26,7 +26,7 @@ def test_several_models_as_one(tmp_path: Path) -> None:
     write_catalogs(tmp_path, *catalogs.values(), other)
     folders = find_models(tmp_path, ("small", "large"))
     assert [folder.parts[-2] for folder in folders] == ["small_anytime", "large_anytime"]
-    assert read_family(folders) == Family(tuple(catalogs.values()))
+    assert read_family(folders) == family_of(*catalogs.values())
     with pytest.raises(ModelError, match="classes differ: circle, square; car, bus"):
         read_family(find_models(tmp_path, ("small", "streets")))
     with pytest.raises(ModelError, match="no model 'sea'"):
@@ -104,7 +104,7 @@ class TestMeasuredFront:
         exits = tuple(Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59, 0.7, 0.7), 1))
         profiles = {"fake": replace(every, table=table)}
         first = replace(CATALOG, exits=exits, profiles=profiles)
-        return Family((first, replace(first, name="again")))
+        return family_of(first, replace(first, name="again"))
 
     def test_by_the_quickest_path_at_batch_1(self) -> None:
         front = measured_front(self.family(), "fake")

@@ -14,10 +14,9 @@ from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from loadtest.workload.images import AnnotatedImage, read_data
 from serving.artifacts.model_folders import find_model, read_catalog
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
 from serving.core.command_errors import InvalidArgument
 from serving.core.family import Family
-from serving.core.ladder import Ladder
 from serving.core.latency import LatencyProfile
 
 BURST_LOAD = 0.25
@@ -123,5 +122,5 @@ class LiveSubject:
 
     def profile(self, latency: LatencyProfile) -> ModelProfile:
         """Return the model's profile with these times of its segments."""
-        ladder = Ladder.of(Family((self.catalog,)))
+        ladder = Family((ModelEntry((self.catalog,)),)).ladder
         return ModelProfile(self.catalog.name, "as timed by the study", ladder, latency)

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from serving.artifacts.model_folders import version_folder
+from serving.core.catalog import ModelEntry
 from tests.exported import exported_detector
 
 
@@ -16,5 +17,5 @@ def repository(tmp_path_factory):
     """A repository with an untrained model, which no test changes but for its texts."""
     folder = tmp_path_factory.mktemp("repository")
     exported = exported_detector(version_folder(folder, "toy"))
-    write_catalog(replace(exported.catalog, name="toy"), exported.folder)
+    write_entry(ModelEntry((replace(exported.catalog, name="toy"),)), exported.folder)
     return folder

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from builder.cli.build import PRECISIONS
-from builder.exporting.repository import depth_folder, write_catalog
+from builder.exporting.repository import depth_folder, write_entry
 from builder.exporting.triton_config import PLAN
 from serving.artifacts.model_folders import read_catalog, version_folder
+from serving.core.catalog import ModelEntry
 from serving.core.command_errors import CommandFailed
 from tests.builder.cli.commands import Tools, build, refused, run_build, usage_shown
 from tests.cuda import fake_cuda
@@ -98,7 +99,7 @@ def test_segments_are_quantised_with_the_images_given(repository, tmp_path, monk
     monkeypatch.setattr("builder.exporting.int8_segments.quantize_segments", quantize_segments)
     folder = version_folder(repository, "toy")
     catalog = read_catalog(folder)
-    write_catalog(catalog.with_figures(catalog.at("int8")), folder)
+    write_entry(ModelEntry((catalog.with_figures(catalog.at("int8")),)), folder)
     for size in (3, 1, 2):
         (tmp_path / f"{size}.jpg").write_bytes(b"x" * size)
     images = ["--calibration-images", str(tmp_path / "*.jpg")]

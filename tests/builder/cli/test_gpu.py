@@ -11,7 +11,7 @@ import torch
 from builder.cli import gpu
 from builder.config.named import CONFIGS, Config, replace
 from builder.exporting.onnx_weights import read_frozen
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from builder.gpu.report import (
     COLUMNS,
     GpuReport,
@@ -22,6 +22,7 @@ from builder.gpu.report import (
     with_rate,
 )
 from serving.artifacts.model_folders import version_folder
+from serving.core.catalog import ModelEntry
 from serving.imaging.decoding import load_image
 from serving.runners.torch import TorchRunner
 from tests.commands import run_command
@@ -49,7 +50,7 @@ def repository(tmp_path_factory):
     root = tmp_path_factory.mktemp("repository")
     folder = version_folder(root, MODEL)
     exported = exported_detector(folder)
-    write_catalog(exported.catalog, folder)
+    write_entry(ModelEntry((exported.catalog,)), folder)
     config = replace(exported.frozen.config, name=MODEL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CONFIGS, MODEL, Config(config))

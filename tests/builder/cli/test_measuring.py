@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from builder.cli.registry import register
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from serving.__main__ import main
 from serving.artifacts.model_folders import read_catalog, version_folder
+from serving.core.catalog import ModelEntry
 from serving.core.errors import InvalidImage
 from serving.core.letterbox import Letterbox, fit
 from tests.builder.conftest import COLOURS, HEIGHT, WIDTH
@@ -67,7 +68,7 @@ def repository(tmp_path: Path) -> Path:
     """One with a catalogue of BCCD's classes."""
     folder = version_folder(tmp_path / "repository", "toy")
     folder.mkdir(parents=True)
-    write_catalog(BCCD, folder)
+    write_entry(ModelEntry((BCCD,)), folder)
     return tmp_path / "repository"
 
 
@@ -129,7 +130,7 @@ def test_a_catalogue_that_is_none(repository: Path, capsys: pytest.CaptureFixtur
 def test_a_data_set_of_other_classes(
     command: str, repository: Path, bccd: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_catalog(CATALOG, version_folder(repository, "toy"))
+    write_entry(ModelEntry((CATALOG,)), version_folder(repository, "toy"))
     assert run(Tools(), command, repository, "--data", str(bccd), "--split", "val") == 2
     told = sentence(capsys)
     assert told == "punctual: the model toy finds x, the data set has " + ", ".join(COLOURS)
@@ -197,7 +198,7 @@ def test_a_figure_that_is_no_number_is_not_written(repository: Path) -> None:
     folder = version_folder(repository, "toy")
     exits = tuple(replace(entry, ap=float("nan")) for entry in BCCD.exits)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_catalog(replace(BCCD, exits=exits), folder)
+        write_entry(ModelEntry((replace(BCCD, exits=exits),)), folder)
     assert read_catalog(folder) == BCCD
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from builder.exporting import build
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from serving.__main__ import main
 from serving.artifacts.int8_segments import read_quantized
 from serving.artifacts.model_folders import read_catalog, version_folder
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
 from tests.exported import exported_detector
 from tests.serving.fakes import JPEG
 
@@ -29,7 +29,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Catalog]:
 @pytest.fixture
 def folder(catalog: tuple[Path, Catalog]) -> Path:
     folder = version_folder(catalog[0], "toy")
-    write_catalog(catalog[1], folder)
+    write_entry(ModelEntry((catalog[1],)), folder)
     return folder
 
 

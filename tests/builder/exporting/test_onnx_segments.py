@@ -11,10 +11,10 @@ from onnx import TensorProto, numpy_helper
 
 from builder.config.pyramid_graphs import GRAPHS
 from builder.exporting.onnx_segments import SegmentError, _detections_error, verify_segments
-from builder.exporting.repository import sha256, write_catalog
+from builder.exporting.repository import sha256, write_entry
 from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core import segment as segments
-from serving.core.catalog import Catalog
+from serving.core.catalog import ModelEntry
 from tests.exported import exported_detector
 
 
@@ -149,7 +149,7 @@ def test_catalogue_names_files_by_digest_and_round_trips(exported, tmp_path):
         assert sha256(exported.folder / entry.file) == entry.sha256
     folder = version_folder(tmp_path, "toy")
     folder.mkdir(parents=True)
-    write_catalog(exported.catalog, folder)
+    write_entry(ModelEntry((exported.catalog,)), folder)
     assert folder == tmp_path / "toy_anytime" / "1"
     assert read_catalog(folder) == exported.catalog
 
@@ -165,16 +165,19 @@ def test_catalogue_names_files_by_digest_and_round_trips(exported, tmp_path):
     ],
 )
 def test_catalogues_that_cannot_be_used_say_why(exported, change, message):
-    data = {**json.loads(json.dumps(exported.catalog.to_json())), **change}
+    data = json.loads(json.dumps(ModelEntry((exported.catalog,)).to_json()))
+    (size,) = data["sizes"]
+    for name, value in change.items():
+        (size if name in size else data)[name] = value
     if message is None:
-        assert Catalog.from_json(data).num_exits == 0
+        assert ModelEntry.from_json(data).size(None).num_exits == 0
         return
     with pytest.raises(ValueError, match=message):
-        Catalog.from_json(data)
+        ModelEntry.from_json(data)
 
 
 def test_a_missing_fact_is_named(exported):
-    data = exported.catalog.to_json()
+    data = ModelEntry((exported.catalog,)).to_json()
     del data["flavour"]
     with pytest.raises(ValueError, match="'flavour'"):
-        Catalog.from_json(data)
+        ModelEntry.from_json(data)

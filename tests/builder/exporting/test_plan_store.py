@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from serving.__main__ import main
 from serving.artifacts.cuda import GpuError
 from serving.artifacts.model_folders import version_folder
 from serving.artifacts.tensorrt_plans import PlansError
+from serving.core.catalog import ModelEntry
 from tests.cuda import VERSIONS, fake_cuda
 from tests.exported import exported_detector
 
@@ -26,7 +27,7 @@ def repository(tmp_path_factory):
     """A repository with an untrained model, which no test changes."""
     folder = tmp_path_factory.mktemp("repository")
     exported = exported_detector(version_folder(folder, MODEL), num_stacks=2)
-    write_catalog(replace(exported.catalog, name=MODEL), exported.folder)
+    write_entry(ModelEntry((replace(exported.catalog, name=MODEL),)), exported.folder)
     return folder
 
 

@@ -12,12 +12,12 @@ from builder.exporting.repository import (
     depth_folder,
     remove_leftovers,
     sha256,
-    write_catalog,
+    write_entry,
     write_texts,
 )
 from builder.exporting.triton_config import repository_files
 from serving.artifacts.model_folders import version_folder
-from serving.core.catalog import Exit, SegmentFile
+from serving.core.catalog import Exit, ModelEntry, SegmentFile
 from tests.builder.measuring.test_latency import CATALOG as EMPTY
 
 CATALOG = replace(EMPTY, exits=EMPTY.exits[:2])
@@ -31,7 +31,7 @@ def repository(tmp_path):
     (folder / "stem.onnx").write_bytes(b"stem")
     entry = SegmentFile("stem.onnx", sha256(folder / "stem.onnx"))
     catalog = replace(CATALOG, segments={"stem": entry})
-    write_catalog(catalog, folder)
+    write_entry(ModelEntry((catalog,)), folder)
     write_texts(tmp_path, catalog, "openvino")
     return tmp_path, catalog
 

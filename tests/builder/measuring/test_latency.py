@@ -31,6 +31,7 @@ CATALOG = Catalog(
     flavour="google",
     classes=("x",),
     input_height=2,
+    resize="letterbox",
     input_width=2,
     max_detections=1,
     score_threshold=0.0,

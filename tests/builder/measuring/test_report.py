@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from builder.data import Dataset
-from builder.exporting.repository import write_catalog
+from builder.exporting.repository import write_entry
 from builder.measuring import report
 from builder.measuring.report import gather, spread
 from serving.core import segment as segments
+from serving.core.catalog import ModelEntry
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.letterbox import fit
 from tests.builder.data.samples import make_sample
@@ -41,7 +42,7 @@ def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         for batch in (1, 4)
     }
     profile = LatencyProfile("fake", "m", "d", 1, times)
-    write_catalog(replace(CATALOG, profiles={"quick": profile}), tmp_path)
+    write_entry(ModelEntry((replace(CATALOG, profiles={"quick": profile}),)), tmp_path)
     monkeypatch.setattr(report, "exit_macs", lambda *_: (10, 20, 30, 40, 50))
 
     def facts(runtime: str) -> report.ModelSummary:

@@ -22,19 +22,27 @@ from serving.core.errors import (
     RequestCancelled,
     ShedReason,
 )
-from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.observability.metrics import OUTCOMES
-from tests.serving.fakes import CATALOG, DETECTIONS, JPEG, FakeBackend, encode, forever, picture
+from tests.serving.fakes import (
+    CATALOG,
+    DETECTIONS,
+    JPEG,
+    FakeBackend,
+    encode,
+    family_of,
+    forever,
+    picture,
+)
 from tests.serving.gateway import Gateway, problem, slug
 from tests.serving.imaging.test_decoding import png
 
 pytestmark = pytest.mark.anyio
 
 
-FAMILY_OF_TWO = Family(
-    (CATALOG, replace(CATALOG, name="large", exits=(Exit(1, 0.5, 0.5, {}), Exit(2, 0.8, 0.8, {}))))
+FAMILY_OF_TWO = family_of(
+    CATALOG, replace(CATALOG, name="large", exits=(Exit(1, 0.5, 0.5, {}), Exit(2, 0.8, 0.8, {})))
 )
 
 
@@ -118,7 +126,7 @@ class TestReply:
     @pytest.mark.parametrize("depth", [1, 2, 3])
     async def test_degraded_if_a_better_exit_was_allowed(self, depth: int) -> None:
         exits = tuple(Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59), start=1))
-        gateway = Gateway(Family((replace(CATALOG, exits=exits),)))
+        gateway = Gateway(family_of(replace(CATALOG, exits=exits)))
         reply = (await gateway.detect(params={"min_depth": depth, "max_depth": depth})).json()
         assert not reply["degraded"]
 

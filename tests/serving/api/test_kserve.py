@@ -17,12 +17,20 @@ from serving.api import kserve
 from serving.api.kserve import EXTENSIONS, INLINE_JSON_BYTES, MAX_TIMEOUT_US
 from serving.api.tensors import LENGTH_HEADER
 from serving.core.errors import BackendError, Overloaded, ShedReason
-from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.imaging import decoding as images
 from serving.imaging.decoding import DecodeTimes, Header
-from tests.serving.fakes import CATALOG, DETECTIONS, JPEG, FakeClock, encode, forever, picture
+from tests.serving.fakes import (
+    CATALOG,
+    DETECTIONS,
+    JPEG,
+    FakeClock,
+    encode,
+    family_of,
+    forever,
+    picture,
+)
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -175,7 +183,7 @@ class TestReply:
         assert response.status_code == 200
 
     async def test_models_served_as_one_are_one(self) -> None:
-        gateway = Gateway(Family((CATALOG, replace(CATALOG, name="large"))))
+        gateway = Gateway(family_of(CATALOG, replace(CATALOG, name="large")))
         request = {"inputs": [entry()]}
         for path in ("cells+large", "cells%2Blarge"):
             response = await send(

@@ -9,9 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.api.problems import PROBLEMS
 from serving.api.schemas import DetectionResponse, Done, Models
 from serving.core.catalog import Exit
-from serving.core.family import Family
 from tests.serving.events import NDJSON, SSE, read_events
-from tests.serving.fakes import CATALOG
+from tests.serving.fakes import CATALOG, family_of
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +31,7 @@ async def test_models(gateway: Gateway) -> None:
 
 async def test_models_and_answers_are_of_the_precision_served() -> None:
     exits = tuple(replace(entry, ap=0.11) for entry in CATALOG.exits)
-    gateway = Gateway(Family((replace(CATALOG.at("int8"), exits=exits),)))
+    gateway = Gateway(family_of(replace(CATALOG.at("int8"), exits=exits)))
     async with gateway.client() as client:
         (model,) = Models.model_validate((await client.get("/v1/models")).json()).models
         answer = DetectionResponse.model_validate((await gateway.detect()).json())
@@ -46,7 +45,7 @@ async def test_models_served_as_one() -> None:
         replace(CATALOG, name=name, exits=tuple(Exit(d, ap, ap, {}) for d, ap in enumerate(aps, 1)))
         for name, aps in (("small", (0.4, 0.5, 0.49)), ("large", (0.45, 0.6)))
     )
-    gateway = Gateway(Family((small, large)))  # large takes 5 ms more at each depth
+    gateway = Gateway(family_of(small, large))  # large takes 5 ms more at each depth
     async with gateway.client() as client:
         reply = Models.model_validate((await client.get("/v1/models")).json())
         gateway.backend.ready = False

@@ -22,11 +22,10 @@ from serving.core.errors import (
     RequestCancelled,
     ShedReason,
 )
-from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from tests.serving.events import NDJSON, SSE, Event, read_events
-from tests.serving.fakes import CATALOG, JPEG, Growth, forever
+from tests.serving.fakes import CATALOG, JPEG, Growth, family_of, forever
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -189,7 +188,7 @@ class TestEnds:
 
     async def test_at_the_best_exit(self) -> None:
         exits = tuple(Exit(d, ap, ap, {}) for d, ap in enumerate((0.5, 0.6, 0.59), start=1))
-        gateway = Gateway(Family((replace(CATALOG, exits=exits),)))
+        gateway = Gateway(family_of(replace(CATALOG, exits=exits)))
         gateway.backend.growth = answering(gateway, 1, 2)
         _, events = await stream(gateway)
         done = Done.model_validate(events[-1].data)

@@ -12,15 +12,20 @@ from serving.artifacts.model_folders import (
     every_model,
     find_model,
     read_catalog,
+    read_entry,
     version_folder,
 )
+from serving.core.catalog import ModelEntry
 from tests.serving.fakes import CATALOG, write_catalogs
 
 
 def test_the_only_model(tmp_path: Path) -> None:
     folder = find_model(write_catalogs(tmp_path, "cells"), None)
     assert folder == tmp_path / "cells_anytime" / "1"
-    assert read_catalog(folder) == CATALOG
+    assert read_entry(folder) == ModelEntry((CATALOG,))
+    assert read_catalog(folder) == read_catalog(folder, "128x96") == CATALOG
+    with pytest.raises(ModelError, match="cells has no size '1x1'"):
+        read_catalog(folder, "1x1")
 
 
 def test_one_of_several_models(tmp_path: Path) -> None:
@@ -37,7 +42,7 @@ def test_no_model(tmp_path: Path) -> None:
         find_model(tmp_path / "missing", None)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"format": 1}', "[1"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}', '{"format": 2}', "[1"])
 def test_an_unusable_catalogue(tmp_path: Path, text: str) -> None:
     (tmp_path / "catalog.json").write_text(text)
     with pytest.raises(ModelError, match=r"catalog\.json cannot be used"):

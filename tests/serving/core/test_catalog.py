@@ -1,15 +1,27 @@
-"""The catalogue with the figures of one precision."""
+"""The catalogue: the sizes of an entry, and the figures of one precision."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from serving.core.catalog import Catalog, Exit
+from serving.core.catalog import (
+    Catalog,
+    Exit,
+    MergedAccuracy,
+    Merging,
+    ModelEntry,
+    SegmentFile,
+    SizedExit,
+)
 from tests.serving.fakes import CATALOG
 from tests.serving.world import exact_profile
+
+SIZES = (replace(CATALOG, input_width=64, input_height=48), CATALOG)
+DEEP = SizedExit("128x96", 9)
 
 
 def measured() -> Catalog:
@@ -47,21 +59,138 @@ def test_figures_of_one_precision_leave_the_others() -> None:
     assert catalog.with_figures(own) == own
 
 
-@pytest.mark.parametrize("catalog", [CATALOG, measured()], ids=["one", "several"])
-def test_json_and_back(catalog: Catalog) -> None:
-    assert Catalog.from_json(json.loads(json.dumps(catalog.to_json()))) == catalog
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ModelEntry((CATALOG,)),
+        ModelEntry((measured(),), default=True),
+        ModelEntry(
+            tuple(replace(each, weights=SegmentFile("weights.bin", "ab")) for each in SIZES),
+            merging=Merging(128.0, 0.6),
+            merged=(MergedAccuracy(SizedExit("64x48", 1), SizedExit("128x96", 3), 0.7, 0.8),),
+        ),
+    ],
+    ids=["one size", "precisions", "two sizes"],
+)
+def test_json_and_back(entry: ModelEntry) -> None:
+    data = json.loads(json.dumps(entry.to_json()))
+    assert ModelEntry.from_json(data) == entry
+    assert list(data) == list(entry.to_json())
 
 
 def test_one_precision_is_not_written_for_the_whole() -> None:
     with pytest.raises(AssertionError, match="one precision only"):
-        measured().at("int8").to_json()
+        ModelEntry((measured().at("int8"),)).to_json()
 
 
 def test_exits_of_every_precision_are_numbered() -> None:
-    data = measured().to_json()
-    del data["precisions"]["int8"]["exits"][0]
+    data = ModelEntry((measured(),)).to_json()
+    int8 = data["sizes"][0]["precisions"]["int8"]
+    del int8["exits"][0]
     with pytest.raises(ValueError, match="not numbered"):
-        Catalog.from_json(data)
-    del data["precisions"]["int8"]["profiles"]
+        ModelEntry.from_json(data)
+    del int8["profiles"]
     with pytest.raises(ValueError, match="lacks 'profiles'"):
-        Catalog.from_json(data)
+        ModelEntry.from_json(data)
+
+
+# -- several sizes --------------------------------------------------------------------------------
+
+
+def test_a_size_is_asked_for_by_its_name() -> None:
+    entry = ModelEntry(SIZES)
+    assert (entry.name, entry.sizes) == ("cells", ("64x48", "128x96"))
+    assert entry.size("128x96").input_width == 128
+    with pytest.raises(ValueError, match="has no size '1x1': it has 64x48, 128x96"):
+        entry.size("1x1")
+    with pytest.raises(ValueError, match="one is to be named: 64x48, 128x96"):
+        entry.size(None)
+    assert ModelEntry((CATALOG,)).size(None) == CATALOG
+
+
+def test_files_of_several_sizes_carry_the_size() -> None:
+    small, large = ModelEntry(SIZES).catalogs
+    assert [each.file_name("stem.onnx") for each in (small, large)] == [
+        "stem.64x48.onnx",
+        "stem.128x96.onnx",
+    ]
+    assert ModelEntry((small,)).catalogs[0].file_name("plans.json") == "plans.json"
+
+
+def test_the_digest_covers_all_sizes_and_shared_weights() -> None:
+    small, large = SIZES
+    assert ModelEntry((small,)).digest == small.digest
+    both = ModelEntry(SIZES)
+    assert len({both.digest, small.digest}) == 2
+    other = replace(large, segments={"stem": SegmentFile("stem.onnx", "cd")})
+    assert ModelEntry((small, other)).digest != both.digest
+    shared = replace(small, weights=SegmentFile("weights.bin", "ab"))
+    assert shared.digest != small.digest
+    assert shared.digest != replace(shared, weights=SegmentFile("weights.bin", "cd")).digest
+
+
+def test_figures_are_those_of_one_size() -> None:
+    entry = ModelEntry(SIZES, merging=Merging(128.0, 0.6), merged=(MERGED,))
+    measured_again = replace(entry.catalogs[1].at("int8"), evaluation=None)
+    both = entry.with_figures(measured_again)
+    assert both.catalogs[0] == entry.catalogs[0]
+    assert set(both.catalogs[1].precisions) == {"int8"}
+    assert both.at("int8").catalogs[1].precision == "int8"
+    assert not both.at("int8").merged, "they were measured in the runtime's own precision"
+    assert both.at(None) is both
+
+
+MERGED = MergedAccuracy(SizedExit("64x48", 1), SizedExit("128x96", 2), 0.7, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "facts", "message"),
+    [
+        ((), {}, "has no size"),
+        (SIZES[::-1], {}, "smallest first: they are 128x96, 64x48"),
+        ((CATALOG, CATALOG), {}, "once each"),
+        ((SIZES[0], replace(CATALOG, resize="stretch")), {}, "cells differ in 'resize'"),
+        ((SIZES[0], replace(CATALOG, classes=("circle",))), {}, "differ in 'classes'"),
+        ((replace(CATALOG, resize="crop"),), {}, "one of letterbox, stretch, not 'crop'"),
+        (SIZES, {"merged": (MERGED,)}, "but no 'merging'"),
+        (
+            SIZES,
+            {"merging": Merging(128.0, 0.6), "merged": (replace(MERGED, first=MERGED.then),)},
+            "takes in one of a smaller size, not of 128x96",
+        ),
+        (
+            SIZES,
+            {"merging": Merging(128.0, 0.6), "merged": (replace(MERGED, then=DEEP),)},
+            "no exit 9 of size 128x96",
+        ),
+    ],
+)
+def test_sizes_that_are_not_those_of_one_model(
+    sizes: tuple[Catalog, ...], facts: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelEntry(sizes, **facts)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 1}, "format 1, this server reads 2"),
+        ({"extra": 1}, "the catalogue has 'extra'"),
+        ({"default": 1}, "'default' is true or false, not 1"),
+        ({"merging": {"border_side": 1.0}}, "malformed"),
+        ({"weights": {"file": "weights.bin"}}, "malformed"),
+        ({"sizes": []}, "has no size"),
+        ({"sizes": [{}]}, "lacks 'input_width'"),
+        ({"sizes": None}, "malformed"),
+        ({"merged": [{"then": {"size": "64x48", "depth": 1}}]}, "lacks 'first'"),
+    ],
+)
+def test_what_is_not_a_catalogue_is_said(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelEntry.from_json({**ModelEntry((CATALOG,)).to_json(), **change})
+
+
+def test_a_catalogue_that_is_no_object() -> None:
+    with pytest.raises(ValueError, match="not a JSON object"):
+        ModelEntry.from_json([])  # type: ignore[arg-type]

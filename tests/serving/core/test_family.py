@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, Exit
+from serving.core.catalog import Catalog, Exit, MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.family import Family
 from serving.core.latency import LatencyProfile, Quantiles
-from tests.serving.fakes import CATALOG
+from tests.serving.fakes import CATALOG, family_of
 
 
 def member(name: str, *accuracy: float, width: int = 128, **facts: object) -> Catalog:
@@ -18,11 +18,11 @@ def member(name: str, *accuracy: float, width: int = 128, **facts: object) -> Ca
 
 SMALL = member("small", 0.4, 0.5, width=64, score_threshold=0.1)
 LARGE = member("large", 0.45, 0.6, 0.59, version="2")
-FAMILY = Family((SMALL, LARGE))
+FAMILY = family_of(SMALL, LARGE)
 
 
 def test_one_model_is_what_its_catalogue_says() -> None:
-    alone = Family((LARGE,))
+    alone = family_of(LARGE)
     assert (alone.name, alone.version, alone.classes) == ("large", "2", LARGE.classes)
     assert (alone.num_exits, alone.score_threshold) == (3, 0.05)
     assert alone.accuracies == ((0.45, 0.6, 0.59),)
@@ -30,17 +30,36 @@ def test_one_model_is_what_its_catalogue_says() -> None:
 
 def test_several_are_served_under_all_their_names() -> None:
     assert (FAMILY.name, FAMILY.version) == ("small+large", "1+2")
-    assert Family((SMALL, member("tiny", 0.1))).version == "1"
+    assert family_of(SMALL, member("tiny", 0.1)).version == "1"
     assert (FAMILY.num_exits, FAMILY.score_threshold) == (3, 0.1)
     assert (FAMILY.input_width, FAMILY.input_height) == (128, 96)
+
+
+def test_sizes_of_an_entry_are_models() -> None:
+    """Numbered in order, and called by their sizes; with several entries by both."""
+    sizes = (replace(SMALL, name="cells"), replace(SMALL, name="cells", input_width=96))
+    merged = MergedAccuracy(SizedExit("64x96", 1), SizedExit("96x96", 2), 0.7, 0.9)
+    cells = ModelEntry(sizes, merging=Merging(32.0, 0.5), merged=(merged,))
+    alone = Family((cells,))
+    assert (alone.name, alone.version) == ("cells", "1")
+    assert alone.names == ("cells", "cells")
+    assert [alone.label(model, 2) for model in (0, 1)] == ["64x96/2", "96x96/2"]
+    assert alone.merged_ap((0, 1), (1, 2)) == 0.7
+    assert alone.merged_ap((0, 2), (1, 1)) == 0.5, "not measured: the better one"
+    both = Family((ModelEntry((LARGE,)), cells))
+    assert both.name == "large+cells"
+    assert both.ladder.sizes == ("large@128x96", "cells@64x96", "cells@96x96")
+    assert both.label(1, 2) == "cells@64x96/2"
+    assert both.merged_ap((1, 1), (2, 2)) == 0.7
+    assert both.merged_ap((0, 1), (1, 2)) == both.expected_ap(1, 2)
 
 
 def test_classes_must_be_the_same() -> None:
     other = member("other", 0.4, classes=("square", "circle"))
     with pytest.raises(ValueError, match="large and other cannot be served as one"):
-        Family((LARGE, other))
+        family_of(LARGE, other)
     with pytest.raises(ValueError, match="called large"):
-        Family((LARGE, SMALL, LARGE))
+        family_of(LARGE, SMALL, LARGE)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +81,7 @@ def test_degraded_if_a_better_exit_was_allowed(
 
 
 def test_without_accuracies_deeper_is_better() -> None:
-    family = Family((member("unknown", 0.0, 0.0, 0.0),))
+    family = family_of(member("unknown", 0.0, 0.0, 0.0))
     assert [family.degraded(0, depth, 1, 3) for depth in (1, 2, 3)] == [True, True, False]
     assert len(family.front(lambda depth, _: depth / 1e3).points) == 3
 
@@ -92,11 +111,11 @@ def test_one_profile_of_all_models() -> None:
         return replace(catalog, profiles={"fake": profile(seconds)})
 
     assert FAMILY.profile("fake") is None
-    both = Family((measured(SMALL, 0.001), measured(LARGE, 0.002))).profile("fake")
+    both = family_of(measured(SMALL, 0.001), measured(LARGE, 0.002)).profile("fake")
     assert both is not None
     stems = {segments.STEM: 0.001, segments.STEM.of(1): 0.002}
     assert {segment: q.p50_s for (segment, _), q in both.table.items()} == stems
     assert LatencyProfile.from_json(both.to_json()) == both
-    second = Family((SMALL, measured(LARGE, 0.002))).profile("fake")
+    second = family_of(SMALL, measured(LARGE, 0.002)).profile("fake")
     assert second is not None
     assert [segment for segment, _ in second.table] == [segments.STEM.of(1)]

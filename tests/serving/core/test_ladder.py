@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from serving.core.family import Family
 from serving.core.ladder import Ladder
 from tests.serving.core.test_family import FAMILY, LARGE
+from tests.serving.fakes import family_of
 
 LADDER = Ladder(
     ("200x100", "300x150", "400x200"),
@@ -64,8 +64,8 @@ def test_what_is_no_ladder(sizes, accuracies, merged, complaint: str) -> None:
 
 
 def test_the_ladder_of_what_is_served() -> None:
-    ladder = Ladder.of(FAMILY)
+    ladder = FAMILY.ladder
     assert ladder.sizes == ("small@64x96", "large@128x96")
     assert ladder.accuracies == FAMILY.accuracies
-    assert Ladder.of(Family((LARGE,))).sizes == ("128x96",)
+    assert family_of(LARGE).ladder.sizes == ("128x96",)
     assert Ladder.of_exits([0.1, 0.2]).points == ((0, 1), (0, 2))

@@ -20,7 +20,7 @@ from serving.core.family import Family
 from serving.core.ports import Observer
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed
 from serving.observability.metrics import OUTCOMES, AnsweredFacts, Metrics, RequestRecord
-from tests.serving.fakes import CATALOG, DETECTIONS, FAMILY, FakeBackend, FakeClock
+from tests.serving.fakes import CATALOG, DETECTIONS, FAMILY, FakeBackend, FakeClock, family_of
 
 REQUEST = Request(1, 0.0, 1.0, 1, 3)
 
@@ -112,7 +112,7 @@ def test_margin_and_overrun_are_never_negative(bench: Bench) -> None:
 
 def test_exits_by_the_model_that_answered() -> None:
     large = replace(CATALOG, name="large", exits=CATALOG.exits[:2])
-    bench = Bench(Family((CATALOG, large)))
+    bench = Bench(family_of(CATALOG, large))
     reply = AnsweredFacts(2, False, 0.0, 0.0, 0.0, 0.0, model=1)
     bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
     assert bench.sample("exit_depth_total", depth="2", model="large") == 1
@@ -185,7 +185,7 @@ def test_full_depth_is_the_most_accurate_exit_of_all_models() -> None:
     plain, best = Exit(1, 0.4, 0.6, {}), Exit(2, 0.7, 0.9, {})
     small = replace(CATALOG, exits=(plain, best, Exit(3, 0.7, 0.9, {})))
     large = replace(CATALOG, name="large", exits=(plain, Exit(2, 0.6, 0.8, {})))
-    bench = Bench(Family((small, large)))
+    bench = Bench(family_of(small, large))
     for _ in range(100):
         bench.clock.now += 0.02
         bench.metrics.demanded()

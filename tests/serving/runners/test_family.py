@@ -8,22 +8,19 @@ import numpy as np
 import pytest
 
 from serving.core import segment as segments
-from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.ports import Image, SegmentRunner
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.core.timing import warm_up
 from serving.runners.family import FamilyRunner
-from tests.serving.fakes import CATALOG
+from tests.serving.fakes import CATALOG, family_of
 from tests.serving.world import FakeBatch, FakeClock, FakeRunner
 
 # The frame is that of the large model, 128 x 96; in the small one's input it is 64 x 48.
-FAMILY = Family(
-    (
-        replace(CATALOG, name="small", input_width=80, input_height=48),
-        replace(CATALOG, name="large"),
-    )
+FAMILY = family_of(
+    replace(CATALOG, name="small", input_width=80, input_height=48),
+    replace(CATALOG, name="large"),
 )
 HEAD = segments.head(1)
 
