@@ -11,6 +11,7 @@ named, an entry's sizes smallest first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,9 @@ from functools import cached_property
 from serving.core.catalog import Catalog, ModelEntry
 from serving.core.ladder import Ladder, PointId
 from serving.core.latency import LatencyProfile
+from serving.core.merging import merge
 from serving.core.pareto_front import Front, OperatingPoint, pareto_front
+from serving.core.request import Detections
 from serving.core.useful_exits import UsefulExits
 
 PathSeconds = Callable[[int, int], float]
@@ -153,6 +156,37 @@ class Family:
         Where nothing is merged, or it was not measured, it is that of the better one.
         """
         return self.ladder.merged_ap(first, then)
+
+    def merge(
+        self, first: tuple[int, Detections], then: tuple[int, Detections]
+    ) -> Detections | None:
+        """Return the answer of a model, ``then``, with that of a smaller input merged in, best
+        first.
+
+        Each is a model's number with its answer. Boxes are in pixels of the common frame. None
+        where such answers are not merged: of different entries, of one that does not say how, or of
+        a model that has no larger input than the first.
+        """
+        (first_model, first_found), (then_model, then_found) = first, then
+        entry = self._entry_of(then_model)
+        if entry.merging is None or self._entry_of(first_model) is not entry:
+            return None
+        if then_model <= first_model:
+            return None
+        catalog = self.catalogs[then_model]
+        area = catalog.input_width * catalog.input_height
+        return merge(
+            first_found,
+            then_found,
+            entry.merging,
+            scale=math.sqrt(area / (self.input_width * self.input_height)),
+            max_detections=catalog.max_detections,
+        )
+
+    def _entry_of(self, model: int) -> ModelEntry:
+        """Return the entry that ``model`` is a size of."""
+        name = self.catalogs[model].name
+        return next(entry for entry in self.entries if entry.name == name)
 
     def degraded(self, model: int, depth: int, min_depth: int, max_depth: int) -> bool:
         """Return whether a more accurate exit than ``depth`` of ``model`` was allowed.

@@ -1,0 +1,79 @@
+"""Two answers for one image as one: large objects of the smaller input, small ones of the larger.
+
+A detector finds best what is as large, in pixels of its input, as what its anchors were trained on.
+A larger input shows small objects at that size, but large ones beyond it; an answer in hand from a
+smaller input has those already. The border between the two is a side in pixels of the larger input,
+and around it both are heard.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.core.catalog import Merging
+from serving.core.request import Detections
+
+OVERLAP = 1.25
+"""Both inputs are heard about boxes from the border divided by this to the border times this."""
+
+
+def merge(
+    smaller: Detections,
+    larger: Detections,
+    merging: Merging,
+    *,
+    scale: float,
+    max_detections: int,
+) -> Detections:
+    """Return one answer from those at a smaller and at a larger input, best first.
+
+    The boxes of both, and of the result, are in one frame, of which a pixel has ``scale`` pixels of
+    the larger input each way. Of boxes of one class that overlap by more than
+    ``merging.iou_threshold`` the best is kept, of equal scores the one from the smaller input; of
+    what is kept, the best ``max_detections``.
+    """
+    border = merging.border_side / scale
+    heard = (
+        (smaller, _sides(smaller) > border / OVERLAP),
+        (larger, _sides(larger) < border * OVERLAP),
+    )
+    boxes = np.concatenate([found.boxes_xyxy_input[keep] for found, keep in heard])
+    scores = np.concatenate([found.scores[keep] for found, keep in heard])
+    labels = np.concatenate([found.labels[keep] for found, keep in heard])
+    order = np.argsort(-scores, kind="stable")
+    kept = _suppress(boxes[order], labels[order], merging.iou_threshold)[:max_detections]
+    chosen = order[kept]
+    return Detections(boxes[chosen], scores[chosen], labels[chosen])
+
+
+def _sides(found: Detections) -> npt.NDArray[np.float32]:
+    """Return the square roots of the boxes' areas, (N,)."""
+    extent = found.boxes_xyxy_input[:, 2:] - found.boxes_xyxy_input[:, :2]  # (N, 2)
+    sides: npt.NDArray[np.float32] = np.sqrt(extent.prod(axis=1))
+    return sides
+
+
+def _suppress(
+    boxes: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], iou_threshold: float
+) -> npt.NDArray[np.intp]:
+    """Return the indices of the boxes to keep, given best first.
+
+    A box is kept unless a better one that is kept overlaps it. Every round settles at least the
+    best box that was not settled before, and most settle all: a chain of overlaps is as long as
+    the number of rounds.
+    """
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)  # (N, N)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    overlaps = shared > iou_threshold * (area[:, None] + area[None, :] - shared)
+    overlaps &= labels[:, None] == labels[None, :]
+    better = np.triu(overlaps, k=1)  # (better, worse)
+    kept = np.ones(len(boxes), dtype=bool)
+    for _ in range(len(boxes)):
+        now = ~better[kept].any(axis=0)
+        if np.array_equal(now, kept):
+            break
+        kept = now
+    return np.flatnonzero(kept)
