@@ -54,8 +54,12 @@ PROBE_AFTER_S = 2.0
 RECHECK_AFTER_S = 0.1
 """Seconds after which an idle engine is probed while it seems slower than usual: whoever was
 refused for that should come back to an engine that knows better."""
+NUM_RECHECKS = 8
+"""Number of such probes on end, from which the latency model knows how slow the engine is. More
+would only be in the way of whoever comes."""
 SLOW_RATIO = 1.2
-"""Ratio of recent run times to what they used to be above which an engine seems slow."""
+"""Ratio of what the quickest exit is predicted to take to the least that it was lately, above which
+an engine seems slow."""
 PUBLISH_EVERY_S = 0.05
 """Seconds that the predictions which admission goes by may be old; making them takes some
 microseconds."""
@@ -71,6 +75,10 @@ OnExit = Callable[[Answered], None]
 executor's thread."""
 Watch = Callable[[Snapshot, Decision], None]
 """Function that is told of each decision, in the executor's thread, before it is carried out."""
+
+
+_ExitSeconds = tuple[tuple[float, ...], ...]
+"""Seconds to each exit of each model."""
 
 
 @dataclass(slots=True)
@@ -123,7 +131,8 @@ class Executor:
         self._trace = trace
         self._models = paths_of(runner.segments)
         now_s = clock()
-        self._exit_s = self._predict_exits()
+        self._num_rechecks = 0
+        self._exit_s, self._tail_s = self._predict_exits()
         self._idle_s = [WindowedMinimum(IDLE_PERIOD_S, now_s, seconds) for seconds in self._exit_s]
         self._published_s = now_s
         self._changed = threading.Condition()
@@ -176,7 +185,17 @@ class Executor:
         """
         if model is not None:
             return self._exit_s[model][depth - 1]
-        return min(seconds[depth - 1] for seconds in self._exit_s if len(seconds) >= depth)
+        return _soonest(self._exit_s, depth)
+
+    def tail_s(self, depth: int, model: int | None = None) -> float:
+        """Return the seconds that the engine, as it is now, seldom exceeds to exit ``depth``.
+
+        They are those of one image by itself, to the exit of ``model``, or of whichever is there
+        first.
+        """
+        if model is not None:
+            return self._tail_s[model][depth - 1]
+        return _soonest(self._tail_s, depth)
 
     def submit(
         self, request: Request, image: Image, done: Done, on_exit: OnExit | None = None
@@ -266,8 +285,10 @@ class Executor:
 
     def _probe_at_s(self) -> float:
         """Return the instant at which an idle engine is to be probed."""
-        slow = self._latency.slowdown > SLOW_RATIO
-        return self._learnt_s + (RECHECK_AFTER_S if slow else PROBE_AFTER_S)
+        now_s = Costs(self._latency, self._models[0]).typical_path(1)
+        slow = now_s > SLOW_RATIO * self._exit_s[0][0]
+        recheck = slow and self._num_rechecks < NUM_RECHECKS
+        return self._learnt_s + (RECHECK_AFTER_S if recheck else PROBE_AFTER_S)
 
     def _probe_safely(self) -> None:
         """Probe the engine, and log what that raises."""
@@ -292,28 +313,31 @@ class Executor:
             batch = output
             self._learn(segment, 1, self._latency.predict(segment, 1))
         self._runner.release(batch)
+        self._num_rechecks += 1
         self._publish()
 
     def _publish(self) -> None:
         """Predict the exits again, for other threads to read."""
         self._published_s = now_s = self._clock()
-        for minimum, seconds in zip(self._idle_s, self._predict_exits(), strict=True):
+        typical_s, self._tail_s = self._predict_exits()
+        for minimum, seconds in zip(self._idle_s, typical_s, strict=True):
             minimum.add(now_s, seconds)
         self._exit_s = tuple(minimum.values for minimum in self._idle_s)
 
-    def _predict_exits(self) -> tuple[tuple[float, ...], ...]:
-        """Return the typical seconds to each exit of each model on an engine no slower than usual.
+    def _predict_exits(self) -> tuple[_ExitSeconds, _ExitSeconds]:
+        """Return the seconds to each exit of each model, by the quickest path.
 
-        They are those of the quickest path. To be called in the loop's thread, since nobody else
-        may read the latency model.
+        First the typical ones on an engine no slower than usual, then the tail ones on the engine
+        as it is. To be called in the loop's thread, since nobody else may read the latency model.
         """
         slowdown = max(1.0, self._latency.slowdown)
-        exits = []
+        typical_s, tail_s = [], []
         for paths in self._models:
             costs = Costs(self._latency, paths)
-            depths = range(1, paths.num_exits + 1)
-            exits.append(tuple(costs.typical_path(depth) / slowdown for depth in depths))
-        return tuple(exits)
+            times = [costs.path(depth, 1) for depth in range(1, paths.num_exits + 1)]
+            tail_s.append(tuple(tail for tail, _ in times))
+            typical_s.append(tuple(typical / slowdown for _, typical in times))
+        return tuple(typical_s), tuple(tail_s)
 
     def step(self) -> bool:
         """Take in what arrived, decide, act. Returns False if there was nothing to do."""
@@ -352,6 +376,7 @@ class Executor:
         """Let new requests wait, and end those that were cancelled or concluded, or that expire."""
         with self._changed:
             arrived, self._inbox = self._inbox, []
+            self._num_rechecks = 0 if arrived else self._num_rechecks
             cancelled, self._cancelled = self._cancelled, set()
             concluded, self._concluded = self._concluded, set()
             self._jobs |= {job.request.id: job for job in arrived}
@@ -562,6 +587,11 @@ class Executor:
         with self._changed:
             self._num_open -= 1
             self._changed.notify_all()
+
+
+def _soonest(exits_s: _ExitSeconds, depth: int) -> float:
+    """Return the seconds to exit ``depth`` of whichever model that has one is there first."""
+    return min(seconds[depth - 1] for seconds in exits_s if len(seconds) >= depth)
 
 
 def _report(what: str, error: Exception) -> None:

@@ -103,7 +103,8 @@ def _add_loadtest(commands: Any) -> None:
     parser.add_argument(
         "--full-depth-ms",
         type=positive,
-        help="what the multiples are of [the deepest exit's min_budget_ms in /v1/models]",
+        help="what the multiples are of [by /v1/models, the deepest exit's "
+        "predicted_ms and the reserve_ms]",
     )
     parser.add_argument(
         "--catalog",
@@ -174,7 +175,8 @@ def _full_depth_ms(options: argparse.Namespace, server: Mapping[str, Any] | None
     if options.full_depth_ms is not None:
         return float(options.full_depth_ms)
     try:
-        return float((server or {})["exits"][-1]["min_budget_ms"])
+        model = server or {}
+        return float(model["exits"][-1]["predicted_ms"]) + float(model["reserve_ms"])
     except (LookupError, TypeError, ValueError):
         if "x" not in options.budgets:
             return 1.0  # of nothing

@@ -14,14 +14,16 @@ from typing import TypeVar
 from serving.api.backlog import Backlog
 from serving.api.problems import to_ms
 from serving.api.request_context import RequestContext
-from serving.core.errors import BudgetInfeasible, Overloaded, ShedReason
+from serving.core.errors import BudgetInfeasible, DeadlineExceeded, Overloaded, ShedReason
+from serving.core.latency import TAIL_QUANTILE
 from serving.core.ports import Backend, Clock
+from serving.core.recent_values import RecentValues
 from serving.imaging.decoding import DecodePool, Header
 
 T = TypeVar("T")
 
-MIN_BUDGET_HEADROOM = 1.5
-"""Factor on what an idle server needs, in the budget that a refusal suggests.
+MIN_BUDGET_HEADROOM = 1.25
+"""Factor on what an idle server seldom exceeds, in the budget that a refusal suggests.
 
 The suggestion must still do a moment later, when predictions have moved.
 """
@@ -33,7 +35,18 @@ The estimate is rough, and who is refused for it might have been served.
 """
 
 MAX_READ_SHARE = 0.1
-"""Most share that reading a body is taken to need of what follows it, on an idle server."""
+"""Most share that reading a body is taken to need of what follows it, on a busy server."""
+
+OVERHEAD_WINDOW = 64
+"""Number of latest requests that the overhead of one alone is taken from."""
+OVERHEAD_WINDOW_S = 30.0
+OVERHEAD_SEED_S = 0.002
+"""Seconds of overhead that are reckoned with at least."""
+
+_OUT_OF_TIME = frozenset(
+    (ShedReason.REJECTED_EXPIRED, ShedReason.REJECTED_OVERLOAD, ShedReason.EVICTED_EXPIRED)
+)
+"""Reasons to shed a request for want of time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,42 +69,55 @@ class Admission:
         self._backend = backend
         self._pool = pool
         self._limits = limits
+        self._clock = clock
         self._backlog = Backlog(clock)
+        self._overheads_s = RecentValues(OVERHEAD_WINDOW_S, OVERHEAD_WINDOW, [OVERHEAD_SEED_S])
 
-    def min_budget_s(self, header: Header, engine_s: float) -> float:
-        """Return the seconds that an idle server needs for an answer, once the body is there.
+    def reserve_s(self, header: Header) -> float:
+        """Return the seconds that an idle server typically needs for an image beside the engine."""
+        return self._pool.predicted_s(header) + self._limits.network_reserve_s
 
-        ``engine_s`` are those of them that the answer takes the engine.
+    def min_budget_s(self, header: Header, depth: int, model: int | None = None) -> float:
+        """Return a budget, in seconds, that a server as it is now keeps while nobody else is here.
+
+        It is for an image that is there at once, and exit ``depth`` of ``model``, or of whichever
+        is there first. Other than what a request is admitted by, it has in it what the engine, and
+        everything around it, seldom exceeds.
         """
-        return max(
-            self._limits.min_budget_s,
-            self._pool.predicted_s(header) + engine_s + self._limits.network_reserve_s,
-        )
+        overhead_s = self._overheads_s.quantile(self._clock(), TAIL_QUANTILE)
+        tail_s = self._backend.tail_s(depth, model)
+        needed_s = self.reserve_s(header) + overhead_s + tail_s
+        return max(self._limits.min_budget_s, needed_s * MIN_BUDGET_HEADROOM)
 
     def check_feasible(self, header: Header, context: RequestContext) -> float:
         """Return what an idle server would still need, in seconds.
 
-        Raises BudgetInfeasible if the budget is too small for that, Overloaded if it would do for
-        an idle server but for the time that reading took.
+        Raises BudgetInfeasible if the budget is too small for that; Overloaded if it would do for
+        an idle server, which this one is not, but for the time that reading took.
         """
-        needed_s = self.min_budget_s(header, self._backend.predicted_s(context.options.min_depth))
-        elapsed_s = context.read_s - context.arrival_s
-        if context.budget.seconds >= needed_s + elapsed_s:
+        engine_s = self._backend.predicted_s(context.options.min_depth)
+        needed_s = max(self._limits.min_budget_s, self.reserve_s(header) + engine_s)
+        read_s = context.read_s - context.arrival_s
+        if context.budget.seconds >= needed_s + read_s:
             return needed_s
-        # Reading takes a little always, which an idle server needs as well. What exceeds that is a
-        # slow sender or a busy server, and no reason to call the budget too small for ever.
-        needed_s += min(elapsed_s, needed_s * MAX_READ_SHARE)
-        if context.budget.seconds >= needed_s:
-            raise Overloaded(
-                f"The request took {to_ms(elapsed_s)} ms to arrive and be read, which left too "
-                "little time.",
-                ShedReason.REJECTED_EXPIRED,
-            )
-        min_budget_s = math.ceil(needed_s * MIN_BUDGET_HEADROOM * 1e3) / 1e3
-        raise BudgetInfeasible(
-            f"An idle server needs {to_ms(needed_s)} ms to read this image and answer at depth "
-            f"{context.options.min_depth}; allow {to_ms(min_budget_s)} ms.",
-            min_budget_s,
+        if self._backlog.num_inside:
+            # Reading takes a little always, which an idle server needs as well. What exceeds that
+            # is a slow sender or a busy server, and no reason to call the budget too small for
+            # ever.
+            usual_s = min(read_s, needed_s * MAX_READ_SHARE)
+            if context.budget.seconds >= needed_s + usual_s:
+                raise Overloaded(
+                    f"The request took {to_ms(read_s)} ms to arrive and be read, which left too "
+                    "little time.",
+                    ShedReason.REJECTED_EXPIRED,
+                    self._drained_s(),
+                )
+            read_s = usual_s
+        raise self._infeasible(
+            f"This request took {to_ms(read_s)} ms to arrive and be read, and an idle server needs "
+            f"{to_ms(needed_s)} ms to decode its image and answer at depth "
+            f"{context.options.min_depth}",
+            self._suggested_s(header, context.options.min_depth, read_s),
         )
 
     def check_room(self, needed_s: float, context: RequestContext) -> None:
@@ -109,15 +135,67 @@ class Admission:
                 wait_s,
             )
 
-    async def inside(self, context: RequestContext, work: Awaitable[T]) -> T:
+    def not_read(self) -> Overloaded | DeadlineExceeded:
+        """Return the error of a request whose deadline came while it waited to be read."""
+        detail = "The deadline came while the request waited to be read."
+        if not self._backlog.num_inside:
+            return DeadlineExceeded(detail)
+        return Overloaded(detail, ShedReason.REJECTED_EXPIRED, self._drained_s())
+
+    async def inside(self, context: RequestContext, header: Header, work: Awaitable[T]) -> T:
         """Return what ``work`` does, which sets ``context.answered``.
 
-        Meanwhile others count this request as ahead of them.
+        Meanwhile others count this request as ahead of them. Raises what ``work`` does; but who had
+        the server for itself is not told that the server has too much to do.
         """
-        with self._backlog.joined(context.deadline_s):
-            result = await work
+        with self._backlog.joined(context.deadline_s) as was_alone:
+            try:
+                result = await work
+            except (Overloaded, DeadlineExceeded) as error:
+                if not was_alone():
+                    if isinstance(error, Overloaded) and not error.retry_after_s:
+                        error.retry_after_s = self._drained_s()
+                    raise
+                if isinstance(error, Overloaded) and error.reason not in _OUT_OF_TIME:
+                    raise
+                raise self._missed_alone(error, header, context) from error
+            if was_alone():
+                self._observe_overhead(header, context)
             self._backlog.answered(self._shallowest_share(context))
         return result
+
+    def _missed_alone(
+        self, error: Overloaded | DeadlineExceeded, header: Header, context: RequestContext
+    ) -> BudgetInfeasible | DeadlineExceeded:
+        """Return the error of a request that had no time left though nobody else was here."""
+        suggested_s = self._suggested_s(
+            header, context.options.min_depth, context.read_s - context.arrival_s
+        )
+        if context.budget.seconds < suggested_s:
+            return self._infeasible(error.detail.rstrip("."), suggested_s)
+        return DeadlineExceeded(error.detail)
+
+    def _suggested_s(self, header: Header, depth: int, read_s: float) -> float:
+        """Return the budget to suggest to a request that took ``read_s`` to arrive, in seconds."""
+        return math.ceil((self.min_budget_s(header, depth) + read_s) * 1e3) / 1e3
+
+    @staticmethod
+    def _infeasible(why: str, suggested_s: float) -> BudgetInfeasible:
+        return BudgetInfeasible(f"{why}; allow {to_ms(suggested_s)} ms.", suggested_s)
+
+    def _observe_overhead(self, header: Header, context: RequestContext) -> None:
+        """Learn what a request that was here alone took besides decoding and the engine."""
+        assert context.answered is not None, "it has ended without an answer and without an error"
+        now_s = self._clock()
+        spent_s = now_s - context.read_s - context.answered.engine_s
+        self._overheads_s.add(now_s, max(0.0, spent_s - self._pool.predicted_s(header)))
+
+    def _drained_s(self) -> float:
+        """Return the seconds until those inside have left."""
+        return max(
+            self._backlog.wait_s(math.inf),
+            self._backlog.num_inside * self._backend.predicted_s(1),
+        )
 
     def _shallowest_share(self, context: RequestContext) -> float:
         """Return what share of the answer's time the shallowest allowed exit would have taken.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from serving.core.ports import Clock
@@ -33,13 +33,24 @@ class Backlog:
         self._gaps_s: deque[float] = deque(maxlen=WINDOW)
         self._sum_s = 0.0
         self._busy_since_s: float | None = None
+        self._num_joined = 0
+
+    @property
+    def num_inside(self) -> int:
+        """Number of requests that are inside."""
+        return len(self._deadlines_s)
 
     @contextmanager
-    def joined(self, deadline_s: float) -> Iterator[None]:
-        """Count a request as inside for as long as the context lasts."""
+    def joined(self, deadline_s: float) -> Iterator[Callable[[], bool]]:
+        """Count a request as inside for as long as the context lasts.
+
+        Yields a function that returns whether nobody else has been inside meanwhile.
+        """
+        self._num_joined += 1
+        number, was_first = self._num_joined, not self._deadlines_s
         insort(self._deadlines_s, deadline_s)
         try:
-            yield
+            yield lambda: was_first and self._num_joined == number
         finally:
             del self._deadlines_s[bisect_left(self._deadlines_s, deadline_s)]
             if not self._deadlines_s:

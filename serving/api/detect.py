@@ -99,7 +99,9 @@ class DetectionService:
         context = self._context(http)
         with self._counted(context):
             message = await self._parse_and_admit(http, adapter, context)
-            inference = self.admission.inside(context, self._infer(message, context))
+            inference = self.admission.inside(
+                context, message.header, self._infer(message, context)
+            )
             found = await while_connected(http.receive, inference)
             with self._metrics.processor_time.spending(REPLY):
                 response, context.reply = self._reply(message, context, *found)
@@ -116,7 +118,9 @@ class DetectionService:
         try:
             with self._counted(context, stream):
                 message = await self._parse_and_admit(http, adapter, context)
-                streaming = self.admission.inside(context, self._stream(message, context, stream))
+                streaming = self.admission.inside(
+                    context, message.header, self._stream(message, context, stream)
+                )
                 context.reply, reason = reply, _ = await while_connected(http.receive, streaming)
             event, details = DONE, self._done(context, reply, reason, stream)
         except Exception as error:
@@ -223,10 +227,7 @@ class DetectionService:
                 raise BodyTimeout(
                     f"The body had not arrived after {to_ms(patience_s)} ms."
                 ) from error
-            raise Overloaded(
-                "The deadline came while the request waited to be read.",
-                ShedReason.REJECTED_EXPIRED,
-            ) from error
+            raise self.admission.not_read() from error
 
     async def _decode(
         self, message: ParsedRequest, context: RequestContext

@@ -166,12 +166,13 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
     front = family.front(backend.predicted_s) if backend.ready else None
     on_front = None if front is None else {(p.model, p.depth) for p in front.points}
 
-    needs = detector.admission.min_budget_s
+    admission = detector.admission
 
     def exit_facts(model: int, catalog: Catalog, entry: Exit) -> ExitFacts:
-        typical = Header("jpeg", catalog.input_width, catalog.input_height)
-        engine_s = None if on_front is None else backend.predicted_s(entry.depth, model)
-        min_budget_s = None if engine_s is None else needs(typical, engine_s)
+        engine_s = min_budget_s = None
+        if on_front is not None:
+            engine_s = backend.predicted_s(entry.depth, model)
+            min_budget_s = admission.min_budget_s(_typical(catalog), entry.depth, model)
         return ExitFacts(
             depth=entry.depth,
             ap=entry.ap,
@@ -183,7 +184,11 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
 
     return Models(
         models=[
-            _model_facts(catalog, [exit_facts(model, catalog, entry) for entry in catalog.exits])
+            _model_facts(
+                catalog,
+                [exit_facts(model, catalog, entry) for entry in catalog.exits],
+                admission.reserve_s(_typical(catalog)),
+            )
             for model, catalog in enumerate(family.catalogs)
         ],
         front=None if front is None else [_front_point(family, point) for point in front.points],
@@ -199,7 +204,12 @@ def _front_point(family: Family, point: OperatingPoint) -> FrontPoint:
     )
 
 
-def _model_facts(catalog: Catalog, exits: list[ExitFacts]) -> ModelFacts:
+def _typical(catalog: Catalog) -> Header:
+    """Return the header of a JPEG of the model's input size."""
+    return Header("jpeg", catalog.input_width, catalog.input_height)
+
+
+def _model_facts(catalog: Catalog, exits: list[ExitFacts], reserve_s: float) -> ModelFacts:
     return ModelFacts(
         name=catalog.name,
         version=catalog.version,
@@ -212,6 +222,7 @@ def _model_facts(catalog: Catalog, exits: list[ExitFacts]) -> ModelFacts:
         max_detections=catalog.max_detections,
         score_threshold=catalog.score_threshold,
         exits=exits,
+        reserve_ms=to_ms(reserve_s),
         precision=catalog.precision,
         evaluation=(EvaluationFacts(**asdict(catalog.evaluation)) if catalog.evaluation else None),
         profile_machines={name: p.machine for name, p in catalog.profiles.items()},

@@ -74,7 +74,8 @@ class ExitFacts(BaseModel):
         description="Engine time on an idle server, typically; null while it is starting."
     )
     min_budget_ms: float | None = Field(
-        description="Smallest useful budget for a JPEG of the model's input size."
+        description="Budget for a JPEG of the model's input size that the server, as it is now, "
+        "seldom misses at this exit while nobody else is there; null while it is starting."
     )
     on_front: bool | None = Field(
         description="Whether no exit here, of any model, is as accurate and no slower; null while "
@@ -103,6 +104,10 @@ class ModelFacts(BaseModel):
     max_detections: int
     score_threshold: float = Field(description="Lowest threshold that a request may ask for.")
     exits: list[ExitFacts]
+    reserve_ms: float = Field(
+        description="Part of a budget that goes to decoding a JPEG of the model's input size, and "
+        "to the reply; the rest is the engine's."
+    )
     precision: str | None = Field(
         description="What convolutions are computed in, and accuracies and latencies were measured "
         "in; null: what is chosen by itself."

@@ -49,6 +49,14 @@ class InProcessBackend:
         """
         return self._started().executor.predicted_s(depth, model)
 
+    def tail_s(self, depth: int, model: int | None = None) -> float:
+        """Return the engine seconds to exit ``depth`` that are seldom exceeded now, at batch 1.
+
+        The exit is that of ``model``, or of whichever is there first. Raises BackendUnavailable
+        before the engine is ready.
+        """
+        return self._started().executor.tail_s(depth, model)
+
     async def detect(self, image: Image, request: Request) -> Answered:
         """Return the boxes for one image; see ``Backend.detect``."""
         return await deepest(self.stream(image, request))

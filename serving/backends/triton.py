@@ -145,9 +145,19 @@ class TritonBackend:
         The transport is the way to the executor and back. There is only one ``model``. Raises
         BackendUnavailable before the first heartbeat.
         """
+        return self._heard_status().exits_s[depth - 1] + self._transport_s
+
+    def tail_s(self, depth: int, model: int | None = None) -> float:
+        """Return what the executor seldom exceeds to exit ``depth``, plus the transport's tail.
+
+        There is only one ``model``. Raises BackendUnavailable before the first heartbeat.
+        """
+        return self._heard_status().tails_s[depth - 1] + self._transport_s
+
+    def _heard_status(self) -> wire.EngineStatus:
         if self._status is None:
             raise BackendUnavailable("Triton is not there.")
-        return self._status.exits_s[depth - 1] + self._transport_s
+        return self._status
 
     async def start(self) -> None:
         """Connect, and return once a heartbeat has come; until then, keep trying."""

@@ -125,6 +125,13 @@ class Backend(Protocol):
         The exit is that of ``model``, or of whichever is there first.
         """
 
+    def tail_s(self, depth: int, model: int | None = None) -> float:
+        """Return the seconds that the engine, as it is now, seldom exceeds to exit ``depth``.
+
+        They are those of one image by itself, to the exit of ``model``, or of whichever is there
+        first.
+        """
+
     async def start(self) -> None:
         """Load, warm up, and become ready. Raises BackendError if it never will."""
 

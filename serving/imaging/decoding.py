@@ -16,7 +16,6 @@ import io
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,9 +35,9 @@ from serving.core.errors import (
     ShedReason,
     UnsupportedImage,
 )
-from serving.core.latency import quantile
 from serving.core.letterbox import PAD_VALUE, Letterbox, fit
 from serving.core.ports import Clock, Image
+from serving.core.recent_values import RecentValues
 from serving.imaging.pixels import is_sideways, orientation, to_rgb, upright
 
 T = TypeVar("T")
@@ -290,27 +289,24 @@ class DecodeTimes:
 
         seconds = rate(format) * (pixels + overhead)
 
-    Old ones are forgotten by time, not by number: were images refused because decoding once
-    looked slow, none would be decoded to show that it no longer is.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._rates: dict[str, deque[tuple[float, float]]] = {
-            name: deque(maxlen=_WINDOW) for name in FORMATS
+        self._rates = {
+            name: RecentValues(_WINDOW_S, _WINDOW, [kind.seed_s_per_pixel] * _NUM_SEEDS)
+            for name, kind in FORMATS.items()
         }
 
     def observe(self, header: Header, seconds: float) -> None:
         """Learn from one image, whose decoding took ``seconds``."""
         rate = seconds / (header.num_pixels + _OVERHEAD_PIXELS)
-        self._rates[header.format].append((self._clock(), rate))
+        self._rates[header.format].add(self._clock(), rate)
 
     def predict(self, header: Header) -> float:
         """Return the seconds that half of such images are predicted not to exceed."""
-        oldest_s = self._clock() - _WINDOW_S
-        seeds = [FORMATS[header.format].seed_s_per_pixel] * _NUM_SEEDS
-        recent = [rate for seen_s, rate in self._rates[header.format] if seen_s >= oldest_s]
-        return quantile([*seeds, *recent], _QUANTILE) * (header.num_pixels + _OVERHEAD_PIXELS)
+        rate = self._rates[header.format].quantile(self._clock(), _QUANTILE)
+        return rate * (header.num_pixels + _OVERHEAD_PIXELS)
 
 
 class DecodePool:

@@ -66,17 +66,22 @@ class EngineStatus:
     num_in_flight: int
     exits_s: tuple[float, ...]
     """Seconds that an idle engine typically takes from an image to each exit, as predicted."""
+    tails_s: tuple[float, ...]
+    """Seconds that the engine, as it is now, seldom exceeds to each exit: as many."""
 
     def to_numbers(self) -> list[int]:
         """Return the status as integers; times are in microseconds."""
-        exits = (round(seconds * MICROSECONDS) for seconds in self.exits_s)
+        exits = (round(seconds * MICROSECONDS) for seconds in (*self.exits_s, *self.tails_s))
         return [self.digest, self.num_waiting, self.num_in_flight, *exits]
 
     @classmethod
     def from_numbers(cls, numbers: list[int]) -> EngineStatus:
         """Return the status that ``to_numbers`` made these of. Raises ValueError."""
         digest, num_waiting, num_in_flight, *exits = numbers
-        return cls(digest, num_waiting, num_in_flight, tuple(us / MICROSECONDS for us in exits))
+        seconds, num_exits = tuple(us / MICROSECONDS for us in exits), len(exits) // 2
+        if len(exits) % 2:
+            raise ValueError(f"{len(exits)} times are not two of each exit")
+        return cls(digest, num_waiting, num_in_flight, seconds[:num_exits], seconds[num_exits:])
 
 
 def short_digest(digest: str) -> int:

@@ -225,6 +225,7 @@ class TritonPythonModel:
             executor.num_waiting,
             executor.num_in_flight,
             tuple(map(executor.predicted_s, depths)),
+            tuple(map(executor.tail_s, depths)),
         )
 
     # -- out -----------------------------------------------------------------------------------

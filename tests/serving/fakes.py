@@ -82,6 +82,8 @@ class FakeBackend:
         self.num_waiting = self.num_in_flight = 0
         self.exit_s = 0.010
         """How much longer each exit takes than the one before."""
+        self.tail_ratio = 1.0
+        """By how much it seldom takes longer than that."""
         self.seen: list[tuple[Image, Request]] = []
         self.stopped_with: float | None = None
         self.start_error: Exception | None = None
@@ -91,6 +93,9 @@ class FakeBackend:
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         return self.exit_s * depth + 0.005 * (model or 0)
+
+    def tail_s(self, depth: int, model: int | None = None) -> float:
+        return self.tail_ratio * self.predicted_s(depth, model)
 
     async def start(self) -> None:
         if self.start_error is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -11,7 +13,9 @@ from prometheus_client import CollectorRegistry
 
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app
+from serving.core.errors import RequestCancelled
 from serving.core.family import Family
+from serving.core.request import Answered
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.serving.fakes import FAMILY, JPEG, FakeBackend, FakeClock
@@ -58,6 +62,27 @@ class Gateway:
             return await client.post(
                 "/v1/detect", content=content, params=params, headers={**HEADERS, **(headers or {})}
             )
+
+    @asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """Somebody else is inside meanwhile, who leaves at the end without an answer."""
+        backend, behaviour, num_seen = self.backend, self.backend.behaviour, len(self.backend.seen)
+        leave = asyncio.Event()
+
+        async def until_told(*_: object) -> Answered:
+            await leave.wait()
+            raise RequestCancelled("Its company is no longer needed.")
+
+        backend.behaviour = until_told
+        other = asyncio.create_task(self.detect(headers={"X-Deadline-Ms": "10000"}))
+        while len(backend.seen) == num_seen:
+            await asyncio.sleep(0.001)
+        backend.behaviour = behaviour
+        try:
+            yield
+        finally:
+            leave.set()
+            await other
 
     def sample(self, name: str, **labels: str) -> float:
         """The present value of one metric; 0 when there is none."""

@@ -27,8 +27,9 @@ from serving.core.policy import (
     Wait,
 )
 from serving.core.request import Answered, Cancelled, Failed, Request, Result, Shed
+from serving.core.segment import Segment
 from serving.core.timing import warm_up
-from serving.executor import PROBE_AFTER_S, RECHECK_AFTER_S, Executor
+from serving.executor import NUM_RECHECKS, PROBE_AFTER_S, RECHECK_AFTER_S, Executor
 from tests.serving.upgrades import LARGE, LARGE_S, SMALL, SMALL_S, Upgrades, two_sizes
 from tests.serving.world import (
     IMAGE,
@@ -844,6 +845,34 @@ def test_an_idle_engine_is_probed_now_and_then_and_at_once_while_it_seems_slow()
     rounded = [round(timeout_s, 9) for timeout_s in timeouts]
     assert rounded == sorted(rounded), "once it is known to be quick, seldom again"
     assert world.executor.predicted_s(1) < 1.1 * unit_s(1)
+
+
+def three_times_slower(segment: Segment, batch: int = 1) -> float:
+    return 3 * cost_s(segment, batch)
+
+
+def test_an_engine_that_stays_slow_is_not_probed_on_and_on():
+    """A few probes show how slow it is; more would be in the way. Who arrives is a reason anew."""
+    world = World()
+    world.runner.cost = three_times_slower
+    for _ in range(20):
+        world.executor.probe()
+    world.play([request(0, budget_s=0.5)])
+    waits = in_a_thread(world, NUM_RECHECKS + 3)
+    expected = [RECHECK_AFTER_S] * NUM_RECHECKS + [PROBE_AFTER_S] * 3
+    assert waits.timeouts == pytest.approx(expected)
+
+
+def test_the_tail_is_of_the_engine_as_it_is():
+    world = World()
+    typical_s = world.executor.predicted_s(1)
+    assert world.executor.tail_s(1) == world.executor.tail_s(1, 0) >= typical_s
+    world.runner.cost = three_times_slower
+    world.clock.now_s += 1.0
+    for _ in range(20):
+        world.executor.probe()
+    assert world.executor.predicted_s(1) == pytest.approx(typical_s)
+    assert world.executor.tail_s(1) == pytest.approx(3 * typical_s, rel=0.1)
 
 
 # ---- what the policy is told --------------------------------------------------------------------

@@ -72,11 +72,9 @@ def find_reference(
 def reserve_of(model: Mapping[str, object] | None) -> float:
     """Return the seconds that a gateway keeps of a budget for decoding and sending.
 
-    By its /v1/models that is the smallest budget for full depth without the engine's part of it.
-    Raises StudyError.
+    Its /v1/models has it. Raises StudyError.
     """
     try:
-        deepest = model["exits"][-1]  # type: ignore[index]
-        return (float(deepest["min_budget_ms"]) - float(deepest["predicted_ms"])) / 1e3
+        return float(model["reserve_ms"]) / 1e3  # type: ignore[index, arg-type]
     except (LookupError, TypeError, ValueError) as error:
-        raise StudyError("the gateway does not say what it predicts of full depth") from error
+        raise StudyError("the gateway does not say what it keeps of a budget") from error

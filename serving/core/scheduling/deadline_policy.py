@@ -14,6 +14,9 @@ deadline. Its **slack** is how long all of it can be put off before somebody is 
   among the others the most urgent who still can be go first, or, while more come than can be
   served, the largest batches (see ``overload``); who has no chance left after those is shed at
   once.
+* Who cannot be in time even alone, at a typical pace, is shed as well; unless it is alone on an
+  engine that is mostly idle. It is tried, since that costs nobody anything, and the run shows
+  whether the engine is still as slow as it was.
 
 Depth is thus never decided on arrival, and one request's depth never makes another one late.
 
@@ -39,6 +42,9 @@ from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.path_costs import EPSILON_S, Costs, paths_of, quickest
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
+
+IDLE_SHARE = 0.25
+"""Share of arrivals that find the engine at work below which it is mostly idle."""
 
 _EXPIRED = Why("not even the quickest path is quick enough any more")
 _NOBODY: frozenset[int] = frozenset()
@@ -95,20 +101,28 @@ def _streaming(snapshot: Snapshot) -> frozenset[int]:
     return frozenset(chain.from_iterable(streaming))
 
 
+def _has_idle_engine(snapshot: Snapshot) -> bool:
+    """Return whether there is one request only, on an engine that most arrivals find idle."""
+    num_requests = len(snapshot.waiting) + sum(len(c.requests) for c in snapshot.cohorts)
+    return num_requests == 1 and snapshot.demand.busy_share < IDLE_SHARE
+
+
 def _shed_expired(
     snapshot: Snapshot, models: Sequence[Costs], streaming: frozenset[int]
 ) -> ShedRequests | None:
     """Return the shedding of requests that can no longer be in time; None if all can.
 
     Those are shed who would be late with their first answer even alone and at a typical pace.
+    Whoever has a mostly idle engine for itself is shed only when its deadline has passed.
     """
     latest_s = snapshot.now_s - EPSILON_S
+    needed = 0.0 if _has_idle_engine(snapshot) else 1.0
     if snapshot.waiting:
         # By shallowest exit and whether they stream: the deadlines before this are out of reach.
         depths = {request.min_depth for request in snapshot.waiting}
         limits_s = {
             (depth, streams): latest_s
-            + quickest(models, depth, streams).typical_path(depth, streams=streams)
+            + needed * quickest(models, depth, streams).typical_path(depth, streams=streams)
             for depth in depths
             for streams in ((False, True) if streaming else (False,))
         }
@@ -123,7 +137,8 @@ def _shed_expired(
             return ShedRequests(tuple(expired), ShedReason.REJECTED_EXPIRED, 0.0, _EXPIRED)
     for cohort in snapshot.cohorts:
         depth = max(cohort.depth, cohort.requests[0].min_depth)
-        limit_s = latest_s + models[cohort.model].remaining_path(cohort.depth, depth, 1)[1]
+        path_s = models[cohort.model].remaining_path(cohort.depth, depth, 1)[1]
+        limit_s = latest_s + needed * path_s
         answered = snapshot.answered
         expired = [r for r in cohort.requests if limit_s > r.deadline_s and r.id not in answered]
         if expired:

@@ -18,7 +18,8 @@ MODEL = {
     "name": "cells",
     "version": "1",
     "classes": ["RBC", "WBC", "Platelets"],
-    "exits": [{"depth": 1, "min_budget_ms": 1e4}, {"depth": 3, "min_budget_ms": 3e4}],
+    "exits": [{"depth": 1, "predicted_ms": 1e4}, {"depth": 3, "predicted_ms": 3e4}],
+    "reserve_ms": 5.0,
 }
 
 
@@ -53,7 +54,7 @@ def test_a_run_with_annotated_images(tmp_path, capsys):
     assert "cells 1 at http://127.0.0.1" in shown
     assert "served AP" in shown
     summary = json.loads((tmp_path / "load.json").read_text())["summary"]
-    assert summary["full_depth_ms"] == 3e4
+    assert summary["full_depth_ms"] == 3e4 + 5.0
     assert summary["outcomes"]["in time"] == summary["count"]
     assert summary["served_in_time"]["num_requests"] == summary["count"]
     assert str(tmp_path / "load.html") in shown

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from serving.api.admission import MIN_BUDGET_HEADROOM, REJECT_WAIT_FACTOR
+from serving.api.admission import (
+    MIN_BUDGET_HEADROOM,
+    OVERHEAD_SEED_S,
+    OVERHEAD_WINDOW_S,
+    REJECT_WAIT_FACTOR,
+)
 from serving.api.backlog import MIN_ANSWERS
 from serving.api.schemas import DetectionResponse
 from serving.core.catalog import Exit
@@ -43,6 +48,13 @@ pytestmark = pytest.mark.anyio
 
 FAMILY_OF_TWO = family_of(
     CATALOG, replace(CATALOG, name="large", exits=(Exit(1, 0.5, 0.5, {}), Exit(2, 0.8, 0.8, {})))
+)
+
+
+UNLUCKY = (
+    ShedReason.REJECTED_EXPIRED,
+    ShedReason.REJECTED_OVERLOAD,
+    ShedReason.EVICTED_EXPIRED,
 )
 
 
@@ -213,7 +225,7 @@ class TestRefusals:
     async def test_of_a_budget_below_the_floor(self) -> None:
         gateway = Gateway(min_budget_ms=500)
         refused = problem(await gateway.detect(headers={"X-Deadline-Ms": "499"}))
-        assert refused["min_budget_ms"] == 500 * MIN_BUDGET_HEADROOM
+        assert refused["min_budget_ms"] == 500
 
     async def test_of_a_body_that_took_too_much_of_the_budget(self, gateway: Gateway) -> None:
         gateway.backend.exit_s = 1.0
@@ -223,12 +235,33 @@ class TestRefusals:
             gateway.clock.now += 5.0
             yield JPEG[10:]
 
-        # 1.5 s would do, had it come at once: not too small a budget, but too little is left.
-        refused = problem(await gateway.detect(body(), headers={"X-Deadline-Ms": "5500"}))
-        assert refused["reason"] == "rejected-expired"
-        # Nor does a slow body make a budget that is too small look as if it needed far more.
-        refused = problem(await gateway.detect(body(), headers={"X-Deadline-Ms": "900"}))
-        assert 900 < refused["min_budget_ms"] < 1200 * MIN_BUDGET_HEADROOM
+        # 1.5 s would do, had it come at once. Nobody else is here: more must be allowed.
+        for budget_ms in ("5500", "900"):
+            response = await gateway.detect(body(), headers={"X-Deadline-Ms": budget_ms})
+            assert slug(response) == "budget-infeasible"
+            enough_ms = problem(response)["min_budget_ms"]
+            assert 6000 < enough_ms < 5000 + 1100 * MIN_BUDGET_HEADROOM
+            answered = await gateway.detect(body(), headers={"X-Deadline-Ms": str(enough_ms)})
+            assert answered.status_code == 200
+
+    async def test_of_a_body_that_took_too_much_of_the_budget_of_a_busy_server(
+        self, gateway: Gateway
+    ) -> None:
+        gateway.backend.exit_s = 1.0
+
+        async def body() -> AsyncIterator[bytes]:
+            yield JPEG[:10]
+            gateway.clock.now += 5.0
+            yield JPEG[10:]
+
+        async with gateway.busy():
+            # Not too small a budget, but too little is left.
+            refused = problem(await gateway.detect(body(), headers={"X-Deadline-Ms": "5500"}))
+            assert refused["reason"] == "rejected-expired"
+            assert refused["retry_after_ms"] == 1000, "what the other one takes"
+            # Nor does a slow body make a budget that is too small look as if it needed far more.
+            refused = problem(await gateway.detect(body(), headers={"X-Deadline-Ms": "900"}))
+            assert 900 < refused["min_budget_ms"] < 1200 * MIN_BUDGET_HEADROOM
 
     async def test_of_a_body_that_never_ends(self, gateway: Gateway) -> None:
         refused = await gateway.detect(slow_body(), headers={"X-Deadline-Ms": "20"})
@@ -265,6 +298,81 @@ class TestRefusals:
         assert (await gateway.detect()).status_code == 200
 
 
+class TestAlone:
+    """Who has the server for itself is never told that it has too much to do."""
+
+    @pytest.mark.parametrize("reason", [*UNLUCKY, None])
+    async def test_too_small_a_budget_is_told_what_works(
+        self, gateway: Gateway, reason: ShedReason | None
+    ) -> None:
+        late = DeadlineExceeded("x") if reason is None else Overloaded("x", reason, 0.0)
+        gateway.backend.behaviour = raising(late)
+        gateway.backend.exit_s, gateway.backend.tail_ratio = 1.0, 2.0
+        budget = {"X-Deadline-Ms": "1500"}
+        refused = problem(await gateway.detect(headers=budget))
+        assert refused["type"].endswith(":budget-infeasible")
+        assert 2000 < refused["min_budget_ms"] < 2100 * MIN_BUDGET_HEADROOM
+        assert gateway.outcomes() == {"infeasible": 1}
+        async with gateway.busy():
+            expected = "deadline-exceeded" if reason is None else "overloaded"
+            assert slug(await gateway.detect(headers=budget)) == expected
+
+    @pytest.mark.parametrize("reason", UNLUCKY)
+    async def test_a_budget_that_works_was_missed_by_the_server(
+        self, gateway: Gateway, reason: ShedReason
+    ) -> None:
+        gateway.backend.behaviour = raising(Overloaded("x", reason, 0.0))
+        assert slug(await gateway.detect()) == "deadline-exceeded"
+        assert gateway.outcomes() == {"late": 1}
+
+    @pytest.mark.parametrize(
+        "reason", [ShedReason.REJECTED_SATURATED, ShedReason.REJECTED_DRAINING]
+    )
+    async def test_what_is_not_for_want_of_time_stays(
+        self, gateway: Gateway, reason: ShedReason
+    ) -> None:
+        gateway.backend.behaviour = raising(Overloaded("x", reason))
+        assert problem(await gateway.detect())["reason"] == reason
+
+    async def test_who_comes_later_is_company(self, gateway: Gateway) -> None:
+        shed = asyncio.Event()
+
+        async def behaviour(*_: object) -> Answered:
+            await shed.wait()
+            raise Overloaded("x", ShedReason.REJECTED_EXPIRED)
+
+        gateway.backend.behaviour = behaviour
+        first = asyncio.create_task(gateway.detect(headers={"X-Deadline-Ms": "10000"}))
+        while not gateway.backend.seen:
+            await asyncio.sleep(0.001)
+        async with gateway.busy():
+            shed.set()
+            assert slug(await first) == "overloaded"
+
+    async def test_what_is_suggested_has_in_it_what_requests_took_besides(
+        self, gateway: Gateway
+    ) -> None:
+        async def suggested_s() -> float:
+            refused = problem(await gateway.detect(headers={"X-Deadline-Ms": "0.1"}))
+            return float(refused["min_budget_ms"]) / 1e3
+
+        async def behaviour(image: Image, request: Request) -> Answered:
+            gateway.clock.now += 0.5
+            answered = await gateway.backend.answer(image, request)
+            return replace(answered, engine_s=0.2)
+
+        at_first_s = await suggested_s()
+        gateway.backend.behaviour = behaviour
+        async with gateway.busy():
+            assert (await gateway.detect()).status_code == 200
+            assert await suggested_s() == at_first_s, "for what others take, nobody needs more"
+        assert (await gateway.detect()).status_code == 200
+        more_s = (0.3 - OVERHEAD_SEED_S) * MIN_BUDGET_HEADROOM
+        assert await suggested_s() == pytest.approx(at_first_s + more_s, abs=0.01)
+        gateway.clock.now += OVERHEAD_WINDOW_S + 1.0
+        assert await suggested_s() == at_first_s
+
+
 class TestEndings:
     @pytest.mark.parametrize(
         ("error", "expected", "outcome"),
@@ -282,9 +390,10 @@ class TestEndings:
         self, gateway: Gateway, error: Exception, expected: str, outcome: str
     ) -> None:
         gateway.backend.behaviour = raising(error)
-        assert slug(await gateway.detect()) == expected
-        assert gateway.outcomes() == {outcome: 1}
-        assert gateway.sample("punctual_request_duration_seconds_count") == 1
+        async with gateway.busy():
+            assert slug(await gateway.detect()) == expected
+            assert gateway.outcomes() == {outcome: 1}
+            assert gateway.sample("punctual_request_duration_seconds_count") == 1
         shed = sum(gateway.sample("punctual_shed_total", reason=reason) for reason in ShedReason)
         assert shed == isinstance(error, Overloaded)
 
@@ -303,8 +412,14 @@ class TestEndings:
             BackendError("x"),
         ):
             backend.behaviour = raising(error)
-            await gateway.detect()
-        assert gateway.outcomes() == dict.fromkeys(OUTCOMES, 1)
+            if isinstance(error, RequestCancelled):
+                await gateway.detect()
+                continue
+            async with gateway.busy():
+                await gateway.detect()
+        counted = gateway.outcomes()
+        assert counted.pop("cancelled") == 1 + 4, "and those whose company was needed"
+        assert counted == dict.fromkeys(set(OUTCOMES) - {"cancelled"}, 1)
 
     async def test_never_a_late_success(self, gateway: Gateway) -> None:
         async def behaviour(image: Image, request: Request) -> Answered:

@@ -26,6 +26,7 @@ async def test_models(gateway: Gateway) -> None:
     assert [(e.depth, e.predicted_ms) for e in model.exits] == [(1, 10.0), (2, 20.0), (3, 30.0)]
     assert model.precision is None
     assert all(e.min_budget_ms > e.predicted_ms + 1 for e in model.exits)  # type: ignore[operator]
+    assert 3.0 < model.reserve_ms < 10.0
     assert [e["predicted_ms"] for e in starting["models"][0]["exits"]] == [None] * 3
 
 

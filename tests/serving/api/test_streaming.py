@@ -227,8 +227,9 @@ class TestEnds:
         outcome: str,
     ) -> None:
         gateway.backend.growth = answering(gateway, *steps)
-        assert slug(await gateway.detect(headers={"Accept": SSE, **headers})) == expected
-        assert gateway.outcomes() == {outcome: 1}
+        async with gateway.busy():
+            assert slug(await gateway.detect(headers={"Accept": SSE, **headers})) == expected
+            assert gateway.outcomes() == {outcome: 1}
         assert gateway.sample("punctual_growing_answers_count") == 1
         assert gateway.sample("punctual_growing_answers_sum") == 0
 

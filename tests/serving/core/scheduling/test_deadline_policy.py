@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core import segment as segments
+from serving.core.demand import NUM_BUDGETS, Demand
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Answered, Request, Shed
-from serving.core.scheduling.deadline_policy import DeadlinePolicy
+from serving.core.scheduling.deadline_policy import IDLE_SHARE, DeadlinePolicy
 from tests.properties import examples
 from tests.serving.world import (
     ACCURACY,
@@ -156,6 +157,26 @@ def test_hopeless_requests_are_shed_before_any_work():
     late = request(0, budget_s=0.001)
     decision = policy.decide(Snapshot(0.0, (late,), ()), LatencyModel(exact_profile()))
     assert decision == ShedRequests((late,), ShedReason.REJECTED_EXPIRED, 0.0)
+
+
+@pytest.mark.parametrize("busy_share", [0.0, IDLE_SHARE])
+def test_whoever_has_an_idle_engine_for_itself_is_tried_while_there_is_time(busy_share):
+    policy, latency = make_policy(FakeRunner(FakeClock())), LatencyModel(exact_profile())
+    demand = Demand(20.0, 1.0, (0.001,) * NUM_BUDGETS, busy_share)
+    is_tried = busy_share < IDLE_SHARE
+
+    def shed(snapshot: Snapshot) -> tuple[Request, ...]:
+        decision = policy.decide(snapshot, latency)
+        return decision.requests if isinstance(decision, ShedRequests) else ()
+
+    hopeless, other = request(0, budget_s=0.001), request(1)
+    assert shed(Snapshot(0.0, (hopeless,), (), demand=demand)) == (() if is_tried else (hopeless,))
+    cohort = Cohort(3, 0, (hopeless,))
+    assert shed(Snapshot(0.0, (), (cohort,), demand=demand)) == (() if is_tried else (hopeless,))
+    # Not when its deadline has passed, nor with somebody else there.
+    assert shed(Snapshot(0.0011, (hopeless,), (), demand=demand)) == (hopeless,)
+    assert shed(Snapshot(0.0, (hopeless, other), (), demand=demand)) == (hopeless,)
+    assert shed(Snapshot(0.0, (other,), (cohort,), demand=demand)) == (hopeless,)
 
 
 def test_the_number_of_cohorts_is_bounded():
