@@ -64,13 +64,12 @@ def pytest_runtest_makereport(item: pytest.Item):
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The small detector in every form that a runner takes."""
-    from builder.exporting.int8_segments import quantize_segments
     from tests.exported import exported_detector, write_programs  # bring torch along
 
     def export(folder: Path) -> Exported:
         exported = exported_detector(folder)
         write_programs(exported)
-        quantize_segments(exported.folder, exported.catalog, exported.images)
+        exported.quantize()
         return exported
 
     return made_once(tmp_path_factory, "segments", export)

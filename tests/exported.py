@@ -13,6 +13,7 @@ import torch
 
 from builder.config.named import CONFIGS, replace
 from builder.exporting.catalog import build_catalog
+from builder.exporting.int8_segments import quantize_segments
 from builder.exporting.onnx_segments import export_segments
 from builder.exporting.repository import write_entry
 from builder.exporting.torch_programs import export_programs
@@ -35,6 +36,15 @@ class Exported:
     folder: Path
     catalog: Catalog
     images: list[np.ndarray]
+
+    @property
+    def entry(self) -> ModelEntry:
+        """The model of a repository that has no other input size."""
+        return ModelEntry((self.catalog,))
+
+    def quantize(self) -> Path:
+        """Write int8 segments, calibrated on the images; return the folder of TensorRT's."""
+        return quantize_segments(self.folder, self.entry, {self.catalog.size: self.images})
 
 
 def exported_detector(folder: Path, **changes: Any) -> Exported:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.model import add_neck, configured
-from builder.cli.options import RUNTIMES, add_command, add_threads
+from builder.cli.model import add_assignments, add_neck, changed, configured
+from builder.cli.options import RUNTIMES, add_command, add_threads, at_least
 from builder.config.named import CONFIGS, MODEL_NAME
 from serving.core.command_errors import CommandError, CommandStopped, files_of_the_user
 
 if TYPE_CHECKING:
-    from builder.modeling.detector import Detector
+    from builder.modeling.architectures import AnyDetector
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import Catalog
+    from serving.core.catalog import Catalog, ModelEntry
     from serving.core.ports import Image, SegmentRunner
 
 CPU_RUNTIMES = ("openvino", "onnxruntime")
@@ -37,12 +39,24 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         "A checkpoint is cut into ONNX segments; every one is run once more by ONNX Runtime and "
         "must agree with torch. With --config instead the weights are random: enough to measure "
         "latency. With neither, the segments that are in the repository already are used. Then "
-        "they are compiled for each target, and every one is run once by the runner that serves.",
+        "they are compiled for each target, and every one is run once by the runner that serves. "
+        "A model may have several input sizes, whose segments share their weights: each exit of "
+        "each size is an operating point.",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", type=Path, help="what train wrote")
     source.add_argument("--config", choices=sorted(CONFIGS), help="an untrained detector")
     add_neck(parser)
+    add_assignments(parser)
+    parser.add_argument(
+        "--sizes",
+        type=_sizes,
+        metavar="SIZE,...",
+        help="input sizes, as 300 or 640x512, width first [those that the configuration states]",
+    )
+    parser.add_argument(
+        "--exits", type=at_least(1), help="how many of the exits, shallowest first [all]"
+    )
     parser.add_argument(
         "--target",
         action="append",
@@ -78,6 +92,18 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     parser.set_defaults(run=lambda options: _build(options, tools))
 
 
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """The input sizes, (height, width) in pixels, that an option lists."""
+    sizes = []
+    for part in text.split(","):
+        matched = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", part.strip())
+        if matched is None:
+            raise argparse.ArgumentTypeError(f"{part!r} is no size, such as 300 or 640x512")
+        width, height = matched[1], matched[2] or matched[1]
+        sizes.append((int(height), int(width)))
+    return tuple(sizes)
+
+
 def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
     """Why this cannot be built, as far as it is known before any work."""
     source = options.checkpoint or options.config
@@ -94,6 +120,10 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
             "say which model with --model, or give a --checkpoint or a --config",
         ),
         (options.neck and not options.config, "--neck is for --config"),
+        (
+            not source and (options.sizes or options.exits or options.assignments),
+            "--sizes, --exits and --set are of what is exported: give --checkpoint or --config",
+        ),
         (in_the_way, f"--model-repository: {in_the_way} is a file, not a folder"),
         (
             options.model is not None and not MODEL_NAME.holds(options.model),
@@ -167,7 +197,7 @@ def _build_or_store(
     build_once(
         options.store,
         options.model_repository,
-        _catalog_there(options.model_repository, options.model),
+        _entry_there(options.model_repository, options.model),
         options.precision or PRECISIONS[0],
         lambda copy: _build_in(copy, targets, options, tools),
     )
@@ -186,102 +216,125 @@ def _build_in(
         from builder.exporting.tensorrt_plans import build_plans
 
     if options.checkpoint or options.config:
-        from builder.exporting.build import write_model
+        from builder.exporting.build import at_sizes, write_model
 
         detector, command = _detector(options)
-        images = _calibration_images(options, *detector.config.input_size, tools)
-        catalog = write_model(detector, options.model, command, repository, time.perf_counter)
+        detectors = at_sizes(detector, options.sizes or (), options.exits)
+        images = _calibration_images(
+            options, [each.config.input_size[::-1] for each in detectors], tools
+        )
+        entry = write_model(detectors, options.model, command, repository, time.perf_counter)
     else:
-        catalog = _catalog_there(repository, options.model)
-        images = _calibration_images(options, catalog.input_height, catalog.input_width, tools)
-    folder = version_folder(repository, catalog.name)
+        entry = _entry_there(repository, options.model)
+        sizes = [(catalog.input_width, catalog.input_height) for catalog in entry.catalogs]
+        images = _calibration_images(options, sizes, tools)
+    folder = version_folder(repository, entry.name)
     cpu_runtimes = [target for target in targets if target in CPU_RUNTIMES]
-    num_texts = write_texts(repository, catalog, (cpu_runtimes or CPU_RUNTIMES)[0])
+    num_texts = write_texts(repository, entry, (cpu_runtimes or CPU_RUNTIMES)[0])
     print(f"wrote {num_texts} configurations and adapters for Triton")
     if images:
-        catalog = _quantize(folder, catalog, images)
+        entry = _quantize(folder, entry, images)
     for target in targets:
         if target == "torch":
-            export_programs(detector, folder)
+            for each in detectors:
+                export_programs(each, folder)
         if target == "tensorrt":
             given = {name: getattr(options, name) for name in _tensorrt_only(options)}
-            build_plans(folder, catalog, partial(depth_folder, repository, catalog.name), **given)
-        print(_run_all(tools.open_runner(target, folder, options.threads), catalog))
+            for catalog in entry.catalogs:
+                depth_folders = partial(depth_folder, repository, catalog)
+                build_plans(folder, catalog, depth_folders, digest=entry.digest, **given)
+        for catalog in entry.catalogs:
+            runner = tools.open_runner(target, folder, options.threads, size=catalog.size)
+            where = f" at {catalog.size}" if catalog.one_of_several else ""
+            print(_run_all(runner, catalog, where))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")
 
 
-def _detector(options: argparse.Namespace) -> tuple[Detector, str]:
+def _detector(options: argparse.Namespace) -> tuple[AnyDetector, str]:
     """The detector of the checkpoint or the configuration, and the command that made it."""
     from builder.exporting.build import open_detector
 
-    source = options.checkpoint
-    made_by = f"punctual build --config {options.config}"
+    source, made_by = options.checkpoint, ""
     if options.config:
-        source = configured(options.config, options.neck, ()).detector
-        made_by += f" --neck {options.neck}" if options.neck else ""
-    return open_detector(source, made_by)
+        source = configured(options.config, options.neck, options.assignments).detector
+        changes = [part for text in options.assignments for part in ("--set", text)]
+        neck = ["--neck", str(options.neck)] if options.neck else []
+        made_by = shlex.join(["punctual", "build", "--config", options.config, *neck, *changes])
+    return open_detector(source, made_by, lambda config: changed(config, options.assignments))
 
 
 def _calibration_images(
-    options: argparse.Namespace, height: int, width: int, tools: ServingTools
-) -> list[Image]:
-    """The images to quantise with, as inputs; none, if it was not asked for. All are decoded before
-    anything is changed. Raises UnreadableImage."""
+    options: argparse.Namespace, sizes: Iterable[tuple[int, int]], tools: ServingTools
+) -> dict[str, list[Image]]:
+    """The images to quantise with, as inputs of each of ``sizes`` (width, height), by its name;
+    none, if it was not asked for. All are decoded before anything is changed. Raises
+    UnreadableImage."""
     if not options.calibration_images:
-        return []
+        return {}
     from builder.exporting.int8_segments import MAX_IMAGES
     from builder.measuring.images import read_image
 
     paths = _files(options.calibration_images)[:MAX_IMAGES]
-    return [read_image(path, width, height, tools.load_image)[0] for path in paths]
+    return {
+        f"{width}x{height}": [
+            read_image(path, width, height, tools.load_image)[0] for path in paths
+        ]
+        for width, height in sizes
+    }
 
 
-def _quantize(folder: Path, catalog: Catalog, images: Sequence[Image]) -> Catalog:
+def _quantize(folder: Path, entry: ModelEntry, images: Mapping[str, Sequence[Image]]) -> ModelEntry:
     """Quantise the segments in ``folder``; the catalogue without figures of earlier scales, which
     say nothing of these."""
     from builder.exporting.int8_segments import quantize_segments
     from builder.exporting.repository import write_entry
     from serving.artifacts.int8_segments import CPU_FOLDER
-    from serving.artifacts.model_folders import read_entry
 
-    kept = {name: each for name, each in catalog.precisions.items() if name != "int8"}
-    catalog = replace(catalog, precisions=kept)
-    write_entry(replace(read_entry(folder), catalogs=(catalog,)), folder)
-    written = quantize_segments(folder, catalog, images)
+    catalogs = tuple(
+        replace(
+            catalog,
+            precisions={name: each for name, each in catalog.precisions.items() if name != "int8"},
+        )
+        for catalog in entry.catalogs
+    )
+    entry = replace(entry, catalogs=catalogs)
+    write_entry(entry, folder)
+    written = quantize_segments(folder, entry, images)
     print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")
-    return catalog
+    return entry
 
 
-def _catalog_there(repository: Path, name: str) -> Catalog:
-    """The catalogue of a model whose segments are all there."""
+def _entry_there(repository: Path, name: str) -> ModelEntry:
+    """The entry of a model whose segments are all there."""
     from builder.exporting.repository import check_segments
     from serving.artifacts.model_folders import (
         CATALOG,
         ModelError,
         ModelNotFound,
-        read_catalog,
+        read_entry,
         version_folder,
     )
 
     folder = version_folder(repository, name)
     make_it = "give --checkpoint or --config to make it"
     try:
-        catalog = read_catalog(folder)
-        check_segments(catalog, folder)
+        entry = read_entry(folder)
+        check_segments(entry, folder)
     except ModelNotFound as error:
         raise ModelNotFound(f"there is no {folder / CATALOG}: {make_it}") from error
     except FileNotFoundError as error:
         raise ModelNotFound(f"there is no {error.filename}: {make_it}") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"the segments in {folder} cannot be used: {error}") from error
-    if catalog.name != name:
-        raise ModelError(f"the catalogue in {folder} is that of a model {catalog.name!r}")
-    return catalog
+    if entry.name != name:
+        raise ModelError(f"the catalogue in {folder} is that of a model {entry.name!r}")
+    return entry
 
 
-def _run_all(runner: SegmentRunner, catalog: Catalog) -> str:
-    """Run every segment once at every batch size and close ``runner``; a sentence about it."""
+def _run_all(runner: SegmentRunner, catalog: Catalog, where: str) -> str:
+    """Run every segment once at every batch size and close ``runner``; a sentence about it, which
+    says ``where``."""
     import numpy as np
 
     from serving.core.timing import time_every_segment
@@ -291,4 +344,4 @@ def _run_all(runner: SegmentRunner, catalog: Catalog) -> str:
     ran = {segment for segment, _, _ in times}
     runner.close()
     sizes = ", ".join(map(str, runner.batch_sizes))
-    return f"{runner.runtime} ran all {len(ran)} segments once at batch {sizes}"
+    return f"{runner.runtime} ran all {len(ran)} segments{where} once at batch {sizes}"

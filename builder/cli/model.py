@@ -64,6 +64,12 @@ def add_assignments(
     )
 
 
+def changed(config: DetectorConfig, assignments: Sequence[str]) -> DetectorConfig:
+    """Return a detector's configuration with fields assigned. Raises InvalidArgument."""
+    with invalid_arguments():
+        return override(Config(config), assignments).detector
+
+
 def configured(name: str, neck: Path | None, assignments: Sequence[str]) -> Config:
     """Return the configuration ``name`` with what these options change. Raises InvalidArgument."""
     try:

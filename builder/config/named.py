@@ -151,6 +151,14 @@ class DetectorConfig(JsonRecord):
     octave_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
     """Aspect ratios of the anchors, width over height."""
+    merge_border_side: float | None = None
+    """Side in pixels of an input about which an answer takes in one of a smaller input size.
+
+    Objects below it are looked for in the answer of the larger input, those above it in that of the
+    smaller one. None: an answer of a larger input stands alone.
+    """
+    merge_iou_threshold: float = 0.6
+    """IoU above which only the better one of two boxes of a merged answer is kept."""
     license: str = "Apache-2.0"
     """Licence of the trained weights."""
     flavour: str = "google"
@@ -280,6 +288,8 @@ DETECTOR_RULES: dict[str, Rule] = {
     "anchor_offset": share(),
     "octave_scales": several(POSITIVE, 1),
     "aspect_ratios": several(POSITIVE, 1),
+    "merge_border_side": optional(POSITIVE),
+    "merge_iou_threshold": share(),
     "license": TEXT,
     "score_threshold": share(below_one=True),
     "iou_threshold": share(),
@@ -607,6 +617,7 @@ _EVERYDAY = Config(
         score_threshold=0.02,
         iou_threshold=0.55,
         max_candidates=256,
+        merge_border_side=128.0,
     ),
     TrainConfig(
         dataset="mix",

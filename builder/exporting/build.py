@@ -9,6 +9,7 @@ weights take the place of earlier ones there is no catalogue, so that no mixture
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,86 +19,161 @@ import torch
 from builder.config.named import DetectorConfig
 from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments, measure_postprocess, verify_segments
-from builder.exporting.repository import PARTIAL, remove_leftovers, remove_partial, write_entry
-from builder.modeling.architectures import AnyDetector, make_detector
+from builder.exporting.repository import (
+    PARTIAL,
+    files_of,
+    remove_leftovers,
+    remove_partial,
+    sha256,
+    write_entry,
+)
+from builder.exporting.shared_weights import share_weights
+from builder.modeling.architectures import AnyDetector, at_size, first_exits, make_detector
 from builder.modeling.checkpoint import load_checkpoint
 from builder.modeling.frozen import freeze
 from serving.artifacts.model_folders import CATALOG, ModelError, read_entry, version_folder
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Merging, ModelEntry, SegmentFile
 from serving.core.command_errors import CommandError
 from serving.core.ports import Clock
 
 POSTPROCESS_ROUNDS = 200
-SERVED_RESIZE = "letterbox"
-"""How a server brings every image to a model's input; see ``DetectorConfig.resize``."""
+
+WEIGHTS = "weights.bin"
+"""Name of the file of the weights that the segments of several input sizes share."""
+
+Size = tuple[int, int]
+"""An input size, (height, width) in pixels."""
 
 
-def open_detector(source: Path | DetectorConfig, command: str) -> tuple[AnyDetector, str]:
+def size_name(size: Size) -> str:
+    """Return what an input size is called in catalogues: width x height."""
+    height, width = size
+    return f"{width}x{height}"
+
+
+def open_detector(
+    source: Path | DetectorConfig,
+    command: str,
+    change: Callable[[DetectorConfig], DetectorConfig] = lambda config: config,
+) -> tuple[AnyDetector, str]:
     """Return a detector, and the command that made it, or ``command`` where that is not known.
 
-    The detector is the trained one in a checkpoint, or an untrained one with random weights.
+    The detector is the trained one in a checkpoint, its configuration as ``change`` returns it, or
+    an untrained one with random weights.
     """
     if isinstance(source, Path):
-        detector, _, metadata = load_checkpoint(source)
+        detector, _, metadata = load_checkpoint(source, change)
         return detector, str(metadata.get("command", command))
     torch.manual_seed(0)
     return make_detector(source).eval(), command
 
 
-def write_model(
-    detector: AnyDetector, name: str | None, command: str, repository: Path, clock: Clock
-) -> Catalog:
-    """Write the segments of ``detector`` and their catalogue as a model; return the catalogue.
+def at_sizes(
+    detector: AnyDetector, sizes: Sequence[Size] = (), num_exits: int | None = None
+) -> tuple[AnyDetector, ...]:
+    """Return the detector at each input size, smallest first, as far as its first exits.
 
-    The model is called ``name`` or, without one, as its configuration is. What was checked,
-    measured and removed is printed; what was measured before is in the catalogue if these are the
-    same segments. Raises CommandError for a detector that learnt from images as no server makes
-    them, SegmentError if a segment does not compute what torch computes, OSError where nothing can
-    be written.
+    The sizes are ``sizes`` or those that its configuration states; there are ``num_exits`` exits or
+    all. Raises CommandError for what the detector cannot have, or a size that is given twice.
     """
-    config = replace(detector.config, name=name or detector.config.name)
-    if config.resize != SERVED_RESIZE:
-        raise CommandError(
-            f"{config.name} learnt from images brought to its input by {config.resize}, and "
-            f"servers {SERVED_RESIZE} them: train it on with "
-            f"--set 'detector.resize=\"{SERVED_RESIZE}\"'"
-        )
+    stated = sizes or detector.config.served_sizes or (detector.config.input_size,)
+    resized: dict[Size, AnyDetector] = {}
+    try:
+        if num_exits is not None:
+            detector = first_exits(detector, num_exits)
+        for size in sorted(stated, key=lambda size: (size[0] * size[1], size)):
+            if size in resized:
+                raise ValueError(f"the input size {size_name(size)} is given twice")
+            resized[size] = at_size(detector, size)
+    except ValueError as error:
+        raise CommandError(f"{detector.config.name}: {error}") from error
+    return tuple(resized.values())
+
+
+def write_model(
+    detectors: Sequence[AnyDetector],
+    name: str | None,
+    command: str,
+    repository: Path,
+    clock: Clock,
+) -> ModelEntry:
+    """Write the segments of a detector and their catalogue as a model; return the entry.
+
+    ``detectors`` are the one at each of its input sizes, smallest first; the segments of several
+    share their weights. The model is called ``name`` or, without one, as its configuration is. What
+    was checked, measured and removed is printed; what was measured before is in the catalogue if
+    these are the same segments. Raises SegmentError if a segment does not compute what torch
+    computes, OSError where nothing can be written.
+    """
+    several = len(detectors) > 1
     with TemporaryDirectory() as scratch:
-        files = export_segments(detector, Path(scratch))
-        for segment, error in verify_segments(freeze(detector), Path(scratch)).items():
-            print(f"{segment:10} agrees with torch to {error:.1e} of its largest value")
-        tail_s = measure_postprocess(detector, POSTPROCESS_ROUNDS, clock)
-        print(f"decoding and suppression alone take {1e3 * tail_s:.2f} ms")
-        return _install(build_catalog(config, files, command), Path(scratch), repository)
+        folder = Path(scratch)
+        sizes = [size_name(each.config.input_size) if several else None for each in detectors]
+        exported = [
+            export_segments(each, folder, size) for each, size in zip(detectors, sizes, strict=True)
+        ]
+        weights = None
+        if several:
+            paths = [folder / entry.file for files in exported for entry in files.values()]
+            share_weights(paths, folder / WEIGHTS)
+            weights = _described(folder, WEIGHTS)
+        catalogs = []
+        for each, size, files in zip(detectors, sizes, exported, strict=True):
+            where = f" at {size}" if size else ""
+            for segment, error in verify_segments(freeze(each), folder, size).items():
+                print(f"{segment:10}{where} agrees with torch to {error:.1e} of its largest value")
+            tail_s = measure_postprocess(each, POSTPROCESS_ROUNDS, clock)
+            print(f"decoding and suppression alone{where} take {1e3 * tail_s:.2f} ms")
+            config = replace(each.config, name=name or each.config.name)
+            # A segment whose weights were moved is another file than the one that was exported.
+            segments = {key: _described(folder, entry.file) for key, entry in files.items()}
+            catalogs.append(build_catalog(config, segments, command, weights))
+        merging, border_side = None, detectors[0].config.merge_border_side
+        if several and border_side is not None:
+            merging = Merging(border_side, detectors[0].config.merge_iou_threshold)
+        return _install(ModelEntry(tuple(catalogs), merging=merging), folder, repository)
 
 
-def _install(catalog: Catalog, source: Path, repository: Path) -> Catalog:
-    """Put the segments of ``catalog``, which lie in ``source``, and the catalogue in place.
+def _described(folder: Path, file: str) -> SegmentFile:
+    return SegmentFile(file, sha256(folder / file))
+
+
+def _install(entry: ModelEntry, source: Path, repository: Path) -> ModelEntry:
+    """Put the files of ``entry``, which lie in ``source``, and the catalogue in place.
 
     Wherever this is interrupted, it leaves in the repository the earlier model, this one, or no
     catalogue: never that of one with segments of the other.
     """
-    folder = version_folder(repository, catalog.name)
+    folder = version_folder(repository, entry.name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
     earlier = _entry_in(folder)
-    entry = ModelEntry((catalog,), default=earlier is not None and earlier.default)
+    if earlier is not None:
+        entry = replace(entry, default=earlier.default)
     if earlier is not None and earlier.digest == entry.digest:
-        measured = ("exits", "evaluation", "profiles", "precisions")
-        (known,) = earlier.catalogs
-        catalog = replace(catalog, **{fact: getattr(known, fact) for fact in measured})
-        entry = replace(earlier, catalogs=(catalog,))
+        entry = _with_figures_of(earlier, entry)
     else:
         (folder / CATALOG).unlink(missing_ok=True)
-        for path in remove_leftovers(repository, catalog):
+        for path in remove_leftovers(repository, entry):
             print(f"removed {path}, which belonged to other weights")
-    for segment in catalog.segments.values():
+    for file in files_of(entry):
         # Beside it first: who serves the file that is there may have it mapped into memory.
-        partial = folder / f"{PARTIAL}{segment.file}"
-        shutil.copyfile(source / segment.file, partial)
-        partial.replace(folder / segment.file)
+        partial = folder / f"{PARTIAL}{file}"
+        shutil.copyfile(source / file, partial)
+        partial.replace(folder / file)
     write_entry(entry, folder)
-    return catalog
+    return entry
+
+
+def _with_figures_of(earlier: ModelEntry, entry: ModelEntry) -> ModelEntry:
+    """Return ``entry`` with what was measured of ``earlier``, which has the same segments."""
+    measured = ("exits", "evaluation", "profiles", "precisions")
+    catalogs = tuple(
+        replace(catalog, **{fact: getattr(known, fact) for fact in measured})
+        for catalog, known in zip(entry.catalogs, earlier.catalogs, strict=True)
+    )
+    merged = earlier.merged if earlier.merging == entry.merging else ()
+    return replace(entry, catalogs=catalogs, merged=merged)
 
 
 def _entry_in(folder: Path) -> ModelEntry | None:

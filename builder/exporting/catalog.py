@@ -12,22 +12,19 @@ TITLES = {"retinanet": "RetinaNet", "ssdlite": "SSDLite"}
 
 
 def build_catalog(
-    config: DetectorConfig, files: Mapping[str, SegmentFile], command: str
+    config: DetectorConfig,
+    files: Mapping[str, SegmentFile],
+    command: str,
+    weights: SegmentFile | None = None,
 ) -> Catalog:
-    """Return a catalogue of what the export knows; accuracy and latency are measured later."""
-    exits = "an exit after each"
-    if config.stacks_per_exit > 1:
-        exits = f"an exit after every {config.stacks_per_exit} of them"
-    if config.plain_exit:
-        exits += " and one before them"
+    """Return a catalogue of what the export knows; accuracy and latency are measured later.
+
+    ``weights`` is the file that the segments share with those of other input sizes.
+    """
     return Catalog(
         name=config.name,
         version="1",
-        description=(
-            f"{TITLES[config.architecture]} on {config.backbone} (width {config.backbone_width}), "
-            f"{config.num_stacks} stacks of {config.neck} with {config.neck_channels} channels "
-            f"({config.conv}), {exits}"
-        ),
+        description=_description(config),
         license=config.license,
         flavour=config.flavour,
         classes=config.classes,
@@ -41,4 +38,20 @@ def build_catalog(
         segments=files,
         profiles={},
         command=command,
+        weights=weights,
+    )
+
+
+def _description(config: DetectorConfig) -> str:
+    title = f"{TITLES[config.architecture]} on {config.backbone} (width {config.backbone_width})"
+    if not config.num_stacks:
+        return title
+    exits = "an exit after each"
+    if config.stacks_per_exit > 1:
+        exits = f"an exit after every {config.stacks_per_exit} of them"
+    if config.plain_exit:
+        exits += " and one before them"
+    return (
+        f"{title}, {config.num_stacks} stacks of {config.neck} with {config.neck_channels} "
+        f"channels ({config.conv}), {exits}"
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,9 +35,10 @@ from onnxruntime.quantization import (
 
 from builder.exporting.half_precision import to_float
 from builder.exporting.integer_kernels import fold_kernels
+from builder.exporting.shared_weights import share_weights
 from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST, TENSORRT_FOLDER, Quantized
 from serving.core import segment as segments
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
 from serving.core.ports import Image
 from serving.core.segment import Segment
 
@@ -62,35 +63,58 @@ OPTIONS = {
 }
 
 
-def quantize_segments(folder: Path, catalog: Catalog, images: Iterable[Image]) -> Path:
+TARGETS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    TENSORRT_FOLDER: lambda model: model,
+    CPU_FOLDER: fold_kernels,
+}
+"""Folders of quantised segments, and what is to be done to those that they hold."""
+
+
+def quantize_segments(
+    folder: Path, entry: ModelEntry, images: Mapping[str, Sequence[Image]]
+) -> Path:
     """Quantise all unit segments in ``folder``; return the folder of those for TensorRT.
 
-    Scales come from ``images``, (H, W, 3) uint8 RGB, letterboxed; at most ``MAX_IMAGES`` of them
-    are used. Writes ``<segment>.onnx`` and ``quantized.json`` into ``tensorrt/int8``, which is
-    returned, and, for CPUs, ``int8``.
+    Scales come from ``images`` of each input size, by its name, (H, W, 3) uint8 RGB as the input
+    takes them; at most ``MAX_IMAGES`` of them are used. Writes a file for each segment, called as
+    it is, and ``quantized.json`` into ``tensorrt/int8``, which is returned, and, for CPUs,
+    ``int8``. Segments of several sizes share their weights there, as they do in ``folder``.
 
     Scales are the largest magnitude seen, over 127, of kernels over 64. Raises ValueError without
     images.
     """
-    batch = [image[None] for image, _ in zip(images, range(MAX_IMAGES), strict=False)]
-    if not batch:
+    num_images = min(MAX_IMAGES, *(len(images[size]) for size in entry.sizes))
+    if not num_images:
         raise ValueError("calibration needs at least one image")
-    targets = {folder / TENSORRT_FOLDER: lambda model: model, folder / CPU_FOLDER: fold_kernels}
-    for target in targets:
-        target.mkdir(parents=True, exist_ok=True)
-        (target / MANIFEST).unlink(missing_ok=True)
-    inputs: list[Features] = [(image,) for image in batch]
+    for target in TARGETS:
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        (folder / target / MANIFEST).unlink(missing_ok=True)
+    for catalog in entry.catalogs:
+        _quantize_size(folder, catalog, images[catalog.size][:num_images])
+    record = Quantized(entry.digest, num_images, f"onnxruntime {onnxruntime.__version__}")
+    for target in TARGETS:
+        if (weights := entry.catalogs[0].weights) is not None:
+            files = [
+                folder / target / file.file
+                for catalog in entry.catalogs
+                for file in catalog.segments.values()
+            ]
+            share_weights(files, folder / target / weights.file)
+        (folder / target / MANIFEST).write_text(json.dumps(asdict(record), indent=2) + "\n")
+    return folder / TENSORRT_FOLDER
+
+
+def _quantize_size(folder: Path, catalog: Catalog, images: Sequence[Image]) -> None:
+    """Write the quantised segments of one input size, each with its weights inside."""
+    inputs: list[Features] = [(image[None],) for image in images]
     for segment in calibration_order(catalog.num_exits):
-        model = to_float(onnx.load(folder / catalog.segments[segment.name].file))
+        file = catalog.segments[segment.name].file
+        model = to_float(onnx.load(folder / file))
         quantized = _quantize(model, inputs)
-        for target, convert in targets.items():
-            onnx.save(convert(quantized), target / f"{segment.name}.onnx")
+        for target, convert in TARGETS.items():
+            onnx.save(convert(quantized), folder / target / file)
         if not segment.head:
             inputs = _run(model, inputs)
-    record = Quantized(catalog.digest, len(batch), f"onnxruntime {onnxruntime.__version__}")
-    for target in targets:
-        (target / MANIFEST).write_text(json.dumps(asdict(record), indent=2) + "\n")
-    return folder / TENSORRT_FOLDER
 
 
 def calibration_order(num_exits: int) -> Iterator[Segment]:

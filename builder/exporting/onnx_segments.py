@@ -33,7 +33,7 @@ from builder.modeling.frozen import (
     segment_functions,
 )
 from serving.core import segment as segments
-from serving.core.catalog import SegmentFile
+from serving.core.catalog import SegmentFile, sized_file_name
 from serving.core.command_errors import CommandFailed
 from serving.core.latency import quantile
 from serving.core.ports import Clock
@@ -72,8 +72,16 @@ class SegmentError(CommandFailed):
     """
 
 
-def export_segments(detector: AnyDetector, folder: Path) -> dict[str, SegmentFile]:
-    """Write one ``<segment>.onnx`` per unit segment into ``folder``.
+def segment_file(segment: segments.Segment, size: str | None) -> str:
+    """Return the name of the file of a unit segment; of one input size of several, that of its."""
+    name = f"{segment.name}.onnx"
+    return name if size is None else sized_file_name(name, size)
+
+
+def export_segments(
+    detector: AnyDetector, folder: Path, size: str | None = None
+) -> dict[str, SegmentFile]:
+    """Write one file per unit segment into ``folder``, of the input size called so, if of several.
 
     Returns what a catalogue says about them. The detector is left as it was.
     """
@@ -81,7 +89,7 @@ def export_segments(detector: AnyDetector, folder: Path) -> dict[str, SegmentFil
     frozen = freeze(detector)
     files = {}
     for segment, module in segment_functions(frozen).items():
-        path = folder / f"{segment.name}.onnx"
+        path = folder / segment_file(segment, size)
         features = tuple(frozen.feature_shapes())
         _export(module, example_inputs(frozen, segment), features, segment, path)
         files[segment.name] = SegmentFile(path.name, sha256(path))
@@ -167,7 +175,7 @@ def _store_kernels_in_half(model: onnx.ModelProto) -> None:
         graph.node.insert(position, cast)
 
 
-def verify_segments(frozen: AnyDetector, folder: Path) -> dict[str, float]:
+def verify_segments(frozen: AnyDetector, folder: Path, size: str | None = None) -> dict[str, float]:
     """Run every exported segment on ONNX Runtime beside what ``freeze`` returned, and compare.
 
     The batch is ``BATCH`` or, for heads, ``HEAD_BATCH``.
@@ -179,7 +187,7 @@ def verify_segments(frozen: AnyDetector, folder: Path) -> dict[str, float]:
     for segment, module in segment_functions(frozen).items():
         inputs, expected = _telling_example(frozen, segment, module)
         session = onnxruntime.InferenceSession(
-            folder / f"{segment.name}.onnx", providers=["CPUExecutionProvider"]
+            folder / segment_file(segment, size), providers=["CPUExecutionProvider"]
         )
         names = [port.name for port in session.get_inputs()]
         actual = session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))

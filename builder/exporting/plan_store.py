@@ -20,7 +20,7 @@ from serving.artifacts import torch_programs as programs
 from serving.artifacts.cuda import Gpu
 from serving.artifacts.model_folders import version_folder
 from serving.artifacts.tensorrt_plans import PlansError
-from serving.core.catalog import Catalog
+from serving.core.catalog import ModelEntry
 from serving.core.command_errors import CommandError
 
 
@@ -31,7 +31,7 @@ class StoreError(CommandError):
 def build_once(
     store: Path,
     repository: Path,
-    catalog: Catalog,
+    entry: ModelEntry,
     precision: str,
     build: Callable[[Path], None],
 ) -> None:
@@ -42,11 +42,11 @@ def build_once(
     or of another precision.
     """
     gpu = Gpu.current(cudart)
-    folder = version_folder(Path(), catalog.name)
-    key = plans.store_key(trt.__version__, gpu, catalog.digest)
+    folder = version_folder(Path(), entry.name)
+    key = plans.store_key(trt.__version__, gpu, entry.digest)
     target = store / key
     if target.exists():
-        _check(target, catalog, gpu, precision)
+        _check(target, entry, gpu, precision)
         print(f"{target} has every plan, as it was built: nothing to do", flush=True)
         return
     partial = store / f".partial-{key}"
@@ -62,13 +62,14 @@ def build_once(
     print(f"wrote {target}", flush=True)
 
 
-def _check(target: Path, catalog: Catalog, gpu: Gpu, precision: str) -> None:
-    folder = version_folder(Path(), catalog.name)
+def _check(target: Path, entry: ModelEntry, gpu: Gpu, precision: str) -> None:
+    folder = version_folder(Path(), entry.name)
     try:
-        there = plans.check_stored(target, str(folder), trt.__version__, gpu, catalog.digest)
+        stored = plans.check_stored(target, str(folder), trt.__version__, gpu, entry)
     except PlansError as error:
         raise StoreError(f"{error}; remove {target} to build it again") from error
-    if there.precision != precision:
-        raise StoreError(
-            f"{target} has plans in {there.precision}: {precision} needs a store of its own"
-        )
+    for there in stored:
+        if there.precision != precision:
+            raise StoreError(
+                f"{target} has plans in {there.precision}: {precision} needs a store of its own"
+            )

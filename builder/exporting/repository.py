@@ -16,24 +16,25 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.exporting.triton_config import PLAN, depth_model, repository_files
+from builder.exporting.triton_config import PLAN, repository_files
 from serving.artifacts import int8_segments as quantized
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts import torch_programs as programs
-from serving.artifacts.model_folders import CATALOG, VERSION, version_folder
+from serving.artifacts.model_folders import CATALOG, VERSION, depth_model, version_folder
 from serving.core.catalog import Catalog, ModelEntry
 
 PARTIAL = ".partial-"
 """Prefix of the names of files and folders that a build has not finished."""
 COMPILED = (
     f"{plans.FOLDER}/*.plan",
-    f"{plans.FOLDER}/{plans.MANIFEST}",
+    f"{plans.FOLDER}/*.json",
     f"{programs.FOLDER}/*.pt2",
-    f"{programs.FOLDER}/{programs.RECORD}",
-    f"{quantized.CPU_FOLDER}/*.onnx",
-    f"{quantized.CPU_FOLDER}/{quantized.MANIFEST}",
-    f"{quantized.TENSORRT_FOLDER}/*.onnx",
-    f"{quantized.TENSORRT_FOLDER}/{quantized.MANIFEST}",
+    f"{programs.FOLDER}/*.json",
+    *(
+        f"{folder}/{pattern}"
+        for folder in (quantized.CPU_FOLDER, quantized.TENSORRT_FOLDER)
+        for pattern in ("*.onnx", "*.bin", quantized.MANIFEST)
+    ),
 )
 """Patterns of what a build leaves beside the segments that is worth nothing without these weights.
 
@@ -41,9 +42,9 @@ A timing cache is not among them: it knows layers and a GPU, no weights.
 """
 
 
-def depth_folder(repository: Path, name: str, depth: int) -> Path:
-    """Return the folder of the plan of exit ``depth`` of model ``name``."""
-    return repository / depth_model(name, depth) / VERSION
+def depth_folder(repository: Path, catalog: Catalog, depth: int) -> Path:
+    """Return the folder of the plan of exit ``depth`` of a model at one input size."""
+    return repository / depth_model(catalog, depth) / VERSION
 
 
 def sha256(path: Path) -> str:
@@ -62,22 +63,34 @@ def write_entry(entry: ModelEntry, folder: Path) -> None:
     partial.replace(path)
 
 
-def check_segments(catalog: Catalog, folder: Path) -> None:
+def files_of(entry: ModelEntry) -> tuple[str, ...]:
+    """Return the names of the files that the catalogue describes: segments, and their weights."""
+    return tuple(_digests(entry))
+
+
+def _digests(entry: ModelEntry) -> dict[str, str]:
+    """Return what the digests of files are to be, by their names."""
+    described = [file for catalog in entry.catalogs for file in catalog.segments.values()]
+    described += [file for file in (entry.catalogs[0].weights,) if file is not None]
+    return {file.file: file.sha256 for file in described}
+
+
+def check_segments(entry: ModelEntry, folder: Path) -> None:
     """Raise OSError or ValueError unless the segments are there as the catalogue describes them.
 
-    OSError is for a segment that is not there, ValueError for one that is another file.
+    OSError is for a file that is not there, ValueError for one that is another.
     """
-    for entry in catalog.segments.values():
-        if sha256(folder / entry.file) != entry.sha256:
-            raise ValueError(f"{folder / entry.file} is not the file that the catalogue describes")
+    for file, digest in _digests(entry).items():
+        if sha256(folder / file) != digest:
+            raise ValueError(f"{folder / file} is not the file that the catalogue describes")
 
 
-def write_texts(repository: Path, catalog: Catalog, cpu_runtime: str) -> int:
+def write_texts(repository: Path, entry: ModelEntry, cpu_runtime: str) -> int:
     """Write the configurations and ``model.py`` files of ``repository_files``; return how many.
 
     Nobody else's edits are kept: they are facts of the catalogue.
     """
-    files = repository_files(catalog, cpu_runtime)
+    files = repository_files(entry, cpu_runtime)
     for name, text in files.items():
         path = repository / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,18 +98,26 @@ def write_texts(repository: Path, catalog: Catalog, cpu_runtime: str) -> int:
     return len(files)
 
 
-def remove_leftovers(repository: Path, catalog: Catalog) -> list[Path]:
+def remove_leftovers(repository: Path, entry: ModelEntry) -> list[Path]:
     """Remove what an earlier build of this model with other weights left.
 
     Returns the removed paths. Triton would serve a plan that does not belong to the catalogue
     without a word.
     """
-    folder = version_folder(repository, catalog.name)
-    current = {entry.file for entry in catalog.segments.values()}
-    found = [path for path in folder.glob("*.onnx") if path.name not in current]
+    folder = version_folder(repository, entry.name)
+    current = files_of(entry)
+    found = [
+        path
+        for pattern in ("*.onnx", "*.bin")
+        for path in folder.glob(pattern)
+        if path.name not in current
+    ]
     found += [path for pattern in COMPILED for path in folder.glob(pattern)]
-    for depth, model in _depth_models(repository, catalog.name):
-        found += model.glob(PLAN) if depth <= catalog.num_exits else [model]
+    depth_models = {
+        depth_model(catalog, each.depth) for catalog in entry.catalogs for each in catalog.exits
+    }
+    for model in _depth_models(repository, entry.name):
+        found += model.glob(PLAN) if model.name in depth_models else [model]
     for path in found:
         _remove(path)
     return found
@@ -115,9 +136,13 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _depth_models(repository: Path, name: str) -> Iterator[tuple[int, Path]]:
-    """Yield depth and folder of every ``<name>_d<depth>`` that is there."""
-    for path in sorted(repository.glob(f"{name}_d*")):
-        matched = re.fullmatch(rf"{re.escape(name)}_d([1-9][0-9]*)", path.name)
-        if matched is not None and path.is_dir():
-            yield int(matched[1]), path
+def _depth_models(repository: Path, name: str) -> Iterator[Path]:
+    """Yield the folders of every ``<name>_d<depth>`` and ``<name>_<size>_d<depth>`` there."""
+    pattern = re.compile(rf"({re.escape(name)}(?:_[1-9][0-9]*x[1-9][0-9]*)?)_d[1-9][0-9]*")
+    for path in sorted(repository.glob(f"{name}_*")):
+        matched = pattern.fullmatch(path.name)
+        if matched is None or not path.is_dir():
+            continue
+        # Another model may be called as this one's sizes are.
+        if matched[1] == name or not version_folder(repository, matched[1]).exists():
+            yield path

@@ -27,10 +27,12 @@ ALIGNMENT = 64
 def share_weights(paths: Sequence[Path], weights: Path) -> None:
     """Move the larger tensors of the models in ``paths`` into the new file ``weights``.
 
-    It must be in the folder of each model. Raises OSError where nothing can be written.
+    It must be in the folder of each model. Whoever has an earlier file of this name mapped into
+    memory keeps that one. Raises OSError where nothing can be written.
     """
     places: dict[bytes, int] = {}
-    with weights.open("wb") as file:
+    partial = weights.with_name(f"{weights.name}.partial")
+    with partial.open("wb") as file:
         for path in paths:
             model = onnx.load(path)
             for tensor in model.graph.initializer:
@@ -46,3 +48,4 @@ def share_weights(paths: Sequence[Path], weights: Path) -> None:
                 )
                 tensor.ClearField("raw_data")
             path.write_bytes(model.SerializeToString(deterministic=True))
+    partial.replace(weights)

@@ -76,17 +76,20 @@ def build_plans(
     depth_folder: Callable[[int], Path] | None = None,
     precision: str = PRECISIONS[0],
     *,
+    digest: str | None = None,
     timing_cache: Path | None = None,
     level: int = DEFAULT_LEVEL,
     workspace_bytes: int = WORKSPACE_BYTES,
 ) -> Plans:
-    """Compile every unit segment and every fused exit of the model in ``folder``.
+    """Compile every unit segment and every fused exit of one input size of the model in ``folder``.
 
     The plans are for the GPU and the TensorRT of this machine.
 
-    Writes ``tensorrt/<segment>.plan`` and ``tensorrt/plans.json`` into ``folder`` and, with
-    ``depth_folder``, the fused exit of each depth once more as ``depth_folder(depth)/model.plan``.
-    ``precision`` of convolutions is ``fp16``, or ``int8`` from what ``quantize_segments`` wrote.
+    Writes ``tensorrt/<segment>.plan`` and ``tensorrt/plans.json`` into ``folder``, of one size of
+    several under names that carry it, and, with ``depth_folder``, the fused exit of each depth once
+    more as ``depth_folder(depth)/model.plan``. ``precision`` of convolutions is ``fp16``, or
+    ``int8`` from what ``quantize_segments`` wrote of the entry with this ``digest`` (None: that of
+    ``catalog``, its only size).
     ``timing_cache`` is a file of kernel timings that is read, extended and kept (None:
     ``tensorrt/timing.cache``): the stacks are isomorphic, so all but the first are quick.
     ``level`` is the builder's optimisation level, 0 to 5. Prints a line for each plan.
@@ -99,14 +102,15 @@ def build_plans(
     gpu = Gpu.current(cudart)
     target = folder / FOLDER
     target.mkdir(parents=True, exist_ok=True)
-    (target / MANIFEST).unlink(missing_ok=True)
-    unit = dict(_unit_models(folder, catalog, precision))
+    list_of_plans = target / catalog.file_name(MANIFEST)
+    list_of_plans.unlink(missing_ok=True)
+    unit = dict(_unit_models(folder, catalog, precision, digest or catalog.digest))
     compiler = _Compiler(precision, level, workspace_bytes, timing_cache or target / TIMING_CACHE)
     plans = {}
     for segment in segments.every_segment(catalog.num_exits):
         model = compose([unit[part] for part in segment.parts])
         compiled = compiler.compile(segment.name, model)
-        path = target / f"{segment.name}.plan"
+        path = target / catalog.file_name(f"{segment.name}.plan")
         _write(path, compiled.plan)
         if depth_folder is not None and segment in segments.fused_segments(catalog.num_exits):
             _write(depth_folder(segment.stop) / DEPTH_PLAN, compiled.plan)
@@ -129,19 +133,19 @@ def build_plans(
         date=time.strftime("%Y-%m-%d", time.gmtime()),
         plans=plans,
     )
-    _write(target / MANIFEST, (json.dumps(manifest.to_json(), indent=2) + "\n").encode())
+    _write(list_of_plans, (json.dumps(manifest.to_json(), indent=2) + "\n").encode())
     return manifest
 
 
 def _unit_models(
-    folder: Path, catalog: Catalog, precision: str
+    folder: Path, catalog: Catalog, precision: str, digest: str
 ) -> Iterator[tuple[Segment, onnx.ModelProto]]:
     """Yield every unit segment in the types that this TensorRT wants to see."""
     source = folder
     if precision == "int8":
         source = folder / TENSORRT_FOLDER
         try:
-            read_quantized(source, catalog.digest)
+            read_quantized(source, digest)
         except ValueError as error:
             raise InvalidArgument(str(error)) from error
     convert = to_half if SINCE_10 else to_float

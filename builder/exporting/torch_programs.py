@@ -33,18 +33,21 @@ EXAMPLE_BATCH = 2
 def export_programs(detector: AnyDetector, folder: Path) -> None:
     """Write the programs of ``detector`` beside the catalogue in ``folder``.
 
-    The catalogue must be that of the same weights. The record of the programs is written last and
+    The catalogue must be that of the same weights, and have the detector's input size; the names of
+    the files carry it, if it has several. The record of the programs is written last and
     removed first, so that a build that was stopped leaves no set of files that looks whole. Raises
     OSError or ValueError when there is no catalogue.
     """
-    model = read_catalog(folder).digest
+    height, width = detector.config.input_size
+    catalog = read_catalog(folder, f"{width}x{height}")
     target = folder / FOLDER
     target.mkdir(exist_ok=True)
-    (target / RECORD).unlink(missing_ok=True)
+    path_of_record = target / catalog.file_name(RECORD)
+    path_of_record.unlink(missing_ok=True)
     frozen = freeze(detector)
     files = {}
     for segment in segment_functions(frozen):
-        path = target / f"{segment.name}.pt2"
+        path = target / catalog.file_name(f"{segment.name}.pt2")
         # Every weight of a module costs time to export, used or not.
         alone = copy.deepcopy(frozen)
         module = segment_functions(alone)[segment]
@@ -54,8 +57,8 @@ def export_programs(detector: AnyDetector, folder: Path) -> None:
         _strip(module, inputs)
         torch.export.save(_export(module, inputs), path)
         files[segment.name] = SegmentFile(path.name, sha256(path))
-    record = Programs(str(torch.__version__), model, files)
-    (target / RECORD).write_text(json.dumps(record.to_json(), indent=2) + "\n")
+    record = Programs(str(torch.__version__), catalog.digest, files)
+    path_of_record.write_text(json.dumps(record.to_json(), indent=2) + "\n")
 
 
 def _strip(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -2,7 +2,8 @@
 
     <model>_anytime/          the executor, hosted by Triton's Python backend
     <model>_d1 .. <model>_dN/ the fused exit of one depth: a plan on Triton's own TensorRT backend;
-                              on a CPU, the Python backend
+                              on a CPU, the Python backend. Of several input sizes each has its own,
+                              <model>_300x300_d1 and so on
       config.pbtxt            for a GPU
       configs/cpu.pbtxt       the same name, inputs and outputs on a CPU
       1/model.py              what the Python backend loads
@@ -21,8 +22,8 @@ from itertools import pairwise
 from typing import Any
 
 from serving.artifacts import tensorrt_plans as plans
-from serving.artifacts.model_folders import MODEL_SUFFIX, VERSION
-from serving.core.catalog import Catalog
+from serving.artifacts.model_folders import MODEL_SUFFIX, VERSION, depth_model
+from serving.core.catalog import Catalog, ModelEntry
 
 CONFIG = "config.pbtxt"
 CPU_CONFIG = "configs/cpu.pbtxt"
@@ -62,26 +63,22 @@ class Name(str):
     __slots__ = ()
 
 
-def depth_model(name: str, depth: int) -> str:
-    """Return Triton's name of exit ``depth`` of model ``name``."""
-    return f"{name}_d{depth}"
-
-
-def repository_files(catalog: Catalog, cpu_runtime: str) -> dict[str, str]:
+def repository_files(entry: ModelEntry, cpu_runtime: str) -> dict[str, str]:
     """Return every text file of the repository: path below it -> contents.
 
     ``cpu_runtime`` is what the CPU variants run segments on.
     """
-    anytime = f"{catalog.name}{MODEL_SUFFIX}"
+    anytime = f"{entry.name}{MODEL_SUFFIX}"
     files = {
-        f"{anytime}/{CONFIG}": _text(_anytime(catalog, "KIND_GPU", GPU_RUNTIME)),
-        f"{anytime}/{CPU_CONFIG}": _text(_anytime(catalog, "KIND_CPU", cpu_runtime)),
+        f"{anytime}/{CONFIG}": _text(_anytime(entry, "KIND_GPU", GPU_RUNTIME)),
+        f"{anytime}/{CPU_CONFIG}": _text(_anytime(entry, "KIND_CPU", cpu_runtime)),
         f"{anytime}/{MODEL}": _adapter("The executor of one model.", "anytime"),
     }
-    for entry in catalog.exits:
-        model = depth_model(catalog.name, entry.depth)
-        files[f"{model}/{CONFIG}"] = _text(_depth_gpu(catalog, entry.depth))
-        files[f"{model}/{CPU_CONFIG}"] = _text(_depth_cpu(catalog, entry.depth, cpu_runtime))
+    points = ((catalog, each.depth) for catalog in entry.catalogs for each in catalog.exits)
+    for catalog, depth in points:
+        model = depth_model(catalog, depth)
+        files[f"{model}/{CONFIG}"] = _text(_depth_gpu(catalog, depth))
+        files[f"{model}/{CPU_CONFIG}"] = _text(_depth_cpu(catalog, depth, cpu_runtime))
         files[f"{model}/{MODEL}"] = _adapter("One exit of a model, on a CPU.", "depth")
     return files
 
@@ -97,18 +94,18 @@ def _adapter(docstring: str, module: str) -> str:
 # -- configurations ------------------------------------------------------------------------------
 
 
-def _anytime(catalog: Catalog, kind: str, runtime: str) -> Message:
+def _anytime(entry: ModelEntry, kind: str, runtime: str) -> Message:
     """Return the executor's configuration, without batching by Triton.
 
-    The executor forms batches itself, at every boundary.
+    The executor forms batches itself, at every boundary. It takes images at the largest size.
     """
     return {
-        "name": f"{catalog.name}{MODEL_SUFFIX}",
+        "name": f"{entry.name}{MODEL_SUFFIX}",
         "backend": "python",
         "max_batch_size": 0,
         "input": [
             # Optional, since some requests ask for the executor's status instead.
-            {**_tensor("image", "TYPE_UINT8", *_image(catalog)), "optional": True},
+            {**_tensor("image", "TYPE_UINT8", *_image(entry.catalogs[-1])), "optional": True},
         ],
         "output": [
             _tensor("boxes", "TYPE_FP32", -1, 4),
@@ -126,7 +123,7 @@ def _anytime(catalog: Catalog, kind: str, runtime: str) -> Message:
 
 def _depth_gpu(catalog: Catalog, depth: int) -> Message:
     return {
-        "name": depth_model(catalog.name, depth),
+        "name": depth_model(catalog, depth),
         "platform": "tensorrt_plan",
         "default_model_filename": PLAN.removeprefix(f"{VERSION}/"),
         "max_batch_size": plans.BATCH_SIZES[-1],
@@ -143,14 +140,19 @@ def _depth_gpu(catalog: Catalog, depth: int) -> Message:
 
 
 def _depth_cpu(catalog: Catalog, depth: int, runtime: str) -> Message:
+    size = [_parameter("size", catalog.size)] if catalog.one_of_several else []
     return {
-        "name": depth_model(catalog.name, depth),
+        "name": depth_model(catalog, depth),
         "backend": "python",
         "max_batch_size": MAX_BATCH_CPU,
         **_detection(catalog),
         "dynamic_batching": {},
         "instance_group": [_one_instance("KIND_CPU")],
-        "parameters": [_parameter("depth", str(depth)), _parameter("runtime", runtime)],
+        "parameters": [
+            _parameter("depth", str(depth)),
+            *size,
+            _parameter("runtime", runtime),
+        ],
     }
 
 

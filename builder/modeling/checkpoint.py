@@ -6,7 +6,7 @@ The file holds tensors and JSON types only, so it is read without executing anyt
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,17 @@ def start_from(detector: AnyDetector, path: Path) -> None:
     detector.load_state_dict(_matched(data["weights"], state, path, own))
 
 
-def load_checkpoint(path: str | Path) -> tuple[AnyDetector, DetectorConfig, dict[str, Any]]:
-    """Return the detector in a checkpoint, its config and its metadata.
+def load_checkpoint(
+    path: str | Path, change: Callable[[DetectorConfig], DetectorConfig] = lambda config: config
+) -> tuple[AnyDetector, DetectorConfig, dict[str, Any]]:
+    """Return the detector in a checkpoint, its config, as ``change`` returns it, and its metadata.
 
-    The detector is in eval mode, on the CPU, with its served weights. Raises CheckpointError and
-    OSError.
+    The detector is in eval mode, on the CPU, with its served weights. Raises CheckpointError, also
+    where the weights do not fit the config any more, and OSError.
     """
     path = Path(path)
     data = read_checkpoint(path)
-    config = _detector_in(data, path)
+    config = change(_detector_in(data, path))
     detector = make_detector(config)
     detector.load_state_dict(_matched(data["weights"], detector.state_dict(), path))
     return detector.eval(), config, data["metadata"]

@@ -36,6 +36,13 @@ def version_folder(repository: Path, name: str) -> Path:
     return repository / f"{name}{MODEL_SUFFIX}" / VERSION
 
 
+def depth_model(catalog: Catalog, depth: int) -> str:
+    """Return Triton's name of the model that is exit ``depth`` of ``catalog`` alone: its folder in
+    the repository is called so too."""
+    size = f"_{catalog.size}" if catalog.one_of_several else ""
+    return f"{catalog.name}{size}_d{depth}"
+
+
 def every_model(repository: Path) -> dict[str, Path]:
     """Return the folders with the catalogues of all models there, at least one, by name. Raises
     ModelNotFound."""

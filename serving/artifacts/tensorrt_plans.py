@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.artifacts.cuda import Gpu
+from serving.core.catalog import ModelEntry
 from serving.core.command_errors import CommandError
 
 FORMAT = 1
@@ -150,9 +151,12 @@ class Plans:
         return {"format": FORMAT, **asdict(self)}
 
 
-def read_plans(folder: Path) -> Plans:
-    """Return the list of plans beside the catalogue in ``folder``. Raises PlansError."""
-    path = folder / FOLDER / MANIFEST
+def read_plans(folder: Path, manifest: str = MANIFEST) -> Plans:
+    """Return the list of plans called ``manifest`` beside the catalogue in ``folder``.
+
+    Of one input size of several its name carries the size. Raises PlansError.
+    """
+    path = folder / FOLDER / manifest
     try:
         return Plans.from_json(json.loads(path.read_text()))
     except FileNotFoundError:
@@ -183,9 +187,9 @@ def store_key(tensorrt: str, gpu: Gpu, model_digest: str) -> str:
 
 
 def check_stored(
-    repository: Path, folder: str, tensorrt: str, gpu: Gpu, model_digest: str
-) -> Plans:
-    """Return the plans in ``repository``, below which ``folder`` has the model's catalogue.
+    repository: Path, folder: str, tensorrt: str, gpu: Gpu, entry: ModelEntry
+) -> tuple[Plans, ...]:
+    """Return the plans of each input size of ``entry`` in ``repository``, whose ``folder`` has it.
 
     They are for exactly these, and every one as it was built; else it raises PlansError.
     """
@@ -194,11 +198,14 @@ def check_stored(
         others = sorted(path.name for path in store.glob("[!.]*") if path.is_dir())
         raise PlansError(
             f"{store} has no TensorRT plans for {gpu}, TensorRT {tensorrt} and model digest "
-            f"{model_digest[:DIGEST_DIGITS]} (no {repository.name}; there is "
+            f"{entry.digest[:DIGEST_DIGITS]} (no {repository.name}; there is "
             f"{', '.join(others) or 'nothing'}): they must be built on such a GPU"
         )
-    plans = read_plans(repository / folder)
-    plans.check(tensorrt, gpu, model_digest)
-    for plan in plans.plans.values():
-        read_plan(repository / folder / FOLDER, plan)
-    return plans
+    of_sizes = []
+    for catalog in entry.catalogs:
+        plans = read_plans(repository / folder, catalog.file_name(MANIFEST))
+        plans.check(tensorrt, gpu, catalog.digest)
+        for plan in plans.plans.values():
+            read_plan(repository / folder / FOLDER, plan)
+        of_sizes.append(plans)
+    return tuple(of_sizes)

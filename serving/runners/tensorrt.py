@@ -36,6 +36,7 @@ from serving.artifacts.cuda import Gpu, checked
 from serving.artifacts.tensorrt_plans import (
     BATCH_SIZES,
     FOLDER,
+    MANIFEST,
     PROFILES,
     Plan,
     PlansError,
@@ -320,7 +321,7 @@ class TensorRtRunner:
         self.segments = frozenset(
             segments.every_segment(catalog.num_exits) if wanted is None else wanted
         )
-        manifest = read_plans(folder)
+        manifest = read_plans(folder, catalog.file_name(MANIFEST))
         manifest.check(trt.__version__, Gpu.current(cudart), catalog.digest)
         plans = {segment: manifest.plan(segment.name) for segment in sorted(self.segments)}
         self._image = _Tensor((catalog.input_height, catalog.input_width, 3), np.uint8)

@@ -48,7 +48,7 @@ def load_programs(
     features of ``dtype`` or detections. Weights that several segments have in common are in memory
     once. Raises OSError or ValueError if there are none, or none of this catalogue's model.
     """
-    path = folder / FOLDER / RECORD
+    path = folder / FOLDER / catalog.file_name(RECORD)
     record = Programs.from_json(json.loads(path.read_bytes()))
     record.check(catalog)
     weights: dict[str, Tensor] = {}

@@ -1,5 +1,7 @@
 """The models ``<model>_d1`` .. ``<model>_dN`` on a CPU, each the fused exit of one depth.
 
+Of a model of several input sizes they are ``<model>_300x300_d1`` and so on.
+
 The segments lie with ``<model>_anytime`` in the same repository; nothing is stored twice. On a GPU
 the same models are TensorRT plans on Triton's own backend, and this is not used.
 """
@@ -30,15 +32,21 @@ class TritonPythonModel:
         """Open the runner with one fused segment."""
         end_with_parent()
         options = parameters(args["model_config"])
-        depth = int(options["depth"])
+        depth, size = int(options["depth"]), options.get("size")
         name = args["model_name"].removesuffix(f"_d{depth}")
+        if size is not None:  # of several
+            name = name.removesuffix(f"_{size}")
         repository = Path(args["model_repository"]).parent
         folder = repository / f"{name}{MODEL_SUFFIX}" / args["model_version"]
         threads = options.get("num_threads")
         self._segment = segments.fused_exit(depth)
-        self._max_detections = read_catalog(folder).max_detections
+        self._max_detections = read_catalog(folder, size).max_detections
         self._runner = open_runner(
-            options["runtime"], folder, int(threads) if threads else None, {self._segment}
+            options["runtime"],
+            folder,
+            int(threads) if threads else None,
+            {self._segment},
+            size=size,
         )
         self._max_batch = self._runner.batch_sizes[-1]
 

@@ -15,7 +15,7 @@ import tensorrt as trt
 from cuda.bindings import runtime as cudart
 
 from serving.artifacts.cuda import Gpu
-from serving.artifacts.model_folders import find_model, read_catalog
+from serving.artifacts.model_folders import find_model, read_entry
 from serving.artifacts.tensorrt_plans import PlansError, check_stored, store_key
 from serving.core.ports import Clock
 
@@ -42,15 +42,15 @@ def link_plans(
     says what is there instead, when that is over, ModelError, and GpuError without a GPU.
     """
     folder = find_model(repository, model)
-    catalog = read_catalog(folder)
+    entry = read_entry(folder)
     gpu = Gpu.current(cudart)
-    target = store / store_key(trt.__version__, gpu, catalog.digest)
+    target = store / store_key(trt.__version__, gpu, entry.digest)
     there = str(folder.relative_to(repository))
     until_s = clock() + wait_s
     said = None
     while True:
         try:
-            check_stored(target, there, trt.__version__, gpu, catalog.digest)
+            check_stored(target, there, trt.__version__, gpu, entry)
             break
         except PlansError as error:
             # What is there is never changed, so that there is nothing to wait for.

@@ -14,6 +14,7 @@ import pytest
 from builder.exporting.int8_segments import quantize_segments
 from serving.artifacts.int8_segments import CPU_FOLDER
 from serving.core import segment as segments
+from serving.core.catalog import ModelEntry
 from serving.core.request import Detections
 from serving.runners import openvino
 from serving.runners.onnxruntime import OnnxRuntimeRunner
@@ -238,7 +239,7 @@ def trained(tmp_path_factory):
     images that it was not calibrated on."""
     folder = tmp_path_factory.mktemp("trained")
     catalog, images = trained_detector(folder, 3)
-    quantize_segments(folder, catalog, images[4:])
+    quantize_segments(folder, ModelEntry((catalog,)), {catalog.size: images[4:]})
     return folder, catalog, images[:4]
 
 

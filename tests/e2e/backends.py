@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 
 from builder.exporting.repository import write_entry, write_texts
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog
 from tests.e2e.process import PATIENCE_S, Server
 from tests.e2e.triton import Triton
 from tests.exported import exported_detector
@@ -30,8 +30,8 @@ RUNTIME = "onnxruntime"
 def write_repository(folder: Path) -> Catalog:
     """A model repository with a small untrained model that finds boxes in noise."""
     exported = exported_detector(folder / f"{MODEL}_anytime" / "1")
-    write_entry(ModelEntry((exported.catalog,)), exported.folder)
-    write_texts(folder, exported.catalog, RUNTIME)
+    write_entry(exported.entry, exported.folder)
+    write_texts(folder, exported.entry, RUNTIME)
     return exported.catalog
 
 

@@ -58,7 +58,7 @@ class Tools:
     def __init__(self) -> None:
         self.opened: list[tuple[str, Path]] = []
 
-    def open_runner(self, runtime, folder, num_threads):
+    def open_runner(self, runtime, folder, num_threads, size=None):
         self.opened.append((runtime, folder))
         return FakeRunner(FakeClock())
 

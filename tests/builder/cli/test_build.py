@@ -63,8 +63,9 @@ def test_plans_are_built_where_triton_and_the_runner_look(repository, tensorrt, 
     folder = version_folder(repository, "toy")
     catalog = read_catalog(folder)
     there = (folder, catalog, repository / "toy_d2/1")
-    options = {"precision": "int8", "level": 0, "timing_cache": Path("t")}
-    assert tensorrt.calls == [(*there, {}), (*there, options)]
+    of_entry = {"digest": catalog.digest}
+    options = {**of_entry, "precision": "int8", "level": 0, "timing_cache": Path("t")}
+    assert tensorrt.calls == [(*there, of_entry), (*there, options)]
     assert tools.opened == [("tensorrt", folder)] * 2
     tensorrt.error = CommandFailed("TensorRT cannot build stem: why")
     capsys.readouterr()
@@ -85,15 +86,16 @@ def test_plans_of_every_segment_run_on_the_runner_that_serves(repository, tmp_pa
     assert "ran all 10 segments once at batch 1, 4, 8" in said[-2]
     folder = version_folder(tmp_path / "copy", "toy")
     for depth in (1, 2, 3):
-        plan = depth_folder(tmp_path / "copy", "toy", depth) / "model.plan"
+        plan = depth_folder(tmp_path / "copy", read_catalog(folder), depth) / "model.plan"
         assert plan.read_bytes() == (folder / f"tensorrt/exit_{depth}.plan").read_bytes()
 
 
 def test_segments_are_quantised_with_the_images_given(repository, tmp_path, monkeypatch, capsys):
     calls = []
 
-    def quantize_segments(folder, catalog, images):
-        calls.append((folder, catalog, [image[0, 0, 0] for image in images]))
+    def quantize_segments(folder, entry, images):
+        ((size, inputs),) = images.items()
+        calls.append((folder, entry.size(size), [image[0, 0, 0] for image in inputs]))
         return folder / "int8"
 
     monkeypatch.setattr("builder.exporting.int8_segments.quantize_segments", quantize_segments)
@@ -128,6 +130,9 @@ def test_segments_that_are_not_the_catalogues_are_refused(repository, tmp_path, 
     [
         (["build", "--config", "bccd", "--checkpoint", "x"], "not allowed"),
         (["build", "--model", "x", "--target", "abacus"], "invalid choice"),
+        (["build", "--config", "bccd", "--sizes", "300,"], "'' is no size, such as 300 or 640x512"),
+        (["build", "--config", "bccd", "--sizes", "0x300"], "'0x300' is no size"),
+        (["build", "--config", "bccd", "--exits", "0"], "0 is less than 1"),
     ],
 )
 def test_options_that_are_none(arguments, sentence, capsys, tmp_path, monkeypatch):
@@ -144,6 +149,11 @@ def test_options_that_are_none(arguments, sentence, capsys, tmp_path, monkeypatc
         (["build", "--model", "../x"], "letters, digits"),
         (["build", "--model", "x"], "x_anytime/1/catalog.json"),
         (["build", "--model", "x", "--target", "torch"], "detector itself"),
+        (["build", "--model", "x", "--sizes", "300"], "--sizes, --exits and --set are of what is"),
+        (["build", "--model", "x", "--exits", "1"], "--sizes, --exits and --set are of what is"),
+        (["build", "--config", "bccd", "--sizes", "640x500"], "multiples of 128: (500, 640)"),
+        (["build", "--config", "bccd", "--exits", "8"], "bccd: exits are 1 to 7, not 8"),
+        (["build", "--config", "bccd", "--set", "detector.conv=1"], "conv is 1, it must be"),
         (["build", "--model", "x", "--level", "3", "--precision", "int8"], "--precision, --level"),
         ([*TENSORRT, "--level", "6"], "0 to 5, not 6"),
         ([*TENSORRT, "--precision", "int8", "--config", "bccd"], "needs --calibration-images"),

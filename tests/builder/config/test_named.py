@@ -86,6 +86,7 @@ MAY_BE: list[tuple[str, Any]] = [
     ("clip_norm", None),
     ("exits_per_step", None),
     ("images_per_epoch", None),
+    ("merge_border_side", None),
     ("milestones", ()),
     ("input_sizes", ()),
     ("served_sizes", ()),
@@ -95,7 +96,8 @@ MAY_BE: list[tuple[str, Any]] = [
 
 def wrong_values() -> list[tuple[str, str, object]]:
     recipe = replace(CONFIGS["bccd"].train, validation_split="val", images_per_epoch=100)
-    config = replace(CONFIGS["bccd"], train=recipe)
+    detector = replace(CONFIGS["bccd"].detector, merge_border_side=128.0)
+    config = replace(CONFIGS["bccd"], detector=detector, train=recipe)
     return [
         (part, name, value)
         for part, rules in (("detector", DETECTOR_RULES), ("train", TRAIN_RULES))

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import signal
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from builder.config.named import CONFIGS, replace
 from builder.exporting import build
-from builder.exporting.build import write_model
+from builder.exporting.build import at_sizes, write_model
 from builder.exporting.onnx_segments import SegmentError
-from builder.exporting.repository import check_segments
+from builder.exporting.repository import check_segments, files_of, write_entry
+from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.detector import Detector
+from builder.modeling.frozen import freeze
 from serving.__main__ import main
-from serving.artifacts.model_folders import ModelError, find_model, read_catalog, version_folder
+from serving.artifacts.model_folders import (
+    ModelError,
+    find_model,
+    read_catalog,
+    read_entry,
+    version_folder,
+)
+from serving.core.catalog import MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.command_errors import CommandError
+from serving.core.segment import fused_exit
+from serving.model_repository import open_runner
 from tests.builder.tiny import TINY
 from tests.serving.world import FakeClock
 
@@ -28,7 +42,7 @@ def detector(seed: int) -> Detector:
 
 
 def write(root: Path, seed: int) -> None:
-    write_model(detector(seed), "toy", "test", root, FakeClock())
+    write_model([detector(seed)], "toy", "test", root, FakeClock())
 
 
 @pytest.fixture
@@ -77,7 +91,7 @@ def test_an_interrupted_build_of_other_weights_leaves_no_catalogue(
 
     write(tmp_path, 1)
     catalog = read_catalog(folder)
-    check_segments(catalog, folder)
+    check_segments(read_entry(folder), folder)
     files = {entry.file for entry in catalog.segments.values()}
     assert {path.name for path in folder.iterdir() if path.is_file()} == {*files, "catalog.json"}
 
@@ -95,7 +109,7 @@ def test_the_same_weights_again_keep_the_catalogue_all_the_time(
         with pytest.raises(pytest.fail.Exception):
             write(tmp_path, 0)
     assert read_catalog(folder) == before
-    check_segments(before, folder)
+    check_segments(read_entry(folder), folder)
 
 
 @pytest.mark.usefixtures("verified")
@@ -147,11 +161,104 @@ def test_a_folder_that_cannot_be_written_is_named(
     assert "toy_anytime" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("verified")
-def test_a_detector_of_stretched_images_is_refused(tmp_path: Path) -> None:
-    """Nobody would bring images to its input as it learnt from them."""
+def ssdlite() -> AnyDetector:
+    """An untrained SSDLite, stretched, that finds boxes in noise."""
     torch.manual_seed(0)
-    stretched = Detector(replace(TINY.detector, resize="stretch")).eval()
-    with pytest.raises(CommandError, match="servers letterbox them: train it on with --set"):
-        write_model(stretched, "toy", "test", tmp_path, FakeClock())
-    assert not list(tmp_path.iterdir())
+    everyday = CONFIGS["everyday"].detector
+    small = replace(
+        everyday, classes=("a", "b"), neck_channels=8, num_stacks=1, served_sizes=((76, 76),)
+    )
+    made = make_detector(small).eval()
+    for head in made.backbone.heads:
+        torch.nn.init.normal_(head.classes.pointwise.weight, std=0.15)
+    return made
+
+
+@pytest.fixture(scope="module")
+def of_two_sizes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelEntry, list[str]]:
+    """A repository with a model of two input sizes, its entry, and what was said."""
+    root = tmp_path_factory.mktemp("sizes")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        detectors = at_sizes(ssdlite(), [(108, 76), (76, 76)])
+        entry = write_model(detectors, "toy", "test", root, FakeClock())
+    return root, entry, said.getvalue().splitlines()
+
+
+def test_several_sizes_share_their_weights(
+    of_two_sizes: tuple[Path, ModelEntry, list[str]],
+) -> None:
+    root, entry, said = of_two_sizes
+    folder = version_folder(root, "toy")
+    assert read_entry(folder) == entry
+    check_segments(entry, folder)
+    assert entry.sizes == ("76x76", "76x108")
+    assert (entry.catalogs[0].resize, entry.catalogs[0].num_exits) == ("stretch", 2)
+    assert entry.merging == Merging(128.0, 0.6)
+    assert {path.name for path in folder.iterdir()} == {*files_of(entry), "catalog.json"}
+    assert {"stem.76x76.onnx", "stack_1.76x108.onnx", "weights.bin"} < set(files_of(entry))
+    weights = (folder / "weights.bin").stat().st_size
+    rest = sum((folder / file).stat().st_size for file in files_of(entry)) - weights
+    parameters = sum(x.numel() for x in ssdlite().parameters())
+    assert weights < 2.2 * parameters, "kernels in half precision, all of them once"
+    assert rest < 0.15 * weights
+    checked = [line for line in said if "agrees with torch" in line]
+    assert len(checked) == 2 * 5
+    assert sum("76x108 agrees" in line for line in checked) == 5
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_every_size_finds_what_torch_finds(
+    runtime: str, of_two_sizes: tuple[Path, ModelEntry, list[str]]
+) -> None:
+    """The weights are found beside the segments, and anchors are those of the size."""
+    root, _, _ = of_two_sizes
+    folder = version_folder(root, "toy")
+    for frozen in map(freeze, at_sizes(ssdlite(), [(108, 76), (76, 76)])):
+        height, width = frozen.config.input_size
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        with torch.inference_mode():
+            outputs = frozen(torch.from_numpy(image[None]), [1])[1]
+            boxes, scores, *_ = (x[0].numpy() for x in frozen.postprocess(outputs))
+        precision = "f32" if runtime == "openvino" else None
+        runner = open_runner(runtime, folder, 1, {fused_exit(1)}, precision, f"{width}x{height}")
+        (found,) = runner.detections(runner.run(fused_exit(1), runner.load([image])))
+        runner.close()
+        count = len(found.scores)
+        assert count > 5
+        np.testing.assert_allclose(found.scores, scores[:count], atol=1e-4)
+        # Boxes of equal scores may be in another order.
+        distance = np.abs(found.boxes_xyxy_input[:, None] - boxes[None]).max(-1)  # (found, torch's)
+        assert (distance.min(1) < 0.01).mean() > 0.9
+
+
+def test_sizes_are_those_of_the_configuration_and_exits_the_first() -> None:
+    (only,) = at_sizes(ssdlite(), num_exits=1)
+    assert (only.config.input_size, only.config.num_exits) == ((76, 76), 1)
+    (as_it_is,) = at_sizes(detector(0))
+    assert as_it_is.config == TINY.detector
+    with pytest.raises(CommandError, match="76x76 is given twice"):
+        at_sizes(ssdlite(), [(76, 76), (76, 76)])
+    with pytest.raises(CommandError, match="exits are 1 to 2, not 3"):
+        at_sizes(ssdlite(), num_exits=3)
+    with pytest.raises(CommandError, match=r"multiples of 128: \(96, 128\)"):
+        at_sizes(detector(0), [(96, 128)])
+
+
+@pytest.mark.usefixtures("verified")
+def test_figures_stay_with_the_segments_that_they_are_of(tmp_path: Path) -> None:
+    detectors = at_sizes(ssdlite(), [(108, 76), (76, 76)], 1)
+    folder = version_folder(tmp_path, "toy")
+    entry = write_model(detectors, "toy", "test", tmp_path, FakeClock())
+    points = [SizedExit(size, 1) for size in entry.sizes]
+    catalogs = tuple(
+        replace(catalog, exits=(replace(catalog.exits[0], ap=0.5),)) for catalog in entry.catalogs
+    )
+    merged = (MergedAccuracy(points[0], points[1], 0.6, 0.7),)
+    measured = replace(entry, catalogs=catalogs, merged=merged, default=True)
+    write_entry(measured, folder)
+    assert write_model(detectors, "toy", "test", tmp_path, FakeClock()) == measured
+    alone = write_model(detectors[:1], "toy", "test", tmp_path, FakeClock())
+    assert (alone.default, alone.merged, alone.catalogs[0].exits[0].ap) == (True, (), 0.0)
+    assert {path.name for path in folder.iterdir()} == {*files_of(alone), "catalog.json"}
+    assert "stem.onnx" in files_of(alone)

@@ -15,6 +15,7 @@ from builder.exporting.half_precision import half_nodes, to_half
 from builder.exporting.int8_segments import MAX_IMAGES, calibration_order, quantize_segments
 from serving.artifacts.int8_segments import read_quantized
 from serving.core import segment as segments
+from serving.core.catalog import ModelEntry
 from tests.exported import exported_detector, trained_detector
 
 
@@ -25,7 +26,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(exported):
-    return quantize_segments(exported.folder, exported.catalog, exported.images)
+    return exported.quantize()
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def trained(tmp_path_factory):
     """The model of this repository as far as exit 1, before and after, and images it knows."""
     folder = tmp_path_factory.mktemp("trained")
     catalog, images = trained_detector(folder, 1)
-    quantized = quantize_segments(folder, catalog, images[4:])
+    quantized = quantize_segments(folder, ModelEntry((catalog,)), {catalog.size: images[4:]})
     before, after = (
         {s: onnx.load(where / f"{s.name}.onnx") for s in segments.unit_segments(1)}
         for where in (folder, quantized)
@@ -160,7 +161,7 @@ def test_what_was_quantised_is_on_record(exported, folder, tmp_path):
 
 def test_calibration_without_images_is_refused(exported):
     with pytest.raises(ValueError, match="at least one image"):
-        quantize_segments(exported.folder, exported.catalog, [])
+        quantize_segments(exported.folder, exported.entry, {exported.catalog.size: []})
 
 
 def test_the_root_logger_is_as_it_was(folder):

@@ -10,7 +10,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.exporting.int8_segments import quantize_segments
 from builder.exporting.integer_kernels import fold_kernels
 from serving.artifacts.int8_segments import CPU_FOLDER
 from serving.core import segment as segments
@@ -52,7 +51,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(exported):
-    before = quantize_segments(exported.folder, exported.catalog, exported.images)
+    before = exported.quantize()
     return before, exported.folder / CPU_FOLDER
 
 

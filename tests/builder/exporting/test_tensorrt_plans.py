@@ -10,7 +10,6 @@ import shutil
 import onnx
 import pytest
 
-from builder.exporting.int8_segments import quantize_segments
 from serving.artifacts.cuda import GpuError
 from serving.artifacts.int8_segments import TENSORRT_FOLDER as INT8
 from serving.artifacts.tensorrt_plans import PROFILES, Plans, read_plans
@@ -25,7 +24,7 @@ PRECISIONS = ("fp16", "int8")
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     exported = exported_detector(tmp_path_factory.mktemp("segments"))
-    quantize_segments(exported.folder, exported.catalog, exported.images)
+    exported.quantize()
     return exported
 
 

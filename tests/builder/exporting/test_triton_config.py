@@ -17,13 +17,14 @@ from builder.exporting.triton_config import repository_files
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core import segment as segments
+from serving.core.catalog import ModelEntry
 from serving.runners import onnxruntime, openvino
 from serving.triton import wire
 
 REPOSITORY = Path(__file__).parents[3] / "model_repo"
 FOLDER = version_folder(REPOSITORY, "bccd")
 CATALOG = read_catalog(FOLDER)
-FILES = repository_files(CATALOG, "openvino")
+FILES = repository_files(ModelEntry((CATALOG,)), "openvino")
 CONFIGS = sorted(name for name in FILES if name.endswith(".pbtxt"))
 DEPTHS = range(1, CATALOG.num_exits + 1)
 
@@ -136,7 +137,7 @@ def test_a_cpu_exit_says_which_segment_and_runtime(depth):
 
 
 def test_the_cpu_runtime_is_a_choice():
-    files = repository_files(CATALOG, "onnxruntime")
+    files = repository_files(ModelEntry((CATALOG,)), "onnxruntime")
     changed = {name for name, text in files.items() if text != FILES[name]}
     assert changed == {name for name in CONFIGS if name.endswith("cpu.pbtxt")}
     assert all('"onnxruntime"' in files[name] for name in changed)
@@ -170,7 +171,9 @@ def test_every_batch_of_a_plan_has_one_profile_and_one_graph():
 
 def test_what_is_quoted_arrives_as_it_was():
     strange = replace(CATALOG, name='a "b"\\c')
-    text = repository_files(strange, 'x"\n')[f"{strange.name}_anytime/configs/cpu.pbtxt"]
+    text = repository_files(ModelEntry((strange,)), 'x"\n')[
+        f"{strange.name}_anytime/configs/cpu.pbtxt"
+    ]
     config = text_format.Parse(text, ModelConfig())
     assert config.name == f"{strange.name}_anytime"
     assert config.parameters["runtime"].string_value == 'x"\n'
@@ -189,3 +192,20 @@ def test_adapters_name_the_class_and_nothing_else(name):
     tree = compile(FILES[name], name, "exec")
     assert "TritonPythonModel" in tree.co_names
     assert f"serving.triton_backend.{kind}" in tree.co_names
+
+
+def test_each_input_size_has_its_depth_models_and_all_have_one_executor() -> None:
+    small = replace(CATALOG, exits=CATALOG.exits[:1], input_width=256, input_height=192)
+    large = replace(small, input_width=512, input_height=384)
+    files = repository_files(ModelEntry((small, large)), "openvino")
+    folders = {name.partition("/")[0] for name in files}
+    assert folders == {"bccd_anytime", "bccd_256x192_d1", "bccd_512x384_d1"}
+    for size, dims in (("256x192", [192, 256, 3]), ("512x384", [384, 512, 3])):
+        for config in (triton_config.CONFIG, triton_config.CPU_CONFIG):
+            depth = text_format.Parse(files[f"bccd_{size}_d1/{config}"], ModelConfig())
+            assert depth.name == f"bccd_{size}_d1"
+            assert list(depth.input[0].dims) == dims
+        assert depth.parameters["size"].string_value == size
+    anytime = text_format.Parse(files["bccd_anytime/config.pbtxt"], ModelConfig())
+    assert list(anytime.input[0].dims) == [384, 512, 3]
+    assert "size" not in parse("bccd_d1/configs/cpu.pbtxt").parameters
