@@ -1,18 +1,20 @@
-"""Latency budget that a client allows, from the headers that can state one.
+"""Latency budget that a client allows, from the headers and parameters that can state one.
 
     X-Deadline-Ms                     a wish: replaces the default; a message may state another
+    deadline_ms                       the same, in the query or among a message's parameters
     grpc-timeout                      bounds: what a proxy or a client library will wait for
     x-envoy-expected-rq-timeout-ms
     Prefer: wait=N
 
-The smallest of all wins. A header that is there but makes no sense is an error, never "no limit"
-and never "most urgent".
+The smallest of all wins. What is there but makes no sense is an error, never "no limit" and never
+"most urgent".
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from starlette.datastructures import Headers
@@ -21,6 +23,8 @@ from serving.api.numbers import decimal, integer, shown
 from serving.core.errors import InvalidParameter
 
 DEADLINE_HEADER = "X-Deadline-Ms"
+DEADLINE_PARAMETER = "deadline_ms"
+"""Name of the parameter, for clients that cannot send headers."""
 
 _GRPC = re.compile(r"([0-9]{1,8})([HMSmun])")
 _GRPC_UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -90,12 +94,24 @@ def _seconds(name: str, header: _Header, text: str) -> float:
     return seconds
 
 
-def _read(headers: Headers, name: str, header: _Header) -> float | None:
-    """Return the seconds that the header called ``name`` states, None where it is missing."""
-    values = headers.getlist(name)
+def _read(values: Sequence[str], name: str, header: _Header) -> float | None:
+    """Return the seconds that ``values`` of ``name`` state, None where there are none."""
     if len(values) > 1:
         raise InvalidParameter(f"{name} was sent {len(values)} times; once is allowed.")
     return _seconds(name, header, values[0].strip(" \t")) if values else None
+
+
+def deadline_parameter(given: object) -> float:
+    """Return the seconds that ``deadline_ms`` states, as text or as a number of JSON.
+
+    Raises InvalidParameter.
+    """
+    # type(), since a bool is an int to isinstance().
+    if type(given) in (int, float):
+        seconds = float(str(given)) / 1e3  # an int may be too large for a division
+        if 0.0 < seconds < math.inf:
+            return seconds
+    return _seconds(DEADLINE_PARAMETER, _WISH, given if isinstance(given, str) else str(given))
 
 
 def _wait_preference(headers: Headers) -> str | None:
@@ -111,15 +127,22 @@ def _wait_preference(headers: Headers) -> str | None:
     return None
 
 
-def parse_budget(headers: Headers, *, default_s: float, max_s: float) -> Budget:
-    """Return the budget that ``headers`` allow, cut to ``max_s``. Raises InvalidParameter."""
-    wish_s = _read(headers, DEADLINE_HEADER, _WISH)
+def parse_budget(
+    headers: Headers, *, default_s: float, max_s: float, deadlines_ms: Sequence[str] = ()
+) -> Budget:
+    """Return the budget that ``headers`` allow, cut to ``max_s``.
+
+    ``deadlines_ms`` are what the query has for ``DEADLINE_PARAMETER``. Raises InvalidParameter.
+    """
+    wish_s = _read(headers.getlist(DEADLINE_HEADER), DEADLINE_HEADER, _WISH)
+    asked_s = _read(deadlines_ms, DEADLINE_PARAMETER, _WISH)
     bounds = [max_s]
     for name, header in _BOUNDS.items():
-        bound_s = _read(headers, name, header)
+        bound_s = _read(headers.getlist(name), name, header)
         if bound_s is not None:
             bounds.append(bound_s)
     wait = _wait_preference(headers)
     if wait is not None:
         bounds.append(_seconds("Prefer", _WAIT, wait))
-    return Budget(default_s, min(bounds), wish_s, wait)
+    budget = Budget(default_s, min(bounds), wish_s, wait)
+    return budget if asked_s is None else budget.wished(asked_s)

@@ -24,7 +24,7 @@ from starlette.types import Send
 
 from serving.api.admission import Admission, Limits
 from serving.api.body import read_body
-from serving.api.budget import Budget, parse_budget
+from serving.api.budget import DEADLINE_PARAMETER, Budget, parse_budget
 from serving.api.connection import while_connected
 from serving.api.event_stream import DONE, ERROR, EventStream
 from serving.api.lifecycle import Lifecycle
@@ -201,7 +201,10 @@ class DetectionService:
             http,
             context,
             parse_budget(
-                http.headers, default_s=limits.default_budget_s, max_s=limits.max_budget_s
+                http.headers,
+                default_s=limits.default_budget_s,
+                max_s=limits.max_budget_s,
+                deadlines_ms=http.query_params.getlist(DEADLINE_PARAMETER),
             ),
         )
         self._lifecycle.admit()

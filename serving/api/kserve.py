@@ -8,7 +8,8 @@ One model, under the catalogue's name; several that are served as one, under the
     scores   FP32 [N]
     labels   INT32 [N]     positions in the catalogue's classes
 
-The budget is the parameter ``timeout``, in microseconds, or a deadline header; the smallest counts.
+The budget is the parameter ``timeout``, in microseconds, or ``deadline_ms``, or a deadline header;
+the smallest counts. Other parameters are those of ``/v1/detect``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from starlette.responses import Response
 
 from serving.api.admission import Limits
 from serving.api.body import check_head
+from serving.api.budget import DEADLINE_PARAMETER, deadline_parameter
 from serving.api.detect import DetectionService
 from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
@@ -170,7 +172,7 @@ def _image(name: str, tensor: Tensor, max_pixels: int) -> tuple[bytes, Header]:
 
 
 def _parameters(given: Mapping[str, object], family: Family) -> tuple[Options, float | None, bool]:
-    """Return the options, the timeout in seconds if any, and whether outputs are to be binary.
+    """Return the options, the budget in seconds if any, and whether outputs are to be binary.
 
     Whether they are is what holds for an output that does not say itself.
     """
@@ -183,9 +185,9 @@ def _parameters(given: Mapping[str, object], family: Family) -> tuple[Options, f
     binary = left.pop(BINARY_OUTPUT, False)
     if not isinstance(binary, bool):
         raise InvalidParameter(f"{BINARY_OUTPUT} must be true or false.")
-    timeout_s = _timeout_s(left.pop(TIMEOUT)) if TIMEOUT in left else None
-    options = parse_options(left.items(), family, others=(TIMEOUT, BINARY_OUTPUT))
-    return options, timeout_s, binary
+    budgets_s = [parse(left.pop(name)) for name, parse in _BUDGETS.items() if name in left]
+    options = parse_options(left.items(), family, others=(*_BUDGETS, BINARY_OUTPUT))
+    return options, min(budgets_s, default=None), binary
 
 
 def _timeout_s(given: object) -> float:
@@ -195,6 +197,13 @@ def _timeout_s(given: object) -> float:
             f"{TIMEOUT} must be a positive whole number of microseconds; it is {shown(str(given))}."
         )
     return given / wire.MICROSECONDS
+
+
+_BUDGETS: dict[str, Callable[[object], float]] = {
+    TIMEOUT: _timeout_s,
+    DEADLINE_PARAMETER: deadline_parameter,
+}
+"""Parameters that state a budget, and how each is read as seconds."""
 
 
 def _outputs(request: InferRequest, binary_output: bool) -> dict[str, bool]:

@@ -9,9 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from serving.api.numbers import decimal, integer, shown
+from serving.api.wanted_classes import CLASSES, MAX_LENGTH, parse_classes
 from serving.core.errors import InvalidParameter
 from serving.core.family import Family
+from serving.core.request import Detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,15 @@ class Options:
     min_depth: int
     max_depth: int
     score_threshold: float
+    classes: frozenset[int] | None = None
+    """Classes that boxes are wanted of, by label; None for all."""
+
+    def wanted(self, detections: Detections) -> npt.NDArray[np.bool_]:
+        """Return which of ``detections`` are wanted, ``(N,)``."""
+        kept: npt.NDArray[np.bool_] = detections.scores >= self.score_threshold
+        if self.classes is not None:
+            kept &= np.isin(detections.labels, tuple(self.classes))
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +84,24 @@ def parse_options(
     InvalidParameter for what is unknown, repeated, malformed or out of range.
     """
     values: dict[str, float] = {}
+    classes: frozenset[int] | None = None
     for name, value in given:
-        if name not in _PARAMETERS:
-            known = ", ".join((*_PARAMETERS, *others))
+        if name != CLASSES and name not in _PARAMETERS:
+            known = ", ".join((*_PARAMETERS, CLASSES, *others))
             raise InvalidParameter(f"There is no parameter {shown(name)}; there are {known}.")
-        if name in values:
+        if name in values or (name == CLASSES and classes is not None):
             raise InvalidParameter(f"{name} was given more than once.")
-        values[name] = _parse(name, _PARAMETERS[name], value, family)
+        if name == CLASSES:
+            classes = parse_classes(value, family.classes)
+        else:
+            values[name] = _parse(name, _PARAMETERS[name], value, family)
     for name, parameter in _PARAMETERS.items():
         values.setdefault(name, parameter.default(family))
     min_depth = int(values["min_depth"])
     max_depth = min(int(values["max_depth"]), family.num_exits)
     if min_depth > max_depth:
         raise InvalidParameter(f"min_depth, {min_depth}, is above max_depth, {max_depth}.")
-    return Options(min_depth, max_depth, values["score_threshold"])
+    return Options(min_depth, max_depth, values["score_threshold"], classes)
 
 
 def _number(parameter: _Parameter, given: object) -> float | None:
@@ -124,4 +142,12 @@ def describe_options(family: Family) -> list[dict[str, Any]]:
             },
         }
         for name, parameter in _PARAMETERS.items()
+    ] + [
+        {
+            "name": CLASSES,
+            "in": "query",
+            "description": "Classes that boxes are wanted of, with commas between them: names, in "
+            "upper or lower case, or numbers as replies have them in `class_id`. Without it, all.",
+            "schema": {"type": "string", "maxLength": MAX_LENGTH, "example": family.classes[0]},
+        }
     ]

@@ -86,7 +86,7 @@ def write_reply(
     """Return what ``write`` makes, at ``now_s``, of an answer of ``family``."""
     model, depth = answered.model, answered.depth
     detections = answered.detections
-    kept = detections.scores >= context.options.score_threshold
+    kept = context.options.wanted(detections)
     response = write(
         DetectionResult(
             context.request_id,

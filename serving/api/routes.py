@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from serving.api.accept import preferred
 from serving.api.body import FIELD, IMAGE_TYPES, MULTIPART
-from serving.api.budget import DEADLINE_HEADER
+from serving.api.budget import DEADLINE_HEADER, DEADLINE_PARAMETER
 from serving.api.detect import DetectionService
 from serving.api.event_stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.lifecycle import Lifecycle
@@ -122,6 +122,13 @@ def _add_detect(
                     "name": DEADLINE_HEADER,
                     "in": "header",
                     "description": "Budget in milliseconds, from the request's head to the reply.",
+                    "schema": {"type": "number", "exclusiveMinimum": 0},
+                },
+                {
+                    "name": DEADLINE_PARAMETER,
+                    "in": "query",
+                    "description": f"The same as {DEADLINE_HEADER}, for clients that cannot send "
+                    "headers; of both, the smaller counts.",
                     "schema": {"type": "number", "exclusiveMinimum": 0},
                 },
                 *describe_options(family),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from serving.api.accept import JSON
 from serving.api.admission import Limits
 from serving.api.body import check_head, check_type, image_bytes
+from serving.api.budget import DEADLINE_PARAMETER
 from serving.api.options import Options, parse_options
 from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.core.family import Family
@@ -26,8 +27,12 @@ class Upload:
         self._limits = limits
 
     def read_head(self, http: HttpRequest) -> Options:
-        """Return the options, which are in the query string."""
-        options = parse_options(http.query_params.multi_items(), self._family)
+        """Return the options, which are in the query string, as a budget may be."""
+        options = parse_options(
+            [item for item in http.query_params.multi_items() if item[0] != DEADLINE_PARAMETER],
+            self._family,
+            others=(DEADLINE_PARAMETER,),
+        )
         check_type(http.headers)
         check_head(http.headers, self._limits.max_body_bytes)
         return options

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from serving.api.budget import Budget, parse_budget
+from serving.api.budget import Budget, deadline_parameter, parse_budget
 from serving.core.errors import InvalidParameter
 
 
@@ -97,6 +99,42 @@ def test_the_smallest_wins() -> None:
     }
     assert parse(*headers.items()).seconds == pytest.approx(0.2)
     assert parse(*headers.items(), ("X-Other", "1")).wait == "1"
+
+
+def asked(*values: str, header: str | None = None) -> Budget:
+    headers = Headers({} if header is None else {"X-Deadline-Ms": header})
+    return parse_budget(headers, default_s=1.0, max_s=10.0, deadlines_ms=values)
+
+
+def test_the_query_may_state_a_deadline() -> None:
+    assert asked().seconds == 1.0
+    assert asked("40").seconds == asked("40", header="50").seconds == 0.04
+    assert asked("50", header="40").seconds == 0.04
+    assert asked("2000").seconds == 2.0, "it replaces the default"
+    assert asked("20000").seconds == 10.0
+    with pytest.raises(InvalidParameter, match="deadline_ms was sent 2 times"):
+        asked("40", "40")
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_malformed_deadlines_in_the_query(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="deadline_ms must be a positive decimal"):
+        asked(text)
+    with pytest.raises(InvalidParameter, match="deadline_ms must be a positive decimal"):
+        deadline_parameter(text)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(40, 0.04), (12.5, 0.0125), ("40", 0.04)])
+def test_deadlines_from_json(given: object, seconds: float) -> None:
+    assert deadline_parameter(given) == seconds
+
+
+@pytest.mark.parametrize(
+    "given", [0, -1, 0.0, math.nan, math.inf, -math.inf, 10**400, True, None, [40], "", "4O"]
+)
+def test_malformed_deadlines_from_json(given: object) -> None:
+    with pytest.raises(InvalidParameter, match="deadline_ms must be a positive decimal"):
+        deadline_parameter(given)
 
 
 def test_the_default_is_bounded_too() -> None:

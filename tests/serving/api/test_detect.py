@@ -298,6 +298,31 @@ class TestRefusals:
         assert (await gateway.detect()).status_code == 200
 
 
+class TestParameters:
+    async def test_only_boxes_of_the_classes_wanted(self, gateway: Gateway) -> None:
+        for classes, labels in (("circle", [0, 0]), ("1", [1]), ("Circle,SQUARE", [1, 0, 0])):
+            response = await gateway.detect(params={"classes": classes})
+            found = DetectionResponse.model_validate(response.json()).detections
+            assert [each.class_id for each in found] == labels
+        refused = problem(await gateway.detect(params={"classes": "triangle,circle"}))
+        assert refused["status"] == 400
+        assert "no class 'triangle'; GET /v1/models" in refused["detail"]
+
+    async def test_a_deadline_in_the_query(self, gateway: Gateway) -> None:
+        async def budget_ms(deadline_ms: str, **headers: str) -> float:
+            asked = {"deadline_ms": deadline_ms}
+            reply = await gateway.detect(params=asked, headers=headers)
+            return float(reply.json()["budget_ms"])
+
+        assert await budget_ms("400") == 400
+        assert await budget_ms("400", **{"X-Deadline-Ms": "500"}) == 400
+        assert await budget_ms("600", **{"X-Deadline-Ms": "500"}) == 500
+        assert await budget_ms("600", **{"grpc-timeout": "300m"}) == 300
+        refused = problem(await gateway.detect(params={"deadline_ms": "0"}))
+        assert (refused["status"], "deadline_ms" in refused["detail"]) == (400, True)
+        assert gateway.outcomes()["invalid"] == 1
+
+
 class TestAlone:
     """Who has the server for itself is never told that it has too much to do."""
 

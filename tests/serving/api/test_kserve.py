@@ -337,6 +337,32 @@ class TestBudget:
         assert response.json()["parameters"]["budget_ms"] == budget_ms
 
     @pytest.mark.parametrize(
+        ("parameters", "budget_ms"),
+        [
+            ({"deadline_ms": 900}, 900),
+            ({"deadline_ms": "900.5"}, 900.5),
+            ({"deadline_ms": 900, "timeout": 4_000_000}, 900),
+            ({"deadline_ms": 4000.0, "timeout": 900_000}, 900),
+        ],
+    )
+    async def test_a_deadline_as_elsewhere(
+        self, gateway: Gateway, parameters: dict[str, Any], budget_ms: float
+    ) -> None:
+        response = await infer(gateway, parameters=parameters)
+        assert response.json()["parameters"]["budget_ms"] == budget_ms
+        error = refused(await infer(gateway, parameters={"deadline_ms": 0}), 400)
+        assert "deadline_ms must be a positive decimal" in error
+
+    async def test_only_boxes_of_the_classes_wanted(self, gateway: Gateway) -> None:
+        response = await infer(gateway, parameters={"classes": "Circle"})
+        outputs = {each["name"]: each for each in response.json()["outputs"]}
+        assert outputs["labels"]["data"] == [0, 0]
+        assert outputs["boxes"]["shape"] == [2, 4]
+        assert outputs["scores"]["shape"] == [2]
+        error = refused(await infer(gateway, parameters={"classes": "triangle"}), 400)
+        assert "There is no class 'triangle'" in error
+
+    @pytest.mark.parametrize(
         "timeout", [0, -1, 0.5, 1e5, True, "40000", None, [], {}, MAX_TIMEOUT_US + 1, 10**4000]
     )
     async def test_anything_else_is_refused(self, gateway: Gateway, timeout: Any) -> None:

@@ -7,7 +7,7 @@ from starlette.datastructures import QueryParams
 
 from serving.api.options import Options, describe_options, parse_options
 from serving.core.errors import InvalidParameter
-from tests.serving.fakes import FAMILY
+from tests.serving.fakes import DETECTIONS, FAMILY
 
 
 def parse(query: str) -> Options:
@@ -23,6 +23,8 @@ def parse(query: str) -> Options:
         ("min_depth=2&max_depth=2", Options(2, 2, 0.05)),
         ("score_threshold=0.5", Options(1, 3, 0.5)),
         ("score_threshold=1", Options(1, 3, 1.0)),
+        ("classes=Square", Options(1, 3, 0.05, frozenset({1}))),
+        ("classes=1,circle", Options(1, 3, 0.05, frozenset({0, 1}))),
     ],
 )
 def test_accepted(query: str, options: Options) -> None:
@@ -37,6 +39,7 @@ def test_accepted(query: str, options: Options) -> None:
         *("min_depth=%D9%A1", "max_depth=0", "min_depth=3&max_depth=2"),
         *("min_depth=1&min_depth=1", "score_threshold=0.04", "score_threshold=1.01"),
         *("score_threshold=nan", "score_threshold=inf", "score_threshold=5e-1"),
+        *("classes=", "classes=triangle", "classes=2", "classes=0&classes=1"),
     ],
 )
 def test_refused(query: str) -> None:
@@ -51,6 +54,7 @@ def test_refused(query: str) -> None:
         ({"min_depth": "2"}, Options(2, 3, 0.05)),
         ({"score_threshold": 0.1 + 0.2}, Options(1, 3, 0.1 + 0.2)),
         ({"score_threshold": 1}, Options(1, 3, 1.0)),
+        ({"classes": 1}, Options(1, 3, 0.05, frozenset({1}))),
     ],
 )
 def test_values_from_json(given: dict[str, object], options: Options) -> None:
@@ -79,3 +83,14 @@ def test_described() -> None:
     assert described["min_depth"] == {"type": "integer", "minimum": 1, "maximum": 3, "default": 1}
     assert described["max_depth"] == {"type": "integer", "minimum": 1, "default": 3}
     assert described["score_threshold"]["minimum"] == 0.05
+    assert described["classes"]["example"] == "circle"
+
+
+def test_wanted() -> None:
+    def kept(query: str) -> list[bool]:
+        return parse(query).wanted(DETECTIONS).tolist()
+
+    assert kept("") == [True] * 3
+    assert kept("classes=circle") == [False, True, True]
+    assert kept("classes=circle&score_threshold=0.5") == [False, True, False]
+    assert kept("classes=square,circle") == [True] * 3

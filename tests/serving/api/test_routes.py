@@ -113,7 +113,8 @@ async def test_description(gateway: Gateway) -> None:
         paths = (await client.get("/openapi.json")).json()["paths"]
     detect = paths["/v1/detect"]["post"]
     names = {parameter["name"] for parameter in detect["parameters"]}
-    assert names == {"X-Deadline-Ms", "min_depth", "max_depth", "score_threshold"}
+    options = {"min_depth", "max_depth", "score_threshold", "classes"}
+    assert names == {"X-Deadline-Ms", "deadline_ms", *options}
     assert set(detect["requestBody"]["content"]) == {
         *("image/jpeg", "image/png", "image/webp", "multipart/form-data")
     }

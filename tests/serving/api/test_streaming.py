@@ -79,13 +79,15 @@ class TestAnswers:
     async def test_each_is_what_it_would_be_alone(self, gateway: Gateway, media_type: str) -> None:
         gateway.backend.growth = answering(gateway, 0.010, 1, 0.010, 2, 0.010, 3, 0.005)
         headers = {"X-Deadline-Ms": "9000", "X-Request-Id": "r1", "Prefer": "wait=9"}
-        response, events = await stream(gateway, media_type, headers, score_threshold=0.5)
+        wanted = {"score_threshold": 0.05, "classes": "circle"}
+        response, events = await stream(gateway, media_type, headers, **wanted)
         assert response.status_code == 200
         assert [event.name for event in events] == ["detections"] * 3 + ["done"]
+        assert [len(event.data["detections"]) for event in events[:3]] == [2] * 3
         for depth, event in enumerate(events[:3], start=1):
             alone = await gateway.detect(
                 headers=headers,
-                params={"min_depth": depth, "max_depth": depth, "score_threshold": 0.5},
+                params={"min_depth": depth, "max_depth": depth, **wanted},
             )
             assert event.data == {
                 **alone.json(),
