@@ -63,6 +63,9 @@ class RequestOutcome:
     depth: int | None = None
     expected_ap: float | None = None
     detections: ServedDetections | None = None
+    operating_point: str | None = None
+    """Operating point of the answer, of a merged one several joined by +; None if the reply does
+    not name it."""
 
     @property
     def latency_s(self) -> float:
@@ -73,6 +76,12 @@ class RequestOutcome:
     def lag_s(self) -> float:
         """Return the seconds by which the request was sent later than scheduled."""
         return self.sent_s - self.scheduled_s
+
+    @property
+    def point(self) -> str | None:
+        """Return what the answer is of, in words: its operating point, or else its exit."""
+        exit_text = None if self.depth is None else f"exit {self.depth}"
+        return self.operating_point or exit_text
 
     @property
     def is_answer(self) -> bool:
@@ -117,12 +126,13 @@ def _answer(body: bytes, ap_by_depth: Mapping[int, float]) -> dict[str, Any]:
         np.array([entry["score"] for entry in found], np.float32),
         np.array([entry["class_id"] for entry in found], np.int64),
     )
-    depth = content.get("exit_depth")
+    depth, point = content.get("exit_depth"), content.get("operating_point")
     ap = content.get("expected_ap", ap_by_depth.get(depth))
     return {
         "detections": detections,
         "depth": None if depth is None else int(depth),
         "expected_ap": None if ap is None else float(ap),
+        "operating_point": None if point is None else str(point),
     }
 
 

@@ -55,7 +55,7 @@ def page(result: LoadResult, summary: Summary) -> str:
         section("By budget", table(BUDGET_HEAD, map(budget_cells, summary.by_budget))),
         '<div class="columns">',
         section("Accounting", _accounting(summary)),
-        section("Answers in time, by depth", _depth_table(summary)),
+        section("Answers in time, by operating point", _point_table(summary)),
         "</div>",
         section("The run", _facts(summary)),
     )
@@ -259,16 +259,16 @@ def _accounting(summary: Summary) -> str:
     return table(("outcome", "requests", "share"), rows)
 
 
-def _depth_table(summary: Summary) -> str:
-    if not summary.depths:
+def _point_table(summary: Summary) -> str:
+    if not summary.points:
         return '<p class="muted">No answer in time says from which exit it came.</p>'
-    total, most = sum(summary.depths.values()), max(summary.depths.values())
+    total, most = sum(summary.points.values()), max(summary.points.values())
     rows = "".join(
-        f"<tr><td>{depth}</td><td>{count:,}</td><td>{count / total:.1%}</td>"
+        f"<tr><td>{escape(point)}</td><td>{count:,}</td><td>{count / total:.1%}</td>"
         f'<td class="wide"><div style="width:{100 * count / most:.1f}%"></div></td></tr>'
-        for depth, count in summary.depths.items()
+        for point, count in summary.points.items()
     )
-    return f"<table><tr><th>exit</th><th>answers</th><th>share</th><th></th></tr>{rows}</table>"
+    return f"<table><tr><th>point</th><th>answers</th><th>share</th><th></th></tr>{rows}</table>"
 
 
 def _facts(summary: Summary) -> str:

@@ -23,7 +23,7 @@ PAGE_NAME = "load.html"
 REQUEST_FIELDS = {
     **{name: name for name in ("scheduled_s", "sent_s", "finished_s", "budget_s")},
     "picture": "image",
-    **{name: name for name in ("outcome", "reason", "depth", "expected_ap")},
+    **{name: name for name in ("outcome", "reason", "depth", "expected_ap", "operating_point")},
 }
 """Field of every request in the JSON file -> attribute of ``RequestOutcome``.
 
@@ -64,7 +64,7 @@ def text(summary: Summary) -> str:
             f"served AP        {ap_text(summary.served_in_time)} in time, "
             f"{ap_text(summary.served_with_misses)} with misses as nothing found\n"
         )
-    depths = "  ".join(f"{depth}: {count:,}" for depth, count in summary.depths.items())
+    points = "  ".join(f"{point}: {count:,}" for point, count in summary.points.items())
     verdict = "valid" if summary.is_valid else f"NOT VALID: {'; '.join(summary.invalid_because)}"
     return (
         f"{summary.model or 'unknown model'} at {summary.url}, target {summary.target}\n"
@@ -77,7 +77,7 @@ def text(summary: Summary) -> str:
         f"expected AP      {digits(summary.expected_ap, 4)} in time; in-time accuracy "
         f"{digits(summary.in_time_accuracy, 4)}\n"
         f"{served}"
-        f"depth            mean {digits(summary.mean_depth, 2)}   {depths}\n"
+        f"depth            mean {digits(summary.mean_depth, 2)}   {points}\n"
         f"client's lag     p50 {lag.p50:.2f}  p99 {lag.p99:.2f}  max {lag.max:.2f} ms; "
         f"{summary.cpu_us_per_request:.0f} us of processor time a request\n"
         f"run              {verdict}\n\n"

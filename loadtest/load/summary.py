@@ -13,6 +13,7 @@ quick, and would make an overloaded server look so too.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ class Summary:
     latency_ms: LatencyQuantiles | None
     depths: Mapping[int, int]
     """Exit depth -> number of answers in time, of those that say their depth."""
+    points: Mapping[str, int]
+    """Operating point, or exit of replies that name none -> number of answers in time."""
     mean_depth: float | None
     expected_ap: float | None
     """Mean expected AP of the answers in time."""
@@ -170,6 +173,7 @@ def summarise(result: LoadResult) -> Summary:
             request.latency_s for request in outcomes if request.is_answer
         ),
         depths=dict(sorted(Counter(_depths(in_time)).items())),
+        points=_points(in_time),
         mean_depth=_mean(_depths(in_time)),
         expected_ap=_mean(_aps(in_time)),
         in_time_accuracy=_in_time_accuracy(outcomes),
@@ -212,6 +216,17 @@ def _reasons(outcomes: Sequence[RequestOutcome]) -> dict[str, dict[str, int]]:
 
 def _depths(outcomes: Iterable[RequestOutcome]) -> list[int]:
     return [request.depth for request in outcomes if request.depth is not None]
+
+
+def _points(outcomes: Iterable[RequestOutcome]) -> dict[str, int]:
+    counts = Counter(request.point for request in outcomes)
+    named = [point for point in counts if point is not None]
+    return {point: counts[point] for point in sorted(named, key=by_number)}
+
+
+def by_number(point: str) -> list[int]:
+    """Return the numbers in the name of an operating point, or of an exit, to sort it by."""
+    return [int(digits) for digits in re.findall(r"\d+", point)]
 
 
 def _aps(outcomes: Iterable[RequestOutcome]) -> list[float]:

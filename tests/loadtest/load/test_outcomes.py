@@ -42,6 +42,18 @@ def test_an_answer_in_time():
     assert found.detections.labels.tolist() == [2]
 
 
+def test_an_answer_of_an_operating_point():
+    content = {"detections": [], "exit_depth": 1, "expected_ap": 0.47}
+    assert (row(answer(0.01, content)).operating_point, row(answer(0.01, content)).point) == (
+        None,
+        "exit 1",
+    )
+    found = row(answer(0.01, {**content, "operating_point": "236x236/1+428x428/1"}))
+    assert found.point == found.operating_point == "236x236/1+428x428/1"
+    assert (found.depth, found.expected_ap) == (1, 0.47)
+    assert row(answer(0.01, {"detections": []})).point is None
+
+
 def test_late_is_what_ends_after_the_budget_from_the_scheduled_moment():
     """Not from the moment at which it was sent."""
     found = row(answer(0.0505))

@@ -45,6 +45,7 @@ def test_the_files(tmp_path):
         "reason": "",
         "depth": 1,
         "expected_ap": 0.1,
+        "operating_point": None,
     }
     assert list(first) == list(REQUEST_FIELDS)
     assert page_path.read_text().startswith("<!doctype html>")

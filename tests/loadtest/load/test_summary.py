@@ -45,12 +45,25 @@ def test_figures():
     assert summary.goodput_hz == pytest.approx(1.5)
     assert (summary.target_hz, summary.achieved_hz) == (5.0, 5.0)
     assert summary.depths == {1: 1, 3: 2}
+    assert summary.points == {"exit 1": 1, "exit 3": 2}
     assert summary.mean_depth == pytest.approx(7 / 3)
     assert summary.expected_ap == pytest.approx(0.7 / 3)
     assert summary.in_time_accuracy == pytest.approx(0.07)
     assert summary.cpu_us_per_request == pytest.approx(1000)
     assert (summary.model, summary.target) == ("cells 7", "punctual")
     assert summary.is_valid
+
+
+def test_answers_are_counted_by_operating_point_in_order_of_size():
+    labels = ("300x300/1", "96x96/1", "300x300/1+428x428/1", "96x96/1")
+    rows = [replace(answer(0.1, 0.01), operating_point=label) for label in labels]
+    summary = summarise(result(rows))
+    assert list(summary.points.items()) == [
+        ("96x96/1", 2),
+        ("300x300/1", 1),
+        ("300x300/1+428x428/1", 1),
+    ]
+    assert summary.depths == {3: 4}
 
 
 def test_latencies_are_those_of_answers_in_time_or_late():
