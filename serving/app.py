@@ -69,10 +69,10 @@ def create_backend(
     family = read_family(folders, settings.precision)
     for folder in folders:
         check_precision(settings.runtime, folder, settings.precision)
-    if len(family.catalogs) > 1 and (settings.backend != "embedded" or create_policy is not None):
-        single = "this policy" if create_policy else f"the backend {settings.backend}"
+    if len(family.catalogs) > 1 and settings.backend != "embedded":
         raise CommandError(
-            f"{single} serves one model at one input size, not {', '.join(family.ladder.sizes)}"
+            f"the backend {settings.backend} serves one model at one input size, not "
+            f"{', '.join(family.ladder.sizes)}"
         )
     entry = family.entries[0]
     watch = None if settings.decision_log is None else _open_decisions(settings.decision_log)

@@ -34,9 +34,10 @@ def _add_live(studies: Any) -> None:
     parser: argparse.ArgumentParser = studies.add_parser(
         "live",
         help=summary,
-        description=f"{summary} Starts a gateway for each policy and, with --peers-python, the "
-        "peers at their shallowest and deepest exit; all but one are paused at any time. The "
-        "machine should have nothing else to do. Writes OUT/live-DATE.json, .md and plots.",
+        description=f"{summary} Starts a gateway for each policy and for some fixed operating "
+        "points and, with --peers-python, the peers at these points; all but one are paused at any "
+        "time. The machine should have nothing else to do. Writes OUT/live-DATE.json, .md and "
+        "plots.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
@@ -62,7 +63,28 @@ def _add_live(studies: Any) -> None:
         type=positive,
         nargs="+",
         default=[0.3, 0.6, 0.9, 1.2],
-        help="shares of what the server answers at depth 1",
+        help="shares of what the server answers at its quickest operating point",
+    )
+    parser.add_argument(
+        "--rates",
+        type=positive,
+        nargs="+",
+        default=[],
+        metavar="HZ",
+        help="requests per second, in the place of --loads",
+    )
+    parser.add_argument(
+        "--fixed",
+        nargs="+",
+        default=[],
+        metavar="POINT",
+        help="operating points at which fixed policies and peers serve, such as 300x300/1",
+    )
+    parser.add_argument(
+        "--num-fixed",
+        type=count,
+        default=3,
+        help="how many such points are chosen in simulation, without --fixed",
     )
     parser.add_argument(
         "--arrivals",
@@ -71,7 +93,9 @@ def _add_live(studies: Any) -> None:
         help="as of punctual loadtest",
     )
     parser.add_argument(
-        "--budgets", default="1.2x,2x,4x", help="multiples of the full-depth time, or milliseconds"
+        "--budgets",
+        default="1.2x,2x,4x",
+        help="multiples of the most accurate point's time, or ms",
     )
     parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--seconds", type=positive, default=7.0, help="of each run")
@@ -90,7 +114,8 @@ def _add_live(studies: Any) -> None:
         "--reference-seconds",
         type=positive,
         default=3.0,
-        help="of each of six windows in which capacity and the time of full depth are measured",
+        help="of each of six windows in which capacity and the most accurate point's time are "
+        "measured",
     )
     parser.add_argument("--seed", type=int, default=0, help="of requests and order")
     parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
@@ -114,6 +139,9 @@ def _live(options: argparse.Namespace) -> None:
         split=options.split,
         peers_python=options.peers_python,
         loads=tuple(dict.fromkeys(options.loads)),
+        rates_hz=tuple(dict.fromkeys(options.rates)),
+        fixed=tuple(dict.fromkeys(options.fixed)),
+        num_fixed=options.num_fixed,
         arrivals=tuple(dict.fromkeys(options.arrivals)),
         budgets=options.budgets,
         rounds=options.rounds,
@@ -186,10 +214,10 @@ def _add_segments(studies: Any, tools: ServingTools) -> None:
 
 def _segments(options: argparse.Namespace, tools: ServingTools) -> None:
     from loadtest.environment.segment_times import measure_segments
-    from serving.artifacts.model_folders import read_catalog
+    from serving.artifacts.model_folders import read_entry
 
-    catalog = read_catalog(options.folder)
+    entry = read_entry(options.folder)
     profile = measure_segments(
-        tools, options.folder, catalog, options.runtime, options.rounds, time.perf_counter
+        tools, options.folder, entry, options.runtime, options.rounds, time.perf_counter
     )
     print(json.dumps(profile.to_json()))

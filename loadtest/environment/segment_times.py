@@ -7,6 +7,7 @@ wants to know now, and nothing of the runtime in its own process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import numpy as np
 from loadtest.servers.processes import QUOTED_LINES, SETTING_PREFIX, StudyError
 from reporting.machine import machine
 from serving.artifacts.serving_tools import ServingTools
-from serving.core.catalog import Catalog
+from serving.core.catalog import ModelEntry
 from serving.core.latency import LatencyProfile, Quantiles, quantile
 from serving.core.ports import Clock
 from serving.core.segment import Segment
@@ -34,19 +35,26 @@ _TAIL, _MEDIAN = -math.log1p(-0.9), math.log(2.0)
 
 
 def measure_segments(
-    tools: ServingTools, folder: Path, catalog: Catalog, runtime: str, rounds: int, clock: Clock
+    tools: ServingTools, folder: Path, entry: ModelEntry, runtime: str, rounds: int, clock: Clock
 ) -> LatencyProfile:
-    """Time every segment in ``folder``, over ``rounds`` runs at each batch size."""
-    runner = tools.open_runner(runtime, folder, None)
-    shape = (catalog.input_height, catalog.input_width, 3)
-    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    """Time every segment of every input size in ``folder``, each ``rounds`` times at each batch
+    size."""
     seen: defaultdict[tuple[Segment, int], list[float]] = defaultdict(list)
-    for number in range(WARM_UP_ROUNDS + rounds):
-        for segment, batch, seconds in time_every_segment(runner, noise, catalog.num_exits, clock):
-            if number >= WARM_UP_ROUNDS:
-                seen[segment, batch].append(seconds)
-    name = runner.runtime
-    runner.close()
+    rng = np.random.default_rng(0)
+    with contextlib.ExitStack() as stack:
+        sizes = []
+        for catalog in entry.catalogs:
+            runner = tools.open_runner(runtime, folder, None, size=catalog.size)
+            stack.callback(runner.close)
+            shape = (catalog.input_height, catalog.input_width, 3)
+            noise = rng.integers(0, 256, shape, dtype=np.uint8)
+            sizes.append((runner, noise, catalog.num_exits))
+        name = sizes[0][0].runtime
+        for turn in range(WARM_UP_ROUNDS + rounds):
+            for model, size in enumerate(sizes):
+                for segment, batch, seconds in time_every_segment(*size, clock):
+                    if turn >= WARM_UP_ROUNDS:
+                        seen[segment.of(model), batch].append(seconds)
     table = {
         key: Quantiles(*(quantile(values, q) for q in (0.5, 0.9, 0.99)))
         for key, values in seen.items()

@@ -63,7 +63,7 @@ class Detection:
     """BentoML's service around one exit of the model."""
 
     def __init__(self) -> None:
-        self._detector = PeerDetector(SETTINGS.folder, SETTINGS.depth)
+        self._detector = PeerDetector(SETTINGS.folder, SETTINGS.size, SETTINGS.depth)
 
     @bentoml.api(
         route=ROUTE,

@@ -45,11 +45,14 @@ class PeerDetectorSettings:
     """The settings of a peer, read from the environment: what to serve, and where.
 
     The variables are ``PEER_MODEL_REPOSITORY``, and ``PEER_MODEL`` where several models are in
-    there; ``PEER_DEPTH``, the exit; ``PEER_PORT`` on loopback; ``PEER_TIMEOUT_MS``.
+    there; ``PEER_DEPTH``, the exit, and ``PEER_SIZE``, its input size, where the model has several;
+    ``PEER_PORT`` on loopback; ``PEER_TIMEOUT_MS``.
     """
 
     folder: Path
     """Folder with the model's catalogue and segments."""
+    size: str | None
+    """Name of the input size; None: the only one."""
     depth: int
     port: int
     timeout_s: float
@@ -63,9 +66,11 @@ class PeerDetectorSettings:
             folder = find_model(
                 Path(environment["PEER_MODEL_REPOSITORY"]), environment.get("PEER_MODEL")
             )
-            num_exits = read_catalog(folder).num_exits
+            size = environment.get("PEER_SIZE")
+            num_exits = read_catalog(folder, size).num_exits
             settings = cls(
                 folder,
+                size=size,
                 depth=int(environment["PEER_DEPTH"]),
                 port=int(environment["PEER_PORT"]),
                 timeout_s=float(environment["PEER_TIMEOUT_MS"]) / 1e3,
@@ -92,16 +97,21 @@ class Decoded:
 class PeerDetector:
     """A model's exit as one fused segment, compiled and warm; one call of ``detect`` at a time.
 
-    The exit is ``depth`` of the model in ``folder``.
+    The exit is ``depth`` of the model in ``folder``, at the input size called ``size``; None: the
+    only one.
     """
 
-    def __init__(self, folder: Path, depth: int) -> None:
-        catalog = read_catalog(folder)
+    def __init__(self, folder: Path, size: str | None, depth: int) -> None:
+        catalog = read_catalog(folder, size)
         keep_freed_memory()
-        self._depth = depth
+        self._answer = {
+            "exit_depth": depth,
+            "operating_point": f"{catalog.size}/{depth}",
+            "expected_ap": catalog.expected_ap(depth),
+        }
         self._input_size = (catalog.input_width, catalog.input_height)
         self._segment = segments.fused_exit(depth)
-        self._runner = open_runner(RUNTIME, folder, None, {self._segment})
+        self._runner = open_runner(RUNTIME, folder, None, {self._segment}, size=size)
         blank = np.zeros((catalog.input_height, catalog.input_width, 3), dtype=np.uint8)
         for _ in range(WARM_UP_ROUNDS):
             for _ in time_every_segment(self._runner, blank, catalog.num_exits, time.perf_counter):
@@ -138,5 +148,5 @@ class PeerDetector:
             {"box": box, "score": score, "class_id": class_id}
             for box, score, class_id in zip(boxes, scores, found.labels.tolist(), strict=True)
         ]
-        body = {"detections": detections, "exit_depth": self._depth}
+        body = {"detections": detections, **self._answer}
         return json.dumps(body, separators=(",", ":")).encode()

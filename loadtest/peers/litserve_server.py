@@ -45,7 +45,9 @@ class DetectApi(litserve.LitAPI):
     def setup(self, device: str) -> None:
         """Open the detector; LitServe calls this in the engine's process."""
         del device  # "cpu"; the engine has no other
-        self._detector = PeerDetector(self._settings.folder, self._settings.depth)
+        self._detector = PeerDetector(
+            self._settings.folder, self._settings.size, self._settings.depth
+        )
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/jpeg")]) -> Decoded:
         """Decode one request's image; one that cannot be read fails its whole batch.

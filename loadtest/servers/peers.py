@@ -1,6 +1,7 @@
-"""Other servers with the same detector at a fixed depth, started for a study.
+"""Other servers with the same detector at a fixed operating point, started for a study.
 
-    with peer("litserve", 1, Path(".venv-peers/bin/python"), settings, log) as server:
+    point = PeerPoint("300x300", 1)
+    with peer("litserve", point, Path(".venv-peers/bin/python"), settings, log) as server:
         POST {server.url}/v1/detect                             as to Punctual, without its options
 
 They run in a Python environment of their own: what they bring along (an event loop among other
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from loadtest.servers.processes import RunningServer, free_port, running
 from serving.core.command_errors import InvalidArgument
@@ -32,6 +34,14 @@ class PeerSettings:
     """Name of the model; None: the only one in the repository."""
     timeout_s: float
     """Longest budget in seconds: a peer need not work on what has waited for longer."""
+
+
+class PeerPoint(NamedTuple):
+    """The operating point at which a peer serves."""
+
+    size: str
+    """Name of the input size."""
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -61,9 +71,9 @@ PEERS = {
 
 @contextlib.contextmanager
 def peer(
-    name: str, depth: int, environment_python: Path, settings: PeerSettings, log: Path
+    name: str, point: PeerPoint, environment_python: Path, settings: PeerSettings, log: Path
 ) -> Iterator[RunningServer]:
-    """Start the peer called ``name`` of ``PEERS`` with exit ``depth``, ready.
+    """Start the peer called ``name`` of ``PEERS`` at ``point``, ready.
 
     ``environment_python`` is an interpreter that has its framework and this project. Raises
     StudyError, and InvalidArgument where there is no such peer or interpreter.
@@ -77,7 +87,8 @@ def peer(
     chosen, port = PEERS[name], free_port()
     given = {
         "PEER_MODEL_REPOSITORY": str(settings.model_repository.resolve()),
-        "PEER_DEPTH": str(depth),
+        "PEER_SIZE": point.size,
+        "PEER_DEPTH": str(point.depth),
         "PEER_PORT": str(port),
         "PEER_TIMEOUT_MS": f"{settings.timeout_s * 1e3:g}",
         **({"PEER_MODEL": settings.model} if settings.model is not None else {}),
@@ -90,5 +101,6 @@ def peer(
         url = f"http://127.0.0.1:{port}"
         ready_url = f"{url}{chosen.ready_path}"
         environment = inherited | given | own
-        with running(f"{name} at depth {depth}", command, environment, ready_url, log) as group:
+        title = f"{name} at {point.size}/{point.depth}"
+        with running(title, command, environment, ready_url, log) as group:
             yield RunningServer(url, group)

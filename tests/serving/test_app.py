@@ -47,8 +47,8 @@ def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path)
         with pytest.raises(CommandError, match=refusal):
             create_backend(settings, metrics, FakeClock())
     settings = Settings(model_repository=tmp_path, model="small,large")
-    with pytest.raises(CommandError, match="this policy serves one model"):
-        create_backend(settings, metrics, FakeClock(), create_policy=no_policy)
+    other = create_backend(settings, metrics, FakeClock(), create_policy=no_policy)
+    assert other.family.ladder.sizes == ("small@128x96", "large@128x96")
 
 
 def test_a_precision_that_cannot_be_served_is_refused_before_anything_starts(

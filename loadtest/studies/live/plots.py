@@ -67,7 +67,8 @@ def _draw(ax: Axes, report: LiveReport, arrivals: str, metric: Metric, styles: S
         loads = [load for load, _ in spreads]
         ax.errorbar(loads, middles, yerr=reach, label=system, capsize=2, **style)
     ax.set_title(f"{arrivals}: {metric.title.partition(' (')[0]}")
-    ax.set_xlabel("load (1: the server's capacity at depth 1)")
+    is_share = report.reference.load_hz == report.reference.capacity_hz
+    ax.set_xlabel("load (1: the capacity at the quickest point)" if is_share else "requests/s")
     ax.set_xlim(0)
     ax.set_ylim(0)
     ax.grid(alpha=0.3)

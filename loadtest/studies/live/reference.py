@@ -1,6 +1,7 @@
-"""Measurement of the reference: the capacity that loads are shares of, and the time of full depth.
+"""Measurement of the reference: the capacity that loads are shares of, and what budgets are of.
 
-Budgets are multiples of that time. Both are measured on servers that are there.
+Budgets are multiples of the time at the most accurate operating point. Both are measured on servers
+that are there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from loadtest.load.target import Target, describe_server
 from loadtest.servers.processes import StudyError
 from loadtest.studies.live.report import Reference
 from loadtest.studies.live.subject import LiveSubject
-from loadtest.studies.live.systems import DEEPEST, SHALLOWEST, System
+from loadtest.studies.live.systems import System
 from loadtest.workload.budgets import parse_budgets
 from serving.core.latency import quantile
 
@@ -31,33 +32,36 @@ NUM_BUDGETS = 1001
 
 
 def find_reference(
-    subject: LiveSubject, systems: Mapping[str, System], say: Callable[[str], None]
+    subject: LiveSubject, quickest: System, best: System, say: Callable[[str], None]
 ) -> Reference:
-    """Measure the reference on the gateways of ``systems`` that have one depth. Raises
-    StudyError."""
+    """Measure the reference on gateways of the quickest and of the most accurate operating point.
+
+    Raises StudyError.
+    """
     say("timing segments")
     settings = subject.settings
     profile = segments_now(subject.folder, settings.runtime, settings.segment_rounds)
     engine = subject.profile(profile)
-    say("measuring capacity at depth 1 and the time of full depth")
-    shallow, deep = systems[SHALLOWEST], systems[DEEPEST]
+    say("measuring capacity at the quickest point and the time at the most accurate one")
     window_s = settings.reference_s
     rates_hz, alone_s = [], []
     for _ in range(WINDOWS):
-        with shallow.running():
+        with quickest.running():
             many = run_closed_loop(
-                shallow.server.url, subject.images, CONCURRENCY, window_s, Target()
+                quickest.server.url, subject.images, CONCURRENCY, window_s, Target()
             )
-        with deep.running():
-            one = run_closed_loop(deep.server.url, subject.images, 1, window_s, Target())
-            reserve_s = reserve_of(describe_server(deep.server.url))
+        with best.running():
+            one = run_closed_loop(best.server.url, subject.images, 1, window_s, Target())
+            reserve_s = reserve_of(describe_server(best.server.url))
         rates_hz.append(many.rate_hz)
         alone_s.append(one.p50_s)
     full_depth_s = quantile(alone_s, 0.5)
     rng = np.random.default_rng(settings.seed)
     budgets_s = parse_budgets(settings.budgets).sample_s(NUM_BUDGETS, full_depth_s, rng)
+    capacity_hz = quantile(rates_hz, 0.5)
     return Reference(
-        capacity_hz=quantile(rates_hz, 0.5),
+        capacity_hz=capacity_hz,
+        load_hz=1.0 if settings.rates_hz else capacity_hz,
         capacities_hz=tuple(rates_hz),
         engine_capacity_hz=engine.capacity_hz,
         full_depth_s=full_depth_s,

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from loadtest.environment.spread import Spread
 from loadtest.load.accounting import Account, total
+from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.served_accuracy import ServedAp
 from loadtest.load.summary import Summary
 from loadtest.simulation.recovery import Recovery, recovery
+from loadtest.simulation.report import Interval
 from loadtest.simulation.study import Timeline
 from loadtest.studies.live.simulation import Simulated
 from loadtest.studies.live.systems import SHIPPED
 from serving.core.latency import LatencyProfile
 
-FORMAT = 1
+FORMAT = 2
+PARTS_OF_RUN = 10
+"""Number of parts of a run whose in-time accuracies are compared one by one."""
 
 
 # -- records -------------------------------------------------------------------------------------
@@ -31,16 +36,19 @@ class Reference:
     """
 
     capacity_hz: float
-    """Requests per second that the server answers from exit 1: the load of 1.
+    """Requests per second that the server answers at its quickest operating point.
 
     It is that of the whole server, with the client beside it.
     """
+    load_hz: float
+    """Requests per second that a load of 1 stands for: the capacity, or 1 where rates are given."""
     capacities_hz: tuple[float, ...]
     """Requests per second in each window, of which ``capacity_hz`` is the median."""
     engine_capacity_hz: float
-    """Requests per second that the engine alone answers from exit 1, as the simulator has it."""
+    """Requests per second that the engine alone answers at its quickest operating point, as the
+    simulator has it."""
     full_depth_s: float
-    """Median seconds that an idle server takes for a request at full depth.
+    """Median seconds that an idle server takes for a request at its most accurate point.
 
     They are by the client's clock.
     """
@@ -84,6 +92,9 @@ class LiveRun:
     account: Account
     simulated: Mapping[str, Simulated]
     """Step of ``simulation.STEPS`` -> what the simulator says; empty for peers."""
+    worth: tuple[float, ...]
+    """In-time accuracy of the requests in each of the run's parts, which have as many each, the
+    same ones for every system; see ``worth_of``."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +200,8 @@ class LiveReport:
     settings: Mapping[str, Any]
     reference: Reference
     has_peers: bool
+    compared: tuple[str, ...]
+    """Names of the systems that take their turns at every load."""
     runs: list[LiveRun] = field(default_factory=list)
     bursts: list[BurstRun] = field(default_factory=list)
 
@@ -244,6 +257,42 @@ class LiveReport:
         known = [metric.factor * (a - b) for a, b in pairs if a is not None and b is not None]
         return Spread.of(known) if known else None
 
+    def difference(self, rival: str, arrivals: str, load: float) -> Interval | None:
+        """Return how far the shipped policy's in-time accuracy is above ``rival``'s.
+
+        Its interval is over parts of runs, in which both had the same requests; neighbours are
+        taken to be independent. None if no round has both.
+        """
+        ours = {run.round: run.worth for run in self.at(SHIPPED, arrivals, load)}
+        differences = [
+            mine - its
+            for run in self.at(rival, arrivals, load)
+            for mine, its in zip(ours.get(run.round, ()), run.worth, strict=False)
+        ]
+        return Interval.of(differences) if differences else None
+
+    def best(self, kind: str, arrivals: str, load: float) -> str | None:
+        """Return the system of a kind that is best in hindsight at one point, if there is any.
+
+        A kind is what has an operating point in its name: ``fixed``, or a peer. Best is the highest
+        mean in-time accuracy over the rounds.
+        """
+        means: dict[str, float] = {}
+        for system in self.systems:
+            known = [
+                run.summary.in_time_accuracy
+                for run in self.at(system, arrivals, load)
+                if run.summary.in_time_accuracy is not None
+            ]
+            if system.startswith(f"{kind}:") and known:
+                means[system] = sum(known) / len(known)
+        return max(means, key=means.__getitem__, default=None)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Return the kinds of systems that have an operating point: fixed ones, then peers."""
+        return list(dict.fromkeys(name.partition(":")[0] for name in self.systems if ":" in name))
+
     def through_bursts(self) -> list[Burst]:
         """Return the burst of each system that went through any."""
         runs = {name: [run for run in self.bursts if run.system == name] for name in self.systems}
@@ -278,11 +327,30 @@ class LiveReport:
         return [run for run in self.all_runs if not run.summary.is_valid]
 
 
+def worth_of(outcomes: Sequence[RequestOutcome]) -> tuple[float, ...]:
+    """Return the in-time accuracy of each of ``PARTS_OF_RUN`` parts of a run, in order.
+
+    A part has as many requests as another, or one more. Answers that do not say what accuracy is
+    to be expected of them count for nothing.
+    """
+    edges = [len(outcomes) * part // PARTS_OF_RUN for part in range(PARTS_OF_RUN + 1)]
+    return tuple(
+        sum(
+            request.expected_ap or 0.0
+            for request in outcomes[start:end]
+            if request.outcome is Outcome.IN_TIME
+        )
+        / (end - start)
+        for start, end in pairwise(edges)
+        if start < end
+    )
+
+
 # -- JSON ----------------------------------------------------------------------------------------
 
 _SUMMARY_FIELDS = (
     *("started", "schedule_digest", "count", "target_hz", "achieved_hz", "goodput_hz"),
-    *("attainment", "in_time_accuracy", "expected_ap", "mean_depth", "depths"),
+    *("attainment", "in_time_accuracy", "expected_ap", "mean_depth", "depths", "points"),
     *("outcomes", "reasons", "is_valid", "invalid_because", "cpu_us_per_request"),
     *("is_real_time", "peak_connections"),
 )
@@ -316,6 +384,7 @@ def to_json(report: LiveReport) -> dict[str, Any]:
                 "round": run.round,
                 **_result(run),
                 "simulated": {step: asdict(found) for step, found in run.simulated.items()},
+                "worth": run.worth,
             }
             for run in report.runs
         ],
@@ -329,6 +398,20 @@ def to_json(report: LiveReport) -> dict[str, Any]:
                 "timeline": asdict(run.timeline),
             }
             for run in report.bursts
+        ],
+        "in_hindsight": [
+            {
+                "arrivals": arrivals,
+                "load": load,
+                "kind": kind,
+                "system": best,
+                "difference": None if difference is None else difference.to_json(),
+            }
+            for arrivals in report.arrivals
+            for load in report.loads
+            for kind in report.kinds
+            if (best := report.best(kind, arrivals, load)) is not None
+            for difference in (report.difference(best, arrivals, load),)
         ],
         "recovery": {burst.system: _recovery(burst) for burst in report.through_bursts()},
         "accounts": {name: asdict(account) for name, account in report.accounts().items()},

@@ -36,7 +36,7 @@ def simulation_tables(report: LiveReport) -> Iterator[str]:
 
 def _slowdowns(report: LiveReport) -> str:
     reference = report.reference
-    rates_hz = [load * reference.capacity_hz for load in report.loads]
+    rates_hz = [load * reference.load_hz for load in report.loads]
     return ", ".join(f"{reference.slowdown_at(rate_hz):.2f}" for rate_hz in rates_hz)
 
 

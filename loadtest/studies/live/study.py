@@ -1,7 +1,7 @@
 """``punctual study live``: servers against each other on this machine, under the same requests.
 
     reference    the capacity that loads are shares of and the time that budgets are multiples of,
-                 measured once
+                 measured once; and which fixed operating points are worth a server, by simulation
     loads        round by round, every point, every system in a new order
     recovery     a burst far above capacity, and what comes after it
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -32,10 +33,12 @@ import numpy as np
 from loadtest.load.open_loop import LoadSettings
 from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.target import Target
-from loadtest.servers.peers import PEERS, PeerSettings
+from loadtest.policies.named import FIXED
+from loadtest.servers.peers import PEERS, PeerPoint, PeerSettings
 from loadtest.simulation.study import Timeline
+from loadtest.studies.live.candidates import find_candidates
 from loadtest.studies.live.reference import find_reference
-from loadtest.studies.live.report import BurstRun, LiveReport, LiveRun, Reference
+from loadtest.studies.live.report import BurstRun, LiveReport, LiveRun, Reference, worth_of
 from loadtest.studies.live.simulation import simulate_schedule
 from loadtest.studies.live.subject import (
     BURST_LOAD,
@@ -44,9 +47,7 @@ from loadtest.studies.live.subject import (
     LiveSubject,
 )
 from loadtest.studies.live.systems import (
-    DEEPEST,
     POLICIES,
-    SHALLOWEST,
     SHIPPED,
     SLACKFIT,
     System,
@@ -58,7 +59,6 @@ from loadtest.studies.live.tables import write
 from loadtest.workload.arrivals import parse_arrivals
 from reporting.machine import machine
 
-BURST_SYSTEMS = (SHIPPED, SHALLOWEST, SLACKFIT)
 BIN_S = 0.5
 """Seconds of a bin of a burst's timeline, about."""
 
@@ -120,9 +120,9 @@ def started(starters: Starters, names: Sequence[str]) -> Iterator[dict[str, Syst
 def measure_loads(
     subject: LiveSubject, starters: Starters, report: LiveReport, path: Path, say: Say
 ) -> None:
-    """Measure every system at every load, and fill ``report.runs``. Raises StudyError."""
+    """Measure the compared systems at every load, and fill ``report.runs``. Raises StudyError."""
     settings = subject.settings
-    order = plan(settings.points, tuple(starters), settings.rounds, settings.seed)
+    order = plan(settings.points, report.compared, settings.rounds, settings.seed)
     for number, (starts, points) in enumerate(order, start=1):
         say(f"loads: round {number} of {settings.rounds}, starting {len(starts)} servers")
         with started(starters, starts) as systems:
@@ -138,9 +138,9 @@ def _measure_point(
 ) -> None:
     """Measure every system in turn, and simulate the same requests."""
     reference = report.reference
-    rate_hz = point.load * reference.capacity_hz
+    rate_hz = point.load * reference.load_hz
     replays = subject.replay_settings(reference, rate_hz).steps()
-    common = replace(subject.load(reference, point.arrivals, rate_hz), seed=point.seed)
+    common = subject.load(reference, point.arrivals, rate_hz, point.seed)
     for name in point.names:
         system = systems[name]
         measured = measure(system, sent_to(system, common))
@@ -160,6 +160,7 @@ def _measure_point(
                 measured.summary,
                 measured.account,
                 simulated,
+                worth_of(measured.result.outcomes),
             )
         )
 
@@ -171,10 +172,12 @@ def measure_recovery(
     settings, reference = subject.settings, report.reference
     duration_s = sum(settings.burst_s)
     burst_s = (settings.burst_s[0], settings.burst_s[0] + settings.burst_s[1])
-    burst = subject.load(reference, settings.burst, BURST_LOAD * reference.capacity_hz)
-    order = plan([(settings.burst, BURST_LOAD)], BURST_SYSTEMS, settings.rounds, settings.seed)
+    names = (SHIPPED, fixed(subject.quickest), SLACKFIT)
+    rate_hz = BURST_LOAD * reference.capacity_hz
+    order = plan([(settings.burst, BURST_LOAD)], names, settings.rounds, settings.seed)
     for _, (point,) in order:
-        common = replace(burst, duration_s=duration_s, seed=point.seed)
+        burst = subject.load(reference, settings.burst, rate_hz, point.seed)
+        common = replace(burst, duration_s=duration_s)
         for name in point.names:
             number = point.round + 1
             say(f"recovery: round {number} of {settings.rounds}, {name}, {duration_s:g} s")
@@ -233,49 +236,61 @@ def study(
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as logs:
         starters = gateways(subject, Path(logs))
+        quickest, best = fixed(subject.quickest), fixed(subject.best)
         say("starting gateways")
-        with started(starters, (SHALLOWEST, DEEPEST)) as systems:
-            reference = find_reference(subject, systems, say)
-        starters |= peers(subject, reference, Path(logs))
+        with started(starters, tuple(dict.fromkeys((quickest, best)))) as systems:
+            reference = find_reference(subject, systems[quickest], systems[best], say)
+        labels = find_candidates(subject, reference)
+        say(f"fixed operating points: {', '.join(labels)}")
+        others = peers(subject, reference, labels, Path(logs))
+        starters |= others
         report = LiveReport(
             machine=machine(),
             load_average=load_average,
             versions=versions(settings.runtime),
             date=date,
-            model=subject.catalog.name,
-            model_digest=subject.catalog.digest,
+            model=subject.family.name,
+            model_digest=subject.family.entries[0].digest,
             settings=described(subject),
             reference=reference,
             has_peers=settings.peers_python is not None,
+            compared=(*POLICIES, *map(fixed, labels), *others),
         )
         for name in wanted:
             PARTS[name](subject, starters, report, out / stem, say)
     return report, out / stem
 
 
+def fixed(label: str) -> str:
+    """Return the name of the policy of the operating point called ``label``."""
+    return f"{FIXED}:{label}"
+
+
 def gateways(
     subject: LiveSubject, logs: Path
 ) -> dict[str, Callable[[], AbstractContextManager[System]]]:
-    """Return how to start a gateway for each policy."""
-    settings = subject.settings
+    """Return how to start a gateway for each policy and each fixed operating point."""
+    settings, ladder = subject.settings, subject.family.ladder
     given = {
         "model_repository": settings.model_repository.resolve(),
-        "model": subject.catalog.name,
+        "model": subject.family.name,
         "runtime": settings.runtime,
     }
     image = subject.images[0]
     return {
-        policy: partial(
-            gateway_system, policy, given, image, logs / f"{policy.replace(':', '-')}.log"
-        )
-        for policy in POLICIES
+        policy: partial(gateway_system, policy, given, image, logs / f"{_file_name(policy)}.log")
+        for policy in (*POLICIES, *map(fixed, map(ladder.label, ladder.points)))
     }
 
 
+def _file_name(system: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", system)
+
+
 def peers(
-    subject: LiveSubject, reference: Reference, logs: Path
+    subject: LiveSubject, reference: Reference, labels: Sequence[str], logs: Path
 ) -> dict[str, Callable[[], AbstractContextManager[System]]]:
-    """Return how to start each kind of peer at the shallowest and at the deepest exit.
+    """Return how to start each kind of peer at the operating points called ``labels``.
 
     There are none without an interpreter for them.
     """
@@ -283,20 +298,21 @@ def peers(
     if python is None:
         return {}
     told = PeerSettings(
-        subject.settings.model_repository, subject.catalog.name, reference.peer_timeout_s
+        subject.settings.model_repository, subject.family.name, reference.peer_timeout_s
     )
     return {
         f"{kind}:{label}": partial(
             peer_system,
             f"{kind}:{label}",
             kind,
-            depth,
+            PeerPoint(subject.family.ladder.sizes[number], depth),
             python,
             told,
             subject.images[0],
-            logs / f"{kind}-{label}.log",
+            logs / f"{_file_name(f'{kind}-{label}')}.log",
         )
-        for label, depth in (("1", 1), ("max", subject.catalog.num_exits))
+        for label in labels
+        for number, depth in (subject.family.ladder.find(label),)
         for kind in PEERS
     }
 

@@ -13,9 +13,8 @@ from loadtest.studies.live.systems import GRACE_S
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from loadtest.workload.images import AnnotatedImage, read_data
-from serving.artifacts.model_folders import find_model, read_catalog
-from serving.core.catalog import Catalog, ModelEntry
-from serving.core.command_errors import InvalidArgument
+from serving.artifacts.model_folders import find_model, read_entry
+from serving.core.command_errors import InvalidArgument, invalid_arguments
 from serving.core.family import Family
 from serving.core.latency import LatencyProfile
 
@@ -40,7 +39,13 @@ class LiveStudySettings:
     peers_python: Path | None
     """Interpreter that has the peers' frameworks; None: there are no peers."""
     loads: tuple[float, ...]
-    """Loads, as shares of the server's depth-1 capacity."""
+    """Loads, as shares of the server's capacity at its quickest operating point."""
+    rates_hz: tuple[float, ...]
+    """Requests per second, in the place of loads; empty: loads count."""
+    fixed: tuple[str, ...]
+    """Names of the operating points at which fixed ones and peers serve; empty: as many as
+    ``num_fixed`` says, chosen in simulation."""
+    num_fixed: int
     arrivals: tuple[str, ...]
     budgets: str
     rounds: int
@@ -59,15 +64,16 @@ class LiveStudySettings:
         parse_budgets(self.budgets)
         for name in self.arrivals:
             parse_arrivals(name)
-        if not all(0 < load < float("inf") for load in self.loads):
-            raise InvalidArgument("loads must be positive and finite")
+        if not all(0 < load < float("inf") for load in (*self.loads, *self.rates_hz)):
+            raise InvalidArgument("loads and rates must be positive and finite")
         if len(self.points) > SEEDS_PER_ROUND:
             raise InvalidArgument(f"more than {SEEDS_PER_ROUND} points are too many")
 
     @property
     def points(self) -> list[tuple[str, float]]:
-        """Return all points: each pair of arrivals and load."""
-        return [(name, load) for name in self.arrivals for load in self.loads]
+        """Return all points: each pair of arrivals and load, or rate."""
+        loads = self.rates_hz or self.loads
+        return [(name, load) for name in self.arrivals for load in loads]
 
     @property
     def burst(self) -> str:
@@ -82,25 +88,40 @@ class LiveSubject:
 
     settings: LiveStudySettings
     folder: Path
-    catalog: Catalog
+    family: Family
+    """The model, of one or several input sizes."""
     images: tuple[AnnotatedImage, ...]
 
     @classmethod
     def find(cls, settings: LiveStudySettings) -> LiveSubject:
         """Find the model and read the images.
 
-        Raises ModelError, and InvalidArgument for images that cannot be used.
+        Raises ModelError, and InvalidArgument for images that cannot be used and for operating
+        points that the model lacks.
         """
         folder = find_model(settings.model_repository, settings.model)
         images = read_data(settings.data, settings.split)
-        return cls(settings, folder, read_catalog(folder), images)
+        subject = cls(settings, folder, Family((read_entry(folder),)), images)
+        with invalid_arguments():
+            for label in settings.fixed:
+                subject.family.ladder.find(label)
+        return subject
 
-    def load(self, reference: Reference, arrivals: str, rate_hz: float) -> LoadSettings:
+    @property
+    def quickest(self) -> str:
+        """Return the name of the operating point that is first in the ladder."""
+        return self.family.ladder.label(self.family.ladder.points[0])
+
+    @property
+    def best(self) -> str:
+        """Return the name of the most accurate operating point, the first of equals."""
+        return self.family.ladder.label(max(self.family.ladder.points, key=self.family.ladder.ap))
+
+    def load(self, reference: Reference, arrivals: str, rate_hz: float, seed: int) -> LoadSettings:
         """Return the settings of a run of the study's usual length, for any system.
 
         The URL is left empty.
         """
-        exits = self.catalog.exits
         return LoadSettings(
             url="",
             images=self.images,
@@ -109,9 +130,8 @@ class LiveSubject:
             duration_s=self.settings.seconds,
             budgets=parse_budgets(self.settings.budgets),
             full_depth_s=reference.full_depth_s,
-            seed=self.settings.seed,
-            classes=self.catalog.classes,
-            ap_by_depth={entry.depth: entry.ap for entry in exits},
+            seed=seed,
+            classes=self.family.classes,
             grace_s=GRACE_S,
         )
 
@@ -122,5 +142,4 @@ class LiveSubject:
 
     def profile(self, latency: LatencyProfile) -> ModelProfile:
         """Return the model's profile with these times of its segments."""
-        ladder = Family((ModelEntry((self.catalog,)),)).ladder
-        return ModelProfile(self.catalog.name, "as timed by the study", ladder, latency)
+        return ModelProfile(self.family.name, "as timed by the study", self.family.ladder, latency)

@@ -18,13 +18,14 @@ from loadtest.load.accounting import Account, account, server_counts
 from loadtest.load.open_loop import LoadResult, LoadSettings, run_load
 from loadtest.load.summary import Summary, summarise
 from loadtest.load.target import DETECT_PATH
-from loadtest.servers.peers import PeerSettings, peer
+from loadtest.servers.peers import PeerPoint, PeerSettings, peer
 from loadtest.servers.processes import RunningServer, gateway_server, get_text
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.images import AnnotatedImage
 from serving.core.demand import WINDOW
 
-SHIPPED, SHALLOWEST, DEEPEST, SLACKFIT = POLICIES = ("deadline", "fixed:1", "fixed:max", "slackfit")
+SHIPPED, SLACKFIT = POLICIES = ("deadline", "slackfit")
+"""Policies that choose an operating point for each request."""
 SETTLING = 1.2 * WINDOW
 """Number of requests after each pause, by which a policy gets to know the demand.
 
@@ -111,14 +112,14 @@ def gateway_system(
 def peer_system(
     name: str,
     kind: str,
-    depth: int,
+    point: PeerPoint,
     python: Path,
     settings: PeerSettings,
     image: AnnotatedImage,
     log: Path,
 ) -> Iterator[System]:
-    """Start a peer at one exit, paused."""
-    with peer(kind, depth, python, settings, log) as server:
+    """Start a peer at one operating point, paused."""
+    with peer(kind, point, python, settings, log) as server:
         system = System(name, server, None, image)
         system.pause_when_idle()
         yield system

@@ -29,7 +29,7 @@ class Tools:
     def serve(self, arguments, create_policy):
         self.served.append((arguments, create_policy))
 
-    def open_runner(self, runtime, folder, num_threads, wanted=None):
+    def open_runner(self, runtime, folder, num_threads, wanted=None, precision=None, size=None):
         return self.runner
 
 

@@ -1,6 +1,7 @@
 """Segments timed for a study."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ from loadtest.environment.segment_times import (
 )
 from loadtest.servers.processes import StudyError
 from loadtest.simulation.profiles import load_profile, one_sided_quantiles
+from serving.core.catalog import ModelEntry
 from serving.core.latency import LatencyProfile
 from serving.core.segment import fused_exit
 from tests.serving.fakes import CATALOG
 from tests.serving.world import FakeClock, FakeRunner, cost_s
+
+ENTRY = ModelEntry((CATALOG,))
 
 
 class Tools:
@@ -25,21 +29,38 @@ class Tools:
 
     def __init__(self, clock: FakeClock) -> None:
         self.runner = FakeRunner(clock, exits=(CATALOG.num_exits,))
+        self.sizes: list[str] = []
 
-    def open_runner(self, runtime, folder, num_threads, wanted=None):
+    def open_runner(self, runtime, folder, num_threads, wanted=None, precision=None, size=None):
+        self.sizes.append(size)
         return self.runner
 
 
 def test_every_segment_at_every_batch_size() -> None:
     clock = FakeClock()
     tools = Tools(clock)
-    profile = measure_segments(tools, Path(), CATALOG, "any", 3, clock)  # type: ignore[arg-type]
+    profile = measure_segments(tools, Path(), ENTRY, "any", 3, clock)  # type: ignore[arg-type]
     runner = tools.runner
     assert set(profile.table) == {(s, size) for s in runner.segments for size in (1, 4)}
     for (segment, size), quantiles in profile.table.items():
         assert quantiles.p50_s == pytest.approx(cost_s(segment, size))
     assert len(runner.log) == (WARM_UP_ROUNDS + 3) * len(profile.table)
+    assert tools.sizes == [CATALOG.size]
     assert LatencyProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+
+
+def test_every_input_size_has_segments_of_its_own() -> None:
+    clock = FakeClock()
+    tools = Tools(clock)
+    entry = ModelEntry((CATALOG, replace(CATALOG, input_width=2 * CATALOG.input_width)))
+    profile = measure_segments(tools, Path(), entry, "any", 1, clock)  # type: ignore[arg-type]
+    assert tools.sizes == list(entry.sizes)
+    assert set(profile.table) == {
+        (segment.of(model), size)
+        for segment in tools.runner.segments
+        for model in (0, 1)
+        for size in (1, 4)
+    }
 
 
 def test_a_slower_machine() -> None:

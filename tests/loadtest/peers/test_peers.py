@@ -17,7 +17,7 @@ import pytest
 from builder.data import ScoredBoxes, average_precision, read_bccd
 from loadtest.peers.detector import Decoded, PeerDetector, PeerDetectorSettings, PeerSettingsError
 from loadtest.servers import peers as peer_servers
-from loadtest.servers.peers import Peer, PeerSettings, peer
+from loadtest.servers.peers import Peer, PeerPoint, PeerSettings, peer
 from loadtest.servers.processes import StudyError, is_ok
 from serving.artifacts.model_folders import find_model, read_catalog
 from serving.core.command_errors import InvalidArgument
@@ -30,6 +30,7 @@ IMAGES = [path.read_bytes() for path in sorted((DATA / "JPEGImages").glob("*.jpg
 FOLDER = find_model(REPOSITORY, None)
 CATALOG = read_catalog(FOLDER)
 PYTHON = Path(sys.executable)
+CATALOG_SIZE = "640x512"
 
 # -- starting and ending ------------------------------------------------------------------------
 
@@ -62,13 +63,14 @@ def test_a_peer_is_told_what_to_serve_and_nothing_that_was_meant_for_another(
 ) -> None:
     for name in ("PEER_DEPTH", "PUNCTUAL_PORT", "BENTOML_CONFIG", "LIT_SERVER_API_KEY"):
         monkeypatch.setenv(name, "of another")
-    with peer("fake", 3, PYTHON, SETTINGS, tmp_path / "log") as server:
+    with peer("fake", PeerPoint(CATALOG_SIZE, 3), PYTHON, SETTINGS, tmp_path / "log") as server:
         with urllib.request.urlopen(f"{server.url}/environment") as reply:
             told = json.load(reply)
         assert Path(told["FAKE_HOME"]).is_dir()
     assert {k: v for k, v in told.items() if k.startswith(peer_servers.OWN_PREFIXES)} == {
         "PEER_MODEL_REPOSITORY": str(REPOSITORY),
         "PEER_MODEL": "bccd",
+        "PEER_SIZE": CATALOG_SIZE,
         "PEER_DEPTH": "3",
         "PEER_PORT": server.url.rpartition(":")[2],
         "PEER_TIMEOUT_MS": "85",
@@ -79,7 +81,7 @@ def test_a_peer_is_told_what_to_serve_and_nothing_that_was_meant_for_another(
 
 @pytest.mark.usefixtures("fake")
 def test_what_a_peer_has_started_ends_with_it(tmp_path: Path) -> None:
-    with peer("fake", 1, PYTHON, SETTINGS, tmp_path / "log") as server:
+    with peer("fake", PeerPoint(CATALOG_SIZE, 1), PYTHON, SETTINGS, tmp_path / "log") as server:
         assert is_ok(f"{server.url}/fine")  # it is the child that answers
     assert not is_ok(f"{server.url}/fine")
 
@@ -87,10 +89,10 @@ def test_what_a_peer_has_started_ends_with_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", peer_servers.PEERS)
 def test_a_framework_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
     """This interpreter has none of them."""
-    reason = rf"(?s){name} at depth 2 ended with 1; .* No module named '?{name}"
+    reason = rf"(?s){name} at 640x512/2 ended with 1; .* No module named '?{name}"
     with (
         pytest.raises(StudyError, match=reason),
-        peer(name, 2, PYTHON, SETTINGS, tmp_path / "log"),
+        peer(name, PeerPoint(CATALOG_SIZE, 2), PYTHON, SETTINGS, tmp_path / "log"),
     ):
         pass
 
@@ -98,12 +100,18 @@ def test_a_framework_that_is_not_there_is_named(name: str, tmp_path: Path) -> No
 def test_what_cannot_be_started_is_said_in_one_sentence(tmp_path: Path) -> None:
     with (
         pytest.raises(InvalidArgument, match=r"no peer 'tensorflow'; there are litserve, bentoml"),
-        peer("tensorflow", 1, PYTHON, SETTINGS, tmp_path / "log"),
+        peer("tensorflow", PeerPoint(CATALOG_SIZE, 1), PYTHON, SETTINGS, tmp_path / "log"),
     ):
         pass
     with (
         pytest.raises(InvalidArgument, match=r"bin/python is no Python; \S+README.md says how"),
-        peer("bentoml", 1, tmp_path / "bin/python", SETTINGS, tmp_path / "log"),
+        peer(
+            "bentoml",
+            PeerPoint(CATALOG_SIZE, 1),
+            tmp_path / "bin/python",
+            SETTINGS,
+            tmp_path / "log",
+        ),
     ):
         pass
 
@@ -120,7 +128,7 @@ ENVIRONMENT = {
 
 def test_the_environment_says_what_to_serve() -> None:
     assert PeerDetectorSettings.read(ENVIRONMENT) == PeerDetectorSettings(
-        FOLDER, depth=2, port=8101, timeout_s=0.085
+        FOLDER, size=None, depth=2, port=8101, timeout_s=0.085
     )
 
 
@@ -131,6 +139,7 @@ def test_the_environment_says_what_to_serve() -> None:
         ({"PEER_DEPTH": "8"}, "PEER_DEPTH=8: the exits are 1 to 7"),
         ({"PEER_DEPTH": "deep"}, "deep"),
         ({"PEER_MODEL": "other"}, "no model 'other'"),
+        ({"PEER_SIZE": "300x300"}, "bccd has no size '300x300'"),
         ({"PEER_TIMEOUT_MS": "0"}, "PEER_TIMEOUT_MS must be positive"),
         ({"PEER_TIMEOUT_MS": "nan"}, "PEER_TIMEOUT_MS must be positive"),
     ],
@@ -148,7 +157,7 @@ def test_a_variable_that_is_missing_is_named(name: str) -> None:
 
 @pytest.fixture(scope="module", params=[1, CATALOG.num_exits])
 def detector(request: pytest.FixtureRequest) -> Iterator[PeerDetector]:
-    opened = PeerDetector(FOLDER, request.param)
+    opened = PeerDetector(FOLDER, None, request.param)
     yield opened
     opened.close()
 
@@ -175,6 +184,8 @@ def test_boxes_are_right(detector: PeerDetector) -> None:
     found = [reply for batch in batches for reply in replies(detector, batch)]
     result = average_precision(dataset, [detections(reply) for reply in found])
     (depth,) = {reply["exit_depth"] for reply in found}
+    assert {reply["operating_point"] for reply in found} == {f"{CATALOG_SIZE}/{depth}"}
+    assert {reply["expected_ap"] for reply in found} == {CATALOG.expected_ap(depth)}
     assert result.ap50 > CATALOG.exits[depth - 1].ap50 - 0.1
     assert result.ap > CATALOG.exits[depth - 1].ap - 0.1
 

@@ -16,6 +16,7 @@ from tests.loadtest.load.runs import answer, failure, result
 
 REFERENCE = Reference(
     capacity_hz=100.0,
+    load_hz=100.0,
     capacities_hz=(90.0, 100.0, 105.0),
     engine_capacity_hz=150.0,
     full_depth_s=0.02,
@@ -43,7 +44,9 @@ def run(system: str, arrivals: str, load: float, number: int, in_time: int) -> L
     after = Counter(answered=in_time + 5, rejected=10 - in_time) if is_gateway else None
     simulated = {step: Simulated(1.0, 0.25, 1.5) for step in STEPS} if is_gateway else {}
     counted = account(found, Counter() if is_gateway else None, after, 5)
-    return LiveRun(system, arrivals, load, number, found, counted, simulated)
+    # Of ten requests a tenth of the run each, those in time first.
+    worth = tuple((0.2 if system == "deadline" else 0.1) * (i < in_time) for i in range(10))
+    return LiveRun(system, arrivals, load, number, found, counted, simulated, worth)
 
 
 IN_BURST = {"deadline": (20, 30), "fixed:1": (25, 20)}
@@ -81,6 +84,7 @@ def report() -> LiveReport:
         settings={"rounds": 2},
         reference=REFERENCE,
         has_peers=True,
+        compared=tuple(IN_TIME),
         runs=[
             run(system, arrivals, load, number, in_time)
             for number in range(2)

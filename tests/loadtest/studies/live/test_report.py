@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 
 from loadtest.environment.spread import Spread
-from loadtest.studies.live.report import ACCURACY, ATTAINMENT, METRICS, to_json
+from loadtest.load.outcomes import Outcome
+from loadtest.simulation.report import Interval
+from loadtest.studies.live.report import ACCURACY, ATTAINMENT, METRICS, to_json, worth_of
+from tests.loadtest.load.runs import answer, failure
 from tests.loadtest.studies.live.runs import REFERENCE, report
 
 
@@ -37,6 +40,39 @@ def test_the_lead_is_taken_within_a_round() -> None:
     assert (lead.p10, lead.p90) == pytest.approx((20.0, 20.0))
     found.runs = []
     assert found.lead(ATTAINMENT, "litserve:1", "poisson", 0.3) is None
+
+
+def test_the_difference_is_taken_between_the_same_requests() -> None:
+    found = report()
+    difference = found.difference("fixed:1", "poisson", 0.3)
+    # In the first round 9 of .2 and 8 of .1, in the second 6 of each.
+    per_part = [0.1] * 8 + [0.2, 0.0] + [0.1] * 6 + [0.0] * 4
+    assert difference == Interval.of(per_part)
+    found.runs = [run for run in found.runs if (run.system, run.round) != ("deadline", 1)]
+    assert found.difference("fixed:1", "poisson", 0.3) == Interval.of(per_part[:10])
+    found.runs = [run for run in found.runs if run.system != "deadline"]
+    assert found.difference("fixed:1", "poisson", 0.3) is None
+
+
+def test_the_best_of_a_kind_is_by_the_mean_of_its_rounds() -> None:
+    found = report()
+    other = [replace(run, system="fixed:2") for run in found.runs if run.system == "deadline"]
+    found.runs += other
+    assert found.kinds == ["fixed", "litserve"]
+    assert found.best("fixed", "poisson", 0.3) == "fixed:2"
+    assert found.best("litserve", "poisson", 0.3) == "litserve:1"
+    assert found.best("bentoml", "poisson", 0.3) is None
+    assert found.best("fixed", "poisson", 77) is None
+
+
+def test_the_parts_of_a_run_have_as_many_requests_each() -> None:
+    rows = [answer(0.1 * i, 0.01, depth=2) for i in range(12)]
+    rows += [answer(2.0, 9.0, depth=2), failure(2.1, Outcome.REFUSED), *rows[:6]]
+    worth = worth_of(rows)  # 20 in ten parts
+    assert worth == pytest.approx([0.2] * 6 + [0.0] + [0.2] * 3)
+    assert worth_of(rows[:3]) == pytest.approx([0.2] * 3)
+    silent = replace(rows[0], expected_ap=None)
+    assert worth_of([silent]) == (0.0,)
 
 
 def test_accounts_are_of_all_runs_of_a_system() -> None:
@@ -93,12 +129,20 @@ def test_json_has_every_run() -> None:
     )
     assert first["attainment"] == 0.8
     assert first["depths"] == {"1": 8}
+    assert first["points"] == {"exit 1": 8}
+    assert first["worth"] == [0.1] * 8 + [0.0] * 2
     assert first["reasons"] == {"refused": {"rejected-overload": 2}}
     assert first["served_ap_with_misses"] is not None
     assert first["simulated"]["engine"]["attainment"] == 1.0
     assert [burst["round"] for burst in data["bursts"]] == [0, 0, 1, 1]
     assert data["recovery"]["deadline"]["before"]["goodput_hz"] == 9.0
     assert data["recovery"]["deadline"]["goodput_after_hz"] == 9.0
+    hindsight = data["in_hindsight"][0]
+    assert (hindsight["arrivals"], hindsight["load"], hindsight["system"]) == (
+        *("poisson", 0.3),
+        "fixed:1",
+    )
+    assert hindsight["difference"]["mean"] == pytest.approx(0.08)
     assert data["accounts"]["deadline"]["client"]["answered"] == 6 * 7.5 + 2 * 9
 
 

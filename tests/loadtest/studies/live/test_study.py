@@ -20,11 +20,15 @@ import pytest
 from loadtest.load.open_loop import LoadSettings
 from loadtest.load.summary import summarise
 from loadtest.servers.processes import RunningServer, StudyError
+from loadtest.simulation.profiles import load_profile
 from loadtest.studies.live import study as live_study
+from loadtest.studies.live.candidates import choose, find_candidates
 from loadtest.studies.live.reference import reserve_of
 from loadtest.studies.live.study import measure_loads, measure_recovery, plan, timeline_of
 from loadtest.studies.live.subject import LiveStudySettings, LiveSubject
 from loadtest.studies.live.systems import POLICIES, Measured, System
+from serving.core.command_errors import InvalidArgument
+from serving.core.latency import LatencyProfile
 from tests.e2e.process import ROOT
 from tests.loadtest.load.runs import ROWS, answer, result
 from tests.loadtest.studies.live.runs import REFERENCE, report, run
@@ -37,6 +41,9 @@ SETTINGS = LiveStudySettings(
     split="test",
     peers_python=None,
     loads=(0.3, 0.9),
+    rates_hz=(),
+    fixed=(),
+    num_fixed=2,
     arrivals=("poisson", "trace:azure_conv"),
     budgets="1.2x,2x,4x",
     rounds=2,
@@ -110,7 +117,6 @@ def test_systems_of_a_point_are_sent_the_same(tmp_path: Path, monkeypatch) -> No
         assert len({(load.seed, load.rate_hz, load.arrivals.name) for load in loads}) == 1
     assert {round(load.rate_hz, 6) for _, load in asked} == {30.0, 90.0}
     assert {load.full_depth_s for _, load in asked} == {REFERENCE.full_depth_s}
-    assert asked[0][1].ap_by_depth[1] == subject.catalog.exits[0].ap
     assert len(json.loads((tmp_path / "live.json").read_text())["runs"]) == 24
 
 
@@ -123,9 +129,10 @@ def test_a_burst_is_five_times_capacity(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(live_study, "measure", measure)
     found = replace(report(), runs=[], bursts=[])
-    names = live_study.BURST_SYSTEMS
+    subject = LiveSubject.find(SETTINGS)
+    names = ("deadline", f"fixed:{subject.quickest}", "slackfit")
     starts = Starts()
-    subject, starters = LiveSubject.find(SETTINGS), starts.of("another", *names)
+    starters = starts.of("another", *names)
     measure_recovery(subject, starters, found, tmp_path / "live", lambda _: None)
     order = [burst.system for burst in found.bursts]
     assert starts.log == [(what, name) for name in order for what in ("start", "end")]
@@ -161,7 +168,8 @@ def test_what_a_gateway_keeps_of_a_budget() -> None:
     [
         ({"budgets": "x"}, "budgets 'x'"),
         ({"arrivals": ("sometimes",)}, "arrivals 'sometimes'"),
-        ({"loads": (0.0,)}, "loads must be positive"),
+        ({"loads": (0.0,)}, "loads and rates must be positive"),
+        ({"rates_hz": (0.0,)}, "loads and rates must be positive"),
         ({"loads": tuple(range(1, 502))}, "too many"),
     ],
 )
@@ -169,6 +177,46 @@ def test_settings_that_make_no_sense(changes, problem: str) -> None:
     SETTINGS.check()
     with pytest.raises(ValueError, match=problem):
         replace(SETTINGS, **changes).check()
+
+
+def test_rates_are_in_the_place_of_loads() -> None:
+    assert replace(SETTINGS, rates_hz=(20.0,)).points == [
+        ("poisson", 20.0),
+        ("trace:azure_conv", 20.0),
+    ]
+
+
+def test_a_point_that_the_model_lacks_is_refused() -> None:
+    subject = LiveSubject.find(replace(SETTINGS, fixed=("640x512/2",)))
+    assert subject.quickest == "640x512/1"
+    assert subject.best == "640x512/7"
+    with pytest.raises(InvalidArgument, match="no operating point '640x512/9'"):
+        LiveSubject.find(replace(SETTINGS, fixed=("640x512/9",)))
+
+
+def test_candidates_are_the_best_in_simulation_at_some_load() -> None:
+    """At little load depth costs nothing, in a flood only the quickest is worth anything."""
+    subject = LiveSubject.find(replace(SETTINGS, arrivals=("poisson",), loads=(0.1, 3.0)))
+    reference = replace(REFERENCE, profile=bccd_profile(), reserve_s=0.0)
+    first, second = find_candidates(subject, reference)
+    assert first == "640x512/1"
+    assert int(second.rpartition("/")[2]) > 1
+    named = replace(SETTINGS, fixed=("640x512/3", "640x512/2"))
+    assert find_candidates(LiveSubject.find(named), reference) == ("640x512/2", "640x512/3")
+
+
+def bccd_profile() -> LatencyProfile:
+    return load_profile("bccd").latency
+
+
+def test_points_are_chosen_to_be_best_together() -> None:
+    light = {"a": 0.3, "b": 0.5, "c": 0.55}
+    heavy = {"a": 0.35, "b": 0.25, "c": 0.1}
+    assert choose([light, heavy], 1) == ("b",)
+    assert choose([light, heavy], 2) == ("b", "a")
+    assert set(choose([light, heavy], 9)) == {"a", "b", "c"}
+    assert choose([light], 2) == ("c", "b")
+    assert choose([], 2) == ()
 
 
 @pytest.mark.slow
@@ -180,7 +228,7 @@ def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serving", "study", "live", "--rounds", "1"]
     command += ["--seconds", "0.5", "--loads", "0.5", "--arrivals", "poisson"]
     command += ["--burst-seconds", "1", "1", "3", "--segment-rounds", "1", "--data", str(data)]
-    command += ["--reference-seconds", "0.3"]
+    command += ["--reference-seconds", "0.3", "--num-fixed", "2"]
     command += ["--runtime", "onnxruntime", "--model-repository", str(small_repository)]
     command += ["--out", str(tmp_path / "out")]
     done = subprocess.run(
@@ -196,8 +244,15 @@ def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     assert done.stdout == paths[".md"].read_text()
     found = json.loads(paths[".json"].read_text())
-    assert {row["system"] for row in found["runs"]} == set(POLICIES)
-    assert {row["system"] for row in found["bursts"]} == set(live_study.BURST_SYSTEMS)
+    systems = {row["system"] for row in found["runs"]}
+    fixed = systems - set(POLICIES)
+    assert len(fixed) == 2
+    assert all(name.startswith("fixed:") for name in fixed)
+    assert systems >= set(POLICIES)
+    assert {row["system"] for row in found["bursts"]} > set(POLICIES)
+    for row in found["runs"]:
+        if row["system"] in fixed:
+            assert set(row["points"]) <= {row["system"].partition(":")[2]}
     assert len({row["schedule_digest"] for row in found["runs"]}) == 1
     for row in (*found["runs"], *found["bursts"]):
         ends = row["account"]

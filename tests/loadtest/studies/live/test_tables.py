@@ -25,6 +25,21 @@ def test_loads() -> None:
     assert "| deadline | 60.0 (60.0 .. 90.0) | - |" in trace
 
 
+def test_the_best_fixed_points_in_hindsight() -> None:
+    text = section(markdown(report()), "deadline and the best fixed operating points in hindsight")
+    assert "| arrivals | load | deadline | fixed | litserve |" in text
+    assert "| poisson | 0.3 | 0.150 (75.0) | 0.070 (70.0) 1 +0.0800 ±" in text
+    assert "| trace:azure_conv | 0.9 |" not in text
+
+
+def test_rates_instead_of_loads() -> None:
+    found = report()
+    found.reference = replace(found.reference, load_hz=1.0)
+    text = markdown(found)
+    assert "- Loads are requests per second." in text
+    assert "Load 1 is" not in text
+
+
 def test_where_it_is_behind() -> None:
     text = section(markdown(report()), "Where deadline is behind")
     assert "- attainment, poisson at 0.3, against litserve:1: -10.0 (-10.0 .. 20.0)" in text
