@@ -103,7 +103,7 @@ def _add_loadtest(commands: Any) -> None:
     parser.add_argument(
         "--full-depth-ms",
         type=positive,
-        help="what the multiples are of [by /v1/models, the deepest exit's "
+        help="what the multiples are of [by /v1/models, the most accurate exit's "
         "predicted_ms and the reserve_ms]",
     )
     parser.add_argument(
@@ -162,11 +162,12 @@ def _model(
     folder: Path | None, server: Mapping[str, Any] | None
 ) -> tuple[tuple[str, ...], dict[int, float]]:
     """The model's classes and the AP of each exit, from its catalogue or else from the server."""
-    from serving.artifacts.model_folders import read_catalog
+    from serving.artifacts.model_folders import read_entry
 
     if folder is not None:
-        catalog = read_catalog(folder)
-        return catalog.classes, {entry.depth: entry.ap for entry in catalog.exits}
+        catalogs = read_entry(folder).catalogs
+        exits = catalogs[0].exits if len(catalogs) == 1 else ()  # a depth means nothing of several
+        return catalogs[0].classes, {entry.depth: entry.ap for entry in exits}
     return tuple(map(str, (server or {}).get("classes", ()))), {}
 
 

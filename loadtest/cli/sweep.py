@@ -16,7 +16,7 @@ def add_parser(commands: Any) -> None:
         help="Try an idle server with every budget.",
         description=(
             "Try an idle server with every budget, from infeasible to twice what full depth "
-            "takes: share answered in time, depth reached, and where the gateway's time goes."
+            "takes: share answered in time, accuracy reached, and where the gateway's time goes."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -60,6 +60,6 @@ def _sweep(options: argparse.Namespace) -> None:
     print(f"fewest in time: {share:.1%}, at {worst.budget_ms:.1f} ms")
     falls = sweep.falls(rows)
     for small, large in falls:
-        print(f"median depth falls between {small:.1f} and {large:.1f} ms")
+        print(f"median AP falls between {small:.1f} and {large:.1f} ms")
     if not falls:
-        print("median depth never falls as the budget grows")
+        print("median AP never falls as the budget grows")

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from loadtest.load.target import model_facts
 from serving.core.command_errors import InvalidArgument
 
 _STAGE = re.compile(r"(\w+);dur=([0-9.]+)")
@@ -58,9 +59,9 @@ class SweptBudget:
         ]
 
     @property
-    def depths(self) -> list[int]:
-        """Return the exit depths of the answers."""
-        return [answer.body["exit_depth"] for answer in self.answers if answer.status == 200]
+    def expected_aps(self) -> list[float]:
+        """Return the accuracies that are to be expected of the answers."""
+        return [answer.body["expected_ap"] for answer in self.answers if answer.status == 200]
 
 
 class SweepClient:
@@ -73,11 +74,9 @@ class SweepClient:
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
 
     def models(self) -> dict[str, Any]:
-        """Return what GET /v1/models says of the first model."""
+        """Return what GET /v1/models says, as ``model_facts``."""
         self._connection.request("GET", "/v1/models")
-        listed = json.loads(self._connection.getresponse().read())
-        model: dict[str, Any] = listed["models"][0]
-        return model
+        return model_facts(json.loads(self._connection.getresponse().read()))
 
     def detect(self, image: bytes, budget_ms: float) -> SweepReply:
         """Send an image with a budget and return the reply, whatever it is."""
@@ -128,9 +127,14 @@ def min_budget_ms(client: SweepClient, image: bytes) -> float:
 
 
 def falls(budgets: Sequence[SweptBudget]) -> list[tuple[float, float]]:
-    """Return the pairs of neighbouring budgets of which the larger has the smaller median depth."""
+    """Return the pairs of neighbouring budgets of which the larger has the smaller median AP.
+
+    It is that to be expected of the answers.
+    """
     medians = [
-        (budget.budget_ms, statistics.median(budget.depths)) for budget in budgets if budget.depths
+        (budget.budget_ms, statistics.median(budget.expected_aps))
+        for budget in budgets
+        if budget.expected_aps
     ]
     return [
         (small[0], large[0]) for small, large in itertools.pairwise(medians) if large[1] < small[1]
@@ -139,11 +143,11 @@ def falls(budgets: Sequence[SweptBudget]) -> list[tuple[float, float]]:
 
 def swept_table(budgets: Sequence[SweptBudget]) -> str:
     """Return a table of the sweep, one line a budget."""
-    lines = ["budget ms  accepted  in time      depth p10/p50/p90  latency p50/p99 ms  not 200"]
+    lines = ["budget ms  accepted  in time         AP p10/p50/p90  latency p50/p99 ms  not 200"]
     for budget in budgets:
-        accepted, depths = budget.accepted, sorted(budget.depths)
+        accepted, aps = budget.accepted, sorted(budget.expected_aps)
         share = f"{len(budget.in_time) / len(accepted):7.1%}" if accepted else "      -"
-        depth = "/".join(map(str, (_at(depths, q) for q in (0.1, 0.5, 0.9)))) if depths else "-"
+        ap = "/".join(f"{_at(aps, q):.3f}" for q in (0.1, 0.5, 0.9)) if aps else "-"
         latencies = sorted(a.latency_ms for a in budget.answers if a.status == 200)
         latency = f"{_at(latencies, 0.5):8.1f} / {_at(latencies, 0.99):.1f}" if latencies else "-"
         other = Counter(
@@ -153,7 +157,7 @@ def swept_table(budgets: Sequence[SweptBudget]) -> str:
         )
         reasons = ", ".join(f"{name} {count}" for name, count in other.most_common())
         lines.append(
-            f"{budget.budget_ms:9.1f} {len(accepted):9} {share:>8} {depth:>22} {latency:>19}  "
+            f"{budget.budget_ms:9.1f} {len(accepted):9} {share:>8} {ap:>22} {latency:>19}  "
             f"{reasons}"
         )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import asyncio
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,9 +107,23 @@ def _is_starting(url: str) -> bool:
 
 
 def describe_server(url: str) -> dict[str, Any] | None:
-    """Return the first model of GET /v1/models; None where there is no such thing."""
+    """Return what GET /v1/models says, as ``model_facts``; None where there is no such thing."""
     try:
-        facts = get_json(f"{url.rstrip('/')}/v1/models")["models"][0]
-    except (StudyError, ValueError, LookupError, TypeError):
+        return model_facts(get_json(f"{url.rstrip('/')}/v1/models"))
+    except (StudyError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return facts if isinstance(facts, dict) else None
+
+
+def model_facts(listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first model that a server lists, with the exits of all of them as its own.
+
+    Input sizes of one model are listed one by one. The most accurate exit is the last, of equals
+    the one that is listed last. Raises LookupError, TypeError or ValueError for anything else than
+    a list of models.
+    """
+    models = listed["models"]
+    facts = dict(models[0])
+    if any("exits" in model for model in models):
+        exits = [each for model in models for each in model["exits"]]
+        facts["exits"] = sorted(exits, key=lambda each: each.get("ap") or 0.0)
+    return facts

@@ -27,7 +27,7 @@ TIMING = 'read;dur=0.5, decode;dur=2.0, queue;dur=0.5, engine;dur=20.0;desc="dep
 
 def answered(latency_ms: float, depth: int) -> SweepReply:
     stages = {"read": 0.5, "decode": 2.0, "queue": 0.5, "engine": 20.0, "total": 24.0}
-    return SweepReply(200, latency_ms, {"exit_depth": depth}, stages)
+    return SweepReply(200, latency_ms, {"exit_depth": depth, "expected_ap": depth / 10}, stages)
 
 
 def refused(status: int, slug: str) -> SweepReply:
@@ -38,7 +38,8 @@ def test_a_row_judges_by_the_clients_clock():
     row = SweptBudget(30.0, [answered(29, 3), answered(31, 4), refused(503, "overloaded")])
     assert len(row.accepted) == 3
     assert len(row.in_time) == 1
-    assert row.depths == [3, 4]
+    assert row.expected_aps == [0.3, 0.4]
+    assert " 0.300/0.400/0.400 " in swept_table([row])
 
 
 def test_infeasible_is_not_a_miss():
@@ -47,7 +48,7 @@ def test_infeasible_is_not_a_miss():
     assert "budget-infeasible 3" in swept_table([row])
 
 
-def test_depth_that_falls_is_reported():
+def test_accuracy_that_falls_is_reported():
     rows = [
         SweptBudget(10, [answered(9, 2)]),
         SweptBudget(20, [answered(9, 1)]),
@@ -80,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if float(self.headers["X-Deadline-Ms"]) < 10:
             self._reply(422, {"type": "urn:x:budget-infeasible", "min_budget_ms": 10.0})
         else:
-            self._reply(200, {"exit_depth": 3})
+            self._reply(200, {"exit_depth": 3, "expected_ap": 0.3})
 
     def _reply(self, status, body):
         data = json.dumps(body).encode()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from loadtest.load.client import Address, Client, new_event_loop
-from loadtest.load.target import Requests, Target, describe_server, wait_ready, warm_up
+from loadtest.load.target import Requests, Target, describe_server, model_facts, wait_ready, warm_up
 from loadtest.servers.processes import StudyError, free_port
 from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.answering import answers, hangs_up, replies, serving
@@ -82,3 +82,18 @@ def test_what_a_server_says_of_itself():
     with serving({}, "a model") as server:
         assert describe_server(server.url) is None
     assert describe_server(f"http://127.0.0.1:{free_port()}") is None
+
+
+def test_what_a_server_of_several_input_sizes_says_of_itself():
+    small = {"name": "cells", "exits": [{"depth": 1, "ap": 0.3}, {"depth": 2, "ap": 0.5}]}
+    large = {"name": "cells", "exits": [{"depth": 1, "ap": 0.45}]}
+    facts = model_facts({"models": [small, large]})
+    assert facts["name"] == "cells"
+    assert [each["ap"] for each in facts["exits"]] == [0.3, 0.45, 0.5]
+    unknown = {"name": "cells", "exits": [{"depth": 1, "ap": 0.0}, {"depth": 2, "ap": 0.0}]}
+    assert [each["depth"] for each in model_facts({"models": [unknown]})["exits"]] == [1, 2]
+    assert model_facts({"models": [{"name": "cells"}]}) == {"name": "cells"}
+    nothing: list[dict[str, list[str]]] = [{}, {"models": []}, {"models": ["cells"]}]
+    for wrong in nothing:
+        with pytest.raises((LookupError, TypeError, ValueError)):
+            model_facts(wrong)
