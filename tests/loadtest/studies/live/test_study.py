@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from loadtest.load.open_loop import LoadSettings
-from loadtest.load.summary import summarise
+from loadtest.load.summary import by_number, summarise
 from loadtest.servers.processes import RunningServer, StudyError
 from loadtest.simulation.profiles import load_profile
 from loadtest.studies.live import study as live_study
@@ -252,7 +252,8 @@ def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
     assert {row["system"] for row in found["bursts"]} > set(POLICIES)
     for row in found["runs"]:
         if row["system"] in fixed:
-            assert set(row["points"]) <= {row["system"].partition(":")[2]}
+            depth = int(row["system"].rpartition("/")[2])
+            assert {by_number(point)[-1] for point in row["points"]} <= {depth}
     assert len({row["schedule_digest"] for row in found["runs"]}) == 1
     for row in (*found["runs"], *found["bursts"]):
         ends = row["account"]
