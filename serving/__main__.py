@@ -35,7 +35,7 @@ from serving.core.command_errors import (
 )
 
 if TYPE_CHECKING:
-    from serving.core.letterbox import Letterbox
+    from serving.core.letterbox import Letterbox, ModelInput
     from serving.core.ports import CreatePolicy, Image, SegmentRunner
     from serving.core.segment import Segment
     from serving.settings import Settings
@@ -146,10 +146,10 @@ class _Tools:
 
         return open_runner(runtime, folder, num_threads, wanted, precision, size)
 
-    def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
+    def load_image(self, data: bytes, model_input: ModelInput) -> tuple[Image, Letterbox]:
         from serving.imaging.decoding import load_image
 
-        return load_image(data, width, height)
+        return load_image(data, model_input)
 
     def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> None:
         parser = argparse.ArgumentParser(prog="punctual serve", add_help=False)

@@ -154,8 +154,7 @@ def create_app(
     """
     family = backend.family
     pool = DecodePool(
-        family.input_width,
-        family.input_height,
+        family.input,
         num_workers=settings.num_decode_workers,
         max_pending=settings.max_pending_decodes,
         clock=clock,

@@ -97,8 +97,7 @@ def trained_detector(folder: Path, num_exits: int) -> tuple[Catalog, list[np.nda
     for segment in segments.unit_segments(num_exits):
         shutil.copy(path.with_name(catalog.segments[segment.name].file), folder)
     files = sorted((ROOT / "tests/data/bccd/JPEGImages").glob("*.jpg"))
-    size = (catalog.input_width, catalog.input_height)
-    return catalog, [load_image(file.read_bytes(), *size)[0] for file in files]
+    return catalog, [load_image(file.read_bytes(), catalog.input)[0] for file in files]
 
 
 def write_programs(exported: Exported) -> None:

@@ -17,6 +17,7 @@ from builder.cli.model import add_assignments, add_neck, changed, configured
 from builder.cli.options import RUNTIMES, add_command, add_threads, at_least
 from builder.config.named import CONFIGS, MODEL_NAME
 from serving.core.command_errors import CommandError, CommandStopped, files_of_the_user
+from serving.core.letterbox import ModelInput
 
 if TYPE_CHECKING:
     from builder.modeling.architectures import AnyDetector
@@ -220,14 +221,14 @@ def _build_in(
 
         detector, command = _detector(options)
         detectors = at_sizes(detector, options.sizes or (), options.exits)
-        images = _calibration_images(
-            options, [each.config.input_size[::-1] for each in detectors], tools
-        )
+        inputs = [
+            ModelInput(*each.config.input_size[::-1], each.config.resize) for each in detectors
+        ]
+        images = _calibration_images(options, inputs, tools)
         entry = write_model(detectors, options.model, command, repository, time.perf_counter)
     else:
         entry = _entry_there(repository, options.model)
-        sizes = [(catalog.input_width, catalog.input_height) for catalog in entry.catalogs]
-        images = _calibration_images(options, sizes, tools)
+        images = _calibration_images(options, [each.input for each in entry.catalogs], tools)
     folder = version_folder(repository, entry.name)
     cpu_runtimes = [target for target in targets if target in CPU_RUNTIMES]
     num_texts = write_texts(repository, entry, (cpu_runtimes or CPU_RUNTIMES)[0])
@@ -265,11 +266,10 @@ def _detector(options: argparse.Namespace) -> tuple[AnyDetector, str]:
 
 
 def _calibration_images(
-    options: argparse.Namespace, sizes: Iterable[tuple[int, int]], tools: ServingTools
+    options: argparse.Namespace, inputs: Iterable[ModelInput], tools: ServingTools
 ) -> dict[str, list[Image]]:
-    """The images to quantise with, as inputs of each of ``sizes`` (width, height), by its name;
-    none, if it was not asked for. All are decoded before anything is changed. Raises
-    UnreadableImage."""
+    """The images to quantise with, as inputs of each of these sizes, by its name; none, if it was
+    not asked for. All are decoded before anything is changed. Raises UnreadableImage."""
     if not options.calibration_images:
         return {}
     from builder.exporting.int8_segments import MAX_IMAGES
@@ -277,10 +277,8 @@ def _calibration_images(
 
     paths = _files(options.calibration_images)[:MAX_IMAGES]
     return {
-        f"{width}x{height}": [
-            read_image(path, width, height, tools.load_image)[0] for path in paths
-        ]
-        for width, height in sizes
+        each.size: [read_image(path, each, tools.load_image)[0] for path in paths]
+        for each in inputs
     }
 
 

@@ -32,9 +32,7 @@ def detect_all(
         )
     found: dict[int, list[ScoredBoxes]] = {entry.depth: [] for entry in catalog.exits}
     for sample in tqdm(dataset.samples, unit="image"):
-        image, placement = read_image(
-            sample.path, catalog.input_width, catalog.input_height, load_image
-        )
+        image, placement = read_image(sample.path, catalog.input, load_image)
         images = runner.load([image])
         features = runner.run(segments.STEM, images)
         runner.release(images)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from serving.core.command_errors import CommandError
 from serving.core.errors import InvalidRequest
-from serving.core.letterbox import Letterbox
+from serving.core.letterbox import Letterbox, ModelInput
 from serving.core.ports import Image
 
-LoadImage = Callable[[bytes, int, int], tuple[Image, Letterbox]]
-"""Type of ``ServingTools.load_image``: (bytes, width, height) to an image and its letterbox."""
+LoadImage = Callable[[bytes, ModelInput], tuple[Image, Letterbox]]
+"""Type of ``ServingTools.load_image``: bytes and an input to an image and its placement there."""
 
 
 class UnreadableImage(CommandError):
@@ -19,13 +19,13 @@ class UnreadableImage(CommandError):
 
 
 def read_image(
-    path: Path, width: int, height: int, load_image: LoadImage
+    path: Path, model_input: ModelInput, load_image: LoadImage
 ) -> tuple[Image, Letterbox]:
-    """Return the image in ``path`` as the input of ``width`` x ``height``, and where it lies there.
+    """Return the image in ``path`` as a model's input, and where it lies there.
 
     Raises UnreadableImage.
     """
     try:
-        return load_image(path.read_bytes(), width, height)
+        return load_image(path.read_bytes(), model_input)
     except (OSError, InvalidRequest) as error:
         raise UnreadableImage(f"{path} cannot be used: {error}") from error

@@ -109,7 +109,7 @@ class PeerDetector:
             "operating_point": f"{catalog.size}/{depth}",
             "expected_ap": catalog.expected_ap(depth),
         }
-        self._input_size = (catalog.input_width, catalog.input_height)
+        self._input = catalog.input
         self._segment = segments.fused_exit(depth)
         self._runner = open_runner(RUNTIME, folder, None, {self._segment}, size=size)
         blank = np.zeros((catalog.input_height, catalog.input_width, 3), dtype=np.uint8)
@@ -118,8 +118,8 @@ class PeerDetector:
                 pass  # nobody asks for the times
 
     def decode(self, data: bytes) -> Decoded:
-        """Decode and letterbox an image file. Raises InvalidImage or UnsupportedImage."""
-        return Decoded(*load_image(data, *self._input_size))
+        """Decode an image file to the model's input. Raises InvalidImage or UnsupportedImage."""
+        return Decoded(*load_image(data, self._input))
 
     def detect(self, images: Sequence[Decoded]) -> list[bytes]:
         """Return the JSON reply to each of 1 to ``MAX_BATCH_SIZE`` images, found in one run."""

@@ -3,8 +3,8 @@
     MODEL_REPOSITORY/<model>_anytime/1/catalog.json, stem.onnx, stack_1.onnx, ..., head_N.onnx
 
 A model of several input sizes has the segments of each, ``stem.300x300.onnx``, and may have weights
-in one file that they share. ``punctual build`` writes it; the
-server, Triton and the load tests read it.
+in one file that they share. ``punctual build`` writes it; the server, Triton and the load tests
+read it.
 """
 
 from __future__ import annotations

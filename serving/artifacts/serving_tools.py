@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from serving.core.letterbox import Letterbox
+from serving.core.letterbox import Letterbox, ModelInput
 from serving.core.ports import CreatePolicy, Image, SegmentRunner
 from serving.core.segment import Segment
 
@@ -34,8 +34,8 @@ class ServingTools(Protocol):
         what the runtime chooses.
         """
 
-    def load_image(self, data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
-        """Return an encoded image, decoded and letterboxed exactly as for a request."""
+    def load_image(self, data: bytes, model_input: ModelInput) -> tuple[Image, Letterbox]:
+        """Return an encoded image as a model's input, exactly as for a request."""
 
     def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> None:
         """Run ``punctual serve`` with these options, but another policy, until told to end."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from serving.core.latency import LatencyProfile
-from serving.core.letterbox import PLACEMENTS
+from serving.core.letterbox import PLACEMENTS, ModelInput
 
 FORMAT = 2
 """Version of the catalogue's form on disk; others are refused."""
@@ -177,9 +177,14 @@ class Catalog:
         return replace(self, precisions={**self.precisions, measured.precision: figures})
 
     @property
+    def input(self) -> ModelInput:
+        """What the model takes."""
+        return ModelInput(self.input_width, self.input_height, self.resize)
+
+    @property
     def size(self) -> str:
         """Name of the input size: width x height in pixels, such as ``300x300``."""
-        return f"{self.input_width}x{self.input_height}"
+        return self.input.size
 
     def file_name(self, name: str) -> str:
         """Return what the file ``name``, such as ``plans.json``, is called for this size."""

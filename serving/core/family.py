@@ -19,6 +19,7 @@ from functools import cached_property
 from serving.core.catalog import Catalog, ModelEntry
 from serving.core.ladder import Ladder, PointId
 from serving.core.latency import LatencyProfile
+from serving.core.letterbox import ModelInput
 from serving.core.merging import merge
 from serving.core.pareto_front import Front, OperatingPoint, pareto_front
 from serving.core.request import Detections
@@ -46,6 +47,12 @@ class Family:
                 raise ValueError(
                     f"{first.name} and {other.name} cannot be served as one, for their classes "
                     f"differ: {', '.join(mine)}; {', '.join(its)}"
+                )
+            ways = [entry.catalogs[0].resize for entry in (first, other)]
+            if len(set(ways)) > 1:
+                raise ValueError(
+                    f"{first.name} and {other.name} cannot be served as one, for images become "
+                    f"their inputs in different ways: by {ways[0]}; by {ways[1]}"
                 )
         names = [entry.name for entry in self.entries]
         for name in names:
@@ -104,6 +111,11 @@ class Family:
     def input_width(self) -> int:
         """Width of the common frame, in pixels."""
         return self._frame.input_width
+
+    @property
+    def input(self) -> ModelInput:
+        """What images are brought to: the common frame."""
+        return self._frame.input
 
     @property
     def accuracies(self) -> tuple[tuple[float, ...], ...]:

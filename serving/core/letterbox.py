@@ -72,3 +72,23 @@ PLACEMENTS: dict[str, Callable[[int, int, int, int], Letterbox]] = {
     "stretch": stretch,
 }
 """Placements by name: functions of the image's width and height and those of the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """What a model takes: an image of this size, in pixels, that was brought to it so."""
+
+    width: int
+    height: int
+    resize: str
+    """Key of ``PLACEMENTS``."""
+
+    @property
+    def size(self) -> str:
+        """Name of the size: width x height in pixels, such as ``300x300``."""
+        return f"{self.width}x{self.height}"
+
+    def place(self, original_width: int, original_height: int) -> Letterbox:
+        """Return the placement of an image of this size in the input."""
+        place = PLACEMENTS[self.resize]
+        return place(original_width, original_height, self.width, self.height)

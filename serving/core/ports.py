@@ -18,7 +18,8 @@ Clock = Callable[[], float]
 """Function that returns the seconds of a monotonic clock."""
 
 Image = npt.NDArray[np.uint8]
-"""Array of shape ``(input_height, input_width, 3)``, RGB and letterboxed: what the stem takes."""
+"""Array of shape ``(input_height, input_width, 3)``, RGB, letterboxed or stretched: what the stem
+takes."""
 
 CreatePolicy = Callable[[Collection[Segment], Ladder, Sequence[int], int], Policy]
 """Function (what can be run, operating points, batch sizes, most cohorts at once) -> the policy of

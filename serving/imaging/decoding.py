@@ -1,7 +1,7 @@
 """Decoding of encoded images to model input: bytes -> header -> pixels, with a limit at each arrow.
 
     probe    a few header bytes    format and size; nothing is allocated, nothing decoded
-    decode   all of it             upright 8-bit RGB, scaled, letterboxed
+    decode   all of it             upright 8-bit RGB, scaled, letterboxed or stretched
 
 Pixels that come without a file have their size from elsewhere and start at the second arrow.
 
@@ -35,7 +35,7 @@ from serving.core.errors import (
     ShedReason,
     UnsupportedImage,
 )
-from serving.core.letterbox import PAD_VALUE, Letterbox, fit
+from serving.core.letterbox import PAD_VALUE, Letterbox, ModelInput
 from serving.core.ports import Clock, Image
 from serving.core.recent_values import RecentValues
 from serving.imaging.pixels import is_sideways, orientation, to_rgb, upright
@@ -191,7 +191,7 @@ FORMATS = {
 
 
 def _decode_upright(
-    data: bytes, header: Header, input_width: int, input_height: int
+    data: bytes, header: Header, model_input: ModelInput
 ) -> tuple[PIL.Image.Image, Letterbox]:
     stored = FORMATS[header.format].open(data, header)
     if stored.size != (header.width, header.height):
@@ -199,7 +199,7 @@ def _decode_upright(
     turned = orientation(stored)
     sideways = is_sideways(turned)
     width, height = stored.size[::-1] if sideways else stored.size
-    placement = fit(width, height, input_width, input_height)
+    placement = model_input.place(width, height)
     target = (placement.resized_width, placement.resized_height)
     if sideways:
         target = (target[1], target[0])
@@ -213,23 +213,21 @@ def _decode_upright(
     return upright(image, turned), placement
 
 
-def decode(
-    data: bytes, header: Header, input_width: int, input_height: int
-) -> tuple[Image, Letterbox]:
-    """Return pixels ``(input_height, input_width, 3)`` uint8 RGB, and where the image lies in them.
+def decode(data: bytes, header: Header, model_input: ModelInput) -> tuple[Image, Letterbox]:
+    """Return pixels ``(height, width, 3)`` uint8 RGB of the input, and where the image lies.
 
     The first frame, upright by its EXIF orientation, transparency over white; the original size in
     the placement is the upright one. The array may be read-only. Raises InvalidImage for anything
     that cannot be decoded to its end.
     """
     try:
-        image, placement = _decode_upright(data, header, input_width, input_height)
+        image, placement = _decode_upright(data, header, model_input)
         pixels = np.asarray(image)
     except Exception as error:  # Pillow's decoders raise no closed set of types
         raise InvalidImage(
             f"The {header.format.upper()} image is truncated or damaged ({error})."
         ) from error
-    return _padded(pixels, input_width, input_height), placement
+    return _padded(pixels, model_input), placement
 
 
 def _resized(
@@ -240,36 +238,36 @@ def _resized(
     return image.resize(size, PIL.Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
-def _padded(pixels: Image, input_width: int, input_height: int) -> Image:
-    """Return ``pixels`` in the top-left corner of an image of that size; itself, if it has it."""
+def _padded(pixels: Image, model_input: ModelInput) -> Image:
+    """Return ``pixels`` in the top-left corner of the input; itself, if it has its size."""
     height, width = pixels.shape[:2]
-    if (height, width) == (input_height, input_width):
+    if (height, width) == (model_input.height, model_input.width):
         return pixels
-    canvas = np.empty((input_height, input_width, 3), dtype=np.uint8)
+    canvas = np.empty((model_input.height, model_input.width, 3), dtype=np.uint8)
     canvas[:height, :width] = pixels
     canvas[height:] = PAD_VALUE
     canvas[:height, width:] = PAD_VALUE
     return canvas
 
 
-def refit(image: Image, input_width: int, input_height: int) -> Image:
-    """Return pixels that have been decoded for one input, letterboxed once more for a smaller one.
+def refit(image: Image, model_input: ModelInput) -> Image:
+    """Return pixels that have been decoded for one input, brought to a smaller one.
 
-    They lie where ``letterbox.fit`` says.
+    They lie where ``ModelInput.place`` says.
     """
     height, width = image.shape[:2]
-    placement = fit(width, height, input_width, input_height)
+    placement = model_input.place(width, height)
     size = (placement.resized_width, placement.resized_height)
     resized = _resized(PIL.Image.fromarray(image), size)
-    return _padded(np.asarray(resized), input_width, input_height)
+    return _padded(np.asarray(resized), model_input)
 
 
-def load_image(data: bytes, width: int, height: int) -> tuple[Image, Letterbox]:
-    """Return an encoded image as the model input of ``width`` x ``height``.
+def load_image(data: bytes, model_input: ModelInput) -> tuple[Image, Letterbox]:
+    """Return an encoded image as a model's input, exactly as for a request.
 
-    It is exactly as for a request. Raises InvalidImage or UnsupportedImage.
+    Raises InvalidImage or UnsupportedImage.
     """
-    return decode(data, probe(data), width, height)
+    return decode(data, probe(data), model_input)
 
 
 # ---- the pool ---------------------------------------------------------------------------------
@@ -319,8 +317,7 @@ class DecodePool:
 
     def __init__(
         self,
-        input_width: int,
-        input_height: int,
+        model_input: ModelInput,
         *,
         num_workers: int,
         max_pending: int,
@@ -334,7 +331,7 @@ class DecodePool:
         ``processor_clock`` gives the seconds that the calling thread has had a processor.
         """
         self._processor_clock = processor_clock
-        self._input_size = (input_width, input_height)
+        self._input = model_input
         self._clock = clock
         self._observe = observe
         self._spent = spent
@@ -386,7 +383,7 @@ class DecodePool:
 
     def _timed_decode(self, data: bytes, header: Header) -> tuple[Image, Letterbox, float, float]:
         started_s, before_s = self._clock(), self._processor_clock()
-        image, placement = decode(data, header, *self._input_size)
+        image, placement = decode(data, header, self._input)
         return image, placement, self._clock() - started_s, self._processor_clock() - before_s
 
     def _accounted(self, work: Callable[[], T]) -> T:

@@ -13,14 +13,14 @@ from typing import Any
 
 from serving.core import segment as segments
 from serving.core.family import Family
-from serving.core.letterbox import Letterbox, fit
+from serving.core.letterbox import Letterbox, ModelInput
 from serving.core.ports import Image, SegmentRunner
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_segment
 
-Refit = Callable[[Image, int, int], Image]
-"""Function (image, width, height) -> the image letterboxed to that size."""
+Refit = Callable[[Image, ModelInput], Image]
+"""Function of an image in the common frame to the image as a smaller model takes it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +48,7 @@ class _Member:
     """
 
     runner: SegmentRunner
-    input_width: int
-    input_height: int
+    input: ModelInput
     placement: Letterbox | None
 
 
@@ -63,10 +62,8 @@ class FamilyRunner:
         self._refit = refit
         self._image_shape = (family.input_height, family.input_width, 3)
         self._members = tuple(
-            _Member(runner, width, height, _placement(family, width, height))
-            for runner, (width, height) in zip(
-                runners, ((c.input_width, c.input_height) for c in family.catalogs), strict=True
-            )
+            _Member(runner, catalog.input, _placement(family.input, catalog.input))
+            for runner, catalog in zip(runners, family.catalogs, strict=True)
         )
         self.runtime = runners[0].runtime
         self.segments = frozenset(
@@ -101,7 +98,7 @@ class FamilyRunner:
         member = self._members[segment.model]
         rows: Sequence[Image] = batch.rows
         if member.placement is not None:
-            rows = [self._refit(row, member.input_width, member.input_height) for row in rows]
+            rows = [self._refit(row, member.input) for row in rows]
         loaded = member.runner.load(rows)
         try:
             return Batch(segment.model, member.runner.run(segment.of(0), loaded))
@@ -150,7 +147,6 @@ class FamilyRunner:
             member.runner.close()
 
 
-def _placement(family: Family, width: int, height: int) -> Letterbox | None:
-    """Return how the common frame lies in an input of this size; None if it is the same."""
-    frame = (family.input_width, family.input_height)
-    return None if frame == (width, height) else fit(*frame, width, height)
+def _placement(frame: ModelInput, model_input: ModelInput) -> Letterbox | None:
+    """Return how the common frame lies in a model's input; None if it is the same."""
+    return None if frame == model_input else model_input.place(frame.width, frame.height)

@@ -18,7 +18,7 @@ from serving.api.schemas import DetectionResponse, Models
 from serving.core import segment as segments
 from serving.core.catalog import Exit, ModelEntry
 from serving.core.latency import LatencyProfile, Quantiles
-from serving.core.letterbox import fit
+from serving.core.letterbox import ModelInput
 from serving.imaging.decoding import refit
 from serving.model_repository import open_runner
 from tests.e2e.backends import RUNTIME
@@ -108,8 +108,9 @@ def assert_found_by(serving: Serving, found: DetectionResponse) -> None:
     folder = serving.repository / f"{found.model}_anytime" / "1"
     runner = open_runner(RUNTIME, folder, 1)
     height, width = SIZES[found.model]
-    placement = fit(SIZES[LARGE][1], SIZES[LARGE][0], width, height)
-    batch = runner.load([refit(PIXELS, width, height)])
+    model_input = ModelInput(width, height, "letterbox")
+    placement = model_input.place(SIZES[LARGE][1], SIZES[LARGE][0])
+    batch = runner.load([refit(PIXELS, model_input)])
     (alone,) = runner.detections(runner.run(segments.fused_exit(found.exit_depth), batch))
     runner.close()
     assert len(alone.scores) > 10, "nothing to compare"

@@ -62,8 +62,8 @@ class Tools:
         self.opened.append((runtime, folder))
         return FakeRunner(FakeClock())
 
-    def load_image(self, data, width, height):
-        return np.full((height, width, 3), len(data), np.uint8), None
+    def load_image(self, data, model_input):
+        return np.full((model_input.height, model_input.width, 3), len(data), np.uint8), None
 
 
 def run_build(tools: Any, *arguments: str) -> int:

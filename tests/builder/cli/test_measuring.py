@@ -17,7 +17,7 @@ from serving.__main__ import main
 from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core.catalog import ModelEntry
 from serving.core.errors import InvalidImage
-from serving.core.letterbox import Letterbox, fit
+from serving.core.letterbox import Letterbox, ModelInput
 from tests.builder.conftest import COLOURS, HEIGHT, WIDTH
 from tests.builder.measuring.test_latency import CATALOG
 from tests.commands import run_command
@@ -47,10 +47,11 @@ class Tools:
         self.opened.append(FakeRunner(FakeClock()))
         return self.opened[-1]
 
-    def load_image(self, data: bytes, width: int, height: int) -> tuple[Any, Letterbox]:
+    def load_image(self, data: bytes, model_input: ModelInput) -> tuple[Any, Letterbox]:
         if data == b"half":
             raise InvalidImage("The JPEG image is truncated.")
-        return np.zeros((height, width, 3), np.uint8), fit(WIDTH, HEIGHT, width, height)
+        pixels = np.zeros((model_input.height, model_input.width, 3), np.uint8)
+        return pixels, model_input.place(WIDTH, HEIGHT)
 
 
 def run(tools: Tools, command: str, repository: Path, *arguments: str) -> int:

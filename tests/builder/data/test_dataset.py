@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from builder.data import DATASETS, DatasetError, read_dataset
 from builder.data.dataset import Annotation, Collector, find_image, read_image, read_names
+from serving.core.letterbox import ModelInput
 from serving.imaging.decoding import load_image
 
 SIZE = (40, 50)
@@ -122,7 +123,7 @@ def test_what_is_learnt_from_is_what_is_served(
     found = Collector(tmp_path, ("x",))
     size = found.measure(path)
     assert size is not None
-    served, placement = load_image(path.read_bytes(), size[1], size[0])
+    served, placement = load_image(path.read_bytes(), ModelInput(size[1], size[0], "letterbox"))
     assert (placement.original_height, placement.original_width) == size
     np.testing.assert_array_equal(read_image(path), served)
 

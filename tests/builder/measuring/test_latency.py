@@ -19,7 +19,6 @@ from builder.measuring.latency import (
 )
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit
-from serving.core.letterbox import fit
 from serving.core.request import Detections
 from tests.serving.world import FUSED_GAIN, NUM_EXITS, FakeClock, FakeRunner, cost_s, unit_s
 
@@ -104,9 +103,11 @@ def test_accuracy_of_every_exit_in_original_pixels(tmp_path):
     sample = Sample("a", path, (40, 40), box, np.zeros(1, np.int64), area)
     runner = Oracle(FakeClock())
 
-    def load_image(data, width, height):
+    def load_image(data, model_input):
         assert data == b"encoded"
-        return np.zeros((height, width, 3), np.uint8), fit(40, 40, width, height)
+        assert model_input == CATALOG.input
+        pixels = np.zeros((model_input.height, model_input.width, 3), np.uint8)
+        return pixels, model_input.place(40, 40)
 
     dataset = Dataset(("x",), (sample,))
     found = detect_all(runner, CATALOG, dataset, load_image)

@@ -17,7 +17,6 @@ from builder.measuring.report import gather, spread
 from serving.core import segment as segments
 from serving.core.catalog import ModelEntry
 from serving.core.latency import LatencyProfile, Quantiles
-from serving.core.letterbox import fit
 from tests.builder.data.samples import make_sample
 from tests.builder.measuring.test_latency import CATALOG, Oracle
 from tests.serving.world import FakeClock
@@ -51,9 +50,9 @@ def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             runtime,
             tmp_path,
             Dataset(("x",), tuple(samples)),
-            lambda _, width, height: (
-                np.zeros((height, width, 3), np.uint8),
-                fit(1200, 600, width, height),
+            lambda _, model_input: (
+                np.zeros((model_input.height, model_input.width, 3), np.uint8),
+                model_input.place(1200, 600),
             ),
             2,
         )

@@ -58,6 +58,9 @@ def test_classes_must_be_the_same() -> None:
     other = member("other", 0.4, classes=("square", "circle"))
     with pytest.raises(ValueError, match="large and other cannot be served as one"):
         family_of(LARGE, other)
+    stretched = member("other", 0.4, resize="stretch")
+    with pytest.raises(ValueError, match="in different ways: by letterbox; by stretch"):
+        family_of(LARGE, stretched)
     with pytest.raises(ValueError, match="called large"):
         family_of(LARGE, SMALL, LARGE)
 

@@ -22,7 +22,7 @@ from serving.core.errors import (
     ShedReason,
     UnsupportedImage,
 )
-from serving.core.letterbox import PAD_VALUE, Letterbox, fit
+from serving.core.letterbox import PAD_VALUE, Letterbox, ModelInput, fit
 from serving.core.ports import Image
 from serving.imaging.decoding import (
     MAX_JPEG_SEGMENTS,
@@ -41,6 +41,10 @@ from tests.serving.fakes import FakeClock, encode, picture
 QUARTERS = {(0.25, 0.25): (220, 30, 30), (0.25, 0.75): (30, 200, 30), (0.75, 0.25): (30, 30, 210)}
 
 
+def letterboxed(width: int, height: int) -> ModelInput:
+    return ModelInput(width, height, "letterbox")
+
+
 def assert_upright(pixels: Image, placement: Letterbox, tolerance: int = 12) -> None:
     """The picture's quarters are where ``fakes.picture`` puts them."""
     for (down, right), color in QUARTERS.items():
@@ -50,15 +54,24 @@ def assert_upright(pixels: Image, placement: Letterbox, tolerance: int = 12) -> 
 
 
 def test_refit_is_the_same_picture_in_a_smaller_input() -> None:
-    frame, _ = load_image(encode(picture(256, 192), "PNG"), 256, 224)
-    small = refit(frame, 96, 64)
+    frame, _ = load_image(encode(picture(256, 192), "PNG"), letterboxed(256, 224))
+    small = refit(frame, letterboxed(96, 64))
     assert (small.shape, small.dtype) == ((64, 96, 3), np.uint8)
     placement = fit(256, 224, 96, 64)
     assert (placement.resized_width, placement.resized_height) == (73, 64)
     assert (small[:, 73:] == PAD_VALUE).all()
     assert_upright(small, fit(256, 192, 73, 64))
     assert (small[-8:, :73] == PAD_VALUE).all()  # the padding of the frame, made smaller
-    assert (refit(frame, 256, 224) == frame).all()
+    assert (refit(frame, letterboxed(256, 224)) == frame).all()
+
+
+def test_refit_of_a_stretched_picture_is_a_plain_resize() -> None:
+    frame, placement = load_image(encode(picture(64, 48), "PNG"), ModelInput(96, 96, "stretch"))
+    assert placement == Letterbox(64, 48, 96, 96)
+    small = refit(frame, ModelInput(48, 32, "stretch"))
+    resized = PillowImage.fromarray(frame).resize((48, 32), PillowImage.Resampling.BILINEAR)
+    assert (small == np.asarray(resized)).all()
+    assert_upright(small, Letterbox(64, 48, 48, 32))
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -125,21 +138,30 @@ class TestProbe:
 class TestDecode:
     @pytest.mark.parametrize("name", SAMPLES)
     def test_every_format(self, name: str) -> None:
-        pixels, placement = load_image(SAMPLES[name], 128, 128)
+        pixels, placement = load_image(SAMPLES[name], letterboxed(128, 128))
         assert placement == Letterbox(64, 48, 128, 96)
         assert (pixels.shape, pixels.dtype) == ((128, 128, 3), np.uint8)
         assert (pixels[96:] == PAD_VALUE).all()
         assert_upright(pixels, placement)
 
+    @pytest.mark.parametrize("name", SAMPLES)
+    def test_stretched_to_fill_the_input(self, name: str) -> None:
+        pixels, placement = load_image(SAMPLES[name], ModelInput(128, 128, "stretch"))
+        assert placement == Letterbox(64, 48, 128, 128)
+        assert pixels.shape == (128, 128, 3)
+        assert_upright(pixels, placement)
+        corners = placement.to_original(np.array([[64, 64, 128, 128]], np.float32))
+        assert corners.tolist() == [[32, 24, 64, 48]]
+
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
     def test_one_pixel(self, kind: str) -> None:
-        pixels, placement = load_image(encode(picture(1, 1), kind), 32, 16)
+        pixels, placement = load_image(encode(picture(1, 1), kind), letterboxed(32, 16))
         assert placement == Letterbox(1, 1, 16, 16)
         assert (pixels[:, 16:] == PAD_VALUE).all()
         np.testing.assert_allclose(pixels[:, :16].astype(int), 90, atol=6)
 
     def test_an_image_that_fills_the_input_is_not_touched(self) -> None:
-        pixels, placement = load_image(SAMPLES["png"], 64, 48)
+        pixels, placement = load_image(SAMPLES["png"], letterboxed(64, 48))
         assert placement == Letterbox(64, 48, 64, 48)
         assert (pixels == picture(64, 48)).all()
 
@@ -148,7 +170,7 @@ class TestDecode:
         # One-pixel stripes, at any phase, become their mean; a sampled image would not.
         stripes = np.zeros((960, 1280, 3), dtype=np.uint8)
         stripes[:, ::2] = 255
-        pixels, placement = load_image(encode(stripes, kind, quality=95), 128, 96)
+        pixels, placement = load_image(encode(stripes, kind, quality=95), letterboxed(128, 96))
         assert placement == Letterbox(1280, 960, 128, 96)
         np.testing.assert_allclose(pixels.astype(int), 127, atol=4)
 
@@ -156,7 +178,7 @@ class TestDecode:
         # An odd size at 1/4: a quarter of it is not a whole number of pixels.
         edge = np.zeros((301, 403, 3), dtype=np.uint8)
         edge[:, 200:] = 255
-        pixels, placement = load_image(encode(edge, "JPEG", quality=95), 100, 100)
+        pixels, placement = load_image(encode(edge, "JPEG", quality=95), letterboxed(100, 100))
         row = pixels[30, : placement.resized_width, 0].astype(float)
         found = placement.resized_width - row.sum() / 255
         assert found == pytest.approx(200 * placement.resized_width / 403, abs=0.15)
@@ -180,7 +202,7 @@ class TestDecode:
         exif = PillowImage.Exif()
         exif[0x0112] = orientation
         data = encode(stored, kind, quality=95, exif=exif.tobytes())
-        pixels, placement = load_image(data, 64, 64)
+        pixels, placement = load_image(data, letterboxed(64, 64))
         assert placement == Letterbox(64, 48, 64, 48)
         assert_upright(pixels, placement, tolerance=25)
 
@@ -188,24 +210,24 @@ class TestDecode:
     @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM"])
     def test_damaged_exif_means_upright(self, exif: bytes) -> None:
         data = encode(picture(64, 48), "JPEG", quality=95, exif=exif)
-        assert_upright(*load_image(data, 64, 48))
+        assert_upright(*load_image(data, letterboxed(64, 48)))
 
     @pytest.mark.parametrize("mode", ["CMYK", "L"])
     def test_jpeg_modes(self, mode: str) -> None:
         image = PillowImage.fromarray(picture(64, 48)).convert(mode)
-        pixels, _ = load_image(encode(image, "JPEG", quality=95), 64, 48)
+        pixels, _ = load_image(encode(image, "JPEG", quality=95), letterboxed(64, 48))
         expected = np.asarray(image.convert("RGB")).astype(int)
         assert np.abs(pixels.astype(int) - expected).mean() < 4
 
     @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
     def test_png_modes(self, mode: str) -> None:
         image = PillowImage.fromarray(picture(64, 48)).convert(mode)
-        pixels, _ = load_image(encode(image, "PNG"), 64, 48)
+        pixels, _ = load_image(encode(image, "PNG"), letterboxed(64, 48))
         np.testing.assert_allclose(pixels, np.asarray(image.convert("RGB")), atol=1)
 
     def test_sixteen_bit_grey_is_scaled_not_clipped(self) -> None:
         levels = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
-        pixels, _ = load_image(encode(levels, "PNG"), 64, 48)
+        pixels, _ = load_image(encode(levels, "PNG"), letterboxed(64, 48))
         assert (pixels == (levels >> 8)[..., None]).all()
 
     @pytest.mark.parametrize(
@@ -219,11 +241,12 @@ class TestDecode:
         ],
     )
     def test_transparency_shows_the_background(self, transparent: bytes) -> None:
-        pixels, _ = load_image(transparent, 8, 8)
+        pixels, _ = load_image(transparent, letterboxed(8, 8))
         assert (pixels == BACKGROUND).all()
 
     def test_half_transparency_is_blended(self) -> None:
-        pixels, _ = load_image(encode(PillowImage.new("RGBA", (8, 8), (0, 0, 0, 128)), "PNG"), 8, 8)
+        half = PillowImage.new("RGBA", (8, 8), (0, 0, 0, 128))
+        pixels, _ = load_image(encode(half, "PNG"), letterboxed(8, 8))
         np.testing.assert_allclose(pixels, 127, atol=1)
 
     @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -231,13 +254,13 @@ class TestDecode:
         frames = [PillowImage.new("RGB", (64, 48), color) for color in ("white", "black")]
         first = PillowImage.fromarray(picture(64, 48))
         data = encode(first, kind, save_all=True, append_images=frames, lossless=True)
-        assert_upright(*load_image(data, 64, 48))
+        assert_upright(*load_image(data, letterboxed(64, 48)))
 
     @pytest.mark.parametrize("name", SAMPLES)
     def test_truncated(self, name: str) -> None:
         data = SAMPLES[name]
         with pytest.raises(InvalidImage):
-            load_image(data[: len(data) * 3 // 4], 64, 64)
+            load_image(data[: len(data) * 3 // 4], letterboxed(64, 64))
 
     def test_a_file_that_contradicts_itself(self) -> None:
         # A second header, which Pillow would believe, promises far more than the first.
@@ -245,7 +268,7 @@ class TestDecode:
         data = png(8, 8, (b"IHDR", again), (b"IDAT", zlib.compress(bytes(1000))))
         assert probe(data, 100) == Header("png", 8, 8)
         with pytest.raises(InvalidImage, match="contradicts"):
-            load_image(data, 64, 64)
+            load_image(data, letterboxed(64, 64))
 
     def test_a_bomb_allocates_nothing(self) -> None:
         bomb = png(40_000, 40_000, (b"IDAT", zlib.compress(bytes(1 << 20))))
@@ -269,7 +292,7 @@ class TestDecode:
         try:
             header = probe(bytes(damaged), 100_000)
             assert header.num_pixels <= 100_000
-            pixels, _ = load_image(bytes(damaged), 32, 32)
+            pixels, _ = load_image(bytes(damaged), letterboxed(32, 32))
         except InvalidRequest:
             return
         assert pixels.shape == (32, 32, 3)
@@ -278,7 +301,7 @@ class TestDecode:
     @given(st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b""]), st.binary())
     def test_only_core_errors_come_out_of_noise(self, magic: bytes, noise: bytes) -> None:
         with pytest.raises(InvalidRequest):
-            load_image(magic + noise, 32, 32)
+            load_image(magic + noise, letterboxed(32, 32))
 
 
 class TestTimes:
@@ -326,7 +349,7 @@ class TestPool:
             "clock": FakeClock(),
             "observe": lambda *_: None,
         }
-        return DecodePool(64, 48, **(defaults | options))
+        return DecodePool(letterboxed(64, 48), **(defaults | options))
 
     def test_decodes_and_tells(self) -> None:
         seen: list[tuple[str, float]] = []

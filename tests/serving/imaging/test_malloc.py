@@ -8,6 +8,7 @@ IMAGE = Path(__file__).parents[2] / "data/bccd/JPEGImages/BloodImage_00031.jpg"
 COUNT_FAULTS = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor
+from serving.core.letterbox import ModelInput
 from serving.imaging.decoding import load_image
 from serving.imaging.malloc import keep_freed_memory
 
@@ -17,7 +18,7 @@ data = open(sys.argv[1], "rb").read()
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-    load_image(data, 640, 512)
+    load_image(data, ModelInput(640, 512, "letterbox"))
     return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
 
 with ThreadPoolExecutor(1) as pool:

@@ -9,6 +9,7 @@ import pytest
 
 from serving.core import segment as segments
 from serving.core.latency import LatencyModel
+from serving.core.letterbox import ModelInput
 from serving.core.ports import Image, SegmentRunner
 from serving.core.request import Detections
 from serving.core.segment import Segment
@@ -52,8 +53,8 @@ class Bench:
         self.runner = FamilyRunner(FAMILY, (self.small, self.large), self.refit)
         self.clock = clock
 
-    def refit(self, image: Image, width: int, height: int) -> Image:
-        return np.full((height, width, 3), image[0, 0, 0], np.uint8)
+    def refit(self, image: Image, model_input: ModelInput) -> Image:
+        return np.full((model_input.height, model_input.width, 3), image[0, 0, 0], np.uint8)
 
     def run(self, *path: Segment, images: int = 1) -> list[Detections]:
         batch: Any = self.runner.load([frame(number) for number in range(images)])
@@ -72,6 +73,16 @@ def frame(number: int = 0) -> Image:
 
 def path(model: int, depth: int = 1) -> list[Segment]:
     return [segment.of(model) for segment in segments.unit_path(depth)]
+
+
+def test_a_stretched_frame_is_stretched_to_the_smaller_input() -> None:
+    sizes = [replace(catalog, resize="stretch") for catalog in FAMILY.catalogs]
+    bench = Bench()
+    runner = FamilyRunner(family_of(*sizes), (bench.small, bench.large), bench.refit)
+    output = runner.run(segments.fused_exit(1), runner.load([frame()]))
+    (found,) = runner.detections(output)
+    # Each axis by its own factor: 128 / 80 and 96 / 48.
+    np.testing.assert_allclose(found.boxes_xyxy_input, [[12.8, 24, 102.4, 96]], rtol=1e-6)
 
 
 @pytest.fixture
