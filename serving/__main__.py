@@ -75,8 +75,7 @@ wins over the environment. An unknown PUNCTUAL_ variable is an error.
 
 try it:
   punctual serve --port 8000
-  curl -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: 40' --data-binary @photo.jpg \\
-       http://127.0.0.1:8000/v1/detect
+  then the curl command that it prints, with a budget that is ample on this machine
 
 stop it:
   SIGTERM or Ctrl-C: requests in flight are answered first. Again: at once.
@@ -211,10 +210,10 @@ def _plans(arguments: argparse.Namespace) -> None:
     print(f"{arguments.link} is {target}")
 
 
-def _announce(url: str) -> None:
+def _announce(url: str, ample_budget_s: float) -> None:
     print(
         f"Punctual is ready: {url}\n"
-        f"  curl -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: 40' "
+        f"  curl -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: {ample_budget_s * 1e3:g}' "
         f"--data-binary @photo.jpg {url}/v1/detect",
         flush=True,
     )

@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005
 
+Announce = Callable[[str, float], None]
+"""Function that is told a server's URL, and the seconds that are an ample budget there."""
+
 
 def create_backend(
     settings: Settings,
@@ -145,12 +148,13 @@ def create_app(
     clock: Clock = time.monotonic,
     wall_clock: Clock = time.time,
     tracing: Tracing | None = None,
-    started: Callable[[Exception | None], Awaitable[None]],
+    started: Callable[[float | Exception], Awaitable[None]],
 ) -> ASGIApp:
     """Return the gateway over a backend that is not started yet.
 
     Its lifespan starts the backend beside the server, so that health checks are answered while the
-    model loads, and calls ``started`` with what became of that; at the end it stops the backend.
+    model loads, and calls ``started`` with what became of that: an error, or the seconds that are
+    an ample budget here. At the end it stops the backend.
     """
     family = backend.family
     pool = DecodePool(
@@ -179,7 +183,7 @@ def create_app(
             await started(error)
         else:
             _report_front(backend, _runtime(settings))
-            await started(None)
+            await started(detector.admission.ample_budget_s())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -264,22 +268,22 @@ def create_server(
     *,
     clock: Clock = time.monotonic,
     tracing: Tracing | None = None,
-    announce: Callable[[str], None] = lambda _: None,
+    announce: Announce = lambda *_: None,
 ) -> Server:
-    """Return the server over a backend; ``announce`` is called with its URL once it is ready."""
+    """Return the server over a backend; ``announce`` is called once it is ready."""
     lifecycle = Lifecycle(backend)
     server: Server
 
-    async def started(error: Exception | None) -> None:
-        if error is not None:
-            server.fail(error)
+    async def started(outcome: float | Exception) -> None:
+        if isinstance(outcome, Exception):
+            server.fail(outcome)
             return
         await server.listening.wait()
         # What was loaded stays: collections that skip it pause requests for microseconds, not
         # milliseconds.
         gc.collect()
         gc.freeze()
-        announce(server.url)
+        announce(server.url, outcome)
 
     app = create_app(
         settings, backend, metrics, lifecycle, clock=clock, tracing=tracing, started=started
@@ -307,7 +311,7 @@ class CreateBackend(Protocol):
 
 def serve(
     settings: Settings,
-    announce: Callable[[str], None],
+    announce: Announce,
     create: CreateBackend = create_backend,
 ) -> None:
     """Serve what ``create`` makes until told to end.

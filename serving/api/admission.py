@@ -14,6 +14,7 @@ from typing import TypeVar
 from serving.api.backlog import Backlog
 from serving.api.problems import to_ms
 from serving.api.request_context import RequestContext
+from serving.core.catalog import Catalog
 from serving.core.errors import BudgetInfeasible, DeadlineExceeded, Overloaded, ShedReason
 from serving.core.latency import TAIL_QUANTILE
 from serving.core.ports import Backend, Clock
@@ -47,6 +48,15 @@ _OUT_OF_TIME = frozenset(
     (ShedReason.REJECTED_EXPIRED, ShedReason.REJECTED_OVERLOAD, ShedReason.EVICTED_EXPIRED)
 )
 """Reasons to shed a request for want of time."""
+
+
+_ROUND_MS = ((200.0, 10.0), (1000.0, 50.0), (math.inf, 500.0))
+"""Pairs of milliseconds, and what budgets below that are multiples of when they are shown."""
+
+
+def typical_header(catalog: Catalog) -> Header:
+    """Return the header of a JPEG of the model's input size."""
+    return Header("jpeg", catalog.input_width, catalog.input_height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,21 @@ class Admission:
         tail_s = self._backend.tail_s(depth, model)
         needed_s = self.reserve_s(header) + overhead_s + tail_s
         return max(self._limits.min_budget_s, needed_s * MIN_BUDGET_HEADROOM)
+
+    def ample_budget_s(self) -> float:
+        """Return a budget, in seconds, that is ample for each exit of each model, to be shown.
+
+        It is twice the largest ``min_budget_s`` of an image of the model's input size, in round
+        numbers, and no more than is served.
+        """
+        largest_s = max(
+            self.min_budget_s(typical_header(catalog), entry.depth, model)
+            for model, catalog in enumerate(self._backend.family.catalogs)
+            for entry in catalog.exits
+        )
+        ample_ms = 2.0 * largest_s * 1e3
+        step_ms = next(step for below, step in _ROUND_MS if ample_ms < below)
+        return min(math.ceil(ample_ms / step_ms) * step_ms / 1e3, self._limits.max_budget_s)
 
     def check_feasible(self, header: Header, context: RequestContext) -> float:
         """Return what an idle server would still need, in seconds.

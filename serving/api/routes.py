@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from starlette.responses import Response
 
 from serving.api.accept import preferred
+from serving.api.admission import typical_header
 from serving.api.body import FIELD, IMAGE_TYPES, MULTIPART
 from serving.api.budget import DEADLINE_HEADER, DEADLINE_PARAMETER
 from serving.api.detect import DetectionService
@@ -34,7 +35,6 @@ from serving.core.catalog import Catalog, Exit
 from serving.core.family import Family
 from serving.core.pareto_front import OperatingPoint
 from serving.core.ports import Backend
-from serving.imaging.decoding import Header
 from serving.observability.metrics import Metrics
 
 # The page needs nothing from anywhere else, and may not fetch it either.
@@ -179,7 +179,7 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
         engine_s = min_budget_s = None
         if on_front is not None:
             engine_s = backend.predicted_s(entry.depth, model)
-            min_budget_s = admission.min_budget_s(_typical(catalog), entry.depth, model)
+            min_budget_s = admission.min_budget_s(typical_header(catalog), entry.depth, model)
         return ExitFacts(
             depth=entry.depth,
             ap=entry.ap,
@@ -194,7 +194,7 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
             _model_facts(
                 catalog,
                 [exit_facts(model, catalog, entry) for entry in catalog.exits],
-                admission.reserve_s(_typical(catalog)),
+                admission.reserve_s(typical_header(catalog)),
             )
             for model, catalog in enumerate(family.catalogs)
         ],
@@ -209,11 +209,6 @@ def _front_point(family: Family, point: OperatingPoint) -> FrontPoint:
         ap=family.expected_ap(point.model, point.depth),
         predicted_ms=to_ms(point.latency_s),
     )
-
-
-def _typical(catalog: Catalog) -> Header:
-    """Return the header of a JPEG of the model's input size."""
-    return Header("jpeg", catalog.input_width, catalog.input_height)
 
 
 def _model_facts(catalog: Catalog, exits: list[ExitFacts], reserve_s: float) -> ModelFacts:

@@ -51,4 +51,4 @@ def create(settings: Settings, metrics: Metrics, clock: Clock, *, tracing: objec
 if __name__ == "__main__":
     from serving.app import serve
 
-    serve(load({}), lambda url: print(url, flush=True), create)
+    serve(load({}), lambda url, _: print(url, flush=True), create)

@@ -137,7 +137,7 @@ class Gated:
         self.url = ""
         ready = threading.Event()
 
-        def announce(url: str) -> None:
+        def announce(url: str, _: float) -> None:
             self.url = url
             ready.set()
 

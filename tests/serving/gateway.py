@@ -98,7 +98,7 @@ class Gateway:
         }
 
 
-async def _ignore(_: Exception | None) -> None:
+async def _ignore(_: float | Exception) -> None:
     """Nobody waits for this backend to start: it was born ready."""
 
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
 from serving import app
+from serving.api.admission import MIN_BUDGET_HEADROOM
 from serving.api.lifecycle import Lifecycle
 from serving.app import create_app, create_backend, create_server
 from serving.core.catalog import Exit
@@ -85,11 +86,11 @@ def test_a_triton_has_a_policy_of_its_own(tmp_path: Path) -> None:
 
 class TestLifespan:
     @staticmethod
-    def run(backend: FakeBackend) -> list[Exception | None]:
-        told: list[Exception | None] = []
+    def run(backend: FakeBackend) -> list[float | Exception]:
+        told: list[float | Exception] = []
 
-        async def started(error: Exception | None) -> None:
-            told.append(error)
+        async def started(outcome: float | Exception) -> None:
+            told.append(outcome)
 
         metrics = Metrics(CollectorRegistry(), backend.clock)
         app = create_app(
@@ -115,8 +116,20 @@ class TestLifespan:
 
     def test_starts_and_stops_the_backend(self) -> None:
         backend = FakeBackend(FakeClock())
-        assert self.run(backend) == [None]
+        (ample_s,) = self.run(backend)
+        assert isinstance(ample_s, float)
         assert backend.stopped_with == 1.5
+        # Twice what the deepest exit needs, as a round number of milliseconds.
+        assert 2 * MIN_BUDGET_HEADROOM * backend.predicted_s(3) < ample_s < 0.11
+        assert round(1e3 * ample_s, 6) % 10 == 0
+
+    @pytest.mark.parametrize(("exit_s", "ample_s"), [(0.1, 0.8), (0.5, 4.0), (5.0, 10.0)])
+    def test_what_is_ample_is_a_round_number_that_is_served(
+        self, exit_s: float, ample_s: float
+    ) -> None:
+        backend = FakeBackend(FakeClock())
+        backend.exit_s = exit_s
+        assert self.run(backend) == [ample_s]
 
     @pytest.mark.parametrize(("profiled", "ms"), [("openvino", "13.5"), ("torch", "20.0")])
     def test_reports_the_exits_that_add_nothing(

@@ -86,7 +86,7 @@ class Bench:
         ]
 
 
-async def _ignore(_: Exception | None) -> None:
+async def _ignore(_: float | Exception) -> None:
     """Nobody waits for this backend to start."""
 
 
