@@ -192,7 +192,12 @@ def families() -> list[Metric]:
         front=lambda _: SimpleNamespace(points=(SimpleNamespace(latency_s=0.0),)),
     )
     idle: Any = SimpleNamespace(
-        ready=True, num_waiting=0, num_in_flight=0, family=family, predicted_s=lambda *_: 0.0
+        ready=True,
+        num_waiting=0,
+        num_in_flight=0,
+        num_held=0,
+        family=family,
+        predicted_s=lambda *_: 0.0,
     )
     told.describe(idle, version="VERSION", runtime="RUNTIME")
     return list(registry.collect())

@@ -531,11 +531,13 @@ class Executor:
         completion = self._state.complete(decision, self._clock())
         self._keep_rows(completion.changes)
         self._conclude(completion.too_late)
-        staying = {request.id for request in (*completion.staying, *completion.held)}
+        staying = {request.id for request in completion.staying}
+        held = {request.id for request in completion.held}
         too_late = {request.id for request in completion.too_late}
         finished_s = self._clock()
         for job, found in zip(jobs, detections, strict=True):
-            if job.request.id in too_late:
+            id, before = job.request.id, job.answer
+            if id in too_late:
                 continue
             answer = Answered(
                 job.request,
@@ -546,8 +548,10 @@ class Executor:
                 job.engine_s,
                 job.predicted_s,
                 decision.segment.model,
+                held=id in held,
+                upgrades=0 if before is None else before.upgrades + before.held,
             )
-            if job.request.id not in staying:
+            if id not in staying and id not in held:
                 self._end(job, answer)
                 continue
             job.answer = answer

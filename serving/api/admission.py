@@ -19,6 +19,7 @@ from serving.core.errors import BudgetInfeasible, DeadlineExceeded, Overloaded, 
 from serving.core.latency import TAIL_QUANTILE
 from serving.core.ports import Backend, Clock
 from serving.core.recent_values import RecentValues
+from serving.core.request import Answered
 from serving.imaging.decoding import DecodePool, Header
 
 T = TypeVar("T")
@@ -168,26 +169,32 @@ class Admission:
         return Overloaded(detail, ShedReason.REJECTED_EXPIRED, self._drained_s())
 
     async def inside(self, context: RequestContext, header: Header, work: Awaitable[T]) -> T:
-        """Return what ``work`` does, which sets ``context.answered``.
+        """Return what ``work`` does, which tells ``answered`` of each answer that comes.
 
-        Meanwhile others count this request as ahead of them. Raises what ``work`` does; but who had
-        the server for itself is not told that the server has too much to do.
+        Until the first, others count this request as ahead of them. Raises what ``work`` does; but
+        who had the server for itself is not told that the server has too much to do.
         """
-        with self._backlog.joined(context.deadline_s) as was_alone:
+        with self._backlog.joined(context.deadline_s) as place:
+            context.place = place
             try:
                 result = await work
             except (Overloaded, DeadlineExceeded) as error:
-                if not was_alone():
+                if not place.was_alone:
                     if isinstance(error, Overloaded) and not error.retry_after_s:
                         error.retry_after_s = self._drained_s()
                     raise
                 if isinstance(error, Overloaded) and error.reason not in _OUT_OF_TIME:
                     raise
                 raise self._missed_alone(error, header, context) from error
-            if was_alone():
+            if place.was_alone:
                 self._observe_overhead(header, context)
-            self._backlog.answered(self._shallowest_share(context))
         return result
+
+    def answered(self, answered: Answered, context: RequestContext) -> None:
+        """Note an answer to a request that is inside, better than those before."""
+        assert context.place is not None, "it is not inside"
+        context.answered = answered
+        context.place.answered(self._shallowest_share(answered, context))
 
     def _missed_alone(
         self, error: Overloaded | DeadlineExceeded, header: Header, context: RequestContext
@@ -211,23 +218,22 @@ class Admission:
     def _observe_overhead(self, header: Header, context: RequestContext) -> None:
         """Learn what a request that was here alone took besides decoding and the engine."""
         assert context.answered is not None, "it has ended without an answer and without an error"
-        now_s = self._clock()
-        spent_s = now_s - context.read_s - context.answered.engine_s
+        now_s, answered = self._clock(), context.answered
+        spent_s = now_s - context.read_s - answered.engine_s - context.in_hand_s(answered, now_s)
         self._overheads_s.add(now_s, max(0.0, spent_s - self._pool.predicted_s(header)))
 
     def _drained_s(self) -> float:
         """Return the seconds until those inside have left."""
         return max(
             self._backlog.wait_s(math.inf),
-            self._backlog.num_inside * self._backend.predicted_s(1),
+            self._backlog.num_ahead(math.inf) * self._backend.predicted_s(1),
         )
 
-    def _shallowest_share(self, context: RequestContext) -> float:
+    def _shallowest_share(self, answered: Answered, context: RequestContext) -> float:
         """Return what share of the answer's time the shallowest allowed exit would have taken.
 
         A request that is answered at depth because there is time for it stands in nobody's way.
         """
-        assert context.answered is not None, "it has ended without an answer and without an error"
         shallowest_s = self._backend.predicted_s(context.options.min_depth)
-        taken_s = self._backend.predicted_s(context.answered.depth, context.answered.model)
+        taken_s = self._backend.predicted_s(answered.depth, answered.model)
         return shallowest_s / max(shallowest_s, taken_s)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serving.core.ports import Clock
@@ -24,44 +24,76 @@ MIN_ANSWERS = 8
 """Fewest answers from which a pace is taken; with fewer nothing is known."""
 
 
+class Place:
+    """One request's place in a backlog."""
+
+    def __init__(self, backlog: Backlog, deadline_s: float) -> None:
+        self._backlog = backlog
+        self._deadline_s = deadline_s
+        self._number = backlog.num_joined
+        self._was_first = backlog.num_inside == 0
+        self._is_awaited = True
+
+    @property
+    def was_alone(self) -> bool:
+        """Whether nobody else has been inside since it joined."""
+        return self._was_first and self._backlog.num_joined == self._number
+
+    def answered(self, share: float) -> None:
+        """Note an answer, from the first of which on the request stands in nobody's way.
+
+        ``share`` of the time that it took would have done for one that must not keep others
+        waiting. Nobody waits for those that follow.
+        """
+        if self._is_awaited:
+            self._backlog.answered(share)
+            self.leave()
+
+    def leave(self) -> None:
+        """Stand in nobody's way any longer."""
+        if self._is_awaited:
+            self._is_awaited = False
+            self._backlog.remove(self._deadline_s)
+
+
 class Backlog:
     """One server's backlog of admitted requests. Not thread-safe: the event loop owns it."""
 
     def __init__(self, clock: Clock) -> None:
+        self.num_joined = 0
+        """Number of requests that have ever been inside."""
+        self.num_inside = 0
+        """Number of requests that are inside."""
         self._clock = clock
-        self._deadlines_s: list[float] = []  # of those inside, in order
+        self._deadlines_s: list[float] = []  # of those inside that have no answer, in order
         self._gaps_s: deque[float] = deque(maxlen=WINDOW)
         self._sum_s = 0.0
         self._busy_since_s: float | None = None
-        self._num_joined = 0
-
-    @property
-    def num_inside(self) -> int:
-        """Number of requests that are inside."""
-        return len(self._deadlines_s)
 
     @contextmanager
-    def joined(self, deadline_s: float) -> Iterator[Callable[[], bool]]:
+    def joined(self, deadline_s: float) -> Iterator[Place]:
         """Count a request as inside for as long as the context lasts.
 
-        Yields a function that returns whether nobody else has been inside meanwhile.
+        Until its place is told of an answer, it is ahead of whoever is due later.
         """
-        self._num_joined += 1
-        number, was_first = self._num_joined, not self._deadlines_s
+        self.num_joined += 1
+        place = Place(self, deadline_s)
+        self.num_inside += 1
         insort(self._deadlines_s, deadline_s)
         try:
-            yield lambda: was_first and self._num_joined == number
+            yield place
         finally:
-            del self._deadlines_s[bisect_left(self._deadlines_s, deadline_s)]
-            if not self._deadlines_s:
-                self._busy_since_s = None  # the next answer will have been waited for, not queued
+            self.num_inside -= 1
+            place.leave()
+
+    def remove(self, deadline_s: float) -> None:
+        """Take out a request with that deadline, which is awaited no longer."""
+        del self._deadlines_s[bisect_left(self._deadlines_s, deadline_s)]
+        if not self._deadlines_s:
+            self._busy_since_s = None  # the next answer will have been waited for, not queued
 
     def answered(self, share: float) -> None:
-        """Note that one of those inside has its answer.
-
-        ``share`` of the time that it took would have done for one that must not keep others
-        waiting.
-        """
+        """Note that one of those inside has its first answer; see ``Place.answered``."""
         now_s = self._clock()
         if self._busy_since_s is not None:
             if len(self._gaps_s) == WINDOW:
@@ -71,7 +103,7 @@ class Backlog:
         self._busy_since_s = now_s
 
     def num_ahead(self, deadline_s: float) -> int:
-        """Return how many of those inside are due before ``deadline_s``."""
+        """Return how many of those inside that have no answer are due before ``deadline_s``."""
         return bisect_left(self._deadlines_s, deadline_s)
 
     def wait_s(self, deadline_s: float) -> float:

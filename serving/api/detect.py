@@ -16,6 +16,7 @@ import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HttpRequest
@@ -59,11 +60,16 @@ STREAM_GRACE_S = 1.0
 Then the server hangs up.
 """
 
+TIMER_RESOLUTION_S = 1e-3
+"""Seconds by which a timer of the event loop may be early."""
+
 # Why a streaming reply went no deeper, as its last event says.
 AT_MAX_DEPTH = "max-depth"
 AT_BEST = "best"
 CONCLUDED = "concluded"
 AT_DEADLINE = "deadline"
+# How else an answer in hand may end.
+BETTER = "better"
 
 
 class DetectionService:
@@ -270,11 +276,15 @@ class DetectionService:
         image, placement = await self._decode(message, context)
         try:
             async with asyncio.timeout(context.deadline_s - context.decoded_s):
-                context.answered = await self._backend.detect(
-                    image, self._request(context, streaming=False)
-                )
+                answers = self._backend.stream(image, self._request(context, streaming=False))
+                async with aclosing(answers):
+                    async for answered in answers:
+                        self.admission.answered(answered, context)
         except TimeoutError as error:
-            raise _late() from error
+            if context.answered is None:
+                raise _late() from error
+        if context.answered is None:
+            raise _no_answer()
         return placement, context.answered
 
     async def _stream(
@@ -294,10 +304,11 @@ class DetectionService:
                 aclosing(self._backend.stream(image, request)) as answers,
             ):
                 async for answered in answers:
+                    self.admission.answered(answered, context)
                     with self._metrics.processor_time.spending(REPLY):
                         response, sent = self._reply(message, context, placement, answered)
                     await stream.answer(response, answered.depth)
-                    context.answered, reply = answered, sent
+                    reply = sent
         except DeadlineExceeded:
             if reply is None:
                 raise
@@ -309,10 +320,14 @@ class DetectionService:
                 raise RequestCancelled("The client did not read its first answer.") from error
             raise _late() from error
         if reply is None:
-            raise BackendError("The engine ended the request without an answer.")
-        if reply.depth == self._backend.family.deepest(reply.model, context.options.max_depth):
-            return reply, AT_MAX_DEPTH
-        return reply, CONCLUDED if reply.degraded else AT_BEST
+            raise _no_answer()
+        waited = self._waited(answered, context)
+        if reply.in_hand == CONCLUDED and waited:
+            reply = replace(reply, in_hand=AT_DEADLINE)
+        if reply.degraded:
+            return reply, AT_DEADLINE if waited else CONCLUDED
+        deepest = self._backend.family.deepest(reply.model, context.options.max_depth)
+        return reply, AT_MAX_DEPTH if reply.depth == deepest else AT_BEST
 
     def _reply(
         self,
@@ -325,8 +340,9 @@ class DetectionService:
 
         Raises DeadlineExceeded.
         """
-        family = self._backend.family
-        response = write_reply(context, message.write, placement, answered, family, self._clock())
+        family, begun_s = self._backend.family, self._clock()
+        in_hand = self._in_hand(answered, context)
+        response = write_reply(context, message.write, placement, answered, family, begun_s)
         # Asked last: a reply that took too long to write is late as well.
         now_s = self._clock()
         if now_s > context.deadline_s:
@@ -338,10 +354,25 @@ class DetectionService:
             decode_s=context.decoded_s - context.read_s,
             queue_s=context.queue_s(answered),
             engine_s=answered.engine_s,
-            write_s=max(0.0, now_s - answered.finished_s),
+            write_s=max(0.0, now_s - (begun_s if answered.held else answered.finished_s)),
             model=answered.model,
+            in_hand=in_hand,
             depth_ratio=answered.depth / family.deepest(answered.model, context.options.max_depth),
         )
+
+    def _in_hand(self, answered: Answered, context: RequestContext) -> str | None:
+        """Return what became of the answer that the request had in hand, if ``answered`` is sent.
+
+        That is one of ``IN_HAND_ENDS``, or None.
+        """
+        if answered.held:
+            return AT_DEADLINE if self._waited(answered, context) else CONCLUDED
+        return BETTER if answered.upgrades else None
+
+    def _waited(self, answered: Answered, context: RequestContext) -> bool:
+        """Return whether the deadline has come, of the engine, after that answer."""
+        due_s = context.deadline_s - self._limits.network_reserve_s - TIMER_RESOLUTION_S
+        return answered.finished_s < due_s <= self._clock()
 
     def _done(
         self, context: RequestContext, reply: AnsweredFacts, reason: str, stream: EventStream
@@ -355,6 +386,10 @@ class DetectionService:
             "num_answers": stream.num_answers,
             **context.facts(family, reply.model, reply.depth, self._clock()),
         }
+
+
+def _no_answer() -> BackendError:
+    return BackendError("The engine ended the request without an answer.")
 
 
 def _late() -> DeadlineExceeded:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from serving.api.backlog import Place
 from serving.api.budget import Budget
 from serving.api.options import Options
 from serving.api.problems import to_ms
@@ -37,7 +38,9 @@ class RequestContext:
     decoded_s: float = 0.0
     """Instant when the request's pixels were there."""
     answered: Answered | None = None
-    """Answer of the deepest exit so far."""
+    """Best answer so far."""
+    place: Place | None = None
+    """Place in the backlog, once the request is inside."""
     reply: AnsweredFacts | None = None
     """Facts of the answer that was given, once it has been."""
     trace: RequestTrace | None = None
@@ -74,6 +77,10 @@ class RequestContext:
         """Return the seconds in the backend during which none of the request's segments ran."""
         return max(0.0, answered.finished_s - self.decoded_s - answered.engine_s)
 
+    def in_hand_s(self, answered: Answered, now_s: float) -> float:
+        """Return the seconds for which an answer that is sent at ``now_s`` has been in hand."""
+        return max(0.0, now_s - answered.finished_s) if answered.held else 0.0
+
 
 def write_reply(
     context: RequestContext,
@@ -106,6 +113,7 @@ def write_reply(
         ("decode", context.decoded_s - context.read_s, ""),
         ("queue", context.queue_s(answered), ""),
         ("engine", answered.engine_s, f';desc="depth={depth}"'),
+        *((("in-hand", context.in_hand_s(answered, now_s), ""),) if answered.held else ()),
         ("total", now_s - context.arrival_s, ""),
     )
     response.headers["Cache-Control"] = "no-store"

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import TypeVar
 
 from serving.core.ports import Clock
-from serving.core.request import Answered
 
 T = TypeVar("T")
 
+MAX_UNREAD = 32
+"""Number of messages about one request that may wait to be read. There are seldom more than the
+request may have answers, one of each operating point at most."""
 
-async def deepest(answers: AsyncGenerator[Answered, None]) -> Answered:
-    """Return the last of ``answers``, of which there is at least one. Raises what they do."""
-    async with aclosing(answers):
-        async for answered in answers:
-            last = answered
-    return last
+
+def put_latest(messages: asyncio.Queue[T], message: T) -> None:
+    """Put a message of one request; if the queue is full, it takes the place of the oldest.
+
+    A later answer is better than those before.
+    """
+    if messages.full():
+        messages.get_nowait()
+    messages.put_nowait(message)
 
 
 async def next_by(deadline_s: float, messages: asyncio.Queue[T], clock: Clock) -> T | None:

@@ -6,16 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 from functools import partial
 
-from serving.backends.answers import deepest, next_by
+from serving.backends.answers import MAX_UNREAD, next_by, put_latest
 from serving.core.errors import BackendUnavailable
 from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request, Result
 from serving.engine import Engine, error_of
-
-MAX_UNREAD = 32
-"""Number of answers to one request that may wait to be read; it has seldom more than it has exits.
-Of more the first are left out."""
 
 
 class InProcessBackend:
@@ -41,6 +37,11 @@ class InProcessBackend:
         """Number of requests with features on the device."""
         return self._engine.executor.num_in_flight if self._engine else 0
 
+    @property
+    def num_held(self) -> int:
+        """Number of requests with an answer in hand that may have a better one."""
+        return self._engine.executor.num_held if self._engine else 0
+
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Return the engine seconds from image to exit ``depth``, by the quickest path, at batch 1.
 
@@ -57,23 +58,14 @@ class InProcessBackend:
         """
         return self._started().executor.tail_s(depth, model)
 
-    async def detect(self, image: Image, request: Request) -> Answered:
-        """Return the boxes for one image; see ``Backend.detect``."""
-        return await deepest(self.stream(image, request))
-
     async def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
-        """Yield the boxes for one image, of each exit that answers it; see ``Backend.stream``."""
+        """Yield each answer to one image as it comes; see ``Backend.stream``."""
         executor = self._started().executor
         loop = asyncio.get_running_loop()
         results: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(MAX_UNREAD)
 
-        def put(result: Result, last: bool) -> None:
-            if results.full():
-                results.get_nowait()  # what follows is better
-            results.put_nowait((result, last))
-
         def deliver(result: Result, last: bool) -> None:
-            loop.call_soon_threadsafe(put, result, last)
+            loop.call_soon_threadsafe(put_latest, results, (result, last))
 
         executor.submit(request, image, partial(deliver, last=True), partial(deliver, last=False))
         answer: Answered | None = None

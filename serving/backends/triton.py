@@ -1,6 +1,6 @@
 """Triton backend: the executor runs inside Triton; one gRPC stream carries all requests.
 
-    detect, stream -> outgoing ---> writer task ---> Triton
+    stream -> outgoing ---> writer task ---> Triton
          ^                                             |
          '------ pending[id] <----- reader task <------'
 
@@ -18,7 +18,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -26,7 +26,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.artifacts.model_folders import MODEL_SUFFIX
-from serving.backends.answers import deepest
+from serving.backends.answers import MAX_UNREAD, next_by, put_latest
 from serving.core.catalog import ModelEntry
 from serving.core.errors import (
     BackendError,
@@ -73,6 +73,7 @@ class _Arrived:
 
     response: pb.ModelInferResponse
     arrived_s: float
+    final: bool
 
 
 @dataclass(slots=True)
@@ -81,8 +82,6 @@ class _Pending:
 
     messages: asyncio.Queue[_Arrived | ServingError | None]
     """Queue of the responses, then of an error or, at the end of all, None."""
-    most: int
-    """Number of responses that may come; an only one ends it."""
     shared: SharedImages | None
     slot: Slot | None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -139,6 +138,11 @@ class TritonBackend:
         """Number of requests in flight as of the last heartbeat."""
         return self._status.num_in_flight if self._status else 0
 
+    @property
+    def num_held(self) -> int:
+        """Number of requests with an answer in hand as of the last heartbeat."""
+        return self._status.num_held if self._status else 0
+
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Return the executor's prediction for exit ``depth``, plus a tail of the transport's time.
 
@@ -177,12 +181,8 @@ class TritonBackend:
             await asyncio.gather(self._running, return_exceptions=True)
         await self._memory.close(self._url)
 
-    async def detect(self, image: Image, request: Request) -> Answered:
-        """Return the boxes for one image; see ``Backend.detect``."""
-        return await deepest(self.stream(image, request))
-
     async def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
-        """Yield the boxes for one image, of each exit that answers it; see ``Backend.stream``."""
+        """Yield each answer to one image as it comes; see ``Backend.stream``."""
         answered: Answered | None = None
         try:
             async with contextlib.aclosing(self._answers(image, request)) as answers:
@@ -207,17 +207,32 @@ class TritonBackend:
     async def _answers(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
         sent_s = self._clock()
         name, entry = self._send(image, request, sent_s)
+        answered: Answered | None = None
+        command = wire.COMMAND_CANCEL
         try:
-            while (message := await entry.messages.get()) is not None:
-                if isinstance(message, ServingError):
+            while True:
+                if answered is None:
+                    message = await entry.messages.get()
+                else:
+                    message = await next_by(request.deadline_s, entry.messages, self._clock)
+                if isinstance(message, _Arrived):
+                    arrived_s = message.arrived_s
+                    answer, in_triton_s = read_answer(request, message.response, arrived_s)
+                    self._transports.append(arrived_s - sent_s - in_triton_s)
+                    if not request.streaming:
+                        before = 0 if answered is None else answered.upgrades + 1
+                        answer = replace(answer, held=not message.final, upgrades=before)
+                    answered = answer
+                    yield answered
+                elif message is None or answered is not None:
+                    command = wire.COMMAND_CONCLUDE  # if it has not ended, but the deadline is here
+                    return
+                else:
                     raise message
-                answered, in_triton_s = read_answer(request, message.response, message.arrived_s)
-                self._transports.append(message.arrived_s - sent_s - in_triton_s)
-                yield answered
         finally:
             if name in self._pending:
-                command = {wire.COMMAND: wire.COMMAND_CANCEL, wire.TARGET: name}
-                self._outgoing.put_nowait(infer_request(self._model, "", command))
+                target = {wire.COMMAND: command, wire.TARGET: name}
+                self._outgoing.put_nowait(infer_request(self._model, "", target))
 
     def _send(self, image: Image, request: Request, now_s: float) -> tuple[str, _Pending]:
         if not self.ready:
@@ -237,13 +252,14 @@ class TritonBackend:
             wire.MIN_DEPTH: request.min_depth,
             wire.MAX_DEPTH: request.max_depth,
             wire.CANCEL_BY_ID: True,
-            **({wire.EVERY_EXIT: True, wire.EMPTY_FINAL: True} if request.streaming else {}),
+            wire.ANSWERS_IN_HAND: True,
+            wire.EMPTY_FINAL: True,
+            **({wire.EVERY_EXIT: True} if request.streaming else {}),
         }
         message = infer_request(self._model, name, parameters)
         shared = self._memory.registered
         slot = add_images(message, wire.IMAGE, image.shape, [image], shared)
-        most = request.max_depth - request.min_depth + 1 if request.streaming else 1
-        entry = _Pending(asyncio.Queue(most + 1), most, shared, slot)
+        entry = _Pending(asyncio.Queue(MAX_UNREAD), shared, slot)
         self._pending[name] = entry
         self._outgoing.put_nowait(message)
         return name, entry
@@ -322,20 +338,19 @@ class TritonBackend:
         entry = self._pending[name]
         if response.error_message:
             self._end(name, wire.error_from_text(response.error_message))
-        elif not response.infer_response.outputs:
+            return
+        answer = response.infer_response
+        final = answer.parameters[wire.FINAL].bool_param
+        if answer.outputs:
+            put_latest(entry.messages, _Arrived(answer, self._clock(), final))
+        if final:
             self._end(name, None)
-        elif entry.messages.qsize() == entry.most:
-            raise _Lost("Triton answered a request more often than it has exits")
-        else:
-            entry.messages.put_nowait(_Arrived(response.infer_response, self._clock()))
-            if entry.most == 1:
-                self._end(name, None)
 
     def _end(self, name: str, error: ServingError | None) -> None:
         entry = self._pending.pop(name)
         if entry.shared is not None and entry.slot is not None:
             entry.shared.free(entry.slot)
-        entry.messages.put_nowait(error)
+        put_latest(entry.messages, error)
         entry.ended.set()
 
     def _heard(self, response: pb.ModelStreamInferResponse) -> None:

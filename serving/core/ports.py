@@ -120,6 +120,10 @@ class Backend(Protocol):
     def num_in_flight(self) -> int:
         """Number of requests with features on the device."""
 
+    @property
+    def num_held(self) -> int:
+        """Number of requests with an answer in hand that may have a better one."""
+
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Return the seconds that an idle engine typically takes from an image to exit ``depth``.
 
@@ -139,16 +143,11 @@ class Backend(Protocol):
     async def stop(self, grace_s: float) -> None:
         """Refuse new requests, let those in flight end for up to ``grace_s``, free everything."""
 
-    async def detect(self, image: Image, request: Request) -> Answered:
-        """Return the boxes of one image.
-
-        Cancelling the asyncio task that awaits them cancels the request at the next segment
-        boundary. Raises Overloaded, DeadlineExceeded or BackendError.
-        """
-
     def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
-        """Yield the boxes of every exit as it is reached, at least one; ``request`` is streaming.
+        """Yield each answer as it comes, at least one, each better than those before.
 
+        A streaming request is answered at every exit; any may be answered again at a larger input.
+        Once there is an answer, it ends by the request's deadline, whatever the engine does.
         Closing it, or cancelling the asyncio task that awaits the next one, cancels the request at
         the next segment boundary; who is slow to take an answer delays nobody. Raises as
         ``detect``.

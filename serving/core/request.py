@@ -60,6 +60,10 @@ class Answered:
     earlier: tuple[int, int] | None = None
     """Point (model, depth) whose answer, which was in hand before, has been merged into this one;
     None if it is of this exit alone."""
+    held: bool = False
+    """Whether it was given out as an answer in hand, which a better one might follow."""
+    upgrades: int = 0
+    """Number of answers that were in hand before it."""
 
 
 @dataclass(frozen=True, slots=True)

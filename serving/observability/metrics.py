@@ -58,6 +58,10 @@ BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 # None, or one of each exit: most models have at most seven.
 ANSWER_BUCKETS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 
+IN_HAND_ENDS = ("better", "concluded", "deadline")
+"""Ends of requests that had an answer in hand: with a better one; with that one, since none was to
+follow; or with that one at the deadline, whatever the engine was doing."""
+
 DEMAND_WINDOW_S = 15.0
 _DEMAND_SLOT_S = 1.0
 
@@ -96,6 +100,9 @@ class AnsweredFacts:
     """Seconds from the boxes to the reply that holds them."""
     model: int = 0
     """Index of the model whose exit it was, where several models are served as one."""
+    in_hand: str | None = None
+    """What became of the answer that it had in hand, one of ``IN_HAND_ENDS``; None if it had none.
+    """
     depth_ratio: float = 1.0
     """Depth over that of the deepest exit of this model that the request allowed."""
 
@@ -252,6 +259,13 @@ class Metrics:
             "Answers sent to one request whose reply streams, however it ended.",
             ANSWER_BUCKETS,
         )
+        self._in_hand = counter(
+            "answers_in_hand",
+            "Answered requests that had an answer in hand before: whether a better one came, or it "
+            "was sent, since none was to follow or the deadline came first.",
+            "end",
+            IN_HAND_ENDS,
+        )
         segments = Histogram(
             "segment_duration_seconds",
             "Runs of one segment with what it takes to decide on and hand over, by kind.",
@@ -323,6 +337,8 @@ class Metrics:
                 self._depth_ratio.observe(reply.depth_ratio)
                 self._margin.observe(max(0.0, record.budget_s - record.duration_s))
                 self._queue.observe(reply.queue_s)
+                if reply.in_hand is not None:
+                    self._in_hand[reply.in_hand].inc()
             case DeadlineExceeded():
                 self._overrun.observe(max(0.0, record.duration_s - record.budget_s))
             case Overloaded(reason=reason):
@@ -374,6 +390,11 @@ class _BackendGauges(Collector):
         )
         yield GaugeMetricFamily(
             "punctual_in_flight_requests", "Requests on the device.", backend.num_in_flight
+        )
+        yield GaugeMetricFamily(
+            "punctual_held_requests",
+            "Requests with an answer in hand that may have a better one.",
+            backend.num_held,
         )
         if backend.ready:
             best = backend.family.front(backend.predicted_s).points[-1]

@@ -193,6 +193,8 @@ def _facts_of_ending(record: RequestRecord) -> Facts:
         case AnsweredFacts() as reply:
             facts["punctual.exit_depth"] = reply.depth
             facts["punctual.degraded"] = reply.degraded
+            if reply.in_hand is not None:
+                facts["punctual.answer_in_hand"] = reply.in_hand
         case ServingError() as error:
             facts["error.type"] = error.slug
         case error:

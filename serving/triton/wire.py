@@ -5,6 +5,7 @@ A model ``<model>_anytime`` takes three kinds of request over one stream:
     image, timeout, ...              boxes, and how they came about; or an error
     command = status                 what the executor predicts and how busy it is
     command = cancel, target = id    nothing; the request with that id leaves at the next boundary
+    command = conclude, target = id  the same, but it leaves with the answer it has, if any
 
 A stream carries errors as a sentence only, so what a program needs to know stands at its end, in
 brackets: ``The server's queue is full. [overloaded rejected-saturated 12000us]``.
@@ -43,14 +44,17 @@ COUNTS = "counts"  # int32: how many rows of boxes, scores and labels are meant
 # Parameters of a request. Triton's own are ``timeout``, the budget in microseconds, and
 # ``EMPTY_FINAL``, which asks to be told of the end by a response without outputs.
 EMPTY_FINAL = "triton_enable_empty_final_response"
+FINAL = "triton_final_response"  # parameter of a response: whether it is the last
 MIN_DEPTH = "min_depth"
 MAX_DEPTH = "max_depth"
 EVERY_EXIT = "every_exit"
+ANSWERS_IN_HAND = "answers_in_hand"  # asks for each answer that a better one may follow
 CANCEL_BY_ID = "cancel_by_id"
 COMMAND = "command"
 TARGET = "target"
 COMMAND_STATUS = "status"
 COMMAND_CANCEL = "cancel"
+COMMAND_CONCLUDE = "conclude"
 
 MICROSECONDS = 1_000_000
 _DIGEST_DIGITS = 15  # as many hexadecimal digits as an int64 holds
@@ -64,6 +68,7 @@ class EngineStatus:
     """Digest of the model that it serves, as ``short_digest`` has it."""
     num_waiting: int
     num_in_flight: int
+    num_held: int
     exits_s: tuple[float, ...]
     """Seconds that an idle engine typically takes from an image to each exit, as predicted."""
     tails_s: tuple[float, ...]
@@ -72,16 +77,17 @@ class EngineStatus:
     def to_numbers(self) -> list[int]:
         """Return the status as integers; times are in microseconds."""
         exits = (round(seconds * MICROSECONDS) for seconds in (*self.exits_s, *self.tails_s))
-        return [self.digest, self.num_waiting, self.num_in_flight, *exits]
+        return [self.digest, self.num_waiting, self.num_in_flight, self.num_held, *exits]
 
     @classmethod
     def from_numbers(cls, numbers: list[int]) -> EngineStatus:
         """Return the status that ``to_numbers`` made these of. Raises ValueError."""
-        digest, num_waiting, num_in_flight, *exits = numbers
+        digest, num_waiting, num_in_flight, num_held, *exits = numbers
         seconds, num_exits = tuple(us / MICROSECONDS for us in exits), len(exits) // 2
         if len(exits) % 2:
             raise ValueError(f"{len(exits)} times are not two of each exit")
-        return cls(digest, num_waiting, num_in_flight, seconds[:num_exits], seconds[num_exits:])
+        exits_s, tails_s = seconds[:num_exits], seconds[num_exits:]
+        return cls(digest, num_waiting, num_in_flight, num_held, exits_s, tails_s)
 
 
 def short_digest(digest: str) -> int:

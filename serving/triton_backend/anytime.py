@@ -168,6 +168,7 @@ class TritonPythonModel:
             self._run_command(command, options, sender)
             return
         watched = not options.pop(wire.CANCEL_BY_ID, False)
+        in_hand = bool(options.pop(wire.ANSWERS_IN_HAND, False))
         image = _image(triton_request)
         request = self._request(triton_request, options)
         entry = _Open(triton_request.request_id(), triton_request, sender, request.streaming)
@@ -183,7 +184,7 @@ class TritonPythonModel:
             self._outbox.put(_Outgoing(sender, answered, last=False))
 
         self._engine.executor.submit(
-            request, image, self._done, on_exit if request.streaming else None
+            request, image, self._done, on_exit if request.streaming or in_hand else None
         )
 
     def _request(self, triton_request: Any, options: dict[str, Any]) -> Request:
@@ -207,14 +208,17 @@ class TritonPythonModel:
         """Carry out a command of the gateway. Raises InvalidParameter if there is none such."""
         if command == wire.COMMAND_STATUS:
             self._outbox.put(_Outgoing(sender, self._status(), last=True))
-        elif command == wire.COMMAND_CANCEL:
-            with self._lock:
-                number = self._ids_by_name.get(str(options.get(wire.TARGET)))
-            if number is not None:
-                self._engine.executor.cancel(number)
-            self._outbox.put(_Outgoing(sender, None, last=True))
-        else:
+            return
+        executor = self._engine.executor
+        ends = {wire.COMMAND_CANCEL: executor.cancel, wire.COMMAND_CONCLUDE: executor.conclude}
+        end = ends.get(command)
+        if end is None:
             raise InvalidParameter(f"There is no command {command!r}.")
+        with self._lock:
+            number = self._ids_by_name.get(str(options.get(wire.TARGET)))
+        if number is not None:
+            end(number)
+        self._outbox.put(_Outgoing(sender, None, last=True))
 
     def _status(self) -> wire.EngineStatus:
         """Return the state of the executor."""
@@ -224,6 +228,7 @@ class TritonPythonModel:
             wire.short_digest(self._catalog.digest),
             executor.num_waiting,
             executor.num_in_flight,
+            executor.num_held,
             tuple(map(executor.predicted_s, depths)),
             tuple(map(executor.tail_s, depths)),
         )

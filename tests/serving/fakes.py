@@ -79,7 +79,7 @@ class FakeBackend:
     ) -> None:
         self.family = family
         self.ready = True
-        self.num_waiting = self.num_in_flight = 0
+        self.num_waiting = self.num_in_flight = self.num_held = 0
         self.exit_s = 0.010
         """How much longer each exit takes than the one before."""
         self.tail_ratio = 1.0
@@ -90,6 +90,7 @@ class FakeBackend:
         self.clock = clock
         self.behaviour: Behaviour = behaviour or self.answer
         self.growth: Growth = self.answers
+        self.plain: Growth = self.only
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         return self.exit_s * depth + 0.005 * (model or 0)
@@ -105,13 +106,13 @@ class FakeBackend:
     async def stop(self, grace_s: float) -> None:
         self.ready, self.stopped_with = False, grace_s
 
-    async def detect(self, image: Image, request: Request) -> Answered:
-        self.seen.append((image, request))
-        return await self.behaviour(image, request)
-
     def stream(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
         self.seen.append((image, request))
-        return self.growth(image, request)
+        return (self.growth if request.streaming else self.plain)(image, request)
+
+    async def only(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+        """The one answer of a plain request."""
+        yield await self.behaviour(image, request)
 
     async def answers(self, image: Image, request: Request) -> AsyncGenerator[Answered, None]:
         """One at each exit that is wanted, all at once."""

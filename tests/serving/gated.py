@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.catalog import Exit
 from serving.core.observing import Trace
-from serving.core.ports import Observer
+from serving.core.ports import Clock, CreatePolicy, Observer
 from serving.core.segment import Segment
 from serving.engine import start_engine
 from tests.serving.fakes import CATALOG, family_of
@@ -62,7 +62,11 @@ class GatedRunner(FakeRunner):
 
 
 def gated_backend(
-    runner: GatedRunner, observer: Observer, trace: Trace | None = None
+    runner: GatedRunner,
+    observer: Observer,
+    trace: Trace | None = None,
+    clock: Clock = time.monotonic,
+    create_policy: CreatePolicy | None = None,
 ) -> EmbeddedBackend:
     """The embedded backend over ``runner``, not started."""
     return EmbeddedBackend(
@@ -71,10 +75,11 @@ def gated_backend(
         lambda opened: start_engine(
             opened,
             family_of(GATED_CATALOG),
-            clock=time.monotonic,
+            clock=clock,
             observer=observer,
             max_waiting=64,
             max_cohorts=4,
             trace=trace,
+            create_policy=create_policy,
         ),
     )

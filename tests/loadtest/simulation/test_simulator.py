@@ -362,7 +362,9 @@ def test_a_lone_request_takes_what_its_segments_take() -> None:
     [(1, 0.9, True), (1, 1.0 + 1e-10, True), (1, 1.0 + 1e-8, False), (0, 0.9, False)],
 )
 def test_in_time_is_answered_by_the_deadline(depth: int, finished_s: float, in_time: bool) -> None:
-    assert SimulatedOutcome(request(0), finished_s, depth, None).in_time == in_time
+    outcome = SimulatedOutcome(request(0), finished_s, depth, None)
+    assert outcome.in_time == in_time
+    assert outcome.points == (((0, depth),) if depth else ())
 
 
 def test_the_queue_is_bounded() -> None:
@@ -532,6 +534,7 @@ def test_an_outcome_says_which_points_it_was_answered_at(
     simulate([request(0, 0.0, budget_s)], server)
     ((o),) = outcomes
     assert ((o.model, o.depth), o.earlier, o.in_time) == (point, earlier, True)
+    assert o.points == ((point,) if earlier is None else (earlier, point))
     assert o.finished_s == pytest.approx(finished_s)
 
 

@@ -95,3 +95,19 @@ def test_whoever_ends_badly_is_not_inside_either():
     assert server.backlog.num_ahead(2.0) == 1
     assert not inside.__exit__(RuntimeError, RuntimeError(), None), "the error goes on"
     assert server.backlog.num_ahead(2.0) == 0
+
+
+def test_whoever_has_an_answer_is_waited_for_no_more_and_better_ones_do_not_matter():
+    server = Server(9.0)
+    with server.backlog.joined(1.0) as place:
+        server.answer(MIN_ANSWERS + 1, 0.01)
+        assert server.backlog.num_ahead(5.0) == 1
+        server.clock.now_s += 0.01
+        place.answered(1.0)
+        assert server.backlog.num_ahead(5.0) == 0
+        before_s = server.wait_s()
+        place.answered(1.0)
+        server.clock.now_s += 0.005
+        place.answered(1.0)
+        assert server.wait_s() == before_s
+    assert server.backlog.num_ahead(100.0) == 1

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from starlette.types import Message
@@ -29,7 +30,7 @@ from serving.core.errors import (
 )
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
-from serving.observability.metrics import OUTCOMES
+from serving.observability.metrics import IN_HAND_ENDS, OUTCOMES
 from tests.serving.fakes import (
     CATALOG,
     DETECTIONS,
@@ -556,3 +557,87 @@ class TestPixels:
         assert {reply.status_code for reply in replies} == {200, 503}
         reasons = {problem(reply)["reason"] for reply in replies if reply.status_code == 503}
         assert reasons == {"rejected-saturated"}
+
+
+class TestAnswerInHand:
+    """The backend answers at depth 1 and holds the request; a better answer follows, or none."""
+
+    BUDGET_S = 9.0
+    """Of which 3 ms are kept for the reply."""
+
+    def holding(self, gateway: Gateway, *steps: float | int, held_last: bool) -> None:
+        """Let it answer at these depths (int) after these seconds (float); all but the last in
+        hand, and that one too, if ``held_last``."""
+
+        async def plain(image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+            upgrades = 0
+            for number, step in enumerate(steps):
+                if isinstance(step, float):
+                    gateway.clock.now += step
+                    continue
+                answer = await gateway.backend.answer(image, request, step)
+                held = held_last or number < len(steps) - 1
+                yield replace(answer, held=held, upgrades=upgrades)
+                upgrades += 1
+
+        gateway.backend.plain = gateway.backend.growth = plain
+
+    async def reply(self, gateway: Gateway) -> httpx.Response:
+        return await gateway.detect(headers={"X-Deadline-Ms": f"{self.BUDGET_S * 1e3}"})
+
+    def ends(self, gateway: Gateway) -> dict[str, float]:
+        ends = {e: gateway.sample("punctual_answers_in_hand_total", end=e) for e in IN_HAND_ENDS}
+        return {end: count for end, count in ends.items() if count}
+
+    @pytest.mark.parametrize(
+        ("steps", "held_last", "depth", "end", "outcome"),
+        [
+            ((1.0, 1, 1.0, 3), False, 3, "better", "ok"),
+            ((1.0, 1, 1.0, 2), False, 2, "better", "degraded"),
+            ((1.0, 1, 1.0), True, 1, "concluded", "degraded"),
+            ((1.0, 1, 7.9965), True, 1, "deadline", "degraded"),
+            ((1.0, 1, 1.0, 2, 6.9965), True, 2, "deadline", "degraded"),
+            ((8.9969, 1), True, 1, "concluded", "degraded"),  # it came just then
+        ],
+    )
+    async def test_the_best_there_was_is_the_reply(
+        self,
+        gateway: Gateway,
+        steps: tuple[float | int, ...],
+        held_last: bool,
+        depth: int,
+        end: str,
+        outcome: str,
+    ) -> None:
+        self.holding(gateway, *steps, held_last=held_last)
+        response = await self.reply(gateway)
+        assert response.json()["exit_depth"] == depth
+        assert response.json()["degraded"] == (outcome == "degraded")
+        assert gateway.outcomes() == {outcome: 1}
+        assert self.ends(gateway) == {end: 1}
+
+    async def test_the_time_in_hand_is_told_apart(self, gateway: Gateway) -> None:
+        self.holding(gateway, 0.010, 1, 0.020, held_last=True)
+        response = await self.reply(gateway)
+        assert response.headers["server-timing"].split(", ")[2:] == [
+            "queue;dur=10.0",
+            'engine;dur=0.0;desc="depth=1"',
+            "in-hand;dur=20.0",
+            "total;dur=30.0",
+        ]
+        assert gateway.metrics.totals.write.seconds == 0.0
+
+    async def test_a_backend_that_does_not_keep_the_deadline_is_given_up(
+        self, gateway: Gateway
+    ) -> None:
+        """The answer in hand is sent, if there is any time left to send it."""
+
+        async def plain(image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+            yield replace(await gateway.backend.answer(image, request, 1), held=True)
+            gateway.clock.now = request.deadline_s
+            raise TimeoutError
+
+        gateway.backend.plain = plain
+        response = await self.reply(gateway)
+        assert response.json()["exit_depth"] == 1
+        assert self.ends(gateway) == {"deadline": 1}

@@ -167,6 +167,7 @@ class TestEnds:
             ((1, 8.9999, 2), [1, 2], "concluded", "degraded"),
             ((1, 9.0001, 2, 3), [1], "deadline", "degraded"),
             ((5.0, 1, 2, 4.0001, 3), [1, 2], "deadline", "degraded"),
+            ((1, 8.9965), [1], "deadline", "degraded"),  # which is 3 ms before the budget is over
         ],
     )
     async def test_well(

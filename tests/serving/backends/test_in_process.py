@@ -8,15 +8,18 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import numpy as np
 import pytest
 
+from serving.backends import in_process
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.errors import Overloaded
 from serving.core.request import Answered, Cancelled, Request
 from tests.serving.gated import GATED_CATALOG, GatedRunner, gated_backend
-from tests.serving.world import NUM_EXITS, Recorder
+from tests.serving.upgrades import Upgrades
+from tests.serving.world import NUM_EXITS, FakeClock, Recorder
 
 pytestmark = pytest.mark.anyio
 
@@ -35,10 +38,15 @@ def request(streaming: bool, budget_s: float = BUDGET_S, max_depth: int = NUM_EX
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, **how: Any) -> None:
         self.runner = GatedRunner()
         self.recorder = Recorder()
-        self.backend: EmbeddedBackend = gated_backend(self.runner, self.recorder)
+        self.backend: EmbeddedBackend = gated_backend(self.runner, self.recorder, **how)
+
+    async def best(self, image: np.ndarray, request: Request) -> Answered:
+        """The last of the answers."""
+        async with aclosing(self.backend.stream(image, request)) as answers:
+            return [answered async for answered in answers][-1]
 
     async def until(self, *runs: str) -> None:
         await asyncio.to_thread(self.runner.wait_for, *runs)
@@ -76,7 +84,7 @@ async def test_each_answer_comes_while_the_next_is_not_there(bench: Bench) -> No
 async def test_a_plain_request_has_one(bench: Bench) -> None:
     bench.runner.let(math.inf)
     plain = request(streaming=False)
-    answered = await bench.backend.detect(image(), plain)
+    answered = await bench.best(image(), plain)
     assert (answered.request, answered.depth) == (plain, NUM_EXITS)
     assert bench.recorder.results == [answered]
 
@@ -100,9 +108,7 @@ async def test_cancelling_who_waits_cancels_at_the_next_boundary(
 ) -> None:
     asked = request(streaming)
     answers = bench.backend.stream(image(), asked)
-    waiting = asyncio.create_task(
-        anext(answers) if streaming else bench.backend.detect(image(), asked)
-    )
+    waiting = asyncio.create_task(anext(answers) if streaming else bench.best(image(), asked))
     bench.runner.let()
     await bench.until("stem", "stack_1")
     waiting.cancel()
@@ -117,7 +123,7 @@ async def test_who_does_not_take_its_answers_delays_nobody(bench: Bench) -> None
     bench.runner.let(math.inf)
     async with aclosing(bench.backend.stream(image(), request(streaming=True))) as answers:
         first = await anext(answers)
-        other = await bench.backend.detect(image(), request(streaming=False))
+        other = await bench.best(image(), request(streaming=False))
         assert other.depth == NUM_EXITS
         await bench.until_ended(2)
         rest = [answered async for answered in answers]
@@ -140,3 +146,113 @@ async def test_one_answer_where_only_whole_models_can_run() -> None:
     await bench.backend.stop(grace_s=BUDGET_S)
     assert [answered.depth for answered in answers] == [GATED_CATALOG.num_exits]
     assert isinstance(answers[0], Answered)
+
+
+# ---- an answer in hand --------------------------------------------------------------------------
+
+
+class Stalling(Bench):
+    """An engine of two sizes on a clock that stands still. It has the answer of the smaller one in
+    hand while the run of the larger one waits to be let."""
+
+    SMALL, LARGE = "exit_1", "exit_1@1"
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        super().__init__(clock=self.clock, create_policy=lambda *_: Upgrades(deepest=2))
+        self.runner.exits = (NUM_EXITS, NUM_EXITS)
+        self.runner.fused, self.runner.units = True, False
+        self.runner.clock = self.clock
+
+    def ask(self, streaming: bool = False) -> Request:
+        now_s = self.clock()
+        return Request(next(IDS), now_s, now_s + BUDGET_S, 1, NUM_EXITS, streaming)
+
+    async def until_stalled(self) -> None:
+        self.runner.let()
+        await self.until(self.SMALL, self.LARGE)
+
+    def reach(self, deadline_s: float) -> None:
+        """Let the deadline come, for whoever looks at the clock."""
+        self.clock.now_s = deadline_s
+
+
+@pytest.fixture
+async def stalling() -> AsyncIterator[Stalling]:
+    made = Stalling()
+    await made.backend.start()
+    yield made
+    made.runner.let(math.inf)
+    await made.backend.stop(grace_s=BUDGET_S)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_the_answer_in_hand_is_given_at_the_deadline_while_the_engine_stands_still(
+    stalling: Stalling, streaming: bool
+) -> None:
+    asked = stalling.ask(streaming)
+    async with aclosing(stalling.backend.stream(image(), asked)) as answers:
+        await_first = asyncio.create_task(anext(answers))
+        await stalling.until_stalled()
+        in_hand = await await_first
+        assert (in_hand.model, in_hand.depth) == (0, 1)
+        assert stalling.backend.num_held == 1
+        stalling.reach(asked.deadline_s)
+        assert [answered async for answered in answers] == []
+    assert stalling.recorder.results == [], "the engine does not know yet"
+    stalling.runner.let()
+    await stalling.until_ended(1)
+    assert stalling.recorder.results == [in_hand]
+    assert stalling.backend.num_held == 0
+
+
+async def test_who_waits_for_one_answer_has_the_better_one_if_it_comes_in_time(
+    stalling: Stalling,
+) -> None:
+    detecting = asyncio.create_task(stalling.best(image(), stalling.ask()))
+    await stalling.until_stalled()
+    stalling.runner.let(2)
+    better = await detecting
+    assert (better.model, better.depth) == (1, 2)
+    assert stalling.recorder.results == [better]
+
+
+async def test_who_streams_has_an_answer_of_each_size(stalling: Stalling) -> None:
+    stalling.runner.let(3)
+    answers = [each async for each in stalling.backend.stream(image(), stalling.ask(True))]
+    assert [(each.model, each.depth) for each in answers] == [(0, 1), (1, 1), (1, 2)]
+    await stalling.until_ended(1)
+    assert stalling.recorder.results == [answers[-1]]
+
+
+async def test_who_hangs_up_with_an_answer_in_hand_is_cancelled(stalling: Stalling) -> None:
+    detecting = asyncio.create_task(stalling.best(image(), stalling.ask()))
+    await stalling.until_stalled()
+    detecting.cancel()
+    await asyncio.gather(detecting, return_exceptions=True)
+    stalling.runner.let()
+    await stalling.until_ended(1)
+    assert [type(result) for result in stalling.recorder.results] == [Cancelled]
+
+
+async def test_a_run_that_fails_leaves_the_answer_in_hand(stalling: Stalling) -> None:
+    detecting = asyncio.create_task(stalling.best(image(), stalling.ask()))
+    await stalling.until_stalled()
+    stalling.runner.fail_on = frozenset({len(stalling.runner.log) + 1})
+    stalling.runner.let()
+    in_hand = await detecting
+    assert (in_hand.model, in_hand.depth) == (0, 1)
+    assert stalling.recorder.results == [in_hand]
+
+
+async def test_of_answers_that_nobody_reads_the_latest_are_kept(stalling: Stalling) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_process, "MAX_UNREAD", 1)
+        async with aclosing(stalling.backend.stream(image(), stalling.ask(True))) as answers:
+            await_first = asyncio.create_task(anext(answers))
+            await stalling.until_stalled()
+            await await_first
+            stalling.runner.let(2)
+            await stalling.until_ended(1)
+            rest = [(each.model, each.depth) async for each in answers]
+    assert rest == [(1, 2)]

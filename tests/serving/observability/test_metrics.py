@@ -19,7 +19,13 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.ports import Observer
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed
-from serving.observability.metrics import OUTCOMES, AnsweredFacts, Metrics, RequestRecord
+from serving.observability.metrics import (
+    IN_HAND_ENDS,
+    OUTCOMES,
+    AnsweredFacts,
+    Metrics,
+    RequestRecord,
+)
 from tests.serving.fakes import CATALOG, DETECTIONS, FAMILY, FakeBackend, FakeClock, family_of
 
 REQUEST = Request(1, 0.0, 1.0, 1, 3)
@@ -82,6 +88,14 @@ def test_answers_of_growing_replies_however_they_end(bench: Bench) -> None:
     assert bench.sample("growing_answers_sum") == 4
     assert bench.sample("growing_answers_bucket", le="0.0") == 1
     assert bench.sample("growing_answers_bucket", le="1.0") == 2
+
+
+def test_ends_of_answers_in_hand(bench: Bench) -> None:
+    for end in (None, "deadline", "better", "deadline"):
+        reply = AnsweredFacts(1, True, 0.0, 0.0, 0.0, 0.0, in_hand=end)
+        bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
+    counted = {end: bench.sample("answers_in_hand_total", end=end) for end in IN_HAND_ENDS}
+    assert counted == {"better": 1, "concluded": 0, "deadline": 2}
 
 
 def test_every_error_has_an_outcome() -> None:
@@ -158,9 +172,10 @@ def test_observes_an_executor(bench: Bench) -> None:
 
 
 def test_gauges_read_the_backend(bench: Bench) -> None:
-    bench.backend.num_waiting, bench.backend.num_in_flight = 5, 2
+    bench.backend.num_waiting, bench.backend.num_in_flight, bench.backend.num_held = 5, 2, 3
     assert bench.sample("waiting_requests") == 5
     assert bench.sample("in_flight_requests") == 2
+    assert bench.sample("held_requests") == 3
     assert bench.sample("ready") == 1
     bench.backend.ready = False
     assert bench.sample("ready") == 0

@@ -66,23 +66,25 @@ def test_every_error_that_the_executor_can_end_with_has_a_tag():
     st.integers(0, 16**15 - 1),
     st.integers(0, 64),
     st.integers(0, 64),
+    st.integers(0, 64),
     st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**7)), max_size=7),
 )
-def test_a_status_survives_as_numbers(digest, waiting, in_flight, exits_us):
+def test_a_status_survives_as_numbers(digest, waiting, in_flight, held, exits_us):
     exits_s = tuple(us / 1e6 for us, _ in exits_us)
     tails_s = tuple(us / 1e6 for _, us in exits_us)
-    status = wire.EngineStatus(digest, waiting, in_flight, exits_s, tails_s)
+    status = wire.EngineStatus(digest, waiting, in_flight, held, exits_s, tails_s)
     found = wire.EngineStatus.from_numbers(status.to_numbers())
     assert found.exits_s == pytest.approx(status.exits_s)
     assert found.tails_s == pytest.approx(status.tails_s)
     assert (found.digest, found.num_waiting) == (digest, waiting)
+    assert (found.num_in_flight, found.num_held) == (in_flight, held)
 
 
 def test_too_few_numbers_are_no_status():
     with pytest.raises(ValueError, match="unpack"):
-        wire.EngineStatus.from_numbers([1, 2])
+        wire.EngineStatus.from_numbers([1, 2, 3])
     with pytest.raises(ValueError, match="3 times are not two of each exit"):
-        wire.EngineStatus.from_numbers([1, 2, 3, 4, 5, 6])
+        wire.EngineStatus.from_numbers([1, 2, 3, 4, 5, 6, 7])
 
 
 def test_digests_fit_into_an_int64():
