@@ -1,5 +1,5 @@
-"""Detectors, exported: a small untrained one, which every runner must be able to run, and the model
-of this repository."""
+"""Detectors, exported: a small untrained one, which every runner must be able to run, and a trained
+one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ from builder.exporting.torch_programs import export_programs
 from builder.modeling.anytime_ssd import AnytimeSSD
 from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.frozen import freeze
-from serving.artifacts.model_folders import read_catalog
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, ModelEntry
 from serving.imaging.decoding import load_image
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests import trained
 
 
 @dataclass(frozen=True)
@@ -89,15 +87,12 @@ def _find_boxes(detector: AnyDetector) -> None:
 
 
 def trained_detector(folder: Path, num_exits: int) -> tuple[Catalog, list[np.ndarray]]:
-    """The model of this repository as far as an exit, its unit segments copied to ``folder``; its
-    catalogue, and images of its input size that it knows."""
-    (path,) = (ROOT / "model_repo").glob("*_anytime/1/catalog.json")
-    catalog = read_catalog(path.parent)
-    catalog = replace(catalog, exits=catalog.exits[:num_exits])
+    """The trained model as far as an exit, its unit segments copied to ``folder``; its catalogue,
+    and images of its input size that it knows."""
+    catalog = replace(trained.CATALOG, exits=trained.CATALOG.exits[:num_exits])
     for segment in segments.unit_segments(num_exits):
-        shutil.copy(path.with_name(catalog.segments[segment.name].file), folder)
-    files = sorted((ROOT / "tests/data/bccd/JPEGImages").glob("*.jpg"))
-    return catalog, [load_image(file.read_bytes(), catalog.input)[0] for file in files]
+        shutil.copy(trained.FOLDER / catalog.segments[segment.name].file, folder)
+    return catalog, [load_image(file.read_bytes(), catalog.input)[0] for file in trained.IMAGES]
 
 
 def write_programs(exported: Exported) -> None:

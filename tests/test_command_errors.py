@@ -29,19 +29,21 @@ from serving.core.command_errors import (
     files_of_the_user,
     invalid_arguments,
 )
+from tests import trained
 from tests.commands import run_command
 from tests.serving.fakes import write_catalogs
+from tests.trained import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-IMAGE = str(ROOT / "tests/data/bccd/JPEGImages/BloodImage_00031.jpg")
-REPOSITORY = str(ROOT / "model_repo")
+IMAGE = str(trained.IMAGE)
+REPOSITORY = f"--model-repository {trained.REPOSITORY}"
+TRAINED = f"{REPOSITORY} --model {trained.MODEL}"
 
 MISTAKES = {
     "serve": [
         ("--model-repository nowhere", "there is no model in nowhere"),
-        (f"--model-repository {REPOSITORY} --model sea", "there is no model 'sea'"),
+        (f"{REPOSITORY} --model sea", "there is no model 'sea'"),
         ("--max-waiting none", "--max-waiting=none: "),
-        (f"--model-repository {REPOSITORY} --decision-log file/x", "cannot be written to file/x"),
+        (f"{TRAINED} --decision-log file/x", "cannot be written to file/x"),
     ],
     "models": [
         ("--model-repository nowhere", "there is no model in nowhere"),
@@ -83,7 +85,7 @@ MISTAKES = {
     ],
     "evaluate": [
         ("--model sea --model-repository nowhere", "there is no model in nowhere"),
-        (f"--model bccd --model-repository {REPOSITORY} --data nowhere", "no folder nowhere"),
+        (f"{TRAINED} --data nowhere", "no folder nowhere"),
     ],
     "report": [
         ("--model sea --data nowhere", "there is no folder nowhere"),
@@ -91,7 +93,7 @@ MISTAKES = {
     ],
     "profile": [
         ("--model sea --model-repository nowhere", "there is no model in nowhere"),
-        (f"--model bccd --model-repository {REPOSITORY} --depths 9", "--depths are 1 to 7, not 9"),
+        (f"{TRAINED} --depths 9", "--depths are 1 to 7, not 9"),
     ],
     "gpu": [("--device cpu --model sea", "no configuration 'sea'")],
     "loadtest": [
@@ -128,11 +130,11 @@ MISTAKES = {
     ],
     "study triton": [
         ("--model-repository nowhere", "there is no model in nowhere"),
-        (f"--model-repository {REPOSITORY} --config-name x", "configuration cannot be read"),
+        (f"{TRAINED} --config-name x", "configuration cannot be read"),
     ],
     "study hold": [
         ("nowhere --runtime openvino", "nowhere/catalog.json cannot be used"),
-        (f"{REPOSITORY}/bccd_anytime/1 --runtime openvino --runner x", "'x'"),
+        (f"{trained.FOLDER} --runtime openvino --runner x", "'x'"),
     ],
     "triton": [("--server-folder file/x", "file")],
 }
@@ -199,9 +201,7 @@ def test_a_server_that_does_not_answer_is_a_failure(
 
 
 @pytest.mark.usefixtures("elsewhere")
-@pytest.mark.parametrize(
-    "command", ["triton", f"study triton --parts perf --model-repository {REPOSITORY}"]
-)
+@pytest.mark.parametrize("command", ["triton", f"study triton --parts perf {TRAINED}"])
 def test_a_triton_that_cannot_be_had_is_a_failure(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,19 +248,19 @@ def test_a_port_that_is_taken_is_a_failure(tmp_path: Path) -> None:
 NEEDS = {
     "torch": "train --config bccd --out x",
     "onnx": "build --config bccd",
-    "tensorboard": f"train --config bccd --out x --tensorboard --data {ROOT}/tests/data/bccd "
+    "tensorboard": f"train --config bccd --out x --tensorboard --data {trained.DATA} "
     "--split test --set detector.input_size=[128,128]",
     "pycocotools": "evaluate --model x",
     "tqdm": "simulate --policy fixed:1 --requests 60 --seeds 1",
     "yaml": f"study alerts --images {IMAGE}",
     "matplotlib": "study live",
     "mlperf_loadgen": f"loadgen --image {IMAGE} --budget-ms 40",
-    "onnxruntime": f"profile --model bccd --model-repository {REPOSITORY} --runtime onnxruntime",
+    "onnxruntime": f"profile {TRAINED} --runtime onnxruntime",
     "tensorrt": "plans --store s --link l",
     "cuda": "plans --store s --link l",
-    "grpc": f"serve --model-repository {REPOSITORY} --backend triton",
-    "tritonclient": f"serve --model-repository {REPOSITORY} --backend triton-depth",
-    "opentelemetry": f"serve --model-repository {REPOSITORY}",
+    "grpc": f"serve {TRAINED} --backend triton",
+    "tritonclient": f"serve {TRAINED} --backend triton-depth",
+    "opentelemetry": f"serve {TRAINED}",
 }
 """Module of an extra -> a command that needs it."""
 

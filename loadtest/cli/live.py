@@ -41,7 +41,7 @@ def _add_live(studies: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
-    parser.add_argument("--model", help="the model's name [the only one there]")
+    parser.add_argument("--model", default="bccd", help="the model's name")
     parser.add_argument("--runtime", default="openvino", help="of the gateways: a CPU runtime")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(

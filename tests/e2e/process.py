@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+from tests import trained
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 
@@ -135,6 +137,12 @@ class Server:
 def fake_server(**environment: Any) -> Server:
     """The server over ``fake_server.Engine``."""
     return Server("tests.e2e.fake_server", **environment)
+
+
+def trained_server() -> Server:
+    """The server as users run it, over the trained model."""
+    options = ("--model-repository", str(trained.REPOSITORY), "--model", trained.MODEL)
+    return Server("serving", "serve", *options)
 
 
 def eventually(condition: Callable[[], bool]) -> None:

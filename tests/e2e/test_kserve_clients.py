@@ -12,13 +12,11 @@ import pytest
 import tritonclient.http as triton
 from PIL import Image
 
-from tests.e2e.process import ROOT, Server
+from tests.e2e.process import Server, trained_server
 from tests.serving.fakes import JPEG, picture
 from tests.serving.gateway import slug
+from tests.trained import IMAGE, MODEL
 
-REPOSITORY = ROOT / "model_repo"
-IMAGE = ROOT / "tests" / "data" / "bccd" / "JPEGImages" / "BloodImage_00031.jpg"
-MODEL = "bccd"
 GENEROUS_US = 9_000_000
 OUTCOMES = 'punctual_requests_total{outcome="%s"}'
 
@@ -31,7 +29,7 @@ def connect(server: Server) -> triton.InferenceServerClient:
 
 @pytest.fixture(scope="module")
 def punctual() -> Iterator[Server]:
-    with Server("serving", "serve", "--model-repository", str(REPOSITORY)) as started:
+    with trained_server() as started:
         yield started
 
 

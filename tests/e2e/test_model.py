@@ -1,35 +1,23 @@
-"""The command as users run it, over the model and the images in the repository."""
+"""The command as users run it, over the trained model and its images."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from builder.data import ScoredBoxes, average_precision, read_bccd
-from tests.e2e.process import ROOT, Server
+from tests.e2e.process import Server, trained_server
 from tests.serving.gateway import slug
+from tests.trained import CATALOG, DATA, IMAGE, REPOSITORY
 
-REPOSITORY = ROOT / "model_repo"
-DATA = ROOT / "tests" / "data" / "bccd"
-IMAGE = sorted((DATA / "JPEGImages").glob("*.jpg"))[0]
 GENEROUS = {"X-Deadline-Ms": "9000"}
-
-
-def catalog() -> dict:
-    (path,) = REPOSITORY.glob("*_anytime/1/catalog.json")
-    return json.loads(path.read_text())
-
-
-NUM_EXITS = len(catalog()["exits"])
 
 
 @pytest.fixture(scope="module")
 def punctual() -> Iterator[Server]:
-    with Server("serving", "serve", "--model-repository", str(REPOSITORY)) as started:
+    with trained_server() as started:
         yield started
 
 
@@ -37,16 +25,16 @@ def test_the_readmes_request_is_answered(punctual: Server) -> None:
     reply = punctual.detect(IMAGE.read_bytes(), headers=GENEROUS)
     assert reply.status_code == 200
     body = reply.json()
-    best = max(catalog()["exits"], key=lambda entry: entry["ap"])
-    assert (body["exit_depth"], body["expected_ap"]) == (best["depth"], best["ap"])
-    assert body["max_depth"] == NUM_EXITS
+    best = max(CATALOG.exits, key=lambda entry: entry.ap)
+    assert (body["exit_depth"], body["expected_ap"]) == (best.depth, best.ap)
+    assert body["max_depth"] == CATALOG.num_exits
     assert not body["degraded"]
     assert body["slack_ms"] > 0
     assert body["image"] == {"width": 640, "height": 480}
-    assert {found["label"] for found in body["detections"]} <= set(catalog()["classes"])
+    assert {found["label"] for found in body["detections"]} <= set(CATALOG.classes)
 
 
-@pytest.mark.parametrize("depth", range(1, NUM_EXITS + 1))
+@pytest.mark.parametrize("depth", range(1, CATALOG.num_exits + 1))
 def test_boxes_are_right_at_every_depth(punctual: Server, depth: int) -> None:
     """Eight images of the test split, over HTTP, against their annotations. The catalogue's figure
     is over 72 images; on eight it may lie a little lower, not far."""
@@ -69,9 +57,9 @@ def test_boxes_are_right_at_every_depth(punctual: Server, depth: int) -> None:
             )
         )
     result = average_precision(dataset, found)
-    stated = catalog()["exits"][depth - 1]
-    assert result.ap50 > stated["ap50"] - 0.1
-    assert result.ap > stated["ap"] - 0.1
+    stated = CATALOG.exits[depth - 1]
+    assert result.ap50 > stated.ap50 - 0.1
+    assert result.ap > stated.ap - 0.1
 
 
 def test_refuses_what_it_cannot_do_and_says_what_it_can(punctual: Server) -> None:
@@ -83,19 +71,19 @@ def test_refuses_what_it_cannot_do_and_says_what_it_can(punctual: Server) -> Non
 def test_models_tells_what_each_exit_is_worth(punctual: Server) -> None:
     with punctual.client() as client:
         (model,) = client.get("/v1/models").json()["models"]
-    assert [entry["ap"] for entry in model["exits"]] == [e["ap"] for e in catalog()["exits"]]
+    assert [entry["ap"] for entry in model["exits"]] == [e.ap for e in CATALOG.exits]
     predicted = [entry["predicted_ms"] for entry in model["exits"]]
     # High quantiles of what a busy machine did: neighbouring exits may change places.
     assert 0 < predicted[0] < predicted[-1]
 
 
 def test_drains() -> None:
-    with Server("serving", "serve", "--model-repository", str(REPOSITORY)) as server:
+    with trained_server() as server:
         assert server.detect(IMAGE.read_bytes(), headers=GENEROUS).status_code == 200
         server.terminate()
         assert server.ended() == 0
 
 
-def test_the_model_is_small_enough_to_live_here() -> None:
-    sizes = [path.stat().st_size for path in Path(REPOSITORY).rglob("*") if path.is_file()]
+def test_the_models_are_small_enough_to_live_here() -> None:
+    sizes = [path.stat().st_size for path in REPOSITORY.rglob("*") if path.is_file()]
     assert sum(sizes) < 24e6

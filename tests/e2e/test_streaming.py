@@ -20,12 +20,19 @@ from serving.api.schemas import DetectionResponse, Done
 from serving.app import create_server
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
-from tests.e2e.process import PATIENCE_S, Server, eventually, fake_server, head
-from tests.e2e.test_model import IMAGE, REPOSITORY
+from tests.e2e.process import (
+    PATIENCE_S,
+    Server,
+    eventually,
+    fake_server,
+    head,
+    trained_server,
+)
 from tests.serving.events import NDJSON, SSE, Event, read_events
 from tests.serving.fakes import JPEG
 from tests.serving.gated import GatedRunner, gated_backend
 from tests.serving.gateway import slug
+from tests.trained import IMAGE
 
 MEDIA_TYPES = pytest.mark.parametrize("media_type", [SSE, NDJSON])
 
@@ -52,12 +59,7 @@ def streaming(
 
 @pytest.fixture(scope="module", params=["the model", "a fake"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    started = (
-        Server("serving", "serve", "--model-repository", str(REPOSITORY))
-        if request.param == "the model"
-        else fake_server()
-    )
-    with started:
+    with trained_server() if request.param == "the model" else fake_server() as started:
         yield started
 
 

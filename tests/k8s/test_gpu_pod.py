@@ -81,6 +81,7 @@ def test_gateway_and_triton_serve_and_end_together(triton, small_repository):
         "PUNCTUAL_HOST": "127.0.0.1",
         "PUNCTUAL_PORT": free_port(),
         "PUNCTUAL_MODEL_REPOSITORY": small_repository,
+        "PUNCTUAL_MODEL": MODEL,
         "PUNCTUAL_TRITON_URL": f"127.0.0.1:{ports['grpc']}",
         "PUNCTUAL_DRAIN_DELAY_MS": 0,
     }

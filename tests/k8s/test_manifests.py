@@ -85,7 +85,7 @@ def test_the_gpu_gateway_finds_triton_in_its_pod(monkeypatch):
     ]
     (shared,) = (v for v in pod("gpu")["volumes"] if v["name"] == "shared-memory")
     assert shared["emptyDir"]["medium"] == "Memory"
-    catalog = read_catalog(find_model(ROOT / "model_repo", None))
+    catalog = read_catalog(find_model(ROOT / "model_repo", settings.model))
     needed = catalog.input_height * catalog.input_width * 3 * settings.max_waiting
     assert needed < 2**29 < int(shared["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
     for name in ("gateway", "triton"):
@@ -247,7 +247,9 @@ def test_pods_wait_for_what_the_job_builds():
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert option(builder, "store") == option(plans, "store") == "/plans"
     assert option(plans, "link") == option(triton, "model-repository")
-    assert option(triton, "load-model") == f"{option(builder, 'model')}_anytime"
+    model = environment("gpu")["PUNCTUAL_MODEL"]
+    assert option(builder, "model") == model
+    assert option(triton, "load-model") == f"{model}_anytime"
     for each in (builder, plans, triton):
         assert each["resources"]["limits"]["nvidia.com/gpu"] == 1
     for each in (plans, triton):  # who serves never builds

@@ -12,8 +12,8 @@ import pytest
 from serving import __main__ as command
 from serving.settings import Settings
 from tests.serving.fakes import write_catalogs
+from tests.trained import MODEL, REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2] / "model_repo"
 HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "fastapi", "pydantic", "numpy", "PIL")
 
 
@@ -79,11 +79,11 @@ def test_no_model(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["models", "--model-repository", str(REPOSITORY)]) == 0
+    assert command.main(["models", "--model-repository", str(REPOSITORY), "--model", MODEL]) == 0
     what, head, *lines = capsys.readouterr().out.splitlines()
     assert what == "openvino, in the precision that it chooses"
     assert head.split() == ["model", "exit", "AP", "ms"]
-    assert [line.split()[:2] for line in lines] == [["bccd", str(d)] for d in range(1, 8)]
+    assert [line.split()[:2] for line in lines] == [[MODEL, str(d)] for d in range(1, 8)]
     assert [line.split()[1] for line in lines if "not above" in line] == ["6"]
 
 

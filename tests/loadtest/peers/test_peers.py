@@ -19,16 +19,12 @@ from loadtest.peers.detector import Decoded, PeerDetector, PeerDetectorSettings,
 from loadtest.servers import peers as peer_servers
 from loadtest.servers.peers import Peer, PeerPoint, PeerSettings, peer
 from loadtest.servers.processes import StudyError, is_ok
-from serving.artifacts.model_folders import find_model, read_catalog
 from serving.core.command_errors import InvalidArgument
 from serving.core.errors import UnsupportedImage
+from tests import trained
+from tests.trained import CATALOG, DATA, FOLDER, MODEL, REPOSITORY
 
-ROOT = Path(__file__).parents[3]
-REPOSITORY = ROOT / "model_repo"
-DATA = ROOT / "tests" / "data" / "bccd"
-IMAGES = [path.read_bytes() for path in sorted((DATA / "JPEGImages").glob("*.jpg"))]
-FOLDER = find_model(REPOSITORY, None)
-CATALOG = read_catalog(FOLDER)
+IMAGES = [path.read_bytes() for path in trained.IMAGES]
 PYTHON = Path(sys.executable)
 CATALOG_SIZE = "640x512"
 
@@ -48,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(os.environ["PEER_PORT"])), Handler).serve_forever()
 '''])
 """
-SETTINGS = PeerSettings(REPOSITORY, "bccd", timeout_s=0.085)
+SETTINGS = PeerSettings(REPOSITORY, MODEL, timeout_s=0.085)
 
 
 @pytest.fixture
@@ -69,7 +65,7 @@ def test_a_peer_is_told_what_to_serve_and_nothing_that_was_meant_for_another(
         assert Path(told["FAKE_HOME"]).is_dir()
     assert {k: v for k, v in told.items() if k.startswith(peer_servers.OWN_PREFIXES)} == {
         "PEER_MODEL_REPOSITORY": str(REPOSITORY),
-        "PEER_MODEL": "bccd",
+        "PEER_MODEL": MODEL,
         "PEER_SIZE": CATALOG_SIZE,
         "PEER_DEPTH": "3",
         "PEER_PORT": server.url.rpartition(":")[2],
@@ -120,6 +116,7 @@ def test_what_cannot_be_started_is_said_in_one_sentence(tmp_path: Path) -> None:
 
 ENVIRONMENT = {
     "PEER_MODEL_REPOSITORY": str(REPOSITORY),
+    "PEER_MODEL": MODEL,
     "PEER_DEPTH": "2",
     "PEER_PORT": "8101",
     "PEER_TIMEOUT_MS": "85",
@@ -149,7 +146,7 @@ def test_what_cannot_be_served_is_refused(changed: dict[str, str], reason: str) 
         PeerDetectorSettings.read(ENVIRONMENT | changed)
 
 
-@pytest.mark.parametrize("name", ENVIRONMENT)
+@pytest.mark.parametrize("name", [name for name in ENVIRONMENT if name != "PEER_MODEL"])
 def test_a_variable_that_is_missing_is_named(name: str) -> None:
     with pytest.raises(PeerSettingsError, match=f"{name} is not set"):
         PeerDetectorSettings.read({k: v for k, v in ENVIRONMENT.items() if k != name})

@@ -29,15 +29,15 @@ from loadtest.studies.live.subject import LiveStudySettings, LiveSubject
 from loadtest.studies.live.systems import POLICIES, Measured, System
 from serving.core.command_errors import InvalidArgument
 from serving.core.latency import LatencyProfile
-from tests.e2e.process import ROOT
+from tests import trained
 from tests.loadtest.load.runs import ROWS, answer, result
 from tests.loadtest.studies.live.runs import REFERENCE, report, run
 
 SETTINGS = LiveStudySettings(
-    model_repository=ROOT / "model_repo",
-    model=None,
+    model_repository=trained.REPOSITORY,
+    model=trained.MODEL,
     runtime="openvino",
-    data=ROOT / "tests" / "data" / "bccd",
+    data=trained.DATA,
     split="test",
     peers_python=None,
     loads=(0.3, 0.9),
@@ -233,7 +233,7 @@ def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
     command += ["--out", str(tmp_path / "out")]
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=trained.ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

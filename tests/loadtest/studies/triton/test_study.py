@@ -29,6 +29,7 @@ from loadtest.studies.triton.report import TritonReport
 from serving.artifacts.model_folders import ModelNotFound
 from serving.core import segment as segments
 from serving.core.command_errors import InvalidArgument
+from tests import trained
 from tests.e2e.backends import noise
 from tests.e2e.process import ROOT, eventually
 
@@ -435,10 +436,10 @@ def settings(repository: Path) -> triton_study.TritonStudySettings:
 
 
 def test_the_model_is_found(tmp_path: Path) -> None:
-    subject = triton_study.find_subject(settings(ROOT / "model_repo"), None)
-    assert (subject.name, subject.runtime, subject.depths) == ("bccd", "openvino", (1, 7))
+    subject = triton_study.find_subject(settings(trained.REPOSITORY), trained.MODEL)
+    assert (subject.name, subject.runtime, subject.depths) == (trained.MODEL, "openvino", (1, 7))
     with pytest.raises(ModelNotFound, match=r"there is no model 'other' in .*; there is bccd"):
-        triton_study.find_subject(settings(ROOT / "model_repo"), "other")
+        triton_study.find_subject(settings(trained.REPOSITORY), "other")
     with pytest.raises(ModelNotFound, match=r"there is no model in .*\*_anytime/1/catalog.json"):
         triton_study.find_subject(settings(tmp_path), None)
 
