@@ -87,6 +87,7 @@ def start_engine(
         probe_image=noise,
         watch=watch,
         trace=trace,
+        merge_answers=family.merge,
     )
     executor.start()
     return Engine(runner, executor)

@@ -24,7 +24,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.core import segment as segments
@@ -73,6 +73,9 @@ the request is refused at once."""
 OnExit = Callable[[Answered], None]
 """Function that is given each answer of a request that does not end with it at once, in the
 executor's thread."""
+MergeAnswers = Callable[[tuple[int, Detections], tuple[int, Detections]], Detections | None]
+"""Function from the answer in hand and a later one, each a model's number and its boxes, to both as
+one, or None where the later one takes the place of the first."""
 Watch = Callable[[Snapshot, Decision], None]
 """Function that is told of each decision, in the executor's thread, before it is carried out."""
 
@@ -114,6 +117,7 @@ class Executor:
         probe_image: Image,
         watch: Watch | None = None,
         trace: Trace | None = None,
+        merge_answers: MergeAnswers | None = None,
         processor_clock: Clock = time.thread_time,
     ) -> None:
         """Make an executor that is not started.
@@ -129,6 +133,7 @@ class Executor:
         self._probe_image = probe_image
         self._watch = watch
         self._trace = trace
+        self._merge_answers = merge_answers
         self._models = paths_of(runner.segments)
         now_s = clock()
         self._num_rechecks = 0
@@ -536,7 +541,7 @@ class Executor:
         too_late = {request.id for request in completion.too_late}
         finished_s = self._clock()
         for job, found in zip(jobs, detections, strict=True):
-            id, before = job.request.id, job.answer
+            id, in_hand = job.request.id, job.answer
             if id in too_late:
                 continue
             answer = Answered(
@@ -549,14 +554,26 @@ class Executor:
                 job.predicted_s,
                 decision.segment.model,
                 held=id in held,
-                upgrades=0 if before is None else before.upgrades + before.held,
             )
+            if in_hand is not None and in_hand.held:
+                answer = self._upgraded(in_hand, answer)
             if id not in staying and id not in held:
                 self._end(job, answer)
                 continue
             job.answer = answer
             if job.on_exit is not None:
                 job.on_exit(answer)
+
+    def _upgraded(self, in_hand: Answered, later: Answered) -> Answered:
+        """Return the answer that takes the place of the one in hand: both merged, or the later."""
+        upgrades = in_hand.upgrades + 1
+        if self._merge_answers is not None:
+            first = (in_hand.model, in_hand.detections)
+            merged = self._merge_answers(first, (later.model, later.detections))
+            if merged is not None:
+                earlier = (in_hand.model, in_hand.depth)
+                return replace(later, detections=merged, earlier=earlier, upgrades=upgrades)
+        return replace(later, upgrades=upgrades)
 
     def _account(self) -> None:
         """Tell the observer what this thread computed outside decisions and runs."""

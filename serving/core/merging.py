@@ -63,12 +63,18 @@ def _suppress(
     best box that was not settled before, and most settle all: a chain of overlaps is as long as
     the number of rounds.
     """
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)  # (N, N)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    overlaps = shared > iou_threshold * (area[:, None] + area[None, :] - shared)
-    overlaps &= labels[:, None] == labels[None, :]
+    left, top, right, bottom = boxes.T
+    # Axis by axis, since a last axis of two is slow; in place, since fresh memory is.
+    shared = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)  # (N, N)
+    height = np.minimum(bottom[:, None], bottom) - np.maximum(top[:, None], top)
+    np.maximum(shared, 0.0, out=shared)
+    shared *= np.maximum(height, 0.0, out=height)
+    area = (right - left) * (bottom - top)
+    # IoU > t, without a division: shared > t * (a + b - shared).
+    shared *= np.float32(1.0 + iou_threshold)
+    area *= np.float32(iou_threshold)
+    overlaps = shared > area[:, None] + area
+    overlaps &= labels[:, None] == labels
     better = np.triu(overlaps, k=1)  # (better, worse)
     kept = np.ones(len(boxes), dtype=bool)
     for _ in range(len(boxes)):

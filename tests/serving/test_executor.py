@@ -488,6 +488,27 @@ def test_a_client_that_leaves_takes_its_answer_along():
     assert len(world.runner.log) == 2
 
 
+def test_answers_are_merged_where_they_say_so():
+    """Here those of the sizes, and not two of one size, as a sum of their scores."""
+
+    def merge(first, then):
+        assert (first[0], then[0]) in ((0, 1), (1, 1))
+        if first[0] == then[0]:
+            return None
+        scores = first[1].scores + then[1].scores
+        return replace(then[1], scores=scores)
+
+    world = World(two_sizes(), policy=Upgrades(deepest=2), merge_answers=merge)
+    end = world.play([request(7)])[7]
+    answers = world.answers[7]
+    assert points(answers) == [SMALL, LARGE, (1, 2)]
+    assert [answer.scores for answer in (a.detections for a in answers)] == [7.0, 14.0, 7.0]
+    assert [answer.earlier for answer in answers] == [None, SMALL, None]
+    assert [answer.upgrades for answer in answers] == [0, 1, 2]
+    assert [answer.held for answer in answers] == [True, True, False]
+    assert end is answers[-1]
+
+
 def test_an_upgrade_that_fails_leaves_the_answer_in_hand(caplog):
     world = World(two_sizes(fail_on=frozenset({2})), policy=Upgrades())
     end = world.play([request(0)])[0]

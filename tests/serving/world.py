@@ -18,7 +18,7 @@ from serving.core.policy import Decision, Policy, Snapshot, Wait
 from serving.core.request import Answered, Cancelled, Detections, Request, Result
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
-from serving.executor import Executor
+from serving.executor import Executor, MergeAnswers
 
 NUM_EXITS = 5
 ACCURACY = (0.50, 0.55, 0.58, 0.60, 0.61)
@@ -231,6 +231,7 @@ class World:
         runner: FakeRunner | None = None,
         max_waiting: int = 1000,
         policy: Policy | None = None,
+        merge_answers: MergeAnswers | None = None,
     ) -> None:
         self.clock = runner.clock if runner else FakeClock()
         self.runner = runner or FakeRunner(self.clock)
@@ -246,6 +247,7 @@ class World:
             max_waiting,
             probe_image=IMAGE,
             watch=lambda *seen: self.decisions.append(seen),
+            merge_answers=merge_answers,
         )
         self.results: dict[int, list[Result]] = {}
         self.answers: dict[int, list[Answered]] = {}
