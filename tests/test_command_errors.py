@@ -109,7 +109,7 @@ MISTAKES = {
     "simulate": [
         ("--policy magic", "not a policy: 'magic'"),
         ("--profile nowhere.json", "profile 'nowhere.json'"),
-        ("--requests 60 --seeds 1 --policy fixed:9 --jobs 1", "exits 1 to "),
+        ("--requests 60 --seeds 1 --policy fixed:9 --jobs 1", "operating points 1 to 5, not 9"),
         ("--policy fixed:1 --out file/x", "file"),
     ],
     "sweep": [("--image nowhere.jpg", "nowhere.jpg cannot be read")],
@@ -127,6 +127,10 @@ MISTAKES = {
     "study autoscaling": [
         ("--profile none", "profile 'none'"),
         ("--out file/x", "file"),
+    ],
+    "study ladders": [
+        ("--profile none", "profile 'none'"),
+        ("--out file/x", "file/x"),
     ],
     "study triton": [
         ("--model-repository nowhere", "there is no model in nowhere"),

@@ -17,12 +17,12 @@ from builder.cli.model import add_assignments, add_neck, changed, configured
 from builder.cli.options import RUNTIMES, add_command, add_threads, at_least
 from builder.config.named import CONFIGS, MODEL_NAME
 from serving.core.command_errors import CommandError, CommandStopped, files_of_the_user
-from serving.core.letterbox import ModelInput
 
 if TYPE_CHECKING:
     from builder.modeling.architectures import AnyDetector
     from serving.artifacts.serving_tools import ServingTools
     from serving.core.catalog import Catalog, ModelEntry
+    from serving.core.letterbox import ModelInput
     from serving.core.ports import Image, SegmentRunner
 
 CPU_RUNTIMES = ("openvino", "onnxruntime")
@@ -218,6 +218,7 @@ def _build_in(
 
     if options.checkpoint or options.config:
         from builder.exporting.build import at_sizes, write_model
+        from serving.core.letterbox import ModelInput
 
         detector, command = _detector(options)
         detectors = at_sizes(detector, options.sizes or (), options.exits)
