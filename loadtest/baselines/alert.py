@@ -109,11 +109,9 @@ class Alert:
         slowdown = self._stopwatch.slowdown(snapshot)
         if slowdown is not None:
             self._filter.observe(slowdown)
-        shed = self._exits.shed_doomed(snapshot, latency)
-        if shed is not None:
-            return shed
-        if not snapshot.waiting:
-            return Wait()
+        before = self._exits.before_running(snapshot, latency)
+        if before is not None:
+            return before
         head = snapshot.waiting[0]
         typical_s = {
             point: self._exits.typical(latency, point) for point in self._exits.accepted(head)

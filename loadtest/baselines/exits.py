@@ -10,7 +10,7 @@ from serving.core.command_errors import InvalidArgument
 from serving.core.errors import ShedReason
 from serving.core.ladder import Ladder, PointId
 from serving.core.latency import Latency
-from serving.core.policy import Run, ShedRequests, Snapshot
+from serving.core.policy import Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Request
 from serving.core.scheduling.path_costs import BATCHING_GAIN, EPSILON_S
 from serving.core.segment import Segment
@@ -63,6 +63,10 @@ class FusedExits:
         place = self.place[point]
         return min(self.accepted(request), key=lambda each: abs(self.place[each] - place))
 
+    def quickest(self, request: Request, latency: Latency) -> PointId:
+        """Return the point that a request accepts and that is typically quickest."""
+        return min(self.accepted(request), key=lambda point: self.typical(latency, point))
+
     def run(self, point: PointId, requests: Queue) -> Run:
         """Return the run that answers waiting requests at an operating point."""
         return Run(self._segments[point], requests, None)
@@ -89,6 +93,16 @@ class FusedExits:
                 sizes.append(size)
                 best_s = each_s
         return sizes
+
+    def before_running(
+        self, snapshot: Snapshot, latency: Latency, point: PointId | None = None
+    ) -> ShedRequests | Wait | None:
+        """Return what is to be done before anything is run; None if somebody waits for a run.
+
+        That is to shed the doomed, as ``shed_doomed`` has it, or to wait for a request.
+        """
+        shed = self.shed_doomed(snapshot, latency, point)
+        return shed if shed is not None or snapshot.waiting else Wait()
 
     def shed_doomed(
         self, snapshot: Snapshot, latency: Latency, point: PointId | None = None

@@ -23,11 +23,9 @@ def serve_at(
     The batch is formed of the requests that are to be run at the same point as the head: ``point``,
     or the nearest that the head accepts.
     """
-    shed = exits.shed_doomed(snapshot, latency, point)
-    if shed is not None:
-        return shed
-    if not snapshot.waiting:
-        return Wait()
+    before = exits.before_running(snapshot, latency, point)
+    if before is not None:
+        return before
     point = exits.nearest(snapshot.waiting[0], point)
     queue = tuple(r for r in snapshot.waiting if r.min_depth <= point[1] <= r.max_depth)
     seconds = exits.seconds(latency, point)

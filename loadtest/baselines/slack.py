@@ -13,7 +13,7 @@ from typing import NamedTuple
 from loadtest.baselines.exits import FusedExits
 from serving.core.ladder import Ladder, PointId
 from serving.core.latency import Latency
-from serving.core.policy import Decision, Snapshot, Wait
+from serving.core.policy import Decision, Snapshot
 from serving.core.request import Request
 from serving.core.scheduling.path_costs import EPSILON_S
 from serving.core.segment import Segment
@@ -82,17 +82,13 @@ class SlackPolicy:
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
         """Return the next decision: the batch of the largest rank, a shedding, or a wait."""
-        shed = self._exits.shed_doomed(snapshot, latency)
-        if shed is not None:
-            return shed
-        if not snapshot.waiting:
-            return Wait()
+        before = self._exits.before_running(snapshot, latency)
+        if before is not None:
+            return before
         head = snapshot.waiting[0]
         choices = self._choices(snapshot, latency)
         if not choices:
-            accepted = self._exits.accepted(head)
-            quickest = min(accepted, key=lambda point: self._exits.typical(latency, point))
-            return self._exits.run(quickest, (head,))
+            return self._exits.run(self._exits.quickest(head, latency), (head,))
         best = max(choices, key=self._rank)
         point = self._exits.points[best.place]
         return self._exits.run(point, tuple(islice(self._fitting(snapshot, point), best.batch)))

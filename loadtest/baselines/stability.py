@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Sequence
 from loadtest.baselines.exits import FusedExits, Queue
 from serving.core.ladder import Ladder, PointId
 from serving.core.latency import Latency
-from serving.core.policy import Decision, Snapshot, Wait
+from serving.core.policy import Decision, Snapshot
 from serving.core.request import Request
 from serving.core.scheduling.path_costs import EPSILON_S
 from serving.core.segment import Segment
@@ -65,15 +65,11 @@ class StabilityPolicy:
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
         """Return the next decision: a batch, a shedding, or a wait."""
-        shed = self._exits.shed_doomed(snapshot, latency)
-        if shed is not None:
-            return shed
-        if not snapshot.waiting:
-            return Wait()
+        before = self._exits.before_running(snapshot, latency)
+        if before is not None:
+            return before
         head = snapshot.waiting[0]
-        accepted = self._exits.accepted(head)
-        point = min(accepted, key=lambda each: self._exits.typical(latency, each))
-        best: tuple[PointId, Queue] = point, (head,)
+        best: tuple[PointId, Queue] = self._exits.quickest(head, latency), (head,)
         best_score = math.inf
         for size in self._exits.batch_sizes:
             found = self._deepest(snapshot, latency, size)

@@ -176,3 +176,29 @@ def test_models_are_told_apart_in_metrics(serving: Serving) -> None:
     assert 'punctual_exit_depth_total{depth="2",model="large"}' in text
     assert 'punctual_exit_depth_total{depth="1",model="small"}' in text
     assert 'punctual_exit_depth_total{depth="3",model="small"}' not in text
+
+
+def test_loadgen_judges_several_as_one(serving: Serving, tmp_path: Path) -> None:
+    pytest.importorskip("mlperf_loadgen", reason="LoadGen has no wheel for this platform")
+    from loadtest.load.loadgen import LoadgenSettings, run_loadgen
+    from loadtest.load.target import Target
+    from loadtest.workload.images import AnnotatedImage
+
+    image = AnnotatedImage("noise", encode(PIXELS, "PNG", compress_level=0), "image/png")
+    result = run_loadgen(
+        LoadgenSettings(
+            url=serving.server.url,
+            images=(image,),
+            target=Target(),
+            rate_hz=30.0,
+            budget_s=60.0,
+            percentile=0.5,
+            min_duration_s=1.0,
+            max_queries=100,
+            grace_s=PATIENCE_S,
+            seed=0,
+            folder=tmp_path,
+        )
+    )
+    assert result.is_valid
+    assert result.outcomes["in time"] == result.count > 0

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from loadtest.load.open_loop import LoadSettings
-from loadtest.load.summary import by_number, summarise
+from loadtest.load.summary import summarise
 from loadtest.servers.processes import RunningServer, StudyError
 from loadtest.simulation.profiles import load_profile
 from loadtest.studies.live import study as live_study
@@ -27,11 +27,14 @@ from loadtest.studies.live.reference import reserve_of
 from loadtest.studies.live.study import measure_loads, measure_recovery, plan, timeline_of
 from loadtest.studies.live.subject import LiveStudySettings, LiveSubject
 from loadtest.studies.live.systems import POLICIES, Measured, System
+from serving.artifacts.model_folders import version_folder
+from serving.core.catalog import Exit
 from serving.core.command_errors import InvalidArgument
 from serving.core.latency import LatencyProfile
 from tests import trained
 from tests.loadtest.load.runs import ROWS, answer, result
 from tests.loadtest.studies.live.runs import REFERENCE, report, run
+from tests.serving.world import FakeClock
 
 SETTINGS = LiveStudySettings(
     model_repository=trained.REPOSITORY,
@@ -219,8 +222,30 @@ def test_points_are_chosen_to_be_best_together() -> None:
     assert choose([], 2) == ()
 
 
+@pytest.fixture(scope="module")
+def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with an untrained model of two input sizes, with accuracies made up for it."""
+    from builder.config.named import CONFIGS
+    from builder.config.named import replace as changed
+    from builder.exporting.build import at_sizes, write_model
+    from builder.exporting.repository import write_entry
+    from builder.modeling.architectures import make_detector
+
+    root = tmp_path_factory.mktemp("model_repo")
+    classes = LiveSubject.find(SETTINGS).family.classes
+    config = changed(CONFIGS["everyday"].detector, classes=classes, neck_channels=8, num_stacks=1)
+    detectors = at_sizes(make_detector(config).eval(), [(76, 76), (172, 172)], 1)
+    entry = write_model(detectors, "toy", "test", root, FakeClock())
+    catalogs = tuple(
+        replace(catalog, exits=(Exit(1, ap, ap, {}),))
+        for catalog, ap in zip(entry.catalogs, (0.3, 0.5), strict=True)
+    )
+    write_entry(replace(entry, catalogs=catalogs), version_folder(root, "toy"))
+    return root
+
+
 @pytest.mark.slow
-def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
+def test_a_small_study(two_sizes: Path, tmp_path: Path) -> None:
     """Of a model that knows nothing, by servers that are slow: figures mean nothing, but every
     request is accounted for."""
     data = tmp_path / "data"
@@ -229,7 +254,7 @@ def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
     command += ["--seconds", "0.5", "--loads", "0.5", "--arrivals", "poisson"]
     command += ["--burst-seconds", "1", "1", "3", "--segment-rounds", "1", "--data", str(data)]
     command += ["--reference-seconds", "0.3", "--num-fixed", "2"]
-    command += ["--runtime", "onnxruntime", "--model-repository", str(small_repository)]
+    command += ["--runtime", "onnxruntime", "--model-repository", str(two_sizes)]
     command += ["--out", str(tmp_path / "out")]
     done = subprocess.run(
         command,
@@ -244,16 +269,15 @@ def test_a_small_study(small_repository: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     assert done.stdout == paths[".md"].read_text()
     found = json.loads(paths[".json"].read_text())
-    systems = {row["system"] for row in found["runs"]}
-    fixed = systems - set(POLICIES)
-    assert len(fixed) == 2
-    assert all(name.startswith("fixed:") for name in fixed)
-    assert systems >= set(POLICIES)
-    assert {row["system"] for row in found["bursts"]} > set(POLICIES)
+    fixed = {"fixed:76x76/1", "fixed:172x172/1"}
+    assert {row["system"] for row in found["runs"]} == {*POLICIES, *fixed}
+    assert {row["system"] for row in found["bursts"]} == {*POLICIES, "fixed:76x76/1"}
+    assert {row["system"] for row in found["in_hindsight"]} < fixed
+    assert {"exit_1", "exit_1@1"} < set(found["reference"]["profile"]["segments"])
     for row in found["runs"]:
         if row["system"] in fixed:
-            depth = int(row["system"].rpartition("/")[2])
-            assert {by_number(point)[-1] for point in row["points"]} <= {depth}
+            aps = {"fixed:76x76/1": 0.3, "fixed:172x172/1": 0.5}
+            assert row["expected_ap"] in (None, pytest.approx(aps[row["system"]]))
     assert len({row["schedule_digest"] for row in found["runs"]}) == 1
     for row in (*found["runs"], *found["bursts"]):
         ends = row["account"]
