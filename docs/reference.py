@@ -184,11 +184,11 @@ def families() -> list[Metric]:
     """Return what an idle gateway exports."""
     registry = CollectorRegistry()
     told = Metrics(registry, clock=lambda: 0.0)
-    exit_facts = SimpleNamespace(depth="DEPTH")
     family = SimpleNamespace(
         name="MODEL",
         names=("MODEL",),
-        catalogs=(SimpleNamespace(name="MODEL", exits=(exit_facts,)),),
+        ladder=SimpleNamespace(points=((0, "DEPTH"),)),
+        label=lambda *_: "POINT",
         front=lambda _: SimpleNamespace(points=(SimpleNamespace(latency_s=0.0),)),
     )
     idle: Any = SimpleNamespace(

@@ -349,6 +349,7 @@ class DetectionService:
             late_ms = to_ms(now_s - context.deadline_s)
             raise DeadlineExceeded(f"The boxes were ready {late_ms} ms after the deadline.")
         return response, AnsweredFacts(
+            operating_point=family.label(answered.model, answered.depth),
             depth=answered.depth,
             degraded=context.degraded(family, answered.model, answered.depth),
             decode_s=context.decoded_s - context.read_s,
@@ -410,9 +411,10 @@ def _log(record: RequestRecord, request_id: str) -> None:
     )
     logger.log(
         level,
-        "request %s: %s after %.1f ms of %.1f ms%s",
+        "request %s: %s%s after %.1f ms of %.1f ms%s",
         request_id,
         record.outcome,
+        f" at {record.ending.operating_point}" if isinstance(record.ending, AnsweredFacts) else "",
         record.duration_s * 1e3,
         record.budget_s * 1e3,
         "" if isinstance(record.ending, AnsweredFacts) else f" ({record.ending})",

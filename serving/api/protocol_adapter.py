@@ -28,7 +28,7 @@ class DetectionResult:
     boxes_xyxy: npt.NDArray[np.float32]  # (N, 4), pixels of the original image, best first
     scores: npt.NDArray[np.float32]  # (N,)
     labels: npt.NDArray[np.int32]  # (N,)
-    facts: Mapping[str, float | bool]
+    facts: Mapping[str, str | float | bool]
     """Facts of how the result came about, under the names of ``schemas.DetectionResponse``."""
 
 

@@ -57,13 +57,14 @@ class RequestContext:
 
     def facts(
         self, family: Family, model: int, depth: int, now_s: float
-    ) -> dict[str, float | bool]:
+    ) -> dict[str, str | float | bool]:
         """Return how an answer of exit ``depth`` of ``model`` compares with what was asked.
 
         The comparison is as of ``now_s``.
         """
         elapsed_s = now_s - self.arrival_s
         return {
+            "operating_point": family.label(model, depth),
             "exit_depth": depth,
             "max_depth": family.deepest(model, self.options.max_depth),
             "degraded": self.degraded(family, model, depth),

@@ -25,6 +25,7 @@ from serving.api.schemas import (
     EvaluationFacts,
     ExitFacts,
     FrontPoint,
+    MergedFacts,
     ModelFacts,
     Models,
     ProblemDetails,
@@ -181,6 +182,7 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
             engine_s = backend.predicted_s(entry.depth, model)
             min_budget_s = admission.min_budget_s(typical_header(catalog), entry.depth, model)
         return ExitFacts(
+            operating_point=family.label(model, entry.depth),
             depth=entry.depth,
             ap=entry.ap,
             ap50=entry.ap50,
@@ -198,12 +200,18 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
             )
             for model, catalog in enumerate(family.catalogs)
         ],
+        merged=[
+            MergedFacts(first=family.label(*first), then=family.label(*then), ap=ap)
+            for first, thens in family.ladder.merged.items()
+            for then, ap in thens.items()
+        ],
         front=None if front is None else [_front_point(family, point) for point in front.points],
     )
 
 
 def _front_point(family: Family, point: OperatingPoint) -> FrontPoint:
     return FrontPoint(
+        operating_point=family.label(point.model, point.depth),
         model=family.names[point.model],
         depth=point.depth,
         ap=family.expected_ap(point.model, point.depth),
@@ -219,6 +227,7 @@ def _model_facts(catalog: Catalog, exits: list[ExitFacts], reserve_s: float) -> 
         license=catalog.license,
         flavour=catalog.flavour,
         classes=list(catalog.classes),
+        size=catalog.size,
         input_width=catalog.input_width,
         input_height=catalog.input_height,
         max_detections=catalog.max_detections,

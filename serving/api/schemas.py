@@ -32,6 +32,10 @@ class DetectionResponse(BaseModel):
     request_id: str
     image: ImageSize
     detections: list[Detection]
+    operating_point: str = Field(
+        description="Input size and exit that answered, such as 300x300/1, by their name in "
+        "/v1/models."
+    )
     exit_depth: int = Field(ge=1, description="The exit that answered.")
     max_depth: int = Field(ge=1, description="The deepest of that model that was allowed.")
     degraded: bool = Field(
@@ -55,6 +59,7 @@ class Done(BaseModel):
         "too late and was left out."
     )
     num_answers: int = Field(ge=1, description="Events before this one.")
+    operating_point: str = Field(description="Input size and exit of the last answer.")
     exit_depth: int = Field(ge=1, description="The exit of the last answer, the deepest.")
     max_depth: int = Field(ge=1, description="The deepest of that model that was allowed.")
     degraded: bool = Field(
@@ -67,6 +72,7 @@ class Done(BaseModel):
 
 
 class ExitFacts(BaseModel):
+    operating_point: str = Field(description="Name of the exit at this input size.")
     depth: int
     ap: float = Field(description="COCO AP (IoU .50:.95).")
     ap50: float = Field(description="AP at IoU .50.")
@@ -99,6 +105,7 @@ class ModelFacts(BaseModel):
     license: str
     flavour: str
     classes: list[str]
+    size: str = Field(description="Name of the input size: width x height.")
     input_width: int
     input_height: int
     max_detections: int
@@ -119,16 +126,29 @@ class ModelFacts(BaseModel):
 
 
 class FrontPoint(BaseModel):
+    operating_point: str
     model: str
     depth: int
     ap: float = Field(description="COCO AP (IoU .50:.95).")
     predicted_ms: float = Field(description="Engine time on an idle server, typically.")
 
 
-class Models(BaseModel):
-    """Models that are served; several for the same classes are served as one."""
+class MergedFacts(BaseModel):
+    first: str = Field(description="Operating point that answered first, of a smaller input size.")
+    then: str = Field(description="Operating point that answered later.")
+    ap: float = Field(description="COCO AP (IoU .50:.95) of the one answer that they become.")
 
-    models: list[ModelFacts]
+
+class Models(BaseModel):
+    """Models that are served, each at one or several input sizes.
+
+    Several models for the same classes are served as one.
+    """
+
+    models: list[ModelFacts] = Field(description="Each input size of each model by itself.")
+    merged: list[MergedFacts] = Field(
+        description="Pairs of operating points whose answers are merged, as far as measured."
+    )
     front: list[FrontPoint] | None = Field(
         description="The exits that are worth their time, quickest first, each more accurate than "
         "the one before; null while they are starting."

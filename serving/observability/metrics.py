@@ -89,6 +89,8 @@ _KINDS = ("stem", "stack", "head", "exit")
 class AnsweredFacts:
     """Facts of a request that was answered in time."""
 
+    operating_point: str
+    """Name of the operating point that answered."""
     depth: int
     degraded: bool
     decode_s: float
@@ -227,12 +229,12 @@ class Metrics:
         )
         self._exits = Counter(
             "exit_depth",
-            "Answers by the depth they left at, and whose exit that is.",
-            ["depth", "model"],
+            "Answers by the depth they left at, whose exit that is, and at which input size.",
+            ["depth", "model", "operating_point"],
             namespace="punctual",
             registry=registry,
         )
-        self._names: tuple[str, ...] = ()  # of the models, once described
+        self._points: dict[tuple[int, int], Counter] = {}  # by model and depth, once described
         self._depth_ratio = histogram(
             "exit_depth_ratio",
             "Depth of an answer over that of the deepest exit that its request allowed.",
@@ -299,10 +301,13 @@ class Metrics:
         Info("build", "What is running.", namespace="punctual", registry=self.registry).info(
             {"version": version, "model": backend.family.name, "runtime": runtime}
         )
-        self._names = backend.family.names
-        for catalog in backend.family.catalogs:
-            for entry in catalog.exits:
-                self._exits.labels(str(entry.depth), catalog.name)
+        family = backend.family
+        self._points = {
+            (model, depth): self._exits.labels(
+                str(depth), family.names[model], family.label(model, depth)
+            )
+            for model, depth in family.ladder.points
+        }
         self.registry.register(_BackendGauges(backend, self._demand))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
@@ -333,7 +338,7 @@ class Metrics:
             self._answers.observe(record.num_answers)
         match record.ending:
             case AnsweredFacts() as reply:
-                self._exits.labels(str(reply.depth), self._names[reply.model]).inc()
+                self._points[reply.model, reply.depth].inc()
                 self._depth_ratio.observe(reply.depth_ratio)
                 self._margin.observe(max(0.0, record.budget_s - record.duration_s))
                 self._queue.observe(reply.queue_s)

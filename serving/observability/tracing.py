@@ -191,6 +191,7 @@ def _facts_of_ending(record: RequestRecord) -> Facts:
     }
     match record.ending:
         case AnsweredFacts() as reply:
+            facts["punctual.operating_point"] = reply.operating_point
             facts["punctual.exit_depth"] = reply.depth
             facts["punctual.degraded"] = reply.degraded
             if reply.in_hand is not None:

@@ -120,10 +120,11 @@ class TritonPythonModel:
         threads = options.get("num_threads")
         entry = read_entry(folder)
         self._catalog = entry.size(None)
-        self._metrics = HostMetrics(self._catalog)
+        family = Family((entry,))
+        self._metrics = HostMetrics(family)
         self._engine = start_engine(
             open_runner(options["runtime"], folder, int(threads) if threads else None),
-            Family((entry,)),
+            family,
             clock=time.monotonic,
             observer=self._metrics,
             max_waiting=MAX_WAITING,

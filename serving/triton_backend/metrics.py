@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import triton_python_backend_utils as pb_utils
 
-from serving.core.catalog import Catalog
+from serving.core.family import Family
 from serving.core.observing import MARGIN_BUCKETS_S, RESULT_NAMES
 from serving.core.request import Answered, Result
 from serving.core.segment import Segment
@@ -20,23 +20,29 @@ class HostMetrics:
     message to Triton's process.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
-        labels = {"model": catalog.name}
+    def __init__(self, family: Family) -> None:
+        labels = {"model": family.name}
         kinds = pb_utils.MetricFamily
 
-        def family(name: str, text: str, kind: object) -> pb_utils.MetricFamily:
+        def metric(name: str, text: str, kind: object) -> pb_utils.MetricFamily:
             return kinds(name=name, description=text, kind=kind)
 
         # Triton forgets a family that nobody holds.
         self._families = (
-            family("punctual_exit_depth_total", "Answers by exit depth.", kinds.COUNTER),
-            family("punctual_engine_results_total", "Requests by result.", kinds.COUNTER),
-            family("punctual_deadline_margin_seconds", "Time left at the end.", kinds.HISTOGRAM),
+            metric("punctual_exit_depth_total", "Answers by exit depth.", kinds.COUNTER),
+            metric("punctual_engine_results_total", "Requests by result.", kinds.COUNTER),
+            metric("punctual_deadline_margin_seconds", "Time left at the end.", kinds.HISTOGRAM),
         )
         depths, results, margin = self._families
         self._depths = {
-            entry.depth: depths.Metric(labels={**labels, "depth": str(entry.depth)})
-            for entry in catalog.exits
+            (model, depth): depths.Metric(
+                labels={
+                    **labels,
+                    "depth": str(depth),
+                    "operating_point": family.label(model, depth),
+                }
+            )
+            for model, depth in family.ladder.points
         }
         self._results = {
             kind: results.Metric(labels={**labels, "result": name})
@@ -67,5 +73,5 @@ class HostMetrics:
         """Export how a request ended."""
         self._results[type(result)].increment(1)
         if isinstance(result, Answered):
-            self._depths[result.depth].increment(1)
+            self._depths[result.model, result.depth].increment(1)
             self._margin.observe(max(0.0, result.request.deadline_s - result.finished_s))

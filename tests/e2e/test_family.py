@@ -173,9 +173,10 @@ def test_a_depth_that_one_model_has(serving: Serving) -> None:
 def test_models_are_told_apart_in_metrics(serving: Serving) -> None:
     assert serving.detect(LOOSE_MS) is not None
     text = httpx.get(f"{serving.server.url}/metrics", timeout=PATIENCE_S).text
-    assert 'punctual_exit_depth_total{depth="2",model="large"}' in text
-    assert 'punctual_exit_depth_total{depth="1",model="small"}' in text
-    assert 'punctual_exit_depth_total{depth="3",model="small"}' not in text
+    point = 'punctual_exit_depth_total{{depth="{}",model="{}",operating_point="{}"}}'
+    assert point.format(2, LARGE, f"{LARGE}@640x512/2") in text
+    assert point.format(1, SMALL, f"{SMALL}@128x128/1") in text
+    assert point.format(3, SMALL, f"{SMALL}@128x128/3") not in text
 
 
 def test_loadgen_judges_several_as_one(serving: Serving, tmp_path: Path) -> None:

@@ -88,6 +88,16 @@ class Gateway:
         """The present value of one metric; 0 when there is none."""
         return self.registry.get_sample_value(name, labels) or 0.0
 
+    def answers(self, model: int, depth: int) -> float:
+        """Answers counted at an operating point."""
+        family = self.backend.family
+        return self.sample(
+            "punctual_exit_depth_total",
+            depth=str(depth),
+            model=family.names[model],
+            operating_point=family.label(model, depth),
+        )
+
     def outcomes(self) -> dict[str, float]:
         """Requests counted so far, by outcome."""
         return {

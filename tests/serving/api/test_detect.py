@@ -87,6 +87,7 @@ class TestReply:
                 {"box": [4.0, 8.0, 12.0, 16.0], "score": 0.9, "label": "square", "class_id": 1},
                 {"box": [0.0, 0.0, 2.0, 2.0], "score": 0.5, "label": "circle", "class_id": 0},
             ],
+            "operating_point": "128x96/2",
             "exit_depth": 2,
             "max_depth": 3,
             "degraded": True,
@@ -130,11 +131,12 @@ class TestReply:
         first = (await gateway.detect()).json()
         gateway.backend.behaviour = behaviour
         second = (await gateway.detect()).json()
-        names = ("model", "exit_depth", "max_depth", "degraded", "expected_ap")
-        assert [first[name] for name in names] == ["cells", 3, 3, True, 0.6]
-        assert [second[name] for name in names] == ["large", 2, 2, False, 0.8]
+        names = ("model", "operating_point", "max_depth", "degraded", "expected_ap")
+        assert [first[name] for name in names] == ["cells", "cells@128x96/3", 3, True, 0.6]
+        assert [second[name] for name in names] == ["large", "large@128x96/2", 2, False, 0.8]
+        assert [first["exit_depth"], second["exit_depth"]] == [3, 2]
         assert gateway.outcomes() == {"degraded": 1, "ok": 1}
-        assert gateway.sample("punctual_exit_depth_total", depth="2", model="large") == 1
+        assert gateway.answers(1, 2) == 1
 
     @pytest.mark.parametrize("depth", [1, 2, 3])
     async def test_degraded_if_a_better_exit_was_allowed(self, depth: int) -> None:

@@ -111,6 +111,7 @@ class TestReply:
             "id": "7",
             "parameters": {
                 "model": "cells",
+                "operating_point": "128x96/2",
                 "exit_depth": 2,
                 "max_depth": 3,
                 "degraded": True,

@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.api.problems import PROBLEMS
 from serving.api.schemas import DetectionResponse, Done, Models
-from serving.core.catalog import Exit
+from serving.core.catalog import Exit, MergedAccuracy, Merging, ModelEntry, SizedExit
+from serving.core.family import Family
 from tests.serving.events import NDJSON, SSE, read_events
 from tests.serving.fakes import CATALOG, family_of
 from tests.serving.gateway import Gateway, slug
@@ -61,14 +62,34 @@ async def test_models_served_as_one() -> None:
         [True, True],
     ]
     assert reply.front is not None
-    assert [(p.model, p.depth, p.ap, p.predicted_ms) for p in reply.front] == [
-        ("small", 1, 0.4, 10.0),
-        ("large", 1, 0.45, 15.0),
-        ("small", 2, 0.5, 20.0),
-        ("large", 2, 0.6, 25.0),
+    assert [(p.operating_point, p.model, p.depth, p.ap, p.predicted_ms) for p in reply.front] == [
+        ("small@128x96/1", "small", 1, 0.4, 10.0),
+        ("large@128x96/1", "large", 1, 0.45, 15.0),
+        ("small@128x96/2", "small", 2, 0.5, 20.0),
+        ("large@128x96/2", "large", 2, 0.6, 25.0),
     ]
     assert starting.front is None
     assert [e.on_front for model in starting.models for e in model.exits] == [None] * 5
+
+
+async def test_sizes_of_one_model() -> None:
+    """Each is listed by itself, and pairs whose answers are merged by their points."""
+    sizes = (replace(CATALOG, input_width=64, input_height=48), CATALOG)
+    merged = MergedAccuracy(SizedExit("64x48", 1), SizedExit("128x96", 2), 0.7, 0.8)
+    entry = ModelEntry(sizes, merging=Merging(32.0, 0.6), merged=(merged,))
+    gateway = Gateway(Family((entry,)))
+    async with gateway.client() as client:
+        reply = Models.model_validate((await client.get("/v1/models")).json())
+    assert [(model.name, model.size) for model in reply.models] == [
+        ("cells", "64x48"),
+        ("cells", "128x96"),
+    ]
+    assert [each.operating_point for model in reply.models for each in model.exits] == [
+        f"{size}/{depth}" for size in ("64x48", "128x96") for depth in (1, 2, 3)
+    ]
+    assert [(each.first, each.then, each.ap) for each in reply.merged] == [
+        ("64x48/1", "128x96/2", 0.7)
+    ]
 
 
 async def test_health(gateway: Gateway) -> None:

@@ -104,6 +104,7 @@ class TestAnswers:
             "model": "cells",
             "reason": "max-depth",
             "num_answers": 3,
+            "operating_point": "128x96/3",
             "exit_depth": 3,
             "max_depth": 3,
             "degraded": False,
@@ -186,7 +187,7 @@ class TestEnds:
         done = Done.model_validate(events[-1].data)
         assert (done.reason, done.num_answers, done.exit_depth) == (reason, len(told), told[-1])
         assert gateway.outcomes() == {outcome: 1}
-        assert gateway.sample("punctual_exit_depth_total", depth=str(told[-1]), model="cells") == 1
+        assert gateway.answers(0, told[-1]) == 1
         assert gateway.sample("punctual_growing_answers_sum") == len(told)
 
     async def test_at_the_best_exit(self) -> None:
@@ -331,7 +332,7 @@ class TestClients:
         assert len(conversation.sent) == 2  # the head and one event: it was told no more
         assert gateway.outcomes() == {"cancelled": 1}
         assert gateway.sample("punctual_growing_answers_sum") == 1
-        assert gateway.sample("punctual_exit_depth_total", depth="1", model="cells") == 0
+        assert gateway.answers(0, 1) == 0
 
     async def test_one_that_leaves_before_the_first_answer(self, gateway: Gateway) -> None:
         closed = asyncio.Event()

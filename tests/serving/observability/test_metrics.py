@@ -42,6 +42,11 @@ class Bench:
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value("punctual_" + name, labels)
 
+    def answers(self, point: str, model: str = "cells") -> float | None:
+        """Answers of one operating point; None if it is not there."""
+        depth = point.partition("/")[2]
+        return self.sample("exit_depth_total", depth=depth, model=model, operating_point=point)
+
 
 @pytest.fixture
 def bench() -> Bench:
@@ -55,8 +60,8 @@ def tree(root: type[ServingError]) -> set[type[ServingError]]:
 @pytest.mark.parametrize(
     ("ending", "outcome"),
     [
-        (AnsweredFacts(3, False, 0.0, 0.0, 0.0, 0.0), "ok"),
-        (AnsweredFacts(1, True, 0.0, 0.0, 0.0, 0.0), "degraded"),
+        (AnsweredFacts("128x96/3", 3, False, 0.0, 0.0, 0.0, 0.0), "ok"),
+        (AnsweredFacts("128x96/1", 1, True, 0.0, 0.0, 0.0, 0.0), "degraded"),
         (BudgetInfeasible("", 1.0), "infeasible"),
         *((Overloaded("", reason), reason.split("-")[0]) for reason in ShedReason),
         (DeadlineExceeded(""), "late"),
@@ -76,7 +81,7 @@ def test_outcomes(bench: Bench, ending: AnsweredFacts | BaseException, outcome: 
 
 
 def test_answers_of_growing_replies_however_they_end(bench: Bench) -> None:
-    reply = AnsweredFacts(3, False, 0.0, 0.0, 0.0, 0.0)
+    reply = AnsweredFacts("128x96/3", 3, False, 0.0, 0.0, 0.0, 0.0)
     for ending, num_answers in (
         (reply, None),
         (reply, 3),
@@ -92,7 +97,7 @@ def test_answers_of_growing_replies_however_they_end(bench: Bench) -> None:
 
 def test_ends_of_answers_in_hand(bench: Bench) -> None:
     for end in (None, "deadline", "better", "deadline"):
-        reply = AnsweredFacts(1, True, 0.0, 0.0, 0.0, 0.0, in_hand=end)
+        reply = AnsweredFacts("128x96/1", 1, True, 0.0, 0.0, 0.0, 0.0, in_hand=end)
         bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
     counted = {end: bench.sample("answers_in_hand_total", end=end) for end in IN_HAND_ENDS}
     assert counted == {"better": 1, "concluded": 0, "deadline": 2}
@@ -106,7 +111,7 @@ def test_every_error_has_an_outcome() -> None:
 def test_labels_exist_before_anything_happens(bench: Bench) -> None:
     assert bench.sample("requests_total", outcome="late") == 0
     assert bench.sample("shed_total", reason="evicted-expired") == 0
-    assert bench.sample("exit_depth_total", depth="3", model="cells") == 0
+    assert bench.answers("128x96/3") == 0
     assert bench.sample("segment_duration_seconds_count", kind="exit") == 0
     assert bench.sample("decode_seconds_count", format="webp") == 0
     assert bench.sample("engine_results_total", result="failed") == 0
@@ -115,30 +120,32 @@ def test_labels_exist_before_anything_happens(bench: Bench) -> None:
 def test_margin_and_overrun_are_never_negative(bench: Bench) -> None:
     for duration_s in (0.05, 0.25):
         bench.metrics.ended_request(
-            RequestRecord(duration_s, 0.1, AnsweredFacts(2, False, 0.002, 0.01, 0.03, 0.001))
+            RequestRecord(
+                duration_s, 0.1, AnsweredFacts("128x96/2", 2, False, 0.002, 0.01, 0.03, 0.001)
+            )
         )
         bench.metrics.ended_request(RequestRecord(duration_s, 0.1, DeadlineExceeded("")))
     assert bench.sample("deadline_margin_seconds_sum") == pytest.approx(0.05)
     assert bench.sample("deadline_overrun_seconds_sum") == pytest.approx(0.15)
-    assert bench.sample("exit_depth_total", depth="2", model="cells") == 2
+    assert bench.answers("128x96/2") == 2
     assert bench.sample("queue_delay_seconds_sum") == pytest.approx(0.02)
 
 
 def test_exits_by_the_model_that_answered() -> None:
     large = replace(CATALOG, name="large", exits=CATALOG.exits[:2])
     bench = Bench(family_of(CATALOG, large))
-    reply = AnsweredFacts(2, False, 0.0, 0.0, 0.0, 0.0, model=1)
+    reply = AnsweredFacts("large@128x96/2", 2, False, 0.0, 0.0, 0.0, 0.0, model=1)
     bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
-    assert bench.sample("exit_depth_total", depth="2", model="large") == 1
-    assert bench.sample("exit_depth_total", depth="2", model="cells") == 0
-    assert bench.sample("exit_depth_total", depth="3", model="large") is None
+    assert bench.answers("large@128x96/2", "large") == 1
+    assert bench.answers("cells@128x96/2") == 0
+    assert bench.answers("large@128x96/3", "large") is None
     labels = {"version": "1.2", "model": "cells+large", "runtime": "fake"}
     assert bench.sample("build_info", **labels) == 1
 
 
 def test_depth_as_a_share_of_what_was_allowed(bench: Bench) -> None:
     for depth_ratio in (0.25, 1.0):
-        reply = AnsweredFacts(1, False, 0.0, 0.0, 0.0, 0.0, depth_ratio=depth_ratio)
+        reply = AnsweredFacts("128x96/1", 1, False, 0.0, 0.0, 0.0, 0.0, depth_ratio=depth_ratio)
         bench.metrics.ended_request(RequestRecord(0.1, 0.2, reply))
     bench.metrics.ended_request(RequestRecord(0.1, 0.2, DeadlineExceeded("")))
     assert bench.sample("exit_depth_ratio_count") == 2

@@ -117,6 +117,7 @@ async def test_a_request_and_all_that_ran_for_it(bench: Bench) -> None:
         "punctual.request_id": reply.headers["x-request-id"],
         "punctual.outcome": "degraded" if reply.json()["degraded"] else "ok",
         "punctual.budget_ms": BUDGET_MS,
+        "punctual.operating_point": reply.json()["operating_point"],
         "punctual.exit_depth": depth,
         "punctual.degraded": reply.json()["degraded"],
     }
