@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loadtest.simulation.report import SimulationReport
-    from loadtest.simulation.simulator import Slowdown, Stalls
+    from loadtest.simulation.simulator import Outliers, Slowdown, SlowPeriods, Stalls
     from loadtest.simulation.study import Conditions, Point
 
 DEFAULT_PROFILES = ("cpu-lite",)
@@ -98,6 +98,18 @@ def add_parser(commands: Any) -> None:
         metavar="EVERY:LENGTH",
         help="the machine stands still for LENGTH seconds, every EVERY seconds on average",
     )
+    parser.add_argument(
+        "--slow-periods",
+        type=_slow_periods,
+        metavar="EVERY:LENGTH:FACTOR",
+        help="runs take FACTOR times as long for LENGTH seconds, every EVERY seconds, on average",
+    )
+    parser.add_argument(
+        "--outliers",
+        type=_outliers,
+        metavar="PROBABILITY:FACTOR",
+        help="of all runs this share, at random, takes FACTOR times as long",
+    )
     parser.add_argument("--executors", type=count, default=1, help="up to 1000")
     parser.add_argument("--balancer", choices=BALANCERS, default=BALANCERS[0])
     parser.add_argument(
@@ -141,6 +153,26 @@ def _slowdown(text: str) -> Slowdown:
     if factor < 1:
         raise argparse.ArgumentTypeError("a slowdown's factor must not be below 1")
     return Slowdown(start_s, length_s, factor)
+
+
+def _slow_periods(text: str) -> SlowPeriods:
+    from loadtest.simulation.simulator import SlowPeriods
+
+    every_s, length_s, factor = _numbers(text, "EVERY:LENGTH:FACTOR")
+    if not (every_s > 0 and length_s > 0 and factor >= 1):
+        raise argparse.ArgumentTypeError(
+            "slow periods need times above 0, and a factor that is not below 1"
+        )
+    return SlowPeriods(every_s, length_s, factor)
+
+
+def _outliers(text: str) -> Outliers:
+    from loadtest.simulation.simulator import Outliers
+
+    probability, factor = _numbers(text, "PROBABILITY:FACTOR")
+    if probability > 1 or factor < 1:
+        raise argparse.ArgumentTypeError("a probability is at most 1, and a factor at least 1")
+    return Outliers(probability, factor)
 
 
 def _stalls(text: str) -> Stalls:
@@ -201,6 +233,8 @@ def _conditions(options: argparse.Namespace) -> Conditions:
         jitter=options.jitter,
         slowdowns=tuple(options.slowdowns),
         stalls=options.stall,
+        slow_periods=options.slow_periods,
+        outliers=options.outliers,
         with_oracle=not options.no_oracle,
     )
 

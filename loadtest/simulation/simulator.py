@@ -78,6 +78,28 @@ class Slowdown:
 
 
 @dataclass(frozen=True, slots=True)
+class SlowPeriods:
+    """Periods, at random, in which every run that starts takes ``factor`` times as long.
+
+    The times from the end of one to the start of the next, and their lengths, are exponential.
+    """
+
+    every_s: float
+    """Mean seconds between two periods."""
+    length_s: float
+    """Mean seconds of a period."""
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outliers:
+    """Runs, at random, that take ``factor`` times as long: a share ``probability`` of all."""
+
+    probability: float
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stalls:
     """Instants, as a Poisson process, at which the machine stands still for ``length_s``."""
 
@@ -94,7 +116,7 @@ class ServiceTimes:
         seconds = p50 / (1 + jitter * ln 2) * (1 + jitter * Exp(1))
 
     whose median is p50 and whose smallest value, ``floor`` times p50, bounds what any schedule can
-    do. Slowdowns and stalls lengthen it further.
+    do. Slowdowns, slow periods, outliers and stalls lengthen it further.
     """
 
     def __init__(
@@ -104,6 +126,8 @@ class ServiceTimes:
         rng: np.random.Generator,
         slowdowns: Sequence[Slowdown] = (),
         stalls: Stalls | None = None,
+        slow_periods: SlowPeriods | None = None,
+        outliers: Outliers | None = None,
     ) -> None:
         self.floor = floor_of(jitter)
         self._jitter = jitter
@@ -111,6 +135,9 @@ class ServiceTimes:
         self._slowdowns = tuple(slowdowns)
         self._stalls = stalls
         self._stall_s = rng.exponential(stalls.every_s) if stalls else math.inf
+        self._slow_periods = slow_periods
+        self._slow_s = (0.0, 0.0)  # start and end of the latest slow period
+        self._outliers = outliers
         self._sizes: dict[Segment, list[int]] = {}
         self._p50_s: dict[tuple[Segment, int], float] = {}
         for (segment, size), quantiles in sorted(profile.table.items()):
@@ -133,6 +160,10 @@ class ServiceTimes:
         for slow in self._slowdowns:
             if slow.start_s <= now_s < slow.start_s + slow.length_s:
                 seconds *= slow.factor
+        if self._slow_periods is not None and self._is_slow(self._slow_periods, now_s):
+            seconds *= self._slow_periods.factor
+        if self._outliers is not None and self._rng.random() < self._outliers.probability:
+            seconds *= self._outliers.factor
         if self._stalls is not None:
             while self._stall_s < now_s:  # stalls that passed while nothing ran
                 self._stall_s += self._rng.exponential(self._stalls.every_s)
@@ -140,6 +171,15 @@ class ServiceTimes:
                 seconds += self._stalls.length_s
                 self._stall_s += self._rng.exponential(self._stalls.every_s)
         return seconds
+
+    def _is_slow(self, periods: SlowPeriods, now_s: float) -> bool:
+        """Return whether a slow period is on at ``now_s``, no earlier than when last asked."""
+        start_s, end_s = self._slow_s
+        while end_s <= now_s:
+            start_s = end_s + self._rng.exponential(periods.every_s)
+            end_s = start_s + self._rng.exponential(periods.length_s)
+        self._slow_s = start_s, end_s
+        return start_s <= now_s
 
     def _padded(self, segment: Segment, batch: int) -> float:
         larger = [size for size in self._sizes.get(segment, ()) if size >= batch]

@@ -31,10 +31,12 @@ from loadtest.simulation.oracle import operating_costs, upper_bound
 from loadtest.simulation.profiles import ModelProfile, load_profile
 from loadtest.simulation.simulator import (
     MAX_WAITING,
+    Outliers,
     ServiceTimes,
     SimulatedOutcome,
     SimulatedServer,
     Slowdown,
+    SlowPeriods,
     Stalls,
     floor_of,
 )
@@ -68,6 +70,8 @@ class Conditions:
     jitter: float = 0.03
     slowdowns: tuple[Slowdown, ...] = ()
     stalls: Stalls | None = None
+    slow_periods: SlowPeriods | None = None
+    outliers: Outliers | None = None
     max_waiting: int = MAX_WAITING
     max_cohorts: int = MAX_COHORTS
     with_oracle: bool = True
@@ -205,6 +209,8 @@ def run_policy(
             service_rngs[number],
             conditions.slowdowns,
             conditions.stalls,
+            conditions.slow_periods,
+            conditions.outliers,
         )
         return SimulatedServer(
             factory(profile.segments, profile.ladder, profile.batch_sizes, conditions.max_cohorts),

@@ -10,6 +10,7 @@ import pytest
 from loadtest.cli import simulate as simulate_cli
 from loadtest.policies.named import POLICIES
 from loadtest.simulation.fleet import BALANCERS
+from loadtest.simulation.simulator import Outliers, SlowPeriods
 from tests.commands import run_command
 
 QUICK = ("--requests", "60", "--seeds", "2", "--jobs", "1", "--load", "0.5")
@@ -60,13 +61,16 @@ def test_what_plots_need_is_missed_before_the_study(
 def test_every_condition_arrives(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     simulate_cli.add_parser(parser.add_subparsers(required=True))
-    text = "simulate --slowdown 1:2:3 --stall 9:0.5 --executors 4 --balancer power-of-two"
+    text = "simulate --slowdown 1:2:3 --stall 9:0.5 --slow-periods 8:2:1.5 --outliers 0.02:7 "
+    text += "--executors 4 --balancer power-of-two"
     options = parser.parse_args([*text.split(), "--rate", "100", "--duration", "3"])
     conditions = simulate_cli._conditions(options)
     (slow,) = conditions.slowdowns
     assert (slow.start_s, slow.length_s, slow.factor) == (1, 2, 3)
     assert conditions.stalls is not None
     assert (conditions.stalls.every_s, conditions.stalls.length_s) == (9, 0.5)
+    assert conditions.slow_periods == SlowPeriods(8, 2, 1.5)
+    assert conditions.outliers == Outliers(0.02, 7)
     assert (conditions.executors, conditions.balancer) == (4, "power-of-two")
     (point,) = simulate_cli._points(options, conditions)
     assert point.rate_hz(conditions) == pytest.approx(100)

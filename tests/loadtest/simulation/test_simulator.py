@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 
 from loadtest.policies.named import parse_policy
 from loadtest.simulation.simulator import (
+    Outliers,
     ServiceTimes,
     SimulatedOutcome,
     SimulatedServer,
     Slowdown,
+    SlowPeriods,
     Stalls,
     floor_of,
     simulate,
@@ -330,6 +333,24 @@ def test_stalls_while_nothing_runs_delay_nobody() -> None:
     seconds = [service.seconds(segments.STEM, 1, float(i)) for i in range(5000)]
     met = float(np.mean([s > STEM_S + 1e-9 for s in seconds]))
     assert met == pytest.approx(1 - math.exp(-0.04), rel=0.15)
+
+
+def test_slow_periods_come_at_random_and_are_as_long_as_they_say() -> None:
+    """A third of the time, in periods of a second on average."""
+    service = times(slow_periods=SlowPeriods(every_s=2.0, length_s=1.0, factor=5.0))
+    runs = [service.seconds(segments.STEM, 1, i * 0.01) / STEM_S for i in range(300_000)]
+    slow = [ratio > 2 for ratio in runs]
+    assert {round(ratio, 9) for ratio in runs} == {1.0, 5.0}
+    assert np.mean(slow) == pytest.approx(1 / 3, rel=0.1)
+    num_periods = sum(now and not before for before, now in pairwise(slow))
+    assert num_periods == pytest.approx(3000 / 3.0, rel=0.1)
+
+
+def test_outliers_are_a_share_of_all_runs() -> None:
+    service = times(outliers=Outliers(0.1, 20.0))
+    runs = [service.seconds(segments.STEM, 1, 0.0) / STEM_S for _ in range(10_000)]
+    assert {round(ratio, 9) for ratio in runs} == {1.0, 20.0}
+    assert np.mean([ratio > 2 for ratio in runs]) == pytest.approx(0.1, rel=0.1)
 
 
 # ---- one server ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from loadtest.simulation import study as simulation
-from loadtest.simulation.simulator import Slowdown, Stalls
+from loadtest.simulation.simulator import Outliers, Slowdown, SlowPeriods, Stalls
 from loadtest.simulation.study import Conditions, Point, RunResult, draw_requests, run_policy, study
 
 CONDITIONS = Conditions("1.2x,2x,4x", 200)
@@ -66,8 +66,13 @@ def test_an_exit_for_everybody() -> None:
 
 @pytest.mark.parametrize(
     "worse",
-    [{"slowdowns": (Slowdown(0.0, 1e9, 2.0),)}, {"stalls": Stalls(0.5, 0.2)}],
-    ids=["slow", "stalled"],
+    [
+        {"slowdowns": (Slowdown(0.0, 1e9, 2.0),)},
+        {"stalls": Stalls(0.5, 0.2)},
+        {"slow_periods": SlowPeriods(1.0, 1.0, 3.0)},
+        {"outliers": Outliers(0.1, 10.0)},
+    ],
+    ids=["slow", "stalled", "slow now and then", "outliers"],
 )
 def test_a_worse_machine_answers_less(worse: dict[str, object]) -> None:
     plain = run_policy(POINT, "deadline", CONDITIONS, 0)
