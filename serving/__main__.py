@@ -145,6 +145,18 @@ class _Tools:
 
         return open_runner(runtime, folder, num_threads, wanted, precision, size)
 
+    def open_family(
+        self,
+        runtime: str,
+        folder: Path,
+        num_threads: int | None,
+        precision: str | None = None,
+    ) -> SegmentRunner:
+        from serving.imaging.decoding import refit
+        from serving.model_repository import open_family
+
+        return open_family(runtime, [folder], num_threads, refit, precision)
+
     def load_image(self, data: bytes, model_input: ModelInput) -> tuple[Image, Letterbox]:
         from serving.imaging.decoding import load_image
 

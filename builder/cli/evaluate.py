@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +53,11 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
     parser = add_command(
         commands,
         "evaluate",
-        "Measure the accuracy of every exit.",
-        "COCO AP and AP50, overall and by class, of the exported segments on the runtime that "
-        "serves: from encoded image to boxes, as a request goes.",
+        "Measure the accuracy of every operating point.",
+        "COCO AP and AP50, overall and by class, of every exit at every input size, on the runtime "
+        "that serves: from encoded image to boxes, as a request goes. Where the model says how "
+        "answers of two sizes are merged, of every such pair too. A data set may have fewer "
+        "classes than the model; names of Pascal VOC and COCO for the same class count as one.",
     )
     add_model(parser)
     add_precision(parser)
@@ -65,65 +66,61 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
     add_split(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the training run, for the record")
     parser.add_argument(
-        "--resamples",
+        "--merge-depths",
+        type=at_least(1),
+        nargs="+",
+        help="exits whose answers are merged [all]",
+    )
+    parser.add_argument(
+        "--bootstrap",
         type=at_least(0),
         default=0,
-        help="for intervals of the rise over exits; 0: none",
+        metavar="RESAMPLES",
+        help="of the images, for 95 %% intervals; 0: none",
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
     parser.set_defaults(run=lambda options: _evaluate(options, tools))
 
 
 @files_of_the_user()
 def _evaluate(options: argparse.Namespace, tools: ServingTools) -> None:
-    from builder.data import average_precision
     from builder.exporting.repository import write_entry
-    from builder.measuring.accuracy import detect_all, rises
-    from builder.measuring.models import only_size, open_model, open_runner
-    from serving.core.catalog import Evaluation, Exit
+    from builder.measuring.accuracy import detect_all
+    from builder.measuring.evaluation import evaluate
+    from builder.measuring.fronts import answers_of, table
+    from builder.measuring.models import open_model, open_runner
+    from serving.core.catalog import Evaluation
+    from serving.core.family import Family
 
     folder, entry = open_model(options.model_repository, options.model)
-    catalog = only_size(entry).at(options.precision)
+    family = Family((entry.at(options.precision),))
     dataset = _read(options)
     runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
-    found = detect_all(runner, catalog, dataset, tools.load_image)
+    answers = detect_all(runner, family, dataset, tools.load_image)
     runner.close()
-    results = {depth: average_precision(dataset, rows) for depth, rows in found.items()}
-    asked = f" in {options.precision}" if options.precision else ""
     _, data_name = data_of(options)
-    where = f"{data_name} {options.split}, {len(dataset.samples)} images"
-    print(f"{where}, {runner.runtime}{asked}")
-    print("exit      AP    AP50  " + "  ".join(f"{name:>9}" for name in catalog.classes))
-    for depth, result in results.items():
-        classes = "  ".join(f"{result.ap_by_class[name]:9.4f}" for name in catalog.classes)
-        print(f"{depth:4} {result.ap:8.4f} {result.ap50:7.4f}  {classes}")
-    if options.resamples:
-        print("exit   AP above that of exit 1 (95 % interval over resampled images)")
-        for depth, (middle, low, high) in rises(dataset, found, options.resamples).items():
-            print(f"{depth:4} {middle:+8.4f}  ({low:+.4f} .. {high:+.4f})")
+    about = Evaluation(
+        data_name, options.split, len(dataset.samples), options.seed, runner.runtime, today()
+    )
+    found = evaluate(answers, options.merge_depths, options.bootstrap)
+    asked = f" in {options.precision}" if options.precision else ""
+    print(f"{data_name} {options.split}, {about.num_images} images, {runner.runtime}{asked}")
+    for line in found.table():
+        print(line)
+    entry = found.into(entry, about)
+    measured = Family((entry.at(options.precision),))
+    front = answers_of(measured, options.runtime)
+    if front is None:
+        print("which answers are worth their time: punctual profile --write first")
+    else:
+        for line in table(measured, front):
+            print(line)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        figures = found.to_json(about, front)
+        options.json.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     if options.write:
-        exits = tuple(
-            Exit(
-                depth,
-                round(result.ap, 4),
-                round(result.ap50, 4),
-                {
-                    name: round(ap, 4)
-                    for name, ap in result.ap_by_class.items()
-                    if not math.isnan(ap)  # there is none of it in the data set
-                },
-            )
-            for depth, result in results.items()
-        )
-        record = Evaluation(
-            data_name,
-            options.split,
-            len(dataset.samples),
-            options.seed,
-            runner.runtime,
-            today(),
-        )
-        measured = replace(catalog, exits=exits, evaluation=record)
-        write_entry(entry.with_figures(measured), folder)
+        write_entry(entry, folder)
 
 
 # -- report --------------------------------------------------------------------------------------
@@ -157,10 +154,10 @@ def _report(options: argparse.Namespace, tools: ServingTools) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     dataset = _read(options)
     names = dict.fromkeys(options.model)
-    for folder, _ in [open_model(options.model_repository, name) for name in names]:
+    for folder, entry in [open_model(options.model_repository, name) for name in names]:
         runner = open_runner(tools, options.runtime, folder, options.threads)
-        models.append(
-            gather(runner, options.runtime, folder, dataset, tools.load_image, options.images)
+        models += gather(
+            runner, options.runtime, folder, entry, dataset, tools.load_image, options.images
         )
         runner.close()
     where = f"{data_of(options)[1]} {options.split}"

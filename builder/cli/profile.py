@@ -20,7 +20,8 @@ from serving.core.command_errors import CommandError, files_of_the_user
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import Catalog
+    from serving.core.family import Family
+    from serving.core.latency import LatencyProfile
     from serving.core.ports import SegmentRunner
 
 
@@ -30,8 +31,8 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         commands,
         "profile",
         "Measure the latency of every segment.",
-        "Interleaved rounds over all segments and batch sizes, then unit segments against the "
-        "fused one at equal depth, as a ratio within each round.",
+        "Interleaved rounds over all segments, input sizes and batch sizes, then unit segments "
+        "against the fused one at every operating point, as a ratio within each round.",
     )
     add_model(parser)
     add_precision(parser)
@@ -54,33 +55,37 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
 @files_of_the_user()
 def _profile(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.exporting.repository import write_entry
-    from builder.measuring.models import only_size, open_model, open_runner
+    from builder.measuring.models import open_model, open_runner
+    from serving.core.family import Family
 
     if options.against and not options.path_rounds:
         raise CommandError("--against compares paths: --path-rounds is to be at least 1")
     folder, entry = open_model(options.model_repository, options.model)
-    catalog = only_size(entry)
-    if options.depths and max(options.depths) > catalog.num_exits:
-        raise CommandError(f"--depths are 1 to {catalog.num_exits}, not {max(options.depths)}")
+    family = Family((entry.at(options.precision),))
+    if options.depths and max(options.depths) > family.num_exits:
+        raise CommandError(f"--depths are 1 to {family.num_exits}, not {max(options.depths)}")
     # All before the first is measured: the other may not be there.
     runners = [
         open_runner(tools, options.runtime, folder, options.threads, precision)
         for precision in (options.precision, *filter(None, [options.against]))
     ]
-    measured = _measure(options, catalog.at(options.precision), *runners)
+    profiles = _measure(options, family, *runners)
     for runner in runners:
         runner.close()
     if options.write:
-        write_entry(entry.with_figures(measured), folder)
+        for catalog, profile in zip(family.catalogs, profiles, strict=False):
+            known = {**catalog.profiles, options.runtime: profile}
+            entry = entry.with_figures(replace(catalog, profiles=known))
+        write_entry(entry, folder)
 
 
 def _measure(
     options: argparse.Namespace,
-    catalog: Catalog,
+    family: Family,
     runner: SegmentRunner,
     other: SegmentRunner | None = None,
-) -> Catalog:
-    """Measure and print what was asked for; the catalogue with the profile of ``runner``."""
+) -> tuple[LatencyProfile, ...]:
+    """Measure and print what was asked for; the profile of each input size, if it was."""
     import os
 
     from builder.measuring.latency import (
@@ -93,37 +98,47 @@ def _measure(
     )
     from reporting.machine import machine
     from serving.core import segment as segments
+    from serving.core.latency import LatencyProfile
 
     threads = options.threads or len(os.sched_getaffinity(0))
     asked = f" in {options.precision}" if options.precision else ""
     print(f"{runner.runtime}{asked}, {machine()}, {threads} threads, {today()}")
+    profiles: tuple[LatencyProfile, ...] = ()
     if options.rounds:
-        profile = measure_segments(
-            runner, catalog, options.rounds, time.perf_counter, today(), threads
+        profiles = measure_segments(
+            runner, family, options.rounds, time.perf_counter, today(), threads
         )
-        decision_s = measure_decision(catalog, profile, DECISIONS, time.perf_counter)
+        whole = LatencyProfile.merged(enumerate(profiles))
+        decision_s = measure_decision(family, whole, DECISIONS, time.perf_counter)
         print(f"one decision with {WAITING} waiting takes {1e6 * decision_s:.0f} us")
-        print("segment    batch   p50 ms   p90 ms   p99 ms")
-        for (segment, batch), q in sorted(profile.table.items()):
-            times = "".join(f"{1e3 * seconds:9.2f}" for seconds in (q.p50_s, q.p90_s, q.p99_s))
-            print(f"{segment.name:10} {batch:5}{times}")
-        catalog = replace(catalog, profiles={**catalog.profiles, options.runtime: profile})
-    depths = options.depths or range(1, catalog.num_exits + 1)
-    if options.path_rounds and all(segments.fused_exit(d) in runner.segments for d in depths):
-        print("exit   unit ms  fused ms   unit/fused p50  (p10 .. p90)")
-        for row in compare_paths(runner, catalog, depths, options.path_rounds, time.perf_counter):
+        for size, profile in zip(family.ladder.sizes, profiles, strict=True):
+            print(f"{size:10} batch   p50 ms   p90 ms   p99 ms")
+            for (segment, batch), q in sorted(profile.table.items()):
+                times = "".join(f"{1e3 * seconds:9.2f}" for seconds in (q.p50_s, q.p90_s, q.p99_s))
+                print(f"{segment.name:10} {batch:5}{times}")
+    points = [
+        (model, depth)
+        for model, catalog in enumerate(family.catalogs)
+        for depth in options.depths or range(1, catalog.num_exits + 1)
+        if depth <= catalog.num_exits
+    ]
+    fused = {segments.fused_exit(depth).of(model) for model, depth in points}
+    if options.path_rounds and fused <= runner.segments:
+        print("point          unit ms  fused ms   unit/fused p50  (p10 .. p90)")
+        for row in compare_paths(runner, family, points, options.path_rounds, time.perf_counter):
             print(
-                f"{row.depth:4} {1e3 * row.unit_s:9.2f} {1e3 * row.fused_s:9.2f}"
+                f"{family.label(*row.point):12} {1e3 * row.unit_s:9.2f} {1e3 * row.fused_s:9.2f}"
                 f"{row.ratio_p50:17.3f}  ({row.ratio_p10:.3f} .. {row.ratio_p90:.3f})"
             )
     if other is not None:
-        print(f"exit  batch  path      ms  {options.against:>6}  ratio p50  (p10 .. p90)")
+        print(f"point         batch  path      ms  {options.against:>6}  ratio p50  (p10 .. p90)")
         for each in compare_runners(
-            runner, other, catalog, depths, options.path_rounds, time.perf_counter
+            runner, other, family, points, options.path_rounds, time.perf_counter
         ):
+            path = "fused" if each.fused else "unit"
             print(
-                f"{each.depth:4} {each.size:6}  {'fused' if each.fused else 'unit':5}"
+                f"{family.label(*each.point):12} {each.size:6}  {path:5}"
                 f"{1e3 * each.this_s:7.2f} {1e3 * each.other_s:7.2f}"
                 f"{each.ratio_p50:11.3f}  ({each.ratio_p10:.3f} .. {each.ratio_p90:.3f})"
             )
-    return catalog
+    return profiles

@@ -37,6 +37,7 @@ from serving.artifacts.serving_tools import ServingTools
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core.catalog import Catalog, ModelEntry
 from serving.core.command_errors import CommandError
+from serving.core.family import Family
 from serving.core.latency import quantile
 from serving.core.ports import SegmentRunner
 
@@ -182,12 +183,12 @@ def measure_paths(
     runner: SegmentRunner, catalog: Catalog, batch: int, options: argparse.Namespace
 ) -> list[PathFigures]:
     """Measure unit segments against fused exits at one batch size."""
-    depths = options.depth or range(1, catalog.num_exits + 1)
-    rows = compare_paths(runner, catalog, depths, options.rounds, time.perf_counter, batch)
+    points = [(0, depth) for depth in options.depth or range(1, catalog.num_exits + 1)]
+    rows = compare_paths(runner, _family(catalog), points, options.rounds, time.perf_counter, batch)
     return [
         PathFigures(
             batch,
-            row.depth,
+            row.point[1],
             round(1e3 * row.fused_s, 4),
             round(1e3 * row.unit_s, 4),
             *(round(ratio, 4) for ratio in (row.ratio_p10, row.ratio_p50, row.ratio_p90)),
@@ -208,16 +209,21 @@ def _measure_accuracy(
         figures.ap_skipped = "random weights" if data.exists() else f"there is no {data}"
         return
     try:
-        from builder.data import average_precision, read_dataset
-        from builder.measuring.accuracy import detect_all
+        from builder.data import read_dataset
+        from builder.measuring.accuracy import accuracy_of, detect_all
     except ImportError as error:
         figures.ap_skipped = str(error)
         return
     dataset = read_dataset(options.dataset, data, options.split)
-    found = detect_all(runner, model.catalog, dataset, tools.load_image)
+    answers = detect_all(runner, _family(model.catalog), dataset, tools.load_image)
     figures.ap = {
-        depth: round(average_precision(dataset, rows).ap, 4) for depth, rows in found.items()
+        depth: round(accuracy_of(answers, rows).average.ap, 4)
+        for (_, depth), rows in answers.found.items()
     }
+
+
+def _family(catalog: Catalog) -> Family:
+    return Family((ModelEntry((catalog,)),))
 
 
 def measure_framework(

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from reporting.machine import machine
 from serving.core import segment as segments
-from serving.core.catalog import Catalog
+from serving.core.family import Family
+from serving.core.ladder import PointId
 from serving.core.latency import LatencyModel, LatencyProfile, Quantiles, quantile
 from serving.core.policy import Cohort, Snapshot
 from serving.core.ports import Clock, SegmentRunner
@@ -37,12 +38,12 @@ DECISIONS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One depth's latency in unit segments, one after the other, and as the fused segment.
+    """One operating point's latency in unit segments, one after the other, and as the fused one.
 
     Medians in seconds; the ratio unit / fused is taken round by round.
     """
 
-    depth: int
+    point: PointId
     unit_s: float
     fused_s: float
     ratio_p10: float
@@ -50,26 +51,31 @@ class Comparison:
     ratio_p90: float
 
 
-def _noise(catalog: Catalog) -> Any:
-    shape = (catalog.input_height, catalog.input_width, 3)
+def _noise(family: Family) -> Any:
+    shape = (family.input_height, family.input_width, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def measure_segments(
-    runner: SegmentRunner, catalog: Catalog, rounds: int, clock: Clock, date: str, threads: int
-) -> LatencyProfile:
-    """Return quantiles of every segment at every batch size over ``rounds`` rounds."""
+    runner: SegmentRunner, family: Family, rounds: int, clock: Clock, date: str, threads: int
+) -> tuple[LatencyProfile, ...]:
+    """Return quantiles of every segment at every batch size over ``rounds`` rounds.
+
+    There is a profile for each input size of ``family``. What brings an image to a smaller size
+    than the largest counts to the first segment.
+    """
     seconds: dict[tuple[Segment, int], list[float]] = defaultdict(list)
-    image = _noise(catalog)
+    image = _noise(family)
     for round_index in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="segments", unit="round"):
-        for segment, batch, taken_s in time_every_segment(runner, image, catalog.num_exits, clock):
+        for segment, batch, taken_s in time_every_segment(runner, image, family.num_exits, clock):
             if round_index >= 0:
                 seconds[segment, batch].append(taken_s)
-    table = {
-        key: Quantiles(quantile(values, 0.5), quantile(values, 0.9), quantile(values, 0.99))
-        for key, values in seconds.items()
-    }
-    return LatencyProfile(runner.runtime, machine(), date, threads, table)
+    tables: list[dict[tuple[Segment, int], Quantiles]] = [{} for _ in family.catalogs]
+    for (segment, batch), values in seconds.items():
+        quantiles = Quantiles(*(quantile(values, q) for q in (0.5, 0.9, 0.99)))
+        tables[segment.model][segment.of(0), batch] = quantiles
+    about = (runner.runtime, machine(), date, threads)
+    return tuple(LatencyProfile(*about, table) for table in tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class RunnerComparison:
     Medians in seconds; the ratio of this runner to the other is taken round by round.
     """
 
-    depth: int
+    point: PointId
     fused: bool
     size: int
     """Number of images in the batch."""
@@ -93,39 +99,46 @@ class RunnerComparison:
 def compare_runners(
     this: SegmentRunner,
     other: SegmentRunner,
-    catalog: Catalog,
-    depths: Sequence[int],
+    family: Family,
+    points: Sequence[PointId],
     rounds: int,
     clock: Clock,
 ) -> list[RunnerComparison]:
-    """Measure every path to ``depths`` on both runners in turn.
+    """Measure every path to ``points`` on both runners in turn.
 
     Paths are in unit segments and fused, at every batch size.
     """
     loaded = {
-        size: [(runner, runner.load([_noise(catalog)] * size)) for runner in (this, other)]
+        size: [(runner, runner.load([_noise(family)] * size)) for runner in (this, other)]
         for size in this.batch_sizes
     }
     runs = {
-        (size, fused, depth): [
-            partial(_timed, runner, images, depth, fused, clock) for runner, images in loaded[size]
+        (size, fused, point): [
+            partial(_timed, runner, images, _path(point, fused), clock)
+            for runner, images in loaded[size]
         ]
         for size in this.batch_sizes
         for fused in (False, True)
-        for depth in depths
+        for point in points
     }
     measured = _in_turn(runs, rounds, "this against other")
     for runner, images in (each for both in loaded.values() for each in both):
         runner.release(images)
     return [
-        RunnerComparison(depth, fused, size, *medians)
-        for (size, fused, depth), medians in measured.items()
+        RunnerComparison(point, fused, size, *medians)
+        for (size, fused, point), medians in measured.items()
     ]
 
 
-def _timed(runner: SegmentRunner, images: Any, depth: int, fused: bool, clock: Clock) -> float:
-    """Return the seconds from ``images`` to the boxes of exit ``depth``."""
+def _path(point: PointId, fused: bool) -> tuple[Segment, ...]:
+    """Return the segments from an image to the boxes of an operating point."""
+    model, depth = point
     path = (segments.fused_exit(depth),) if fused else segments.unit_path(depth)
+    return tuple(segment.of(model) for segment in path)
+
+
+def _timed(runner: SegmentRunner, images: Any, path: Sequence[Segment], clock: Clock) -> float:
+    """Return the seconds from ``images`` to the boxes at the end of ``path``."""
     started_s = clock()
     batch = images
     for segment in path:
@@ -166,39 +179,41 @@ def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float,
 
 def compare_paths(
     runner: SegmentRunner,
-    catalog: Catalog,
-    depths: Sequence[int],
+    family: Family,
+    points: Sequence[PointId],
     rounds: int,
     clock: Clock,
     size: int = 1,
 ) -> list[Comparison]:
-    """Compare unit segments with the fused segment, from ``size`` images to boxes."""
-    images = runner.load([_noise(catalog)] * size)
+    """Compare unit segments with the fused segment, from ``size`` images to boxes.
+
+    All points take part in every round.
+    """
+    images = runner.load([_noise(family)] * size)
     runs = {
-        depth: [partial(_timed, runner, images, depth, fused, clock) for fused in (False, True)]
-        for depth in depths
+        point: [
+            partial(_timed, runner, images, _path(point, fused), clock) for fused in (False, True)
+        ]
+        for point in points
     }
     measured = _in_turn(runs, rounds, "unit against fused")
     runner.release(images)
-    return [Comparison(depth, *medians) for depth, medians in measured.items()]
+    return [Comparison(point, *medians) for point, medians in measured.items()]
 
 
-def measure_decision(catalog: Catalog, profile: LatencyProfile, rounds: int, clock: Clock) -> float:
+def measure_decision(family: Family, profile: LatencyProfile, rounds: int, clock: Clock) -> float:
     """Return the median seconds of one decision in a long queue.
 
     ``WAITING`` requests wait and a few are in flight, all with room to go deeper.
     """
     latency = LatencyModel(profile)
     batch_sizes = sorted({batch for _, batch in profile.table})
-    policy = DeadlinePolicy(
-        {segment for segment, _ in profile.table},
-        [entry.ap for entry in catalog.exits],
-        batch_sizes,
-        max_cohorts=IN_FLIGHT + 1,
-    )
+    first, *others = family.accuracies
+    available = {segment for segment, _ in profile.table}
+    policy = DeadlinePolicy(available, first, batch_sizes, IN_FLIGHT + 1, others)
     each_s = latency.predict(segments.head(1), 1) + latency.predict(segments.STEM, 1)
     requests = [
-        Request(number, 0.0, (4 + number) * 2 * each_s, 1, catalog.num_exits)
+        Request(number, 0.0, (4 + number) * 2 * each_s, 1, family.num_exits)
         for number in range(WAITING + IN_FLIGHT)
     ]
     cohorts = tuple(

@@ -9,7 +9,7 @@ from serving.artifacts.model_folders import ModelError, find_model, read_entry
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import Catalog, ModelEntry
+    from serving.core.catalog import ModelEntry
     from serving.core.ports import SegmentRunner
 
 
@@ -19,14 +19,6 @@ def open_model(repository: Path, name: str) -> tuple[Path, ModelEntry]:
     return folder, read_entry(folder)
 
 
-def only_size(entry: ModelEntry) -> Catalog:
-    """Return the catalogue of the only input size of ``entry``. Raises ModelError for several."""
-    try:
-        return entry.size(None)
-    except ValueError as error:
-        raise ModelError(str(error)) from error
-
-
 def open_runner(
     tools: ServingTools,
     runtime: str,
@@ -34,12 +26,12 @@ def open_runner(
     num_threads: int | None,
     precision: str | None = None,
 ) -> SegmentRunner:
-    """Open the runner called ``runtime`` over all segments in ``folder``.
+    """Open a runner of ``runtime`` over all segments of all input sizes in ``folder``.
 
     Raises ModelError where they are not there or cannot be used.
     """
     try:
-        return tools.open_runner(runtime, folder, num_threads, precision=precision)
+        return tools.open_family(runtime, folder, num_threads, precision)
     except FileNotFoundError as error:
         raise ModelError(
             f"there is no {error.filename}: make it with punctual build --target {runtime}"

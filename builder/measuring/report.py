@@ -22,9 +22,9 @@ from builder.data import (
 from builder.measuring.accuracy import detect_all
 from builder.measuring.images import LoadImage
 from builder.measuring.onnx_cost import exit_macs
-from serving.artifacts.model_folders import read_catalog
 from serving.core import segment as segments
-from serving.core.catalog import Catalog
+from serving.core.catalog import Catalog, ModelEntry
+from serving.core.family import Family
 from serving.core.latency import LatencyProfile
 from serving.core.ports import SegmentRunner
 
@@ -65,6 +65,8 @@ class ReportImage:
 class ModelSummary:
     """One model's figures on one data set."""
 
+    name: str
+    """Name of the model; of several input sizes, also that of the size."""
     catalog: Catalog
     runtime: str
     profile: LatencyProfile | None
@@ -72,6 +74,8 @@ class ModelSummary:
     num_of_class: Mapping[str, int]
     """Number of objects of each class in the data set."""
     num_of_size: Mapping[str, int]
+    classes: tuple[str, ...]
+    """Classes of the data set, which labels of boxes count in."""
     images: tuple[ReportImage, ...]
 
 
@@ -79,27 +83,44 @@ def gather(
     runner: SegmentRunner,
     runtime: str,
     folder: Path,
+    entry: ModelEntry,
     dataset: Dataset,
     load_image: LoadImage,
     num_images: int,
-) -> ModelSummary:
+) -> list[ModelSummary]:
     """Run every exit of the model in ``folder`` over a data set, and look up the rest of its facts.
 
-    The runner is one of ``runtime``. Raises ValueError if the data set has other classes, OSError
+    Each input size of ``entry`` has a summary of its own. The runner is one of ``runtime`` over all
+    of them. Raises ValueError if the data set has classes that the model does not know, OSError
     without the segments.
     """
-    catalog = read_catalog(folder)
-    found = detect_all(runner, catalog, dataset, load_image)
-    profile = catalog.profiles.get(runtime)
-    exits = tuple(
-        ExitSummary(depth, average_precision(dataset, rows), macs, _path_ms(profile, depth))
-        for (depth, rows), macs in zip(found.items(), exit_macs(catalog, folder), strict=True)
-    )
-    images = tuple(
-        _report_image(dataset.samples[index], {depth: rows[index] for depth, rows in found.items()})
-        for index in spread(len(dataset.samples), num_images)
-    )
-    return ModelSummary(catalog, runner.runtime, profile, exits, *count_objects(dataset), images)
+    answers = detect_all(runner, Family((entry,)), dataset, load_image)
+    dataset, summaries = answers.dataset, []
+    for model, catalog in enumerate(entry.catalogs):
+        found = {
+            depth: answers.scored(rows)
+            for (other, depth), rows in answers.found.items()
+            if other == model
+        }
+        profile = catalog.profiles.get(runtime)
+        exits = tuple(
+            ExitSummary(depth, average_precision(dataset, rows), macs, _path_ms(profile, depth))
+            for (depth, rows), macs in zip(found.items(), exit_macs(catalog, folder), strict=True)
+        )
+        images = tuple(
+            _report_image(
+                dataset.samples[index], {depth: rows[index] for depth, rows in found.items()}
+            )
+            for index in spread(len(dataset.samples), num_images)
+        )
+        name = f"{catalog.name} {catalog.size}" if catalog.one_of_several else catalog.name
+        counts = count_objects(dataset)
+        summaries.append(
+            ModelSummary(
+                name, catalog, runner.runtime, profile, exits, *counts, dataset.classes, images
+            )
+        )
+    return summaries
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:

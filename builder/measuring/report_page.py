@@ -31,7 +31,7 @@ def page(models: Sequence[ModelSummary], dataset: str, num_images: int, score: f
     ``dataset`` says what accuracies were measured on; images show detections that score at least
     ``score``.
     """
-    names = ", ".join(facts.catalog.name for facts in models)
+    names = ", ".join(facts.name for facts in models)
     subtitle = f"{dataset}, {num_images} images; COCO AP, IoU .50 to .95"
     content = f'<p class="muted">{escape(subtitle)}</p>{tiles(_tiles(models))}{_curves(models)}'
     return document(
@@ -44,7 +44,7 @@ def _tiles(models: Sequence[ModelSummary]) -> list[tuple[str, str, str]]:
     for facts in models:
         first, last = facts.exits[0], facts.exits[-1]
         best = max(facts.exits, key=lambda of_exit: of_exit.accuracy.ap)
-        name, ap = facts.catalog.name, best.accuracy.ap
+        name, ap = facts.name, best.accuracy.ap
         note = f"from {first.accuracy.ap:.3f} at exit {first.depth}"
         entries.append((f"{name}: best AP", f"{ap:.3f}", f"exit {best.depth}, {note}"))
         cost = f"{first.macs / 1e9:.2f} to {last.macs / 1e9:.2f}"
@@ -64,7 +64,7 @@ def _curves(models: Sequence[ModelSummary]) -> str:
     def against(x_of: Callable[[ExitSummary], float | None]) -> Series:
         return [
             (
-                facts.catalog.name,
+                facts.name,
                 [
                     (x, of_exit.accuracy.ap)
                     for of_exit in facts.exits
@@ -131,7 +131,7 @@ def _muted(text: str) -> str:
 
 
 def _model(facts: ModelSummary, score: float) -> str:
-    name = facts.catalog.name
+    name = facts.name
     return (
         section(f"{name}: exits", _muted(facts.catalog.description) + _exits(facts.exits))
         + _broken_down(
@@ -187,14 +187,14 @@ def _broken_down(
 
 
 def _images(facts: ModelSummary, score: float) -> str:
-    classes = facts.catalog.classes
+    classes = facts.classes
     note = f"Lines: detections that score {score:g} or more. Dashed: the annotations."
     rows = "".join(
         f'{_symbol(image, identity)}{_muted(image.name)}<div class="pictures">'
         + "".join(_figure(image, identity, depth, classes, score) for depth in image.found)
         + "</div>"
         for number, image in enumerate(facts.images)
-        for identity in (f"{facts.catalog.name}-{number}",)
+        for identity in (f"{facts.name}-{number}",)
     )
     colours = [(name, _colour(index)) for index, name in enumerate(classes)]
     return _muted(note) + (legend(colours) if len(classes) <= len(SERIES) else "") + rows

@@ -34,6 +34,15 @@ class ServingTools(Protocol):
         what the runtime chooses.
         """
 
+    def open_family(
+        self,
+        runtime: str,
+        folder: Path,
+        num_threads: int | None,
+        precision: str | None = None,
+    ) -> SegmentRunner:
+        """Return one runner of ``runtime`` over all input sizes of the model in ``folder``."""
+
     def load_image(self, data: bytes, model_input: ModelInput) -> tuple[Image, Letterbox]:
         """Return an encoded image as a model's input, exactly as for a request."""
 

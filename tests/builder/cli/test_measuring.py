@@ -39,7 +39,7 @@ class Tools:
         self.error = error
         self.opened: list[FakeRunner] = []
 
-    def open_runner(
+    def open_family(
         self, runtime: str, folder: Path, num_threads: int | None, precision: str | None = None
     ) -> FakeRunner:
         if precision in self.absent:
@@ -90,7 +90,7 @@ MODEL = ["--model", "toy"]
         (["profile", *MODEL, "--threads", "0"], "--threads: 0 is less than 1"),
         (["build", *MODEL, "--threads", "0"], "--threads: 0 is less than 1"),
         (["evaluate", *MODEL, "--threads", "many"], "--threads: invalid"),
-        (["evaluate", *MODEL, "--resamples", "-1"], "--resamples: -1 is less than 0"),
+        (["evaluate", *MODEL, "--bootstrap", "-1"], "--bootstrap: -1 is less than 0"),
         (["report", *MODEL, "--images", "-1"], "--images: -1 is less than 0"),
         (["profile", *MODEL, "--rounds", "-1"], "--rounds: -1 is less than 0"),
         (["profile", *MODEL, "--path-rounds", "-5"], "--path-rounds: -5 is less than 0"),
@@ -134,7 +134,7 @@ def test_a_data_set_of_other_classes(
     write_entry(ModelEntry((CATALOG,)), version_folder(repository, "toy"))
     assert run(Tools(), command, repository, "--data", str(bccd), "--split", "val") == 2
     told = sentence(capsys)
-    assert told == "punctual: the model toy finds x, the data set has " + ", ".join(COLOURS)
+    assert told == "punctual: the data set has the class 'RBC', the model finds x"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report"])

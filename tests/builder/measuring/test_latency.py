@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.data import Dataset, average_precision
+from builder.data import Dataset
 from builder.data.dataset import Sample
-from builder.measuring.accuracy import detect_all, rises
+from builder.measuring.accuracy import accuracy_of, detect_all
 from builder.measuring.latency import (
     compare_paths,
     compare_runners,
@@ -18,7 +18,8 @@ from builder.measuring.latency import (
     measure_segments,
 )
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, Exit
+from serving.core.catalog import Catalog, Exit, Merging, ModelEntry
+from serving.core.family import Family
 from serving.core.request import Detections
 from tests.serving.world import FUSED_GAIN, NUM_EXITS, FakeClock, FakeRunner, cost_s, unit_s
 
@@ -42,10 +43,16 @@ CATALOG = Catalog(
 )
 
 
+FAMILY = Family((ModelEntry((CATALOG,)),))
+SMALL = dataclasses.replace(CATALOG, input_width=1, exits=CATALOG.exits[:2])
+OF_SIZES = Family((ModelEntry((SMALL, CATALOG), merging=Merging(1.0, 0.5)),))
+"""Two input sizes, of which the smaller one has two exits."""
+
+
 def test_profile_has_the_time_of_every_segment_and_batch_size():
     clock = FakeClock()
     runner = FakeRunner(clock)
-    profile = measure_segments(runner, CATALOG, 3, clock, "2026-01-01", threads=2)
+    (profile,) = measure_segments(runner, FAMILY, 3, clock, "2026-01-01", threads=2)
     assert set(profile.table) == {(s, b) for s in runner.segments for b in runner.batch_sizes}
     for (segment, batch), quantiles in profile.table.items():
         assert quantiles.p50_s == pytest.approx(cost_s(segment, batch))
@@ -57,10 +64,10 @@ def test_profile_has_the_time_of_every_segment_and_batch_size():
 def test_unit_and_fused_paths_are_compared_within_rounds():
     clock = FakeClock()
     runner = FakeRunner(clock)
-    rows = compare_paths(runner, CATALOG, [1, NUM_EXITS], 4, clock)
-    assert [row.depth for row in rows] == [1, NUM_EXITS]
+    rows = compare_paths(runner, FAMILY, [(0, 1), (0, NUM_EXITS)], 4, clock)
+    assert [row.point for row in rows] == [(0, 1), (0, NUM_EXITS)]
     for row in rows:
-        assert row.unit_s == pytest.approx(unit_s(row.depth))
+        assert row.unit_s == pytest.approx(unit_s(row.point[1]))
         assert row.ratio_p50 == pytest.approx(1 / FUSED_GAIN)
     assert all(batch.released for batch in runner.batches)
 
@@ -69,8 +76,8 @@ def test_runners_are_compared_within_rounds():
     clock = FakeClock()
     this = FakeRunner(clock, cost=lambda segment, batch: 0.8 * cost_s(segment, batch))
     other = FakeRunner(clock)
-    rows = compare_runners(this, other, CATALOG, [1, NUM_EXITS], 3, clock)
-    assert [(row.size, row.fused, row.depth) for row in rows] == [
+    rows = compare_runners(this, other, FAMILY, [(0, 1), (0, NUM_EXITS)], 3, clock)
+    assert [(row.size, row.fused, row.point[1]) for row in rows] == [
         (size, fused, depth)
         for size in (1, 4)
         for fused in (False, True)
@@ -110,11 +117,14 @@ def test_accuracy_of_every_exit_in_original_pixels(tmp_path):
         return pixels, model_input.place(40, 40)
 
     dataset = Dataset(("x",), (sample,))
-    found = detect_all(runner, CATALOG, dataset, load_image)
-    aps = [average_precision(dataset, rows).ap for rows in found.values()]
-    assert [round(ap, 6) for ap in aps] == [0.0, 1.0, 1.0, 1.0, 1.0]
-    assert rises(dataset, found, 3)[1] == (0.0, 0.0, 0.0)
-    assert rises(dataset, found, 3)[2] == pytest.approx((1.0, 1.0, 1.0))
+    answers = detect_all(runner, FAMILY, dataset, load_image)
+    found = [accuracy_of(answers, rows, 3) for rows in answers.found.values()]
+    assert [round(each.average.ap, 6) for each in found] == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert found[0].above(found[0]) == (0.0, (0.0, 0.0))
+    assert found[1].above(found[0]) == (pytest.approx(1.0), pytest.approx((1.0, 1.0)))
+    assert found[1].ap_interval == pytest.approx((1.0, 1.0))
+    assert found[1].ap50_interval == pytest.approx((1.0, 1.0))
+    assert accuracy_of(answers, answers.found[0, 1]).ap_interval is None
     assert runner.log[0] == (segments.STEM.name, 1)
     assert all(batch.released for batch in runner.batches)
 
@@ -122,13 +132,28 @@ def test_accuracy_of_every_exit_in_original_pixels(tmp_path):
 def test_other_classes_are_refused():
     other = dataclasses.replace(CATALOG, classes=("y",))
     load_image: Any = None  # no image is read
+    family = Family((ModelEntry((other,)),))
     with pytest.raises(ValueError, match="data set has"):
-        detect_all(Oracle(FakeClock()), other, Dataset(("x",), ()), load_image)
+        detect_all(Oracle(FakeClock()), family, Dataset(("x",), ()), load_image)
 
 
 def test_a_decision_is_timed_in_a_crowd():
     clock = FakeClock()
     runner = FakeRunner(clock)
-    profile = measure_segments(runner, CATALOG, 1, clock, "2026-01-01", threads=2)
+    (profile,) = measure_segments(runner, FAMILY, 1, clock, "2026-01-01", threads=2)
     ticks = iter(range(100))
-    assert measure_decision(CATALOG, profile, 3, lambda: float(next(ticks))) == 1.0
+    assert measure_decision(FAMILY, profile, 3, lambda: float(next(ticks))) == 1.0
+
+
+def test_every_input_size_is_timed_in_every_round():
+    clock = FakeClock()
+    runner = FakeRunner(clock, exits=(2, NUM_EXITS))
+    small, large = measure_segments(runner, OF_SIZES, 2, clock, "2026-01-01", threads=2)
+    assert {segment for segment, _ in small.table} == set(segments.every_segment(2))
+    assert {segment for segment, _ in large.table} == set(segments.every_segment(NUM_EXITS))
+    points = [(0, 2), (1, NUM_EXITS)]
+    runner.log.clear()
+    rows = compare_paths(runner, OF_SIZES, points, 1, clock)
+    assert [row.point for row in rows] == points
+    ends = [name for name, _ in runner.log if name in ("exit_2", f"exit_{NUM_EXITS}@1")]
+    assert ends == ["exit_2", f"exit_{NUM_EXITS}@1"] * (len(ends) // 2)

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from builder.data import Dataset
-from builder.exporting.repository import write_entry
 from builder.measuring import report
 from builder.measuring.report import gather, spread
 from serving.core import segment as segments
@@ -41,14 +40,15 @@ def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         for batch in (1, 4)
     }
     profile = LatencyProfile("fake", "m", "d", 1, times)
-    write_entry(ModelEntry((replace(CATALOG, profiles={"quick": profile}),)), tmp_path)
+    entry = ModelEntry((replace(CATALOG, profiles={"quick": profile}),))
     monkeypatch.setattr(report, "exit_macs", lambda *_: (10, 20, 30, 40, 50))
 
     def facts(runtime: str) -> report.ModelSummary:
-        return gather(
+        (summary,) = gather(
             Oracle(FakeClock()),
             runtime,
             tmp_path,
+            entry,
             Dataset(("x",), tuple(samples)),
             lambda _, model_input: (
                 np.zeros((model_input.height, model_input.width, 3), np.uint8),
@@ -56,6 +56,7 @@ def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             ),
             2,
         )
+        return summary
 
     found = facts("quick")
     assert [of_exit.macs for of_exit in found.exits] == [10, 20, 30, 40, 50]

@@ -30,12 +30,14 @@ def found(score: float) -> ScoredBoxes:
 
 IMAGE = ReportImage("a & b", b"jpeg", (100, 200), BOX, {1: found(0.3), 2: found(0.875)})
 FACTS = ModelSummary(
-    replace(CATALOG, name="cells"),
+    "cells",
+    CATALOG,
     "openvino",
     LatencyProfile("openvino", "a machine", "2026-01-01", 2, {}),
     (exit_facts(1, 0.5), exit_facts(2, 0.625)),
     {"x": 1234},
     {"small": 0, "medium": 1000, "large": 234},
+    ("x",),
     (IMAGE,),
 )
 
@@ -113,7 +115,7 @@ def test_the_image_is_there_once() -> None:
 
 
 def test_several_models_share_the_charts() -> None:
-    other = replace(FACTS, catalog=replace(CATALOG, name="other"), exits=(exit_facts(1, 0.7),))
+    other = replace(FACTS, name="other", exits=(exit_facts(1, 0.7),))
     reader = read(FACTS, other)
     assert "Exits of cells, other" in reader.words
     labels = [text for text in reader.words if text.startswith("other: 0.700 at")]
