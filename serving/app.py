@@ -25,9 +25,10 @@ from starlette.types import ASGIApp
 from serving.api import kserve, problems
 from serving.api.admission import Limits
 from serving.api.detect import DetectionService
+from serving.api.direct import DirectRoutes
 from serving.api.lifecycle import Lifecycle
 from serving.api.middleware import Middleware
-from serving.api.routes import create_router
+from serving.api.routes import DETECT_PATH, create_router, detect_endpoint
 from serving.api.upload import Upload
 from serving.artifacts.model_folders import ModelError, find_models
 from serving.backends.embedded import EmbeddedBackend
@@ -217,7 +218,8 @@ def create_app(
     )
     page = files("serving").joinpath("ui", "index.html").read_text(encoding="utf-8")
     upload = Upload(family, limits)
-    app.include_router(create_router(detector, upload, backend, lifecycle, metrics, page))
+    detect = detect_endpoint(detector, upload)
+    app.include_router(create_router(detect, detector, backend, lifecycle, metrics, page))
     app.include_router(
         kserve.create_router(
             detector,
@@ -229,7 +231,8 @@ def create_app(
             wall_clock=wall_clock,
         )
     )
-    return Middleware(app, clock, leaving=lambda: lifecycle.leaving)
+    direct = DirectRoutes(app, {("POST", DETECT_PATH): detect})
+    return Middleware(direct, clock, leaving=lambda: lifecycle.leaving)
 
 
 def _runtime(settings: Settings) -> str:

@@ -18,19 +18,23 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     Then ``work`` is cancelled, and RequestCancelled raised.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
+    task = asyncio.current_task()
+    assert task is not None, "there is no task to cancel"
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise RequestCancelled("The client left.")
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if left and task.uncancel() == 0:  # by nobody else
+            raise RequestCancelled("The client left.") from None
+        raise
     finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

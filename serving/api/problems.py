@@ -137,8 +137,13 @@ def _speaks_protocol(request: Request) -> bool:
     )
 
 
-async def _error(request: Request, error: Exception) -> Response:
+def respond(request: Request, error: Exception) -> Response:
+    """Return the reply that says which problem ``error`` is."""
     return _response(request, details_of(request, error))
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    return respond(request, error)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

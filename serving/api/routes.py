@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from serving.api.admission import typical_header
 from serving.api.body import FIELD, IMAGE_TYPES, MULTIPART
 from serving.api.budget import DEADLINE_HEADER, DEADLINE_PARAMETER
 from serving.api.detect import DetectionService
+from serving.api.direct import Endpoint
 from serving.api.event_stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import describe_options
@@ -45,16 +45,11 @@ _PAGE_POLICY = (
 )
 
 
-def create_router(
-    detector: DetectionService,
-    upload: Upload,
-    backend: Backend,
-    lifecycle: Lifecycle,
-    metrics: Metrics,
-    page: str,
-) -> APIRouter:
-    """Return the server's own routes over their collaborators; ``page`` is the HTML of ``/``."""
-    router = APIRouter()
+DETECT_PATH = "/v1/detect"
+
+
+def detect_endpoint(detector: DetectionService, upload: Upload) -> Endpoint:
+    """Return what answers a POST to ``DETECT_PATH``."""
 
     async def detect(request: Request) -> Response:
         media_type = preferred(request.headers.getlist("accept"), STREAMS)
@@ -62,6 +57,19 @@ def create_router(
             return await detector.serve(request, upload)
         return Streamed(partial(detector.stream, request, upload, media_type))
 
+    return detect
+
+
+def create_router(
+    detect: Endpoint,
+    detector: DetectionService,
+    backend: Backend,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    page: str,
+) -> APIRouter:
+    """Return the server's own routes over their collaborators; ``page`` is the HTML of ``/``."""
+    router = APIRouter()
     _add_detect(router, detect, backend.family)
 
     @router.get("/v1/models", summary="Models, and what can be expected of each exit")
@@ -93,14 +101,12 @@ def create_router(
     return router
 
 
-def _add_detect(
-    router: APIRouter, detect: Callable[[Request], Awaitable[Response]], family: Family
-) -> None:
+def _add_detect(router: APIRouter, detect: Endpoint, family: Family) -> None:
     """Add the one route that reads its request by itself, so its description is written here."""
     binary = {"type": "string", "format": "binary"}
     statuses = sorted({problem.status for problem in PROBLEMS.values()} - {404, 405, 499})
     router.add_api_route(
-        "/v1/detect",
+        DETECT_PATH,
         detect,
         methods=["POST"],
         summary="Find objects in one image, within a latency budget",

@@ -18,6 +18,8 @@ from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.core.family import Family
 from serving.imaging.decoding import probe
 
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
 
 class Upload:
     """``ProtocolAdapter`` for one image file, or a form with one, answered in JSON."""
@@ -53,7 +55,7 @@ class Upload:
             **answer.facts,
         }
         return Response(
-            json.dumps(body, separators=(",", ":")).encode(),
+            _encode(body).encode(),
             headers={"Vary": "Accept"},  # the same exit by exit is another reply
             media_type=JSON,
         )
