@@ -12,6 +12,7 @@ from loadtest.cli import load as load_cli
 from loadtest.cli import simulate as simulate_cli
 from loadtest.cli import sweep as sweep_cli
 from loadtest.cli import triton as triton_cli
+from loadtest.cli import variants as variants_cli
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -34,4 +35,5 @@ def _add_study(commands: Any, tools: ServingTools) -> None:
     drill_cli.add_parser(studies)
     autoscaling_cli.add_parser(studies)
     ladders_cli.add_parser(studies)
+    variants_cli.add_parser(studies)
     triton_cli.add_studies(studies, tools)

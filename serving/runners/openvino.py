@@ -112,7 +112,8 @@ class _Compiled:
     def infer(self, inputs: list[ov.Tensor], outputs: list[ov.Tensor]) -> None:
         """Run the segment from ``inputs`` to ``outputs``.
 
-        Binding costs a microsecond a tensor, so it is done only when something changed.
+        Binding costs a microsecond a tensor, so it is done only when something changed. What the
+        call returns is not looked at, and would be a copy of all outputs, were they not shared.
         """
         if inputs is not self.bound_inputs:
             for index, tensor in enumerate(inputs):
@@ -122,7 +123,7 @@ class _Compiled:
             for index, tensor in enumerate(outputs):
                 self.request.set_output_tensor(index, tensor)
             self.bound_outputs = outputs
-        self.request.infer()
+        self.request.infer(share_outputs=True)
 
 
 class OpenVinoRunner:

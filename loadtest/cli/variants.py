@@ -1,0 +1,83 @@
+"""``punctual study variants``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from loadtest.cli.numbers import count, positive
+from serving.core.command_errors import files_of_the_user
+
+
+def add_parser(studies: Any) -> None:
+    """Add variants to the subparsers ``studies``."""
+    summary = "Settings of the gateway against each other: processor time, and under load."
+    parser: argparse.ArgumentParser = studies.add_parser(
+        "variants",
+        help=summary,
+        description=f"{summary} Starts a gateway for each variant; all but one are paused at any "
+        "time. Processor time is by what it goes to, and hardly changes while the machine is busy; "
+        "what load shows needs a machine with nothing else to do. Writes OUT/variants-DATE.json "
+        "and .md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    parser.add_argument("--model", help="the model's name [the only one there]")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("tests/data/bccd"),
+        help="annotated images: a folder in the layout of Pascal VOC, or a COCO file",
+    )
+    parser.add_argument("--split", default="test", help="of a VOC folder")
+    parser.add_argument(
+        "--variant",
+        nargs="+",
+        default=["shipped"],
+        metavar="NAME:SETTING=VALUE,...",
+        help="gateways; the others are compared with the first",
+    )
+    parser.add_argument(
+        "--loads",
+        type=positive,
+        nargs="*",
+        default=[0.3, 0.6],
+        help="shares of what the first answers at depth 1; none: processor time only",
+    )
+    parser.add_argument(
+        "--budgets", default="1.2x,2x,4x", help="multiples of the full-depth time, or milliseconds"
+    )
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--seconds", type=positive, default=5.0, help="of each run")
+    parser.add_argument("--seed", type=int, default=0, help="of requests and order")
+    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    parser.set_defaults(run=_variants)
+
+
+@files_of_the_user()
+def _variants(options: argparse.Namespace) -> None:
+    from loadtest.studies.variants.report import markdown
+    from loadtest.studies.variants.study import Variant, VariantsSettings, study
+
+    settings = VariantsSettings(
+        model_repository=options.model_repository,
+        model=options.model,
+        data=options.data,
+        split=options.split,
+        variants=tuple(map(Variant.parse, options.variant)),
+        loads=tuple(dict.fromkeys(options.loads)),
+        budgets=options.budgets,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        seed=options.seed,
+    )
+    report, path = study(settings, options.out, _say)
+    print(markdown(report), end="")
+    _say(f"wrote {path.with_suffix('.json')} and {path.with_suffix('.md').name}")
+
+
+def _say(progress: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {progress}", file=sys.stderr, flush=True)
