@@ -358,7 +358,9 @@ class DetectionService:
             write_s=max(0.0, now_s - (begun_s if answered.held else answered.finished_s)),
             model=answered.model,
             in_hand=in_hand,
-            depth_ratio=answered.depth / family.deepest(answered.model, context.options.max_depth),
+            depth_ratio=family.ladder.height(
+                (answered.model, answered.depth), context.options.max_depth
+            ),
         )
 
     def _in_hand(self, answered: Answered, context: RequestContext) -> str | None:

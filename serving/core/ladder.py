@@ -81,6 +81,12 @@ class Ladder:
             f"{', '.join(map(self.label, self.points))}"
         )
 
+    def height(self, point: PointId, max_depth: int) -> float:
+        """Return the place of ``point`` among the points up to ``max_depth`` of each size, which
+        it must be one of, over their number: 1 for the last."""
+        allowed = [each for each in self.points if each[1] <= max_depth]
+        return (allowed.index(point) + 1) / len(allowed)
+
     def ap(self, point: PointId) -> float:
         """Return the AP of the answers of one operating point."""
         number, depth = point

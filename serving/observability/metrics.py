@@ -106,7 +106,7 @@ class AnsweredFacts:
     """What became of the answer that it had in hand, one of ``IN_HAND_ENDS``; None if it had none.
     """
     depth_ratio: float = 1.0
-    """Depth over that of the deepest exit of this model that the request allowed."""
+    """Place of the operating point among those that the request allowed, over their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,8 @@ class Metrics:
         self._points: dict[tuple[int, int], Counter] = {}  # by model and depth, once described
         self._depth_ratio = histogram(
             "exit_depth_ratio",
-            "Depth of an answer over that of the deepest exit that its request allowed.",
+            "Place of an answer's operating point among those that its request allowed, by input "
+            "size, then depth, over their number.",
             DEPTH_RATIO_BUCKETS,
         )
         self._duration = histogram(

@@ -26,6 +26,11 @@ def test_points_are_by_size_then_depth_and_found_by_name() -> None:
             LADDER.find(label)
 
 
+def test_height_is_the_place_among_what_is_allowed() -> None:
+    assert [LADDER.height(point, 2) for point in LADDER.points] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert [LADDER.height((number, 1), 1) for number in range(3)] == [1 / 3, 2 / 3, 1.0]
+
+
 def test_what_was_not_merged_is_worth_the_better_one() -> None:
     assert LADDER.merged_ap((0, 2), (1, 1)) == 0.6
     assert LADDER.merged_ap((0, 2), (2, 1)) == 0.2  # as measured, though either alone is better
