@@ -1,4 +1,4 @@
-"""``punctual study restart`` and ``punctual study alerts``."""
+"""``punctual study restart``, ``punctual study alerts`` and ``punctual study idle``."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ PARTS = ("provoked", "healthy")
 
 
 def add_parser(studies: Any) -> None:
-    """Add restart and alerts to the subparsers ``studies``."""
+    """Add restart, alerts and idle to the subparsers ``studies``."""
     _add_restart(studies)
     _add_alerts(studies)
+    _add_idle(studies)
 
 
 def _not_negative(text: str) -> float:
@@ -63,7 +64,7 @@ def _say(progress: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {progress}", file=sys.stderr, flush=True)
 
 
-def _circumstances(runtime: str, program: str, **settings: object) -> Circumstances:
+def _circumstances(runtime: str, program: str | None, **settings: object) -> Circumstances:
     from loadtest.servers.prometheus import version_of
     from loadtest.studies.drills.report import Circumstances
     from reporting.machine import machine
@@ -76,7 +77,7 @@ def _circumstances(runtime: str, program: str, **settings: object) -> Circumstan
             "punctual": version("punctual"),
             "Python": platform.python_version(),
             runtime: version(runtime),
-            program: version_of(program),
+            **({program: version_of(program)} if program else {}),
         },
         settings={name.replace("_", " "): value for name, value in settings.items()},
     )
@@ -207,5 +208,67 @@ def _alerts(options: argparse.Namespace, scratch: Path) -> int:
     )
     alert_drill.run(settings, options.parts, report, scratch, _say)
     write(report, options.out / f"alerts-{report.circumstances.date}")
+    print(report.markdown(), end="")
+    return 0 if report.is_good else 1
+
+
+# -- an idle server ------------------------------------------------------------------------------
+
+
+def _add_idle(studies: Any) -> None:
+    summary = "Ask a server that has just started for what it says an idle one can do."
+    parser: argparse.ArgumentParser = studies.add_parser(
+        "idle",
+        help=summary,
+        description=f"{summary} Budgets just above the min_budget_ms of a refusal must be enough, "
+        "and nobody may be told that the server has too much to do. On a smaller machine: taskset "
+        "-c 0 punctual study idle. Writes OUT/idle-DATE.json and .md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_common(parser)
+    parser.add_argument("--rounds", type=int, default=3, help="each with a suggestion of its own")
+    parser.add_argument("--requests", type=int, default=100, help="of each round and each budget")
+    parser.add_argument(
+        "--budget-ratio", type=positive, default=1.05, help="of budgets to what was suggested"
+    )
+    parser.add_argument("--budgets", type=int, default=9, help="how many, evenly spaced")
+    parser.add_argument(
+        "--neighbours", type=int, default=0, help="processes that keep the machine busy"
+    )
+    parser.add_argument(
+        "--pause", type=_not_negative, default=0.02, help="seconds between requests, at most"
+    )
+    parser.set_defaults(run=_run(_idle))
+
+
+@files_of_the_user()
+def _idle(options: argparse.Namespace, scratch: Path) -> int:
+    from loadtest.studies.drills import idle as idle_drill
+    from loadtest.studies.drills.report import IdleReport, write
+    from loadtest.workload.images import read_images
+
+    settings = idle_drill.IdleDrillSettings(
+        model_repository=options.model_repository,
+        runtime=options.runtime,
+        images=read_images(options.images),
+        num_rounds=options.rounds,
+        num_requests=options.requests,
+        budget_ratio=options.budget_ratio,
+        num_budgets=options.budgets,
+        num_neighbours=options.neighbours,
+        pause_s=options.pause,
+        seed=options.seed,
+    )
+    circumstances = _circumstances(
+        options.runtime,
+        None,
+        requests=options.requests,
+        budget_ratio=options.budget_ratio,
+        neighbours=options.neighbours,
+        processors=len(os.sched_getaffinity(0)),
+        seed=options.seed,
+    )
+    report = IdleReport(circumstances, *idle_drill.run(settings, scratch / "log", _say))
+    write(report, options.out / f"idle-{circumstances.date}")
     print(report.markdown(), end="")
     return 0 if report.is_good else 1

@@ -30,6 +30,12 @@ MIN_BUDGET_HEADROOM = 1.25
 The suggestion must still do a moment later, when predictions have moved.
 """
 
+USUAL_HEADROOM = 1.5
+"""Factor on what an idle server usually needs, from which on a budget was enough for it.
+
+Who has that much and is late all the same was missed by the server, which is slower than it was.
+"""
+
 REJECT_WAIT_FACTOR = 0.7
 """Share of the expected wait that already leaves too little time.
 
@@ -121,8 +127,7 @@ class Admission:
         Raises BudgetInfeasible if the budget is too small for that; Overloaded if it would do for
         an idle server, which this one is not, but for the time that reading took.
         """
-        engine_s = self._backend.predicted_s(context.options.min_depth)
-        needed_s = max(self._limits.min_budget_s, self.reserve_s(header) + engine_s)
+        needed_s = self._needed_s(header, context.options.min_depth)
         read_s = context.read_s - context.arrival_s
         if context.budget.seconds >= needed_s + read_s:
             return needed_s
@@ -145,6 +150,11 @@ class Admission:
             f"{context.options.min_depth}",
             self._suggested_s(header, context.options.min_depth, read_s),
         )
+
+    def _needed_s(self, header: Header, depth: int) -> float:
+        """Return the seconds that an idle server usually needs for an image that is there."""
+        engine_s = self._backend.predicted_s(depth)
+        return max(self._limits.min_budget_s, self.reserve_s(header) + engine_s)
 
     def check_room(self, needed_s: float, context: RequestContext) -> None:
         """Raise Overloaded if the requests that are due before this one leave too little time.
@@ -200,10 +210,10 @@ class Admission:
         self, error: Overloaded | DeadlineExceeded, header: Header, context: RequestContext
     ) -> BudgetInfeasible | DeadlineExceeded:
         """Return the error of a request that had no time left though nobody else was here."""
-        suggested_s = self._suggested_s(
-            header, context.options.min_depth, context.read_s - context.arrival_s
-        )
-        if context.budget.seconds < suggested_s:
+        depth, read_s = context.options.min_depth, context.read_s - context.arrival_s
+        suggested_s = self._suggested_s(header, depth, read_s)
+        enough_s = min(suggested_s, self._needed_s(header, depth) * USUAL_HEADROOM + read_s)
+        if context.budget.seconds < enough_s:
             return self._infeasible(error.detail.rstrip("."), suggested_s)
         return DeadlineExceeded(error.detail)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from builder.data import ScoredBoxes, average_precision, read_bccd
+from loadtest.load.sweep import SweepClient, min_budget_ms, sweep
 from tests.e2e.process import Server, trained_server
 from tests.serving.gateway import slug
 from tests.trained import CATALOG, DATA, IMAGE, REPOSITORY
@@ -66,6 +67,21 @@ def test_refuses_what_it_cannot_do_and_says_what_it_can(punctual: Server) -> Non
     refused = punctual.detect(IMAGE.read_bytes(), headers={"X-Deadline-Ms": "0.1"})
     assert slug(refused) == "budget-infeasible"
     assert refused.json()["min_budget_ms"] > 0.1
+
+
+def test_whoever_is_alone_is_never_told_that_there_is_too_much_to_do(punctual: Server) -> None:
+    """Whatever the budget, however busy the machine is with other things. How many are answered
+    depends on that; ``punctual study idle`` counts."""
+    client, image = SweepClient(punctual.url), IMAGE.read_bytes()
+    enough_ms = min_budget_ms(client, image)
+    ratios = (0.3, 0.5, 0.7, 0.9, 1.05, 1.3, 2.0)
+    rows = sweep(client, [image], [ratio * enough_ms for ratio in ratios], 20, seed=0)
+    client.close()
+    replies = [reply for row in rows for reply in row.answers]
+    assert {reply.status for reply in replies} <= {200, 408, 422, 504}
+    assert any(reply.status == 200 for reply in replies)
+    suggested = [r.body["min_budget_ms"] for r in replies if r.status == 422]
+    assert all(each > 0 for each in suggested)
 
 
 def test_models_tells_what_each_exit_is_worth(punctual: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.api.admission import MIN_BUDGET_HEADROOM
 from serving.core import segment as segments
 from serving.core.demand import UNKNOWN, DemandMeter
 from serving.core.errors import ShedReason
@@ -894,6 +897,44 @@ def test_the_tail_is_of_the_engine_as_it_is():
         world.executor.probe()
     assert world.executor.predicted_s(1) == pytest.approx(typical_s)
     assert world.executor.tail_s(1) == pytest.approx(3 * typical_s, rel=0.1)
+
+
+class Jitter:
+    """Run times that vary from run to run, on an engine that is ``slowdown`` times as slow."""
+
+    def __init__(self) -> None:
+        self.slowdown = 1.0
+        self._random = random.Random(0)
+
+    def __call__(self, segment: Segment, batch: int = 1) -> float:
+        return self.slowdown * cost_s(segment, batch) * self._random.lognormvariate(0.0, 0.15)
+
+
+def test_alone_what_is_said_to_be_enough_is_enough_also_when_the_engine_changes_its_pace():
+    """One request after the other, each with a little more than what a run is said to exceed
+    seldom. For some it is not enough just after the engine has become slower; none is refused
+    unseen, so that it is soon known."""
+    jitter = Jitter()
+    world = World(FakeRunner(FakeClock(), cost=cost_s))
+    world.runner.cost = jitter
+    ids = itertools.count()
+
+    def in_time(count: int) -> int:
+        answered = 0
+        for id in itertools.islice(ids, count):
+            budget_s = 1.05 * MIN_BUDGET_HEADROOM * world.executor.tail_s(1)
+            sent = request(id, arrival_s=world.clock.now_s, budget_s=budget_s)
+            end = world.play([sent])[id]
+            assert isinstance(end, Answered), "it was tried"
+            answered += end.finished_s <= sent.deadline_s
+            world.clock.now_s += 0.05
+        return answered
+
+    in_time(30)
+    for slowdown in (1.0, 3.0, 0.7, 2.0):
+        jitter.slowdown = slowdown
+        in_time(40)
+        assert in_time(100) >= 95
 
 
 # ---- what the policy is told --------------------------------------------------------------------

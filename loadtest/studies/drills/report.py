@@ -1,4 +1,4 @@
-"""Reports of the drills ``punctual study restart`` and ``punctual study alerts``.
+"""Reports of the drills ``punctual study restart``, ``study alerts`` and ``study idle``.
 
 They are written as JSON and as Markdown that a terminal shows as well.
 """
@@ -6,7 +6,7 @@ They are written as JSON and as Markdown that a terminal shows as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -223,7 +223,91 @@ PROVOKED: Columns[Provocation] = (
 )
 
 
-def write(report: RestartReport | AlertReport, path: Path) -> None:
+# -- an idle server ------------------------------------------------------------------------------
+
+ANSWERED_SHARE = 0.95
+"""Share of requests that must be answered with a little more than what the server suggests."""
+
+
+@dataclass(frozen=True)
+class IdleRound:
+    """One round of requests, one at a time, with a little more than what was suggested."""
+
+    suggested_ms: float
+    """``min_budget_ms`` of the refusal before it."""
+    budget_ms: float
+    answered: int
+    refused: Mapping[str, int]
+    """Status and problem -> number of replies."""
+    median_ms: float | None
+    """Median latency of the answers by the client's clock; None without any."""
+
+    @property
+    def share(self) -> float:
+        """Return the share of the requests that were answered."""
+        return self.answered / (self.answered + sum(self.refused.values()))
+
+
+@dataclass(frozen=True)
+class DepthAtBudget:
+    """What requests with one budget got, one at a time."""
+
+    budget_ms: float
+    answered: int
+    points: tuple[str, ...]
+    """Operating points, by accuracy, that a tenth, half and nine tenths of the answers do not
+    exceed; none without answers."""
+    refused: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class IdleReport:
+    """The report of a server that had nothing else to do."""
+
+    circumstances: Circumstances
+    rounds: Sequence[IdleRound]
+    budgets: Sequence[DepthAtBudget]
+
+    @property
+    def is_good(self) -> bool:
+        """Return whether each round had its answers, and no reply said that the server is busy."""
+        replies = [each.refused for each in self.rounds] + [each.refused for each in self.budgets]
+        busy = any(name.startswith("503") for refused in replies for name in refused)
+        return not busy and all(each.share >= ANSWERED_SHARE for each in self.rounds)
+
+    def markdown(self) -> str:
+        """Return the report as Markdown: a heading and tables."""
+        lines = [
+            "# An idle server, right after its start",
+            "",
+            *self.circumstances.lines(),
+            "",
+            "## Budgets just above what a refusal suggests",
+            *table(IDLE_ROUNDS, self.rounds),
+            "",
+            "## Depth by budget",
+            *table(DEPTHS, self.budgets),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+IDLE_ROUNDS: Columns[IdleRound] = (
+    ("suggested, ms", lambda each: f"{each.suggested_ms:.1f}"),
+    ("budget, ms", lambda each: f"{each.budget_ms:.1f}"),
+    ("answered", lambda each: str(each.answered)),
+    ("p50, ms", lambda each: "-" if each.median_ms is None else f"{each.median_ms:.1f}"),
+    ("**refused**", lambda each: f"**{_counts(each.refused)}**"),
+)
+
+DEPTHS: Columns[DepthAtBudget] = (
+    ("budget, ms", lambda each: f"{each.budget_ms:.1f}"),
+    ("answered", lambda each: str(each.answered)),
+    ("point p10 / p50 / p90", lambda each: ", ".join(each.points) or "-"),
+    ("refused", lambda each: _counts(each.refused)),
+)
+
+
+def write(report: RestartReport | AlertReport | IdleReport, path: Path) -> None:
     """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path.with_suffix(".json"), json.dumps(asdict(report), indent=1) + "\n")

@@ -341,6 +341,9 @@ class TestAlone:
         assert refused["type"].endswith(":budget-infeasible")
         assert 2000 < refused["min_budget_ms"] < 2100 * MIN_BUDGET_HEADROOM
         assert gateway.outcomes() == {"infeasible": 1}
+        # That a server is slower than it was is its own failure.
+        usually_enough = {"X-Deadline-Ms": "1600"}
+        assert slug(await gateway.detect(headers=usually_enough)) == "deadline-exceeded"
         async with gateway.busy():
             expected = "deadline-exceeded" if reason is None else "overloaded"
             assert slug(await gateway.detect(headers=budget)) == expected

@@ -11,7 +11,10 @@ from loadtest.load.summary import LatencyQuantiles
 from loadtest.studies.drills.report import (
     AlertReport,
     Circumstances,
+    DepthAtBudget,
     HealthyRun,
+    IdleReport,
+    IdleRound,
     Provocation,
     RestartReport,
     RestartRun,
@@ -79,3 +82,33 @@ def test_alerts_as_json_and_as_tables(tmp_path: Path) -> None:
 )
 def test_what_is_good(provoked, healthy, good: bool) -> None:
     assert AlertReport(CIRCUMSTANCES, 60.0, provoked, healthy).is_good is good
+
+
+def test_an_idle_server_as_json_and_as_tables(tmp_path: Path) -> None:
+    good = IdleRound(20.0, 21.0, 96, {"422 budget-infeasible": 3, "504 deadline-exceeded": 1}, 12.5)
+    few = DepthAtBudget(10.0, 0, (), {"422 budget-infeasible": 5})
+    many = DepthAtBudget(90.0, 5, ("1", "5", "7"), {})
+    report = IdleReport(CIRCUMSTANCES, [good], [few, many])
+    assert report.is_good
+    write(report, tmp_path / "idle")
+    text = (tmp_path / "idle.md").read_text()
+    refused = "**4 (422 budget-infeasible 3, 504 deadline-exceeded 1)**"
+    assert f"| 20.0 | 21.0 | 96 | 12.5 | {refused} |" in text
+    assert "| 10.0 | 0 | - | 5 (422 budget-infeasible 5) |" in text
+    assert "| 90.0 | 5 | 1, 5, 7 | 0 |" in text
+    assert json.loads((tmp_path / "idle.json").read_text())["rounds"][0]["answered"] == 96
+
+
+@pytest.mark.parametrize(
+    ("round_", "budget"),
+    [
+        (IdleRound(20.0, 21.0, 94, {"422 x": 6}, 12.5), DepthAtBudget(10.0, 0, (), {})),
+        (IdleRound(20.0, 21.0, 0, {"504 x": 6}, None), DepthAtBudget(10.0, 0, (), {})),
+        (IdleRound(20.0, 21.0, 99, {"503 x": 1}, 12.5), DepthAtBudget(10.0, 0, (), {})),
+        (IdleRound(20.0, 21.0, 100, {}, 12.5), DepthAtBudget(10.0, 4, ("1",), {"503 x": 1})),
+    ],
+)
+def test_an_idle_server_that_does_not_keep_its_word(
+    round_: IdleRound, budget: DepthAtBudget
+) -> None:
+    assert not IdleReport(CIRCUMSTANCES, [round_], [budget]).is_good
