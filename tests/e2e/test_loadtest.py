@@ -54,6 +54,7 @@ def test_every_request_is_accounted_for(server: Server) -> None:
     assert served(server) - before == summary.count + 1  # and one to warm up
     assert summary.model == "cells 1"
     assert all(row.depth == 3 for row in result.outcomes if row.is_answer)
+    assert set(summary.points) == {"128x96/3"}
 
 
 def test_an_engine_that_is_slower_than_the_budget(server: Server) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from loadtest.load.open_loop import LoadSettings
 from loadtest.load.summary import summarise
+from loadtest.peers.detector import PeerDetector, PeerDetectorSettings, PeerSettingsError
 from loadtest.servers.processes import RunningServer, StudyError
 from loadtest.simulation.profiles import load_profile
 from loadtest.studies.live import study as live_study
@@ -254,7 +255,7 @@ def test_a_small_study(two_sizes: Path, tmp_path: Path) -> None:
     command += ["--seconds", "0.5", "--loads", "0.5", "--arrivals", "poisson"]
     command += ["--burst-seconds", "1", "1", "3", "--segment-rounds", "1", "--data", str(data)]
     command += ["--reference-seconds", "0.3", "--num-fixed", "2"]
-    command += ["--runtime", "onnxruntime", "--model-repository", str(two_sizes)]
+    command += ["--runtime", "onnxruntime", "--model-repository", str(two_sizes), "--model", "toy"]
     command += ["--out", str(tmp_path / "out")]
     done = subprocess.run(
         command,
@@ -276,6 +277,7 @@ def test_a_small_study(two_sizes: Path, tmp_path: Path) -> None:
     assert {"exit_1", "exit_1@1"} < set(found["reference"]["profile"]["segments"])
     for row in found["runs"]:
         if row["system"] in fixed:
+            assert set(row["points"]) <= {row["system"].partition(":")[2]}
             aps = {"fixed:76x76/1": 0.3, "fixed:172x172/1": 0.5}
             assert row["expected_ap"] in (None, pytest.approx(aps[row["system"]]))
     assert len({row["schedule_digest"] for row in found["runs"]}) == 1
@@ -285,3 +287,24 @@ def test_a_small_study(two_sizes: Path, tmp_path: Path) -> None:
         assert all(ends["server"][end] >= count for end, count in ends["client"].items())
         assert sum(ends["server"].values()) == row["count"] + 1
         assert ends["connection_errors"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "ap"), [("76x76", 0.3), ("172x172", 0.5)])
+def test_a_peer_serves_any_operating_point(two_sizes: Path, size: str, ap: float) -> None:
+    told = {
+        "PEER_MODEL_REPOSITORY": str(two_sizes),
+        "PEER_SIZE": size,
+        "PEER_DEPTH": "1",
+        "PEER_PORT": "8101",
+        "PEER_TIMEOUT_MS": "85",
+    }
+    settings = PeerDetectorSettings.read(told)
+    detector = PeerDetector(settings.folder, settings.size, settings.depth)
+    image = LiveSubject.find(SETTINGS).images[0]
+    (reply,) = map(json.loads, detector.detect([detector.decode(image.data)]))
+    detector.close()
+    assert reply["operating_point"] == f"{size}/1"
+    assert reply["expected_ap"] == ap
+    with pytest.raises(PeerSettingsError, match="several input sizes, of which one is to be named"):
+        PeerDetectorSettings.read({k: v for k, v in told.items() if k != "PEER_SIZE"})
