@@ -70,6 +70,7 @@ class End:
     depth: int
     finished_s: float
     reason: ShedReason | None
+    model: int = 0
 
 
 Make = Callable[[FakeRunner], Policy]
@@ -87,7 +88,7 @@ def executed(
     for id, result in world.play(requests).items():
         match result:
             case Answered():
-                ends[id] = End(result.depth, result.finished_s, None)
+                ends[id] = End(result.depth, result.finished_s, None, result.model)
             case Shed():
                 ends[id] = End(0, result.finished_s, result.reason)
             case other:
@@ -114,7 +115,8 @@ def simulated(
     assert len(outcomes) == len({outcome.request.id for outcome in outcomes})
     assert server.num_open == 0
     assert server.num_decisions == len(decisions)
-    return {o.request.id: End(o.depth, o.finished_s, o.reason) for o in outcomes}, decisions
+    ends = {o.request.id: End(o.depth, o.finished_s, o.reason, o.model) for o in outcomes}
+    return ends, decisions
 
 
 def check_that_both_do_the_same(
@@ -129,7 +131,7 @@ def check_that_both_do_the_same(
     assert simulated_ends.keys() == ends.keys()
     for id, end in ends.items():
         other = simulated_ends[id]
-        assert (other.depth, other.reason) == (end.depth, end.reason)
+        assert replace(other, finished_s=end.finished_s) == end
         assert other.finished_s == pytest.approx(end.finished_s, abs=1e-9)
     return decisions
 
@@ -233,6 +235,30 @@ def test_it_is_the_executor_under_baselines(
     check_that_both_do_the_same(
         requests, FakeRunner(FakeClock(), cost, batch_sizes=sizes), make, max_waiting
     )
+
+
+@given(
+    requests=request_lists(max_size=30, streaming=False),
+    name=st.sampled_from(
+        ["fixed:96x96/3", "nexus:64x64/2", "accscale", "slackfit", "alert-staged", "edgeserving"]
+    ),
+    max_waiting=WAITING,
+    sizes=BATCHES,
+)
+@examples(60)
+def test_it_is_the_executor_under_baselines_of_several_sizes(
+    requests: list[Request], name: str, max_waiting: int, sizes: tuple[int, ...]
+) -> None:
+    ladder = Ladder(("64x64", "96x96"), (ACCURACY, (0.6, 0.66, 0.7)))
+
+    def make(runner: FakeRunner) -> Policy:
+        return parse_policy(name)(runner.segments, ladder, runner.batch_sizes, 8)
+
+    def cost(segment: Segment, batch: int) -> float:
+        return cost_s(segment, batch) * (1 + segment.model)
+
+    runner = FakeRunner(FakeClock(), cost, batch_sizes=sizes, exits=(NUM_EXITS, 3))
+    check_that_both_do_the_same(requests, runner, make, max_waiting)
 
 
 @given(requests=request_lists(max_size=20))
