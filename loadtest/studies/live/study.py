@@ -251,7 +251,7 @@ def study(
             date=date,
             model=subject.family.name,
             model_digest=subject.family.entries[0].digest,
-            settings=described(subject),
+            settings=described(subject, labels),
             reference=reference,
             has_peers=settings.peers_python is not None,
             compared=(*POLICIES, *map(fixed, labels), *others),
@@ -317,9 +317,15 @@ def peers(
     }
 
 
-def described(subject: LiveSubject) -> dict[str, object]:
-    """Return the settings that the report repeats."""
+def described(subject: LiveSubject, labels: Sequence[str]) -> dict[str, object]:
+    """Return the settings that the report repeats.
+
+    ``labels`` are the fixed operating points that are compared.
+    """
     settings = subject.settings
+    unit = "requests/s" if settings.rates_hz else "loads"
+    loads = settings.rates_hz or settings.loads
+    how = "named" if settings.fixed else "simulated"
     digests = {
         name: digest
         for name in settings.arrivals
@@ -328,7 +334,9 @@ def described(subject: LiveSubject) -> dict[str, object]:
     return {
         "rounds": settings.rounds,
         "seconds a run": settings.seconds,
+        unit: " ".join(f"{load:g}" for load in loads),
         "budgets": settings.budgets,
+        "fixed operating points": f"{' '.join(labels)} ({how})",
         "images": f"{len(subject.images)} of {settings.data.name}",
         "seed": settings.seed,
         **{f"digest of {name}": digest for name, digest in digests.items()},

@@ -25,7 +25,13 @@ from loadtest.simulation.profiles import load_profile
 from loadtest.studies.live import study as live_study
 from loadtest.studies.live.candidates import choose, find_candidates
 from loadtest.studies.live.reference import reserve_of
-from loadtest.studies.live.study import measure_loads, measure_recovery, plan, timeline_of
+from loadtest.studies.live.study import (
+    described,
+    measure_loads,
+    measure_recovery,
+    plan,
+    timeline_of,
+)
 from loadtest.studies.live.subject import LiveStudySettings, LiveSubject
 from loadtest.studies.live.systems import POLICIES, Measured, System
 from serving.artifacts.model_folders import version_folder
@@ -188,6 +194,15 @@ def test_rates_are_in_the_place_of_loads() -> None:
         ("poisson", 20.0),
         ("trace:azure_conv", 20.0),
     ]
+
+
+def test_the_report_repeats_rates_and_points_once() -> None:
+    subject = LiveSubject.find(replace(SETTINGS, rates_hz=(20.0, 40.5), budgets="60,100"))
+    told = described(subject, ("640x512/1", "640x512/3"))
+    assert (told["requests/s"], told["budgets"]) == ("20 40.5", "60,100")
+    assert "loads" not in told
+    assert told["fixed operating points"] == "640x512/1 640x512/3 (simulated)"
+    assert described(LiveSubject.find(SETTINGS), ())["loads"] == "0.3 0.9"
 
 
 def test_a_point_that_the_model_lacks_is_refused() -> None:
