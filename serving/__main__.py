@@ -94,9 +94,7 @@ SERVE_OPTIONS = (
     _Option("host", "ADDRESS", "address to listen on (127.0.0.1; 0.0.0.0 for all)"),
     _Option("port", "N", "port to listen on; 0 picks a free one (8000)"),
     _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
-    _Option(
-        "model", "NAME", "model to serve, or several, as NAME,NAME, as one (the only one there)"
-    ),
+    _Option("model", "NAME", "model to serve, or several, as NAME,NAME, as one (the default one)"),
     _Option("backend", "NAME", "embedded, triton or triton-depth (embedded)"),
     _Option("triton_url", "HOST:PORT", "gRPC address of that Triton (127.0.0.1:8001)"),
     _Option("runtime", "NAME", "openvino or onnxruntime (openvino)"),
@@ -114,7 +112,7 @@ SERVE_OPTIONS = (
 
 MODELS_OPTIONS = (
     _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
-    _Option("model", "NAME", "model, or several, as NAME,NAME (all there)"),
+    _Option("model", "NAME", "model, or several, as NAME,NAME, as one (the default one)"),
     _Option("runtime", "NAME", "whose profile is meant: openvino or onnxruntime (openvino)"),
     _Option("precision", "NAME", "in which: f32, bf16 or int8 (the runtime's choice)"),
 )
@@ -124,7 +122,7 @@ PLANS_OPTIONS = (
     _Option("store", "FOLDER", "where punctual build --store puts repositories"),
     _Option("link", "PATH", "what is to point to the one for this GPU, TensorRT and model"),
     _Option("model_repository", "FOLDER", "folder that holds <model>_anytime folders (model_repo)"),
-    _Option("model", "NAME", "the model (the only one there)"),
+    _Option("model", "NAME", "the model (the default one)"),
     _Option("wait_s", "SECONDS", "how long to wait for them to be built (0)"),
 )
 
@@ -188,11 +186,11 @@ def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = N
 
 def _models(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
-    from serving.artifacts.model_folders import every_model, find_models
+    from serving.artifacts.model_folders import find_models
     from serving.model_repository import measured_front, read_family
 
-    names = settings.models or tuple(every_model(settings.model_repository))
-    family = read_family(find_models(settings.model_repository, names), settings.precision)
+    folders = find_models(settings.model_repository, settings.models)
+    family = read_family(folders, settings.precision)
     front = measured_front(family, settings.runtime)
     print(f"{settings.runtime}, {settings.precision or 'in the precision that it chooses'}")
     print("\n".join(front.table(family.names)))
@@ -252,9 +250,9 @@ def create_parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     models = commands.add_parser(
         "models",
-        help="what the exits of the models here are worth",
-        description="Accuracy and measured time of each exit of the models here, were they served "
-        "as one, and which exits are worth their time.",
+        help="what the exits of a model are worth",
+        description="Accuracy and measured time of each exit of a model, or of several as one, and "
+        "which exits are worth their time.",
     )
     _add_options(models, MODELS_OPTIONS)
     models.set_defaults(run=_models)

@@ -63,8 +63,9 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(
         None,
-        description="Model to serve; by default the only one in the repository. Several for the "
-        "same classes, separated by commas, are served as one.",
+        description="Model to serve; by default the only one in the repository, or the one that is "
+        "marked as the default. Several for the same classes, separated by commas, are served as "
+        "one.",
     )
     runtime: Literal["openvino", "onnxruntime"] = Field(
         "openvino", description="What runs the segments."

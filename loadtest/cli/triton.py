@@ -95,7 +95,7 @@ def _add_triton_study(studies: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
-    parser.add_argument("--model", help="the model's name [the only one there]")
+    parser.add_argument("--model", help="the model's name [the default one]")
     parser.add_argument("--parts", nargs="+", choices=STUDY_PARTS, default=list(STUDY_PARTS))
     parser.add_argument("--rounds", type=count, default=3, help="of perf and memory")
     parser.add_argument(

@@ -25,7 +25,7 @@ def add_parser(studies: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
-    parser.add_argument("--model", help="the model's name [the only one there]")
+    parser.add_argument("--model", help="the model's name [the default one]")
     parser.add_argument(
         "--data",
         type=Path,

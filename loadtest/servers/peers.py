@@ -31,7 +31,7 @@ class PeerSettings:
 
     model_repository: Path
     model: str | None
-    """Name of the model; None: the only one in the repository."""
+    """Name of the model; None: the default one of the repository."""
     timeout_s: float
     """Longest budget in seconds: a peer need not work on what has waited for longer."""
 

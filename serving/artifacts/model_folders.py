@@ -10,7 +10,7 @@ read it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.core.catalog import Catalog, ModelEntry
@@ -55,26 +55,36 @@ def every_model(repository: Path) -> dict[str, Path]:
 
 
 def find_model(repository: Path, name: str | None) -> Path:
-    """Return the folder with the catalogue of model ``name``, or of the only model there. Raises
-    ModelNotFound."""
+    """Return the folder with the catalogue of model ``name``, or of the default one. Raises as
+    ``find_models``."""
     (folder,) = find_models(repository, () if name is None else (name,))
     return folder
 
 
 def find_models(repository: Path, names: Sequence[str]) -> tuple[Path, ...]:
     """Return the folders with the catalogues of the models called ``names``, in that order;
-    without a name, of the only model there. Raises ModelNotFound."""
+    without a name, of the only model there, or of the one that is marked as the default. Raises
+    ModelNotFound, and where that takes reading them, ModelError for catalogues that cannot be
+    used."""
     found = every_model(repository)
     if not names and len(found) > 1:
-        raise ModelNotFound(
-            f"{repository} has several models ({', '.join(found)}): name one, or those to be "
-            f"served as one, as in --model {','.join(found)}"
-        )
+        return (_default_of(repository, found),)
     for name in names:
         if name not in found:
             there = ", ".join(found)
             raise ModelNotFound(f"there is no model {name!r} in {repository}; there is {there}")
     return tuple(found[name] for name in names) or tuple(found.values())
+
+
+def _default_of(repository: Path, found: Mapping[str, Path]) -> Path:
+    marked = [name for name, folder in found.items() if read_entry(folder).default]
+    if len(marked) == 1:
+        return found[marked[0]]
+    which = f"{' and '.join(marked)} are each marked as" if marked else "none is marked as"
+    raise ModelNotFound(
+        f"{repository} has several models ({', '.join(found)}), of which {which} the default: name "
+        f"one, or those to be served as one, as in --model {','.join(found)}"
+    )
 
 
 def read_entry(folder: Path) -> ModelEntry:

@@ -151,12 +151,13 @@ def encode(pixels: npt.NDArray[Any] | PillowImage.Image, kind: str, **options: A
 JPEG = encode(picture(64, 48), "JPEG", quality=95)
 
 
-def write_catalogs(folder: Path, *models: str | Catalog) -> Path:
-    """Models with nothing but these catalogues, ``CATALOG`` where there is only a name. Returns
-    ``folder``."""
+def write_catalogs(folder: Path, *models: str | Catalog, default: str | None = None) -> Path:
+    """Models with nothing but these catalogues, ``CATALOG`` where there is only a name; the one
+    called ``default`` is marked as such. Returns ``folder``."""
     for model in models:
         catalog = replace(CATALOG, name=model) if isinstance(model, str) else model
         version = folder / f"{catalog.name}_anytime" / "1"
         version.mkdir(parents=True)
-        (version / "catalog.json").write_text(json.dumps(ModelEntry((catalog,)).to_json()))
+        entry = ModelEntry((catalog,), default=catalog.name == default)
+        (version / "catalog.json").write_text(json.dumps(entry.to_json()))
     return folder

@@ -31,7 +31,7 @@ class LiveStudySettings:
 
     model_repository: Path
     model: str | None
-    """Name of the model; None: the only one in the repository."""
+    """Name of the model; None: the default one of the repository."""
     runtime: str
     data: Path
     """Folder or file of annotated images, in Pascal VOC's layout or COCO's."""

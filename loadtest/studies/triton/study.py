@@ -93,7 +93,7 @@ class TritonSubject:
 
 
 def find_subject(settings: TritonStudySettings, name: str | None) -> TritonSubject:
-    """Find the model called ``name``, or the only one there. Raises ModelError, InvalidArgument."""
+    """Find the model called ``name``, or the default one. Raises ModelError, InvalidArgument."""
     folder = find_model(settings.model_repository, name)
     catalog = read_catalog(folder)
     config = folder.parent / "configs" / f"{settings.config_name}.pbtxt"

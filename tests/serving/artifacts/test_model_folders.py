@@ -31,10 +31,22 @@ def test_the_only_model(tmp_path: Path) -> None:
 def test_one_of_several_models(tmp_path: Path) -> None:
     write_catalogs(tmp_path, "cells", "streets")
     assert find_model(tmp_path, "streets").parts[-2] == "streets_anytime"
-    with pytest.raises(ModelError, match=r"cells, streets.*--model cells,streets"):
+    with pytest.raises(ModelError, match=r"cells, streets.* none is .*--model cells,streets"):
         find_model(tmp_path, None)
     with pytest.raises(ModelError, match="no model 'sea'"):
         find_model(tmp_path, "sea")
+
+
+def test_the_default_of_several_models(tmp_path: Path) -> None:
+    write_catalogs(tmp_path, "cells", "streets", default="streets")
+    assert find_model(tmp_path, None) == version_folder(tmp_path, "streets")
+    assert find_model(tmp_path, "cells") == version_folder(tmp_path, "cells")
+    write_catalogs(tmp_path, "sea", default="sea")
+    with pytest.raises(ModelError, match="sea and streets are each marked as the default"):
+        find_model(tmp_path, None)
+    (version_folder(tmp_path, "sea") / "catalog.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"sea_anytime/1/catalog\.json cannot be used"):
+        find_model(tmp_path, None)
 
 
 def test_no_model(tmp_path: Path) -> None:
