@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,36 @@ def test_convolutions_of_quantised_segments_are_computed_in_int8(exported):
     (kind,) = {tensor.get_element_type().get_type_name() for tensor in features.tensors}
     assert kind == ("bf16" if multiplies_bf16() else "f32")
     runner.close()
+
+
+def test_equal_weights_are_in_memory_once(exported):
+    """Whatever runner has them, and no longer than one does."""
+    wanted = [segments.STEM]
+    first, second = (
+        OpenVinoRunner(exported.folder, exported.catalog, 1, "f32", wanted) for _ in range(2)
+    )
+    ((mine,), (its,)) = (runner._held_weights for runner in (first, second))
+    assert len(mine) > 1
+    assert all(a is b for a, b in zip(mine, its, strict=True))
+    kept = weakref.ref(mine[0])
+    first.close()
+    del mine
+    batch = second.load(exported.images[:1])
+    expected = run_stem(exported)
+    for tensor, array in zip(second.run(segments.STEM, batch).tensors, expected, strict=True):
+        np.testing.assert_allclose(tensor.data.transpose(0, 3, 1, 2), array, atol=1e-3)
+    second.close()
+    del its, first, second, batch, tensor
+    gc.collect()
+    assert kept() is None
+
+
+def run_stem(exported):
+    """The features of the first image as ONNX Runtime computes them."""
+    runner = OnnxRuntimeRunner(exported.folder, exported.catalog, 1, [segments.STEM])
+    features = runner.run(segments.STEM, runner.load(exported.images[:1]))
+    runner.close()
+    return features.arrays
 
 
 SIGNAL_AFTER_RUNNERS = """
