@@ -122,7 +122,6 @@ MISTAKES = {
         ("--policy fixed:1 -- --max-waiting none", "--max-waiting=none: "),
     ],
     "study segments": [("nowhere", "nowhere/catalog.json cannot be used")],
-    "study idle": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
     "study variants": [("--model-repository nowhere", "there is no model in nowhere")],
     "study restart": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
     "study idle": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
