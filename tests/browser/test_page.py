@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import pytest
@@ -205,6 +207,53 @@ class TestStreaming:
         page.locator("#streaming").check()
         upload(page)
         expect(page.locator("#problem-title")).to_have_text("Engine failed (500)")
+
+
+class TestSeveralSizes:
+    @contextlib.contextmanager
+    def page(self, browser: Browser, site: Server, exits: Mapping[int, int]) -> Iterator[Page]:
+        """The page of a server whose model has so many exits at each input size, and whose answers
+        are of 172 and of 300 pixels."""
+        with site.client() as client:
+            (model,) = client.get("/v1/models").json()["models"]
+            jpeg = {"Content-Type": "image/jpeg"}
+            reply = client.post("/v1/detect", content=JPEG, headers=jpeg).json()
+        models = [
+            {
+                **model,
+                "input_width": side,
+                "input_height": side,
+                "exits": [
+                    {**each, "operating_point": f"{side}x{side}/{each['depth']}"}
+                    for each in model["exits"][:count]
+                ],
+            }
+            for side, count in exits.items()
+        ]
+        merged = {**reply, "operating_point": "172x172/1+300x300/1", "exit_depth": 1}
+        timing = {"Server-Timing": "read;dur=1, decode;dur=1, queue;dur=1, engine;dur=1"}
+        page = browser.new_page(base_url=site.url)
+        page.route("**/v1/models", lambda route: route.fulfill(json={"models": models}))
+        page.route("**/v1/detect*", lambda route: route.fulfill(json=merged, headers=timing))
+        page.goto("/")
+        upload(page)
+        expect(page.locator("#reached")).to_have_text("Operating point reached")
+        yield page
+        page.close()
+
+    def test_every_point_that_an_answer_is_of_is_shown(self, browser: Browser, site: Server):
+        with self.page(browser, site, {172: 1, 300: 2}) as page:
+            expect(page.locator("#model")).to_have_text("cells, 2 exits, 172 x 172, 300 x 300")
+            expect(page.locator("#exits span")).to_have_text(["172x172", "300x300/1", "300x300/2"])
+            expect(page.locator("#exits .reached")).to_have_text(["172x172", "300x300/1"])
+            expect(page.locator("#depth")).to_be_visible()
+
+    def test_where_each_has_one_exit_none_is_to_be_chosen(self, browser: Browser, site: Server):
+        with self.page(browser, site, {172: 1, 300: 1}) as page:
+            expect(page.locator("#model")).to_have_text("cells, 172 x 172, 300 x 300")
+            expect(page.locator("#exits span")).to_have_text(["172x172", "300x300"])
+            for hidden in ("#depth", "#depth-label"):
+                expect(page.locator(hidden)).to_be_hidden()
 
 
 class TestErrors:
