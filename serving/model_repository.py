@@ -11,6 +11,7 @@ from pathlib import Path
 
 from serving.artifacts.int8_segments import CPU_FOLDER, read_quantized
 from serving.artifacts.model_folders import ModelError, read_catalog, read_entry
+from serving.core import segment as segments
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.pareto_front import Front
@@ -111,13 +112,17 @@ def open_family(
 ) -> SegmentRunner:
     """One runner over all sizes of the models in ``folders``, on the runtime called so, each with
     as many threads, since only one of them runs at a time. ``refit`` brings images to the smaller
-    sizes. Raises as ``open_runner``."""
+    sizes. Raises as ``open_runner``.
+
+    Where no size has more than one exit, there is no place to stop at on the way to it: the fused
+    segments alone are opened, which take half of the memory."""
     family = read_family(folders)
+    wanted = frozenset(segments.fused_segments(1)) if family.num_exits == 1 else None
     runners: list[SegmentRunner] = []
     try:
         for folder, entry in zip(folders, family.entries, strict=True):
             runners += (
-                open_runner(runtime, folder, num_threads, precision=precision, size=size)
+                open_runner(runtime, folder, num_threads, wanted, precision, size)
                 for size in entry.sizes
             )
         if len(runners) == 1:

@@ -122,8 +122,12 @@ def _measure(
         for depth in options.depths or range(1, catalog.num_exits + 1)
         if depth <= catalog.num_exits
     ]
-    fused = {segments.fused_exit(depth).of(model) for model, depth in points}
-    if options.path_rounds and fused <= runner.segments:
+    paths = {
+        segment.of(model)
+        for model, depth in points
+        for segment in (segments.fused_exit(depth), *segments.unit_path(depth))
+    }
+    if options.path_rounds and paths <= runner.segments:
         print("point          unit ms  fused ms   unit/fused p50  (p10 .. p90)")
         for row in compare_paths(runner, family, points, options.path_rounds, time.perf_counter):
             print(

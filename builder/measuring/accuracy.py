@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,15 +81,10 @@ def detect_all(
         placements.append(placement)
         images = runner.load([image])
         for model, catalog in enumerate(family.catalogs):
-            features = runner.run(segments.STEM.of(model), images)
-            for depth in range(1, catalog.num_exits + 1):
-                deeper = runner.run(segments.stack(depth).of(model), features)
-                runner.release(features)
-                features = deeper
-                boxes = runner.run(segments.head(depth).of(model), features)
-                found.setdefault((model, depth), []).extend(runner.detections(boxes))
-                runner.release(boxes)
-            runner.release(features)
+            boxes = _every_exit(runner, images, model, catalog.num_exits)
+            for depth, batch in enumerate(boxes, start=1):
+                found.setdefault((model, depth), []).extend(runner.detections(batch))
+                runner.release(batch)
         runner.release(images)
     return Answers(
         family,
@@ -96,6 +92,21 @@ def detect_all(
         tuple(placements),
         {point: tuple(rows) for point, rows in found.items()},
     )
+
+
+def _every_exit(runner: SegmentRunner, images: Any, model: int, num_exits: int) -> Iterator[Any]:
+    """Yield the boxes of each exit of a model: through unit segments, where the runner has them."""
+    if segments.STEM.of(model) not in runner.segments:
+        for fused in segments.fused_segments(num_exits):
+            yield runner.run(fused.of(model), images)
+        return
+    features = runner.run(segments.STEM.of(model), images)
+    for depth in range(1, num_exits + 1):
+        deeper = runner.run(segments.stack(depth).of(model), features)
+        runner.release(features)
+        features = deeper
+        yield runner.run(segments.head(depth).of(model), features)
+    runner.release(features)
 
 
 @dataclass(frozen=True, slots=True)

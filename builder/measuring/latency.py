@@ -24,6 +24,7 @@ from serving.core.policy import Cohort, Snapshot
 from serving.core.ports import Clock, SegmentRunner
 from serving.core.request import Request
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
+from serving.core.scheduling.path_costs import Costs, paths_of
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment
 
@@ -106,7 +107,7 @@ def compare_runners(
 ) -> list[RunnerComparison]:
     """Measure every path to ``points`` on both runners in turn.
 
-    Paths are in unit segments and fused, at every batch size.
+    Paths are in unit segments and fused, as far as there are such, at every batch size.
     """
     loaded = {
         size: [(runner, runner.load([_noise(family)] * size)) for runner in (this, other)]
@@ -120,6 +121,7 @@ def compare_runners(
         for size in this.batch_sizes
         for fused in (False, True)
         for point in points
+        if this.segments.issuperset(_path(point, fused))
     }
     measured = _in_turn(runs, rounds, "this against other")
     for runner, images in (each for both in loaded.values() for each in both):
@@ -204,22 +206,24 @@ def compare_paths(
 def measure_decision(family: Family, profile: LatencyProfile, rounds: int, clock: Clock) -> float:
     """Return the median seconds of one decision in a long queue.
 
-    ``WAITING`` requests wait and a few are in flight, all with room to go deeper.
+    ``WAITING`` requests wait and, where there are unit segments, a few are in flight, all with room
+    to go deeper.
     """
     latency = LatencyModel(profile)
     batch_sizes = sorted({batch for _, batch in profile.table})
     first, *others = family.accuracies
     available = {segment for segment, _ in profile.table}
     policy = DeadlinePolicy(available, first, batch_sizes, IN_FLIGHT + 1, others)
-    each_s = latency.predict(segments.head(1), 1) + latency.predict(segments.STEM, 1)
+    each_s = Costs(latency, paths_of(available)[0]).typical_path(1)
+    in_flight = IN_FLIGHT if segments.STEM in available else 0
     requests = [
         Request(number, 0.0, (4 + number) * 2 * each_s, 1, family.num_exits)
-        for number in range(WAITING + IN_FLIGHT)
+        for number in range(WAITING + in_flight)
     ]
     cohorts = tuple(
-        Cohort(number, 1, (request,)) for number, request in enumerate(requests[:IN_FLIGHT])
+        Cohort(number, 1, (request,)) for number, request in enumerate(requests[:in_flight])
     )
-    snapshot = Snapshot(0.0, tuple(requests[IN_FLIGHT:]), cohorts)
+    snapshot = Snapshot(0.0, tuple(requests[in_flight:]), cohorts)
     seconds = []
     for _ in range(rounds):
         started_s = clock()

@@ -45,7 +45,7 @@ class ExitSummary:
     p50_ms: float | None
     """Milliseconds of one image on the way out of this exit; None where nothing was measured.
 
-    They are medians of the unit segments, added up.
+    They are medians of the unit segments, added up, or of the fused one, where there is no other.
     """
 
 
@@ -133,10 +133,13 @@ def spread(count: int, wanted: int) -> Sequence[int]:
 
 
 def _path_ms(profile: LatencyProfile | None, depth: int) -> float | None:
-    keys = [(segment, 1) for segment in segments.unit_path(depth)]
-    if profile is None or not all(key in profile.table for key in keys):
+    if profile is None:
         return None
-    return 1e3 * sum(profile.table[key].p50_s for key in keys)
+    for path in (segments.unit_path(depth), (segments.fused_exit(depth),)):
+        keys = [(segment, 1) for segment in path]
+        if all(key in profile.table for key in keys):
+            return 1e3 * sum(profile.table[key].p50_s for key in keys)
+    return None
 
 
 def _report_image(sample: Sample, found: Mapping[int, ScoredBoxes]) -> ReportImage:

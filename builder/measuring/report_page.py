@@ -80,7 +80,7 @@ def _curves(models: Sequence[ModelSummary]) -> str:
         for facts in measured
         if facts.profile is not None
     )
-    note = f"Medians of unit segments for one image, added up: {'; '.join(machines)}."
+    note = f"Medians of the segments on the way of one image, added up: {'; '.join(machines)}."
     latency = (
         lines("ms", "AP", against(lambda of_exit: of_exit.p50_ms)) + _muted(note)
         if measured

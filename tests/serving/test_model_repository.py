@@ -13,7 +13,7 @@ import pytest
 from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST
 from serving.artifacts.model_folders import ModelError, find_model, find_models
 from serving.core import segment as segments
-from serving.core.catalog import Exit
+from serving.core.catalog import Catalog, Exit
 from serving.core.family import Family
 from serving.model_repository import measured_front, open_family, open_runner, read_family
 from tests.serving.fakes import CATALOG, family_of, write_catalogs
@@ -146,6 +146,32 @@ class TestOpenFamily:
         assert {segment.model for segment in runner.segments} == {0, 1}
         runner.run(segments.STEM.of(1), runner.load([np.zeros((96, 128, 3), np.uint8)]))
         assert [member.log for member in runners] == [[], [("stem", 1)]]
+
+    @pytest.mark.parametrize("deeper", [1, 2])
+    def test_without_a_place_to_stop_at_there_are_fused_segments_alone(
+        self, deeper: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Unit segments are opened where any size has an exit to go on to."""
+        opened: list[Any] = []
+
+        def create(
+            _: Path, catalog: Catalog, threads: int | None, wanted: Any = None
+        ) -> FakeRunner:
+            opened.append(wanted)
+            runner = FakeRunner(FakeClock(), exits=(catalog.num_exits,))
+            return replace(runner, units=wanted is None)
+
+        module = SimpleNamespace(OpenVinoRunner=create)
+        monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+        catalogs = [
+            replace(CATALOG, name=name, exits=CATALOG.exits[:count])
+            for name, count in (("small", 1), ("large", deeper))
+        ]
+        folders = find_models(write_catalogs(tmp_path, *catalogs), ("small", "large"))
+        runner = open_family("openvino", folders, None, unused)
+        fused = {segments.fused_exit(1).of(model) for model in (0, 1)}
+        assert opened == [{segments.fused_exit(1)} if deeper == 1 else None] * 2
+        assert (runner.segments == fused) is (deeper == 1)
 
     def test_what_was_opened_is_closed_when_another_fails(
         self, tmp_path: Path, runners: list[FakeRunner], monkeypatch: pytest.MonkeyPatch

@@ -127,6 +127,11 @@ def test_accuracy_of_every_exit_in_original_pixels(tmp_path):
     assert accuracy_of(answers, answers.found[0, 1]).ap_interval is None
     assert runner.log[0] == (segments.STEM.name, 1)
     assert all(batch.released for batch in runner.batches)
+    fused = Oracle(FakeClock(), units=False)
+    again = detect_all(fused, FAMILY, dataset, load_image)
+    assert accuracy_of(again, again.found[0, 2]).average == found[1].average
+    assert [name for name, _ in fused.log] == [f"exit_{depth}" for depth in range(1, 6)]
+    assert all(batch.released for batch in fused.batches)
 
 
 def test_other_classes_are_refused():
@@ -157,3 +162,17 @@ def test_every_input_size_is_timed_in_every_round():
     assert [row.point for row in rows] == points
     ends = [name for name, _ in runner.log if name in ("exit_2", f"exit_{NUM_EXITS}@1")]
     assert ends == ["exit_2", f"exit_{NUM_EXITS}@1"] * (len(ends) // 2)
+
+
+def test_a_decision_without_unit_segments():
+    clock = FakeClock()
+    runner = FakeRunner(clock, units=False, exits=(1, 1))
+    family = Family((ModelEntry((dataclasses.replace(SMALL, exits=CATALOG.exits[:1]),)),))
+    (profile,) = measure_segments(
+        FakeRunner(clock, units=False, exits=(1,)), family, 1, clock, "2026-01-01", threads=2
+    )
+    assert {segment for segment, _ in profile.table} == {segments.fused_exit(1)}
+    ticks = iter(range(100))
+    assert measure_decision(family, profile, 3, lambda: float(next(ticks))) == 1.0
+    rows = compare_runners(runner, runner, OF_SIZES, [(0, 1), (1, 1)], 1, clock)
+    assert {(row.point, row.fused) for row in rows} == {((0, 1), True), ((1, 1), True)}
