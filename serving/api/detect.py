@@ -324,10 +324,14 @@ class DetectionService:
         waited = self._waited(answered, context)
         if reply.in_hand == CONCLUDED and waited:
             reply = replace(reply, in_hand=AT_DEADLINE)
-        if reply.degraded:
-            return reply, AT_DEADLINE if waited else CONCLUDED
-        deepest = self._backend.family.deepest(reply.model, context.options.max_depth)
-        return reply, AT_MAX_DEPTH if reply.depth == deepest else AT_BEST
+        if reply.degraded and waited:
+            return reply, AT_DEADLINE
+        family = self._backend.family
+        is_only = len(family.catalogs) == 1
+        is_deepest = reply.depth == family.deepest(reply.model, context.options.max_depth)
+        if is_deepest and (is_only or not reply.degraded):
+            return reply, AT_MAX_DEPTH
+        return reply, CONCLUDED if reply.degraded else AT_BEST
 
     def _reply(
         self,
@@ -349,7 +353,7 @@ class DetectionService:
             late_ms = to_ms(now_s - context.deadline_s)
             raise DeadlineExceeded(f"The boxes were ready {late_ms} ms after the deadline.")
         return response, AnsweredFacts(
-            operating_point=family.label(answered.model, answered.depth),
+            operating_point=family.answer_label(answered.points),
             depth=answered.depth,
             degraded=context.degraded(family, answered.model, answered.depth),
             decode_s=context.decoded_s - context.read_s,
@@ -357,6 +361,7 @@ class DetectionService:
             engine_s=answered.engine_s,
             write_s=max(0.0, now_s - (begun_s if answered.held else answered.finished_s)),
             model=answered.model,
+            earlier=answered.earlier,
             in_hand=in_hand,
             depth_ratio=family.ladder.height(
                 (answered.model, answered.depth), context.options.max_depth
@@ -381,13 +386,14 @@ class DetectionService:
         self, context: RequestContext, reply: AnsweredFacts, reason: str, stream: EventStream
     ) -> dict[str, Any]:
         """Return the last event of a stream; see ``schemas.Done``."""
-        family = self._backend.family
+        family, point = self._backend.family, (reply.model, reply.depth)
+        points = (point,) if reply.earlier is None else (reply.earlier, point)
         return {
             "request_id": context.request_id,
             "model": family.names[reply.model],
             "reason": reason,
             "num_answers": stream.num_answers,
-            **context.facts(family, reply.model, reply.depth, self._clock()),
+            **context.facts(family, points, self._clock()),
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from serving.api.options import Options
 from serving.api.problems import to_ms
 from serving.api.protocol_adapter import DetectionResult
 from serving.core.family import Family
+from serving.core.ladder import PointId
 from serving.core.letterbox import Letterbox
 from serving.core.request import Answered
 from serving.observability.metrics import AnsweredFacts
@@ -56,19 +57,20 @@ class RequestContext:
         return family.degraded(model, depth, self.options.min_depth, self.options.max_depth)
 
     def facts(
-        self, family: Family, model: int, depth: int, now_s: float
+        self, family: Family, points: Sequence[PointId], now_s: float
     ) -> dict[str, str | float | bool]:
-        """Return how an answer of exit ``depth`` of ``model`` compares with what was asked.
+        """Return how an answer of these operating points compares with what was asked.
 
-        The comparison is as of ``now_s``.
+        The last of them is what the others were merged into. The comparison is as of ``now_s``.
         """
+        model, depth = points[-1]
         elapsed_s = now_s - self.arrival_s
         return {
-            "operating_point": family.label(model, depth),
+            "operating_point": family.answer_label(points),
             "exit_depth": depth,
             "max_depth": family.deepest(model, self.options.max_depth),
             "degraded": self.degraded(family, model, depth),
-            "expected_ap": family.expected_ap(model, depth),
+            "expected_ap": family.answer_ap(points),
             "budget_ms": to_ms(self.budget.seconds),
             "elapsed_ms": to_ms(elapsed_s),
             "slack_ms": to_ms(self.budget.seconds - elapsed_s),
@@ -92,19 +94,18 @@ def write_reply(
     now_s: float,
 ) -> Response:
     """Return what ``write`` makes, at ``now_s``, of an answer of ``family``."""
-    model, depth = answered.model, answered.depth
     detections = answered.detections
     kept = context.options.wanted(detections)
     response = write(
         DetectionResult(
             context.request_id,
-            family.names[model],
+            family.names[answered.model],
             placement,
             placement.to_original(detections.boxes_xyxy_input[kept]),
             detections.scores[kept],
             detections.labels[kept],
             {
-                **context.facts(family, model, depth, now_s),
+                **context.facts(family, answered.points, now_s),
                 "predicted_ms": to_ms(answered.predicted_s),
             },
         )
@@ -113,7 +114,7 @@ def write_reply(
         ("read", context.read_s - context.arrival_s, ""),
         ("decode", context.decoded_s - context.read_s, ""),
         ("queue", context.queue_s(answered), ""),
-        ("engine", answered.engine_s, f';desc="depth={depth}"'),
+        ("engine", answered.engine_s, f';desc="depth={answered.depth}"'),
         *((("in-hand", context.in_hand_s(answered, now_s), ""),) if answered.held else ()),
         ("total", now_s - context.arrival_s, ""),
     )

@@ -12,7 +12,7 @@ named, an entry's sizes smallest first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -161,6 +161,15 @@ class Family:
     def label(self, model: int, depth: int) -> str:
         """Return what the operating point is called, such as ``300x300/1``."""
         return self.ladder.label((model, depth))
+
+    def answer_label(self, points: Sequence[PointId]) -> str:
+        """Return the names of the operating points that an answer is of, joined by +."""
+        return self.ladder.answer_label(points)
+
+    def answer_ap(self, points: Sequence[PointId]) -> float:
+        """Return the AP of an answer of these operating points, as measured."""
+        *earlier, last = points
+        return self.merged_ap(earlier[-1], last) if earlier else self.expected_ap(*last)
 
     def merged_ap(self, first: PointId, then: PointId) -> float:
         """Return the AP of the answer of a request that ran at ``first`` and later at ``then``.

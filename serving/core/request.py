@@ -65,6 +65,12 @@ class Answered:
     upgrades: int = 0
     """Number of answers that were in hand before it."""
 
+    @property
+    def points(self) -> tuple[tuple[int, int], ...]:
+        """Points (model, depth) that the boxes are of, in the order of their runs."""
+        point = (self.model, self.depth)
+        return (point,) if self.earlier is None else (self.earlier, point)
+
 
 @dataclass(frozen=True, slots=True)
 class Shed:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from serving.api.admission import (
 )
 from serving.api.backlog import MIN_ANSWERS
 from serving.api.schemas import DetectionResponse
-from serving.core.catalog import Exit
+from serving.core.catalog import Exit, MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -28,9 +29,11 @@ from serving.core.errors import (
     RequestCancelled,
     ShedReason,
 )
+from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.observability.metrics import IN_HAND_ENDS, OUTCOMES
+from tests.serving.events import NDJSON
 from tests.serving.fakes import (
     CATALOG,
     DETECTIONS,
@@ -620,6 +623,32 @@ class TestAnswerInHand:
         assert response.json()["degraded"] == (outcome == "degraded")
         assert gateway.outcomes() == {outcome: 1}
         assert self.ends(gateway) == {end: 1}
+
+    @pytest.mark.parametrize("accept", ["*/*", NDJSON])
+    async def test_a_merged_answer_names_both_points_and_what_it_is_worth(
+        self, accept: str
+    ) -> None:
+        small = replace(CATALOG, input_width=64, input_height=48)
+        merged = MergedAccuracy(SizedExit("64x48", 1), SizedExit("128x96", 3), 0.75, 0.9)
+        entry = ModelEntry((small, CATALOG), merging=Merging(32.0, 0.6), merged=(merged,))
+        gateway = Gateway(Family((entry,)))
+
+        async def plain(image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+            first = replace(await gateway.backend.answer(image, request, 1), held=True)
+            yield first
+            better = await gateway.backend.answer(image, request, 3)
+            yield replace(better, model=1, earlier=(0, 1), upgrades=1)
+
+        gateway.backend.plain = gateway.backend.growth = plain
+        response = await gateway.detect(headers={"Accept": accept})
+        replies = [json.loads(line) for line in response.text.splitlines()]
+        facts = [(r["operating_point"], r["expected_ap"], r["degraded"]) for r in replies]
+        in_hand = [("64x48/1", 0.4, True)] if accept == NDJSON else []
+        whole = ("64x48/1+128x96/3", 0.75, False)
+        assert facts == [*in_hand, *([whole] * (len(replies) - len(in_hand)))]
+        assert gateway.outcomes() == {"ok": 1}
+        assert self.ends(gateway) == {"better": 1}
+        assert (gateway.answers(0, 1), gateway.answers(1, 3)) == (0, 1)
 
     async def test_the_time_in_hand_is_told_apart(self, gateway: Gateway) -> None:
         self.holding(gateway, 0.010, 1, 0.020, held_last=True)
