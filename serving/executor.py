@@ -566,14 +566,17 @@ class Executor:
 
     def _upgraded(self, in_hand: Answered, later: Answered) -> Answered:
         """Return the answer that takes the place of the one in hand: both merged, or the later."""
-        upgrades = in_hand.upgrades + 1
+        merged = None
         if self._merge_answers is not None:
-            first = (in_hand.model, in_hand.detections)
-            merged = self._merge_answers(first, (later.model, later.detections))
-            if merged is not None:
-                earlier = (in_hand.model, in_hand.depth)
-                return replace(later, detections=merged, earlier=earlier, upgrades=upgrades)
-        return replace(later, upgrades=upgrades)
+            first, then = ((each.model, each.detections) for each in (in_hand, later))
+            try:
+                merged = self._merge_answers(first, then)
+            except Exception as error:  # whatever boxes a model comes up with must not end the loop
+                _report("answers could not be merged", error)
+        later = replace(later, upgrades=in_hand.upgrades + 1)
+        if merged is None:
+            return later
+        return replace(later, detections=merged, earlier=(in_hand.model, in_hand.depth))
 
     def _account(self) -> None:
         """Tell the observer what this thread computed outside decisions and runs."""

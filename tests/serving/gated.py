@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.catalog import Exit
+from serving.core.family import Family
 from serving.core.observing import Trace
 from serving.core.ports import Clock, CreatePolicy, Observer
 from serving.core.segment import Segment
@@ -18,6 +19,9 @@ from tests.serving.world import ACCURACY, FakeBatch, FakeClock, FakeRunner
 GATED_CATALOG = replace(
     CATALOG, exits=tuple(Exit(depth, ap, ap, {}) for depth, ap in enumerate(ACCURACY, start=1))
 )
+
+
+GATED_FAMILY = family_of(GATED_CATALOG)
 
 
 @dataclass
@@ -67,14 +71,15 @@ def gated_backend(
     trace: Trace | None = None,
     clock: Clock = time.monotonic,
     create_policy: CreatePolicy | None = None,
+    family: Family = GATED_FAMILY,
 ) -> EmbeddedBackend:
     """The embedded backend over ``runner``, not started."""
     return EmbeddedBackend(
-        family_of(GATED_CATALOG),
+        family,
         lambda: runner,
         lambda opened: start_engine(
             opened,
-            family_of(GATED_CATALOG),
+            family,
             clock=clock,
             observer=observer,
             max_waiting=64,

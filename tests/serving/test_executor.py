@@ -512,6 +512,16 @@ def test_answers_are_merged_where_they_say_so():
     assert end is answers[-1]
 
 
+def test_answers_that_cannot_be_merged_are_replaced(caplog):
+    def merge(first, then):
+        raise ValueError("these boxes are no boxes")
+
+    world = World(two_sizes(), policy=Upgrades(), merge_answers=merge)
+    end = world.play([request(0)])[0]
+    assert (points([end]), end.earlier, end.upgrades) == ([LARGE], None, 1)
+    assert "answers could not be merged" in caplog.text
+
+
 def test_an_upgrade_that_fails_leaves_the_answer_in_hand(caplog):
     world = World(two_sizes(fail_on=frozenset({2})), policy=Upgrades())
     end = world.play([request(0)])[0]

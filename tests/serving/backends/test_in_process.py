@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ import pytest
 
 from serving.backends import in_process
 from serving.backends.embedded import EmbeddedBackend
+from serving.core.catalog import Merging, ModelEntry
 from serving.core.errors import Overloaded
+from serving.core.family import Family
 from serving.core.request import Answered, Cancelled, Request
 from tests.serving.gated import GATED_CATALOG, GatedRunner, gated_backend
 from tests.serving.upgrades import Upgrades
@@ -159,7 +162,13 @@ class Stalling(Bench):
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        super().__init__(clock=self.clock, create_policy=lambda *_: Upgrades(deepest=2))
+        small = replace(GATED_CATALOG, input_width=64, input_height=48)
+        entry = ModelEntry((small, GATED_CATALOG), merging=Merging(32.0, 0.6))
+        super().__init__(
+            clock=self.clock,
+            create_policy=lambda *_: Upgrades(deepest=2),
+            family=Family((entry,)),
+        )
         self.runner.exits = (NUM_EXITS, NUM_EXITS)
         self.runner.fused, self.runner.units = True, False
         self.runner.clock = self.clock
@@ -220,7 +229,7 @@ async def test_who_waits_for_one_answer_has_the_better_one_if_it_comes_in_time(
 async def test_who_streams_has_an_answer_of_each_size(stalling: Stalling) -> None:
     stalling.runner.let(3)
     answers = [each async for each in stalling.backend.stream(image(), stalling.ask(True))]
-    assert [(each.model, each.depth) for each in answers] == [(0, 1), (1, 1), (1, 2)]
+    assert [each.points for each in answers] == [((0, 1),), ((0, 1), (1, 1)), ((1, 2),)]
     await stalling.until_ended(1)
     assert stalling.recorder.results == [answers[-1]]
 
