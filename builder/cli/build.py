@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 from builder.cli.model import add_assignments, add_neck, changed, configured
 from builder.cli.options import RUNTIMES, add_command, add_threads, at_least
 from builder.config.named import CONFIGS, MODEL_NAME
-from serving.core.command_errors import CommandError, CommandStopped, files_of_the_user
+from serving.core.command_errors import (
+    CommandError,
+    CommandStopped,
+    files_of_the_user,
+    invalid_arguments,
+)
 
 if TYPE_CHECKING:
     from builder.modeling.architectures import AnyDetector
@@ -29,6 +34,13 @@ CPU_RUNTIMES = ("openvino", "onnxruntime")
 """What Triton's CPU variants can be configured for; the first is the default."""
 PRECISIONS = ("fp16", "int8")
 MAX_LEVEL = 5
+OF_EXPORT = {
+    "sizes": "--sizes",
+    "exits": "--exits",
+    "assignments": "--set",
+    "recalibrate_images": "--recalibrate-images",
+}
+"""Options about how a detector is exported, by where they are kept."""
 
 
 def add_parser(commands: Any, tools: ServingTools) -> None:
@@ -57,6 +69,12 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     )
     parser.add_argument(
         "--exits", type=at_least(1), help="how many of the exits, shallowest first [all]"
+    )
+    parser.add_argument(
+        "--recalibrate-images",
+        metavar="GLOB",
+        help="image files: measure the statistics of batch normalisation on these anew, at each "
+        "input size; images that it was trained on will do",
     )
     parser.add_argument(
         "--target",
@@ -122,8 +140,9 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
         ),
         (options.neck and not options.config, "--neck is for --config"),
         (
-            not source and (options.sizes or options.exits or options.assignments),
-            "--sizes, --exits and --set are of what is exported: give --checkpoint or --config",
+            not source and any(getattr(options, name) for name in OF_EXPORT),
+            f"{', '.join(OF_EXPORT.values())}: only of what is exported, which --checkpoint or "
+            "--config says",
         ),
         (in_the_way, f"--model-repository: {in_the_way} is a file, not a folder"),
         (
@@ -142,7 +161,10 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
             options.precision == "int8" and source and not images,
             "--precision int8 of other weights needs --calibration-images",
         ),
-        (images and not _files(images), f"no file is called {images}"),
+        *(
+            (pattern and not _files(pattern), f"no file is called {pattern}")
+            for pattern in (images, options.recalibrate_images)
+        ),
         (
             options.store and (source or images or tuple(targets) != ("tensorrt",)),
             "--store: only with --target tensorrt, of segments that are in the repository already",
@@ -225,11 +247,15 @@ def _build_in(
         inputs = [
             ModelInput(*each.config.input_size[::-1], each.config.resize) for each in detectors
         ]
-        images = _calibration_images(options, inputs, tools)
+        images = _read_images(options.calibration_images, inputs, tools)
+        if options.recalibrate_images:
+            of_sizes = _read_images(options.recalibrate_images, inputs, tools).values()
+            detectors = _recalibrated(detectors, of_sizes)
         entry = write_model(detectors, options.model, command, repository, time.perf_counter)
     else:
         entry = _entry_there(repository, options.model)
-        images = _calibration_images(options, [each.input for each in entry.catalogs], tools)
+        inputs = [catalog.input for catalog in entry.catalogs]
+        images = _read_images(options.calibration_images, inputs, tools)
     folder = version_folder(repository, entry.name)
     cpu_runtimes = [target for target in targets if target in CPU_RUNTIMES]
     num_texts = write_texts(repository, entry, (cpu_runtimes or CPU_RUNTIMES)[0])
@@ -266,17 +292,28 @@ def _detector(options: argparse.Namespace) -> tuple[AnyDetector, str]:
     return open_detector(source, made_by, lambda config: changed(config, options.assignments))
 
 
-def _calibration_images(
-    options: argparse.Namespace, inputs: Iterable[ModelInput], tools: ServingTools
+def _recalibrated(
+    detectors: Sequence[AnyDetector], images: Iterable[Sequence[Image]]
+) -> tuple[AnyDetector, ...]:
+    """The detector at each input size with the statistics of images of that size."""
+    from builder.modeling.recalibration import recalibrate
+
+    with invalid_arguments():
+        pairs = zip(detectors, images, strict=True)
+        return tuple(recalibrate(detector, of_size) for detector, of_size in pairs)
+
+
+def _read_images(
+    pattern: str | None, inputs: Iterable[ModelInput], tools: ServingTools
 ) -> dict[str, list[Image]]:
-    """The images to quantise with, as inputs of each of these sizes, by its name; none, if it was
-    not asked for. All are decoded before anything is changed. Raises UnreadableImage."""
-    if not options.calibration_images:
+    """The images that ``pattern`` is a glob of, as inputs of each of these sizes, by its name; none
+    without a pattern. All are decoded before anything is changed. Raises UnreadableImage."""
+    if not pattern:
         return {}
     from builder.exporting.int8_segments import MAX_IMAGES
     from builder.measuring.images import read_image
 
-    paths = _files(options.calibration_images)[:MAX_IMAGES]
+    paths = _files(pattern)[:MAX_IMAGES]
     return {
         each.size: [read_image(path, each, tools.load_image)[0] for path in paths]
         for each in inputs
