@@ -193,7 +193,7 @@ def _models(arguments: argparse.Namespace) -> None:
     family = read_family(folders, settings.precision)
     front = measured_front(family, settings.runtime)
     print(f"{settings.runtime}, {settings.precision or 'in the precision that it chooses'}")
-    print("\n".join(front.table(family.names)))
+    print("\n".join(front.table(family.titles)))
 
 
 @files_of_the_user()

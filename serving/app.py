@@ -73,11 +73,9 @@ def create_backend(
     family = read_family(folders, settings.precision)
     for folder in folders:
         check_precision(settings.runtime, folder, settings.precision)
-    if len(family.catalogs) > 1 and settings.backend != "embedded":
-        raise CommandError(
-            f"the backend {settings.backend} serves one model at one input size, not "
-            f"{', '.join(family.ladder.sizes)}"
-        )
+    if len(folders) > 1 and settings.backend != "embedded":
+        names = ", ".join(entry.name for entry in family.entries)
+        raise CommandError(f"the backend {settings.backend} serves one model, not {names}")
     entry = family.entries[0]
     watch = None if settings.decision_log is None else _open_decisions(settings.decision_log)
 
@@ -258,7 +256,7 @@ def _report_front(backend: Backend, runtime: str) -> None:
             return
         front = family.front(backend.predicted_s)
     for dropped in front.dropped:
-        logger.info("off the front: %s", dropped.reason(family.names))
+        logger.info("off the front: %s", dropped.reason(family.titles))
 
 
 # ---- the server ---------------------------------------------------------------------------------

@@ -71,6 +71,19 @@ def exported_detector(folder: Path, **changes: Any) -> Exported:
     return Exported(freeze(detector), folder, build_catalog(config, files, "test"), images)
 
 
+def ssdlite() -> AnyDetector:
+    """An untrained SSDLite, stretched, that finds boxes in noise."""
+    torch.manual_seed(0)
+    everyday = CONFIGS["everyday"].detector
+    small = replace(
+        everyday, classes=("a", "b"), neck_channels=8, num_stacks=1, served_sizes=((76, 76),)
+    )
+    made = make_detector(small).eval()
+    for head in made.backbone.heads:
+        torch.nn.init.normal_(head.classes.pointwise.weight, std=0.15)
+    return made
+
+
 def _find_boxes(detector: AnyDetector) -> None:
     """Give its predictions weights that make something of noise."""
     if isinstance(detector, AnytimeSSD):

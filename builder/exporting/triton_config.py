@@ -112,12 +112,13 @@ def _anytime(entry: ModelEntry, kind: str, runtime: str) -> Message:
             _tensor("scores", "TYPE_FP32", -1),
             _tensor("labels", "TYPE_INT32", -1),
             _tensor("exit_depth", "TYPE_INT32", 1),
+            _tensor("operating_point", "TYPE_INT32", -1),
             _tensor("times_us", "TYPE_INT64", -1),
             _tensor("status", "TYPE_INT64", -1),
         ],
         "model_transaction_policy": {"decoupled": True},
         "instance_group": [_one_instance(kind)],
-        "parameters": [_parameter("runtime", runtime)],
+        "parameters": [_resize(entry.catalogs[-1]), _parameter("runtime", runtime)],
     }
 
 
@@ -136,6 +137,7 @@ def _depth_gpu(catalog: Catalog, depth: int) -> Message:
                 "graph_spec": [_graph(catalog, *sizes) for sizes in GRAPHS],
             }
         },
+        "parameters": [_resize(catalog)],
     }
 
 
@@ -150,6 +152,7 @@ def _depth_cpu(catalog: Catalog, depth: int, runtime: str) -> Message:
         "instance_group": [_one_instance("KIND_CPU")],
         "parameters": [
             _parameter("depth", str(depth)),
+            _resize(catalog),
             *size,
             _parameter("runtime", runtime),
         ],
@@ -187,6 +190,11 @@ def _one_instance(kind: str) -> Message:
     """
     gpus = {"gpus": [0]} if kind == "KIND_GPU" else {}
     return {"kind": Name(kind), "count": 1, **gpus}
+
+
+def _resize(catalog: Catalog) -> Message:
+    """Return the parameter by which clients learn how an image becomes the input."""
+    return _parameter("resize", catalog.resize)
 
 
 def _parameter(key: str, value: str) -> Message:

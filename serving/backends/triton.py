@@ -17,7 +17,7 @@ import itertools
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,13 +100,14 @@ class TritonBackend:
         use_shared_memory: bool,
     ) -> None:
         self.family = Family((entry,))
-        self._catalog = catalog = entry.size(None)
-        self._model = f"{catalog.name}{MODEL_SUFFIX}"
+        self._points = self.family.ladder.points
+        self._digest = wire.short_digest(entry.digest)
+        self._model = f"{entry.name}{MODEL_SUFFIX}"
         self._url = url
         self._clock = clock
         self._observer = observer
         self._max_pending = max_pending
-        image_bytes = catalog.input_height * catalog.input_width * 3
+        image_bytes = self.family.input_height * self.family.input_width * 3
         self._memory = TritonMemory(image_bytes, SHARED_SLOTS, use_shared_memory)
         self._status: wire.EngineStatus | None = None
         self._status_s = clock()
@@ -146,17 +147,25 @@ class TritonBackend:
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Return the executor's prediction for exit ``depth``, plus a tail of the transport's time.
 
-        The transport is the way to the executor and back. There is only one ``model``. Raises
-        BackendUnavailable before the first heartbeat.
+        The transport is the way to the executor and back. ``model`` is the number of an input size;
+        None: of the one that is there first. Raises BackendUnavailable before the first heartbeat.
         """
-        return self._heard_status().exits_s[depth - 1] + self._transport_s
+        return self._soonest(self._heard_status().exits_s, depth, model) + self._transport_s
 
     def tail_s(self, depth: int, model: int | None = None) -> float:
         """Return what the executor seldom exceeds to exit ``depth``, plus the transport's tail.
 
-        There is only one ``model``. Raises BackendUnavailable before the first heartbeat.
+        ``model`` is as for ``predicted_s``. Raises BackendUnavailable before the first heartbeat.
         """
-        return self._heard_status().tails_s[depth - 1] + self._transport_s
+        return self._soonest(self._heard_status().tails_s, depth, model) + self._transport_s
+
+    def _soonest(self, seconds: Sequence[float], depth: int, model: int | None) -> float:
+        """Return the least of the ``seconds`` to exit ``depth``, of one input size or of any."""
+        return min(
+            each
+            for (size, exit_depth), each in zip(self._points, seconds, strict=True)
+            if exit_depth == depth and model in (None, size)
+        )
 
     def _heard_status(self) -> wire.EngineStatus:
         if self._status is None:
@@ -217,7 +226,9 @@ class TritonBackend:
                     message = await next_by(request.deadline_s, entry.messages, self._clock)
                 if isinstance(message, _Arrived):
                     arrived_s = message.arrived_s
-                    answer, in_triton_s = read_answer(request, message.response, arrived_s)
+                    answer, in_triton_s = read_answer(
+                        request, message.response, arrived_s, self._points
+                    )
                     self._transports.append(arrived_s - sent_s - in_triton_s)
                     if not request.streaming:
                         before = 0 if answered is None else answered.upgrades + 1
@@ -361,10 +372,10 @@ class TritonBackend:
             status = wire.EngineStatus.from_numbers(numbers.tolist())
         except (BackendError, ValueError) as error:
             raise _Lost(f"the executor's status is malformed: {error}") from error
-        if status.digest != wire.short_digest(self._catalog.digest):
+        if status.digest != self._digest:
             raise _Lost(f"{self._model} there has other weights than the catalogue here")
-        if len(status.exits_s) != self._catalog.num_exits:
-            raise _Lost(f"{self._model} there predicts {len(status.exits_s)} exits")
+        if len(status.exits_s) != len(self._points):
+            raise _Lost(f"{self._model} there predicts {len(status.exits_s)} operating points")
         if self._status is None:
             log.info("in touch with %s in Triton at %s", self._model, self._url)
         self._status, self._status_s = status, self._clock()

@@ -15,11 +15,14 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from serving.artifacts.model_folders import depth_model
 from serving.backends.embedded import StartEngine
 from serving.backends.in_process import InProcessBackend
 from serving.core.catalog import ModelEntry
 from serving.core.errors import BackendError
 from serving.core.family import Family
+from serving.imaging.decoding import refit
+from serving.runners.family import FamilyRunner
 from serving.runners.triton import BATCH_SIZES, TritonRunner
 from serving.triton.registered_memory import TritonMemory
 from serving.triton.rpc import CHANNEL_OPTIONS
@@ -40,20 +43,24 @@ class _NotReady(Exception):
 class TritonDepthBackend(InProcessBackend):
     """``Backend`` over an ``Executor`` here and the depth models of a Triton.
 
-    They are ``<model>_d1`` .. ``<model>_dN`` in the Triton at ``url`` (host:port of its gRPC).
+    They are ``<model>_d1`` .. ``<model>_dN``, or those of each input size, in the Triton at ``url``
+    (host:port of its gRPC).
     """
 
     def __init__(
         self, entry: ModelEntry, url: str, start_engine: StartEngine, use_shared_memory: bool
     ) -> None:
         super().__init__(Family((entry,)))
-        self._catalog = catalog = entry.size(None)
         self._url = url
         self._start_engine = start_engine
-        image_bytes = catalog.input_height * catalog.input_width * 3
+        image_bytes = self.family.input_height * self.family.input_width * 3
         self._memory = TritonMemory(image_bytes * BATCH_SIZES[-1], SHARED_SLOTS, use_shared_memory)
-        self._models = [f"{catalog.name}_d{entry.depth}" for entry in catalog.exits]
-        self._runner: TritonRunner | None = None
+        self._models = [
+            depth_model(self.family.catalogs[model], depth)
+            for model, depth in self.family.ladder.points
+        ]
+        self._runners: list[TritonRunner] = []
+        """One for each input size, once they have been there."""
         self._reachable = False
         self._became_ready = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -114,28 +121,34 @@ class TritonDepthBackend(InProcessBackend):
             raise _NotReady(f"no answer within {ANSWER_WITHIN_S} s") from error
         except grpc.aio.AioRpcError as error:
             raise _NotReady(f"{error.code().name}: {error.details()}") from error
-        if self._runner is None:
+        if not self._runners:
             await asyncio.to_thread(self._open)
-        assert self._runner is not None
-        self._runner.share(self._memory.registered)
+        for runner in self._runners:
+            runner.share(self._memory.registered)
         self._reachable = True
         self._became_ready.set()
-        log.info("in touch with %s_d1 .. in Triton at %s", self._catalog.name, self._url)
+        log.info("in touch with %s .. in Triton at %s", self._models[0], self._url)
 
     def _open(self) -> None:
         """Warm the models up from the gateway. Raises BackendError."""
-        runner = TritonRunner(self._catalog, self._url)
-        runner.share(self._memory.registered)
+        runners: list[TritonRunner] = []
         try:
-            self._engine = self._start_engine(runner)
+            for catalog in self.family.catalogs:
+                runners.append(TritonRunner(catalog, self._url))
+                runners[-1].share(self._memory.registered)
+            several = len(runners) > 1
+            self._engine = self._start_engine(
+                FamilyRunner(self.family, runners, refit) if several else runners[0]
+            )
         except BaseException:
-            runner.close()
+            for runner in runners:
+                runner.close()
             raise
-        self._runner = runner
+        self._runners = runners
 
     def _lose(self) -> None:
         self._reachable = False
-        if self._runner is not None:
-            self._runner.share(None)
-            self._runner.abort()
+        for runner in self._runners:
+            runner.share(None)
+            runner.abort()
         self._memory.lose()

@@ -70,6 +70,12 @@ class Family:
         return tuple(catalog.name for catalog in self.catalogs)
 
     @property
+    def titles(self) -> tuple[str, ...]:
+        """What the models are called in tables: as their entries or, where one has several sizes,
+        as in operating points."""
+        return self.ladder.sizes if len(self.catalogs) > len(self.entries) else self.names
+
+    @property
     def name(self) -> str:
         """Name of what is served: those of all its entries, joined."""
         return "+".join(entry.name for entry in self.entries)
@@ -97,7 +103,10 @@ class Family:
     @cached_property
     def _frame(self) -> Catalog:
         """Catalogue of the model with the largest input, which is the common frame."""
-        return max(self.catalogs, key=lambda catalog: catalog.input_height * catalog.input_width)
+        # Of equals the last, which is the one that the sizes of an entry end in.
+        return max(
+            reversed(self.catalogs), key=lambda catalog: catalog.input_height * catalog.input_width
+        )
 
     @property
     def input_height(self) -> int:

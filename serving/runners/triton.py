@@ -1,5 +1,7 @@
 """Segments that are models of a Triton: image -> exit k is one unary call of ``<model>_dk``.
 
+Of a model of several input sizes, that is ``<model>_300x300_dk``.
+
 There are fused segments only, so features never leave Triton, and the executor chooses depth and
 batch whenever a call comes back.
 """
@@ -15,6 +17,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from serving.artifacts.model_folders import depth_model
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.errors import BackendError, BackendUnavailable
@@ -54,13 +57,13 @@ class Batch:
 
 
 class TritonRunner:
-    """A ``SegmentRunner`` over the depth models in the Triton at ``url``.
+    """A ``SegmentRunner`` over the depth models of one input size in the Triton at ``url``.
 
     ``abort`` may be called from any thread. Raises BackendUnavailable while they are not all there.
     """
 
     def __init__(self, catalog: Catalog, url: str) -> None:
-        self._name = catalog.name
+        self._catalog = catalog
         self._image_shape = (catalog.input_height, catalog.input_width, 3)
         self._channel = grpc.insecure_channel(url, CHANNEL_OPTIONS)
         self._stub = GRPCInferenceServiceStub(self._channel)
@@ -139,7 +142,7 @@ class TritonRunner:
 
     def _model(self, segment: Segment) -> str:
         """Return the name of the model that a fused segment is."""
-        return f"{self._name}_d{segment.stop}"
+        return depth_model(self._catalog, segment.stop)
 
     def _largest_batch(self, segment: Segment) -> int:
         """Return the largest batch that the configuration of a segment's model allows."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.core.errors import BackendError
+from serving.core.ladder import PointId
 from serving.core.request import Answered, Detections, Request
 from serving.triton import wire
 from serving.triton.rpc import arrays
@@ -13,29 +16,37 @@ _TENSORS: dict[str, tuple[str, int | None]] = {
     wire.BOXES: ("FP32", 2),
     wire.SCORES: ("FP32", 1),
     wire.LABELS: ("INT32", 1),
-    wire.EXIT_DEPTH: ("INT32", 1),
+    wire.OPERATING_POINT: ("INT32", 1),
     wire.TIMES: ("INT64", 1),
 }
 """Outputs of the model: datatype and number of dimensions, by name."""
 
 
 def read_answer(
-    request: Request, response: pb.ModelInferResponse, arrived_s: float
+    request: Request,
+    response: pb.ModelInferResponse,
+    arrived_s: float,
+    known: Collection[PointId],
 ) -> tuple[Answered, float]:
     """Return what ``response`` says of ``request``, and the seconds that it spent in Triton.
 
-    The response came at ``arrived_s``. Raises BackendError if it is malformed.
+    The response came at ``arrived_s``, of an engine with the operating points ``known``. Raises
+    BackendError if it is malformed.
     """
     found = arrays(response, _TENSORS)
     boxes, scores, labels = found[wire.BOXES], found[wire.SCORES], found[wire.LABELS]
     if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
         raise BackendError("Triton's boxes, scores and labels do not belong together.")
     try:
-        (depth,) = found[wire.EXIT_DEPTH].tolist()
+        model, depth, *earlier = found[wire.OPERATING_POINT].tolist()
         times_us = found[wire.TIMES].tolist()
         queue_s, engine_s, predicted_s = (us / wire.MICROSECONDS for us in times_us)
     except ValueError as error:
         raise BackendError("Triton's answer says not how it came about.") from error
+    merged = (earlier[0], earlier[1]) if len(earlier) == 2 else None
+    points = [(model, depth), *([tuple(earlier)] if earlier else [])]
+    if not all(point in known for point in points):
+        raise BackendError("Triton answered at an operating point that is not there.")
     if not request.min_depth <= depth <= request.max_depth:
         raise BackendError(f"Triton answered at exit {depth}, which was not asked for.")
     answered = Answered(
@@ -46,5 +57,7 @@ def read_answer(
         finished_s=arrived_s,
         engine_s=engine_s,
         predicted_s=predicted_s,
+        model=model,
+        earlier=merged,
     )
     return answered, queue_s + engine_s

@@ -34,6 +34,8 @@ BOXES = "boxes"  # float32 (N, 4), pixels of the model's input
 SCORES = "scores"  # float32 (N,)
 LABELS = "labels"  # int32 (N,)
 EXIT_DEPTH = "exit_depth"  # int32 (1,)
+OPERATING_POINT = "operating_point"  # int32 (2,) or (4,): number of the size, depth; then those of
+# the earlier answer that was merged in
 TIMES = "times_us"  # int64 (3,): in the queue, in segments, predicted for those segments
 STATUS = "status"  # int64: ``EngineStatus.to_numbers``
 
@@ -65,14 +67,15 @@ class EngineStatus:
     """The state of an executor: what it serves, how busy it is, and what it predicts."""
 
     digest: int
-    """Digest of the model that it serves, as ``short_digest`` has it."""
+    """Digest of the entry that it serves, as ``short_digest`` has it."""
     num_waiting: int
     num_in_flight: int
     num_held: int
     exits_s: tuple[float, ...]
-    """Seconds that an idle engine typically takes from an image to each exit, as predicted."""
+    """Seconds that an idle engine typically takes from an image to each operating point, by size,
+    then depth, as predicted."""
     tails_s: tuple[float, ...]
-    """Seconds that the engine, as it is now, seldom exceeds to each exit: as many."""
+    """Seconds that the engine, as it is now, seldom exceeds to each of them: as many."""
 
     def to_numbers(self) -> list[int]:
         """Return the status as integers; times are in microseconds."""

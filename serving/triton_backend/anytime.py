@@ -36,7 +36,8 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.request import Answered, Request, Result
 from serving.engine import error_of, start_engine
-from serving.model_repository import open_runner
+from serving.imaging.decoding import refit
+from serving.model_repository import open_family
 from serving.triton import wire
 from serving.triton_backend.metrics import HostMetrics
 from serving.triton_backend.parent import end_with_parent
@@ -119,12 +120,12 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         threads = options.get("num_threads")
         entry = read_entry(folder)
-        self._catalog = entry.size(None)
-        family = Family((entry,))
-        self._metrics = HostMetrics(family)
+        self._digest = wire.short_digest(entry.digest)
+        self._family = Family((entry,))
+        self._metrics = HostMetrics(self._family)
         self._engine = start_engine(
-            open_runner(options["runtime"], folder, int(threads) if threads else None),
-            family,
+            open_family(options["runtime"], (folder,), int(threads) if threads else None, refit),
+            self._family,
             clock=time.monotonic,
             observer=self._metrics,
             max_waiting=MAX_WAITING,
@@ -190,7 +191,7 @@ class TritonPythonModel:
 
     def _request(self, triton_request: Any, options: dict[str, Any]) -> Request:
         """Return a request as the executor sees it. Raises InvalidParameter."""
-        num_exits = self._catalog.num_exits
+        num_exits = self._family.num_exits
         min_depth = _depth(options, wire.MIN_DEPTH, 1)
         max_depth = min(_depth(options, wire.MAX_DEPTH, num_exits), num_exits)
         streaming = options.pop(wire.EVERY_EXIT, False)
@@ -224,14 +225,14 @@ class TritonPythonModel:
     def _status(self) -> wire.EngineStatus:
         """Return the state of the executor."""
         executor = self._engine.executor
-        depths = range(1, self._catalog.num_exits + 1)
+        points = [(depth, model) for model, depth in self._family.ladder.points]
         return wire.EngineStatus(
-            wire.short_digest(self._catalog.digest),
+            self._digest,
             executor.num_waiting,
             executor.num_in_flight,
             executor.num_held,
-            tuple(map(executor.predicted_s, depths)),
-            tuple(map(executor.tail_s, depths)),
+            tuple(executor.predicted_s(*point) for point in points),
+            tuple(executor.tail_s(*point) for point in points),
         )
 
     # -- out -----------------------------------------------------------------------------------
@@ -336,12 +337,14 @@ def answer_response(answered: Answered) -> Any:
     queue_s = answered.finished_s - answered.request.arrival_s - answered.engine_s
     seconds = (queue_s, answered.engine_s, answered.predicted_s)
     times = np.array([round(s * wire.MICROSECONDS) for s in seconds], np.int64)
+    point = (answered.model, answered.depth, *(answered.earlier or ()))
     return pb_utils.InferenceResponse(
         [
             to_tensor(wire.BOXES, found.boxes_xyxy_input),
             to_tensor(wire.SCORES, found.scores),
             to_tensor(wire.LABELS, found.labels),
             to_tensor(wire.EXIT_DEPTH, np.array([answered.depth], np.int32)),
+            to_tensor(wire.OPERATING_POINT, np.array(point, np.int32)),
             to_tensor(wire.TIMES, times),
         ]
     )

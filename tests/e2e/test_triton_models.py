@@ -88,6 +88,7 @@ def is_final(result: Any) -> bool:
 def test_an_answer(stream):
     result = stream.detections(timeout=5_000_000)
     assert result.as_numpy(wire.EXIT_DEPTH).tolist() == [NUM_EXITS]
+    assert result.as_numpy(wire.OPERATING_POINT).tolist() == [0, NUM_EXITS]
     boxes, scores = result.as_numpy(wire.BOXES), result.as_numpy(wire.SCORES)
     assert boxes.shape == (len(scores), 4)
     assert len(scores) > 10
@@ -218,7 +219,8 @@ def test_metrics_on_tritons_own_page(stream, triton):
         return sample(triton, rf'punctual_deadline_margin_seconds_count{{model="{MODEL}"}}')
 
     def answered(depth: int) -> float:
-        return sample(triton, rf'punctual_exit_depth_total{{depth="{depth}",model="{MODEL}"}}')
+        labels = f'depth="{depth}",model="{MODEL}",operating_point="256x128/{depth}"'
+        return sample(triton, f"punctual_exit_depth_total{{{labels}}}")
 
     before = margins(), answered(2)
     stream.detections(min_depth=2, max_depth=2)

@@ -44,7 +44,7 @@ def test_several_models_are_served_as_one_by_the_embedded_engine(tmp_path: Path)
     assert create_backend(settings, metrics, FakeClock()).family.names == ("small", "large")
     for backend in ("triton", "triton-depth"):
         settings = Settings(model_repository=tmp_path, model="small,large", backend=backend)  # type: ignore[arg-type]
-        refusal = f"{backend} serves one model at one input size, not small@128x96, large@128x96"
+        refusal = f"{backend} serves one model, not small, large"
         with pytest.raises(CommandError, match=refusal):
             create_backend(settings, metrics, FakeClock())
     settings = Settings(model_repository=tmp_path, model="small,large")

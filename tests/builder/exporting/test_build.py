@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from builder.config.named import CONFIGS, replace
+from builder.config.named import replace
 from builder.exporting import build
 from builder.exporting.build import at_sizes, write_model
 from builder.exporting.onnx_segments import SegmentError
 from builder.exporting.repository import check_segments, files_of, write_entry
-from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.detector import Detector
 from builder.modeling.frozen import freeze
 from serving.__main__ import main
@@ -33,6 +32,7 @@ from serving.core.command_errors import CommandError
 from serving.core.segment import fused_exit
 from serving.model_repository import open_runner
 from tests.builder.tiny import TINY
+from tests.exported import ssdlite
 from tests.serving.world import FakeClock
 
 
@@ -159,19 +159,6 @@ def test_a_folder_that_cannot_be_written_is_named(
     arguments = ["build", "--config", "bccd", "--model", "toy", "--model-repository", str(tmp_path)]
     assert main(arguments) == 2
     assert "toy_anytime" in capsys.readouterr().err
-
-
-def ssdlite() -> AnyDetector:
-    """An untrained SSDLite, stretched, that finds boxes in noise."""
-    torch.manual_seed(0)
-    everyday = CONFIGS["everyday"].detector
-    small = replace(
-        everyday, classes=("a", "b"), neck_channels=8, num_stacks=1, served_sizes=((76, 76),)
-    )
-    made = make_detector(small).eval()
-    for head in made.backbone.heads:
-        torch.nn.init.normal_(head.classes.pointwise.weight, std=0.15)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -109,8 +109,15 @@ def test_an_exit_has_the_ports_of_its_segments(depth):
 def test_the_executor_says_what_the_wire_says():
     config = parse("bccd_anytime/config.pbtxt")
     assert [port.name for port in config.input] == [wire.IMAGE]
-    outputs = (wire.BOXES, wire.SCORES, wire.LABELS, wire.EXIT_DEPTH, wire.TIMES, wire.STATUS)
-    assert [port.name for port in config.output] == list(outputs)
+    assert [port.name for port in config.output] == [
+        wire.BOXES,
+        wire.SCORES,
+        wire.LABELS,
+        wire.EXIT_DEPTH,
+        wire.OPERATING_POINT,
+        wire.TIMES,
+        wire.STATUS,
+    ]
     assert config.input[0].optional
     assert list(config.input[0].dims) == [CATALOG.input_height, CATALOG.input_width, 3]
     assert config.model_transaction_policy.decoupled
