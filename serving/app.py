@@ -33,6 +33,7 @@ from serving.api.upload import Upload
 from serving.artifacts.model_folders import ModelError, find_models
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.command_errors import CommandError, CommandFailed
+from serving.core.family import Family
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.engine import Engine, start_engine
 from serving.imaging.decoding import DecodePool, refit
@@ -158,6 +159,7 @@ def create_app(
     family = backend.family
     pool = DecodePool(
         family.input,
+        lazily=settings.backend == "embedded" and _are_scaled(family),
         num_workers=settings.num_decode_workers,
         max_pending=settings.max_pending_decodes,
         clock=clock,
@@ -231,6 +233,12 @@ def create_app(
     )
     direct = DirectRoutes(app, {("POST", DETECT_PATH): detect})
     return Middleware(direct, clock, leaving=lambda: lifecycle.leaving)
+
+
+def _are_scaled(family: Family) -> bool:
+    """Return whether there are several inputs, in which an image lies alike but for the scale."""
+    inputs = {catalog.input for catalog in family.catalogs}
+    return len(inputs) > 1 and all(family.input.is_scaled(each) for each in inputs)
 
 
 def _runtime(settings: Settings) -> str:

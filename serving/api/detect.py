@@ -244,7 +244,8 @@ class DetectionService:
         """Return the pixels of a request's image. Raises Overloaded or InvalidImage."""
         try:
             async with asyncio.timeout(context.deadline_s - self._clock()):
-                decoded = await self._pool.decode(message.data, message.header)
+                left_s = context.deadline_s - self._clock()
+                decoded = await self._pool.decode(message.data, message.header, left_s)
         except TimeoutError as error:
             raise Overloaded(
                 "The deadline came while the image waited to be decoded.",

@@ -88,6 +88,12 @@ class ModelInput:
         """Name of the size: width x height in pixels, such as ``300x300``."""
         return f"{self.width}x{self.height}"
 
+    def is_scaled(self, other: ModelInput) -> bool:
+        """Return whether every image lies in ``other`` as it does here, but for the scale."""
+        return self.resize == other.resize and (
+            self.resize == "stretch" or self.width * other.height == self.height * other.width
+        )
+
     def place(self, original_width: int, original_height: int) -> Letterbox:
         """Return the placement of an image of this size in the input."""
         place = PLACEMENTS[self.resize]

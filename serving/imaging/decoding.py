@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import PIL.Image
@@ -250,11 +253,53 @@ def _padded(pixels: Image, model_input: ModelInput) -> Image:
     return canvas
 
 
-def refit(image: Image, model_input: ModelInput) -> Image:
+class LazyPixels:
+    """One encoded image, which is decoded for an input when its pixels there are first wanted.
+
+    Where several sizes are served as one, nobody knows beforehand which of them will run. The
+    family's runner takes this in the place of pixels in the common ``frame``, whose ``shape`` and
+    ``dtype`` it has, and hands it to ``refit``. An image must lie in every input as it does in the
+    frame, but for the scale (``ModelInput.is_scaled``). For one thread at a time.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self,
+        data: bytes,
+        header: Header,
+        frame: ModelInput,
+        decoded: Mapping[ModelInput, Image],
+        used: Callable[[ModelInput], None],
+    ) -> None:
+        """Make one of which the pixels in ``decoded`` are there already.
+
+        ``used`` is told of the first input that any are wanted for.
+        """
+        self.shape = (frame.height, frame.width, 3)
+        self._data = data
+        self._header = header
+        self._decoded = dict(decoded)
+        self._used: Callable[[ModelInput], None] | None = used
+
+    def at(self, model_input: ModelInput) -> Image:
+        """Return the pixels for an input, as ``decode`` does. Raises InvalidImage."""
+        if self._used is not None:
+            self._used(model_input)
+            self._used = None
+        if model_input not in self._decoded:
+            self._decoded[model_input], _ = decode(self._data, self._header, model_input)
+        return self._decoded[model_input]
+
+
+def refit(image: Image | LazyPixels, model_input: ModelInput) -> Image:
     """Return pixels that have been decoded for one input, brought to a smaller one.
 
-    They lie where ``ModelInput.place`` says.
+    They lie where ``ModelInput.place`` says. Of an image that is still encoded, they are decoded
+    for that input.
     """
+    if isinstance(image, LazyPixels):
+        return image.at(model_input)
     height, width = image.shape[:2]
     placement = model_input.place(width, height)
     size = (placement.resized_width, placement.resized_height)
@@ -276,6 +321,7 @@ _WINDOW = 64
 _WINDOW_S = 30.0
 _NUM_SEEDS = 4
 _QUANTILE = 0.5
+_NUM_EXPECTED = 32
 _OVERHEAD_PIXELS = 50_000
 """Cost of decoding an empty image, in pixels: parsing, scaling and copying."""
 
@@ -307,18 +353,45 @@ class DecodeTimes:
         return rate * (header.num_pixels + _OVERHEAD_PIXELS)
 
 
+class ExpectedInput:
+    """Predictor of the input that an image is decoded for, by what its request's budget leaves.
+
+    It is the one that an image with the most similar time left was wanted for, of the last few.
+    Thread-safe.
+    """
+
+    def __init__(self, first: ModelInput) -> None:
+        self._lock = threading.Lock()
+        self._recent = deque([(math.inf, first)], maxlen=_NUM_EXPECTED)
+
+    def used(self, left_s: float, model_input: ModelInput) -> None:
+        """Learn from an image with ``left_s`` seconds left that was wanted for this input."""
+        with self._lock:
+            self._recent.append((left_s, model_input))
+
+    def predict(self, left_s: float) -> ModelInput:
+        """Return the input that an image with ``left_s`` seconds left will be wanted for."""
+        with self._lock:
+            newest_first = tuple(reversed(self._recent))
+        return min(newest_first, key=lambda seen: abs(seen[0] - left_s))[1]
+
+
 class DecodePool:
     """A pool of threads that decode (Pillow lets go of the interpreter lock).
 
     It never queues more than ``max_pending`` images. ``observe(format, seconds)`` is called for
     each, ``spent(processor_seconds)`` in the threads, with all that they had a processor for.
     ``run`` is for what else a large request needs before its pixels can be looked at.
+
+    With ``lazily``, images come as ``LazyPixels`` in the frame ``model_input``, decoded for the
+    input that they will probably be wanted for.
     """
 
     def __init__(
         self,
         model_input: ModelInput,
         *,
+        lazily: bool = False,
         num_workers: int,
         max_pending: int,
         clock: Clock,
@@ -332,6 +405,7 @@ class DecodePool:
         """
         self._processor_clock = processor_clock
         self._input = model_input
+        self._expected = ExpectedInput(model_input) if lazily else None
         self._clock = clock
         self._observe = observe
         self._spent = spent
@@ -346,14 +420,16 @@ class DecodePool:
         """Return the seconds that decoding takes on a server that does nothing else."""
         return self._times.predict(header)
 
-    async def decode(self, data: bytes, header: Header) -> tuple[Image, Letterbox]:
-        """Run ``decode`` in a thread.
+    async def decode(
+        self, data: bytes, header: Header, left_s: float = math.inf
+    ) -> tuple[Image, Letterbox]:
+        """Run ``decode`` in a thread, for a request that has ``left_s`` seconds left.
 
         Cancelling takes it out of the queue. Raises Overloaded when the queue is full, and
         InvalidImage.
         """
         image, placement, seconds, processor_s = await self.run(
-            lambda: self._timed_decode(data, header), self.predicted_s(header)
+            lambda: self._timed_decode(data, header, left_s), self.predicted_s(header)
         )
         # By the clock it takes longer when others want the processor, which is no reason to call a
         # budget too small for an idle server.
@@ -381,10 +457,26 @@ class DecodePool:
         """Drop what waits, and let the threads end."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _timed_decode(self, data: bytes, header: Header) -> tuple[Image, Letterbox, float, float]:
+    def _timed_decode(
+        self, data: bytes, header: Header, left_s: float
+    ) -> tuple[Image, Letterbox, float, float]:
         started_s, before_s = self._clock(), self._processor_clock()
-        image, placement = decode(data, header, self._input)
+        if self._expected is None:
+            image, placement = decode(data, header, self._input)
+        else:
+            image, placement = self._decode_lazily(data, header, left_s, self._expected)
         return image, placement, self._clock() - started_s, self._processor_clock() - before_s
+
+    def _decode_lazily(
+        self, data: bytes, header: Header, left_s: float, expected: ExpectedInput
+    ) -> tuple[Image, Letterbox]:
+        """Return what becomes the image in any input, and where it lies in the frame."""
+        model_input = expected.predict(left_s)
+        pixels, placed = decode(data, header, model_input)
+        used = partial(expected.used, left_s)
+        lazy = LazyPixels(data, header, self._input, {model_input: pixels}, used)
+        # Between here and the family's runner nobody looks into an image.
+        return cast(Image, lazy), self._input.place(placed.original_width, placed.original_height)
 
     def _accounted(self, work: Callable[[], T]) -> T:
         """Return what ``work`` returns, and account for this thread's time since the last call."""

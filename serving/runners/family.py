@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from serving.core import segment as segments
 from serving.core.family import Family
 from serving.core.letterbox import Letterbox, ModelInput
@@ -96,9 +98,12 @@ class FamilyRunner:
     def _begin(self, segment: Segment, batch: Images) -> Batch:
         """Load images into the model's runner, and run its first segment on them."""
         member = self._members[segment.model]
-        rows: Sequence[Image] = batch.rows
-        if member.placement is not None:
-            rows = [self._refit(row, member.input) for row in rows]
+        rows = [
+            row
+            if member.placement is None and isinstance(row, np.ndarray)
+            else self._refit(row, member.input)
+            for row in batch.rows
+        ]
         loaded = member.runner.load(rows)
         try:
             return Batch(segment.model, member.runner.run(segment.of(0), loaded))

@@ -29,7 +29,9 @@ from serving.imaging.decoding import (
     MAX_PNG_CHUNKS,
     DecodePool,
     DecodeTimes,
+    ExpectedInput,
     Header,
+    LazyPixels,
     load_image,
     probe,
     refit,
@@ -72,6 +74,51 @@ def test_refit_of_a_stretched_picture_is_a_plain_resize() -> None:
     resized = PillowImage.fromarray(frame).resize((48, 32), PillowImage.Resampling.BILINEAR)
     assert (small == np.asarray(resized)).all()
     assert_upright(small, Letterbox(64, 48, 48, 32))
+
+
+@pytest.mark.parametrize("size", [(640, 480), (500, 333), (333, 500), (1280, 960), (90, 200)])
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_lazy_pixels_are_those_that_accuracy_is_measured_on(
+    size: tuple[int, int], resize: str
+) -> None:
+    data = encode(picture(*size), "JPEG")
+    frame, small = ModelInput(428, 428, resize), ModelInput(300, 300, resize)
+    assert small.is_scaled(frame)
+    used: list[ModelInput] = []
+    known, _ = load_image(data, small)
+    lazy = LazyPixels(data, probe(data), frame, {small: known}, used.append)
+    assert (lazy.shape, lazy.dtype) == ((428, 428, 3), np.uint8)
+    assert refit(lazy, small) is known
+    expected, in_frame = load_image(data, frame)
+    assert (refit(lazy, frame) == expected).all()
+    assert used == [small], "told once, of the first"
+    # Where the image lies, mapped from the small input to the frame and on to the image.
+    _, placement = load_image(data, small)
+    corner = np.array([[0, 0, placement.resized_width, placement.resized_height]], np.float32)
+    boxes = in_frame.to_original(small.place(428, 428).to_original(corner))
+    np.testing.assert_allclose(boxes, [[0, 0, *size]], atol=max(size) / 300)
+
+
+def test_inputs_of_other_proportions_are_not_scaled() -> None:
+    wide, square = letterboxed(640, 512), letterboxed(300, 300)
+    assert not wide.is_scaled(square)
+    assert wide.is_scaled(letterboxed(320, 256))
+    assert not square.is_scaled(ModelInput(300, 300, "stretch"))
+    assert ModelInput(640, 512, "stretch").is_scaled(ModelInput(300, 300, "stretch"))
+
+
+def test_the_expected_input_is_that_of_who_had_as_much_time() -> None:
+    small, middle, large = (letterboxed(side, side) for side in (172, 300, 428))
+    expected = ExpectedInput(large)
+    assert expected.predict(0.02) == large, "nothing is known yet"
+    expected.used(0.02, small)
+    expected.used(0.1, middle)
+    assert [expected.predict(left_s) for left_s in (0.01, 0.04, 0.09, 5.0)] == [
+        *(small, small),
+        *(middle, middle),
+    ]
+    expected.used(0.02, middle)
+    assert expected.predict(0.02) == middle, "the newest of those who had as much"
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -359,6 +406,32 @@ class TestPool:
         pool.close()
         assert (pixels == picture(64, 48)).all()
         assert seen == [("png", 0.0)]
+
+    def test_lazily_for_the_input_that_was_wanted_last(self) -> None:
+        frame, small = letterboxed(64, 48), letterboxed(32, 24)
+        pool = self.pool(lazily=True)
+        data = SAMPLES["png"]
+
+        async def scenario() -> list[Any]:
+            images = []
+            for left_s in (0.1, 0.1):
+                image, placement = await pool.decode(data, probe(data), left_s)
+                assert placement == frame.place(64, 48)
+                assert (refit(image, small) == load_image(data, small)[0]).all()
+                images.append(image)
+            return images
+
+        first, second = asyncio.run(scenario())
+        pool.close()
+        assert set(first._decoded) == {frame, small}
+        assert set(second._decoded) == {small}
+
+    def test_lazily_decoding_refuses_what_is_damaged_at_once(self) -> None:
+        pool = self.pool(lazily=True)
+        data = SAMPLES["jpeg"][:-300]
+        with pytest.raises(InvalidImage):
+            asyncio.run(pool.decode(data, probe(SAMPLES["jpeg"])))
+        pool.close()
 
     def test_accounts_for_all_that_its_thread_computes(self) -> None:
         spent: list[float] = []

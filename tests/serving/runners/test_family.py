@@ -177,3 +177,19 @@ def test_warming_up_reaches_every_segment(bench: Bench) -> None:
 def test_closes_all(bench: Bench) -> None:
     bench.runner.close()
     assert (bench.small.closed, bench.large.closed) == (True, True)
+
+
+def test_what_is_not_decoded_yet_is_so_for_each_model(bench: Bench) -> None:
+    class Lazy:
+        """What becomes pixels, in the shape of those of the frame."""
+
+        shape, dtype = (96, 128, 3), np.dtype(np.uint8)
+
+        def __getitem__(self, _: object) -> int:
+            return 7
+
+    lazy: Any = Lazy()
+    for model, runner in enumerate((bench.small, bench.large)):
+        batch = bench.runner.load([lazy])
+        bench.runner.release(bench.runner.run(segments.fused_exit(1).of(model), batch))
+        assert runner.shapes == [((48, 80, 3), (96, 128, 3))[model]]
