@@ -30,8 +30,9 @@ from tests.e2e.process import (
 )
 from tests.serving.events import NDJSON, SSE, Event, read_events
 from tests.serving.fakes import JPEG
-from tests.serving.gated import GatedRunner, gated_backend
+from tests.serving.gated import SIZES, GatedRunner, gated_backend, sized_runner
 from tests.serving.gateway import slug
+from tests.serving.upgrades import Upgrades
 from tests.trained import IMAGE
 
 MEDIA_TYPES = pytest.mark.parametrize("media_type", [SSE, NDJSON])
@@ -131,10 +132,10 @@ class Gated:
     """The whole server in a thread of this process, on a socket, over segments that a test lets
     run."""
 
-    def __init__(self) -> None:
-        self.runner = GatedRunner()
+    def __init__(self, runner: GatedRunner | None = None, **how: Any) -> None:
+        self.runner = runner or GatedRunner()
         self.metrics = metrics = Metrics(CollectorRegistry(), time.monotonic)
-        backend = gated_backend(self.runner, metrics)
+        backend = gated_backend(self.runner, metrics, **how)
         metrics.describe(backend, version="0", runtime="fake")
         self.url = ""
         ready = threading.Event()
@@ -253,3 +254,51 @@ def test_a_plain_request_that_is_left_frees_its_place(gated: Gated) -> None:
         runner.let(math.inf)
     assert replies[0].json()["exit_depth"] == 5
     assert runner.runs == ["stem", "stack_1", "stack_2", *WHOLE_PATH]
+
+
+# ---- an engine that stands still with an answer in hand ------------------------------------------
+
+
+@pytest.fixture
+def stalling() -> Iterator[Gated]:
+    """Two input sizes; whoever is answered at the smaller one is run again at the larger one."""
+    started = Gated(sized_runner(), create_policy=lambda *_: Upgrades(), family=SIZES)
+    yield started
+    started.stop()
+
+
+@pytest.mark.parametrize("accept", ["*/*", SSE, NDJSON])
+def test_a_client_has_the_answer_in_hand_while_the_engine_stands_still(
+    stalling: Gated, accept: str
+) -> None:
+    """The run at the larger size has not ended when the reply is there."""
+    stalling.runner.let()
+    headers = {"Content-Type": "image/jpeg", "X-Deadline-Ms": "1500", "Accept": accept}
+    reply = httpx.post(
+        f"{stalling.url}/v1/detect", content=JPEG, headers=headers, timeout=PATIENCE_S
+    )
+    assert stalling.runner.runs == ["exit_1", "exit_1@1"]
+    assert reply.status_code == 200
+    if accept == "*/*":
+        answers, done = [reply.json()], None
+        assert "in-hand;dur=" in reply.headers["server-timing"]
+    else:
+        *events, last = read_events(accept, reply.text.splitlines())
+        answers, done = [event.data for event in events], last.data
+        assert (done["reason"], done["operating_point"]) == ("deadline", "64x48/1")
+    assert [(each["operating_point"], each["degraded"]) for each in answers] == [("64x48/1", True)]
+    assert stalling.sample("punctual_held_requests") == 1
+    assert stalling.sample("punctual_engine_results_total", result="answered") == 0
+    stalling.runner.let()
+    eventually(lambda: stalling.sample("punctual_held_requests") == 0)
+    assert stalling.sample("punctual_engine_results_total", result="answered") == 1
+    assert stalling.sample("punctual_answers_in_hand_total", end="deadline") == 1
+    assert stalling.sample("punctual_requests_total", outcome="degraded") == 1
+
+
+def test_a_better_answer_that_comes_in_time_is_merged_and_sent(stalling: Gated) -> None:
+    stalling.runner.let(2)
+    with stalling.streaming(SSE) as events:
+        sent = [(each.name, each.data["operating_point"]) for each in events]
+    both = "64x48/1+128x96/1"
+    assert sent == [("detections", "64x48/1"), ("detections", both), ("done", both)]

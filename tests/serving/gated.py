@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from serving.backends.embedded import EmbeddedBackend
-from serving.core.catalog import Exit
+from serving.core.catalog import Exit, Merging, ModelEntry
 from serving.core.family import Family
 from serving.core.observing import Trace
 from serving.core.ports import Clock, CreatePolicy, Observer
@@ -63,6 +63,23 @@ class GatedRunner(FakeRunner):
         with self._changed:
             self._changed.wait_for(lambda: len(self.runs) >= len(runs))
             assert self.runs == list(runs)
+
+
+SIZES = Family(
+    (
+        ModelEntry(
+            (replace(GATED_CATALOG, input_width=64, input_height=48), GATED_CATALOG),
+            merging=Merging(border_side=32.0, iou_threshold=0.6),
+        ),
+    )
+)
+"""The same at two input sizes, for ``sized_runner``."""
+
+
+def sized_runner(clock: FakeClock | None = None) -> GatedRunner:
+    """A runner of both sizes, of whole models only."""
+    exits = (GATED_CATALOG.num_exits,) * 2
+    return GatedRunner(clock or FakeClock(), fused=True, units=False, exits=exits)
 
 
 def gated_backend(

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,9 @@ import pytest
 
 from serving.backends import in_process
 from serving.backends.embedded import EmbeddedBackend
-from serving.core.catalog import Merging, ModelEntry
 from serving.core.errors import Overloaded
-from serving.core.family import Family
 from serving.core.request import Answered, Cancelled, Request
-from tests.serving.gated import GATED_CATALOG, GatedRunner, gated_backend
+from tests.serving.gated import GATED_CATALOG, SIZES, GatedRunner, gated_backend, sized_runner
 from tests.serving.upgrades import Upgrades
 from tests.serving.world import NUM_EXITS, FakeClock, Recorder
 
@@ -41,8 +38,8 @@ def request(streaming: bool, budget_s: float = BUDGET_S, max_depth: int = NUM_EX
 
 
 class Bench:
-    def __init__(self, **how: Any) -> None:
-        self.runner = GatedRunner()
+    def __init__(self, runner: GatedRunner | None = None, **how: Any) -> None:
+        self.runner = runner or GatedRunner()
         self.recorder = Recorder()
         self.backend: EmbeddedBackend = gated_backend(self.runner, self.recorder, **how)
 
@@ -162,16 +159,12 @@ class Stalling(Bench):
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        small = replace(GATED_CATALOG, input_width=64, input_height=48)
-        entry = ModelEntry((small, GATED_CATALOG), merging=Merging(32.0, 0.6))
         super().__init__(
+            sized_runner(self.clock),
             clock=self.clock,
             create_policy=lambda *_: Upgrades(deepest=2),
-            family=Family((entry,)),
+            family=SIZES,
         )
-        self.runner.exits = (NUM_EXITS, NUM_EXITS)
-        self.runner.fused, self.runner.units = True, False
-        self.runner.clock = self.clock
 
     def ask(self, streaming: bool = False) -> Request:
         now_s = self.clock()

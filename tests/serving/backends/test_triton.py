@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -21,6 +22,8 @@ from tritonclient.grpc.service_pb2_grpc import (
 from serving.backends.triton import TritonBackend
 from serving.core.catalog import ModelEntry
 from serving.core.errors import BackendUnavailable
+from serving.core.family import Family
+from serving.core.ladder import PointId
 from serving.core.request import Answered, Cancelled, Request
 from serving.triton import wire
 from tests.serving.fakes import CATALOG, DETECTIONS
@@ -32,11 +35,12 @@ BUDGET_S = 0.5
 """Less than the silence after which a Triton is taken to be gone: the clock stands still until a
 test lets the deadline come."""
 IDS = itertools.count()
+ENTRY = ModelEntry((replace(CATALOG, input_width=64, input_height=48), CATALOG))
 
 
 class FakeTriton(GRPCInferenceServiceServicer):
     """Its executor's status whenever it is asked; of a request nothing but what it is told to
-    ``send``. Commands are noted, and obeyed by ``end``."""
+    ``send``. Commands are noted."""
 
     def __init__(self) -> None:
         self.outbox: asyncio.Queue[pb.ModelStreamInferResponse | None] = asyncio.Queue()
@@ -60,8 +64,8 @@ class FakeTriton(GRPCInferenceServiceServicer):
         async for request in requests:
             command = request.parameters[wire.COMMAND].string_param
             if command == wire.COMMAND_STATUS:
-                exits_s = (0.010,) * CATALOG.num_exits
-                digest = wire.short_digest(CATALOG.digest)
+                exits_s = (0.010,) * len(Family((ENTRY,)).ladder.points)
+                digest = wire.short_digest(ENTRY.digest)
                 status = wire.EngineStatus(digest, 0, 0, 1, exits_s, exits_s)
                 numbers = np.array(status.to_numbers(), np.int64)
                 self.send(request.id, {wire.STATUS: numbers}, final=True)
@@ -80,12 +84,16 @@ class FakeTriton(GRPCInferenceServiceServicer):
             answer.raw_output_contents.append(array.tobytes())
         self.outbox.put_nowait(pb.ModelStreamInferResponse(infer_response=answer))
 
-    def answer(self, name: str, depth: int, *, final: bool) -> None:
+    def answer(
+        self, name: str, depth: int, *, final: bool, size: int = 0, merged: PointId | tuple[()] = ()
+    ) -> None:
+        """Answer at an exit of an input size; ``merged`` is the point of an earlier answer."""
+        point = (size, depth)
         outputs: dict[str, npt.NDArray[Any]] = {
             wire.BOXES: DETECTIONS.boxes_xyxy_input,
             wire.SCORES: DETECTIONS.scores,
             wire.LABELS: DETECTIONS.labels,
-            wire.EXIT_DEPTH: np.array([depth], np.int32),
+            wire.OPERATING_POINT: np.array([*point, *merged], np.int32),
             wire.TIMES: np.array([1000, 2000, 2000], np.int64),
         }
         self.send(name, outputs, final=final)
@@ -104,7 +112,7 @@ class Bench:
         self.clock = FakeClock()
         self.recorder = Recorder()
         self.backend = TritonBackend(
-            ModelEntry((CATALOG,)),
+            ENTRY,
             url,
             self.clock,
             self.recorder,
@@ -172,11 +180,11 @@ async def test_a_better_answer_takes_its_place(bench: Bench) -> None:
     async with bench.answers(bench.ask()) as answers:
         _, name = await bench.in_hand(answers)
         bench.triton.answer(name, 2, final=False)
-        bench.triton.answer(name, 3, final=True)
+        bench.triton.answer(name, 3, final=True, size=1, merged=(0, 2))
         better = [each async for each in answers]
-    assert [(each.depth, each.held, each.upgrades) for each in better] == [
-        (2, True, 1),
-        (3, False, 2),
+    assert [(each.points, each.held, each.upgrades) for each in better] == [
+        (((0, 2),), True, 1),
+        (((0, 2), (1, 3)), False, 2),
     ]
     assert bench.recorder.results == [better[-1]]
     assert bench.triton.commands.empty()
