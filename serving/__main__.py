@@ -98,7 +98,7 @@ SERVE_OPTIONS = (
     _Option("backend", "NAME", "embedded, triton or triton-depth (embedded)"),
     _Option("triton_url", "HOST:PORT", "gRPC address of that Triton (127.0.0.1:8001)"),
     _Option("runtime", "NAME", "openvino or onnxruntime (openvino)"),
-    _Option("precision", "NAME", "f32, bf16 or int8 (what is fast here of the first two)"),
+    _Option("precision", "NAME", "f32, bf16 or int8 (what is fast here and costs no accuracy)"),
     _Option("num_threads", "N", "threads of the runtime (one per core)"),
     _Option("default_budget_ms", "MS", "budget of a request that states none (1000)"),
     _Option("max_budget_ms", "MS", "larger budgets are cut to this (10000)"),

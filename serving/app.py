@@ -38,7 +38,13 @@ from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.engine import Engine, start_engine
 from serving.imaging.decoding import DecodePool, refit
 from serving.imaging.malloc import keep_freed_memory
-from serving.model_repository import check_precision, measured_front, open_family, read_family
+from serving.model_repository import (
+    check_precision,
+    find_precision,
+    measured_front,
+    open_family,
+    read_family,
+)
 from serving.observability.decision_log import DecisionLog
 from serving.observability.metrics import Metrics
 from serving.server import Server
@@ -71,9 +77,16 @@ def create_backend(
     if create_policy is not None and settings.backend == "triton":
         raise CommandError("with the backend triton the policy is not the gateway's to choose")
     folders = find_models(settings.model_repository, settings.models)
-    family = read_family(folders, settings.precision)
+    precision: str | None = settings.precision
+    reason = None
     for folder in folders:
-        check_precision(settings.runtime, folder, settings.precision)
+        check_precision(settings.runtime, folder, precision)
+    if precision is None and settings.backend == "embedded":
+        choice = find_precision(settings.runtime, folders, settings.num_threads, clock)
+        if choice is not None:
+            precision, reason = choice.precision, choice.reason
+            logger.info("precision: %s, for %s", precision or "the runtime's own", reason)
+    family = read_family(folders, precision, reason)
     if len(folders) > 1 and settings.backend != "embedded":
         names = ", ".join(entry.name for entry in family.entries)
         raise CommandError(f"the backend {settings.backend} serves one model, not {names}")
@@ -96,9 +109,7 @@ def create_backend(
     def embedded() -> Backend:
         return EmbeddedBackend(
             family,
-            lambda: open_family(
-                settings.runtime, folders, settings.num_threads, refit, settings.precision
-            ),
+            lambda: open_family(settings.runtime, folders, settings.num_threads, refit, precision),
             start,
         )
 

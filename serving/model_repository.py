@@ -9,13 +9,16 @@ import importlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from serving.artifacts.int8_segments import CPU_FOLDER, read_quantized
 from serving.artifacts.model_folders import ModelError, read_catalog, read_entry
 from serving.core import segment as segments
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.pareto_front import Front
-from serving.core.ports import SegmentRunner
+from serving.core.ports import Clock, SegmentRunner
+from serving.core.precision_choice import PrecisionChoice, choose_precision
 from serving.core.scheduling.path_costs import Costs, paths_of
 from serving.core.segment import Segment
 from serving.runners.family import FamilyRunner, Refit
@@ -28,16 +31,21 @@ RUNNERS = {
 }
 """Runtime -> its runner, imported when chosen: each drags in a library of its own."""
 
+UNTIMED_ROUNDS, TIMED_ROUNDS = 2, 10
+"""Numbers of rounds before times in two precisions are compared, and in which they are."""
+
 PRECISIONS = {"openvino": ("f32", "bf16", "int8")}
 """Runtime -> what convolutions can be computed in, where that can be chosen; a runtime's own choice
 is one of the first two. ONNX Runtime stays with float32: int8 segments take longer there."""
 
 
-def read_family(folders: Sequence[Path], precision: str | None = None) -> Family:
-    """The models in ``folders``, as one that is served, with the figures of ``precision``. Raises
-    ModelError."""
+def read_family(
+    folders: Sequence[Path], precision: str | None = None, reason: str | None = None
+) -> Family:
+    """The models in ``folders``, as one that is served, with the figures of ``precision``, which
+    was chosen for this ``reason``. Raises ModelError."""
     try:
-        return Family(tuple(read_entry(folder).at(precision) for folder in folders))
+        return Family(tuple(read_entry(folder).at(precision) for folder in folders), reason)
     except ValueError as error:
         raise ModelError(str(error)) from error
 
@@ -56,6 +64,48 @@ def check_precision(runtime: str, folder: Path, precision: str | None) -> None:
             read_quantized(folder / CPU_FOLDER, read_entry(folder).digest)
         except ValueError as error:
             raise ModelError(str(error)) from error
+
+
+def find_precision(
+    runtime: str, folders: Sequence[Path], num_threads: int | None, clock: Clock
+) -> PrecisionChoice | None:
+    """The precision in which to serve the models in ``folders`` where none was asked for; None, if
+    they have no other than the runtime's own. Raises as ``open_runner``."""
+    try:
+        for folder in folders:
+            check_precision(runtime, folder, "int8")
+    except ModelError:
+        return None
+    entries = [read_entry(folder) for folder in folders]
+    return choose_precision(
+        entries, "int8", lambda: _time_ratios(runtime, folders[-1], num_threads, clock)
+    )
+
+
+def _time_ratios(runtime: str, folder: Path, num_threads: int | None, clock: Clock) -> list[float]:
+    """Times of the deepest exits of the smallest and the largest input size in int8, as shares of
+    those in the runtime's own precision, in turn."""
+    entry = read_entry(folder)
+    ratios = []
+    for catalog in {each.size: each for each in (entry.catalogs[0], entry.catalogs[-1])}.values():
+        segment = segments.fused_exit(catalog.num_exits)
+        runners = [
+            open_runner(runtime, folder, num_threads, {segment}, precision, catalog.size)
+            for precision in ("int8", None)
+        ]
+        image = np.zeros((catalog.input_height, catalog.input_width, 3), np.uint8)
+        batches = [runner.load([image]) for runner in runners]
+        for number in range(-UNTIMED_ROUNDS, TIMED_ROUNDS):
+            seconds = []
+            for runner, batch in zip(runners, batches, strict=True):
+                started_s = clock()
+                runner.release(runner.run(segment, batch))
+                seconds.append(clock() - started_s)
+            if number >= 0:
+                ratios.append(seconds[0] / seconds[1])
+        for runner in runners:
+            runner.close()
+    return ratios
 
 
 def measured_front(family: Family, runtime: str) -> Front:

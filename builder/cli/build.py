@@ -334,7 +334,8 @@ def _quantize(folder: Path, entry: ModelEntry, images: Mapping[str, Sequence[Ima
         )
         for catalog in entry.catalogs
     )
-    entry = replace(entry, catalogs=catalogs)
+    merged = tuple(each for each in entry.merged if each.precision != "int8")
+    entry = replace(entry, catalogs=catalogs, merged=merged)
     write_entry(entry, folder)
     written = quantize_segments(folder, entry, images)
     print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")

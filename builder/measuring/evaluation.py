@@ -84,21 +84,19 @@ class Evaluated:
         return ((model, 1),) if depth > 1 else None
 
     def into(self, entry: ModelEntry, about: Evaluation) -> ModelEntry:
-        """Return ``entry`` with these figures, as measured on ``about``, in the family's precision.
-
-        Merged answers are kept of the runtime's own precision alone.
-        """
+        """Return ``entry`` with these figures of the family's precision, measured on ``about``."""
         for model, catalog in enumerate(self.family.catalogs):
             exits = tuple(self._exit(model, each.depth) for each in catalog.exits)
             entry = entry.with_figures(replace(catalog, exits=exits, evaluation=about))
-        if self.family.catalogs[0].precision is not None:
-            return entry
-        merged = []
+        precision = self.family.catalogs[0].precision
+        merged = [each for each in entry.merged if each.precision != precision]
         for points, accuracy in self.accuracies.items():
             if len(points) > 1:
                 first, then = (SizedExit(entry.sizes[model], depth) for model, depth in points)
-                aps = (accuracy.average.ap, accuracy.average.ap50)
-                merged.append(MergedAccuracy(first, then, *(round(ap, DIGITS) for ap in aps)))
+                ap, ap50 = accuracy.average.ap, accuracy.average.ap50
+                merged.append(
+                    MergedAccuracy(first, then, round(ap, DIGITS), round(ap50, DIGITS), precision)
+                )
         return replace(entry, merged=tuple(merged))
 
     def _exit(self, model: int, depth: int) -> Exit:

@@ -203,6 +203,7 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
                 catalog,
                 [exit_facts(model, catalog, entry) for entry in catalog.exits],
                 admission.reserve_s(typical_header(catalog)),
+                family.precision_reason,
             )
             for model, catalog in enumerate(family.catalogs)
         ],
@@ -225,7 +226,9 @@ def _front_point(family: Family, point: OperatingPoint) -> FrontPoint:
     )
 
 
-def _model_facts(catalog: Catalog, exits: list[ExitFacts], reserve_s: float) -> ModelFacts:
+def _model_facts(
+    catalog: Catalog, exits: list[ExitFacts], reserve_s: float, precision_reason: str | None
+) -> ModelFacts:
     return ModelFacts(
         name=catalog.name,
         version=catalog.version,
@@ -241,6 +244,7 @@ def _model_facts(catalog: Catalog, exits: list[ExitFacts], reserve_s: float) -> 
         exits=exits,
         reserve_ms=to_ms(reserve_s),
         precision=catalog.precision,
+        precision_reason=precision_reason,
         evaluation=(EvaluationFacts(**asdict(catalog.evaluation)) if catalog.evaluation else None),
         profile_machines={name: p.machine for name, p in catalog.profiles.items()},
     )

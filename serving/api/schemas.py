@@ -117,7 +117,12 @@ class ModelFacts(BaseModel):
     )
     precision: str | None = Field(
         description="What convolutions are computed in, and accuracies and latencies were measured "
-        "in; null: what is chosen by itself."
+        "in; null: what the runtime chooses by itself."
+    )
+    precision_reason: str | None = Field(
+        default=None,
+        description="Why it is that precision, where int8 segments are there and none was asked "
+        "for; null otherwise.",
     )
     evaluation: EvaluationFacts | None = Field(description="What the APs were measured on.")
     profile_machines: dict[str, str] = Field(

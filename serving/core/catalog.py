@@ -43,6 +43,11 @@ class Evaluation:
     runtime: str
     date: str
 
+    @property
+    def images(self) -> tuple[str, str, int]:
+        """What was measured on: figures on the same images can be compared."""
+        return self.dataset, self.split, self.num_images
+
 
 @dataclass(frozen=True)
 class SegmentFile:
@@ -289,13 +294,15 @@ class SizedExit:
 class MergedAccuracy:
     """Accuracy of the answer of ``then`` after that of ``first``, of a smaller size, is merged in.
 
-    It is on the data set of the sizes' evaluations, and of the runtime's own precision.
+    It is on the data set of the sizes' evaluations.
     """
 
     first: SizedExit
     then: SizedExit
     ap: float
     ap50: float
+    precision: str | None = None
+    """Precision that was asked for; None: what the runtime chose."""
 
 
 @dataclass(frozen=True)
@@ -385,12 +392,15 @@ class ModelEntry:
     def at(self, precision: str | None) -> ModelEntry:
         """Return the entry with the figures of ``precision`` in place of its own.
 
-        See ``Catalog.at``; accuracies of merged answers are known of the runtime's choice only.
+        See ``Catalog.at``.
         """
         if precision is None:
             return self
-        catalogs = tuple(catalog.at(precision) for catalog in self.catalogs)
-        return replace(self, catalogs=catalogs, merged=())
+        return replace(self, catalogs=tuple(catalog.at(precision) for catalog in self.catalogs))
+
+    def merged_in(self, precision: str | None) -> tuple[MergedAccuracy, ...]:
+        """Return the accuracies of merged answers that were measured in ``precision``."""
+        return tuple(each for each in self.merged if each.precision == precision)
 
     def with_figures(self, measured: Catalog) -> ModelEntry:
         """Return the entry with the figures of ``measured``, of one of its sizes; see

@@ -38,6 +38,8 @@ class Family:
     """
 
     entries: tuple[ModelEntry, ...]
+    precision_reason: str | None = None
+    """Why they are in the precision that they are in, where the server chose; one sentence."""
 
     def __post_init__(self) -> None:
         first, *others = self.entries
@@ -161,7 +163,7 @@ class Family:
         start = 0
         for entry in self.entries:
             number = {size: start + index for index, size in enumerate(entry.sizes)}
-            for each in entry.merged:
+            for each in entry.merged_in(entry.catalogs[0].precision):
                 first, then = ((number[of.size], of.depth) for of in (each.first, each.then))
                 aps.setdefault(first, {})[then] = each.ap
             start += len(entry.catalogs)

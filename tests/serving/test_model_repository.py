@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST
+from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST, Quantized
 from serving.artifacts.model_folders import ModelError, find_model, find_models
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit
 from serving.core.family import Family
-from serving.model_repository import measured_front, open_family, open_runner, read_family
+from serving.model_repository import (
+    find_precision,
+    measured_front,
+    open_family,
+    open_runner,
+    read_family,
+)
 from tests.serving.fakes import CATALOG, family_of, write_catalogs
 from tests.serving.world import FakeClock, FakeRunner, cost_s, exact_profile
 
@@ -187,6 +193,38 @@ class TestOpenFamily:
         with pytest.raises(RuntimeError, match="no memory left"):
             open_family("openvino", folders, None, unused)
         assert closed == runners
+
+
+class TestFindPrecision:
+    @pytest.mark.parametrize(("share", "precision"), [(0.5, "int8"), (1.1, None)])
+    def test_both_are_timed_in_turn(
+        self, share: float, precision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock, opened = FakeClock(), []
+
+        def create(_: Path, catalog: Catalog, threads: int | None, **choice: Any) -> FakeRunner:
+            factor = share if choice.get("precision") else 1.0
+            opened.append((threads, catalog.size, choice["wanted"], choice.get("precision")))
+            return FakeRunner(clock, cost=lambda segment, batch: factor * cost_s(segment, batch))
+
+        module = SimpleNamespace(OpenVinoRunner=create)
+        monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+        measured = CATALOG.with_figures(replace(CATALOG, precision="int8"))
+        folders = find_models(write_catalogs(tmp_path, measured), ())
+        assert find_precision("openvino", folders, 2, clock) is None, "nothing was quantised"
+        quantized = folders[0] / "int8"
+        quantized.mkdir()
+        record = Quantized(read_family(folders).entries[0].digest, 1, "test")
+        (quantized / "quantized.json").write_text(json.dumps(asdict(record)))
+        assert find_precision("onnxruntime", folders, 2, clock) is None, "it runs no int8"
+        choice = find_precision("openvino", folders, 2, clock)
+        assert choice is not None
+        assert choice.precision == precision
+        assert f"{share:.2f} of the time here" in choice.reason
+        wanted = {segments.fused_exit(3)}
+        assert opened == [(2, "128x96", wanted, "int8"), (2, "128x96", wanted, None)]
+        family = read_family(folders, choice.precision, choice.reason)
+        assert family.precision_reason == choice.reason
 
 
 def unused(*_: Any) -> Any:

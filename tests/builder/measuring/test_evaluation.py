@@ -97,7 +97,9 @@ def test_what_is_kept_in_the_catalogue(found: Evaluated) -> None:
     assert (best.first.size, best.first.depth, best.then.size) == ("100x100", 2, "200x200")
     assert (best.ap, best.ap50, len(kept.merged)) == (1.0, 1.0, 2)
     again = replace(found, family=Family((kept.at("int8"),))).into(kept, ABOUT)
-    assert again.merged == kept.merged, "merged answers are of the runtime's own precision"
+    assert again.merged_in(None) == kept.merged
+    assert [each.ap for each in again.merged_in("int8")] == [each.ap for each in kept.merged]
+    assert found.into(again, ABOUT).merged_in("int8") == again.merged_in("int8")
     assert again.catalogs[0].precisions["int8"].evaluation == ABOUT
 
 

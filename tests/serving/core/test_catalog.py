@@ -17,6 +17,7 @@ from serving.core.catalog import (
     SegmentFile,
     SizedExit,
 )
+from serving.core.family import Family
 from tests.serving.fakes import CATALOG
 from tests.serving.world import exact_profile
 
@@ -136,7 +137,15 @@ def test_figures_are_those_of_one_size() -> None:
     assert both.catalogs[0] == entry.catalogs[0]
     assert set(both.catalogs[1].precisions) == {"int8"}
     assert both.at("int8").catalogs[1].precision == "int8"
-    assert not both.at("int8").merged, "they were measured in the runtime's own precision"
+    assert both.at("int8").merged_in(None) == (MERGED,)
+    in_int8 = replace(MERGED, ap=0.6, precision="int8")
+    known = replace(both, merged=(MERGED, in_int8))
+    assert ModelEntry.from_json(json.loads(json.dumps(known.to_json()))) == known
+    assert known.merged_in("int8") == (in_int8,)
+    aps = [next(iter(thens.values())) for entry in (known, known.at("int8"))
+           for thens in Family((entry,)).ladder.merged.values()]  # fmt: skip
+    assert aps == [MERGED.ap, 0.6], "each is of what is served"
+    assert not Family((both.at("int8"),)).ladder.merged
     assert both.at(None) is both
 
 
