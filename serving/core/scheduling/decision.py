@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from serving.core.errors import ShedReason
@@ -29,6 +30,7 @@ from serving.core.policy import (
     Why,
 )
 from serving.core.request import Request
+from serving.core.scheduling.depth_price import CostAndAp
 from serving.core.scheduling.depth_selection import (
     NOTHING_DEEPER,
     PLACE_NEEDED,
@@ -59,6 +61,9 @@ with 1.2 in-time accuracy was up to .004 lower below capacity; with 2, up to .01
 SEVERE_OVERLOAD_RATIO = 2.0
 """Utilisation from which on an overload is severe: so many times what the engine can do, request by
 request."""
+MAX_FLUID_LOAD = 2.0
+"""Utilisation, if all left at an exit, beyond which no deeper one counts in what depth is worth to
+others."""
 
 _FINAL = Why("the next exit could not be in time")
 _NO_CHANCE = Why("the batch that goes first leaves no time for these")
@@ -84,13 +89,20 @@ class DecisionMaker:
         self._setup = setup
         self._snapshot = snapshot
         self._plan = plan
-        self._cost_model = self._measure_opportunity_cost()
-        budgets_s = snapshot.demand.budgets_s
-        if self._cost_model.rho < 1.0:
-            backlogs_s = plan.backlogs_s(budgets_s)
+        self._cost_model, self._best_batch = self._measure_opportunity_cost()
+
+    @cached_property
+    def _selector(self) -> DepthSelector:
+        """Choice of depth, at the opportunity cost; most decisions in an overload need none."""
+        plan, model, demand = self._plan, self._cost_model, self._snapshot.demand
+        if model.rate_hz > 0.0:
+            model.add_depth(self._fluid_points())
+        if model.rho < 1.0:
+            backlogs_s = plan.backlogs_s(demand.budgets_s)
         else:  # it is never idle, so that whatever it does delays all that comes later
-            backlogs_s = [plan.length_s] * len(budgets_s)
-        self._selector = DepthSelector(plan, setup.useful_exits, self._cost_model.given(backlogs_s))
+            backlogs_s = [plan.length_s] * len(demand.budgets_s)
+        cost = model.given(backlogs_s, plan.length_s)
+        return DepthSelector(plan, self._setup.useful_exits, cost)
 
     def decide(self) -> Decision:
         """Return the next action; the plan must have something to do."""
@@ -118,18 +130,47 @@ class DecisionMaker:
             )
         return decision
 
-    def _measure_opportunity_cost(self) -> OpportunityCostModel:
-        """Return the part of the opportunity cost that the measured demand decides."""
-        demand = self._snapshot.demand
-        costs, max_run_s = self._plan.quickest(1, False), demand.budget_s / MIN_RUNS_PER_BUDGET
-        request_s = costs.typical_path(1)
+    @property
+    def _max_run_s(self) -> float:
+        """Longest run that counts in the engine time that a request needs."""
+        return self._snapshot.demand.budget_s / MIN_RUNS_PER_BUDGET
+
+    def _measure_opportunity_cost(self) -> tuple[OpportunityCostModel, int]:
+        """Return the part of the opportunity cost that the measured demand decides.
+
+        With it comes the batch size at which a request needs least time.
+        """
+        costs = self._plan.quickest(1, False)
+        request_s, batch = costs.typical_path(1), 1
         for size in self._setup.batch_sizes[1:]:
             batch_s = costs.path(1, size)[1]
-            if batch_s > max_run_s:
+            if batch_s > self._max_run_s:
                 break
-            request_s = min(request_s, batch_s / size)
+            if batch_s < request_s * size:
+                request_s, batch = batch_s / size, size
         accuracy = self._setup.useful_exits[costs.paths.model].ap(1)
-        return OpportunityCostModel(demand, request_s, accuracy, costs.path(1, 1))
+        demand, alone = self._snapshot.demand, costs.path(1, 1)
+        return OpportunityCostModel(demand, request_s, accuracy, alone), batch
+
+    def _fluid_points(self) -> list[CostAndAp]:
+        """Return the operating points that arrivals may be served at, as ``depth_price`` sees them.
+
+        All exits of a model are taken to gain by batches what the first one does in that of the
+        best size, unless its run would be too long. Exits far beyond what the engine can do are
+        left out: they cost time here, and change nothing.
+        """
+        points, batch, rate_hz = [], self._best_batch, self._cost_model.rate_hz
+        for costs, useful in zip(self._plan.models, self._setup.useful_exits, strict=True):
+            gain, fused, depth = 1.0, costs.paths.fused, 1
+            if batch > 1 and (batch_s := costs.path(1, batch)[1]) <= self._max_run_s:
+                gain = min(1.0, batch_s / (batch * costs.typical_path(1)))
+            while depth:
+                one_s = costs.fused(depth, 1)[1] if depth in fused else costs.typical_path(depth)
+                points.append((gain * one_s, useful.ap(depth)))
+                if rate_hz * points[-1][0] > MAX_FLUID_LOAD:
+                    break
+                depth = useful.next(depth, useful.num_exits)
+        return points
 
     def _final_answers(self) -> tuple[Request, ...]:
         """Return the requests that have an answer and whose next one could not be in time."""

@@ -194,18 +194,30 @@ class DepthSelector:
                 extra_s = typical_s * (1.0 + more_s / tail_s) - planned.times[1]
                 gain = (useful.ap(target) - base_ap) * batch
                 lost += self._blocked_by_stacks(costs, depth, target, batch)
-                worth = base_ap * batch + gain - self.shadow_price * extra_s - lost
+                worth = base_ap * batch + gain - self._cost_of_units(extra_s) - lost
                 if depth == 0:  # the first step is what must be worth it
                     rate = (gain - max(0.0, lost - planned_loss)) / max(extra_s, EPSILON_S)
                     limit_s = self._slack_share_s
                     if rate < min_rate and len(self._models) == 1:
                         return None
-                best_worth = max(best_worth, worth)
                 depth = target
+                if worth < best_worth:
+                    break  # each exit gains less than the one before, and time gets dearer
+                best_worth = worth
                 target = useful.next(target, planned.max_depth)
             if depth and (best is None or best_worth > best.worth):
                 best = _UnitStart(best_worth, rate, costs.paths.stem)
         return best
+
+    def _cost_of_units(self, extra_s: float) -> float:
+        """Return the opportunity cost of ``extra_s`` on unit segments beyond the plan.
+
+        Who is alone pays today's price for all of it: if somebody comes meanwhile, and the price
+        rises, it can stop. Where others wait, they pay for all of it.
+        """
+        if self._plan.is_alone:
+            return self.shadow_price * extra_s
+        return self._cost.of_time(extra_s)
 
     def _continue_cohort(self, cohort: Cohort, planned: PlannedBatch) -> _Candidate | None:
         """Return the candidate that takes a cohort on: one more stack, in most cases.

@@ -10,7 +10,10 @@ that of one request in ``n``, a second of engine time costs
     accuracy / c * min(1, rho / (1 - rho)) * mean of P_i
     P_i = P(backlog_i reaches limit_i before it is gone)
 
-where ``c`` is the time that a request needs, ``rho`` the utilisation (the share of the engine's
+or what it buys others in depth, where that is more: see ``depth_price``. The backlog is then all
+work, since whoever overtakes, all of it takes time that others could go deeper in, and its limit
+the mean of the ``limit_i``. In this,
+``c`` is the time that a request needs, ``rho`` the utilisation (the share of the engine's
 time that requests need), and ``accuracy`` what each is answered with, weighed by ``CAUTION``. The
 reason: another second of backlog stays above a limit for ``1 / (1 - rho)`` seconds. In each of
 these ``rho / c`` requests come, but no more are lost than could have been served in it.
@@ -25,10 +28,11 @@ variation of the times between arrivals:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from serving.core.demand import Demand
 from serving.core.latency import Times
+from serving.core.scheduling.depth_price import CostAndAp, DepthPrice, concave_envelope
 
 CAUTION = 3.0
 """Weight of a lost request, in multiples of the accuracy that it would have been answered with: a
@@ -55,10 +59,13 @@ what a float can hold."""
 class OpportunityCostModel:
     """The part of the opportunity cost that demand alone decides, before backlogs are known."""
 
-    __slots__ = ("arrival_rate_ap", "limits", "max_loss_rate", "num_skipped", "rho", "theta")
+    __slots__ = (
+        *("arrival_rate_ap", "cv2", "depth_price", "limits", "max_loss_rate", "num_skipped"),
+        *("rate_hz", "rho", "theta"),
+    )
 
     def __init__(self, demand: Demand, request_s: float, accuracy: float, alone: Times) -> None:
-        """Derive the model from ``demand``, as measured.
+        """Derive the model from ``demand``, as measured; depth costs others nothing so far.
 
         ``request_s``: engine seconds that a request typically needs, in the batches that there are;
         ``alone``: tail and typical seconds that it takes by itself; ``accuracy``: what it is
@@ -76,9 +83,12 @@ class OpportunityCostModel:
         rate_hz = RATE_MARGIN * demand.rate_hz
         if demand.busy_share < 1.0:  # nobody is delayed by an engine that arrivals find idle
             rate_hz = min(rate_hz, demand.busy_share / request_s)
+        self.rate_hz = rate_hz
+        """Arrivals per second, as far as they find the engine at work."""
         self.rho = rho = rate_hz * request_s
         """Utilisation: share of the engine's time that requests are taken to need."""
-        cv2 = min(max(demand.cv2, MIN_CV2), MAX_CV2)
+        self.cv2 = cv2 = min(max(demand.cv2, MIN_CV2), MAX_CV2)
+        """Squared coefficient of variation of the times between arrivals."""
         lost = min(1.0, rho / (1.0 - rho)) if rho < 1.0 else 1.0
         budget_weight = CAUTION * accuracy / max(1, len(demand.budgets_s))
         self.max_loss_rate = budget_weight * lost / request_s
@@ -89,28 +99,44 @@ class OpportunityCostModel:
         """Exponent of ``P_i`` for each second of backlog; 0 if nothing arrives."""
         self.limits: list[tuple[float, float]] = []
         """Pairs of a ``limit_i`` in seconds, smallest first, and ``exp(theta limit_i) - 1``."""
+        self.depth_price: DepthPrice | None = None
+        """Price of what a second buys others in depth; None if it buys nothing."""
         if rho > 0.0 and limits_s:
             theta, longest_s = 2.0 * (1.0 - rho) / (rho * request_s * cv2), limits_s[-1]
             exponent = min(max(abs(theta), MIN_ODDS / longest_s), MAX_ODDS / longest_s)
             self.theta = theta = math.copysign(exponent, theta)
             self.limits = [(limit_s, math.expm1(theta * limit_s)) for limit_s in limits_s]
 
-    def given(self, backlogs_s: Sequence[float]) -> OpportunityCost:
+    def add_depth(self, points: Iterable[CostAndAp]) -> None:
+        """Let engine time cost what it buys others in depth.
+
+        ``points`` are operating points, each with the engine seconds that a request typically needs
+        to it, in the batches that there are, and its accuracy.
+        """
+        if self.limits:
+            limit_s = sum(limit_s for limit_s, _ in self.limits) / len(self.limits)
+            envelope = concave_envelope(points)
+            self.depth_price = DepthPrice(envelope, self.rate_hz, self.cv2, limit_s)
+
+    def given(self, backlogs_s: Sequence[float], total_s: float = 0.0) -> OpportunityCost:
         """Return the opportunity cost at these backlogs.
 
         They are the seconds that what is due before a newcomer typically takes: one figure for each
-        budget of the demand, in their order.
+        budget of the demand, in their order. ``total_s``: seconds that all work takes.
         """
-        return OpportunityCost(self, backlogs_s)
+        return OpportunityCost(self, backlogs_s, total_s)
 
 
 class OpportunityCost:
-    """The accuracy that newcomers lose by engine time that is used now."""
+    """The accuracy that others lose by engine time that is used now."""
 
-    __slots__ = ("_model", "_with_backlog", "_without_backlog", "per_second")
+    __slots__ = ("_model", "_total_s", "_with_backlog", "_without_backlog", "per_second")
 
-    def __init__(self, model: OpportunityCostModel, backlogs_s: Sequence[float]) -> None:
+    def __init__(
+        self, model: OpportunityCostModel, backlogs_s: Sequence[float], total_s: float
+    ) -> None:
         self._model = model
+        self._total_s = total_s
         self._with_backlog: list[tuple[float, float, float]] = []
         self._without_backlog: list[tuple[float, float]] = []
         for limit, backlog_s in zip(model.limits, backlogs_s[model.num_skipped :], strict=False):
@@ -127,7 +153,8 @@ class OpportunityCost:
         for limit_s, expm1_limit, backlog_s in self._with_backlog:
             ahead_s = backlog_s + more_s
             ruin += math.expm1(theta * ahead_s) / expm1_limit if ahead_s < limit_s else 1.0
-        return self._model.max_loss_rate * ruin
+        lost, depth_price = self._model.max_loss_rate * ruin, self._model.depth_price
+        return lost if depth_price is None else max(lost, depth_price.at(self._total_s + more_s))
 
     def blocked(self, seconds: float) -> float:
         """Return the accuracy that is lost because a run of so many seconds cannot be stopped.
@@ -137,6 +164,8 @@ class OpportunityCost:
         one by its end of what has come meanwhile: half of that, on average.
         """
         model, lost, delayed = self._model, 0.0, 0.0
+        if not self._without_backlog and (not model.limits or model.limits[0][0] >= seconds):
+            return 0.0
         for limit_s, _ in model.limits:
             if limit_s >= seconds:
                 break
@@ -151,6 +180,13 @@ class OpportunityCost:
                 )
         return model.arrival_rate_ap * lost + model.max_loss_rate * model.rho * seconds * delayed
 
+    def of_time(self, extra_s: float) -> float:
+        """Return the accuracy lost by delaying backlogs by ``extra_s``.
+
+        The price is that of the middle: backlogs grow meanwhile, and the price with them.
+        """
+        return self._per_second(max(0.0, 0.5 * extra_s)) * extra_s
+
     def of_run(self, seconds: float, extra_s: float) -> float:
         """Return the accuracy lost by a run of ``seconds`` that delays backlogs by ``extra_s``."""
-        return self._per_second(max(0.0, extra_s)) * extra_s + self.blocked(seconds)
+        return self.of_time(extra_s) + self.blocked(seconds)

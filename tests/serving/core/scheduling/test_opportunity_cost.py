@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.demand import UNKNOWN, Demand
+from serving.core.scheduling.depth_price import DepthPrice
 from serving.core.scheduling.opportunity_cost import (
     CAUTION,
     MAX_CV2,
@@ -153,14 +154,34 @@ def test_it_is_proportional_to_accuracy():
     assert price_of(BUSY, 2 * ACCURACY).given([0.05]).per_second == pytest.approx(2 * of(BUSY))
 
 
+DEPTHS = [(REQUEST_S, ACCURACY), (2 * REQUEST_S, 0.6), (3 * REQUEST_S, 0.65)]
+
+
+def test_it_is_at_least_what_others_gain_in_depth():
+    demand = replace(BUSY, rate_hz=60.0, budgets_s=(0.2, 0.4))
+    model, first_only = price_of(demand), price_of(demand)
+    model.add_depth(DEPTHS)
+    for total_s in (0.0, 0.02, 0.1, 0.3):
+        deep = DepthPrice(DEPTHS, 60.0, 1.0, 0.3 - REQUEST_S).at(total_s)
+        for backlogs_s in ([0.0, 0.0], [0.01, 0.02], [0.1, 0.3]):
+            lost = first_only.given(backlogs_s).per_second
+            assert model.given(backlogs_s, total_s).per_second == pytest.approx(max(lost, deep))
+
+
+def test_others_gain_nothing_in_depth_while_arrivals_find_the_engine_idle():
+    model = price_of(replace(BUSY, busy_share=0.0))
+    model.add_depth(DEPTHS)
+    assert model.given([0.1], 0.1).per_second == 0.0
+
+
 # ---- runs that cannot be stopped ----------------------------------------------------------------
 
 
 def test_a_run_that_nobody_has_to_wait_for_costs_what_it_adds():
     price = price_of(BUSY)
     assert price.given([0.04]).of_run(0.19, 0.05) == pytest.approx(
-        price.given([0.09]).per_second * 0.05
-    )
+        price.given([0.065]).per_second * 0.05
+    ), "at the price of the middle of it"
     assert price.given([0.04]).of_run(0.19, -0.01) == pytest.approx(
         -price.given([0.04]).per_second * 0.01
     )
