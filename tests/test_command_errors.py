@@ -123,6 +123,7 @@ MISTAKES = {
     ],
     "study segments": [("nowhere", "nowhere/catalog.json cannot be used")],
     "study variants": [("--model-repository nowhere", "there is no model in nowhere")],
+    "study idle": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
     "study restart": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
     "study alerts": [("--rules file", "apt-get install prometheus|file has no rules")],
     "study autoscaling": [
