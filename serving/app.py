@@ -91,7 +91,9 @@ def create_backend(
         names = ", ".join(entry.name for entry in family.entries)
         raise CommandError(f"the backend {settings.backend} serves one model, not {names}")
     entry = family.entries[0]
-    watch = None if settings.decision_log is None else _open_decisions(settings.decision_log)
+    watch = (
+        None if settings.decision_log is None else _open_decisions(settings.decision_log, family)
+    )
 
     def start(runner: SegmentRunner) -> Engine:
         return start_engine(
@@ -140,9 +142,9 @@ def create_backend(
     return create[settings.backend]()
 
 
-def _open_decisions(path: Path) -> DecisionLog:
+def _open_decisions(path: Path, family: Family) -> DecisionLog:
     try:
-        return DecisionLog(path)
+        return DecisionLog(path, family.ladder.sizes)
     except OSError as error:
         raise CommandError(f"decisions cannot be written to {path}: {error}") from error
 

@@ -308,6 +308,7 @@ def _log_decisions(
     path: Path, points: Sequence[Point], policies: Sequence[str], conditions: Conditions
 ) -> None:
     """Seed 0 of the only policy at the only point."""
+    from loadtest.simulation.profiles import load_profile
     from loadtest.simulation.study import HINDSIGHT, run_policy
     from serving.core.decision_text import describe
 
@@ -316,13 +317,16 @@ def _log_decisions(
             "--decision-log needs one --policy, --profile, --arrivals and --load, not "
             f"{len(policies)} policies at {len(points)} points"
         )
+    sizes = load_profile(points[0].profile).ladder.sizes
     with path.open("w") as file:
         run = run_policy(
             points[0],
             policies[0],
             conditions,
             seed=0,
-            decided=lambda snapshot, decision: print(describe(snapshot, decision), file=file),
+            decided=lambda snapshot, decision: print(
+                describe(snapshot, decision, sizes), file=file
+            ),
         )
     print(
         f"{run.num_requests} requests, {run.num_in_time} in time, {run.num_late} late, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -23,13 +24,17 @@ class DecisionLog:
     model counts as part of each run.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the file. Raises OSError if it cannot be written."""
+    def __init__(self, path: Path, sizes: Sequence[str]) -> None:
+        """Open the file; ``sizes`` are the names of the input sizes, by their numbers.
+
+        Raises OSError if it cannot be written.
+        """
+        self._sizes = sizes
         self._handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=1)
         self._handler.setFormatter(logging.Formatter("%(message)s"))
 
     def __call__(self, snapshot: Snapshot, decision: Decision) -> None:
-        line = describe(snapshot, decision)
+        line = describe(snapshot, decision, self._sizes)
         self._handler.handle(logging.LogRecord("decisions", logging.INFO, "", 0, line, (), None))
 
     def close(self) -> None:
