@@ -275,8 +275,20 @@ def _build_in(
             runner = tools.open_runner(target, folder, options.threads, size=catalog.size)
             where = f" at {catalog.size}" if catalog.one_of_several else ""
             print(_run_all(runner, catalog, where))
+        _print_front(entry, target)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")
+
+
+def _print_front(entry: ModelEntry, runtime: str) -> None:
+    """Print which answers are worth their time, where that was measured of these segments."""
+    from builder.measuring.fronts import answers_of, table
+    from serving.core.family import Family
+
+    family = Family((entry,))
+    front = answers_of(family, runtime)
+    if front is not None and all(catalog.evaluation for catalog in entry.catalogs):
+        print("\n".join(table(family, front)))
 
 
 def _detector(options: argparse.Namespace) -> tuple[AnyDetector, str]:

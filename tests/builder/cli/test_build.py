@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,10 @@ from builder.cli.build import PRECISIONS
 from builder.exporting.repository import depth_folder, write_entry
 from builder.exporting.triton_config import PLAN
 from serving.artifacts.model_folders import read_catalog, version_folder
-from serving.core.catalog import ModelEntry
+from serving.core.catalog import Evaluation, ModelEntry
 from serving.core.command_errors import CommandFailed
+from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.segment import fused_segments
 from tests.builder.cli.commands import Tools, build, refused, run_build, usage_shown
 from tests.cuda import fake_cuda
 
@@ -110,6 +112,28 @@ def test_segments_are_quantised_with_the_images_given(repository, tmp_path, monk
     assert calls == [(folder, read_catalog(folder), [1, 2, 3])]
     assert not read_catalog(folder).precisions, "they are of other scales"
     assert f"wrote {folder / 'int8'}" in capsys.readouterr().out
+
+
+def test_what_was_measured_says_which_exits_to_leave_out(repository, tmp_path, capsys):
+    root = shutil.copytree(repository, tmp_path / "copy")
+    folder = version_folder(root, "toy")
+    catalog = read_catalog(folder)
+    times = {
+        (segment, 1): Quantiles(*[0.01 * segment.stop] * 3)
+        for segment in fused_segments(catalog.num_exits)
+    }
+    profiles = {"openvino": LatencyProfile("openvino", "m", "d", 1, times)}
+    exits = tuple(
+        replace(each, ap=ap) for each, ap in zip(catalog.exits, (0.5, 0.4, 0.6), strict=True)
+    )
+    about = Evaluation("things", "val", 9, 0, "openvino", "d")
+    measured = replace(catalog, profiles=profiles, exits=exits, evaluation=about)
+    write_entry(ModelEntry((measured,)), folder)
+    assert run_build(Tools(), "--model-repository", str(root), "--model", "toy") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert f"on no front: {catalog.size}/2" in said
+    (line,) = (line for line in said if line.startswith(f"{catalog.size}/2 "))
+    assert line.endswith(f"20.0  no better than {catalog.size}/1")
 
 
 def test_segments_that_are_not_the_catalogues_are_refused(repository, tmp_path, capsys):
