@@ -259,7 +259,8 @@ class LazyPixels:
     Where several sizes are served as one, nobody knows beforehand which of them will run. The
     family's runner takes this in the place of pixels in the common ``frame``, whose ``shape`` and
     ``dtype`` it has, and hands it to ``refit``. An image must lie in every input as it does in the
-    frame, but for the scale (``ModelInput.is_scaled``). For one thread at a time.
+    frame, but for the scale (``ModelInput.is_scaled``). To numpy it is an array of the frame's
+    pixels. For one thread at a time.
     """
 
     dtype = np.dtype(np.uint8)
@@ -277,10 +278,15 @@ class LazyPixels:
         ``used`` is told of the first input that any are wanted for.
         """
         self.shape = (frame.height, frame.width, 3)
+        self._frame = frame
         self._data = data
         self._header = header
         self._decoded = dict(decoded)
         self._used: Callable[[ModelInput], None] | None = used
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Image:
+        """Return the pixels in the frame, as numpy asks for them."""
+        return np.array(self.at(self._frame), dtype=dtype, copy=copy)
 
     def at(self, model_input: ModelInput) -> Image:
         """Return the pixels for an input, as ``decode`` does. Raises InvalidImage."""

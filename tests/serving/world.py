@@ -165,7 +165,7 @@ class FakeRunner:
         return [
             Detections(
                 np.zeros((1, 4), np.float32),
-                np.array([row[0, 0, 0]], np.float32),
+                np.array([np.asarray(row)[0, 0, 0]], np.float32),
                 np.zeros(1, np.int32),
             )
             for row in batch.rows

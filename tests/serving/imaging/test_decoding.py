@@ -91,6 +91,7 @@ def test_lazy_pixels_are_those_that_accuracy_is_measured_on(
     assert refit(lazy, small) is known
     expected, in_frame = load_image(data, frame)
     assert (refit(lazy, frame) == expected).all()
+    assert (np.asarray(lazy) == expected).all()
     assert used == [small], "told once, of the first"
     # Where the image lies, mapped from the small input to the frame and on to the image.
     _, placement = load_image(data, small)
