@@ -155,10 +155,12 @@ class _Tools:
 
         return open_family(runtime, [folder], num_threads, refit, precision)
 
-    def load_image(self, data: bytes, model_input: ModelInput) -> tuple[Image, Letterbox]:
+    def load_image(
+        self, data: bytes, model_input: ModelInput, inputs: Collection[ModelInput] = ()
+    ) -> tuple[Image, Letterbox]:
         from serving.imaging.decoding import load_image
 
-        return load_image(data, model_input)
+        return load_image(data, model_input, inputs)
 
     def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> None:
         parser = argparse.ArgumentParser(prog="punctual serve", add_help=False)

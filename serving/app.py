@@ -172,7 +172,7 @@ def create_app(
     family = backend.family
     pool = DecodePool(
         family.input,
-        lazily=settings.backend == "embedded" and _are_scaled(family),
+        lazily=settings.backend == "embedded" and len(family.scaled_inputs) > 1,
         num_workers=settings.num_decode_workers,
         max_pending=settings.max_pending_decodes,
         clock=clock,
@@ -246,12 +246,6 @@ def create_app(
     )
     direct = DirectRoutes(app, {("POST", DETECT_PATH): detect})
     return Middleware(direct, clock, leaving=lambda: lifecycle.leaving)
-
-
-def _are_scaled(family: Family) -> bool:
-    """Return whether there are several inputs, in which an image lies alike but for the scale."""
-    inputs = {catalog.input for catalog in family.catalogs}
-    return len(inputs) > 1 and all(family.input.is_scaled(each) for each in inputs)
 
 
 def _runtime(settings: Settings) -> str:

@@ -77,7 +77,7 @@ def detect_all(
     found: dict[PointId, list[Detections]] = {}
     placements = []
     for sample in tqdm(dataset.samples, unit="image"):
-        image, placement = read_image(sample.path, family.input, load_image)
+        image, placement = read_image(sample.path, family.input, load_image, family.scaled_inputs)
         placements.append(placement)
         images = runner.load([image])
         for model, catalog in enumerate(family.catalogs):

@@ -43,8 +43,14 @@ class ServingTools(Protocol):
     ) -> SegmentRunner:
         """Return one runner of ``runtime`` over all input sizes of the model in ``folder``."""
 
-    def load_image(self, data: bytes, model_input: ModelInput) -> tuple[Image, Letterbox]:
-        """Return an encoded image as a model's input, exactly as for a request."""
+    def load_image(
+        self, data: bytes, model_input: ModelInput, inputs: Collection[ModelInput] = ()
+    ) -> tuple[Image, Letterbox]:
+        """Return an encoded image as a model's input, exactly as for a request.
+
+        Of a family, that is the common frame, and ``inputs`` are its ``scaled_inputs``; what comes
+        is for its runner alone to look into.
+        """
 
     def serve(self, arguments: Sequence[str], create_policy: CreatePolicy) -> None:
         """Run ``punctual serve`` with these options, but another policy, until told to end."""

@@ -129,6 +129,16 @@ class Family:
         return self._frame.input
 
     @property
+    def scaled_inputs(self) -> tuple[ModelInput, ...]:
+        """Different inputs of the models, if images lie in all of them alike but for the scale.
+
+        Then an image is decoded for the input that it runs at. Otherwise there is only the common
+        frame, from which an image is brought to each.
+        """
+        inputs = tuple(dict.fromkeys(catalog.input for catalog in self.catalogs))
+        return inputs if all(map(self.input.is_scaled, inputs)) else (self.input,)
+
+    @property
     def accuracies(self) -> tuple[tuple[float, ...], ...]:
         """Accuracies (AP) of the exits of each model, shallowest first."""
         return tuple(tuple(entry.ap for entry in catalog.exits) for catalog in self.catalogs)

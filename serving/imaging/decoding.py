@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -313,12 +313,20 @@ def refit(image: Image | LazyPixels, model_input: ModelInput) -> Image:
     return _padded(np.asarray(resized), model_input)
 
 
-def load_image(data: bytes, model_input: ModelInput) -> tuple[Image, Letterbox]:
+def load_image(
+    data: bytes, model_input: ModelInput, inputs: Collection[ModelInput] = ()
+) -> tuple[Image, Letterbox]:
     """Return an encoded image as a model's input, exactly as for a request.
 
-    Raises InvalidImage or UnsupportedImage.
+    Of a family, the input is the common frame, and with its several ``scaled_inputs`` the image is
+    decoded for each when it is wanted there. Raises InvalidImage or UnsupportedImage.
     """
-    return decode(data, probe(data), model_input)
+    header = probe(data)
+    pixels, placement = decode(data, header, model_input)
+    if len(inputs) <= 1:
+        return pixels, placement
+    lazy = LazyPixels(data, header, model_input, {model_input: pixels}, lambda _: None)
+    return cast(Image, lazy), placement
 
 
 # ---- the pool ---------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class Tools:
         self.opened.append((runtime, folder))
         return FakeRunner(FakeClock())
 
-    def load_image(self, data, model_input):
+    def load_image(self, data, model_input, inputs=()):
         return np.full((model_input.height, model_input.width, 3), len(data), np.uint8), None
 
 

@@ -47,7 +47,9 @@ class Tools:
         self.opened.append(FakeRunner(FakeClock()))
         return self.opened[-1]
 
-    def load_image(self, data: bytes, model_input: ModelInput) -> tuple[Any, Letterbox]:
+    def load_image(
+        self, data: bytes, model_input: ModelInput, inputs: Collection[ModelInput] = ()
+    ) -> tuple[Any, Letterbox]:
         if data == b"half":
             raise InvalidImage("The JPEG image is truncated.")
         pixels = np.zeros((model_input.height, model_input.width, 3), np.uint8)

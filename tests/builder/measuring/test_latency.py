@@ -110,7 +110,7 @@ def test_accuracy_of_every_exit_in_original_pixels(tmp_path):
     sample = Sample("a", path, (40, 40), box, np.zeros(1, np.int64), area)
     runner = Oracle(FakeClock())
 
-    def load_image(data, model_input):
+    def load_image(data, model_input, inputs=()):
         assert data == b"encoded"
         assert model_input == CATALOG.input
         pixels = np.zeros((model_input.height, model_input.width, 3), np.uint8)

@@ -50,7 +50,7 @@ def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             tmp_path,
             entry,
             Dataset(("x",), tuple(samples)),
-            lambda _, model_input: (
+            lambda data, model_input, inputs=(): (
                 np.zeros((model_input.height, model_input.width, 3), np.uint8),
                 model_input.place(1200, 600),
             ),

@@ -54,6 +54,14 @@ def test_sizes_of_an_entry_are_models() -> None:
     assert both.merged_ap((0, 1), (1, 2)) == both.expected_ap(1, 2)
 
 
+def test_inputs_that_images_lie_in_alike() -> None:
+    half = replace(LARGE, name="half", input_width=64, input_height=48)
+    assert family_of(half, LARGE).scaled_inputs == (half.input, LARGE.input)
+    assert FAMILY.scaled_inputs == (LARGE.input,), "64 x 96 has another shape than 128 x 96"
+    stretched = (replace(SMALL, resize="stretch"), replace(LARGE, resize="stretch"))
+    assert family_of(*stretched).scaled_inputs == tuple(each.input for each in stretched)
+
+
 def test_classes_must_be_the_same() -> None:
     other = member("other", 0.4, classes=("square", "circle"))
     with pytest.raises(ValueError, match="large and other cannot be served as one"):

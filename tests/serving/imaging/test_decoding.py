@@ -122,6 +122,19 @@ def test_the_expected_input_is_that_of_who_had_as_much_time() -> None:
     assert expected.predict(0.02) == middle, "the newest of those who had as much"
 
 
+def test_an_image_for_a_family_is_decoded_for_each_input() -> None:
+    """As by itself, and not from the pixels of another."""
+    frame, small = ModelInput(96, 96, "stretch"), ModelInput(48, 48, "stretch")
+    data = encode(picture(320, 240), "JPEG", quality=95)
+    image, placement = load_image(data, frame, (small, frame))
+    assert placement == Letterbox(320, 240, 96, 96)
+    for model_input in (small, frame):
+        assert (refit(image, model_input) == load_image(data, model_input)[0]).all()
+    assert (refit(image, small) != refit(load_image(data, frame)[0], small)).any()
+    alone, _ = load_image(data, frame, (frame,))
+    assert isinstance(alone, np.ndarray)
+
+
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG with any header and any further chunks."""
 
