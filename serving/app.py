@@ -172,7 +172,8 @@ def create_app(
     family = backend.family
     pool = DecodePool(
         family.input,
-        lazily=settings.backend == "embedded" and len(family.scaled_inputs) > 1,
+        # What is sent to an executor in Triton are pixels, of the largest input.
+        lazily=settings.backend != "triton" and len(family.scaled_inputs) > 1,
         num_workers=settings.num_decode_workers,
         max_pending=settings.max_pending_decodes,
         clock=clock,
