@@ -1,10 +1,12 @@
-"""What the site says by itself, from the code that it describes: settings, commands, metrics and
-problem types. Each is Markdown, for the mark of its name in a page (``docs.build``)."""
+"""What the site says by itself, from what it describes: settings, commands, metrics and problem
+types, from the code; the default model, from its catalogue. Each is Markdown, for the mark of its
+name in a page (``docs.build``)."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,10 @@ from prometheus_client.metrics_core import Metric
 
 from serving.__main__ import SERVE_OPTIONS, create_parser
 from serving.api.problems import PROBLEMS, TYPE_PREFIX
+from serving.artifacts.model_folders import find_model, read_entry
+from serving.core.catalog import Catalog
 from serving.core.errors import ShedReason
+from serving.core.segment import fused_exit
 from serving.observability.metrics import Metrics
 from serving.settings import Settings, variable
 
@@ -245,6 +250,65 @@ def shed_reasons() -> str:
     return "\n".join(_definition(f"`{reason}`", texts[reason.value]) for reason in ShedReason)
 
 
+# ---- the default model --------------------------------------------------------------------------
+
+MODEL_REPOSITORY = Path(__file__).resolve().parents[1] / "model_repo"
+_RUNTIME = "openvino"
+
+
+def default_model() -> str:
+    """Return the operating points of the default model as a table, from its catalogue: accuracy,
+    time, and pairs whose answers are merged and better than either alone."""
+    entry = read_entry(find_model(MODEL_REPOSITORY, None))
+    rows = ["| operating point | AP | AP50 | ms (p50) |", "|---|---|---|---|"]
+    for catalog in entry.catalogs:
+        rows += [
+            f"| `{catalog.size}/{each.depth}` | {_ap(each.ap)} | {_ap(each.ap50)} "
+            f"| {_ms(_exit_s(catalog, each.depth))} |"
+            for each in catalog.exits
+        ]
+    for pair in entry.merged:
+        points = (pair.first, pair.then)
+        if pair.ap <= max(entry.size(point.size).expected_ap(point.depth) for point in points):
+            continue
+        total_s = sum(_exit_s(entry.size(point.size), point.depth) for point in points)
+        label = "+".join(f"{point.size}/{point.depth}" for point in points)
+        rows.append(f"| `{label}` | {_ap(pair.ap)} | {_ap(pair.ap50)} | {_ms(total_s)} |")
+    return "\n".join([*rows, "", _circumstances(entry.catalogs[0])])
+
+
+def _exit_s(catalog: Catalog, depth: int) -> float:
+    """Seconds of one image, half of the time; NaN where that was not measured."""
+    profile = catalog.profiles.get(_RUNTIME)
+    measured = profile.table.get((fused_exit(depth), 1)) if profile else None
+    return measured.p50_s if measured else math.nan
+
+
+def _ap(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0") if value else "not measured"
+
+
+def _ms(seconds: float) -> str:
+    return "not measured" if math.isnan(seconds) else f"{seconds * 1e3:.1f}"
+
+
+def _circumstances(catalog: Catalog) -> str:
+    """What the figures of a catalogue were measured on."""
+    sentences = []
+    if measured := catalog.evaluation:
+        sentences.append(
+            f"Accuracy: `punctual evaluate` on the {measured.num_images} images of "
+            f"{measured.dataset}, {measured.split}; {measured.runtime}, {measured.date}."
+        )
+    if profile := catalog.profiles.get(_RUNTIME):
+        threads = "one thread" if profile.threads == 1 else f"{profile.threads} threads"
+        sentences.append(
+            f"Time of one image in the engine: `punctual profile` on {profile.machine}, {threads}; "
+            f"{profile.runtime}, {profile.date}."
+        )
+    return " ".join(sentences)
+
+
 def _definition(term: str, *sentences: str) -> str:
     text = " ".join(filter(None, sentences))
     return f"{term}\n:   {text}\n"
@@ -256,5 +320,6 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "metrics": metrics,
     "problems": problems,
     "shed-reasons": shed_reasons,
+    "default-model": default_model,
 }
 """By the name that a page's mark gives."""

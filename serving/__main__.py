@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from serving.settings import Settings
 
 COMMANDS_GROUP = "punctual.commands"
+EXAMPLE_IMAGE = Path("docs/images/coffee.jpg")
+"""What the command that a server prints sends, if it is started where the repository is."""
 
 # Module -> an extra that installs it.
 EXTRAS = {
@@ -223,10 +225,11 @@ def _plans(arguments: argparse.Namespace) -> None:
 
 
 def _announce(url: str, ample_budget_s: float) -> None:
+    image = EXAMPLE_IMAGE if EXAMPLE_IMAGE.is_file() else Path("photo.jpg")
     print(
         f"Punctual is ready: {url}\n"
         f"  curl -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: {ample_budget_s * 1e3:g}' "
-        f"--data-binary @photo.jpg {url}/v1/detect",
+        f"--data-binary @{image} {url}/v1/detect",
         flush=True,
     )
 

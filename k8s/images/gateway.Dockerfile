@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The gateway with the engine for CPUs and the default model. From the root of the repository:
+# The gateway with the engine for CPUs and the models of the repository. From the root of the repository:
 #   docker build -f k8s/images/gateway.Dockerfile -t punctual-gateway .
 ARG PYTHON=3.11.14-slim-bookworm
 

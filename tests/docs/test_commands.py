@@ -48,8 +48,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def url(fresh: Path) -> Iterator[str]:
-    """Where ``make serve`` says that it is ready; ended as Ctrl-C in its terminal ends it."""
+def ready(fresh: Path) -> Iterator[tuple[str, str]]:
+    """Where ``make serve`` says that it is ready, and the command that it says can be tried; ended
+    as Ctrl-C in its terminal ends it."""
     port = free_port()
     with subprocess.Popen(
         SERVE.split(),
@@ -65,15 +66,20 @@ def url(fresh: Path) -> Iterator[str]:
             said = ""
             for line in process.stdout:
                 said += line
-                if ready := re.match(r"Punctual is ready: (http://\S+)$", line):
+                if found := re.match(r"Punctual is ready: (http://\S+)$", line):
                     break
             else:
                 raise AssertionError(f"{SERVE} ended with {process.wait()}:\n{said}")
-            assert ready[0].replace(str(port), "8000") in QUICKSTART.read_text()
-            yield ready[1]
+            assert found[0].replace(str(port), "8000") in QUICKSTART.read_text()
+            yield found[1], process.stdout.readline()
         finally:
             os.killpg(process.pid, signal.SIGINT)
             process.communicate()
+
+
+@pytest.fixture
+def url(ready: tuple[str, str]) -> str:
+    return ready[0]
 
 
 def _run(command: str, folder: Path) -> str:
@@ -109,3 +115,15 @@ def test_every_command_does_what_the_page_says(example: Example, fresh: Path, ur
         assert "\nevent: done\n" in output
     else:
         assert json.loads(output)["models"][0]["exits"][0]["min_budget_ms"] > 0
+
+
+def test_the_command_that_the_server_prints_finds_the_cup(
+    fresh: Path, ready: tuple[str, str]
+) -> None:
+    _, command = ready
+    for _ in range(ATTEMPTS):
+        output = _run(command, fresh)
+        if "urn:punctual:problem:" not in output:
+            break
+    best, *_ = json.loads(output)["detections"]
+    assert best["label"] == "cup"

@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 
-from serving.artifacts.model_folders import find_model, read_catalog
+from serving.artifacts.model_folders import find_model, read_entry
 from serving.artifacts.tensorrt_plans import DIGEST_DIGITS
 from serving.settings import Settings, load, variable
 from serving.triton.shared_memory import FOLDER
@@ -85,8 +85,8 @@ def test_the_gpu_gateway_finds_triton_in_its_pod(monkeypatch):
     ]
     (shared,) = (v for v in pod("gpu")["volumes"] if v["name"] == "shared-memory")
     assert shared["emptyDir"]["medium"] == "Memory"
-    catalog = read_catalog(find_model(ROOT / "model_repo", settings.model))
-    needed = catalog.input_height * catalog.input_width * 3 * settings.max_waiting
+    largest = read_entry(find_model(ROOT / "model_repo", settings.model)).catalogs[-1]
+    needed = largest.input_height * largest.input_width * 3 * settings.max_waiting
     assert needed < 2**29 < int(shared["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
     for name in ("gateway", "triton"):
         mounts = container(pod("gpu"), name)["volumeMounts"]
@@ -228,7 +228,7 @@ def test_the_job_is_named_after_all_that_plans_depend_on():
         r"^ARG TENSORRT=(\S+)$", (K8S / "images/triton.Dockerfile").read_text(), re.MULTILINE
     )
     model = option(builder, "model")
-    digest = read_catalog(find_model(ROOT / "model_repo", model)).digest[:DIGEST_DIGITS]
+    digest = read_entry(find_model(ROOT / "model_repo", model)).digest[:DIGEST_DIGITS]
     key = f"{product.lower()}-trt{tensorrt.replace('.', '-')}-{digest}"
     assert job["metadata"]["name"] == f"punctual-plans-{key}"
     assert len(job["metadata"]["name"]) <= 63  # it becomes a label of the pod
@@ -248,7 +248,7 @@ def test_pods_wait_for_what_the_job_builds():
     assert option(builder, "store") == option(plans, "store") == "/plans"
     assert option(plans, "link") == option(triton, "model-repository")
     model = environment("gpu")["PUNCTUAL_MODEL"]
-    assert option(builder, "model") == model
+    assert option(builder, "model") == option(plans, "model") == model
     assert option(triton, "load-model") == f"{model}_anytime"
     for each in (builder, plans, triton):
         assert each["resources"]["limits"]["nvidia.com/gpu"] == 1

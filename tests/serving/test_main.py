@@ -12,7 +12,7 @@ import pytest
 from serving import __main__ as command
 from serving.settings import Settings
 from tests.serving.fakes import write_catalogs
-from tests.trained import MODEL, REPOSITORY
+from tests.trained import MODEL, REPOSITORY, ROOT
 
 HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "fastapi", "pydantic", "numpy", "PIL")
 
@@ -76,6 +76,17 @@ def test_bad_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_no_model(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["serve", "--model-repository", str(tmp_path)]) == 2
     assert "there is no model in" in capsys.readouterr().err
+
+
+def test_the_command_to_try_has_an_image_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, image in ((ROOT, "docs/images/coffee.jpg"), (tmp_path, "photo.jpg")):
+        monkeypatch.chdir(folder)
+        command._announce("http://127.0.0.1:8000", 0.18)
+        ready, to_try = capsys.readouterr().out.splitlines()
+        assert ready == "Punctual is ready: http://127.0.0.1:8000"
+        assert f"'X-Deadline-Ms: 180' --data-binary @{image} http://127.0.0.1:8000/v1/" in to_try
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
