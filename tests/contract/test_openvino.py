@@ -80,8 +80,10 @@ def test_convolutions_of_quantised_segments_are_computed_in_int8(exported):
     runner.close()
 
 
-def test_equal_weights_are_in_memory_once(exported):
+def test_equal_weights_are_in_memory_once(exported, monkeypatch):
     """Whatever runner has them, and no longer than one does."""
+    # Other tests' runners, which have them too, share none of these.
+    monkeypatch.setattr(openvino, "_weights", weakref.WeakValueDictionary())
     wanted = [segments.STEM]
     first, second = (
         OpenVinoRunner(exported.folder, exported.catalog, 1, "f32", wanted) for _ in range(2)

@@ -181,7 +181,7 @@ def test_several_sizes_share_their_weights(
     check_segments(entry, folder)
     assert entry.sizes == ("76x76", "76x108")
     assert (entry.catalogs[0].resize, entry.catalogs[0].num_exits) == ("stretch", 2)
-    assert entry.merging == Merging(128.0, 0.6)
+    assert entry.merging == Merging(128.0, 0.55)
     assert {path.name for path in folder.iterdir()} == {*files_of(entry), "catalog.json"}
     assert {"stem.76x76.onnx", "stack_1.76x108.onnx", "weights.bin"} < set(files_of(entry))
     weights = (folder / "weights.bin").stat().st_size
