@@ -224,5 +224,5 @@ class TestPerfAnalyzer:
 
     def test_sees_refusals(self, server: Server, perf_analyzer: PerfAnalyzer) -> None:
         load = ("--shape", "image:48,64,3", "-H", "X-Deadline-Ms: 1")
-        with pytest.raises(AssertionError, match="[Aa]n idle server needs"):
+        with pytest.raises(AssertionError, match=r"[Aa]n idle server needs"):
             perf_analyzer(server.url, "-m", "cells", *self.SHORT, *load)
