@@ -74,7 +74,9 @@ def start_engine(
     first, *others = family.accuracies
     sizes = runner.batch_sizes
     if create_policy is None:
-        policy: Policy = DeadlinePolicy(runner.segments, first, sizes, max_cohorts, others)
+        policy: Policy = DeadlinePolicy(
+            runner.segments, first, sizes, max_cohorts, others, family.ladder.merged
+        )
     else:
         policy = create_policy(runner.segments, family.ladder, sizes, max_cohorts)
     executor = Executor(

@@ -40,7 +40,7 @@ def deadline(
 ) -> Policy:
     """Return the policy that serves."""
     first, *others = ladder.accuracies
-    return DeadlinePolicy(available, first, batch_sizes, max_cohorts, others)
+    return DeadlinePolicy(available, first, batch_sizes, max_cohorts, others, ladder.merged)
 
 
 def point_of(text: str, ladder: Ladder) -> PointId:

@@ -46,6 +46,13 @@ class Latency(Protocol):
     def times(self, segment: Segment, batch: int) -> Times:
         """Return the tail and typical seconds: what a run seldom exceeds, and half of the time."""
 
+    def late_odds(self, times: Times, limit_s: float) -> float:
+        """Return the odds that a run with these ``times`` takes longer than ``limit_s`` seconds.
+
+        They are counted in the runs that were seen; 0 where none are.
+        """
+        return 0.0
+
     def predict(self, segment: Segment, batch: int) -> float:
         """Return the seconds that a run seldom exceeds, the first of ``times``."""
         return self.times(segment, batch)[0]
@@ -172,6 +179,10 @@ class _Recent:
         """Return the ``quantile`` of the values."""
         return quantile_of_sorted(self._ordered, q)
 
+    def count_above(self, value: float) -> int:
+        """Return how many of the values are above ``value``."""
+        return len(self._ordered) - bisect.bisect_right(self._ordered, value)
+
 
 class _Window:
     """The recent runs of one (segment, batch), each divided by the slowdown of its time."""
@@ -260,6 +271,26 @@ class LatencyModel(Latency):
             tail_s, typical_s = self._lookup(segment, batch)
             self._known.setdefault(segment, {})[batch] = tail_s, typical_s
         return tail_s * self._slowdown, typical_s * self._slowdown
+
+    def late_odds(self, times: Times, limit_s: float) -> float:
+        """Return the odds that a run with these ``times`` takes longer than ``limit_s`` seconds.
+
+        Run times have heavy tails: now and then a machine stands still, and no quantile near the
+        median tells of that. So the odds are counted, over the latest runs of all segments: ``k``
+        of ``n`` exceeded their typical times by as much as this one may, by the factor or by the
+        seconds, whichever is rarer, since short runs exceed theirs by a larger share, and long ones
+        by more time. By Laplace's rule of succession the odds are ``(k + 1) / (n + 2)``: what was
+        not seen in ``n`` runs may still come. While few runs are known, it is as if
+        ``MIN_TAIL_SAMPLES`` had been.
+        """
+        typical_s = times[1]
+        if not 0.0 < typical_s < math.inf:
+            return 0.0
+        excess_s = (limit_s - typical_s) / self._slowdown
+        above = min(
+            self._excess.count_above(limit_s / typical_s), self._excess_s.count_above(excess_s)
+        )
+        return (above + 1.0) / (max(len(self._excess), MIN_TAIL_SAMPLES) + 2.0)
 
     def _lookup(self, segment: Segment, batch: int) -> Times:
         """Return the tail and the typical seconds of a run on an engine without slowdown."""

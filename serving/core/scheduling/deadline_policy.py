@@ -24,9 +24,12 @@ A *streaming* request is owed its first answer like any other; from then on the 
 it, and it goes deeper in what slack there is: one more exit for it is a stack and a head. It ends
 with what it has when the next exit cannot be in time, or when others need its place.
 
+Whoever is answered by a fused run may stay with that answer in hand, and be run again for a better
+one (see ``answers_in_hand``). Nothing is owed to it: it is never shed and delays nobody.
+
 Several models may be served as one: a request starts in the one that promises most for its time,
-and stays there. Where there are only *fused* segments, requests go to an exit in one run, and
-streaming ones have one answer.
+and stays there, unless it has an answer in hand. Where there are only *fused* segments, requests go
+to an exit in one run, and streaming ones have one answer.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from itertools import chain
 from serving.core.errors import ShedReason
 from serving.core.latency import Latency
 from serving.core.policy import Decision, ShedRequests, Snapshot, Wait, Why
+from serving.core.scheduling.answers_in_hand import Merged, upgrades_of
 from serving.core.scheduling.decision import DecisionMaker, Setup
 from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.path_costs import EPSILON_S, Costs, paths_of, quickest
@@ -53,7 +57,8 @@ _NOBODY: frozenset[int] = frozenset()
 class DeadlinePolicy:
     """The deadline policy for one model, or several served as one, on one runner.
 
-    ``accuracy`` is the expected AP of exits 1 .. N, ``others`` that of further models;
+    ``accuracy`` is the expected AP of exits 1 .. N, ``others`` that of further models, and
+    ``merged`` that of pairs of points of which the later answer takes in the first one's;
     ``available``, what the runner has. Raises ValueError unless that is, of each model, every unit
     segment or every fused one; it uses both.
     """
@@ -65,15 +70,18 @@ class DeadlinePolicy:
         batch_sizes: Sequence[int],
         max_cohorts: int,
         others: Sequence[Sequence[float]] = (),
+        merged: Merged | None = None,
     ) -> None:
         self._paths = paths_of(available)
         useful_exits = [UsefulExits(values) for values in (accuracy, *others)]
         units = all(paths.units for paths in self._paths)
-        self._setup = Setup(useful_exits, tuple(batch_sizes), max_cohorts, units)
         known = [paths.num_exits for paths in self._paths]
         given = [exits.num_exits for exits in useful_exits]
         if known != given:
             raise ValueError(f"segments of models with {known} exits, accuracies of {given}")
+        merged = merged or {}
+        upgrades = upgrades_of(self._paths, useful_exits, merged)
+        self._setup = Setup(useful_exits, tuple(batch_sizes), max_cohorts, units, merged, upgrades)
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:
         """Return the next action.
@@ -87,7 +95,7 @@ class DeadlinePolicy:
         if expired is not None:
             return expired
         plan = EdfPlan(snapshot, models, self._setup.batch_sizes, streaming)
-        if not plan.batches:
+        if not plan.batches and not snapshot.held:
             return Wait()
         return DecisionMaker(self._setup, snapshot, plan).decide()
 

@@ -30,6 +30,7 @@ from serving.core.policy import (
     Why,
 )
 from serving.core.request import Request
+from serving.core.scheduling.answers_in_hand import AnswersInHand, Merged, Upgrades
 from serving.core.scheduling.depth_price import CostAndAp
 from serving.core.scheduling.depth_selection import (
     NOTHING_DEEPER,
@@ -40,7 +41,7 @@ from serving.core.scheduling.depth_selection import (
     quickest_first_segment,
 )
 from serving.core.scheduling.edf_plan import NO_TIME, EdfPlan, PlannedBatch
-from serving.core.scheduling.opportunity_cost import OpportunityCostModel
+from serving.core.scheduling.opportunity_cost import OpportunityCost, OpportunityCostModel
 from serving.core.scheduling.overload import choose_batch
 from serving.core.scheduling.path_costs import BATCHING_GAIN, EPSILON_S, CompletionTime
 from serving.core.segment import Segment
@@ -80,6 +81,10 @@ class Setup(NamedTuple):
     """Number of cohorts that may be on the device at once."""
     units: bool
     """True if every model has unit segments."""
+    merged: Merged
+    """AP of pairs of points of which the later answer takes in the first one's."""
+    upgrades: Upgrades
+    """Points that are better than the one of an answer in hand."""
 
 
 class DecisionMaker:
@@ -90,10 +95,11 @@ class DecisionMaker:
         self._snapshot = snapshot
         self._plan = plan
         self._cost_model, self._best_batch = self._measure_opportunity_cost()
+        self._in_hand = AnswersInHand(plan, setup.upgrades, setup.batch_sizes)
 
     @cached_property
-    def _selector(self) -> DepthSelector:
-        """Choice of depth, at the opportunity cost; most decisions in an overload need none."""
+    def _cost(self) -> OpportunityCost:
+        """Opportunity cost of engine time; most decisions in an overload need none."""
         plan, model, demand = self._plan, self._cost_model, self._snapshot.demand
         if model.rate_hz > 0.0:
             model.add_depth(self._fluid_points())
@@ -101,11 +107,23 @@ class DecisionMaker:
             backlogs_s = plan.backlogs_s(demand.budgets_s)
         else:  # it is never idle, so that whatever it does delays all that comes later
             backlogs_s = [plan.length_s] * len(demand.budgets_s)
-        cost = model.given(backlogs_s, plan.length_s)
-        return DepthSelector(plan, self._setup.useful_exits, cost)
+        return model.given(backlogs_s, plan.length_s)
+
+    @cached_property
+    def _selector(self) -> DepthSelector:
+        """Choice of depth, at the opportunity cost."""
+        return DepthSelector(self._plan, self._setup.useful_exits, self._cost, self._in_hand)
 
     def decide(self) -> Decision:
-        """Return the next action; the plan must have something to do."""
+        """Return the next action; there must be a plan, or somebody held."""
+        held = self._snapshot.held
+        if held:
+            ended = self._in_hand.final(held)
+            if ended is not None:
+                return ended
+            if not self._plan.batches:
+                upgrade = self._in_hand.upgrade(held, self._cost)
+                return upgrade or self._in_hand.none_is_worth_it(held)
         done_cohorts: list[Cohort] = []
         if self._snapshot.answered:
             final = self._final_answers()
@@ -156,8 +174,9 @@ class DecisionMaker:
         """Return the operating points that arrivals may be served at, as ``depth_price`` sees them.
 
         All exits of a model are taken to gain by batches what the first one does in that of the
-        best size, unless its run would be too long. Exits far beyond what the engine can do are
-        left out: they cost time here, and change nothing.
+        best size, unless its run would be too long. Pairs whose answers are merged count as points.
+        What is far beyond what the engine can do is left out: it costs time here, and changes
+        nothing.
         """
         points, batch, rate_hz = [], self._best_batch, self._cost_model.rate_hz
         for costs, useful in zip(self._plan.models, self._setup.useful_exits, strict=True):
@@ -170,6 +189,13 @@ class DecisionMaker:
                 if rate_hz * points[-1][0] > MAX_FLUID_LOAD:
                     break
                 depth = useful.next(depth, useful.num_exits)
+        for first, thens in self._setup.merged.items():
+            for then, ap in thens.items():
+                both_s = sum(
+                    self._plan.models[model].path(depth, 1)[1] for model, depth in (first, then)
+                )
+                if rate_hz * both_s <= MAX_FLUID_LOAD:
+                    points.append((both_s, ap))
         return points
 
     def _final_answers(self) -> tuple[Request, ...]:
@@ -198,6 +224,10 @@ class DecisionMaker:
 
         That is to go deeper if this fits and is worth its time, else a step of the plan.
         """
+        if self._snapshot.held:
+            upgrade = self._in_hand.upgrade(self._snapshot.held, self._cost)
+            if upgrade is not None:
+                return upgrade
         if not self._setup.units:
             return self._first_planned_step(has_room=False)
         return (
@@ -238,10 +268,11 @@ class DecisionMaker:
         for planned in self._plan.batches:
             if planned.cohort is not None:
                 return self._step_towards_exit(planned.cohort, planned)
-            segment = self._first_segment(planned, has_room)
-            if segment is not None:
+            start = self._first_segment(planned, has_room)
+            if start is not None:
                 why = Why("the most urgent; {:.1f} ms of slack", (self._plan.slack_s * 1e3,))
-                return Run(segment, planned.requests, None, why)
+                segment, hold = start
+                return Run(segment, planned.requests, None, why, hold)
         raise AssertionError("a plan without room for a cohort has one in it")
 
     def _step_towards_exit(self, cohort: Cohort, planned: PlannedBatch) -> Decision:
@@ -253,17 +284,20 @@ class DecisionMaker:
         why = Why("the most urgent, and nothing deeper is worth it or fits")
         return Run(head_of(cohort), self._must_leave_now(cohort, planned), cohort.id, why)
 
-    def _first_segment(self, planned: PlannedBatch, has_room: bool) -> Segment | None:
-        """Return the segment that waiting requests start with; None if there is no room for them.
+    def _first_segment(self, planned: PlannedBatch, has_room: bool) -> tuple[Segment, bool] | None:
+        """Return the segment that waiting requests start with, and whether they are then held.
 
         It is the fused run that is worth most, of those that fit into the slack, or else the first
         segment of the quickest path. Without room for another cohort only a fused run will do.
+        None if there is no room for them.
         """
         best = self._selector.best_fused(planned)
         if best is not None:
-            return best[1]
-        segment = quickest_first_segment(planned)
-        return segment if has_room or segment.kind != "stem" else self._fused_to_min_depth(planned)
+            return best.segment, best.hold
+        segment: Segment | None = quickest_first_segment(planned)
+        if segment is not None and segment.kind == "stem" and not has_room:
+            segment = self._fused_to_min_depth(planned)
+        return None if segment is None else (segment, False)
 
     def _fused_to_min_depth(self, planned: PlannedBatch) -> Segment | None:
         """Return the fused segment to the shallowest exit of waiting requests, or None."""

@@ -86,7 +86,7 @@ go per second, which is its slope, negative if more come; ``v / 2``. A tuple, fo
 class DepthPrice:
     """The price of engine time by backlog, in accuracy per second."""
 
-    __slots__ = ("_gap", "_max_price", "_pieces")
+    __slots__ = ("_gap", "_max_price", "_pieces", "dual")
 
     def __init__(
         self, envelope: Sequence[CostAndAp], rate_hz: float, cv2: float, limit_s: float
@@ -98,6 +98,8 @@ class DepthPrice:
         leaves at the quickest point; both are positive.
         """
         self._max_price = self._gap = 0.0
+        self.dual = 0.0
+        """The dual of the fluid problem, ``p*``: the price in the long run."""
         self._pieces: list[tuple[float, _Piece]] = []
         """Pieces, from price 0 on, each with the backlog from its start to its end."""
         if len(envelope) < 2 or rate_hz <= 0.0:
@@ -106,11 +108,11 @@ class DepthPrice:
         self._max_price = pieces[-1][1]
         self._gap, lengths_s = _solve(pieces, limit_s)
         self._pieces = [*zip(lengths_s, pieces, strict=True)]
+        least = next((i for i, piece in enumerate(pieces) if piece[4] > 0.0), len(pieces))
+        self.dual = dual = pieces[least - 1][1] if least else 0.0
         rest_s = limit_s - sum(lengths_s)
         if rest_s > 0.0:  # the price stays where H is least
-            least = next((i for i, piece in enumerate(pieces) if piece[4] > 0.0), len(pieces))
-            price = pieces[least - 1][1] if least else 0.0
-            self._pieces.insert(least, (rest_s, (price, price, 0.0, 0.0, 0.0, 1.0)))
+            self._pieces.insert(least, (rest_s, (dual, dual, 0.0, 0.0, 0.0, 1.0)))
 
     def at(self, backlog_s: float) -> float:
         """Return the price of a second at a backlog, in accuracy per second."""

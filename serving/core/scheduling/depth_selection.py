@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from serving.core import segment as segments
 from serving.core.policy import Cohort, Conclude, Decision, Run, Why
+from serving.core.scheduling.answers_in_hand import AnswersInHand
 from serving.core.scheduling.edf_plan import EdfPlan, PlannedBatch
 from serving.core.scheduling.opportunity_cost import OpportunityCost
 from serving.core.scheduling.path_costs import EPSILON_S, Costs, late_share
@@ -37,9 +38,27 @@ class _UnitStart(NamedTuple):
     """Segment that it starts with."""
 
 
+class FusedStart(NamedTuple):
+    """A start of waiting requests with one fused run, and what it promises."""
+
+    worth: float
+    """Accuracy of the exit to which a fused run is worth most, and of what may follow, less the
+    opportunity cost of both: to be compared with a start on unit segments."""
+    segment: Segment
+    hold: bool
+    """Whether a better answer may follow, so that they are to be held."""
+
+
 _Candidate = tuple[float, Callable[[], Decision]]
 """A step that slack may be spent on: the accuracy per second that it buys, infinite if it is in the
 plan anyway, and a function that returns the decision to take it."""
+
+MAX_STEPS_AHEAD = 2
+"""Number of steps of waiting requests up to which a start counts what may follow it: where more
+wait, it seldom will, and looking for it takes time."""
+
+TIE = 1e-9
+"""Accuracy of a request by which two sums of the same terms may differ through rounding."""
 
 PLACE_NEEDED = Why("all are answered, and their place is needed")
 NOTHING_DEEPER = Why("all are answered, and nothing deeper is worth it or fits")
@@ -69,13 +88,18 @@ class DepthSelector:
     """The choice of the step to spend a plan's slack on, at the cost of engine time."""
 
     def __init__(
-        self, plan: EdfPlan, useful_exits: Sequence[UsefulExits], cost: OpportunityCost
+        self,
+        plan: EdfPlan,
+        useful_exits: Sequence[UsefulExits],
+        cost: OpportunityCost,
+        in_hand: AnswersInHand,
     ) -> None:
         self._plan = plan
         self._models = plan.models
         self._useful_exits = useful_exits
         self._cost = cost
-        self._fused: dict[int, tuple[float, Segment] | None] = {}
+        self._in_hand = in_hand
+        self._fused: dict[int, FusedStart | None] = {}
         # The slack that each waiting step may use, so that there is enough for all of them; a
         # deficit counts in full for each.
         self._slack_share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting_steps))
@@ -125,18 +149,20 @@ class DepthSelector:
         if self._models[unit_start.stem.model].stem(len(planned.requests)) > planned.slack_before_s:
             return None
         fused = self.best_fused(planned)
-        if fused is not None and fused[0] >= unit_start.worth:
+        if fused is not None and fused.worth >= unit_start.worth:
             return None
         return unit_start.rate, lambda: Run(
             unit_start.stem, planned.requests, None, self._why_at(unit_start.rate)
         )
 
-    def best_fused(self, planned: PlannedBatch) -> tuple[float, Segment] | None:
-        """Return the fused run that is worth most to waiting requests: its worth, its segment.
+    def best_fused(self, planned: PlannedBatch) -> FusedStart | None:
+        """Return the fused run that is worth most to waiting requests.
 
         None if none fits into their share of the slack. The worth is the accuracy of the exit, if
         it is in time, less the opportunity cost of a run that takes longer than planned and cannot
-        be stopped.
+        be stopped; and, while no more than ``MAX_STEPS_AHEAD`` steps wait, what may follow it. Then
+        the odds of delays that no plan knows of count as well, between fused runs alone: a start on
+        unit segments has as many of them.
         """
         if planned.num_streaming:
             return None
@@ -144,23 +170,38 @@ class DepthSelector:
             self._fused[id(planned)] = self._find_fused(planned)
         return self._fused[id(planned)]
 
-    def _find_fused(self, planned: PlannedBatch) -> tuple[float, Segment] | None:
+    def _find_fused(self, planned: PlannedBatch) -> FusedStart | None:
         """Find what ``best_fused`` returns, and remembers."""
-        batch, limit_s = len(planned.requests), planned.tail_s + self._slack_share_s
-        planned_s = planned.times[1]
-        best: tuple[float, Segment] | None = None
+        requests, limit_s = planned.requests, planned.tail_s + self._slack_share_s
+        batch, planned_s, first = len(requests), planned.times[1], requests[0]
+        left_s = first.deadline_s - self._plan.now_s
+        looks_ahead = self._plan.num_waiting_steps <= MAX_STEPS_AHEAD
+        best: tuple[Segment, bool] | None = None
+        best_worth, most_worth, best_ap = -math.inf, -math.inf, 0.0
         for costs, useful in zip(self._models, self._useful_exits, strict=True):
             depth = planned.min_depth
             while depth and depth <= useful.num_exits:
                 tail_s, typical_s = times = costs.fused(depth, batch)
                 if tail_s <= limit_s:
-                    extra_s = typical_s - planned_s
-                    lost = self._cost.of_run(typical_s, extra_s)
-                    worth = useful.ap(depth) * batch * (1.0 - late_share(times, limit_s)) - lost
-                    if best is None or worth > best[0]:
-                        best = worth, costs.paths.exits[depth]
+                    ap, late = useful.ap(depth) * batch, late_share(times, limit_s)
+                    worth = ap * (1.0 - late)
+                    worth -= self._cost.of_run(typical_s, typical_s - planned_s)
+                    unseen = follows = 0.0
+                    if looks_ahead:
+                        point = (costs.paths.model, depth)
+                        follows = self._in_hand.worth_of_what_follows(
+                            point, times, requests, self._cost
+                        )
+                        worth += follows
+                        unseen = ap * max(0.0, costs.late_odds(times, left_s) - late)
+                    better = worth - unseen - best_worth
+                    # Of equals the most accurate: who goes there at once needs no second run.
+                    if better > TIE * batch or (better > -TIE * batch and ap > best_ap):
+                        best_worth, best_ap = worth - unseen, ap
+                        best = costs.paths.exits[depth], follows > 0.0
+                    most_worth = max(most_worth, worth)
                 depth = useful.next(depth, planned.max_depth)
-        return best
+        return FusedStart(most_worth, *best) if best is not None else None
 
     def _best_unit_start(self, planned: PlannedBatch, min_rate: float) -> _UnitStart | None:
         """Return the start on unit segments that promises most, of what fits into the slack.
@@ -329,11 +370,12 @@ class DepthSelector:
         if (
             unit_start is not None
             and unit_start.rate >= self.shadow_price
-            and (fused is None or unit_start.worth > fused[0])
+            and (fused is None or unit_start.worth > fused.worth)
         ):
             segment, why = unit_start.stem, self._why_at(unit_start.rate)
         elif fused is not None:
-            segment, why = fused[1], Why("alone; {:.1f} ms of slack", (slack_ms,))
+            why = Why("alone; {:.1f} ms of slack", (slack_ms,))
+            return Run(fused.segment, planned.requests, None, why, fused.hold)
         else:
             segment = quickest_first_segment(planned)
             why = Why("the quickest way in: {:.1f} ms of slack", (slack_ms,))

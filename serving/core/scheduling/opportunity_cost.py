@@ -187,6 +187,15 @@ class OpportunityCost:
         """
         return self._per_second(max(0.0, 0.5 * extra_s)) * extra_s
 
+    def of_upgrade(self, seconds: float) -> float:
+        """Return the accuracy lost by a run of ``seconds`` for somebody with an answer in hand.
+
+        Its time costs at least what it is worth in the long run.
+        """
+        depth_price = self._model.depth_price
+        long_run = depth_price.dual * seconds if depth_price is not None else 0.0
+        return max(self.of_time(seconds), long_run) + self.blocked(seconds)
+
     def of_run(self, seconds: float, extra_s: float) -> float:
         """Return the accuracy lost by a run of ``seconds`` that delays backlogs by ``extra_s``."""
         return self.of_time(extra_s) + self.blocked(seconds)

@@ -86,6 +86,12 @@ def late_share(times: Times, limit_s: float) -> float:
     return (1.0 - TAIL_QUANTILE) * math.exp((tail_s - limit_s) / (tail_s - typical_s))
 
 
+def in_a_row(first: Times, then: Times) -> Times:
+    """Return the tail and typical seconds of two runs, one after the other."""
+    typical_s = first[1] + then[1]
+    return _tail(typical_s, (first[0] - first[1]) ** 2 + (then[0] - then[1]) ** 2), typical_s
+
+
 def _tail(typical_s: float, variance: float) -> float:
     """Return the tail seconds of runs that together typically take ``typical_s``.
 
@@ -123,6 +129,8 @@ class Costs:
 
     def __init__(self, latency: Latency, paths: Paths) -> None:
         self._times = latency.times
+        self.late_odds = latency.late_odds
+        """Function from the times of a run and a limit in seconds to the odds that it is late."""
         self.paths = paths
         self._sums: dict[int, tuple[list[float], list[float]]] = {}
         self._heads: dict[tuple[int, int], float] = {}

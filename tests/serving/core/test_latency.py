@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core import segment as segments
-from serving.core.latency import LatencyModel, LatencyProfile, Quantiles, quantile
+from serving.core.latency import (
+    EXCESS_WINDOW,
+    MIN_BASE_SAMPLES,
+    MIN_TAIL_SAMPLES,
+    LatencyModel,
+    LatencyProfile,
+    Quantiles,
+    quantile,
+)
+from serving.core.segment import Segment
 
 PROFILE = LatencyProfile(
     runtime="test 1",
@@ -92,3 +101,39 @@ def test_the_tail_is_never_below_the_median(seconds):
     for value in seconds:
         model.observe(segments.STEM, 1, value)
     assert model.predict(segments.STEM, 1) >= model.typical(segments.STEM, 1) > 0
+
+
+# ---- the odds to be late ------------------------------------------------------------------------
+
+
+def observed(runs: list[float], segment: Segment = segments.STEM) -> LatencyModel:
+    model = LatencyModel(None)
+    for seconds in runs:
+        model.observe(segment, 1, seconds)
+    return model
+
+
+def test_the_odds_to_be_late_are_counted():
+    """Of the first runs nothing is known that they could be compared with."""
+    runs = [0.010] * (MIN_BASE_SAMPLES + 196) + [0.050, 0.030, 0.050, 0.010]
+    model = observed(runs)
+    times = model.times(segments.STEM, 1)
+    seen = len(runs) - MIN_BASE_SAMPLES
+    for limit_s, late in ((0.020, 3), (0.040, 2), (0.060, 0)):
+        assert model.late_odds(times, limit_s) == pytest.approx((late + 1) / (seen + 2))
+
+
+def test_what_was_never_seen_may_come_and_is_likelier_where_little_was_seen():
+    few, many = observed([0.010] * 20), observed([0.010] * 400)
+    odds = [model.late_odds((0.01, 0.01), 1.0) for model in (LatencyModel(None), few, many)]
+    assert odds[0] == odds[1] == 1 / (MIN_TAIL_SAMPLES + 2)
+    assert odds[2] == 1 / (EXCESS_WINDOW + 2)
+
+
+def test_of_factor_and_seconds_the_rarer_excess_counts():
+    """10 ms were exceeded by 40: a run of 1 ms by as much is no 5 times itself, one of 100 ms is
+    not likely to take 400 more."""
+    model = observed([0.010] * 100 + [0.050] * 2)
+    seldom = model.late_odds((0.1, 0.1), 0.200)
+    assert seldom < model.late_odds((0.1, 0.1), 0.130)
+    assert model.late_odds((0.001, 0.001), 0.030) < model.late_odds((0.001, 0.001), 0.003)

@@ -47,9 +47,9 @@ def test_it_rises_from_nothing_to_the_steepest_slope(rate_hz):
 )
 def test_in_the_middle_it_is_near_the_dual_of_the_fluid_problem(rate_hz, dual):
     """With even arrivals the fluid is all there is."""
-    assert DepthPrice(LADDER, rate_hz, 0.01, LIMIT_S).at(LIMIT_S / 2) == pytest.approx(
-        dual, rel=0.1, abs=0.1
-    )
+    price = DepthPrice(LADDER, rate_hz, 0.01, LIMIT_S)
+    assert price.dual == pytest.approx(dual)
+    assert price.at(LIMIT_S / 2) == pytest.approx(dual, rel=0.1, abs=0.1)
 
 
 def walk_price(price: DepthPrice, rate_hz: float, cv2: float, num_states: int) -> np.ndarray:

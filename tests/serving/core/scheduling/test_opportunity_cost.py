@@ -174,6 +174,17 @@ def test_others_gain_nothing_in_depth_while_arrivals_find_the_engine_idle():
     assert model.given([0.1], 0.1).per_second == 0.0
 
 
+def test_an_upgrade_costs_at_least_what_time_is_worth_in_the_long_run():
+    model = price_of(replace(BUSY, rate_hz=60.0, budgets_s=(0.2, 0.4)))
+    model.add_depth(DEPTHS)
+    assert model.depth_price is not None
+    dual = model.depth_price.dual
+    idle, crowded = model.given([0.0, 0.0]), model.given([0.15, 0.15], 0.3)
+    assert idle.of_time(0.02) < dual * 0.02
+    assert idle.of_upgrade(0.02) == pytest.approx(dual * 0.02 + idle.blocked(0.02))
+    assert crowded.of_upgrade(0.02) == pytest.approx(crowded.of_run(0.02, 0.02))
+
+
 # ---- runs that cannot be stopped ----------------------------------------------------------------
 
 
