@@ -226,6 +226,8 @@ class DepthSelector:
             split_s = costs.split_heads(min_depth, num_streaming, num_plain, batch)
             planned_loss = blocked(planned.times[1])
             lost = blocked(costs.stem(batch)) + blocked(costs.head(min_depth, batch))
+            committed_s = max(0.0, typical_s - planned.times[1])
+            committed = self._cost.of_committed(committed_s)
             rate = best_worth = -math.inf
             depth, limit_s = 0, self._plan.slack_s
             while target:
@@ -235,7 +237,13 @@ class DepthSelector:
                 extra_s = typical_s * (1.0 + more_s / tail_s) - planned.times[1]
                 gain = (useful.ap(target) - base_ap) * batch
                 lost += self._blocked_by_stacks(costs, depth, target, batch)
-                worth = base_ap * batch + gain - self._cost_of_units(extra_s) - lost
+                worth = (
+                    base_ap * batch
+                    + gain
+                    - committed
+                    - self._cost_of_units(extra_s - committed_s)
+                    - lost
+                )
                 if depth == 0:  # the first step is what must be worth it
                     rate = (gain - max(0.0, lost - planned_loss)) / max(extra_s, EPSILON_S)
                     limit_s = self._slack_share_s

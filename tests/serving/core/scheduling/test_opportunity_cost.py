@@ -15,6 +15,7 @@ from serving.core.demand import UNKNOWN, Demand
 from serving.core.scheduling.depth_price import DepthPrice
 from serving.core.scheduling.opportunity_cost import (
     CAUTION,
+    COMMITTED_SHARE,
     MAX_CV2,
     MIN_CV2,
     MIN_LIMIT,
@@ -179,10 +180,22 @@ def test_an_upgrade_costs_at_least_what_time_is_worth_in_the_long_run():
     model.add_depth(DEPTHS)
     assert model.depth_price is not None
     dual = model.depth_price.dual
-    idle, crowded = model.given([0.0, 0.0]), model.given([0.15, 0.15], 0.3)
+    idle, crowded = model.given([0.0, 0.0]), model.given([0.18, 0.38], 0.4)
     assert idle.of_time(0.02) < dual * 0.02
     assert idle.of_upgrade(0.02) == pytest.approx(dual * 0.02 + idle.blocked(0.02))
+    assert crowded.of_time(0.02) > dual * 0.02
     assert crowded.of_upgrade(0.02) == pytest.approx(crowded.of_run(0.02, 0.02))
+
+
+def test_time_that_cannot_be_taken_back_costs_half_of_that_at_least():
+    model = price_of(replace(BUSY, rate_hz=60.0, budgets_s=(0.2, 0.4)))
+    model.add_depth(DEPTHS)
+    assert model.depth_price is not None
+    idle = model.given([0.0, 0.0])
+    least = COMMITTED_SHARE * model.depth_price.dual * 0.02
+    assert idle.of_time(0.02) < least
+    assert idle.of_run(0.02, 0.02) == pytest.approx(least + idle.blocked(0.02))
+    assert idle.of_run(0.02, -0.01) == idle.of_time(-0.01) + idle.blocked(0.02), "it is given back"
 
 
 # ---- runs that cannot be stopped ----------------------------------------------------------------
