@@ -356,7 +356,7 @@ class DetectionService:
         return response, AnsweredFacts(
             operating_point=family.answer_label(answered.points),
             depth=answered.depth,
-            degraded=context.degraded(family, answered.model, answered.depth),
+            degraded=context.degraded(family, answered.points),
             decode_s=context.decoded_s - context.read_s,
             queue_s=context.queue_s(answered),
             engine_s=answered.engine_s,

@@ -52,9 +52,9 @@ class RequestContext:
         """Instant by which the reply must be on its way."""
         return self.arrival_s + self.budget.seconds
 
-    def degraded(self, family: Family, model: int, depth: int) -> bool:
-        """Return whether a better exit than this one was allowed."""
-        return family.degraded(model, depth, self.options.min_depth, self.options.max_depth)
+    def degraded(self, family: Family, points: Sequence[PointId]) -> bool:
+        """Return whether a better answer than that of these operating points was allowed."""
+        return family.degraded(points, self.options.min_depth, self.options.max_depth)
 
     def facts(
         self, family: Family, points: Sequence[PointId], now_s: float
@@ -69,7 +69,7 @@ class RequestContext:
             "operating_point": family.answer_label(points),
             "exit_depth": depth,
             "max_depth": family.deepest(model, self.options.max_depth),
-            "degraded": self.degraded(family, model, depth),
+            "degraded": self.degraded(family, points),
             "expected_ap": family.answer_ap(points),
             "budget_ms": to_ms(self.budget.seconds),
             "elapsed_ms": to_ms(elapsed_s),

@@ -39,7 +39,8 @@ class DetectionResponse(BaseModel):
     exit_depth: int = Field(ge=1, description="The exit that answered.")
     max_depth: int = Field(ge=1, description="The deepest of that model that was allowed.")
     degraded: bool = Field(
-        description="Whether a better exit was allowed, of any model: one with a higher AP."
+        description="Whether a better answer was allowed, of any model or merged: one with a "
+        "higher AP."
     )
     expected_ap: float = Field(description="COCO AP of this exit on the evaluation data.")
     budget_ms: float = Field(gt=0, description="The budget that was applied.")
@@ -63,7 +64,8 @@ class Done(BaseModel):
     exit_depth: int = Field(ge=1, description="The exit of the last answer, the deepest.")
     max_depth: int = Field(ge=1, description="The deepest of that model that was allowed.")
     degraded: bool = Field(
-        description="Whether a better exit was allowed, of any model: one with a higher AP."
+        description="Whether a better answer was allowed, of any model or merged: one with a "
+        "higher AP."
     )
     expected_ap: float = Field(description="COCO AP of that exit on the evaluation data.")
     budget_ms: float = Field(gt=0, description="The budget that was applied.")

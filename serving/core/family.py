@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from serving.core.catalog import Catalog, ModelEntry
 from serving.core.ladder import Ladder, PointId
@@ -230,18 +231,27 @@ class Family:
         name = self.catalogs[model].name
         return next(entry for entry in self.entries if entry.name == name)
 
-    def degraded(self, model: int, depth: int, min_depth: int, max_depth: int) -> bool:
-        """Return whether a more accurate exit than ``depth`` of ``model`` was allowed.
+    def degraded(self, points: Sequence[PointId], min_depth: int, max_depth: int) -> bool:
+        """Return whether a more accurate answer than that of ``points`` was allowed.
 
-        That is one from ``min_depth`` to ``max_depth``, of any model. As for the policy, of a model
-        whose accuracies were not measured the deeper exit is the more accurate one.
+        ``points`` are those that a request ran at, one after the other. Allowed are exits from
+        ``min_depth`` to ``max_depth``, of any model, and two of them merged. As for the policy, of
+        a model whose accuracies were not measured the deeper exit is the more accurate one.
         """
-        best_ap = max(
-            useful.ap(allowed)
-            for other, useful in enumerate(self._useful_exits)
-            for allowed in range(min_depth, self.deepest(other, max_depth) + 1)
-        )
-        return self._useful_exits[model].ap(depth) < best_ap
+        useful_ap = {
+            (model, depth): useful.ap(depth)
+            for model, useful in enumerate(self._useful_exits)
+            for depth in range(1, useful.num_exits + 1)
+        }
+        allowed = {point for point in useful_ap if min_depth <= point[1] <= max_depth}
+        best_ap = max(useful_ap[point] for point in allowed)
+        ap = max(useful_ap[point] for point in points)
+        for first, then, merged_ap in self.ladder.gains():
+            if {first, then} <= allowed:
+                best_ap = max(best_ap, merged_ap)
+            if (first, then) in pairwise(points):
+                ap = max(ap, merged_ap)
+        return ap < best_ap
 
     def front(self, seconds: PathSeconds) -> Front:
         """Return the Pareto front of all exits: those that are worth the time they take."""

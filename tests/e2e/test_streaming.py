@@ -144,7 +144,13 @@ class Gated:
             self.url = url
             ready.set()
 
-        settings = Settings(port=0, max_budget_ms=600_000, shutdown_grace_ms=PATIENCE_S * 1e3)
+        # The reserve is ample, so that a busy machine has sent an answer by its deadline.
+        settings = Settings(
+            port=0,
+            max_budget_ms=600_000,
+            shutdown_grace_ms=PATIENCE_S * 1e3,
+            network_reserve_ms=500,
+        )
         self._server = create_server(settings, backend, metrics, announce=announce)
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._server.serve()), name="gateway"

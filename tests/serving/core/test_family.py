@@ -88,12 +88,22 @@ def test_classes_must_be_the_same() -> None:
 def test_degraded_if_a_better_exit_was_allowed(
     model: int, depth: int, bounds: tuple[int, int], degraded: bool
 ) -> None:
-    assert FAMILY.degraded(model, depth, *bounds) is degraded
+    assert FAMILY.degraded([(model, depth)], *bounds) is degraded
+
+
+def test_degraded_if_a_better_merged_answer_was_allowed() -> None:
+    sizes = (replace(SMALL, name="cells"), replace(SMALL, name="cells", input_width=96))
+    merged = MergedAccuracy(SizedExit("64x96", 1), SizedExit("96x96", 2), 0.7, 0.9)
+    cells = Family((ModelEntry(sizes, merging=Merging(32.0, 0.5), merged=(merged,)),))
+    assert cells.degraded([(0, 1)], 1, 2)
+    assert cells.degraded([(1, 2)], 1, 2), "the best one alone"
+    assert not cells.degraded([(0, 1), (1, 2)], 1, 2)
+    assert not cells.degraded([(1, 1)], 1, 1), "exit 2 is not allowed"
 
 
 def test_without_accuracies_deeper_is_better() -> None:
     family = family_of(member("unknown", 0.0, 0.0, 0.0))
-    assert [family.degraded(0, depth, 1, 3) for depth in (1, 2, 3)] == [True, True, False]
+    assert [family.degraded([(0, depth)], 1, 3) for depth in (1, 2, 3)] == [True, True, False]
     assert len(family.front(lambda depth, _: depth / 1e3).points) == 3
 
 
