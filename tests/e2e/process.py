@@ -139,10 +139,10 @@ def fake_server(**environment: Any) -> Server:
     return Server("tests.e2e.fake_server", **environment)
 
 
-def trained_server() -> Server:
-    """The server as users run it, over the trained model."""
-    options = ("--model-repository", str(trained.REPOSITORY), "--model", trained.MODEL)
-    return Server("serving", "serve", *options)
+def trained_server(*options: str) -> Server:
+    """The server as users run it, over the trained model, with these further options."""
+    model = ("--model-repository", str(trained.REPOSITORY), "--model", trained.MODEL)
+    return Server("serving", "serve", *model, *options)
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -29,7 +29,9 @@ def connect(server: Server) -> triton.InferenceServerClient:
 
 @pytest.fixture(scope="module")
 def punctual() -> Iterator[Server]:
-    with trained_server() as started:
+    # Two requests for one exit may go there by unit segments or by the fused one, whichever the
+    # policy prefers just then: alike in float32, while bfloat16 is rounded at other places.
+    with trained_server("--precision", "f32") as started:
         yield started
 
 
