@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.cli.numbers import count, positive
+from loadtest.cli.progress import say
 from serving.core.command_errors import files_of_the_user
 
 DEFAULT_DEMANDS = (0.2, 0.4, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
@@ -75,11 +76,7 @@ def _study(options: argparse.Namespace) -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     today = date.today().isoformat()
-    report = autoscaling_study.study(settings, today, machine(), _say)
+    report = autoscaling_study.study(settings, today, machine(), say)
     paths = autoscaling_study.write(report, options.out)
     print(autoscaling_study.markdown(report), end="")
     print("wrote " + ", ".join(map(str, paths)), file=sys.stderr)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

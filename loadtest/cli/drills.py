@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from loadtest.cli.numbers import positive
+from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
 
 if TYPE_CHECKING:
@@ -58,10 +58,6 @@ def _run(drill: Callable[[argparse.Namespace, Path], int]) -> Callable[[argparse
             return drill(options, Path(scratch))
 
     return run
-
-
-def _say(progress: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {progress}", file=sys.stderr, flush=True)
 
 
 def _circumstances(runtime: str, program: str | None, **settings: object) -> Circumstances:
@@ -142,7 +138,7 @@ def _restart(options: argparse.Namespace, scratch: Path) -> int:
         )
         for mode in options.modes:
             folder = scratch / f"{mode}-{delay_s:g}"
-            report.runs.append(restart_drill.run(mode, settings, folder, _say))
+            report.runs.append(restart_drill.run(mode, settings, folder, say_with_time))
     write(report, options.out / f"restart-{report.circumstances.date}")
     print(report.markdown(), end="")
     return 0 if all(run.num_failed == 0 for run in report.runs) else 1
@@ -206,7 +202,7 @@ def _alerts(options: argparse.Namespace, scratch: Path) -> int:
         ),
         options.speed,
     )
-    alert_drill.run(settings, options.parts, report, scratch, _say)
+    alert_drill.run(settings, options.parts, report, scratch, say_with_time)
     write(report, options.out / f"alerts-{report.circumstances.date}")
     print(report.markdown(), end="")
     return 0 if report.is_good else 1
@@ -268,7 +264,7 @@ def _idle(options: argparse.Namespace, scratch: Path) -> int:
         processors=len(os.sched_getaffinity(0)),
         seed=options.seed,
     )
-    report = IdleReport(circumstances, *idle_drill.run(settings, scratch / "log", _say))
+    report = IdleReport(circumstances, *idle_drill.run(settings, scratch / "log", say_with_time))
     write(report, options.out / f"idle-{circumstances.date}")
     print(report.markdown(), end="")
     return 0 if report.is_good else 1

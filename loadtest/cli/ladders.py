@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from loadtest.cli.numbers import count, positive
+from loadtest.cli.progress import say
 from serving.core.command_errors import files_of_the_user
 
 DEFAULT_PROFILES = (
@@ -76,11 +76,7 @@ def _study(options: argparse.Namespace) -> None:
         jobs=options.jobs,
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    report = ladder_study.study(settings, date.today().isoformat(), machine(), _say)
+    report = ladder_study.study(settings, date.today().isoformat(), machine(), say)
     paths = ladder_study.write(report, options.out)
     print(ladder_study.markdown(report), end="")
-    _say("wrote " + ", ".join(map(str, paths)))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say("wrote " + ", ".join(map(str, paths)))

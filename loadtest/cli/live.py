@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest.cli.numbers import count, positive
+from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
 
 if TYPE_CHECKING:
@@ -151,14 +151,10 @@ def _live(options: argparse.Namespace) -> None:
         reference_s=options.reference_seconds,
         seed=options.seed,
     )
-    report, path = live_study.study(settings, options.parts, options.out, _say)
+    report, path = live_study.study(settings, options.parts, options.out, say_with_time)
     print(markdown(report), end="")
     for plotted in live_plots.plot(report, path):
-        _say(f"wrote {plotted}")
-
-
-def _say(progress: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {progress}", file=sys.stderr, flush=True)
+        say_with_time(f"wrote {plotted}")
 
 
 # -- serve ---------------------------------------------------------------------------------------

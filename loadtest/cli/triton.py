@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest.cli.numbers import count
+from loadtest.cli.progress import say
 from loadtest.servers import tritonserver
 from serving.core.command_errors import files_of_the_user, invalid_arguments
 
@@ -136,12 +137,8 @@ def _study_triton(options: argparse.Namespace) -> None:
         window_ms=options.window_ms,
         seed=options.seed,
     )
-    report = triton_study.study(settings, options.model, options.parts, options.out, _say)
+    report = triton_study.study(settings, options.model, options.parts, options.out, say)
     print(markdown(report), end="")
-
-
-def _say(progress: str) -> None:
-    print(progress, file=sys.stderr, flush=True)
 
 
 def _add_hold(studies: Any, tools: ServingTools) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from loadtest.cli.numbers import count, positive
+from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
 
 
@@ -74,10 +73,6 @@ def _variants(options: argparse.Namespace) -> None:
         seconds=options.seconds,
         seed=options.seed,
     )
-    report, path = study(settings, options.out, _say)
+    report, path = study(settings, options.out, say_with_time)
     print(markdown(report), end="")
-    _say(f"wrote {path.with_suffix('.json')} and {path.with_suffix('.md').name}")
-
-
-def _say(progress: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {progress}", file=sys.stderr, flush=True)
+    say_with_time(f"wrote {path.with_suffix('.json')} and {path.with_suffix('.md').name}")

@@ -144,11 +144,6 @@ class Family:
         """Accuracies (AP) of the exits of each model, shallowest first."""
         return tuple(tuple(entry.ap for entry in catalog.exits) for catalog in self.catalogs)
 
-    @cached_property
-    def _useful_exits(self) -> tuple[UsefulExits, ...]:
-        """Exits of each model that are worth going to."""
-        return tuple(map(UsefulExits, self.accuracies))
-
     def deepest(self, model: int, max_depth: int) -> int:
         """Return the deepest exit of ``model`` up to ``max_depth``."""
         return min(max_depth, self.catalogs[model].num_exits)
@@ -231,6 +226,15 @@ class Family:
         name = self.catalogs[model].name
         return next(entry for entry in self.entries if entry.name == name)
 
+    @cached_property
+    def _useful_ap(self) -> Mapping[PointId, float]:
+        """Accuracy of each point, by model, then depth; where not measured, rising with depth."""
+        return {
+            (model, depth): useful.ap(depth)
+            for model, useful in enumerate(map(UsefulExits, self.accuracies))
+            for depth in range(1, useful.num_exits + 1)
+        }
+
     def degraded(self, points: Sequence[PointId], min_depth: int, max_depth: int) -> bool:
         """Return whether a more accurate answer than that of ``points`` was allowed.
 
@@ -238,11 +242,7 @@ class Family:
         ``min_depth`` to ``max_depth``, of any model, and two of them merged. As for the policy, of
         a model whose accuracies were not measured the deeper exit is the more accurate one.
         """
-        useful_ap = {
-            (model, depth): useful.ap(depth)
-            for model, useful in enumerate(self._useful_exits)
-            for depth in range(1, useful.num_exits + 1)
-        }
+        useful_ap = self._useful_ap
         allowed = {point for point in useful_ap if min_depth <= point[1] <= max_depth}
         best_ap = max(useful_ap[point] for point in allowed)
         ap = max(useful_ap[point] for point in points)
@@ -256,9 +256,8 @@ class Family:
     def front(self, seconds: PathSeconds) -> Front:
         """Return the Pareto front of all exits: those that are worth the time they take."""
         return pareto_front(
-            OperatingPoint(model, depth, seconds(depth, model), useful.ap(depth))
-            for model, useful in enumerate(self._useful_exits)
-            for depth in range(1, useful.num_exits + 1)
+            OperatingPoint(model, depth, seconds(depth, model), ap)
+            for (model, depth), ap in self._useful_ap.items()
         )
 
     def profile(self, runtime: str) -> LatencyProfile | None:
