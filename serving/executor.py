@@ -19,17 +19,15 @@ refuse every budget, and nothing would ever run to correct them.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.core import segment as segments
 from serving.core.engine_state import CohortChange, EngineState
-from serving.core.errors import BackendUnavailable, ShedReason
+from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.observing import DECISION, EXECUTOR, SegmentRun, Trace
 from serving.core.policy import (
@@ -43,11 +41,10 @@ from serving.core.policy import (
     Wait,
 )
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
-from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
+from serving.core.request import Detections, Request, Shed
 from serving.core.scheduling.path_costs import Costs, paths_of
 from serving.core.windowed_minimum import WindowedMinimum
-
-log = logging.getLogger(__name__)
+from serving.jobs import Done, Job, Jobs, MergeAnswers, OnExit, log_failure
 
 PROBE_AFTER_S = 2.0
 """Seconds after which an idle engine is probed, which takes less than a hundredth of its time."""
@@ -67,37 +64,12 @@ IDLE_PERIOD_S = 30.0
 """Seconds that the least typical times are kept for, once to twice over: an idle engine would take
 those. Under overload everything around it slows it down, and not all segments alike."""
 
-Done = Callable[[Result], None]
-"""Function that is given a request's result, in the executor's thread, or in the submitting one if
-the request is refused at once."""
-OnExit = Callable[[Answered], None]
-"""Function that is given each answer of a request that does not end with it at once, in the
-executor's thread."""
-MergeAnswers = Callable[[tuple[int, Detections], tuple[int, Detections]], Detections | None]
-"""Function from the answer in hand and a later one, each a model's number and its boxes, to both as
-one, or None where the later one takes the place of the first."""
 Watch = Callable[[Snapshot, Decision], None]
 """Function that is told of each decision, in the executor's thread, before it is carried out."""
 
 
 _ExitSeconds = tuple[tuple[float, ...], ...]
 """Seconds to each exit of each model."""
-
-
-@dataclass(slots=True)
-class _Job:
-    """A request and what has happened to it so far."""
-
-    request: Request
-    image: Image
-    done: Done
-    on_exit: OnExit | None
-    submitted_s: float
-    started_s: float = 0.0
-    engine_s: float = 0.0
-    predicted_s: float = 0.0
-    answer: Answered | None = None
-    """Answer in hand: the best so far, of a request that may have a better one."""
 
 
 class Executor:
@@ -133,7 +105,6 @@ class Executor:
         self._probe_image = probe_image
         self._watch = watch
         self._trace = trace
-        self._merge_answers = merge_answers
         self._models = paths_of(runner.segments)
         now_s = clock()
         self._num_rechecks = 0
@@ -142,7 +113,7 @@ class Executor:
         self._published_s = now_s
         self._changed = threading.Condition()
         # Shared with other threads, guarded by _changed:
-        self._inbox: list[_Job] = []
+        self._inbox: list[Job] = []
         self._cancelled: set[int] = set()
         self._concluded: set[int] = set()
         self._num_open = 0
@@ -150,7 +121,7 @@ class Executor:
         self._stopping = False
         # Touched by the loop's thread alone:
         self._state = EngineState(max_waiting)
-        self._jobs: dict[int, _Job] = {}
+        self._jobs = Jobs(clock, observer, merge_answers, self._left)
         self._batches: dict[int, Any] = {}  # on the device, by cohort
         self._wake_s = math.inf
         self._step_started_s: float | None = None
@@ -213,7 +184,7 @@ class Executor:
         with self._changed:
             reason = self._refusal()
             if reason is None:
-                self._inbox.append(_Job(request, image, done, on_exit, self._clock()))
+                self._inbox.append(Job(request, image, done, on_exit, self._clock()))
                 self._num_open += 1
                 self._changed.notify_all()
                 return
@@ -261,8 +232,8 @@ class Executor:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
-        for job in (*self._jobs.values(), *self._inbox):
-            self._give_up(job, Shed(job.request, ShedReason.REJECTED_DRAINING, self._clock(), 0.0))
+        for job in (*self._jobs.all(), *self._inbox):
+            self._jobs.give_up(job, ShedReason.REJECTED_DRAINING, 0.0)
         self._inbox.clear()
         self._state = EngineState(self._max_waiting)
 
@@ -300,7 +271,7 @@ class Executor:
         try:
             self.probe()
         except Exception as error:  # whatever a runtime raises must not end the loop
-            _report("the idle engine failed a probe", error)
+            log_failure("the idle engine failed a probe", error)
 
     def probe(self) -> None:
         """Run a blank request to the first exit, to show the latency model the engine as it is now.
@@ -371,7 +342,7 @@ class Executor:
                 self._shed(decision)
             case Conclude():
                 self._keep_rows(self._state.apply(decision))
-                self._conclude(decision.requests)
+                self._jobs.conclude(decision.requests)
             case Wait():
                 self._wake_s = min(decision.until_s, self._state.next_expiry_s)
         self._step_started_s = None
@@ -384,15 +355,14 @@ class Executor:
             self._num_rechecks = 0 if arrived else self._num_rechecks
             cancelled, self._cancelled = self._cancelled, set()
             concluded, self._concluded = self._concluded, set()
-            self._jobs |= {job.request.id: job for job in arrived}
+            self._jobs.add(arrived)
             self._state.add([(job.request, job.submitted_s) for job in arrived])
-        gone = [self._jobs[i] for i in cancelled | concluded if i in self._jobs]
+        gone = self._jobs.known(cancelled | concluded)
         if gone:
             self._keep_rows(self._state.remove([job.request for job in gone]))
             for job in gone:
-                answer = None if job.request.id in cancelled else job.answer
-                self._end(job, answer or Cancelled(job.request, self._clock()))
-        self._conclude(self._state.expire(self._clock()))
+                self._jobs.withdraw(job, with_answer=job.request.id not in cancelled)
+        self._jobs.conclude(self._state.expire(self._clock()))
 
     def _merge(self, decision: Merge) -> None:
         """Make the cohorts of ``decision`` one, on the device too.
@@ -403,39 +373,24 @@ class Executor:
         try:
             batch = self._runner.merge([self._batches[part.id] for part in parts])
         except Exception as error:  # whatever a runtime raises must not end the loop
-            _report("cohorts could not be merged", error)
+            log_failure("cohorts could not be merged", error)
             requests = tuple(request for part in parts for request in part.requests)
             self._keep_rows(self._state.remove(requests))
-            self._fail(requests, error)
+            self._jobs.fail(requests, error)
             return
         for part in parts:
             self._runner.release(self._batches.pop(part.id))
         self._state.apply(decision)
         self._batches[parts[0].id] = batch
 
-    def _fail(self, requests: tuple[Request, ...], error: Exception) -> None:
-        """End requests as failed."""
-        for request in requests:
-            self._give_up(self._jobs[request.id], Failed(request, error, self._clock()))
-
     def _shed(self, decision: ShedRequests) -> None:
         """End the requests of ``decision`` as shed."""
         self._keep_rows(self._state.apply(decision))
-        for request in decision.requests:
-            job = self._jobs[request.id]
-            result = Shed(request, decision.reason, self._clock(), decision.retry_after_s)
-            self._give_up(job, result)
-
-    def _conclude(self, requests: Iterable[Request]) -> None:
-        """End requests with the answers they have."""
-        for request in requests:
-            job = self._jobs[request.id]
-            assert job.answer is not None, "a request is concluded that has no answer"
-            self._end(job, job.answer)
+        self._jobs.shed(decision.requests, decision.reason, decision.retry_after_s)
 
     def _run(self, decision: Run) -> None:
         """Run the segment of ``decision``, hand its output over, and learn from it."""
-        jobs = [self._jobs[request.id] for request in decision.requests]
+        jobs = self._jobs.of(decision.requests)
         predicted_s = self._latency.predict(decision.segment, len(jobs))
         for job in jobs:
             job.predicted_s += predicted_s
@@ -446,13 +401,13 @@ class Executor:
             output = self._timed(decision.segment, batch, jobs)
             detections = self._runner.detections(output) if decision.segment.head else None
         except Exception as error:  # whatever a runtime raises must not end the loop
-            _report(f"segment {decision.segment.name} failed", error)
+            log_failure(f"segment {decision.segment.name} failed", error)
             if batch is not None:
                 self._release_input(decision, batch)
             if output is not None:
                 self._runner.release(output)
             self._keep_rows(self._state.fail(decision))
-            self._fail(decision.requests, error)
+            self._jobs.fail(decision.requests, error)
             return
         if self._trace is not None:
             self._trace(self._traced(decision, predicted_s))
@@ -470,7 +425,7 @@ class Executor:
             decision.segment, decision.requests, cohort, self._step_started_s, now_s, predicted_s
         )
 
-    def _input(self, decision: Run, jobs: list[_Job]) -> Any:
+    def _input(self, decision: Run, jobs: list[Job]) -> Any:
         """Return the batch that the segment takes; the cohort keeps its own."""
         if decision.cohort is None:
             return self._runner.load([job.image for job in jobs])
@@ -486,7 +441,7 @@ class Executor:
         if decision.cohort is None or batch is not self._batches[decision.cohort]:
             self._runner.release(batch)
 
-    def _timed(self, segment: segments.Segment, batch: Any, jobs: Sequence[_Job]) -> Any:
+    def _timed(self, segment: segments.Segment, batch: Any, jobs: Sequence[Job]) -> Any:
         """Run ``segment`` on ``batch``, and count its seconds towards each of ``jobs``."""
         started_s, before_s = self._clock(), self._processor_clock()
         output = self._runner.run(segment, batch)
@@ -526,57 +481,15 @@ class Executor:
         decision: Run,
         batch: Any,
         output: Any,
-        jobs: list[_Job],
+        jobs: list[Job],
         detections: list[Detections],
     ) -> None:
         """Hand out the boxes that came out, and end all requests but those that stay."""
         self._runner.release(output)
         self._release_input(decision, batch)
-        depth = decision.segment.stop
         completion = self._state.complete(decision, self._clock())
         self._keep_rows(completion.changes)
-        self._conclude(completion.too_late)
-        staying = {request.id for request in completion.staying}
-        held = {request.id for request in completion.held}
-        too_late = {request.id for request in completion.too_late}
-        finished_s = self._clock()
-        for job, found in zip(jobs, detections, strict=True):
-            id, in_hand = job.request.id, job.answer
-            if id in too_late:
-                continue
-            answer = Answered(
-                job.request,
-                found,
-                depth,
-                job.started_s,
-                finished_s,
-                job.engine_s,
-                job.predicted_s,
-                decision.segment.model,
-                held=id in held,
-            )
-            if in_hand is not None and in_hand.held:
-                answer = self._upgraded(in_hand, answer)
-            if id not in staying and id not in held:
-                self._end(job, answer)
-                continue
-            job.answer = answer
-            if job.on_exit is not None:
-                job.on_exit(answer)
-
-    def _upgraded(self, in_hand: Answered, later: Answered) -> Answered:
-        """Return the answer that takes the place of the one in hand: both merged, or the later."""
-        merged = None
-        if self._merge_answers is not None:
-            first, then = ((each.model, each.detections) for each in (in_hand, later))
-            try:
-                merged = self._merge_answers(first, then)
-            except Exception as error:  # whatever boxes a model comes up with must not end the loop
-                _report("answers could not be merged", error)
-        later = replace(later, upgrades=in_hand.upgrades + 1)
-        if merged is None:
-            return later
-        return replace(later, detections=merged, earlier=(in_hand.model, in_hand.depth))
+        self._jobs.answer(decision.segment, jobs, detections, completion)
 
     def _account(self) -> None:
         """Tell the observer what this thread computed outside decisions and runs."""
@@ -596,18 +509,8 @@ class Executor:
                 del self._batches[change.cohort]
             self._runner.release(batch)
 
-    def _give_up(self, job: _Job, result: Shed | Failed) -> None:
-        """End a request so, unless it has an answer: then that is how it ends."""
-        self._end(job, job.answer or result)
-
-    def _end(self, job: _Job, result: Result) -> None:
-        """End a request.
-
-        Tells the observer, whoever submitted it, and whoever waits for all to end.
-        """
-        self._jobs.pop(job.request.id, None)
-        self._observer.ended(result)
-        job.done(result)
+    def _left(self) -> None:
+        """Count a request that has ended, and tell whoever waits for all to end."""
         with self._changed:
             self._num_open -= 1
             self._changed.notify_all()
@@ -616,14 +519,3 @@ class Executor:
 def _soonest(exits_s: _ExitSeconds, depth: int) -> float:
     """Return the seconds to exit ``depth`` of whichever model that has one is there first."""
     return min(seconds[depth - 1] for seconds in exits_s if len(seconds) >= depth)
-
-
-def _report(what: str, error: Exception) -> None:
-    """Write an error of the engine to the log.
-
-    An engine that is not there has nothing to be debugged here, and its backend says so once.
-    """
-    if isinstance(error, BackendUnavailable):
-        log.debug("%s: %s", what, error)
-    else:
-        log.error("%s", what, exc_info=error)

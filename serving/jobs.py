@@ -1,0 +1,181 @@
+"""Jobs of an executor: its requests, the answers that they have in hand, and how each ends.
+
+Every request ends exactly once, by its ``done`` callback. One with an answer in hand ends with it,
+whatever fails; a better answer takes its place, or is merged with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from serving.core.engine_state import Completion
+from serving.core.errors import BackendUnavailable, ShedReason
+from serving.core.ports import Clock, Image, Observer
+from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
+from serving.core.segment import Segment
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[Result], None]
+"""Function that is given a request's result, in the executor's thread, or in the submitting one if
+the request is refused at once."""
+OnExit = Callable[[Answered], None]
+"""Function that is given each answer of a request that does not end with it at once, in the
+executor's thread."""
+MergeAnswers = Callable[[tuple[int, Detections], tuple[int, Detections]], Detections | None]
+"""Function from the answer in hand and a later one, each a model's number and its boxes, to both as
+one, or None where the later one takes the place of the first."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A request and what has happened to it so far."""
+
+    request: Request
+    image: Image
+    done: Done
+    on_exit: OnExit | None
+    submitted_s: float
+    started_s: float = 0.0
+    engine_s: float = 0.0
+    predicted_s: float = 0.0
+    answer: Answered | None = None
+    """Answer in hand: the best so far, of a request that may have a better one."""
+
+
+class Jobs:
+    """The jobs that an executor has taken in and not ended. For one thread."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        observer: Observer,
+        merge_answers: MergeAnswers | None,
+        left: Callable[[], None],
+    ) -> None:
+        """Make an empty collection; ``left`` is called after each job that has ended."""
+        self._clock = clock
+        self._observer = observer
+        self._merge_answers = merge_answers
+        self._left = left
+        self._by_id: dict[int, Job] = {}
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Take jobs in."""
+        self._by_id |= {job.request.id: job for job in jobs}
+
+    def of(self, requests: Iterable[Request]) -> list[Job]:
+        """Return the jobs of these requests, in their order. Raises KeyError."""
+        return [self._by_id[request.id] for request in requests]
+
+    def known(self, request_ids: Iterable[int]) -> list[Job]:
+        """Return those jobs of these requests that have not ended."""
+        return [self._by_id[id] for id in request_ids if id in self._by_id]
+
+    def all(self) -> list[Job]:
+        """Return every job that has not ended."""
+        return list(self._by_id.values())
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def answer(
+        self,
+        segment: Segment,
+        jobs: Sequence[Job],
+        detections: Sequence[Detections],
+        completion: Completion,
+    ) -> None:
+        """Hand out the boxes that came out of ``segment``, one entry for each of ``jobs``.
+
+        By ``completion`` some go on with this answer, and those it came too late for end with the
+        one that they had; the others end with this one.
+        """
+        self.conclude(completion.too_late)
+        staying = {request.id for request in completion.staying}
+        held = {request.id for request in completion.held}
+        too_late = {request.id for request in completion.too_late}
+        finished_s = self._clock()
+        for job, found in zip(jobs, detections, strict=True):
+            id, in_hand = job.request.id, job.answer
+            if id in too_late:
+                continue
+            answer = Answered(
+                job.request,
+                found,
+                segment.stop,
+                job.started_s,
+                finished_s,
+                job.engine_s,
+                job.predicted_s,
+                segment.model,
+                held=id in held,
+            )
+            if in_hand is not None and in_hand.held:
+                answer = self._upgraded(in_hand, answer)
+            if id not in staying and id not in held:
+                self._end(job, answer)
+                continue
+            job.answer = answer
+            if job.on_exit is not None:
+                job.on_exit(answer)
+
+    def _upgraded(self, in_hand: Answered, later: Answered) -> Answered:
+        """Return the answer that takes the place of the one in hand: both merged, or the later."""
+        merged = None
+        if self._merge_answers is not None:
+            first, then = ((each.model, each.detections) for each in (in_hand, later))
+            try:
+                merged = self._merge_answers(first, then)
+            except Exception as error:  # whatever boxes a model comes up with must not end the loop
+                log_failure("answers could not be merged", error)
+        later = replace(later, upgrades=in_hand.upgrades + 1)
+        if merged is None:
+            return later
+        return replace(later, detections=merged, earlier=(in_hand.model, in_hand.depth))
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def conclude(self, requests: Iterable[Request]) -> None:
+        """End requests with the answers they have."""
+        for job in self.of(requests):
+            assert job.answer is not None, "a request is concluded that has no answer"
+            self._end(job, job.answer)
+
+    def withdraw(self, job: Job, with_answer: bool) -> None:
+        """End a job that its client takes back: with the answer it has, if wanted and there."""
+        answer = job.answer if with_answer else None
+        self._end(job, answer or Cancelled(job.request, self._clock()))
+
+    def shed(self, requests: Iterable[Request], reason: ShedReason, retry_after_s: float) -> None:
+        """End requests as shed, or with the answer they have."""
+        for job in self.of(requests):
+            self.give_up(job, reason, retry_after_s)
+
+    def give_up(self, job: Job, reason: ShedReason, retry_after_s: float) -> None:
+        """End a job, which need not be among these, as shed, or with the answer it has."""
+        self._end(job, job.answer or Shed(job.request, reason, self._clock(), retry_after_s))
+
+    def fail(self, requests: Iterable[Request], error: Exception) -> None:
+        """End requests as failed, or with the answer they have."""
+        for job in self.of(requests):
+            self._end(job, job.answer or Failed(job.request, error, self._clock()))
+
+    def _end(self, job: Job, result: Result) -> None:
+        """End a job: tell the observer, whoever submitted it, and whoever waits for all to end."""
+        self._by_id.pop(job.request.id, None)
+        self._observer.ended(result)
+        job.done(result)
+        self._left()
+
+
+def log_failure(what: str, error: Exception) -> None:
+    """Write an error of the engine to the log.
+
+    An engine that is not there has nothing to be debugged here, and its backend says so once.
+    """
+    if isinstance(error, BackendUnavailable):
+        log.debug("%s: %s", what, error)
+    else:
+        log.error("%s", what, exc_info=error)
