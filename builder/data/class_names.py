@@ -1,7 +1,8 @@
 """Classes of a data set, called as a model calls its own.
 
 A model may know more classes than a data set has labels of, such as the eighty of COCO where Pascal
-VOC has twenty, and data sets have names of their own for what is the same.
+VOC has twenty, and data sets have names of their own for what is the same
+(``serving.core.class_names``).
 """
 
 from __future__ import annotations
@@ -13,16 +14,7 @@ import numpy as np
 
 from builder.data.coco import ScoredBoxes
 from builder.data.dataset import Dataset, DatasetError
-
-SYNONYMS = (
-    ("aeroplane", "airplane"),
-    ("diningtable", "dining table"),
-    ("motorbike", "motorcycle"),
-    ("pottedplant", "potted plant"),
-    ("sofa", "couch"),
-    ("tvmonitor", "tv"),
-)
-"""Names of the same class: Pascal VOC's, then COCO's."""
+from serving.core.class_names import known_names
 
 
 def in_names_of(classes: Sequence[str], dataset: Dataset) -> Dataset:
@@ -30,11 +22,7 @@ def in_names_of(classes: Sequence[str], dataset: Dataset) -> Dataset:
 
     Raises DatasetError for a class that is not among them under any name.
     """
-    known = {name: name for name in classes}
-    for pair in SYNONYMS:
-        for name, other in (pair, pair[::-1]):
-            if other in classes:
-                known.setdefault(name, other)
+    known = known_names(classes)
     for name in dataset.classes:
         if name not in known:
             raise DatasetError(

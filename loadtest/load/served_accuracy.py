@@ -26,6 +26,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from loadtest.workload.images import AnnotatedImage, ServedDetections
+from serving.core.class_names import known_names
 from serving.core.command_errors import InvalidArgument
 
 MAX_DETECTIONS = 100
@@ -49,12 +50,12 @@ class Evaluator:
     def __init__(self, images: Sequence[AnnotatedImage], classes: Sequence[str]) -> None:
         """Take the images and the model's classes.
 
-        Raises ValueError if an image has no annotations, or if an object is of no class of the
-        model.
+        Objects may go by any name that a class of the model is known by. Raises ValueError if an
+        image has no annotations, or if an object is of no class of the model.
         """
-        unknown = {item.class_name for image in images for item in image.objects or ()} - set(
-            classes
-        )
+        names = known_names(classes)
+        annotated = {item.class_name for image in images for item in image.objects or ()}
+        unknown = annotated - names.keys()
         if unknown:
             raise InvalidArgument(
                 f"the annotations have {', '.join(sorted(unknown))}, which the model does not "
@@ -97,16 +98,17 @@ def _match(
     It is for objects of all sizes alone.
     """
     ids: Callable[[], int] = itertools.count(1).__next__
-    category = {name: label for label, name in enumerate(classes, start=1)}
+    names = known_names(classes)
+    label_of = {name: label for label, name in enumerate(classes, start=1)}
     truth, found = COCO(), COCO()
     truth.dataset = {
         "images": [{"id": number} for number in range(len(pairs))],
-        "categories": [{"id": label, "name": name} for name, label in category.items()],
+        "categories": [{"id": label, "name": name} for name, label in label_of.items()],
         "annotations": [
             {
                 "id": ids(),
                 "image_id": number,
-                "category_id": category[item.class_name],
+                "category_id": label_of[names[item.class_name]],
                 "bbox": list(item.box_xywh),
                 "area": item.area,
                 "iscrowd": int(item.is_crowd),

@@ -49,8 +49,10 @@ class AnnotatedObject:
 
     box_xywh: tuple[float, float, float, float]
     class_name: str
+    """Name of its class as the annotations have it, which may differ from the model's."""
     area: float
     is_crowd: bool
+    """Whether finding it is neither right nor wrong."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,9 +99,9 @@ def _image(path: Path, objects: tuple[AnnotatedObject, ...] | None) -> Annotated
 
 
 def _read_voc(root: Path, split: str) -> Iterator[AnnotatedImage]:
-    for name in (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
-        path = root / "JPEGImages" / f"{name}.jpg"
-        tree = ElementTree.parse(root / "Annotations" / f"{name}.xml")
+    for stem in (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
+        path = root / "JPEGImages" / f"{stem}.jpg"
+        tree = ElementTree.parse(root / "Annotations" / f"{stem}.xml")
         width, height = _size(path)
         objects = []
         for item in tree.getroot().iter("object"):
@@ -107,9 +109,10 @@ def _read_voc(root: Path, split: str) -> Iterator[AnnotatedImage]:
             x1, y1, x2, y2 = np.clip(corners, 0, (width, height, width, height)).tolist()
             if x1 < x2 and y1 < y2:  # as for training: what has no area is no object
                 box = (x1, y1, x2 - x1, y2 - y1)
-                objects.append(
-                    AnnotatedObject(box, item.findtext("name", ""), box[2] * box[3], False)
-                )
+                name = item.findtext("name", "").strip()
+                # As Pascal VOC has it, finding a difficult object is neither right nor wrong.
+                difficult = item.findtext("difficult", "").strip() == "1"
+                objects.append(AnnotatedObject(box, name, box[2] * box[3], is_crowd=difficult))
         yield _image(path, tuple(objects))
 
 

@@ -71,6 +71,15 @@ def test_nothing():
     assert evaluator.ap([(1, RIGHT)]) == ServedAp(0.0, 0.0, 1)  # there is nothing to find
 
 
+def test_a_class_may_go_by_another_name():
+    """Of what is seen, the sofa is right, whatever of both names it goes by."""
+    box = (10, 10, 20, 20)
+    for annotated, known in (("sofa", "couch"), ("couch", "sofa")):
+        evaluator = Evaluator([holding((box, annotated))], ("cat", known))
+        assert evaluator.ap([(0, found(((10, 10, 30, 30), 0.9, 1)))]).ap == pytest.approx(1.0)
+        assert evaluator.ap([(0, found(((10, 10, 30, 30), 0.9, 0)))]).ap == 0.0
+
+
 def test_annotations_must_fit_the_model():
     with pytest.raises(ValueError, match="have circle, which the model does not find; it finds a"):
         Evaluator([CIRCLE], ("a",))

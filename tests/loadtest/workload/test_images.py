@@ -26,21 +26,38 @@ def test_a_voc_folder():
     assert (first.objects[0].class_name, first.objects[0].area) == ("WBC", 143 * 130)
 
 
-def test_boxes_end_with_the_image_and_have_an_area(tmp_path):
+def voc_folder(root: Path, objects: str) -> Path:
+    """Make a data set of one image, 64 x 48, with these objects in its annotations."""
     for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/all.txt").write_text("a\n")
-    (tmp_path / "JPEGImages/a.jpg").write_bytes(encode(picture(64, 48), "JPEG"))
+        (root / folder).mkdir(parents=True)
+    (root / "ImageSets/Main/all.txt").write_text("a\n")
+    (root / "JPEGImages/a.jpg").write_bytes(encode(picture(64, 48), "JPEG"))
+    (root / "Annotations/a.xml").write_text(f"<annotation>{objects}</annotation>")
+    return root
+
+
+def test_boxes_end_with_the_image_and_have_an_area(tmp_path):
     corners = [(60, 40, 90, 90), (70, 0, 80, 10), (5, 5, 5, 9)]
     boxes = "".join(
         f"<object><name>cell</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
         f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
         for x1, y1, x2, y2 in corners
     )
-    (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{boxes}</annotation>")
-    (only,) = read_data(tmp_path, "all")
+    (only,) = read_data(voc_folder(tmp_path, boxes), "all")
     assert only.objects is not None
     assert [item.box_xywh for item in only.objects] == [(60, 40, 4, 8)]
+
+
+def test_finding_what_voc_calls_difficult_is_neither_right_nor_wrong(tmp_path):
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    objects = "".join(
+        f"<object><name> cow </name>{stated}{box}</object>"
+        for stated in ("", "<difficult>0</difficult>", "<difficult> 1 </difficult>")
+    )
+    (only,) = read_data(voc_folder(tmp_path, objects), "all")
+    assert only.objects is not None
+    assert [item.is_crowd for item in only.objects] == [False, False, True]
+    assert {item.class_name for item in only.objects} == {"cow"}
 
 
 def test_a_coco_file(tmp_path):
