@@ -133,7 +133,7 @@ class Jobs:
         later = replace(later, upgrades=in_hand.upgrades + 1)
         if merged is None:
             return later
-        return replace(later, detections=merged, earlier=(in_hand.model, in_hand.depth))
+        return replace(later, detections=merged, earlier=in_hand.points)
 
     # -- ends ------------------------------------------------------------------------------------
 

@@ -51,16 +51,15 @@ class SimulatedOutcome:
     """Reason for which the request was shed; None if it was not."""
     model: int = 0
     """Number of the model whose exit it was, where several are served as one."""
-    earlier: PointId | None = None
-    """Point of the answer that it had in hand when it was run again; None if it was not."""
+    earlier: tuple[PointId, ...] = ()
+    """Points of the answers that it had in hand when it was run again, in their order."""
 
     @property
     def points(self) -> tuple[PointId, ...]:
         """Return the operating points that the answer is of, in the order of their runs."""
         if not self.depth:
             return ()
-        point = (self.model, self.depth)
-        return (point,) if self.earlier is None else (self.earlier, point)
+        return (*self.earlier, (self.model, self.depth))
 
     @property
     def in_time(self) -> bool:
@@ -329,9 +328,8 @@ class SimulatedServer:
 
     def _answer(self, request: Request, segment: Segment) -> SimulatedOutcome:
         """Return what a request is answered by ``segment``, which has just run."""
-        before, earlier = self._answers.get(request.id), None
-        if before is not None and segment.start == IMAGE:
-            earlier = (before.model, before.depth)
+        before = self._answers.get(request.id)
+        earlier = before.points if before is not None and segment.start == IMAGE else ()
         return SimulatedOutcome(request, self.now_s, segment.stop, None, segment.model, earlier)
 
     def _conclude(self, requests: Iterable[Request]) -> None:

@@ -308,7 +308,7 @@ class DetectionService:
                     self.admission.answered(answered, context)
                     with self._metrics.processor_time.spending(REPLY):
                         response, sent = self._reply(message, context, placement, answered)
-                    await stream.answer(response, answered.depth)
+                    await stream.answer(response)
                     reply = sent
         except DeadlineExceeded:
             if reply is None:
@@ -388,7 +388,7 @@ class DetectionService:
     ) -> dict[str, Any]:
         """Return the last event of a stream; see ``schemas.Done``."""
         family, point = self._backend.family, (reply.model, reply.depth)
-        points = (point,) if reply.earlier is None else (reply.earlier, point)
+        points = (*reply.earlier, point)
         return {
             "request_id": context.request_id,
             "model": family.names[reply.model],

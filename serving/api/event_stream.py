@@ -67,15 +67,15 @@ class EventStream:
         self._encode = STREAMS[media_type]
         self._send = send
 
-    async def answer(self, response: Response, depth: int) -> None:
-        """Send as an event what ``response`` would say by itself.
+    async def answer(self, response: Response) -> None:
+        """Send as an event what ``response`` would say by itself; its id is its number, from 1.
 
         Its headers are the stream's, if it is the first.
         """
         if not self.started:
             self.started = True
             await self._start(response)
-        await self._write(DETECTIONS, depth, bytes(response.body), more=True)
+        await self._write(DETECTIONS, self.num_answers + 1, bytes(response.body), more=True)
         self.num_answers += 1
 
     async def end(self, event: str, details: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations
 
 from serving.core.catalog import Catalog, ModelEntry
 from serving.core.ladder import Ladder, PointId
@@ -184,9 +184,13 @@ class Family:
         return self.ladder.answer_label(points)
 
     def answer_ap(self, points: Sequence[PointId]) -> float:
-        """Return the AP of an answer of these operating points, as measured."""
-        *earlier, last = points
-        return self.merged_ap(earlier[-1], last) if earlier else self.expected_ap(*last)
+        """Return the AP of an answer of these operating points, one merged into the next.
+
+        Of two it is as measured; of more, of which nothing was measured, that of their best pair.
+        """
+        if len(points) == 1:
+            return self.expected_ap(*points[0])
+        return max(self.merged_ap(first, then) for first, then in combinations(points, 2))
 
     def merged_ap(self, first: PointId, then: PointId) -> float:
         """Return the AP of the answer of a request that ran at ``first`` and later at ``then``.
@@ -249,7 +253,7 @@ class Family:
         for first, then, merged_ap in self.ladder.gains():
             if {first, then} <= allowed:
                 best_ap = max(best_ap, merged_ap)
-            if (first, then) in pairwise(points):
+            if (first, then) in combinations(points, 2):
                 ap = max(ap, merged_ap)
         return ap < best_ap
 

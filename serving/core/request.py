@@ -57,9 +57,9 @@ class Answered:
     """Seconds that those segments had been predicted to take."""
     model: int = 0
     """Number of the model whose exit it was, where several are served as one."""
-    earlier: tuple[int, int] | None = None
-    """Point (model, depth) whose answer, which was in hand before, has been merged into this one;
-    None if it is of this exit alone."""
+    earlier: tuple[tuple[int, int], ...] = ()
+    """Points (model, depth) whose answers, which were in hand before, have been merged into this
+    one, in the order of their runs; none if it is of this exit alone."""
     held: bool = False
     """Whether it was given out as an answer in hand, which a better one might follow."""
     upgrades: int = 0
@@ -68,8 +68,7 @@ class Answered:
     @property
     def points(self) -> tuple[tuple[int, int], ...]:
         """Points (model, depth) that the boxes are of, in the order of their runs."""
-        point = (self.model, self.depth)
-        return (point,) if self.earlier is None else (self.earlier, point)
+        return (*self.earlier, (self.model, self.depth))
 
 
 @dataclass(frozen=True, slots=True)

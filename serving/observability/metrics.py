@@ -102,8 +102,8 @@ class AnsweredFacts:
     """Seconds from the boxes to the reply that holds them."""
     model: int = 0
     """Index of the model whose exit it was, where several models are served as one."""
-    earlier: tuple[int, int] | None = None
-    """Point (model, depth) whose answer was merged into this one, if any."""
+    earlier: tuple[tuple[int, int], ...] = ()
+    """Points (model, depth) whose answers were merged into this one."""
     in_hand: str | None = None
     """What became of the answer that it had in hand, one of ``IN_HAND_ENDS``; None if it had none.
     """

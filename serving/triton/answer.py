@@ -38,15 +38,15 @@ def read_answer(
     if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
         raise BackendError("Triton's boxes, scores and labels do not belong together.")
     try:
-        model, depth, *earlier = found[wire.OPERATING_POINT].tolist()
+        numbers = found[wire.OPERATING_POINT].tolist()
+        point, *earlier = zip(numbers[::2], numbers[1::2], strict=True)
         times_us = found[wire.TIMES].tolist()
         queue_s, engine_s, predicted_s = (us / wire.MICROSECONDS for us in times_us)
     except ValueError as error:
         raise BackendError("Triton's answer says not how it came about.") from error
-    merged = (earlier[0], earlier[1]) if len(earlier) == 2 else None
-    points = [(model, depth), *([tuple(earlier)] if earlier else [])]
-    if not all(point in known for point in points):
+    if not all(each in known for each in (point, *earlier)):
         raise BackendError("Triton answered at an operating point that is not there.")
+    model, depth = point
     if not request.min_depth <= depth <= request.max_depth:
         raise BackendError(f"Triton answered at exit {depth}, which was not asked for.")
     answered = Answered(
@@ -58,6 +58,6 @@ def read_answer(
         engine_s=engine_s,
         predicted_s=predicted_s,
         model=model,
-        earlier=merged,
+        earlier=tuple(earlier),
     )
     return answered, queue_s + engine_s

@@ -34,8 +34,8 @@ BOXES = "boxes"  # float32 (N, 4), pixels of the model's input
 SCORES = "scores"  # float32 (N,)
 LABELS = "labels"  # int32 (N,)
 EXIT_DEPTH = "exit_depth"  # int32 (1,)
-OPERATING_POINT = "operating_point"  # int32 (2,) or (4,): number of the size, depth; then those of
-# the earlier answer that was merged in
+OPERATING_POINT = "operating_point"  # int32 (2 N,): number of the size, depth; then those of the
+# earlier answers that were merged in, in the order of their runs
 TIMES = "times_us"  # int64 (3,): in the queue, in segments, predicted for those segments
 STATUS = "status"  # int64: ``EngineStatus.to_numbers``
 

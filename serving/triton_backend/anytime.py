@@ -337,14 +337,14 @@ def answer_response(answered: Answered) -> Any:
     queue_s = answered.finished_s - answered.request.arrival_s - answered.engine_s
     seconds = (queue_s, answered.engine_s, answered.predicted_s)
     times = np.array([round(s * wire.MICROSECONDS) for s in seconds], np.int64)
-    point = (answered.model, answered.depth, *(answered.earlier or ()))
+    points = ((answered.model, answered.depth), *answered.earlier)
     return pb_utils.InferenceResponse(
         [
             to_tensor(wire.BOXES, found.boxes_xyxy_input),
             to_tensor(wire.SCORES, found.scores),
             to_tensor(wire.LABELS, found.labels),
             to_tensor(wire.EXIT_DEPTH, np.array([answered.depth], np.int32)),
-            to_tensor(wire.OPERATING_POINT, np.array(point, np.int32)),
+            to_tensor(wire.OPERATING_POINT, np.array(points, np.int32).ravel()),
             to_tensor(wire.TIMES, times),
         ]
     )

@@ -506,10 +506,20 @@ def test_answers_are_merged_where_they_say_so():
     answers = world.answers[7]
     assert points(answers) == [SMALL, LARGE, (1, 2)]
     assert [answer.scores for answer in (a.detections for a in answers)] == [7.0, 14.0, 7.0]
-    assert [answer.earlier for answer in answers] == [None, SMALL, None]
+    assert [answer.earlier for answer in answers] == [(), (SMALL,), ()]
     assert [answer.upgrades for answer in answers] == [0, 1, 2]
     assert [answer.held for answer in answers] == [True, True, False]
     assert end is answers[-1]
+
+
+def test_an_answer_says_of_all_whose_boxes_it_has():
+    world = World(two_sizes(), policy=Upgrades(deepest=2), merge_answers=lambda _, then: then[1])
+    world.play([request(0)])
+    assert [answer.points for answer in world.answers[0]] == [
+        (SMALL,),
+        (SMALL, LARGE),
+        (SMALL, LARGE, (1, 2)),
+    ]
 
 
 def test_answers_that_cannot_be_merged_are_replaced(caplog):
@@ -518,7 +528,7 @@ def test_answers_that_cannot_be_merged_are_replaced(caplog):
 
     world = World(two_sizes(), policy=Upgrades(), merge_answers=merge)
     end = world.play([request(0)])[0]
-    assert (points([end]), end.earlier, end.upgrades) == ([LARGE], None, 1)
+    assert (points([end]), end.earlier, end.upgrades) == ([LARGE], (), 1)
     assert "answers could not be merged" in caplog.text
 
 

@@ -637,7 +637,7 @@ class TestAnswerInHand:
             first = replace(await gateway.backend.answer(image, request, 1), held=True)
             yield first
             better = await gateway.backend.answer(image, request, 3)
-            yield replace(better, model=1, earlier=(0, 1), upgrades=1)
+            yield replace(better, model=1, earlier=((0, 1),), upgrades=1)
 
         gateway.backend.plain = gateway.backend.growth = plain
         response = await gateway.detect(headers={"Accept": accept})

@@ -115,6 +115,20 @@ class TestAnswers:
         }
         Done.model_validate(events[3].data)
 
+    async def test_ids_count_the_answers_of_all_sizes(self) -> None:
+        """Sizes have exits of the same depths, and the first exit may be left out."""
+        gateway = Gateway(family_of(CATALOG, replace(CATALOG, name="other")))
+
+        async def growth(image: Image, request: Request) -> AsyncGenerator[Answered, None]:
+            for model in (0, 1):
+                for depth in (2, 3):
+                    answered = await gateway.backend.answer(image, request, depth)
+                    yield replace(answered, model=model)
+
+        gateway.backend.growth = growth
+        _, events = await stream(gateway, min_depth=2)
+        assert [event.number for event in events] == [1, 2, 3, 4, None]
+
     async def test_the_head_is_that_of_the_first(self, gateway: Gateway) -> None:
         gateway.backend.growth = answering(gateway, 0.010, 1, 0.010, 3)
         response, _ = await stream(gateway, headers={"X-Request-Id": "r1", "Prefer": "wait=1"})

@@ -101,6 +101,24 @@ def test_degraded_if_a_better_merged_answer_was_allowed() -> None:
     assert not cells.degraded([(1, 1)], 1, 1), "exit 2 is not allowed"
 
 
+def test_three_answers_in_a_row_are_worth_their_best_pair() -> None:
+    """Whichever of the pairs that is: what all three are worth was not measured."""
+    sizes = tuple(replace(SMALL, name="cells", input_width=width) for width in (64, 96, 128))
+    names = [f"{width}x96" for width in (64, 96, 128)]
+    pairs = {(0, 1): 0.55, (0, 2): 0.7, (1, 2): 0.6}
+    merged = tuple(
+        MergedAccuracy(SizedExit(names[first], 2), SizedExit(names[then], 2), ap, 0.9)
+        for (first, then), ap in pairs.items()
+    )
+    cells = Family((ModelEntry(sizes, merging=Merging(32.0, 0.5), merged=merged),))
+    for pair, ap in pairs.items():
+        assert cells.answer_ap([(model, 2) for model in pair]) == ap
+    chain = [(0, 2), (1, 2), (2, 2)]
+    assert cells.answer_ap(chain) == max(pairs.values())
+    assert not cells.degraded(chain, 1, 2)
+    assert cells.degraded(chain[1:], 1, 2)
+
+
 def test_without_accuracies_deeper_is_better() -> None:
     family = family_of(member("unknown", 0.0, 0.0, 0.0))
     assert [family.degraded([(0, depth)], 1, 3) for depth in (1, 2, 3)] == [True, True, False]

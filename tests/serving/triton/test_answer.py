@@ -35,14 +35,16 @@ def response(point: list[int], **others: Any) -> pb.ModelInferResponse:
 
 def test_an_answer_of_one_point() -> None:
     answered, in_triton_s = read_answer(REQUEST, response([1, 1]), 5.0, POINTS)
-    assert (answered.model, answered.depth, answered.earlier) == (1, 1, None)
+    assert (answered.model, answered.depth, answered.earlier) == (1, 1, ())
     assert (answered.finished_s, answered.predicted_s) == (5.0, 0.018)
     assert in_triton_s == pytest.approx(0.021)
 
 
-def test_an_answer_that_took_in_an_earlier_one() -> None:
+def test_an_answer_that_took_in_earlier_ones() -> None:
     answered, _ = read_answer(REQUEST, response([1, 1, 0, 2]), 5.0, POINTS)
-    assert (answered.model, answered.depth, answered.earlier) == (1, 1, (0, 2))
+    assert (answered.model, answered.depth, answered.earlier) == (1, 1, ((0, 2),))
+    answered, _ = read_answer(REQUEST, response([1, 1, 0, 1, 0, 2]), 5.0, POINTS)
+    assert answered.points == ((0, 1), (0, 2), (1, 1))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_an_answer_that_took_in_an_earlier_one() -> None:
         (response([1, 2]), "at an operating point that is not there"),
         (response([2, 1]), "at an operating point that is not there"),
         (response([1, 1, 2, 1]), "at an operating point that is not there"),
-        (response([1, 1, 0]), "at an operating point that is not there"),
+        (response([1, 1, 0]), "not how it came about"),
         (response([0, 2], **{wire.TIMES: np.zeros(2, np.int64)}), "not how it came about"),
         (response([0, 2], **{wire.LABELS: np.zeros(3, np.int32)}), "do not belong together"),
     ],
