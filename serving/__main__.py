@@ -104,6 +104,8 @@ SERVE_OPTIONS = (
     _Option("num_threads", "N", "threads of the runtime (one per core)"),
     _Option("default_budget_ms", "MS", "budget of a request that states none (1000)"),
     _Option("max_budget_ms", "MS", "larger budgets are cut to this (10000)"),
+    _Option("keys_file", "FILE", "principals and the digests of their keys (none: anybody may)"),
+    _Option("admin_port", "N", "port for metrics and documentation alone (the same port)"),
     _Option("max_waiting", "N", "decoded images waiting for the engine (64)"),
     _Option("num_decode_workers", "N", "threads that decode images (2)"),
     _Option("drain_delay_ms", "MS", "after SIGTERM, keep serving this long, not ready (0)"),
@@ -224,6 +226,14 @@ def _plans(arguments: argparse.Namespace) -> None:
     print(f"{arguments.link} is {target}")
 
 
+def _new_key(arguments: argparse.Namespace) -> None:
+    from serving.access.keys import new_entry
+
+    key, entry = new_entry(arguments.name)
+    print(f"\n{entry}")
+    print(f"the key of {arguments.name}: {key}", file=sys.stderr)
+
+
 def _announce(url: str, ample_budget_s: float) -> None:
     image = EXAMPLE_IMAGE if EXAMPLE_IMAGE.is_file() else Path("photo.jpg")
     print(
@@ -269,6 +279,21 @@ def create_parser() -> argparse.ArgumentParser:
     )
     _add_options(plans, PLANS_OPTIONS, required=("store", "link"))
     plans.set_defaults(run=_plans)
+    keys = commands.add_parser(
+        "keys",
+        help="make keys for those who may send requests",
+        description="Make keys for those who may send requests (PUNCTUAL_KEYS_FILE).",
+    )
+    actions = keys.add_subparsers(title="actions", metavar="ACTION", required=True)
+    new = actions.add_parser(
+        "new",
+        help="make a key",
+        description="Make a key. Its entry for the key file, without the key, goes to the standard "
+        "output, and the key, which is kept nowhere, to the standard error.",
+        epilog="punctual keys new camera-7 >> keys.toml",
+    )
+    new.add_argument("name", metavar="NAME", help="name of whoever will hold it")
+    new.set_defaults(run=_new_key)
     _add_foreign(commands)
     return parser
 

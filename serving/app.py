@@ -22,7 +22,10 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
+from serving.access.identity import ADDRESS_LABEL, Identify, by_address, by_key, by_nobody
+from serving.access.key_file import KeyFile
 from serving.api import kserve, problems
+from serving.api.access_gate import AccessGate
 from serving.api.admission import Limits
 from serving.api.detect import DetectionService
 from serving.api.direct import DirectRoutes
@@ -35,6 +38,7 @@ from serving.backends.embedded import EmbeddedBackend
 from serving.core.command_errors import CommandError, CommandFailed
 from serving.core.family import Family
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
+from serving.core.principals import NOBODY
 from serving.engine import Engine, start_engine
 from serving.imaging.decoding import DecodePool, refit
 from serving.imaging.malloc import keep_freed_memory
@@ -56,6 +60,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005
+
+_WITHOUT_KEYS: dict[str, tuple[Identify, str]] = {
+    "address": (by_address, ADDRESS_LABEL),
+    "everybody": (by_nobody, NOBODY.label),
+}
+"""Who says whose a request is, without keys, and the label that all of them are counted under."""
 
 Announce = Callable[[str, float], None]
 """Function that is told a server's URL, and the seconds that are an ample budget there."""
@@ -169,6 +179,7 @@ def create_app(
     model loads, and calls ``started`` with what became of that: an error, or the seconds that are
     an ample budget here. At the end it stops the backend.
     """
+    identify, key_file = _open_access(settings, metrics)
     family = backend.family
     pool = DecodePool(
         family.input,
@@ -203,12 +214,15 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         starting = asyncio.create_task(start())
+        watching = [] if key_file is None else [asyncio.create_task(key_file.watch())]
         try:
             yield
         finally:
             lifecycle.close()
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+            tasks = (starting, *watching)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await backend.stop(settings.shutdown_grace_ms / 1e3)
             pool.close()
             if tracing is not None:
@@ -246,7 +260,31 @@ def create_app(
         )
     )
     direct = DirectRoutes(app, {("POST", DETECT_PATH): detect})
-    return Middleware(direct, clock, leaving=lambda: lifecycle.leaving)
+    gate = AccessGate(
+        direct,
+        identify,
+        clock,
+        metrics.refused,
+        asks_for_keys=key_file is not None,
+        admin_port=settings.admin_port,
+    )
+    return Middleware(gate, clock, leaving=lambda: lifecycle.leaving)
+
+
+def _open_access(settings: Settings, metrics: Metrics) -> tuple[Identify, KeyFile | None]:
+    """Return who says whose a request is, and the key file behind that, if there is one.
+
+    Raises CommandError for a key file that cannot be used.
+    """
+    if settings.keys_file is None:
+        identify, label = _WITHOUT_KEYS[settings.principals]
+        metrics.name_principals([label])
+        return identify, None
+    key_file = KeyFile(
+        settings.keys_file,
+        lambda keyring: metrics.name_principals([each.label for each in keyring.principals]),
+    )
+    return by_key(lambda: key_file.keyring), key_file
 
 
 def _runtime(settings: Settings) -> str:
@@ -310,6 +348,7 @@ def create_server(
         lifecycle,
         host=settings.host,
         port=settings.port,
+        admin_port=settings.admin_port,
         max_connections=settings.max_connections,
         drain_delay_s=settings.drain_delay_ms / 1e3,
         shutdown_grace_s=settings.shutdown_grace_ms / 1e3,

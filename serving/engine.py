@@ -27,9 +27,11 @@ not move."""
 _SHED_DETAILS = {
     ShedReason.REJECTED_SATURATED: "The server's queue is full.",
     ShedReason.REJECTED_OVERLOAD: "The requests ahead leave no time for this one's budget.",
+    ShedReason.REJECTED_SHARE: "The places that are left in the queue are for others.",
     ShedReason.REJECTED_EXPIRED: "The budget ran out before the engine could start.",
     ShedReason.REJECTED_DRAINING: "The server is shutting down.",
     ShedReason.EVICTED_EXPIRED: "The budget ran out before the first exit was reached.",
+    ShedReason.EVICTED_SHARE: "Others, who had less than their share, needed the place.",
 }
 """Sentences that tell clients why they were shed."""
 

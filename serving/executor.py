@@ -28,6 +28,7 @@ from typing import Any
 from serving.core import segment as segments
 from serving.core.engine_state import CohortChange, EngineState
 from serving.core.errors import ShedReason
+from serving.core.fair_shares import refusal
 from serving.core.latency import LatencyModel
 from serving.core.observing import DECISION, EXECUTOR, SegmentRun, Trace
 from serving.core.policy import (
@@ -182,7 +183,7 @@ class Executor:
         end with the last of these all the same, as when no better one came in time.
         """
         with self._changed:
-            reason = self._refusal()
+            reason = self._refusal(request.principal)
             if reason is None:
                 self._inbox.append(Job(request, image, done, on_exit, self._clock()))
                 self._num_open += 1
@@ -192,13 +193,16 @@ class Executor:
         self._observer.ended(result)
         done(result)
 
-    def _refusal(self) -> ShedReason | None:
-        """Return the reason why a request cannot be taken now; None if it can."""
+    def _refusal(self, principal: str) -> ShedReason | None:
+        """Return the reason why a request of ``principal`` cannot be taken now; None if it can."""
         if self._draining or self._stopping:
             return ShedReason.REJECTED_DRAINING
-        if self.num_waiting >= self._max_waiting:
-            return ShedReason.REJECTED_SATURATED
-        return None
+        return refusal(self._num_waiting_of, principal, self.num_waiting, self._max_waiting)
+
+    def _num_waiting_of(self, principal: str) -> int:
+        """Return how many requests of ``principal`` no segment has run for."""
+        arrived = sum(job.request.principal == principal for job in self._inbox)
+        return arrived + self._state.num_waiting_of(principal)
 
     def cancel(self, request_id: int) -> None:
         """Drop a request at the next segment boundary; no effect once it has ended."""
@@ -450,6 +454,8 @@ class Executor:
         for job in jobs:
             job.started_s = job.started_s or started_s
             job.engine_s += seconds
+        if jobs:
+            self._state.charge([job.request for job in jobs], seconds)
         return output
 
     def _learn(self, segment: segments.Segment, size: int, predicted_s: float) -> None:

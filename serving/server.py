@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
         *,
         host: str,
         port: int,
+        admin_port: int | None,
         max_connections: int,
         drain_delay_s: float,
         shutdown_grace_s: float,
@@ -68,6 +69,7 @@ class Server(uvicorn.Server):
         self.failure: Exception | None = None
         self.listening = asyncio.Event()
         self._lifecycle = lifecycle
+        self._admin_port = admin_port
         self._drain_delay_s = drain_delay_s
         self._draining = False
 
@@ -84,7 +86,23 @@ class Server(uvicorn.Server):
         except SystemExit as ended:  # how uvicorn ends without its port
             where = f"{self.config.host}, port {self.config.port}"
             raise CommandFailed(f"cannot listen on {where}: {ended.__context__}") from ended
+        if self._admin_port is not None:
+            await self._listen_for_admins(self._admin_port)
         self.listening.set()
+
+    async def _listen_for_admins(self, port: int) -> None:
+        """Listen on a second port. Raises CommandFailed, once all else has ended, if it cannot."""
+        try:
+            server = await asyncio.get_running_loop().create_server(
+                self._create_protocol, self.config.host, port, backlog=BACKLOG
+            )
+        except OSError as error:
+            for listening in self.servers:
+                listening.close()
+            await self.lifespan.shutdown()
+            where = f"{self.config.host}, port {port}"
+            raise CommandFailed(f"cannot listen on {where}: {error}") from error
+        self.servers.append(server)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer whoever has connected, then end.

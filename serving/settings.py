@@ -111,12 +111,39 @@ class Settings(BaseSettings):
         25_000_000, ge=1, le=150_000_000, description="Largest image, width times height."
     )
     max_requests: int = Field(
-        256, ge=1, description="Detection requests inside the server at once, in any stage."
+        256,
+        ge=1,
+        description="Detection requests inside the server at once, in any stage; where several "
+        "clients share it, an eighth more.",
     )
     max_connections: int = Field(
         1024, ge=8, description="Open connections; beyond it, even health checks are refused."
     )
-    max_waiting: int = Field(64, ge=1, description="Decoded images waiting for the engine.")
+    keys_file: Path | None = Field(
+        None,
+        description="File of the principals who may send requests, with the SHA-256 of their keys, "
+        "as TOML or, if its name ends in .json, as JSON. It is read again when it changes, and on "
+        "SIGHUP. Without it anybody may.",
+    )
+    principals: Literal["address", "everybody"] = Field(
+        "address",
+        description="Among whom the server is shared where there is no such file: among the "
+        "addresses of clients, or not at all.",
+    )
+    admin_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port that metrics and documentation are served at, and at no other; by "
+        "default they are served with the rest.",
+    )
+
+    max_waiting: int = Field(
+        64,
+        ge=1,
+        description="Decoded images waiting for the engine; where several clients share it, an "
+        "eighth more.",
+    )
     max_cohorts: int = Field(
         4, ge=1, description="Batches held on the device at once, at different depths."
     )
@@ -157,6 +184,12 @@ class Settings(BaseSettings):
                 f"precision is for the embedded engine: with the backend {self.backend}, what "
                 "Triton runs decides"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Settings:
+        if self.admin_port is not None and self.admin_port == self.port:
+            raise ValueError("admin_port must be another port than port")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from loadtest.cli import drills as drill_cli
 from loadtest.cli import ladders as ladders_cli
 from loadtest.cli import live as live_cli
 from loadtest.cli import load as load_cli
+from loadtest.cli import shares as shares_cli
 from loadtest.cli import simulate as simulate_cli
 from loadtest.cli import sweep as sweep_cli
 from loadtest.cli import triton as triton_cli
@@ -35,5 +36,6 @@ def _add_study(commands: Any, tools: ServingTools) -> None:
     drill_cli.add_parser(studies)
     autoscaling_cli.add_parser(studies)
     ladders_cli.add_parser(studies)
+    shares_cli.add_parser(studies)
     variants_cli.add_parser(studies)
     triton_cli.add_studies(studies, tools)

@@ -18,6 +18,7 @@ import numpy as np
 
 from serving.core.engine_state import EngineState
 from serving.core.errors import ShedReason
+from serving.core.fair_shares import refusal
 from serving.core.ladder import PointId
 from serving.core.latency import LatencyModel, LatencyProfile
 from serving.core.policy import (
@@ -241,12 +242,18 @@ class SimulatedServer:
 
         ``advance`` to that instant first for the bound on waiting requests to be exact.
         """
-        if self.num_waiting >= self._max_waiting:
-            reason = ShedReason.REJECTED_SATURATED
+        reason = refusal(
+            self._num_waiting_of, request.principal, self.num_waiting, self._max_waiting
+        )
+        if reason is not None:
             self._ended(SimulatedOutcome(request, request.arrival_s, 0, reason))
             return
         self._inbox.append(request)
         self._num_open += 1
+
+    def _num_waiting_of(self, principal: str) -> int:
+        arrived = sum(request.principal == principal for request in self._inbox)
+        return arrived + self._state.num_waiting_of(principal)
 
     def next_event_s(self) -> float:
         """Return when the server next does something without being told, infinite if never."""
@@ -322,6 +329,7 @@ class SimulatedServer:
         for request in completion.left:
             self._end(self._answer(request, run.segment))
         self._conclude(completion.too_late)
+        self._state.charge(run.requests, self.now_s - self._started_s)
         self._latency.observe(run.segment, len(run.requests), self.now_s - self._started_s)
 
     # -- bookkeeping ------------------------------------------------------------------------------

@@ -121,6 +121,14 @@ class Admission:
         step_ms = next(step for below, step in _ROUND_MS if ample_ms < below)
         return min(math.ceil(ample_ms / step_ms) * step_ms / 1e3, self._limits.max_budget_s)
 
+    def check_budget(self, context: RequestContext) -> None:
+        """Raise BudgetInfeasible for a budget below those that its sender may state."""
+        least_s = context.principal.min_budget_s
+        if context.budget.seconds < least_s:
+            raise self._infeasible(
+                "The budget is below the smallest that this key may state", least_s
+            )
+
     def check_feasible(self, header: Header, context: RequestContext) -> float:
         """Return what an idle server would still need, in seconds.
 
@@ -162,7 +170,8 @@ class Admission:
         That is so if it needs ``needed_s`` once they have left, and would then be late. It is
         checked before the image is decoded: decoding takes the time from those that are served.
         """
-        wait_s = self._backlog.wait_s(context.deadline_s) * REJECT_WAIT_FACTOR
+        wait_s = self._backlog.wait_s(context.deadline_s, context.principal, needed_s)
+        wait_s *= REJECT_WAIT_FACTOR
         if context.read_s + wait_s + needed_s > context.deadline_s and wait_s > 0.0:
             num_ahead = self._backlog.num_ahead(context.deadline_s)
             raise Overloaded(
@@ -184,7 +193,7 @@ class Admission:
         Until the first, others count this request as ahead of them. Raises what ``work`` does; but
         who had the server for itself is not told that the server has too much to do.
         """
-        with self._backlog.joined(context.deadline_s) as place:
+        with self._backlog.joined(context.deadline_s, context.principal) as place:
             context.place = place
             try:
                 result = await work

@@ -8,12 +8,15 @@ must: that has in it whatever slows this server down, wherever its engine runs.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from serving.core.ports import Clock
+from serving.core.principals import NOBODY, Principal
 
 WINDOW = 32
 """Number of latest answers that the pace is taken from.
@@ -24,11 +27,23 @@ MIN_ANSWERS = 8
 """Fewest answers from which a pace is taken; with fewer nothing is known."""
 
 
+class _Queue(NamedTuple):
+    """The requests of one principal that are awaited."""
+
+    share: float
+    deadlines_s: list[float]  # in order
+
+    def num_before(self, deadline_s: float) -> int:
+        """Return how many are due before ``deadline_s``."""
+        return bisect_left(self.deadlines_s, deadline_s)
+
+
 class Place:
     """One request's place in a backlog."""
 
-    def __init__(self, backlog: Backlog, deadline_s: float) -> None:
+    def __init__(self, backlog: Backlog, deadline_s: float, principal: Principal) -> None:
         self._backlog = backlog
+        self._principal = principal
         self._deadline_s = deadline_s
         self._number = backlog.num_joined
         self._was_first = backlog.num_inside == 0
@@ -53,7 +68,7 @@ class Place:
         """Stand in nobody's way any longer."""
         if self._is_awaited:
             self._is_awaited = False
-            self._backlog.remove(self._deadline_s)
+            self._backlog.remove(self._deadline_s, self._principal)
 
 
 class Backlog:
@@ -65,31 +80,36 @@ class Backlog:
         self.num_inside = 0
         """Number of requests that are inside."""
         self._clock = clock
-        self._deadlines_s: list[float] = []  # of those inside that have no answer, in order
+        # Of those inside that have no answer, in order, by principal.
+        self._queues: dict[str, _Queue] = {}
         self._gaps_s: deque[float] = deque(maxlen=WINDOW)
         self._sum_s = 0.0
         self._busy_since_s: float | None = None
 
     @contextmanager
-    def joined(self, deadline_s: float) -> Iterator[Place]:
+    def joined(self, deadline_s: float, principal: Principal = NOBODY) -> Iterator[Place]:
         """Count a request as inside for as long as the context lasts.
 
         Until its place is told of an answer, it is ahead of whoever is due later.
         """
         self.num_joined += 1
-        place = Place(self, deadline_s)
+        place = Place(self, deadline_s, principal)
         self.num_inside += 1
-        insort(self._deadlines_s, deadline_s)
+        queue = self._queues.setdefault(principal.name, _Queue(principal.share, []))
+        insort(queue.deadlines_s, deadline_s)
         try:
             yield place
         finally:
             self.num_inside -= 1
             place.leave()
 
-    def remove(self, deadline_s: float) -> None:
+    def remove(self, deadline_s: float, principal: Principal) -> None:
         """Take out a request with that deadline, which is awaited no longer."""
-        del self._deadlines_s[bisect_left(self._deadlines_s, deadline_s)]
-        if not self._deadlines_s:
+        deadlines_s = self._queues[principal.name].deadlines_s
+        del deadlines_s[bisect_left(deadlines_s, deadline_s)]
+        if not deadlines_s:
+            del self._queues[principal.name]
+        if not self._queues:
             self._busy_since_s = None  # the next answer will have been waited for, not queued
 
     def answered(self, share: float) -> None:
@@ -104,12 +124,17 @@ class Backlog:
 
     def num_ahead(self, deadline_s: float) -> int:
         """Return how many of those inside that have no answer are due before ``deadline_s``."""
-        return bisect_left(self._deadlines_s, deadline_s)
+        return sum(queue.num_before(deadline_s) for queue in self._queues.values())
 
-    def wait_s(self, deadline_s: float) -> float:
+    def wait_s(
+        self, deadline_s: float, principal: Principal = NOBODY, needed_s: float = math.inf
+    ) -> float:
         """Return the seconds until those ahead have left, at the pace of the latest answers.
 
-        It is assumed that they hurry. It is 0 for as long as there have been few answers.
+        It is assumed that they hurry. Principals take turns (see ``fair_shares``): until a request
+        of ``principal`` that needs ``needed_s`` has been served, no other one has had more, for its
+        share, than that and those of its own that are ahead take. It is 0 for as long as there have
+        been few answers.
         """
         count, sum_s = len(self._gaps_s), self._sum_s
         if count < MIN_ANSWERS:
@@ -119,4 +144,11 @@ class Backlog:
             and (open_s := self._clock() - self._busy_since_s) * count > sum_s
         ):
             count, sum_s = count + 1, sum_s + open_s  # that it takes longer is known before its end
-        return self.num_ahead(deadline_s) * sum_s / count
+        pace_s, own = sum_s / count, self._queues.get(principal.name)
+        own_s = 0.0 if own is None else pace_s * own.num_before(deadline_s)
+        turn_s = (own_s + needed_s) / principal.share
+        return own_s + sum(
+            min(pace_s * queue.num_before(deadline_s), turn_s * queue.share)
+            for queue in self._queues.values()
+            if queue is not own
+        )

@@ -42,6 +42,7 @@ from serving.core.errors import (
     ServingError,
     ShedReason,
 )
+from serving.core.fair_shares import Places
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
@@ -97,7 +98,7 @@ class DetectionService:
         self._clock = clock
         self._tracing = tracing
         self._ids = itertools.count()
-        self._num_requests = 0
+        self._places = Places(limits.max_requests)
         self.admission = Admission(backend, pool, limits, clock)
 
     async def serve(self, http: HttpRequest, adapter: ProtocolAdapter) -> Response:
@@ -151,6 +152,7 @@ class DetectionService:
             state["arrival_s"],
             Budget(limits.default_budget_s, limits.max_budget_s),
             parse_options((), self._backend.family),
+            state["principal"],
             trace=None if self._tracing is None else self._tracing.start(http),
         )
 
@@ -162,7 +164,6 @@ class DetectionService:
 
         It ends with ``context.reply`` or with an error.
         """
-        self._num_requests += 1
         ending: AnsweredFacts | BaseException | None = None
         try:
             yield
@@ -171,11 +172,14 @@ class DetectionService:
             ending = error
             raise
         finally:
-            self._num_requests -= 1
+            if context.has_place:
+                self._places.leave(context.principal)
             assert ending is not None
             num_answers = None if stream is None else stream.num_answers
             duration_s = self._clock() - context.arrival_s
-            record = RequestRecord(duration_s, context.budget.seconds, ending, num_answers)
+            record = RequestRecord(
+                duration_s, context.budget.seconds, ending, num_answers, context.principal.label
+            )
             self._metrics.ended_request(record)
             _log(record, context.request_id)
             if context.trace is not None:
@@ -191,6 +195,7 @@ class DetectionService:
         context.options = message.options
         if message.timeout_s is not None:
             _set_budget(http, context, context.budget.wished(message.timeout_s))
+            self.admission.check_budget(context)
         context.read_s = self._clock()
         with self._metrics.processor_time.spending(ADMISSION):
             needed_s = self.admission.check_feasible(message.header, context)
@@ -214,9 +219,13 @@ class DetectionService:
             ),
         )
         self._lifecycle.admit()
-        if self._num_requests > limits.max_requests:
+        self.admission.check_budget(context)
+        try:
+            self._places.take(context.principal)
+        except Overloaded:
             self._metrics.demanded()  # of those that are not read most could have been answered
-            raise Overloaded("Too many requests are being served.", ShedReason.REJECTED_SATURATED)
+            raise
+        context.has_place = True
         context.options = adapter.read_head(http)
 
     async def _read(
@@ -265,6 +274,8 @@ class DetectionService:
             min_depth=context.options.min_depth,
             max_depth=context.options.max_depth,
             streaming=streaming,
+            principal=context.principal.name,
+            share=context.principal.share,
         )
 
     async def _infer(

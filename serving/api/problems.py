@@ -21,10 +21,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.core.errors import BackendUnavailable, BudgetInfeasible, Overloaded, ServingError
+from serving.core.errors import (
+    BackendUnavailable,
+    BudgetInfeasible,
+    Overloaded,
+    ServingError,
+    TooManyRequests,
+)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:punctual:problem:"
+CHALLENGE = "Bearer"
+"""How whoever sends no key, or a wrong one, is told to send one."""
 PROTOCOL_PREFIX = "/v2"
 """Prefix of the paths at which clients expect the protocol's errors."""
 
@@ -39,12 +47,15 @@ PROBLEMS = {
     "invalid-request": Problem(400, "The request cannot be served as sent"),
     "invalid-parameter": Problem(400, "A parameter or header is not valid"),
     "invalid-image": Problem(400, "The image cannot be decoded"),
+    "unauthenticated": Problem(401, "It is not known who sent the request"),
+    "forbidden": Problem(403, "Whoever sent the request may not do this"),
     "not-found": Problem(404, "There is nothing here"),
     "method-not-allowed": Problem(405, "This method is not served here"),
     "body-timeout": Problem(408, "The body did not arrive within the budget"),
     "payload-too-large": Problem(413, "The image is too large"),
     "unsupported-image": Problem(415, "Not a kind of image that is served"),
     "budget-infeasible": Problem(422, "The budget is too small for this image"),
+    "too-many-requests": Problem(429, "More requests came than their sender may send"),
     # Nobody reads it: the client has gone. 499 is what proxies write into their logs for that.
     "cancelled": Problem(499, "The client went away"),
     "internal": Problem(500, "The server has a defect"),
@@ -78,6 +89,8 @@ def _extensions(error: ServingError) -> dict[str, Any]:
             return {"min_budget_ms": to_ms(min_budget_s)}
         case Overloaded(reason=reason, retry_after_s=retry_after_s):
             return {"reason": reason, "retry_after_ms": to_ms(retry_after_s)}
+        case TooManyRequests(retry_after_s=retry_after_s):
+            return {"retry_after_ms": to_ms(retry_after_s)}
         case BackendUnavailable():
             return {"retry_after_ms": to_ms(_UNAVAILABLE_RETRY_S)}
         case _:
@@ -124,6 +137,8 @@ def _response(
     all_headers = {"Cache-Control": "no-store", **(headers or {})}
     if "retry_after_ms" in body:
         all_headers["Retry-After"] = str(max(1, math.ceil(body["retry_after_ms"] / 1e3)))
+    if body["status"] == 401:
+        all_headers["WWW-Authenticate"] = CHALLENGE
     if _speaks_protocol(request):
         error = json.dumps({"error": body["detail"]})
         return Response(error, body["status"], all_headers, "application/json")
@@ -135,6 +150,12 @@ def _speaks_protocol(request: Request) -> bool:
     return (path == PROTOCOL_PREFIX or path.startswith(PROTOCOL_PREFIX + "/")) and (
         MEDIA_TYPE not in request.headers.get("accept", "").lower()
     )
+
+
+def not_found(request: Request) -> Response:
+    """Return the reply that there is nothing at a request's path."""
+    detail = f"{request.method} {request.url.path} is not served; /docs says what is."
+    return _response(request, problem_details(request, "not-found", detail))
 
 
 def respond(request: Request, error: Exception) -> Response:

@@ -16,6 +16,7 @@ from serving.api.protocol_adapter import DetectionResult
 from serving.core.family import Family
 from serving.core.ladder import PointId
 from serving.core.letterbox import Letterbox
+from serving.core.principals import NOBODY, Principal
 from serving.core.request import Answered
 from serving.observability.metrics import AnsweredFacts
 
@@ -34,12 +35,16 @@ class RequestContext:
     arrival_s: float
     budget: Budget
     options: Options
+    principal: Principal = NOBODY
+    """Who sent it."""
     read_s: float = 0.0
     """Instant when the request's image was there."""
     decoded_s: float = 0.0
     """Instant when the request's pixels were there."""
     answered: Answered | None = None
     """Best answer so far."""
+    has_place: bool = False
+    """Whether it has one of the places for requests in this server."""
     place: Place | None = None
     """Place in the backlog, once the request is inside."""
     reply: AnsweredFacts | None = None

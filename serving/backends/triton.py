@@ -35,6 +35,7 @@ from serving.core.errors import (
     ServingError,
     ShedReason,
 )
+from serving.core.fair_shares import refusal
 from serving.core.family import Family
 from serving.core.latency import TAIL_QUANTILE, quantile
 from serving.core.ports import Clock, Image, Observer
@@ -84,6 +85,7 @@ class _Pending:
     """Queue of the responses, then of an error or, at the end of all, None."""
     shared: SharedImages | None
     slot: Slot | None
+    principal: str
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -248,8 +250,11 @@ class TritonBackend:
     def _send(self, image: Image, request: Request, now_s: float) -> tuple[str, _Pending]:
         if not self.ready:
             raise BackendUnavailable("Triton is not there.")
-        if len(self._pending) >= self._max_pending:
-            raise error_of(Shed(request, ShedReason.REJECTED_SATURATED, now_s, 0.0))
+        reason = refusal(
+            self._num_pending_of, request.principal, len(self._pending), self._max_pending
+        )
+        if reason is not None:
+            raise error_of(Shed(request, reason, now_s, 0.0))
         left_us = round((request.deadline_s - now_s - self._transport_s) * wire.MICROSECONDS)
         if left_us <= 0:
             raise Overloaded(
@@ -265,15 +270,21 @@ class TritonBackend:
             wire.CANCEL_BY_ID: True,
             wire.ANSWERS_IN_HAND: True,
             wire.EMPTY_FINAL: True,
+            wire.PRINCIPAL: request.principal,
+            wire.SHARE_THOUSANDTHS: max(1, round(request.share * 1e3)),
             **({wire.EVERY_EXIT: True} if request.streaming else {}),
         }
         message = infer_request(self._model, name, parameters)
         shared = self._memory.registered
         slot = add_images(message, wire.IMAGE, image.shape, [image], shared)
-        entry = _Pending(asyncio.Queue(MAX_UNREAD), shared, slot)
+        entry = _Pending(asyncio.Queue(MAX_UNREAD), shared, slot, request.principal)
         self._pending[name] = entry
         self._outgoing.put_nowait(message)
         return name, entry
+
+    def _num_pending_of(self, principal: str) -> int:
+        """Return how many requests of ``principal`` Triton has not ended."""
+        return sum(entry.principal == principal for entry in self._pending.values())
 
     # -- the session ---------------------------------------------------------------------------
 

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
 from serving.core.demand import DemandMeter
+from serving.core.fair_shares import VirtualTimes
 from serving.core.policy import (
     Cohort,
     Conclude,
@@ -39,6 +40,7 @@ from serving.core.policy import (
 from serving.core.request import Request
 
 _NOBODY: Mapping[int, int] = {}
+_NO_TIMES: Mapping[str, float] = {}
 _urgency = attrgetter("deadline_s", "id")
 """Key that orders waiting requests: by deadline, then by id."""
 
@@ -73,8 +75,8 @@ class Completion(NamedTuple):
 class EngineState:
     """The requests that one engine has taken and not ended, of which at most ``max_held`` are held.
 
-    Only its numbers (``num_waiting``, ``num_in_flight``, ``num_held``) may be read from other
-    threads.
+    Only its numbers (``num_waiting``, ``num_waiting_of``, ``num_in_flight``, ``num_held``) may be
+    read from other threads.
     """
 
     def __init__(self, max_held: int) -> None:
@@ -84,6 +86,7 @@ class EngineState:
         self._answered: dict[int, int] = {}
         self._held: dict[int, Held] = {}
         self._demand = DemandMeter()
+        self._virtual = VirtualTimes()
         self._idle_since_s = -math.inf
         self._under_way: list[tuple[Run, int | None]] = []
         """Runs under way, each with the id of the cohort that it is of or will make, if any."""
@@ -97,6 +100,10 @@ class EngineState:
     def num_waiting(self) -> int:
         """Number of requests that no run has ended for; those in a first run still wait."""
         return len(self._waiting)
+
+    def num_waiting_of(self, principal: str) -> int:
+        """Return how many of the requests that ``num_waiting`` counts are this principal's."""
+        return sum([request.principal == principal for request in tuple(self._waiting)])
 
     @property
     def num_in_flight(self) -> int:
@@ -129,20 +136,27 @@ class EngineState:
 
         Who expires at ``now_s`` has to be taken out before, by ``expire``.
         """
-        waiting, cohorts = self._waiting, self._cohorts.values()
+        waiting, cohorts = self._waiting, list(self._cohorts.values())
         holding = sorted(self._held.values(), key=lambda held: _urgency(held.request))
         answered = dict(self._answered) if self._answered else _NOBODY
         demand = self._demand.measure(now_s)
-        if not self._under_way:
-            return Snapshot(now_s, tuple(waiting), tuple(cohorts), answered, demand, tuple(holding))
-        busy, busy_cohorts = self._busy_ids(), {cohort for _, cohort in self._under_way}
+        if self._under_way:
+            busy, busy_cohorts = self._busy_ids(), {cohort for _, cohort in self._under_way}
+            waiting = [request for request in waiting if request.id not in busy]
+            cohorts = [cohort for cohort in cohorts if cohort.id not in busy_cohorts]
+            holding = [held for held in holding if held.request.id not in busy]
+        virtual_s = _NO_TIMES
+        if self._virtual.is_shared:
+            names = _principals(waiting, cohorts)
+            virtual_s = self._virtual.of(names) if len(names) > 1 else _NO_TIMES
         return Snapshot(
             now_s,
-            tuple([request for request in waiting if request.id not in busy]),
-            tuple([cohort for cohort in cohorts if cohort.id not in busy_cohorts]),
+            tuple(waiting),
+            tuple(cohorts),
             answered,
             demand,
-            tuple([held for held in holding if held.request.id not in busy]),
+            tuple(holding),
+            virtual_s,
         )
 
     # -- what happens ----------------------------------------------------------------------------
@@ -155,6 +169,8 @@ class EngineState:
         """
         for request, submitted_s in arrivals:
             busy = self._at_work or submitted_s < self._idle_since_s
+            if not self._virtual.knows_only(request.principal):
+                self._virtual.joined(request.principal, self._owed())
             insort(self._waiting, request, key=_urgency)
             self._demand.arrived(submitted_s, request.deadline_s - submitted_s, busy)
 
@@ -177,6 +193,10 @@ class EngineState:
             case Wait():
                 pass
         return ()
+
+    def charge(self, requests: Sequence[Request], seconds: float) -> None:
+        """Charge a run of ``seconds`` to the principals of its requests."""
+        self._virtual.ran(requests, seconds)
 
     def cohort_of(self, run: Run) -> int | None:
         """Return the id of the cohort that ``run``, which is under way, is of or will make.
@@ -242,6 +262,10 @@ class EngineState:
     def _at_work(self) -> bool:
         """True if there is anything to do that somebody is owed, or anything is being done."""
         return bool(self._waiting or self._cohorts or self._under_way)
+
+    def _owed(self) -> set[str]:
+        """Return the names of the principals who wait or are in a cohort."""
+        return _principals(self._waiting, self._cohorts.values())
 
     def _busy_ids(self) -> set[int]:
         """Return the ids of the requests in runs that are under way."""
@@ -358,3 +382,11 @@ class EngineState:
             for request in requests:
                 self._answered.pop(request.id, None)
                 self._held.pop(request.id, None)
+
+
+def _principals(waiting: Iterable[Request], cohorts: Iterable[Cohort]) -> set[str]:
+    """Return the names of the principals of these requests, and of those in these cohorts."""
+    names = {request.principal for request in waiting}
+    for cohort in cohorts:
+        names.update([request.principal for request in cohort.requests])
+    return names

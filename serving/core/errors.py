@@ -7,6 +7,9 @@
     |  |- UnsupportedImage      the body is of a kind that is not served
     |  |- PayloadTooLarge       too many bytes or too many pixels
     |  '- BodyTimeout           the body did not arrive within the budget
+    |- Unauthenticated          nobody knows who sent the request
+    |- Forbidden                whoever sent it may not
+    |- TooManyRequests          whoever sent it sends more than it may
     |- BudgetInfeasible         an idle server could not answer within the budget
     |- Overloaded               shed: refused before any work, or evicted after some
     |- DeadlineExceeded         admitted, then missed: the server's own failure
@@ -34,12 +37,16 @@ class ShedReason(str, enum.Enum):
     """A bounded queue was full."""
     REJECTED_OVERLOAD = "rejected-overload"
     """Admitting the request would have made it or an earlier one late."""
+    REJECTED_SHARE = "rejected-share"
+    """The client has its share of the places, and what is left is for others."""
     REJECTED_EXPIRED = "rejected-expired"
     """The request's deadline came too close while it waited."""
     REJECTED_DRAINING = "rejected-draining"
     """The server is shutting down."""
     EVICTED_EXPIRED = "evicted-expired"
     """The request's deadline came too close in flight, before its first exit."""
+    EVICTED_SHARE = "evicted-share"
+    """The client had more than its share of the engine, and others needed the place."""
 
     __str__ = str.__str__  # formatted as its value, which ``enum.StrEnum`` does from 3.11 on
 
@@ -91,6 +98,31 @@ class BodyTimeout(InvalidRequest):
     """An error for a body that did not arrive within the budget."""
 
     slug = "body-timeout"
+
+
+class Unauthenticated(ServingError):
+    """An error for a request of which nobody knows who sent it."""
+
+    slug = "unauthenticated"
+
+
+class Forbidden(ServingError):
+    """An error for what the sender of a request may not do."""
+
+    slug = "forbidden"
+
+
+class TooManyRequests(ServingError):
+    """An error for a sender of more requests than it may send.
+
+    ``retry_after_s`` is when, in seconds from now, it may send another one.
+    """
+
+    slug = "too-many-requests"
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class BudgetInfeasible(ServingError):

@@ -69,6 +69,12 @@ class Snapshot:
     """Demand as it was measured."""
     held: tuple[Held, ...] = ()
     """Requests with an answer in hand, by deadline, then by id. All deadlines are to come."""
+    virtual_s: Mapping[str, float] = field(default_factory=dict)
+    """Virtual time of each principal that waits or is in a cohort; see ``fair_shares``. Empty where
+    there is only one."""
+    num_parked: int = 0
+    """Number of cohorts on the device that no decision can be about now, because those of other
+    principals go first."""
 
 
 class Why(NamedTuple):

@@ -24,6 +24,10 @@ class Request:
     max_depth: int
     streaming: bool = False
     """True if the boxes of every exit it passes are wanted, from ``min_depth`` on."""
+    principal: str = ""
+    """Name of whom it is for; see ``principals``."""
+    share: float = 1.0
+    """Weight of that principal where engine time is short."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ much that was.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
@@ -24,15 +24,21 @@ from prometheus_client.registry import Collector
 from serving.core.errors import (
     BudgetInfeasible,
     DeadlineExceeded,
+    Forbidden,
     InvalidRequest,
     Overloaded,
     RequestCancelled,
+    ServingError,
     ShedReason,
+    TooManyRequests,
+    Unauthenticated,
 )
 from serving.core.observing import MARGIN_BUCKETS_S, RESULT_NAMES
 from serving.core.ports import Backend, Clock
+from serving.core.principals import NOBODY
 from serving.core.request import Result
 from serving.core.segment import Segment
+from serving.core.token_bucket import TokenBucket
 from serving.observability.processor_time import DECODE, ProcessorTime
 
 # 5 ms .. 10 s, at most a factor of 1.5 apart where budgets usually lie (20 .. 300 ms).
@@ -62,6 +68,11 @@ IN_HAND_ENDS = ("better", "concluded", "deadline")
 """Ends of requests that had an answer in hand: with a better one; with that one, since none was to
 follow; or with that one at the deadline, whatever the engine was doing."""
 
+EXPOSITION_SHARE = 0.1
+"""Share of the event loop that writing the metrics may take for long."""
+EXPOSITION_BURST_S = 1.0
+"""Seconds of writing them that may come at once: a hundred readings and more."""
+
 DEMAND_WINDOW_S = 15.0
 _DEMAND_SLOT_S = 1.0
 
@@ -69,6 +80,7 @@ OUTCOMES = (
     "ok",
     "degraded",
     "infeasible",
+    "limited",
     "rejected",
     "evicted",
     "late",
@@ -79,9 +91,12 @@ OUTCOMES = (
 _OUTCOME_OF: dict[type[BaseException], str] = {
     InvalidRequest: "invalid",
     BudgetInfeasible: "infeasible",
+    TooManyRequests: "limited",
     DeadlineExceeded: "late",
     RequestCancelled: "cancelled",
 }
+REFUSALS = tuple(kind.slug for kind in (Unauthenticated, Forbidden, TooManyRequests))
+"""Slugs of what a request is not let in for."""
 _KINDS = ("stem", "stack", "head", "exit")
 
 
@@ -120,6 +135,8 @@ class RequestRecord:
     ending: AnsweredFacts | BaseException
     num_answers: int | None = None
     """Number of answers that were sent, of a request whose reply streams; otherwise None."""
+    principal: str = NOBODY.label
+    """Label of whoever sent it."""
 
     @property
     def outcome(self) -> str:
@@ -214,6 +231,8 @@ class Metrics:
         self.totals = Totals()
         self._clock = clock
         self._demand = _Rate(clock)
+        self._exposition_time = TokenBucket(EXPOSITION_SHARE, EXPOSITION_BURST_S, clock())
+        self._pages: dict[str, bytes] = {}  # by content type: there are a few
 
         def counter(name: str, text: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
             metric = Counter(name, text, [label], namespace="punctual", registry=registry)
@@ -224,6 +243,21 @@ class Metrics:
 
         self._requests = counter(
             "requests", "Detection requests by how they ended.", "outcome", OUTCOMES
+        )
+        self._principals = Counter(
+            "principal_requests",
+            "Detection requests by who sent them, and how they ended.",
+            ["principal", "outcome"],
+            namespace="punctual",
+            registry=registry,
+        )
+        self._of_principals: dict[str, dict[str, Counter]] = {}
+        self._refusals = counter(
+            "refused",
+            "Requests of any kind that were not let in: without a key, without the right, or "
+            "beyond a rate.",
+            "problem",
+            REFUSALS,
         )
         self._sheds = counter("shed", "Requests shed, by reason.", "reason", ShedReason)
         self._results = counter(
@@ -314,11 +348,37 @@ class Metrics:
         self.registry.register(_BackendGauges(backend, self._demand))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics and their content type, in the format that ``accept`` asks for."""
+        """Return the metrics and their content type, in the format that ``accept`` asks for.
+
+        Those who ask too often are given the latest ones again: to write them takes milliseconds of
+        the event loop, of which this has no more than ``EXPOSITION_SHARE`` for long.
+        """
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        started_s = self._clock()
+        page = self._pages.get(content_type)
+        if page is None or self._exposition_time.wait_s(started_s) <= 0.0:
+            page = self._pages[content_type] = encode(self.registry)
+            ended_s = self._clock()
+            self._exposition_time.take(ended_s, ended_s - started_s)
+        return page, content_type
+
+    def name_principals(self, labels: Collection[str]) -> None:
+        """Export series for these principals, at zero where they are new, and for no others."""
+        for gone in self._of_principals.keys() - set(labels):
+            for outcome in OUTCOMES:
+                self._principals.remove(gone, outcome)
+            del self._of_principals[gone]
+        for label in labels:
+            if label not in self._of_principals:
+                self._of_principals[label] = {
+                    outcome: self._principals.labels(label, outcome) for outcome in OUTCOMES
+                }
 
     # ---- facts from the gateway -----------------------------------------------------------------
+
+    def refused(self, error: ServingError) -> None:
+        """Count a request that was not let in."""
+        self._refusals[error.slug].inc()
 
     def demanded(self) -> None:
         """Count a request that an idle server could answer, as far as was looked."""
@@ -336,6 +396,8 @@ class Metrics:
         """Record that a request ended; called exactly once for each."""
         self.totals.add(record, self._clock())
         self._requests[record.outcome].inc()
+        if (of_principal := self._of_principals.get(record.principal)) is not None:
+            of_principal[record.outcome].inc()
         self._duration.observe(record.duration_s)
         if record.num_answers is not None:
             self._answers.observe(record.num_answers)

@@ -192,9 +192,11 @@ class TritonPythonModel:
     def _request(self, triton_request: Any, options: dict[str, Any]) -> Request:
         """Return a request as the executor sees it. Raises InvalidParameter."""
         num_exits = self._family.num_exits
-        min_depth = _depth(options, wire.MIN_DEPTH, 1)
-        max_depth = min(_depth(options, wire.MAX_DEPTH, num_exits), num_exits)
+        min_depth = _positive(options, wire.MIN_DEPTH, 1)
+        max_depth = min(_positive(options, wire.MAX_DEPTH, num_exits), num_exits)
         streaming = options.pop(wire.EVERY_EXIT, False)
+        principal = str(options.pop(wire.PRINCIPAL, ""))
+        share = _positive(options, wire.SHARE_THOUSANDTHS, 1000) / 1e3
         if options:
             raise InvalidParameter(f"There is no parameter {next(iter(options))!r}.")
         if not min_depth <= max_depth:
@@ -203,7 +205,14 @@ class TritonPythonModel:
         timeout_us = triton_request.timeout()
         budget_s = timeout_us / wire.MICROSECONDS if timeout_us else DEFAULT_BUDGET_S
         return Request(
-            next(self._ids), arrival_s, arrival_s + budget_s, min_depth, max_depth, bool(streaming)
+            next(self._ids),
+            arrival_s,
+            arrival_s + budget_s,
+            min_depth,
+            max_depth,
+            bool(streaming),
+            principal,
+            share,
         )
 
     def _run_command(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:
@@ -312,8 +321,8 @@ def _options(triton_request: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if not name.startswith("triton_")}
 
 
-def _depth(options: dict[str, Any], name: str, default: int) -> int:
-    """Take the depth called ``name`` out of ``options``. Raises InvalidParameter."""
+def _positive(options: dict[str, Any], name: str, default: int) -> int:
+    """Take the positive number called ``name`` out of ``options``. Raises InvalidParameter."""
     value = options.pop(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidParameter(f"{name} must be one integer from 1 up; it is {value!r}.")

@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("cpu", "gpu")
-COMPONENTS = ("route", "keda", "hpa")
+COMPONENTS = ("route", "keda", "hpa", "keys")
 Manifest = dict[str, Any]
 
 

@@ -14,6 +14,8 @@ deadline. Its **slack** is how long all of it can be put off before somebody is 
   among the others the most urgent who still can be go first, or, while more come than can be
   served, the largest batches (see ``overload``); who has no chance left after those is shed at
   once.
+* Where several principals share an engine without slack, only the part of it is decided about that
+  it has time for if they take turns (see ``fair_part``).
 * Who cannot be in time even alone, at a typical pace, is shed as well; unless it is alone on an
   engine that is mostly idle. It is tried, since that costs nobody anything, and the run shows
   whether the engine is still as slow as it was.
@@ -35,6 +37,7 @@ to an exit in one run, and streaming ones have one answer.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import chain
 
 from serving.core.errors import ShedReason
@@ -43,6 +46,7 @@ from serving.core.policy import Decision, ShedRequests, Snapshot, Wait, Why
 from serving.core.scheduling.answers_in_hand import Merged, upgrades_of
 from serving.core.scheduling.decision import DecisionMaker, Setup
 from serving.core.scheduling.edf_plan import EdfPlan
+from serving.core.scheduling.fair_part import FairPart, fair_part
 from serving.core.scheduling.path_costs import EPSILON_S, Costs, paths_of, quickest
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
@@ -51,6 +55,7 @@ IDLE_SHARE = 0.25
 """Share of arrivals that find the engine at work below which it is mostly idle."""
 
 _EXPIRED = Why("not even the quickest path is quick enough any more")
+_NO_PLACE = Why("those of principals that are further behind need the place")
 _NOBODY: frozenset[int] = frozenset()
 
 
@@ -94,10 +99,29 @@ class DeadlinePolicy:
         expired = _shed_expired(snapshot, models, streaming)
         if expired is not None:
             return expired
-        plan = EdfPlan(snapshot, models, self._setup.batch_sizes, streaming)
+        make_plan = partial(
+            EdfPlan, models=models, batch_sizes=self._setup.batch_sizes, streaming_ids=streaming
+        )
+        plan = make_plan(snapshot)
         if not plan.batches and not snapshot.held:
             return Wait()
+        if plan.slack_s < 0.0 and snapshot.virtual_s:
+            part = fair_part(snapshot, make_plan, models, self._setup.batch_sizes, streaming)
+            if self._needs_place(part):
+                last = part.parked[-1].requests
+                return ShedRequests(last, ShedReason.EVICTED_SHARE, plan.length_s, _NO_PLACE)
+            snapshot, plan = part.snapshot, part.plan
         return DecisionMaker(self._setup, snapshot, plan).decide()
+
+    def _needs_place(self, part: FairPart) -> bool:
+        """Return whether those put off take up all room on the device, so that nobody can start."""
+        num_cohorts = len(part.snapshot.cohorts) + part.snapshot.num_parked
+        return (
+            self._setup.units
+            and len(part.parked) > 0
+            and not part.snapshot.cohorts
+            and num_cohorts >= self._setup.max_cohorts
+        )
 
 
 def _streaming(snapshot: Snapshot) -> frozenset[int]:

@@ -135,14 +135,15 @@ class DecisionMaker:
                 for planned in self._plan.batches
                 if planned.cohort and not planned.owed
             ]
-        has_room = len(self._snapshot.cohorts) - len(done_cohorts) < self._setup.max_cohorts
+        num_cohorts = len(self._snapshot.cohorts) + self._snapshot.num_parked
+        has_room = num_cohorts - len(done_cohorts) < self._setup.max_cohorts
         decision = (
             self._decide_overloaded(has_room)
             if self._plan.slack_s < 0.0
             else self._decide_feasible(has_room)
         )
         starts = isinstance(decision, Run) and decision.segment.kind == "stem"
-        if starts and len(self._snapshot.cohorts) >= self._setup.max_cohorts:
+        if starts and num_cohorts >= self._setup.max_cohorts:
             return Conclude(
                 max(done_cohorts, key=lambda cohort: cohort.depth).requests, PLACE_NEEDED
             )

@@ -28,6 +28,7 @@ from serving.core.errors import (
     Overloaded,
     RequestCancelled,
     ShedReason,
+    TooManyRequests,
 )
 from serving.core.family import Family
 from serving.core.ports import Image
@@ -413,6 +414,7 @@ class TestEndings:
         [
             (Overloaded("x", ShedReason.REJECTED_OVERLOAD), "overloaded", "rejected"),
             (Overloaded("x", ShedReason.EVICTED_EXPIRED), "overloaded", "evicted"),
+            (TooManyRequests("x"), "too-many-requests", "limited"),
             (DeadlineExceeded("x"), "deadline-exceeded", "late"),
             (BackendError("x"), "backend-error", "error"),
             (BackendUnavailable("x"), "backend-unavailable", "error"),
@@ -441,6 +443,7 @@ class TestEndings:
         for error in (
             Overloaded("x", ShedReason.REJECTED_OVERLOAD),
             Overloaded("x", ShedReason.EVICTED_EXPIRED),
+            TooManyRequests("x"),
             DeadlineExceeded("x"),
             RequestCancelled("x"),
             BackendError("x"),
@@ -452,7 +455,7 @@ class TestEndings:
             async with gateway.busy():
                 await gateway.detect()
         counted = gateway.outcomes()
-        assert counted.pop("cancelled") == 1 + 4, "and those whose company was needed"
+        assert counted.pop("cancelled") == 1 + 5, "and those whose company was needed"
         assert counted == dict.fromkeys(set(OUTCOMES) - {"cancelled"}, 1)
 
     async def test_never_a_late_success(self, gateway: Gateway) -> None:

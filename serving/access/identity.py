@@ -1,0 +1,86 @@
+"""Who sends a request, by the head of it: the holder of a key, an address, or anybody."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from serving.access.keys import Keyring
+from serving.core.errors import Unauthenticated
+from serving.core.principals import NOBODY, Principal
+
+BEARER = b"bearer "
+_IPV6_PREFIX = 64
+"""Length of the prefixes that IPv6 hands out: whoever has one address has as many as they like."""
+_NUM_ADDRESSES = 4096
+
+ADDRESS_LABEL = "address"
+"""Label that all addresses are counted under."""
+
+Identify = Callable[[Mapping[str, Any]], Principal]
+"""Function from the scope of an HTTP request to its principal. Raises Unauthenticated."""
+
+
+def by_nobody(_: Mapping[str, Any]) -> Principal:
+    """Return one principal, the same for all."""
+    return NOBODY
+
+
+def by_address(scope: Mapping[str, Any]) -> Principal:
+    """Return the principal of the client's address, as the HTTP server has it.
+
+    Behind a proxy that it trusts, that is the address in ``X-Forwarded-For``.
+    """
+    client = scope.get("client")
+    return _of_address(client[0] if client else "")
+
+
+def by_key(keyring: Callable[[], Keyring]) -> Identify:
+    """Return a function to the holder of the key in a request, by the keyring of the moment."""
+
+    def identify(scope: Mapping[str, Any]) -> Principal:
+        key = _key(scope["headers"])
+        principal = keyring().find(key)
+        if principal is None:
+            raise Unauthenticated("The key is not one that is known here.")
+        return principal
+
+    return identify
+
+
+@lru_cache(_NUM_ADDRESSES)
+def _of_address(host: str) -> Principal:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:  # a socket without addresses, or what a proxy makes up
+        return Principal(f"address {host[:64]}", ADDRESS_LABEL)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return Principal(f"address {address.ipv4_mapped}", ADDRESS_LABEL)
+        network = ipaddress.ip_network((address, _IPV6_PREFIX), strict=False)
+        return Principal(f"address {network}", ADDRESS_LABEL)
+    return Principal(f"address {address}", ADDRESS_LABEL)
+
+
+def _key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the key in a request's headers.
+
+    Raises Unauthenticated if there is none, or more than one.
+    """
+    keys = set()
+    for name, value in headers:
+        if name == b"x-api-key":
+            keys.add(value.strip())
+        elif name == b"authorization":
+            if value[: len(BEARER)].lower() != BEARER:
+                raise Unauthenticated("The header Authorization must be: Bearer, a space, the key.")
+            keys.add(value[len(BEARER) :].strip())
+    if not keys:
+        raise Unauthenticated(
+            "This server asks for a key: Authorization: Bearer KEY, or X-API-Key: KEY."
+        )
+    if len(keys) > 1:
+        raise Unauthenticated("There is more than one key in the request.")
+    return keys.pop()

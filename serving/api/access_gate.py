@@ -1,0 +1,128 @@
+"""The gate that every request passes: who sends it, whether it may, and whether so often.
+
+    public    health and the page       anybody, on either port
+    service   detection, models         a principal, on the first port
+    admin     metrics, documentation    an admin, on the admin port if there is one
+
+Where no keys are asked for, everybody is an admin: then it is the port that keeps them apart.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.access.identity import Identify
+from serving.api.problems import not_found, respond
+from serving.core.errors import Forbidden, ServingError, TooManyRequests
+from serving.core.ports import Clock
+from serving.core.principals import NOBODY, Principal
+from serving.core.token_bucket import TokenBucket
+
+PUBLIC_PATHS = frozenset(("/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"))
+ADMIN_PATHS = frozenset(("/metrics", "/docs", "/redoc", "/openapi.json"))
+ADMIN_PREFIXES = ("/docs/", "/v1/admin/", "/v2/repository/models/")
+
+BURST_S = 1.0
+"""Seconds whose requests a principal with a rate may send at once, one request at least."""
+MAX_BUCKETS = 4096
+"""Number of principals whose rate is followed: more than a key file has."""
+
+Refused = Callable[[ServingError], None]
+"""Function that is told of each request that is not let in."""
+
+
+class RateLimiter:
+    """The rates of principals, as token buckets."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._buckets: OrderedDict[tuple[str, float], TokenBucket] = OrderedDict()
+
+    def check(self, principal: Principal) -> None:
+        """Count a request. Raises TooManyRequests if it is beyond the principal's rate."""
+        rate_hz = principal.rate_hz
+        if rate_hz is None:
+            return
+        now_s, key = self._clock(), (principal.name, rate_hz)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(rate_hz, max(1.0, rate_hz * BURST_S), now_s)
+            if len(self._buckets) > MAX_BUCKETS:
+                self._buckets.popitem(last=False)
+        wait_s = bucket.wait_s(now_s, 1.0)
+        if wait_s > 0.0:
+            raise TooManyRequests(
+                f"{principal.label} may send {rate_hz:g} requests a second; this is more.", wait_s
+            )
+        bucket.take(now_s)
+
+
+class AccessGate:
+    """ASGI application that lets requests in to ``app``, with ``principal`` in their state.
+
+    ``admin_port`` is the port that admin paths are served at alone, if there is one. With
+    ``asks_for_keys``, admin paths are for principals who are admins.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        identify: Identify,
+        clock: Clock,
+        refused: Refused,
+        *,
+        asks_for_keys: bool,
+        admin_port: int | None = None,
+    ) -> None:
+        self._app = app
+        self._identify = identify
+        self._limiter = RateLimiter(clock)
+        self._refused = refused
+        self._asks_for_keys = asks_for_keys
+        self._admin_port = admin_port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event stream of any type."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._is_elsewhere(scope):
+            await not_found(Request(scope, receive))(scope, receive, send)
+            return
+        try:
+            scope["state"]["principal"] = self._admit(scope)
+        except ServingError as error:
+            self._refused(error)
+            await respond(Request(scope, receive), error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_elsewhere(self, scope: Scope) -> bool:
+        """Return whether a path is served at the other port."""
+        path = scope["path"]
+        if self._admin_port is None or path in PUBLIC_PATHS:
+            return False
+        server = scope.get("server")
+        return _is_for_admins(path) != (server is not None and server[1] == self._admin_port)
+
+    def _admit(self, scope: Scope) -> Principal:
+        """Return whose request it is.
+
+        Raises Unauthenticated, Forbidden or TooManyRequests.
+        """
+        path = scope["path"]
+        if path in PUBLIC_PATHS:
+            return NOBODY
+        principal = self._identify(scope)
+        if self._asks_for_keys and _is_for_admins(path) and not principal.is_admin:
+            raise Forbidden(f"{path} is for admins; the key of {principal.label} is not one's.")
+        self._limiter.check(principal)
+        return principal
+
+
+def _is_for_admins(path: str) -> bool:
+    return path in ADMIN_PATHS or path.startswith(ADMIN_PREFIXES)

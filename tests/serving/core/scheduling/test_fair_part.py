@@ -1,0 +1,233 @@
+"""Several principals on one engine: whatever one of them sends, the others get their share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.core.errors import ShedReason
+from serving.core.latency import LatencyModel
+from serving.core.policy import Cohort, Run, ShedRequests, Snapshot
+from serving.core.request import Answered, Request, Shed
+from serving.core.scheduling.edf_plan import EdfPlan
+from serving.core.scheduling.fair_part import fair_part
+from serving.core.scheduling.path_costs import Costs, paths_of
+from tests.properties import examples
+from tests.serving.world import (
+    NUM_EXITS,
+    OFFERS,
+    FakeClock,
+    FakeRunner,
+    World,
+    exact_profile,
+    make_policy,
+    unit_s,
+)
+
+FULL_S = unit_s(NUM_EXITS)
+FIRST_S = unit_s(1)
+
+LATENCY = LatencyModel(exact_profile())
+RUNNER = FakeRunner(FakeClock())
+MODELS = [Costs(LATENCY, paths) for paths in paths_of(RUNNER.segments)]
+
+
+def plan(snapshot: Snapshot) -> EdfPlan:
+    return EdfPlan(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
+
+
+def waiting(id: int, principal: str, deadline_s: float, share: float = 1.0) -> Request:
+    return Request(id, 0.0, deadline_s, 1, NUM_EXITS, principal=principal, share=share)
+
+
+def flood(
+    principal: str,
+    count: int,
+    gap_s: float,
+    budget_s: float,
+    min_depth: int = 1,
+    streaming: bool = False,
+    first_id: int = 1000,
+    share: float = 1.0,
+) -> list[Request]:
+    return [
+        Request(
+            first_id + number,
+            number * gap_s,
+            number * gap_s + budget_s,
+            min_depth,
+            NUM_EXITS,
+            streaming,
+            principal,
+            share,
+        )
+        for number in range(count)
+    ]
+
+
+# ---- the line -----------------------------------------------------------------------------------
+
+
+def test_who_is_furthest_behind_is_in_the_part_whatever_the_deadlines_say():
+    greedy = [waiting(i, "greedy", 0.02 + 1e-4 * i) for i in range(6)]
+    modest = waiting(10, "modest", 0.025)
+    snapshot = Snapshot(0.0, (*greedy, modest), (), virtual_s={"greedy": 1.0, "modest": 0.5})
+    assert plan(snapshot).slack_s < 0.0
+    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    assert modest in part.snapshot.waiting
+    assert part.plan.slack_s >= 0.0
+    assert len(part.snapshot.waiting) > 1, "what is left is given to who comes after"
+    assert part.snapshot.waiting[0] is greedy[0], "by deadline within a principal"
+
+
+def test_turns_go_by_share():
+    """Of two who always wait, the one with three times the share has three in four."""
+    double = [waiting(i, "double", 0.1, 3.0) for i in range(20)]
+    single = [waiting(20 + i, "single", 0.1) for i in range(20)]
+    snapshot = Snapshot(0.0, (*double, *single), (), virtual_s={"double": 0.0, "single": 0.0})
+    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    count = sum(request.principal == "double" for request in part.snapshot.waiting)
+    assert count / len(part.snapshot.waiting) == pytest.approx(0.75, abs=0.1)
+
+
+def test_cohorts_of_who_is_ahead_are_put_off_and_keep_their_place():
+    cohort = Cohort(7, 1, tuple(replace(waiting(i, "greedy", 0.03), min_depth=5) for i in range(4)))
+    modest = waiting(10, "modest", FIRST_S * 1.2)
+    snapshot = Snapshot(0.0, (modest,), (cohort,), virtual_s={"greedy": 0.1, "modest": 0.1})
+    assert plan(snapshot).slack_s < 0.0
+    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    assert part.snapshot.waiting == (modest,)
+    assert part.parked == (cohort,)
+    assert (part.snapshot.cohorts, part.snapshot.num_parked) == ((), 1)
+
+
+def test_one_is_served_even_if_nobody_can_be_in_time():
+    late = waiting(0, "one", 1e-3)
+    snapshot = Snapshot(0.0, (late, waiting(1, "two", 2e-3)), (), virtual_s={"one": 0, "two": 1})
+    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    assert part.snapshot.waiting == (late,)
+
+
+def test_where_those_put_off_take_up_all_room_one_cohort_goes():
+    cohorts = tuple(
+        Cohort(k, 1, (replace(waiting(k, "greedy", 0.021 + 1e-3 * k), min_depth=5),))
+        for k in range(2)
+    )
+    modest = waiting(10, "modest", FIRST_S * 1.2)
+    snapshot = Snapshot(0.0, (modest,), cohorts, virtual_s={"greedy": 9.0, "modest": 0.0})
+    decision = make_policy(RUNNER, max_cohorts=2).decide(snapshot, LATENCY)
+    assert isinstance(decision, ShedRequests)
+    assert decision.reason is ShedReason.EVICTED_SHARE
+    assert decision.requests == cohorts[-1].requests
+    decision = make_policy(RUNNER, max_cohorts=3).decide(snapshot, LATENCY)
+    assert isinstance(decision, Run)
+    assert decision.requests == (modest,)
+
+
+# ---- whole runs ---------------------------------------------------------------------------------
+
+
+def in_time(world: World, requests: list[Request]) -> float:
+    ends = [world.results[request.id][0] for request in requests]
+    return sum(
+        isinstance(end, Answered) and end.finished_s <= end.request.deadline_s + 1e-9
+        for end in ends
+    ) / len(ends)
+
+
+GAP_S = FIRST_S / 8
+"""Between the requests of a flood: several times what the engine can answer."""
+FLOODS = {
+    "ordinary": {"budget_s": 4 * FULL_S},
+    "in a hurry": {"budget_s": 1.3 * FIRST_S},
+    "with all the time there is": {"budget_s": 500 * FULL_S},
+    "deepest": {"budget_s": 4 * FULL_S, "min_depth": NUM_EXITS},
+    "deepest and streaming": {"budget_s": 4 * FULL_S, "min_depth": NUM_EXITS, "streaming": True},
+    "streaming": {"budget_s": 4 * FULL_S, "streaming": True},
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("kind", FLOODS)
+def test_who_stays_within_its_share_is_in_time_beside_a_flood(kind: str, offer: str):
+    runner = FakeRunner(FakeClock(), **OFFERS[offer])
+    world = World(runner, 64, make_policy(runner, max_cohorts=4))
+    greedy = flood("greedy", 1500, GAP_S, **FLOODS[kind])
+    # A fifth of the time that the engine has, at the first exit.
+    modest = flood("modest", 35, 5 * FIRST_S, 4 * FULL_S, first_id=0)
+    world.play(greedy + modest)
+    assert in_time(world, modest) >= 0.95
+
+
+def test_two_floods_get_what_their_shares_are():
+    runner = FakeRunner(FakeClock())
+    world = World(runner, 64, make_policy(runner, max_cohorts=4))
+    one = flood("one", 1500, GAP_S, 4 * FULL_S, share=1.0)
+    three = flood("three", 1500, GAP_S, 4 * FULL_S, share=3.0, first_id=5000)
+    world.play(one + three)
+    assert in_time(world, three) / in_time(world, one) == pytest.approx(3.0, rel=0.25)
+
+
+def test_sharing_costs_no_throughput():
+    def answered(principals: int) -> float:
+        runner = FakeRunner(FakeClock())
+        world = World(runner, 64, make_policy(runner, max_cohorts=4))
+        requests = [
+            replace(request, principal=f"{request.id % principals}")
+            for request in flood("", 2000, GAP_S, 4 * FULL_S)
+        ]
+        world.play(requests)
+        return in_time(world, requests)
+
+    assert answered(8) >= 0.9 * answered(1)
+
+
+def test_one_principal_is_decided_about_as_ever():
+    def decisions(principal: str) -> list[object]:
+        runner = FakeRunner(FakeClock())
+        world = World(runner, 64, make_policy(runner, max_cohorts=4))
+        world.play(flood(principal, 400, GAP_S, 4 * FULL_S))
+        return [type(decision) for _, decision in world.decisions]
+
+    assert decisions("") == decisions("somebody")
+
+
+def _requests(draw: st.DrawFn) -> Iterator[Request]:
+    arrival_s = 0.0
+    for id in range(draw(st.integers(2, 40))):
+        arrival_s += draw(st.floats(0.0, FULL_S))
+        min_depth = draw(st.integers(1, NUM_EXITS))
+        yield Request(
+            id,
+            arrival_s,
+            arrival_s + draw(st.floats(0.2, 8.0)) * FULL_S,
+            min_depth,
+            draw(st.integers(min_depth, NUM_EXITS)),
+            draw(st.booleans()),
+            draw(st.sampled_from("abc")),
+            draw(st.sampled_from([0.5, 1.0, 7.0])),
+        )
+
+
+@st.composite
+def request_lists(draw: st.DrawFn) -> list[Request]:
+    return list(_requests(draw))
+
+
+@given(request_lists(), st.sampled_from(sorted(OFFERS)), st.integers(1, 4))
+@examples(200)
+def test_each_ends_once_and_no_cohort_is_forgotten(
+    requests: list[Request], offer: str, max_cohorts: int
+):
+    runner = FakeRunner(FakeClock(), **OFFERS[offer])
+    world = World(runner, 16, make_policy(runner, max_cohorts))
+    for end in world.play(requests).values():
+        assert isinstance(end, Answered | Shed)
+    for snapshot, _ in world.decisions:
+        assert len(snapshot.cohorts) <= max_cohorts
+        assert math.isfinite(sum(snapshot.virtual_s.values()))
