@@ -8,7 +8,7 @@ from typing import Any
 from loadtest.cli.numbers import count, positive
 from serving.core.command_errors import files_of_the_user
 
-DEFAULT_PROFILES = ("bccd", "cpu-lite", "gpu-like", "sizes")
+DEFAULT_PROFILES = ("bccd", "cpu-lite", "sizes")
 
 
 def add_parser(studies: Any) -> None:
@@ -24,7 +24,7 @@ def add_parser(studies: Any) -> None:
     parser.add_argument(
         "--profile", nargs="+", default=list(DEFAULT_PROFILES), help="of loadtest/profiles"
     )
-    parser.add_argument("--seconds", type=positive, default=300.0, help="of arrivals in each run")
+    parser.add_argument("--seconds", type=positive, default=120.0, help="of arrivals in each run")
     parser.add_argument("--seed", type=count, default=1, help="of the random numbers")
     parser.set_defaults(run=_study)
 

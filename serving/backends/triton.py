@@ -263,7 +263,7 @@ class TritonBackend:
                 0.0,
             )
         name = f"{self._token}-{next(self._numbers)}"
-        parameters = {
+        parameters: dict[str, bool | int | str] = {
             "timeout": left_us,
             wire.MIN_DEPTH: request.min_depth,
             wire.MAX_DEPTH: request.max_depth,
