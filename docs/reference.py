@@ -201,6 +201,7 @@ def families() -> list[Metric]:
         num_waiting=0,
         num_in_flight=0,
         num_held=0,
+        num_instances=1,
         family=family,
         predicted_s=lambda *_: 0.0,
     )

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +38,7 @@ from serving.artifacts.model_folders import ModelError, find_models
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.command_errors import CommandError, CommandFailed
 from serving.core.family import Family
+from serving.core.instances import share_threads
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.core.principals import NOBODY
 from serving.engine import Engine, start_engine
@@ -46,7 +48,7 @@ from serving.model_repository import (
     check_precision,
     find_precision,
     measured_front,
-    open_family,
+    open_instances,
     read_family,
 )
 from serving.observability.decision_log import DecisionLog
@@ -91,8 +93,11 @@ def create_backend(
     reason = None
     for folder in folders:
         check_precision(settings.runtime, folder, precision)
+    num_instances, num_threads = share_threads(
+        settings.num_instances, settings.num_threads or len(os.sched_getaffinity(0))
+    )
     if precision is None and settings.backend == "embedded":
-        choice = find_precision(settings.runtime, folders, settings.num_threads, clock)
+        choice = find_precision(settings.runtime, folders, num_threads, clock)
         if choice is not None:
             precision, reason = choice.precision, choice.reason
             logger.info("precision: %s, for %s", precision or "the runtime's own", reason)
@@ -105,9 +110,9 @@ def create_backend(
         None if settings.decision_log is None else _open_decisions(settings.decision_log, family)
     )
 
-    def start(runner: SegmentRunner) -> Engine:
+    def start(runners: Sequence[SegmentRunner]) -> Engine:
         return start_engine(
-            runner,
+            runners,
             family,
             clock=clock,
             observer=metrics,
@@ -121,7 +126,9 @@ def create_backend(
     def embedded() -> Backend:
         return EmbeddedBackend(
             family,
-            lambda: open_family(settings.runtime, folders, settings.num_threads, refit, precision),
+            lambda: open_instances(
+                settings.runtime, folders, num_threads, num_instances, refit, precision
+            ),
             start,
         )
 

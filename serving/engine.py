@@ -1,10 +1,12 @@
-"""An engine: a runner, warmed up, under an executor with the policy that serves.
+"""An engine: runners, warmed up, each under an executor with the policy that serves.
 
 Whoever hosts the executor (the gateway, Triton's Python backend) starts it here.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +21,7 @@ from serving.core.request import Cancelled, Failed, Shed
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.timing import warm_up
 from serving.executor import Executor, Watch
+from serving.executor_group import ExecutorGroup
 
 WARM_UP_ROUNDS = 8
 """Number of rounds in which everything is run at first: enough for a median that one hiccup does
@@ -38,19 +41,20 @@ _SHED_DETAILS = {
 
 @dataclass(frozen=True)
 class Engine:
-    """A runner and the executor that owns it, started."""
+    """Runners, each with the executor that owns it, started."""
 
-    runner: SegmentRunner
-    executor: Executor
+    runners: tuple[SegmentRunner, ...]
+    executor: Executor | ExecutorGroup
 
     def stop(self, grace_s: float) -> None:
         """Drain for up to ``grace_s`` seconds, then free the device."""
         self.executor.stop(grace_s)
-        self.runner.close()
+        for runner in self.runners:
+            runner.close()
 
 
 def start_engine(
-    runner: SegmentRunner,
+    runners: Sequence[SegmentRunner],
     family: Family,
     *,
     clock: Clock,
@@ -61,40 +65,44 @@ def start_engine(
     watch: Watch | None = None,
     trace: Trace | None = None,
 ) -> Engine:
-    """Warm ``runner`` up and start its executor.
+    """Warm each of ``runners`` up, and start their executors.
 
+    Of several, each runs beside the others, and has its share of the ``max_waiting`` requests.
     ``create_policy`` makes another policy than the one that serves; ``watch``
     is told of each decision, ``trace`` of each run of a segment.
 
     Predictions begin with what the warm-up took, which runs everything that can be scheduled. A
     profile of another machine would be taken for what this one could do, were it not slow.
     """
-    latency = LatencyModel(None)
     shape = (family.input_height, family.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    warm_up(runner, latency, noise, family.num_exits, clock, WARM_UP_ROUNDS)
     first, *others = family.accuracies
-    sizes = runner.batch_sizes
-    if create_policy is None:
-        policy: Policy = DeadlinePolicy(
-            runner.segments, first, sizes, max_cohorts, others, family.ladder.merged
+    executors = []
+    for runner in runners:
+        latency, sizes = LatencyModel(None), runner.batch_sizes
+        warm_up(runner, latency, noise, family.num_exits, clock, WARM_UP_ROUNDS)
+        if create_policy is None:
+            policy: Policy = DeadlinePolicy(
+                runner.segments, first, sizes, max_cohorts, others, family.ladder.merged
+            )
+        else:
+            policy = create_policy(runner.segments, family.ladder, sizes, max_cohorts)
+        one = Executor(
+            runner,
+            policy,
+            latency,
+            clock,
+            observer,
+            math.ceil(max_waiting / len(runners)),
+            probe_image=noise,
+            watch=watch,
+            trace=trace,
+            merge_answers=family.merge,
         )
-    else:
-        policy = create_policy(runner.segments, family.ladder, sizes, max_cohorts)
-    executor = Executor(
-        runner,
-        policy,
-        latency,
-        clock,
-        observer,
-        max_waiting,
-        probe_image=noise,
-        watch=watch,
-        trace=trace,
-        merge_answers=family.merge,
-    )
+        executors.append(one)
+    executor = executors[0] if len(executors) == 1 else ExecutorGroup(executors)
     executor.start()
-    return Engine(runner, executor)
+    return Engine(tuple(runners), executor)
 
 
 def error_of(result: Shed | Failed | Cancelled) -> ServingError:

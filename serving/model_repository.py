@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,10 @@ RUNNERS = {
     "tensorrt": "serving.runners.tensorrt:TensorRtRunner",
 }
 """Runtime -> its runner, imported when chosen: each drags in a library of its own."""
+
+WITH_REPLICAS = frozenset({"openvino"})
+"""Runtimes whose runners share what they have compiled with replicas that run beside them. On any
+other each instance is opened by itself."""
 
 UNTIMED_ROUNDS, TIMED_ROUNDS = 2, 10
 """Numbers of rounds before times in two precisions are compared, and in which they are."""
@@ -141,16 +146,36 @@ def open_runner(
     ``size``, or the only one: all that it can run, or those ``wanted``, in ``precision`` or,
     without one, what the runtime chooses. Raises ModelError for an unknown name or a size or
     precision that is not there, ImportError when its library is not installed."""
+    return _open_replicas(1, runtime, folder, num_threads, wanted, precision, size)[0]
+
+
+def _open_replicas(
+    num_instances: int,
+    runtime: str,
+    folder: Path,
+    num_threads: int | None,
+    wanted: Collection[Segment] | None,
+    precision: str | None,
+    size: str | None,
+) -> list[SegmentRunner]:
+    """So many runners as ``open_runner`` returns one, which may run at the same time."""
     if runtime not in RUNNERS:
         raise ModelError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
     check_precision(runtime, folder, precision)
     module, _, name = RUNNERS[runtime].partition(":")
-    choices = {"wanted": wanted, "precision": precision}
+    shared = num_instances if num_instances > 1 and runtime in WITH_REPLICAS else None
+    choices = {"wanted": wanted, "precision": precision, "num_instances": shared}
     choice = {key: value for key, value in choices.items() if value is not None}
-    runner: SegmentRunner = getattr(importlib.import_module(module), name)(
-        folder, read_catalog(folder, size), num_threads, **choice
+    create = partial(
+        getattr(importlib.import_module(module), name),
+        folder,
+        read_catalog(folder, size),
+        num_threads,
+        **choice,
     )
-    return runner
+    first = create()
+    others = range(1, num_instances)
+    return [first, *[create() if shared is None else first.replica() for _ in others]]
 
 
 def open_family(
@@ -166,19 +191,35 @@ def open_family(
 
     Where no size has more than one exit, there is no place to stop at on the way to it: the fused
     segments alone are opened, which take half of the memory."""
+    return open_instances(runtime, folders, num_threads, 1, refit, precision)[0]
+
+
+def open_instances(
+    runtime: str,
+    folders: Sequence[Path],
+    num_threads: int | None,
+    num_instances: int,
+    refit: Refit,
+    precision: str | None = None,
+) -> list[SegmentRunner]:
+    """So many runners as ``open_family`` returns one, which may run at the same time, each on
+    ``num_threads`` threads of its own. Raises as ``open_runner``."""
     family = read_family(folders)
     wanted = frozenset(segments.fused_segments(1)) if family.num_exits == 1 else None
-    runners: list[SegmentRunner] = []
+    opened: list[list[SegmentRunner]] = []
     try:
         for folder, entry in zip(folders, family.entries, strict=True):
-            runners += (
-                open_runner(runtime, folder, num_threads, wanted, precision, size)
-                for size in entry.sizes
-            )
-        if len(runners) == 1:
-            return runners[0]
-        return FamilyRunner(family, runners, refit)
+            for size in entry.sizes:
+                opened.append(
+                    _open_replicas(
+                        num_instances, runtime, folder, num_threads, wanted, precision, size
+                    )
+                )
     except BaseException:
-        for runner in runners:
-            runner.close()
+        for runners in opened:
+            for runner in runners:
+                runner.close()
         raise
+    if len(opened) == 1:
+        return opened[0]
+    return [FamilyRunner(family, runners, refit) for runners in zip(*opened, strict=True)]

@@ -77,7 +77,17 @@ class Settings(BaseSettings):
         "accuracy and gain here; else bf16 where the CPU multiplies it natively, else f32.",
     )
     num_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of the runtime; by default one per core."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of the runtime, in all; by default one per core.",
+    )
+    num_instances: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Instances of the embedded engine: runs that may be under way at a time, each "
+        "on an equal share of the threads. By default 2 where there are two threads or more.",
     )
     backend: Literal["embedded", "triton", "triton-depth"] = Field(
         "embedded",

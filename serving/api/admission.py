@@ -245,7 +245,9 @@ class Admission:
         """Return the seconds until those inside have left."""
         return max(
             self._backlog.wait_s(math.inf),
-            self._backlog.num_ahead(math.inf) * self._backend.predicted_s(1),
+            self._backlog.num_ahead(math.inf)
+            * self._backend.predicted_s(1)
+            / self._backend.num_instances,
         )
 
     def _shallowest_share(self, answered: Answered, context: RequestContext) -> float:

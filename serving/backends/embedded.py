@@ -1,10 +1,10 @@
-"""Embedded backend: an executor thread in the gateway's process, segments on a CPU runtime."""
+"""Embedded backend: executors in the gateway's process, segments on a CPU runtime."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from serving.backends.in_process import InProcessBackend
 from serving.core.errors import BackendError
@@ -12,21 +12,21 @@ from serving.core.family import Family
 from serving.core.ports import SegmentRunner
 from serving.engine import Engine
 
-StartEngine = Callable[[SegmentRunner], Engine]
-"""Type of ``serving.engine.start_engine`` with all but its runner given."""
+StartEngine = Callable[[Sequence[SegmentRunner]], Engine]
+"""Type of ``serving.engine.start_engine`` with all but its runners given."""
 
 
 class EmbeddedBackend(InProcessBackend):
-    """``Backend`` over an ``Executor`` and a runner in this process."""
+    """``Backend`` over executors and their runners in this process."""
 
     def __init__(
         self,
         family: Family,
-        open_runner: Callable[[], SegmentRunner],
+        open_runners: Callable[[], Sequence[SegmentRunner]],
         start_engine: StartEngine,
     ) -> None:
         super().__init__(family)
-        self._open_runner = open_runner
+        self._open_runners = open_runners
         self._start_engine = start_engine
         self._lifecycle = threading.Lock()
 
@@ -38,7 +38,7 @@ class EmbeddedBackend(InProcessBackend):
             raise BackendError(f"the engine did not start: {error}") from error
 
     def _start(self) -> None:
-        engine = self._start_engine(self._open_runner())
+        engine = self._start_engine(self._open_runners())
         with self._lifecycle:
             if self._stopping:  # told to stop while it was starting
                 engine.stop(0.0)

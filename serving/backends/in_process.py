@@ -42,6 +42,11 @@ class InProcessBackend:
         """Number of requests with an answer in hand that may have a better one."""
         return self._engine.executor.num_held if self._engine else 0
 
+    @property
+    def num_instances(self) -> int:
+        """Number of runs that may be under way at a time."""
+        return len(self._engine.runners) if self._engine else 1
+
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Return the engine seconds from image to exit ``depth``, by the quickest path, at batch 1.
 

@@ -142,6 +142,11 @@ class TritonBackend:
         return self._status.num_in_flight if self._status else 0
 
     @property
+    def num_instances(self) -> int:
+        """Number of runs that may be under way at a time: one, in Triton."""
+        return 1
+
+    @property
     def num_held(self) -> int:
         """Number of requests with an answer in hand as of the last heartbeat."""
         return self._status.num_held if self._status else 0

@@ -138,7 +138,7 @@ class TritonDepthBackend(InProcessBackend):
                 runners[-1].share(self._memory.registered)
             several = len(runners) > 1
             self._engine = self._start_engine(
-                FamilyRunner(self.family, runners, refit) if several else runners[0]
+                [FamilyRunner(self.family, runners, refit) if several else runners[0]]
             )
         except BaseException:
             for runner in runners:

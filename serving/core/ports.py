@@ -124,6 +124,10 @@ class Backend(Protocol):
     def num_held(self) -> int:
         """Number of requests with an answer in hand that may have a better one."""
 
+    @property
+    def num_instances(self) -> int:
+        """Number of runs that may be under way at a time."""
+
     def predicted_s(self, depth: int, model: int | None = None) -> float:
         """Return the seconds that an idle engine typically takes from an image to exit ``depth``.
 

@@ -473,5 +473,5 @@ class _BackendGauges(Collector):
                 "Share of the engine's time that the most accurate exit would need for every "
                 "request, one by one; "
                 "scale out on it, since degradation keeps queues and latency healthy.",
-                self._demand.per_second() * best.latency_s,
+                self._demand.per_second() * best.latency_s / backend.num_instances,
             )

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
@@ -146,10 +147,11 @@ class _Compiled:
 class OpenVinoRunner:
     """A ``SegmentRunner`` over the ONNX files in ``folder``.
 
-    ``num_threads`` None: all cores. ``precision`` of convolutions: ``bf16`` or ``f32``; ``int8``,
-    of the quantised segments, with what surrounds convolutions, and features, in the one of the two
-    that is fast here; None: that one. ``wanted``: the segments to compile; None: all. Raises
-    ValueError for bfloat16 on a CPU that does not multiply it.
+    ``num_threads`` None: all cores. ``num_instances``: how many runners, this one and its replicas,
+    run at a time, each on so many threads. ``precision`` of convolutions: ``bf16`` or ``f32``;
+    ``int8``, of the quantised segments, with what surrounds convolutions, and features, in the one
+    of the two that is fast here; None: that one. ``wanted``: the segments to compile; None: all.
+    Raises ValueError for bfloat16 on a CPU that does not multiply it.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class OpenVinoRunner:
         num_threads: int | None,
         precision: str | None = None,
         wanted: Collection[Segment] | None = None,
+        num_instances: int = 1,
     ) -> None:
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
         self.batch_sizes = BATCH_SIZES
@@ -175,9 +178,9 @@ class OpenVinoRunner:
         self._boundary = BOUNDARIES[around]
         self._config = {
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": num_instances,
             "INFERENCE_PRECISION_HINT": around,
-            "INFERENCE_NUM_THREADS": num_threads or 0,
+            "INFERENCE_NUM_THREADS": (num_threads or 0) * num_instances,
             # For each run the plugin ties the calling thread to a core and lets it go afterwards.
             # A single thread gains nothing by it, and unit segments lose a tenth of their time.
             "ENABLE_CPU_PINNING": num_threads != 1,
@@ -187,11 +190,31 @@ class OpenVinoRunner:
             for part in sorted({part for segment in self.segments for part in segment.parts})
         }
         self._held_weights = [_share_weights(model) for model in unit.values()]
-        self._pools: dict[tuple[Any, ...], _Pool] = {}
         keys = [(segment, size) for segment in sorted(self.segments) for size in BATCH_SIZES]
         with ThreadPoolExecutor() as pool:  # compiling releases the interpreter lock
             compiled = pool.map(lambda key: self._compile(unit, *key), keys)
-            self._compiled = dict(zip(keys, compiled, strict=True))
+            self._models = dict(zip(keys, compiled, strict=True))
+        self._set_up()
+
+    def replica(self) -> OpenVinoRunner:
+        """Return a runner over the same compiled segments, for another thread.
+
+        Its buffers are its own, and so is its end.
+        """
+        self._check_open()
+        other = copy(self)
+        other._set_up()
+        return other
+
+    def _set_up(self) -> None:
+        """Make the requests and the buffers of this instance."""
+        self._pools: dict[tuple[Any, ...], _Pool] = {}
+        self._compiled = {
+            key: _Compiled(
+                model.create_infer_request(), self._pool(model.inputs), self._pool(model.outputs)
+            )
+            for key, model in self._models.items()
+        }
         self._images = {
             size: compiled.inputs
             for (segment, size), compiled in self._compiled.items()
@@ -250,10 +273,8 @@ class OpenVinoRunner:
     def close(self) -> None:
         """Free models and buffers."""
         self._closed = True
-        self._compiled.clear()
-        self._images.clear()
-        self._pools.clear()
-        self._held_weights.clear()
+        self._compiled, self._images, self._pools = {}, {}, {}
+        self._models, self._held_weights = {}, []
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -280,17 +301,14 @@ class OpenVinoRunner:
         key = tuple((port.get_element_type().get_type_name(), tuple(port.shape)) for port in ports)
         return self._pools.setdefault(key, _Pool(ports))
 
-    def _compile(self, unit: dict[Segment, ov.Model], segment: Segment, size: int) -> _Compiled:
+    def _compile(
+        self, unit: dict[Segment, ov.Model], segment: Segment, size: int
+    ) -> ov.CompiledModel:
         """Compile ``segment``, composed of the models in ``unit``, for one batch size."""
         model = _compose([unit[part] for part in segment.parts])
         model.reshape({port: [size, *list(port.get_partial_shape())[1:]] for port in model.inputs})
         model = self._with_boundary_type(model)
-        compiled = self._core.compile_model(model, "CPU", self._config)
-        return _Compiled(
-            compiled.create_infer_request(),
-            inputs=self._pool(compiled.inputs),
-            outputs=self._pool(compiled.outputs),
-        )
+        return self._core.compile_model(model, "CPU", self._config)
 
     def _with_boundary_type(self, model: ov.Model) -> ov.Model:
         """Return the model with features in the boundary's type, channels last."""

@@ -124,7 +124,7 @@ class TritonPythonModel:
         self._family = Family((entry,))
         self._metrics = HostMetrics(self._family)
         self._engine = start_engine(
-            open_family(options["runtime"], (folder,), int(threads) if threads else None, refit),
+            [open_family(options["runtime"], (folder,), int(threads) if threads else None, refit)],
             self._family,
             clock=time.monotonic,
             observer=self._metrics,

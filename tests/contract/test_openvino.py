@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -300,3 +301,33 @@ def test_a_trained_network_finds_the_same_in_int8(trained):
             num_near += int(near.any(-1)[sure].sum())
         assert num_sure > 30
         assert num_near > 0.9 * num_sure, depth
+
+
+def test_replicas_run_beside_each_other(exported):
+    """They give what one gives, and end each by itself."""
+    wanted = segments.fused_segments(1)
+    first = OpenVinoRunner(exported.folder, exported.catalog, 1, "f32", wanted, num_instances=2)
+    second = first.replica()
+
+    def detect(runner, image):
+        boxes = []
+        for _ in range(20):
+            batch = runner.load([image])
+            output = runner.run(segments.fused_exit(1), batch)
+            boxes.append(runner.detections(output)[0])
+            for each in (batch, output):
+                runner.release(each)
+        return boxes
+
+    images = exported.images[:2]
+    with ThreadPoolExecutor(2) as pool:
+        side_by_side = [*pool.map(detect, (first, second), images)]
+    first.close()
+    for found, image in zip(side_by_side, images, strict=True):
+        alone = detect(second, image)[0]
+        for boxes in found:
+            np.testing.assert_array_equal(boxes.boxes_xyxy_input, alone.boxes_xyxy_input)
+            np.testing.assert_array_equal(boxes.scores, alone.scores)
+    with pytest.raises(RuntimeError, match="closed"):
+        first.replica()
+    second.close()

@@ -80,6 +80,7 @@ class FakeBackend:
         self.family = family
         self.ready = True
         self.num_waiting = self.num_in_flight = self.num_held = 0
+        self.num_instances = 1
         self.exit_s = 0.010
         """How much longer each exit takes than the one before."""
         self.tail_ratio = 1.0

@@ -93,7 +93,7 @@ def gated_backend(
     """The embedded backend over ``runner``, not started."""
     return EmbeddedBackend(
         family,
-        lambda: runner,
+        lambda: [runner],
         lambda opened: start_engine(
             opened,
             family,

@@ -44,7 +44,7 @@ def test_predictions_are_of_this_machine_from_the_start(offer: dict[str, bool], 
     exits = tuple(Exit(depth, ap, ap, {}) for depth, ap in enumerate(ACCURACY, start=1))
     catalog = replace(CATALOG, exits=exits, profiles={"fake": profile})
     engine = start_engine(
-        runner,
+        [runner],
         family_of(catalog),
         clock=clock,
         observer=Recorder(),

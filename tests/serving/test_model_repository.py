@@ -16,9 +16,11 @@ from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit
 from serving.core.family import Family
 from serving.model_repository import (
+    RUNNERS,
     find_precision,
     measured_front,
     open_family,
+    open_instances,
     open_runner,
     read_family,
 )
@@ -193,6 +195,54 @@ class TestOpenFamily:
         with pytest.raises(RuntimeError, match="no memory left"):
             open_family("openvino", folders, None, unused)
         assert closed == runners
+
+
+class TestOpenInstances:
+    @staticmethod
+    def library(
+        runtime: str, opened: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Let a runtime's library be one whose runners have replicas."""
+
+        class Replicable(FakeRunner):
+            def replica(self) -> FakeRunner:
+                return FakeRunner(FakeClock(), runtime="a replica")
+
+        def create(*_: Any, **choice: Any) -> FakeRunner:
+            opened.append(choice)
+            return Replicable(FakeClock())
+
+        module, _, name = RUNNERS[runtime].partition(":")
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{name: create}))  # type: ignore[arg-type]
+
+    def test_one_is_compiled_and_the_others_share_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened: list[dict[str, Any]] = []
+        self.library("openvino", opened, monkeypatch)
+        folders = find_models(write_catalogs(tmp_path, "cells"), ())
+        runners = open_instances("openvino", folders, 1, 3, unused)
+        assert [runner.runtime for runner in runners] == ["fake 1", "a replica", "a replica"]
+        assert [choice["num_instances"] for choice in opened] == [3]
+
+    def test_each_is_opened_where_nothing_can_be_shared(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened: list[dict[str, Any]] = []
+        self.library("onnxruntime", opened, monkeypatch)
+        folders = find_models(write_catalogs(tmp_path, "cells"), ())
+        runners = open_instances("onnxruntime", folders, 1, 3, unused)
+        assert [runner.runtime for runner in runners] == ["fake 1"] * 3
+        assert all("num_instances" not in choice for choice in opened)
+
+    def test_of_several_models_each_has_one_of_all(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.library("openvino", [], monkeypatch)
+        folders = find_models(write_catalogs(tmp_path, "a", "b"), ("a", "b"))
+        runners = open_instances("openvino", folders, 1, 2, unused)
+        assert len(runners) == 2
+        assert all({s.model for s in runner.segments} == {0, 1} for runner in runners)
 
 
 class TestFindPrecision:
