@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import PIL.Image
 
@@ -101,12 +102,8 @@ class Patient(Attack):
         return post(photograph(), "jpeg", "", "X-Deadline-Ms: 10000")
 
 
-class Nobody(Attack):
-    pass
-
-
 ATTACKS: dict[str, Attack] = {
-    "nobody": Nobody(0.0),
+    "nobody": Attack(0.0),
     "30 ordinary requests/s": Attack(30.0),
     "60 ordinary requests/s": Attack(60.0),
     "60 requests/s in a hurry": InAHurry(60.0),
@@ -166,13 +163,13 @@ def attacking(server: Server, attack: str) -> Iterator[None]:
         process.wait()
 
 
-def victim(server: Server, num_requests: int) -> Counter[str]:
+def victim(server: Server, num_requests: int, rate_hz: float = VICTIM_HZ) -> Counter[str]:
     """What the victim's requests were answered with."""
     message = post(photograph())
-    return asyncio.run(send(server.address, message, VICTIM_HZ, num_requests / VICTIM_HZ, VICTIM))
+    return asyncio.run(send(server.address, message, rate_hz, num_requests / rate_hz, VICTIM))
 
 
-def serving(model: str, **environment: object) -> Server:
+def serving(model: str, **environment: Any) -> Server:
     """A server as users run it."""
     return Server("serving", "serve", "--model", model, **environment)
 

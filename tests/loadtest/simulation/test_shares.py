@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from loadtest.simulation.profiles import load_profile
-from loadtest.simulation.shares import ATTACKS, attack, markdown
+from loadtest.simulation.shares import ATTACKS, Attack, attack, markdown
 
 SECONDS = 60.0
 
 
 @pytest.mark.parametrize("how", ATTACKS, ids=lambda how: how.name)
 @pytest.mark.parametrize("profile", ["bccd", "cpu-lite"])
-def test_a_victim_is_served_beside_any_of_them(profile: str, how: object):
+def test_a_victim_is_served_beside_any_of_them(profile: str, how: Attack):
     result = attack(load_profile(profile), how, SECONDS, seed=1)
     victim, _ = result.shared
     assert victim.num_requests > SECONDS / 2

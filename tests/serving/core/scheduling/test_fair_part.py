@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -142,7 +143,7 @@ def in_time(world: World, requests: list[Request]) -> float:
 
 GAP_S = FIRST_S / 8
 """Between the requests of a flood: several times what the engine can answer."""
-FLOODS = {
+FLOODS: dict[str, dict[str, Any]] = {
     "ordinary": {"budget_s": 4 * FULL_S},
     "in a hurry": {"budget_s": 1.3 * FIRST_S},
     "with all the time there is": {"budget_s": 500 * FULL_S},
