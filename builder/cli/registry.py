@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cli import build as build_cli
 from builder.cli import evaluate as evaluate_cli
+from builder.cli import figure as figure_cli
 from builder.cli import gpu as gpu_cli
 from builder.cli import model as model_cli
 from builder.cli import profile as profile_cli
@@ -21,6 +22,7 @@ def register(commands: Any, tools: ServingTools) -> None:
     """Add the builder's commands to the subparsers ``commands``."""
     model_cli.add_parsers(commands)
     train_cli.add_parsers(commands)
+    figure_cli.add_parser(commands, tools)
     build_cli.add_parser(commands, tools)
     evaluate_cli.add_parsers(commands, tools)
     profile_cli.add_parser(commands, tools)

@@ -31,9 +31,14 @@ def add_parsers(commands: Any) -> None:
     _add_ablate(commands)
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    """What is trained, on what."""
-    parser.add_argument("--config", choices=sorted(CONFIGS), required=True, help="what to train")
+def add_recipe(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """What is trained, on what; ``default`` says what is where there is no ``--config``."""
+    parser.add_argument(
+        "--config",
+        choices=sorted(CONFIGS),
+        required=default is None,
+        help=default or "what to train",
+    )
     add_neck(parser)
     parser.add_argument(
         "--dataset",
@@ -48,7 +53,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add_assignments(parser, "{detector,train}.FIELD=JSON")
 
 
-def _recipe(options: argparse.Namespace, *more: str) -> tuple[Config, Path]:
+def recipe_of(options: argparse.Namespace, *more: str) -> tuple[Config, Path]:
     """The configuration that the options describe, ``more`` of them by name, and where its data
     is."""
     config = configured(options.config, options.neck, options.assignments)
@@ -72,7 +77,7 @@ def _add_train(commands: Any) -> None:
         "--resume as if it had not been stopped. On several GPUs: torchrun --nproc-per-node COUNT "
         "--no-python punctual train ...",
     )
-    _add_recipe(parser)
+    add_recipe(parser)
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
     parser.add_argument(
         "--init",
@@ -92,7 +97,7 @@ def _train(options: argparse.Namespace) -> None:
 
     from builder.training.loop import train
 
-    config, data = _recipe(options, "seed")
+    config, data = recipe_of(options, "seed")
     if options.init and options.neck:
         raise CommandError("the neck is that of --init")
     if options.init:
@@ -139,7 +144,7 @@ def _add_ablate(commands: Any) -> None:
         "fpn/joint, is the option with another built-in neck, as wide as makes its exits cost the "
         "same.",
     )
-    _add_recipe(parser)
+    add_recipe(parser)
     parser.add_argument(
         "--options",
         nargs="+",
@@ -171,7 +176,7 @@ def _ablate(options: argparse.Namespace) -> None:
     for assignment in options.assignments:
         if assignment.startswith(("train.exits_per_step=", "train.seed=")):
             raise CommandError(f"--set {assignment}: --options and --seeds say that")
-    config, data = _recipe(options)
+    config, data = recipe_of(options)
     if config.train.validation_split is None:
         raise CommandError("which images to measure accuracy on: give --validation-split")
     names, seeds = dict.fromkeys(options.options), dict.fromkeys(options.seeds)

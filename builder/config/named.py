@@ -529,6 +529,22 @@ _BCCD_PROXY_LITE = Config(
     _BCCD_PROXY.train,
 )
 
+# After the lite detectors of the paper (MobileNetV2, 48 channels), to be trained in minutes.
+_BCCD_LITE = Config(
+    replace(
+        _BCCD_SMALL.detector,
+        name="bccd_lite",
+        backbone="mobilenet_v2",
+        backbone_width=32,
+        neck="nas_fpn_p6",
+        conv="separable",
+        num_stacks=3,
+        neck_channels=48,
+        head_channels=48,
+    ),
+    _BCCD_SMALL.train,
+)
+
 # Defects of 16 to 33 pixels (5 and 95 %) at this size: P3 and P4 find them, and P5 some.
 _DEEPPCB_SMALL = Config(
     replace(
@@ -658,6 +674,8 @@ CONFIGS: dict[str, Config] = {
     "bccd": _BCCD,
     # punctual ablate --config bccd_small --data data/bccd --out runs/exits_bccd
     "bccd_small": _BCCD_SMALL,
+    # punctual figure lite --data data/bccd --out runs/lite
+    "bccd_lite": _BCCD_LITE,
     "bccd_proxy": _BCCD_PROXY,
     "bccd_proxy_p5": _BCCD_PROXY_P5,
     "bccd_proxy_lite": _BCCD_PROXY_LITE,

@@ -5,6 +5,7 @@
 A file that does not fit is refused with the first key that differs; nothing is skipped in silence.
 """
 
+from builder.importing.folding import load_folded_backbone
 from builder.importing.imagenet import load_backbone
 from builder.importing.mmdet import class_names, load_nas_fpn
 from builder.importing.ssdlite import load_ssdlite, read_arrays
@@ -14,6 +15,7 @@ __all__ = [
     "WeightsError",
     "class_names",
     "load_backbone",
+    "load_folded_backbone",
     "load_nas_fpn",
     "load_ssdlite",
     "read_arrays",

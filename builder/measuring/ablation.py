@@ -108,11 +108,18 @@ def _trials(config: Config, option: str, seed: int, depths: Sequence[int]) -> It
 
 
 def ablate(
-    planned: Sequence[Trial], data: Path, out: Path, *, command: str, **options: Any
+    planned: Sequence[Trial],
+    data: Path,
+    out: Path,
+    *,
+    command: str,
+    start: Callable[[Trial], Path | None] = lambda _: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train what has not been trained, with the options of ``train``; return the report.
 
-    Raises what ``train`` raises, and OtherRun before any training.
+    ``start`` makes the checkpoint whose weights a run starts from, or None for random ones. Raises
+    what ``train`` raises, and OtherRun before any training.
     """
     ended = {trial: has_ended(trial, out) for trial in planned}
     if any(ended.values()):
@@ -121,7 +128,15 @@ def ablate(
         if not has:
             print(f"{trial.folder}: {trial.config.train.epochs} epochs", flush=True)
             folder = out / trial.folder
-            train(trial.config, data, folder, resume=True, command=command, **options)
+            train(
+                trial.config,
+                data,
+                folder,
+                resume=True,
+                initial=start(trial),
+                command=command,
+                **options,
+            )
             _write(_report(planned, out, command), out)
     report = _report(planned, out, command)
     _write(report, out)

@@ -1,7 +1,7 @@
 """Times of the stacks of several graphs, measured through the runner that serves.
 
 Rounds are interleaved: each one runs every graph once, so that a busy moment of the machine falls
-on all alike. Weights are random: they do not matter to how long a convolution takes.
+on all alike. Weights are random.
 """
 
 from __future__ import annotations
@@ -15,18 +15,12 @@ from tqdm import tqdm
 
 from builder.config.named import DetectorConfig
 from builder.config.pyramid_graphs import Graph
-from builder.exporting.build import open_detector
-from builder.exporting.catalog import build_catalog
-from builder.exporting.onnx_segments import export_segments
-from builder.exporting.repository import write_entry
+from builder.measuring.untrained import WARM_UP_ROUNDS, noise, open_untrained
 from builder.search.latency_table import MeasuredStack
 from serving.artifacts.serving_tools import ServingTools
 from serving.core import segment as segments
-from serving.core.catalog import ModelEntry
 from serving.core.ports import Clock, Image, SegmentRunner
 from serving.core.segment import Segment
-
-WARM_UP_ROUNDS = 5
 
 
 def measure_stacks(
@@ -46,13 +40,10 @@ def measure_stacks(
     """
     runners = []
     for number, graph in enumerate(tqdm(graphs, desc="exporting", unit="graph")):
-        detector, command = open_detector(replace(config, neck="measured", graph=graph.rows), "")
-        of_graph = folder / str(number)
-        files = export_segments(detector, of_graph)
-        write_entry(ModelEntry((build_catalog(detector.config, files, command),)), of_graph)
-        runners.append(tools.open_runner(runtime, of_graph, threads))
-    height, width = config.input_size
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        of_graph = replace(config, neck="measured", graph=graph.rows)
+        where = folder / str(number)
+        runners.append(open_untrained(of_graph, tools, where, runtime, threads))
+    image = noise(config)
     # [graph][round] -> stem, mean stack, head
     seconds: list[list[tuple[float, float, float]]] = [[] for _ in runners]
     for round_index in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="measuring", unit="round"):
