@@ -60,6 +60,7 @@ EXTRAS = {
     "grpc": "triton",
     "tritonclient": "triton",
     "opentelemetry": "otel",
+    "ray": "ray",
 }
 
 _DESCRIPTION = """\

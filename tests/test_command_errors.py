@@ -69,6 +69,10 @@ MISTAKES = {
         ("--config bccd_small --out x --depths 6", "depths are 1 to 5, not 6"),
         ("--config bccd_small --out x --data nowhere", "there is no folder nowhere"),
     ],
+    "figure": [
+        ("widths --out x --data nowhere", "there is no folder nowhere"),
+        ("widths --out x --set detector.num_stacks=0", "there is no exit"),
+    ],
     "search run": [
         ("--evaluator table --out x", "the evaluators table and surrogate need --journal"),
         ("--evaluator train --data nowhere --out x", "there is no folder nowhere"),
@@ -267,6 +271,7 @@ NEEDS = {
     "grpc": f"serve {TRAINED} --backend triton",
     "tritonclient": f"serve {TRAINED} --backend triton-depth",
     "opentelemetry": f"serve {TRAINED}",
+    "ray": "search run --evaluator analytic --pool ray --out x",
 }
 """Module of an extra -> a command that needs it."""
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from builder.config.pyramid_graphs import Graph
     from builder.search.evaluators.base import Evaluator
     from builder.search.latency_table import LatencyTable
+    from builder.search.pool import Pool
     from builder.search.space import SearchSpace
     from serving.artifacts.serving_tools import ServingTools
+
+    OpenPool = Callable[[Evaluator, int], Pool]
 
 SPACE_NAMES = ("nas-fpn", "lite", "lite-15", "micro")
 SEARCHER_NAMES = (
@@ -38,6 +42,7 @@ SEARCHER_NAMES = (
     "exhaustive",
 )
 REWARD_NAMES = ("ap", "anytime", "in-time")
+POOL_NAMES = ("processes", "ray")
 """Names of what ``builder.search`` has, which --help need not import."""
 KNOWN = ("analytic", "table")
 EVALUATOR_NAMES = ("train", *KNOWN, "surrogate")
@@ -123,7 +128,21 @@ def _add_run(actions: Any) -> None:
     parser.add_argument(
         "--children", type=at_least(1), help="to search for in all [100; of lists, all]"
     )
-    parser.add_argument("--workers", type=at_least(1), default=1, help="processes that evaluate")
+    parser.add_argument(
+        "--workers", type=at_least(1), default=1, help="children that are evaluated at a time"
+    )
+    parser.add_argument(
+        "--pool",
+        choices=POOL_NAMES,
+        default=POOL_NAMES[0],
+        help="what evaluates them: processes of this machine, or workers of Ray",
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="the Ray cluster to use, auto for the one that this machine is in [one of this "
+        "machine alone, for as long as it takes]; --data and --out are the same folders everywhere",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the searcher")
     parser.add_argument(
         "--training-seed",
@@ -152,6 +171,9 @@ def _run(options: argparse.Namespace) -> None:
     from builder.search.run import MAX_SEEDS, Search, run
     from builder.search.space import SPACES
 
+    if options.ray_address and options.pool != "ray":
+        raise CommandError("--ray-address needs --pool ray")
+    pool = POOLS[options.pool](options)
     if (options.searcher == FINALISTS) != bool(options.of):
         raise CommandError("--searcher finalists needs --of, and no other does")
     space = SPACES[options.space]
@@ -171,7 +193,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     num_children = options.children or (NUM_SEEDS * len(listed) if listed else 100)
     try:
-        children = run(search, options.out, num_children, options.workers)
+        children = run(search, options.out, num_children, options.workers, pool)
     except KeyboardInterrupt as stopped:
         raise CommandStopped("stopped; the same command goes on") from stopped
     best = max(children, key=lambda child: child.reward)
@@ -179,6 +201,23 @@ def _run(options: argparse.Namespace) -> None:
         f"{len(children)} children in {options.out / JOURNAL}; the best as observed is child "
         f"{best.index} with a reward of {best.reward:.4f}"
     )
+
+
+def _processes(_: argparse.Namespace) -> OpenPool:
+    from builder.search.pool import open_pool
+
+    return open_pool
+
+
+def _ray(options: argparse.Namespace) -> OpenPool:
+    from builder.search.journal import JOURNAL
+    from builder.search.ray_pool import RayPool
+
+    return partial(RayPool, journal=options.out / JOURNAL, address=options.ray_address)
+
+
+POOLS = {"processes": _processes, "ray": _ray}
+"""Name -> function that returns what opens the pool that the options are for."""
 
 
 def _listed(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
@@ -246,7 +285,9 @@ def _training(
         )
     data = options.data or Path("data") / config.train.dataset
     digest = held_out_digest(config, data)
-    return TrainingEvaluator(config, data, options.out, digest), given or counted(config.detector)
+    # Workers may have another working directory.
+    evaluator = TrainingEvaluator(config, data.resolve(), options.out.resolve(), digest)
+    return evaluator, given or counted(config.detector)
 
 
 def _proxy(options: argparse.Namespace, space: SearchSpace) -> Config:

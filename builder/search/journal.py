@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,7 @@ class Child:
         """Return the child that ``to_line`` wrote. Raises JournalError."""
         try:
             data = json.loads(line)
-            rows = tuple((level, op, tuple(pair), out) for level, op, pair, out in data["rows"])
-            values = {**data, "rows": rows, "aps": tuple(data["aps"])}
+            values = {**data, "rows": rows_of(data["rows"]), "aps": tuple(data["aps"])}
             child = cls(**{**values, "times": tuple(data["times"])})
             if not math.isfinite(child.reward):
                 raise ValueError(f"the reward is {child.reward}")
@@ -74,6 +73,11 @@ class Child:
         except (KeyError, TypeError, ValueError) as error:
             raise JournalError(f"no child of a search: {error}") from error
         return child
+
+
+def rows_of(data: Iterable[Sequence[Any]]) -> tuple[Row, ...]:
+    """Return the rows of a table that went through JSON, which has only lists."""
+    return tuple((level, op, tuple(pair), out) for level, op, pair, out in data)
 
 
 @dataclass(frozen=True, slots=True)

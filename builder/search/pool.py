@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from builder.search.evaluators.base import Evaluation, Evaluator, Job
+from reporting.machine import machine
 
 MAX_DEATHS = 3
 """Number of processes that may die over a child before it counts as failed."""
+
+DIED = f"{MAX_DEATHS} processes died over it"
+"""Problem of such a child."""
 
 _evaluator: Evaluator | None = None
 """Evaluator of a process of the pool."""
@@ -31,6 +39,8 @@ class JobResult:
     job: Job
     evaluation: Evaluation
     seconds: float
+    where: Mapping[str, str]
+    """Machine and versions that evaluated it, of ``here``."""
 
 
 class Pool(Protocol):
@@ -59,7 +69,7 @@ class ThisProcess:
     def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
         """Yield the results, in the order of the jobs."""
         for job in jobs:
-            yield _timed(self._evaluator, job)
+            yield timed(self._evaluator, job)
 
     def __enter__(self) -> Self:
         return self
@@ -105,8 +115,7 @@ class Processes:
                 for job in list(left.values())[: self._count]:
                     deaths[job.index] += 1
                     if deaths[job.index] == MAX_DEATHS:
-                        problem = f"{MAX_DEATHS} processes died over it"
-                        yield JobResult(left.pop(job.index), Evaluation((), problem), 0.0)
+                        yield died(left.pop(job.index))
 
     def __enter__(self) -> Self:
         return self
@@ -136,13 +145,41 @@ def _die_with_parent() -> None:
 
 def _evaluate(job: Job) -> JobResult:
     assert _evaluator is not None
-    return _timed(_evaluator, job)
+    return timed(_evaluator, job)
 
 
-def _timed(evaluator: Evaluator, job: Job) -> JobResult:
+def timed(evaluator: Evaluator, job: Job) -> JobResult:
+    """Evaluate a job in this process. Raises what the evaluator raises."""
     started_s = time.monotonic()
     evaluation = evaluator.evaluate(job)
-    return JobResult(job, evaluation, time.monotonic() - started_s)
+    return JobResult(job, evaluation, time.monotonic() - started_s, here())
+
+
+def evaluate_elsewhere(evaluator: Evaluator, job: Job, journal: Path) -> JobResult:
+    """Evaluate a job in this process, which may be on another machine than the search.
+
+    Where ``journal`` is not to be seen, nobody else sees what is kept to go on with the child, so
+    that is removed here. Raises what the evaluator raises.
+    """
+    try:
+        return timed(evaluator, job)
+    finally:
+        if not journal.exists():
+            evaluator.forget(job.index)
+
+
+def died(job: Job) -> JobResult:
+    """Return the result of a job over which too many processes died."""
+    return JobResult(job, Evaluation((), DIED), 0.0, here())
+
+
+@cache
+def here() -> Mapping[str, str]:
+    """Return this machine, and the versions of what evaluates on it."""
+    names = ("punctual", "torch", "numpy")
+    return {"machine": machine(), "python": platform.python_version()} | {
+        name: version(name) for name in names
+    }
 
 
 def open_pool(evaluator: Evaluator, workers: int) -> Pool:

@@ -9,12 +9,9 @@ and tells its way through the journal, then goes on.
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +31,9 @@ from builder.search.journal import (
     SearchJournalFile,
 )
 from builder.search.latency_table import LatencyTable
-from builder.search.pool import JobResult, Pool, open_pool
+from builder.search.pool import JobResult, Pool, here, open_pool
 from builder.search.rewards import Reward
 from builder.search.searchers.base import Searcher
-from reporting.machine import machine
 
 MAX_SEEDS = 3
 """Number of seeds that a graph is evaluated with; asked for more often, it is worth the mean."""
@@ -73,20 +69,26 @@ class Search:
         }
 
 
-def run(search: Search, out: Path, num_children: int, workers: int = 1) -> tuple[Child, ...]:
+def run(
+    search: Search,
+    out: Path,
+    num_children: int,
+    workers: int = 1,
+    pool: Callable[[Evaluator, int], Pool] = open_pool,
+) -> tuple[Child, ...]:
     """Search until there are so many children in OUT's journal, and return all that are there.
 
-    It goes on where the journal ends. Raises JournalError, what the evaluator raises, and
-    KeyboardInterrupt.
+    It goes on where the journal ends. ``pool`` opens what evaluates, for a number of workers.
+    Raises JournalError, what the evaluator and the pool raise, and KeyboardInterrupt.
     """
     journal = SearchJournalFile(out / JOURNAL, search.describe())
     total = max(num_children, len(journal.children))
     try:
         with (
-            open_pool(search.evaluator, workers) as pool,
+            pool(search.evaluator, workers) as opened,
             tqdm(total=total, initial=len(journal.children), unit="child", smoothing=0.05) as bar,
         ):
-            go_on(search, journal, total, pool, bar)
+            go_on(search, journal, total, opened, bar)
     finally:
         journal.close()
     return tuple(journal.children)
@@ -96,50 +98,96 @@ def go_on(
     search: Search, journal: SearchJournal, num_children: int, pool: Pool, bar: tqdm[Any]
 ) -> None:
     """Bring a journal to so many children. Raises what ``run`` raises."""
-    searcher = search.create()
-    told = 0
-    while told < num_children:
-        graphs = searcher.ask()
-        _evaluate(search, graphs[: num_children - told], told, journal, pool, bar)
-        batch = journal.children[told : told + len(graphs)]
-        if len(batch) == len(graphs):
-            searcher.tell([child.reward for child in batch])
-        told += len(batch)
+    progress = SearchProgress(search, journal, num_children)
+    while jobs := progress.jobs:
+        for result in pool.run(jobs):
+            progress.add(result)
+            bar.set_postfix(best=f"{journal.best_reward:.4f}", refresh=False)
+            bar.update(len(journal.children) - bar.n)
+    bar.update(len(journal.children) - bar.n)
 
 
-def _evaluate(
-    search: Search,
-    graphs: Sequence[Graph],
-    start: int,
-    journal: SearchJournal,
-    pool: Pool,
-    bar: tqdm[Any],
-) -> None:
-    """Write those children of the batch that begins at ``start`` which are not in the journal."""
-    keys = [canonical_key(graph) for graph in graphs]
-    for child, key in zip(journal.children[start:], keys, strict=False):
-        if child.key != key:
-            raise JournalError(
-                f"child {child.index} of the journal is not the one that this search asks for: it "
-                "is of another version"
-            )
-    jobs = _jobs(search, graphs, keys, journal.children[:start])
-    written = len(journal.children) - start
-    results = pool.run([job for job in jobs[written:] if job is not None])
-    early: dict[int, JobResult] = {}
-    for graph, key, job in list(zip(graphs, keys, jobs, strict=True))[written:]:
-        while job is not None and job.index not in early:
-            result = next(results)
-            early[result.job.index] = result
-        index = len(journal.children)
-        if job is None:
-            child = _repeated(search, index, graph, key, journal.children)
+class SearchProgress:
+    """How far a search is: what is to be evaluated next, and what comes of the results.
+
+    Results are taken in any order. Whatever is next in the order of asking is written at once.
+    """
+
+    def __init__(self, search: Search, journal: SearchJournal, num_children: int) -> None:
+        """Go through ``journal``, which is to have so many children in the end.
+
+        Raises JournalError for one that this search would not have written.
+        """
+        self._search, self._journal, self._num_children = search, journal, num_children
+        self._searcher = search.create()
+        self._start = 0
+        """Index of the first child of the batch."""
+        self._graphs: list[Graph] = []
+        self._keys: list[str] = []
+        self._jobs: list[Job | None] = []
+        self.early: dict[int, JobResult] = {}
+        """Results that came before those of children to be written first, by index."""
+        self._ask()
+        self._go_on()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """What is left to be evaluated of the batch, in order; nothing at the end of the search."""
+        first = len(self._journal.children)
+        last = min(self._start + len(self._jobs), self._num_children)
+        return [
+            job
+            for job in self._jobs[first - self._start : last - self._start]
+            if job is not None and job.index not in self.early
+        ]
+
+    def add(self, result: JobResult) -> None:
+        """Take the result of a job in. One that is written already changes nothing."""
+        if result.job.index >= len(self._journal.children):
+            self.early[result.job.index] = result
+            self._go_on()
+
+    def _ask(self) -> None:
+        """Ask for a batch, and check it against what the journal has of it."""
+        children = self._journal.children
+        self._graphs = self._searcher.ask()
+        self._keys = [canonical_key(graph) for graph in self._graphs]
+        for child, key in zip(children[self._start :], self._keys, strict=False):
+            if child.key != key:
+                raise JournalError(
+                    f"child {child.index} of the journal is not the one that this search asks "
+                    "for: it is of another version"
+                )
+        before = children[: self._start]
+        self._jobs = _jobs(self._search, self._graphs, self._keys, before)
+
+    def _go_on(self) -> None:
+        """Write what can be written; where a batch ends, tell of it and ask for the next."""
+        children = self._journal.children
+        while True:
+            end = self._start + len(self._graphs)
+            while len(children) < min(end, self._num_children):
+                if not self._write(len(children)):
+                    return
+            if end >= self._num_children:
+                return
+            self._searcher.tell([child.reward for child in children[self._start : end]])
+            self._start = end
+            self._ask()
+
+    def _write(self, index: int) -> bool:
+        """Write a child if its result is there, or none is needed; return whether it was."""
+        number = index - self._start
+        if self._jobs[number] is None:
+            graph, key = self._graphs[number], self._keys[number]
+            child = _repeated(self._search, index, graph, key, self._journal.children)
+        elif index in self.early:
+            child = evaluated(self._search, self.early.pop(index))
         else:
-            child = _evaluated(search, early.pop(index))
-        journal.add(child)
-        search.evaluator.forget(index)
-        bar.set_postfix(best=f"{journal.best_reward:.4f}", refresh=False)
-        bar.update()
+            return False
+        self._journal.add(child)
+        self._search.evaluator.forget(index)
+        return True
 
 
 def _jobs(
@@ -158,7 +206,8 @@ def _jobs(
     return jobs
 
 
-def _evaluated(search: Search, result: JobResult) -> Child:
+def evaluated(search: Search, result: JobResult) -> Child:
+    """Return the child that a result is of."""
     job, aps, problem = result.job, result.evaluation.aps, result.evaluation.problem
     times = search.table.exits(job.graph, len(aps))
     return Child(
@@ -172,7 +221,7 @@ def _evaluated(search: Search, result: JobResult) -> Child:
         reward=search.reward(aps, times) if aps else 0.0,
         made_by={
             "seconds": round(result.seconds, 3),
-            **_versions(),
+            **result.where,
             **({"problem": problem} if problem else {}),
         },
     )
@@ -192,13 +241,5 @@ def _repeated(search: Search, index: int, graph: Graph, key: str, before: Sequen
         aps=aps,
         times=times,
         reward=search.reward(aps, times) if aps else 0.0,
-        made_by={"seconds": 0.0, **_versions()},
+        made_by={"seconds": 0.0, **here()},
     )
-
-
-@cache
-def _versions() -> dict[str, str]:
-    names = ("punctual", "torch", "numpy")
-    return {"machine": machine(), "python": platform.python_version()} | {
-        name: version(name) for name in names
-    }

@@ -41,6 +41,7 @@ def test_names_are_those_of_the_package() -> None:
     assert tuple(SPACES) == search_cli.SPACE_NAMES == tuple(search_cli.PROXIES)
     assert tuple(SEARCHERS) == search_cli.SEARCHER_NAMES
     assert tuple(REWARDS) == search_cli.REWARD_NAMES
+    assert tuple(search_cli.POOLS) == search_cli.POOL_NAMES
     assert set(WHAT_REWARDS_ARE) == set(search_cli.EVALUATOR_NAMES)
 
 
@@ -192,6 +193,7 @@ def test_children_are_trained_and_become_a_table_and_the_winner_is_trained(
         (("--evaluator", "table"), "need --journal"),
         (("--evaluator", "analytic", "--journal", "x"), "need --journal, and no other does"),
         (("--searcher", "finalists"), "needs --of"),
+        (("--ray-address", "auto"), "needs --pool ray"),
         (("--config", "bccd"), "measures on no images"),
         (("--config", "bccd_proxy_p5"), "cannot have the levels of nas-fpn"),
         (("--children", "0"), "0 is less than 1"),

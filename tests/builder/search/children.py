@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from builder.config.named import Config
 from builder.search.controls import reference
 from builder.search.evaluators.analytic import AnalyticEvaluator
-from builder.search.evaluators.base import Evaluator
+from builder.search.evaluators.base import Evaluation, Evaluator, Job
 from builder.search.latency_table import made_up
 from builder.search.rewards import REWARDS
 from builder.search.run import Search
 from builder.search.searchers import SEARCHERS
 from builder.search.space import SPACES
+from tests.builder.tiny import TINY
+
+PROXY = Config(TINY.detector, replace(TINY.train, validation_split="val"))
+"""What children train, where they do."""
 
 
 def analytic_search(
@@ -32,3 +42,18 @@ def analytic_search(
         reward=REWARDS[reward](table, reference(of_space.levels), evaluator.num_exits),
         table=table,
     )
+
+
+@dataclass(frozen=True)
+class Deadly(AnalyticEvaluator):
+    """Its process dies over the second child once, and over one of them always."""
+
+    folder: Path = Path()
+    fatal: int = 0
+
+    def evaluate(self, job: Job) -> Evaluation:
+        mark = self.folder / str(job.index)
+        if job.index == self.fatal or (job.index == 1 and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate(job)

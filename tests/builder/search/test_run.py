@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,13 +21,15 @@ from builder.search.journal import (
     OK,
     REPEATED,
     JournalError,
+    SearchJournal,
     read_journal,
     same_but_for_machine,
 )
-from builder.search.run import run
+from builder.search.pool import JobResult, ThisProcess, evaluate_elsewhere, timed
+from builder.search.run import SearchProgress, run
 from builder.search.searchers.listed import Listed
 from builder.search.space import SPACES
-from tests.builder.search.children import analytic_search
+from tests.builder.search.children import Deadly, analytic_search
 
 EVERY_SEARCHER = ("random", "evolution", "screened-evolution", "controller-small")
 
@@ -145,21 +147,6 @@ def test_a_search_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_pa
     assert same_but_for_machine(read_journal(path).children, expected)
 
 
-@dataclass(frozen=True)
-class Deadly(AnalyticEvaluator):
-    """Its process dies over the second child once, and over one of them always."""
-
-    folder: Path = Path()
-    fatal: int = 0
-
-    def evaluate(self, job: Job) -> Evaluation:
-        mark = self.folder / str(job.index)
-        if job.index == self.fatal or (job.index == 1 and not mark.exists()):
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().evaluate(job)
-
-
 def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
     alone = run(analytic_search("random"), tmp_path / "alone", 4)
     marks = tmp_path / "marks"
@@ -170,3 +157,70 @@ def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
     assert same_but_for_machine(children[:3], alone[:3])
     assert children[3].status == FAILED
     assert "processes died over it" in children[3].made_by["problem"]
+
+
+class Backwards(ThisProcess):
+    """A pool whose jobs end in another order than they began in."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
+        return super().run(jobs[::-1])
+
+
+@pytest.mark.parametrize("searcher", EVERY_SEARCHER)
+def test_the_order_in_which_jobs_end_does_not_change_the_journal(
+    searcher: str, tmp_path: Path
+) -> None:
+    search = analytic_search(searcher)
+    in_order = run(search, tmp_path / "in_order", 33)
+    backwards = run(
+        search, tmp_path / "backwards", 33, pool=lambda evaluator, _: Backwards(evaluator)
+    )
+    assert same_but_for_machine(backwards, in_order)
+
+
+def test_a_result_that_is_written_already_changes_nothing(tmp_path: Path) -> None:
+    search = analytic_search()
+    journal = SearchJournal()
+    progress = SearchProgress(search, journal, 25)
+    results = []
+    while jobs := progress.jobs:
+        results.append(timed(search.evaluator, jobs[0]))
+        for result in results:
+            progress.add(result)
+    assert same_but_for_machine(journal.children, run(search, tmp_path, 25))
+
+
+def test_a_journal_says_where_each_child_was_evaluated(tmp_path: Path) -> None:
+    class Elsewhere(ThisProcess):
+        def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
+            for result in super().run(jobs):
+                yield replace(result, where={"machine": f"number {result.job.index}"})
+
+    run(analytic_search(), tmp_path, 3, pool=lambda evaluator, _: Elsewhere(evaluator))
+    children = read_journal(tmp_path / JOURNAL).children
+    assert [child.made_by["machine"] for child in children] == ["number 0", "number 1", "number 2"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_is_kept_of_a_child_is_removed_where_nobody_else_sees_it(
+    shared: bool, tmp_path: Path
+) -> None:
+    @dataclass(frozen=True)
+    class Keeping(AnalyticEvaluator):
+        kept: set[int] = field(default_factory=set)
+
+        def evaluate(self, job: Job) -> Evaluation:
+            self.kept.add(job.index)
+            raise KeyboardInterrupt
+
+        def forget(self, index: int) -> None:
+            self.kept.remove(index)
+
+    journal = tmp_path / JOURNAL
+    if shared:
+        journal.touch()
+    evaluator = Keeping()
+    (job, *_) = SearchProgress(analytic_search(), SearchJournal(), 3).jobs
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_elsewhere(evaluator, job, journal)
+    assert evaluator.kept == ({job.index} if shared else set())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from builder.config.named import Config
 from builder.search.canonical import canonical_key
 from builder.search.evaluators.base import Job
 from builder.search.evaluators.training import TrainingEvaluator, held_out_digest
@@ -18,10 +16,8 @@ from builder.search.journal import same_but_for_machine
 from builder.search.run import run
 from builder.search.space import SPACES
 from builder.training import loop
-from tests.builder.search.children import analytic_search
+from tests.builder.search.children import PROXY, analytic_search
 from tests.builder.tiny import TINY
-
-PROXY = Config(TINY.detector, replace(TINY.train, validation_split="val"))
 
 
 def a_job(seed: int = 0) -> Job:
