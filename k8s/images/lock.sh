@@ -13,6 +13,9 @@ lock() { # file, Python of the image, what to pin
 }
 
 lock gateway.lock 3.11 --extra otel --extra triton pyproject.toml
+# KubeRay asks Ray's dashboard how a job is.
+printf '%s\n' 'ray[default]' |
+    lock search.lock 3.11 --torch-backend cpu --extra builder --extra ray pyproject.toml -
 # What builds is added to what serves, and agrees with it.
 printf '%s\n' "tensorrt-cu13-bindings==$tensorrt" 'cuda-bindings>=13.0,<13.1' 'numpy>=2.0,<2.5' \
     'pillow>=12.0,<14' |

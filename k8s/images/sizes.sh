@@ -11,6 +11,7 @@ add() { # layer, Python of the image
         --only-binary :all: --python-version "$2" --platform manylinux_2_28_x86_64 \
         --platform manylinux_2_27_x86_64 --platform manylinux_2_24_x86_64 \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+        --extra-index-url https://download.pytorch.org/whl/cpu \
         --target "$work/$1" -r "k8s/images/$1.lock"
 }
 
@@ -21,9 +22,10 @@ show() { # layer
 }
 
 add gateway 3.11
+add search 3.11
 add triton 3.12
 add builder 3.12
 mkdir "$work/own"
 git archive HEAD serving builder loadtest model_repo ':!loadtest/results' | tar -x -C "$work/own"
-for layer in own gateway triton builder; do show "$layer"; done
-echo 'gateway: own + gateway; triton: own + triton; builder: own + triton + builder'
+for layer in own gateway search triton builder; do show "$layer"; done
+echo 'gateway: own + gateway; search: search and a few; triton: own + triton; builder: own + triton + builder'

@@ -128,7 +128,7 @@ def test_version_changelog_and_pages_agree() -> None:
     assert headings[0] == "Unreleased"
     assert headings[1] == version
     for page in PAGES:
-        tags = re.findall(r"punctual-(?:gateway|triton|builder):([\w.]+)", page.read_text())
+        tags = re.findall(r"punctual-(?:gateway|triton|builder|search):([\w.]+)", page.read_text())
         assert set(tags) <= {version}, page
 
 

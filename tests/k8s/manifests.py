@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("cpu", "gpu")
-COMPONENTS = ("route", "keda", "hpa", "keys")
+COMPONENTS = ("route", "keda", "hpa", "keys", "search")
 Manifest = dict[str, Any]
 
 
@@ -59,12 +59,27 @@ def find(manifests: tuple[Manifest, ...], kind: str, prefix: str = "") -> Manife
     return found
 
 
-def pod_specs(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
-    """Of everything that makes pods, by kind."""
+def pod_templates(manifest: Manifest) -> dict[str, Manifest]:
+    """Of what makes pods, by kind; of a RayJob by kind and role. Nothing of anything else."""
+    kind = manifest["kind"]
+    if kind in ("Deployment", "Job"):
+        return {kind: manifest["spec"]["template"]}
+    if kind != "RayJob":
+        return {}
+    cluster = manifest["spec"]["rayClusterSpec"]
     return {
-        manifest["kind"]: manifest["spec"]["template"]["spec"]
+        "RayJob submitter": manifest["spec"]["submitterPodTemplate"],
+        "RayJob head": cluster["headGroupSpec"]["template"],
+        **{f"RayJob {g['groupName']}": g["template"] for g in cluster["workerGroupSpecs"]},
+    }
+
+
+def pod_specs(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
+    """Of everything that makes pods, by kind, as ``pod_templates`` has them."""
+    return {
+        name: template["spec"]
         for manifest in manifests
-        if manifest["kind"] in ("Deployment", "Job")
+        for name, template in pod_templates(manifest).items()
     }
 
 

@@ -18,6 +18,7 @@ from tests.k8s.manifests import K8S, ROOT
 
 IMAGES = K8S / "images"
 DOCKERFILES = sorted(IMAGES.glob("*.Dockerfile"))
+TRITON = IMAGES / "triton.Dockerfile"
 every_dockerfile = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 
 
@@ -32,8 +33,8 @@ def pins(lock):
 
 
 def test_there_are_all() -> None:
-    assert [path.name for path in DOCKERFILES] == ["gateway.Dockerfile", "triton.Dockerfile"]
-    stages = re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILES[1].read_text(), re.MULTILINE)
+    assert [path.stem for path in DOCKERFILES] == ["gateway", "search", "triton"]
+    stages = re.findall(r"^FROM \S+ AS (\w+)$", TRITON.read_text(), re.MULTILINE)
     assert stages == ["triton", "builder"]
 
 
@@ -59,26 +60,37 @@ def test_images_end_as_an_unprivileged_user(path):
     assert users[-1] == "1000:1000"
 
 
-def test_the_gateway_has_what_the_project_asks_for_and_no_torch():
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [("gateway.lock", ("otel", "triton")), ("search.lock", ("builder", "ray"))],
+)
+def test_images_have_what_the_project_asks_for(lock, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["otel"], *extras["triton"]]
-    pinned = pins("gateway.lock")
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(each for extra in extras for each in optional[extra])]
+    pinned = pins(lock)
     for requirement in map(Requirement, wanted):
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), requirement
+
+
+def test_the_gateway_has_no_torch_and_searches_no_cuda():
+    pinned = pins("gateway.lock")
     assert not {"torch", "onnx", "tensorrt", "setuptools"} & set(pinned)
+    searches = pins("search.lock")
+    assert searches["torch"].endswith("+cpu")
+    assert not [name for name in searches if name.startswith(("nvidia-", "cuda-"))]
 
 
 def test_plans_are_built_by_the_tensorrt_that_serves():
-    (tensorrt,) = re.findall(r"^ARG TENSORRT=(.*)$", DOCKERFILES[1].read_text(), re.MULTILINE)
+    (tensorrt,) = re.findall(r"^ARG TENSORRT=(.*)$", TRITON.read_text(), re.MULTILINE)
     served, built = pins("triton.lock"), pins("builder.lock")
     assert served["tensorrt-cu13-bindings"] == tensorrt
     assert not served.keys() & built.keys()  # the builder is added to what serves
     assert "onnx" in built
 
 
-@pytest.mark.parametrize("lock", ["gateway.lock", "triton.lock", "builder.lock"])
+@pytest.mark.parametrize("lock", ["gateway.lock", "search.lock", "triton.lock", "builder.lock"])
 def test_everything_is_pinned_with_hashes(lock):
     text = (IMAGES / lock).read_text()
     requirements = re.split(r"\n(?=\S)", text.strip())

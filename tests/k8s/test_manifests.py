@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 
+from serving.__main__ import create_parser
 from serving.artifacts.model_folders import find_model, read_entry
 from serving.artifacts.tensorrt_plans import DIGEST_DIGITS
 from serving.settings import Settings, load, variable
@@ -22,6 +23,7 @@ from tests.k8s.manifests import (
     find,
     option,
     pod_specs,
+    pod_templates,
     render,
 )
 
@@ -172,7 +174,7 @@ def test_pods_are_restricted(overlay):
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     account = find(render(overlay), "ServiceAccount")
     assert account["automountServiceAccountToken"] is False
-    for spec in pod_specs(render(overlay)).values():
+    for spec in pod_specs(render(overlay, "search")).values():
         assert spec["serviceAccountName"] == account["metadata"]["name"]
         assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
@@ -191,7 +193,7 @@ def test_pods_are_restricted(overlay):
 
 @every_overlay
 def test_every_container_asks_for_what_it_needs(overlay):
-    for spec in pod_specs(render(overlay)).values():
+    for spec in pod_specs(render(overlay, "search")).values():
         for each in containers(spec):
             resources = each["resources"]
             assert {"cpu", "memory"} <= set(resources["requests"])
@@ -201,7 +203,7 @@ def test_every_container_asks_for_what_it_needs(overlay):
 
 @every_overlay
 def test_every_volume_is_bounded(overlay):
-    for spec in pod_specs(render(overlay)).values():
+    for spec in pod_specs(render(overlay, "search")).values():
         for volume in spec["volumes"]:
             assert volume.get("emptyDir", {"sizeLimit": ""}).keys() >= {"sizeLimit"}
 
@@ -256,20 +258,87 @@ def test_pods_wait_for_what_the_job_builds():
         assert {"name": "plans", "mountPath": "/plans", "readOnly": True} in each["volumeMounts"]
 
 
+# -- searches ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray_job():
+    return find(render("cpu", "search"), "RayJob")
+
+
+def test_the_entrypoint_is_a_command_that_there_is(ray_job):
+    program, *arguments = ray_job["spec"]["entrypoint"].split()
+    assert program == "punctual"
+    options = create_parser().parse_args(arguments)
+    assert (options.pool, options.ray_address) == ("ray", "auto")
+    (mount,) = {
+        each["mountPath"]
+        for name, spec in pod_specs((ray_job,)).items()
+        for each in spec["containers"][0]["volumeMounts"]
+        if each["name"] == "search" and name != "RayJob submitter"
+    }
+    for path in (options.data, options.out):
+        assert path.is_relative_to(mount)  # where every node sees it
+
+
+def test_there_is_a_core_for_each_child_at_a_time(ray_job):
+    options = create_parser().parse_args(ray_job["spec"]["entrypoint"].split()[1:])
+    cluster = ray_job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    cores = group["rayStartParams"]["num-cpus"]
+    assert cores == worker["resources"]["requests"]["cpu"]
+    assert options.workers == group["replicas"] * int(cores)
+    assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_ray_is_that_of_the_image(ray_job):
+    lock = (K8S / "images/search.lock").read_text()
+    (version,) = re.findall(r"^ray==(\S+) ", lock, re.MULTILINE)
+    assert ray_job["spec"]["rayClusterSpec"]["rayVersion"] == version
+
+
+def test_what_ray_shares_is_in_memory_that_the_pod_has(ray_job):
+    cluster = ray_job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (shared,) = (
+            v for v in group["template"]["spec"]["volumes"] if v["name"] == "shared-memory"
+        )
+        bytes_there = int(shared["emptyDir"]["sizeLimit"].removesuffix("Mi")) * 2**20
+        assert int(group["rayStartParams"]["object-store-memory"]) <= bytes_there
+
+
+def test_ports_that_run_whatever_they_are_told_are_closed_to_others(ray_job):
+    manifests = render("cpu", "search")
+    policy = find(manifests, "NetworkPolicy", "punctual-search")["spec"]
+    own = policy["podSelector"]["matchLabels"]
+    for template in pod_templates(ray_job).values():
+        assert own.items() <= template["metadata"]["labels"].items()
+    gateway_labels = find(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert not own.items() <= gateway_labels.items()
+    among_themselves, from_the_operator = policy["ingress"]
+    assert among_themselves == {"from": [{"podSelector": policy["podSelector"]}]}
+    assert [port["port"] for port in from_the_operator["ports"]] == ["dashboard"]
+    assert all(rule["to"] for rule in policy["egress"])
+    claim = find(manifests, "PersistentVolumeClaim", "punctual-search")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
 # -- images --------------------------------------------------------------------------------------
 
 
 @every_overlay
 def test_images_are_of_this_version(overlay):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    used = {
-        each["image"] for spec in pod_specs(render(overlay)).values() for each in containers(spec)
-    }
-    names = {"gateway"} if overlay == "cpu" else {"gateway", "triton", "builder"}
+    specs = pod_specs(render(overlay, "search"))
+    used = {each["image"] for spec in specs.values() for each in containers(spec)}
+    names = {"gateway", "search"} | ({"triton", "builder"} if overlay == "gpu" else set())
     assert used == {f"registry.example.com/punctual-{name}:{version}" for name in names}
 
 
 def test_every_component_goes_with_every_other_but_one_scaler():
     for overlay in OVERLAYS:
         assert len(render(overlay, "route", "keda")) == len(render(overlay)) + 2
+        assert len(render(overlay, "search", "hpa")) == len(render(overlay)) + 4
     assert {path.name for path in (K8S / "components").iterdir()} == set(COMPONENTS)

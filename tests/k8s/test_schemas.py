@@ -9,13 +9,22 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
-from tests.k8s.manifests import COMPONENTS, K8S, OVERLAYS, ROOT, find, render, render_folder
+from tests.k8s.manifests import (
+    COMPONENTS,
+    K8S,
+    OVERLAYS,
+    ROOT,
+    find,
+    pod_templates,
+    render,
+    render_folder,
+)
 
 VERSIONS = ("1.34.0", "1.37.0")
 """The oldest in which everything used is stable, and the newest that there are schemas of."""
 CUSTOM = {
     kind: json.loads((ROOT / f"tests/k8s/schemas/{kind.lower()}.json").read_text())
-    for kind in ("HTTPRoute", "PodMonitor", "PrometheusRule", "ScaledObject")
+    for kind in ("HTTPRoute", "PodMonitor", "PrometheusRule", "RayJob", "ScaledObject")
 }
 EVERYTHING = [(overlay, component) for overlay in OVERLAYS for component in COMPONENTS]
 
@@ -27,6 +36,9 @@ def check_all(manifests, version):
             kubernetes_validate.validate(manifest, version, strict=True)
         else:
             jsonschema.validate(manifest, schema, jsonschema.Draft7Validator)
+        for template in pod_templates(manifest).values():
+            names = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}}
+            kubernetes_validate.validate({**names, "template": template}, version, strict=True)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -55,6 +67,10 @@ def test_without_components_no_cluster_needs_anything_installed(overlay):
         lambda all_: find(all_, "HTTPRoute")["spec"]["rules"][0]["timeouts"].update(request="15"),
         lambda all_: find(all_, "ScaledObject")["spec"].update(minReplicas=2),
         lambda all_: find(all_, "ScaledObject")["spec"]["triggers"][0].pop("type"),
+        lambda all_: find(all_, "RayJob")["spec"].update(shutdownAfterJobFinishes="yes"),
+        lambda all_: find(all_, "RayJob")["spec"].update(ttl=1),
+        lambda all_: find(all_, "RayJob")["spec"]["rayClusterSpec"].pop("headGroupSpec"),
+        lambda all_: pod_templates(find(all_, "RayJob"))["RayJob children"]["spec"].update(cpu=1),
         lambda all_: find(all_, "PodMonitor")["spec"].update(podSelector={}),
         lambda all_: find(all_, "PrometheusRule")["spec"]["groups"][0].update(interval="often"),
         lambda all_: find(all_, "Job")["spec"].update(ttl=1),
@@ -62,7 +78,7 @@ def test_without_components_no_cluster_needs_anything_installed(overlay):
     ],
 )
 def test_what_is_not_is_seen(change):
-    rendered = {"HTTPRoute": "route", "ScaledObject": "keda", "Job": "hpa"}
+    rendered = {"HTTPRoute": "route", "ScaledObject": "keda", "Job": "hpa", "RayJob": "search"}
     manifests = tuple(
         copy.deepcopy(find(render("gpu", component), kind)) for kind, component in rendered.items()
     ) + render_folder(K8S / "monitoring")
