@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 
 from serving.access.identity import ADDRESS_LABEL, Identify, by_address, by_key, by_nobody
 from serving.access.key_file import KeyFile
-from serving.api import kserve, problems
+from serving.api import description, kserve, problems
 from serving.api.access_gate import AccessGate
 from serving.api.admission import Limits
 from serving.api.detect import DetectionService
@@ -42,6 +42,7 @@ from serving.core.instances import share_threads
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.core.principals import NOBODY
 from serving.engine import Engine, start_engine
+from serving.http_protocol import ConnectionLimits, Connections
 from serving.imaging.decoding import DecodePool, refit
 from serving.imaging.malloc import keep_freed_memory
 from serving.model_repository import (
@@ -52,6 +53,7 @@ from serving.model_repository import (
     read_family,
 )
 from serving.observability.decision_log import DecisionLog
+from serving.observability.log_rate import LogRate
 from serving.observability.metrics import Metrics
 from serving.server import Server
 from serving.settings import Settings
@@ -204,6 +206,7 @@ def create_app(
         max_budget_s=settings.max_budget_ms / 1e3,
         network_reserve_s=settings.network_reserve_ms / 1e3,
         max_body_bytes=settings.max_body_bytes,
+        max_bodies_bytes=settings.max_bodies_bytes,
         max_pixels=settings.max_pixels,
         max_requests=settings.max_requests,
     )
@@ -240,6 +243,10 @@ def create_app(
         version=version("punctual"),
         summary="Object detection that answers on time.",
         lifespan=lifespan,
+        # Its own descriptions need a network that loads scripts from elsewhere.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
     )
     problems.install(app)
     detector = DetectionService(
@@ -266,6 +273,7 @@ def create_app(
             wall_clock=wall_clock,
         )
     )
+    app.include_router(description.create_router(app.openapi))
     direct = DirectRoutes(app, {("POST", DETECT_PATH): detect})
     gate = AccessGate(
         direct,
@@ -275,7 +283,7 @@ def create_app(
         asks_for_keys=key_file is not None,
         admin_port=settings.admin_port,
     )
-    return Middleware(gate, clock, leaving=lambda: lifecycle.leaving)
+    return Middleware(gate, clock, leaving=lambda: lifecycle.leaving, hosts=settings.hosts)
 
 
 def _open_access(settings: Settings, metrics: Metrics) -> tuple[Identify, KeyFile | None]:
@@ -356,12 +364,24 @@ def create_server(
         host=settings.host,
         port=settings.port,
         admin_port=settings.admin_port,
-        max_connections=settings.max_connections,
+        connections=Connections(_connection_limits(settings), metrics.refused_connection),
         drain_delay_s=settings.drain_delay_ms / 1e3,
         shutdown_grace_s=settings.shutdown_grace_ms / 1e3,
         log_level=settings.log_level,
     )
     return server
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=settings.max_connections,
+        max_per_address=settings.max_connections_per_address,
+        max_head_bytes=settings.max_head_bytes,
+        max_head_lines=settings.max_head_lines,
+        head_timeout_s=settings.head_timeout_ms / 1e3,
+        unread_timeout_s=settings.unread_timeout_ms / 1e3,
+        proxies=settings.proxies,
+    )
 
 
 class CreateBackend(Protocol):
@@ -386,6 +406,8 @@ def serve(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogRate(time.monotonic))
     # What is odd about a client's file is for its reply, not for this process's log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

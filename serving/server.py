@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import logging
 import math
+import resource
 import socket
 import time
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.api.lifecycle import Lifecycle
 from serving.core.command_errors import CommandFailed
+from serving.http_protocol import MAX_REFUSED_CONNECTIONS, BoundedProtocol, Connections
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,8 @@ KEEP_ALIVE_S = 75
 # period. A balancer's idle connection holds up the end by so much.
 FIRST_REQUEST_S = 1.0
 TICK_S = 0.01
+NUM_OTHER_DESCRIPTORS = 256
+"""Number of file descriptors that a server may need besides those of its connections."""
 
 
 class Server(uvicorn.Server):
@@ -44,16 +49,18 @@ class Server(uvicorn.Server):
         host: str,
         port: int,
         admin_port: int | None,
-        max_connections: int,
+        connections: Connections,
         drain_delay_s: float,
         shutdown_grace_s: float,
         log_level: str,
     ) -> None:
+        # uvicorn only ever calls it, as it would the class.
+        protocol: Any = partial(BoundedProtocol, connections)
         config = uvicorn.Config(
             app,
             host=host,
             port=port,
-            http=HttpToolsProtocol,
+            http=protocol,
             ws="none",
             lifespan="on",
             log_config=None,
@@ -61,13 +68,14 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             backlog=BACKLOG,
-            limit_concurrency=max_connections,
+            forwarded_allow_ips=[str(proxy) for proxy in connections.limits.proxies],
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(shutdown_grace_s),
         )
         super().__init__(config)
         self.failure: Exception | None = None
         self.listening = asyncio.Event()
+        self._connections = connections
         self._lifecycle = lifecycle
         self._admin_port = admin_port
         self._drain_delay_s = drain_delay_s
@@ -81,6 +89,11 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen. Raises CommandFailed where it cannot."""
+        _allow_descriptors(
+            self._connections.limits.max_connections
+            + MAX_REFUSED_CONNECTIONS
+            + NUM_OTHER_DESCRIPTORS
+        )
         try:
             await super().startup(sockets)
         except SystemExit as ended:  # how uvicorn ends without its port
@@ -160,17 +173,37 @@ class Server(uvicorn.Server):
         for connection in waiting:
             await loop.connect_accepted_socket(self._create_protocol, connection)
 
-    def _create_protocol(self) -> HttpToolsProtocol:
-        return HttpToolsProtocol(self.config, self.server_state, self.lifespan.state)
+    def _create_protocol(self) -> BoundedProtocol:
+        return BoundedProtocol(
+            self._connections, self.config, self.server_state, self.lifespan.state
+        )
 
     async def _read_first_requests(self) -> None:
         """Wait until each connection has had a request, FIRST_REQUEST_S at most."""
         deadline_s = time.monotonic() + FIRST_REQUEST_S
         while not self.force_exit and time.monotonic() < deadline_s:
-            connections = self.server_state.connections
-            if all(not isinstance(c, HttpToolsProtocol) or c.cycle for c in connections):
+            if not any(
+                isinstance(each, BoundedProtocol) and each.has_asked_nothing
+                for each in self.server_state.connections
+            ):
                 return
             await asyncio.sleep(TICK_S)
+
+
+def _allow_descriptors(number: int) -> None:
+    """Let this process have so many file descriptors, or say that it cannot.
+
+    Without one, nobody new could connect, whoever has taken the others.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= number:
+        return
+    allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < number:
+        logger.warning(
+            "only %d files may be open (ulimit -n); max_connections needs %d", allowed, number
+        )
 
 
 def _close_listener(listener: socket.socket) -> list[socket.socket]:

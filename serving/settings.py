@@ -9,10 +9,11 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from serving.core.command_errors import CommandError
@@ -117,17 +118,58 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         16 * 2**20, ge=1024, le=2**30, description="Largest request body in bytes."
     )
+    max_bodies_bytes: int = Field(
+        256 * 2**20,
+        ge=1024,
+        le=2**40,
+        description="Bytes of the bodies of all requests in the server at once. Where they do not "
+        "do, the largest body that is still arriving is refused.",
+    )
     max_pixels: int = Field(
         25_000_000, ge=1, le=150_000_000, description="Largest image, width times height."
     )
     max_requests: int = Field(
         256,
         ge=1,
-        description="Detection requests inside the server at once, in any stage; where several "
-        "clients share it, an eighth more.",
+        description="Detection requests inside the server at once, in any stage after their body "
+        "has arrived; where several clients share it, an eighth more.",
     )
     max_connections: int = Field(
-        1024, ge=8, description="Open connections; beyond it, even health checks are refused."
+        1024,
+        ge=8,
+        description="Open connections. Beyond it, one that asks for nothing is closed for each new "
+        "one; while there is none such, even health checks are refused.",
+    )
+    max_connections_per_address: int = Field(
+        256,
+        ge=1,
+        description="The same for each client, which is an IPv4 address or 64 bits of an IPv6 "
+        "address, but not for proxies.",
+    )
+    max_head_bytes: int = Field(
+        16 * 2**10, ge=1024, le=2**20, description="Largest head of a request in bytes."
+    )
+    max_head_lines: int = Field(100, ge=8, le=10_000, description="Most header lines of a request.")
+    head_timeout_ms: float = Field(
+        5_000.0,
+        gt=0,
+        description="Time for a request's head to arrive, from the connection or its first byte.",
+    )
+    unread_timeout_ms: float = Field(
+        10_000.0,
+        gt=0,
+        description="Time for a client to read a reply, before it is hung up on.",
+    )
+    allowed_hosts: str = Field(
+        "*",
+        min_length=1,
+        description="Hosts that requests may ask for (header `Host`), separated by commas; "
+        "`*.example.com` stands for all below. By default any. Health checks may ask for any.",
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="Addresses and networks, separated by commas, of proxies in front of the "
+        "server: clients are then who `X-Forwarded-For` says they are.",
     )
     keys_file: Path | None = Field(
         None,
@@ -185,7 +227,30 @@ class Settings(BaseSettings):
     @property
     def models(self) -> tuple[str, ...]:
         """Names in ``model``; empty, if that is not set."""
-        return tuple(name.strip() for name in (self.model or "").split(",") if name.strip())
+        return _separate(self.model or "")
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names in ``allowed_hosts``."""
+        return _separate(self.allowed_hosts)
+
+    @property
+    def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Networks in ``trusted_proxies``."""
+        return tuple(map(ip_network, _separate(self.trusted_proxies)))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: str) -> str:
+        for proxy in _separate(proxies):
+            ip_network(proxy)
+        return proxies
+
+    @model_validator(mode="after")
+    def _room_for_a_body(self) -> Settings:
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError("max_body_bytes <= max_bodies_bytes must hold")
+        return self
 
     @model_validator(mode="after")
     def _own_precision(self) -> Settings:
@@ -242,6 +307,10 @@ def load(overrides: Mapping[str, Any]) -> Settings:
 def variable(field: str) -> str:
     """Return the environment variable of ``field``."""
     return PREFIX + field.upper()
+
+
+def _separate(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _is_unknown(name: str) -> bool:

@@ -22,9 +22,10 @@ from serving.core.ports import Clock
 from serving.core.principals import NOBODY, Principal
 from serving.core.token_bucket import TokenBucket
 
-PUBLIC_PATHS = frozenset(("/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"))
-ADMIN_PATHS = frozenset(("/metrics", "/docs", "/redoc", "/openapi.json"))
-ADMIN_PREFIXES = ("/docs/", "/v1/admin/", "/v2/repository/models/")
+HEALTH_PATHS = frozenset(("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"))
+PUBLIC_PATHS = HEALTH_PATHS | {"/"}
+ADMIN_PATHS = frozenset(("/metrics", "/docs", "/openapi.json"))
+ADMIN_PREFIXES = ("/v1/admin/", "/v2/repository/models/")
 
 BURST_S = 1.0
 """Seconds whose requests a principal with a rate may send at once, one request at least."""

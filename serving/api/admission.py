@@ -75,6 +75,7 @@ class Limits:
     max_budget_s: float
     network_reserve_s: float
     max_body_bytes: int
+    max_bodies_bytes: int
     max_pixels: int
     max_requests: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
@@ -13,8 +14,10 @@ from serving.api.numbers import integer, shown
 from serving.core.errors import (
     InvalidParameter,
     InvalidRequest,
+    Overloaded,
     PayloadTooLarge,
     RequestCancelled,
+    ShedReason,
     UnsupportedImage,
 )
 
@@ -26,6 +29,124 @@ MULTIPART = "multipart/form-data"
 FIELD = "image"
 _MAX_BOUNDARY = 70  # RFC 2046
 _MAX_PARTS = 16  # more than are worth naming in a refusal
+
+MAX_FORM_BYTES = 32 * 2**10
+"""Most bytes of a form without the content of its first field.
+
+The parser of forms reads them byte by byte, on the event loop.
+"""
+
+
+# ---- room for bodies ----------------------------------------------------------------------------
+
+
+class BodyRoom:
+    """Room for the bodies of all requests that are in the server, in bytes.
+
+    Where it does not do, the largest of the bodies that are still arriving gives way. So whoever
+    sends much is refused, and a body of ordinary size finds room. Not thread-safe: the event loop
+    owns it.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._arriving: set[BodyPlace] = set()
+
+    def place(self) -> BodyPlace:
+        """Return the place of a request that has sent nothing of its body."""
+        return BodyPlace(self)
+
+    def take(self, place: BodyPlace, num_bytes: int) -> None:
+        """Count more bytes in ``place``. Raises Overloaded if it has to give way itself."""
+        place.num_bytes += num_bytes
+        self._num_bytes += num_bytes
+        self._arriving.add(place)
+        while self._num_bytes > self._max_bytes:
+            largest = max(self._arriving, key=lambda each: each.num_bytes)
+            if largest is place:
+                raise _no_room()
+            self.give_back(largest)
+            largest.give_way()
+
+    def arrived(self, place: BodyPlace) -> None:
+        """Note that a body is whole, from when on it gives way to nobody."""
+        self._arriving.discard(place)
+
+    def give_back(self, place: BodyPlace) -> None:
+        """Count nothing in ``place`` any longer."""
+        self._arriving.discard(place)
+        self._num_bytes -= place.num_bytes
+        place.num_bytes = 0
+
+
+class BodyPlace:
+    """One request's part of the room for bodies, for as long as its context lasts."""
+
+    def __init__(self, room: BodyRoom) -> None:
+        self.num_bytes = 0
+        self._room = room
+        self._task: asyncio.Task[object] | None = None
+        self._has_given_way = False
+
+    def __enter__(self) -> BodyPlace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._room.give_back(self)
+
+    def give_way(self) -> None:
+        """End the reading of this body."""
+        self._has_given_way = True
+        assert self._task is not None, "nobody reads it"
+        self._task.cancel()
+
+    async def read(self, receive: Receive, max_bytes: int) -> bytes:
+        """Return the whole body.
+
+        Raises PayloadTooLarge as soon as it exceeds ``max_bytes``, Overloaded where there is no
+        room for it, RequestCancelled when the client leaves before its end.
+        """
+        self._task = task = asyncio.current_task()
+        assert task is not None, "there is no task to cancel"
+        try:
+            return await self._read(receive, max_bytes)
+        except asyncio.CancelledError:
+            if self._has_given_way and task.uncancel() == 0:  # by nobody else
+                raise _no_room() from None
+            raise
+        finally:
+            self._room.arrived(self)
+
+    async def _read(self, receive: Receive, max_bytes: int) -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestCancelled("The client left before the end of the body.")
+            chunk: bytes = message.get("body", b"")
+            if len(body) + len(chunk) > max_bytes:
+                raise _too_large(max_bytes)
+            self._room.take(self, len(chunk))
+            if not message.get("more_body", False) and not body:
+                return chunk
+            body += chunk
+            if not message.get("more_body", False):
+                return bytes(body)
+
+
+def _no_room() -> Overloaded:
+    return Overloaded(
+        "There is no room for the bodies of all requests, and this is the largest.",
+        ShedReason.REJECTED_SATURATED,
+    )
+
+
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {max_bytes} bytes.")
+
+
+# ---- what a head says of its body ---------------------------------------------------------------
 
 
 def check_type(headers: Headers) -> None:
@@ -54,29 +175,7 @@ def check_head(headers: Headers, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-async def read_body(receive: Receive, max_bytes: int) -> bytes:
-    """Return the whole body.
-
-    Raises PayloadTooLarge as soon as it exceeds ``max_bytes``, RequestCancelled when the client
-    leaves before its end.
-    """
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestCancelled("The client left before the end of the body.")
-        chunk: bytes = message.get("body", b"")
-        if len(body) + len(chunk) > max_bytes:
-            raise _too_large(max_bytes)
-        if not message.get("more_body", False) and not body:
-            return chunk
-        body += chunk
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-def _too_large(max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The body is larger than {max_bytes} bytes.")
+# ---- forms --------------------------------------------------------------------------------------
 
 
 def image_bytes(headers: Headers, body: bytes) -> bytes:
@@ -90,10 +189,16 @@ def image_bytes(headers: Headers, body: bytes) -> bytes:
     boundary = parameters.get(b"boundary", b"")
     if not 0 < len(boundary) <= _MAX_BOUNDARY:
         raise InvalidRequest("The form states no usable boundary.")
+    start, stop = _first_content(body, boundary)
+    if len(body) - (stop - start) > MAX_FORM_BYTES:
+        raise InvalidRequest(
+            f"The form is larger than {MAX_FORM_BYTES} bytes without its first field."
+        )
     form = _Form()
     try:
         parser = MultipartParser(boundary, form.callbacks())
-        parser.write(body)
+        parser.write(body[:start])
+        parser.write(body[stop:])
         parser.finalize()
     except (FormParserError, ValueError) as error:
         raise InvalidRequest(f"The form is malformed: {error}") from error
@@ -104,7 +209,23 @@ def image_bytes(headers: Headers, body: bytes) -> bytes:
         raise InvalidParameter(
             f"The form must have one field, {FIELD!r}, and nothing else; it has {names}."
         )
-    return bytes(form.content)
+    return body[start:stop] + form.content
+
+
+def _first_content(body: bytes, boundary: bytes) -> tuple[int, int]:
+    """Return from where to where there is nothing but content of the form's first field.
+
+    It is empty for what is no form. The parser, which would look at each byte of something like a
+    boundary in it, need not see it: it is in the same state before and after.
+    """
+    delimiter = b"--" + boundary
+    first = body.find(delimiter, 0, MAX_FORM_BYTES)
+    head = -1 if first < 0 else body.find(b"\r\n\r\n", first, MAX_FORM_BYTES)
+    if head < 0:
+        return 0, 0
+    start = head + 4
+    stop = body.find(b"\r\n" + delimiter, start)
+    return start, stop if stop >= 0 else len(body)
 
 
 class _Form:
@@ -112,7 +233,7 @@ class _Form:
 
     def __init__(self) -> None:
         self.names: list[bytes] = []
-        self.content = bytearray()
+        self.content = b""
         self.ended = False
         self._header = b""
         self._value = b""
@@ -135,7 +256,7 @@ class _Form:
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if len(self.names) == 1:
-            self.content += memoryview(data)[start:end]
+            self.content += data[start:end]
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]

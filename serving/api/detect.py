@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from serving.api.admission import Admission, Limits
-from serving.api.body import read_body
+from serving.api.body import BodyRoom
 from serving.api.budget import DEADLINE_PARAMETER, Budget, parse_budget
 from serving.api.connection import while_connected
 from serving.api.event_stream import DONE, ERROR, EventStream
@@ -99,6 +99,7 @@ class DetectionService:
         self._tracing = tracing
         self._ids = itertools.count()
         self._places = Places(limits.max_requests)
+        self._bodies = BodyRoom(limits.max_bodies_bytes)
         self.admission = Admission(backend, pool, limits, clock)
 
     async def serve(self, http: HttpRequest, adapter: ProtocolAdapter) -> Response:
@@ -152,6 +153,7 @@ class DetectionService:
             state["arrival_s"],
             Budget(limits.default_budget_s, limits.max_budget_s),
             parse_options((), self._backend.family),
+            self._bodies.place(),
             state["principal"],
             trace=None if self._tracing is None else self._tracing.start(http),
         )
@@ -166,7 +168,8 @@ class DetectionService:
         """
         ending: AnsweredFacts | BaseException | None = None
         try:
-            yield
+            with context.body:
+                yield
             ending = context.reply
         except BaseException as error:
             ending = error
@@ -220,13 +223,21 @@ class DetectionService:
         )
         self._lifecycle.admit()
         self.admission.check_budget(context)
-        try:
-            self._places.take(context.principal)
-        except Overloaded:
-            self._metrics.demanded()  # of those that are not read most could have been answered
-            raise
-        context.has_place = True
+        with self._demanded():
+            self._places.check(context.principal)
         context.options = adapter.read_head(http)
+
+    @contextmanager
+    def _demanded(self) -> Iterator[None]:
+        """Count a request that is refused for want of a place as demand.
+
+        Of those that are not read most could have been answered.
+        """
+        try:
+            yield
+        except Overloaded:
+            self._metrics.demanded()
+            raise
 
     async def _read(
         self, http: HttpRequest, adapter: ProtocolAdapter, context: RequestContext
@@ -238,7 +249,11 @@ class DetectionService:
         body = None
         try:
             async with asyncio.timeout(context.arrival_s + patience_s - self._clock()):
-                body = await read_body(http.receive, self._limits.max_body_bytes)
+                body = await context.body.read(http.receive, self._limits.max_body_bytes)
+                # Only now: whoever takes its time to send keeps nobody else waiting.
+                with self._demanded():
+                    self._places.take(context.principal)
+                context.has_place = True
                 return await adapter.read_body(http.headers, body, context.options)
         except TimeoutError as error:
             if body is None:

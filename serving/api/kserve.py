@@ -35,8 +35,15 @@ from serving.api.numbers import shown
 from serving.api.options import Options, parse_options
 from serving.api.problems import PROTOCOL_PREFIX, UnknownModel
 from serving.api.protocol_adapter import DetectionResult, ParsedRequest
-from serving.api.tensors import InferRequest, Tensor, read_request, split_body, write_response
-from serving.core.errors import InvalidParameter, InvalidRequest
+from serving.api.tensors import (
+    LENGTH_HEADER,
+    InferRequest,
+    Tensor,
+    read_request,
+    split_body,
+    write_response,
+)
+from serving.core.errors import InvalidParameter, InvalidRequest, UnsupportedImage
 from serving.core.family import Family
 from serving.core.ports import Backend, Clock
 from serving.imaging.decoding import RAW, DecodePool, Header, check_size, probe
@@ -48,6 +55,7 @@ EXTENSIONS = (
     *("schedule_policy", "statistics"),
 )
 PLATFORM = "punctual"
+MESSAGE_TYPES = ("application/json", "application/octet-stream")
 CHANNELS = 3
 
 INLINE_JSON_BYTES = 16 * 2**10
@@ -104,9 +112,10 @@ class KServe:
     def read_head(self, http: HttpRequest) -> Options:
         """Return the default options, since a message has its own in the body.
 
-        Clients send any Content-Type, so none is asked for. Raises InvalidParameter for a query
-        string.
+        Raises InvalidParameter for a query string, UnsupportedImage for what a page of any website
+        could have a browser send.
         """
+        _check_type(http.headers)
         if http.query_params:
             raise InvalidParameter(
                 "Parameters belong in the message's parameters, not in the query string."
@@ -142,6 +151,23 @@ class KServe:
             head["id"] = request_id
         return write_response(
             head, [(name, OUTPUTS[name].of(answer), binary) for name, binary in outputs.items()]
+        )
+
+
+def _check_type(headers: Headers) -> None:
+    """Raise UnsupportedImage for a body that is not said to be a message.
+
+    Triton's clients send no Content-Type at all. Neither need a browser, for a page of any website,
+    but that names the page's origin; and it asks before it sends the protocol's own header.
+    """
+    if LENGTH_HEADER in headers:
+        return
+    stated = headers.get("content-type", "")
+    if not stated and "origin" not in headers:
+        return
+    if stated.partition(";")[0].strip().lower() not in MESSAGE_TYPES:
+        raise UnsupportedImage(
+            f"Content-Type must be one of {', '.join(MESSAGE_TYPES)}; it is {shown(stated)}."
         )
 
 

@@ -1,21 +1,24 @@
 """Outermost layer of the server: what every request and every reply passes through.
 
 Pure ASGI, since wrapping ``receive`` any other way hides a client's leaving. It stamps the instant
-a request's head had been read, gives the request its identity, and takes leave politely of clients
-that are still sending when the reply is written.
+a request's head had been read, gives the request its identity, refuses what is for another host,
+and ends the connections of clients that are still sending when the reply is written.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import uuid
 from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.numbers import integer
+from serving.api.access_gate import HEALTH_PATHS
+from serving.api.numbers import integer, shown
+from serving.api.problems import respond
+from serving.core.errors import MisdirectedRequest
 from serving.core.ports import Clock
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e][\x20-\x7e]{0,127}")
@@ -23,30 +26,39 @@ _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
 
-# Closing a socket with unread bytes resets it, and the client never sees why it was refused. So
-# the rest of its body is read and dropped, within these bounds.
-LINGER_S = 1.0
-LINGER_BYTES = 4 * 2**20
-# A body this small is left to the HTTP layer to skip, and the connection lives on.
 SKIPPABLE_BYTES = 2**20
+"""Most bytes of a body that are skipped after a reply, so that the connection lives on."""
+
+ANY_HOST = "*"
+# A reply is what its Content-Type says and nothing that a browser would rather see in it.
+_ALWAYS = ((b"x-content-type-options", b"nosniff"),)
 
 
 class Middleware:
     """ASGI middleware that stamps each request to ``app`` with ``arrival_s`` and ``request_id``.
 
-    Both are in the state of the request.
+    Both are in the state of the request. HEAD is asked of ``app`` as GET; that no body is sent is
+    the HTTP server's matter.
 
     While ``leaving`` says so, every reply is the last of its connection: a client that keeps one to
     a server that is about to end would lose what it sends as that closes, and a Service moves new
     connections only.
+
+    ``hosts`` are those that are served: names, ``*.example.com`` for all below, or ``ANY_HOST``.
     """
 
     def __init__(
-        self, app: ASGIApp, clock: Clock, leaving: Callable[[], bool] = lambda: False
+        self,
+        app: ASGIApp,
+        clock: Clock,
+        leaving: Callable[[], bool] = lambda: False,
+        hosts: Iterable[str] = (ANY_HOST,),
     ) -> None:
         self._app = app
         self._clock = clock
         self._leaving = leaving
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._takes_any_host = ANY_HOST in self._hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event stream of any type."""
@@ -58,8 +70,29 @@ class Middleware:
         scope.setdefault("state", {}).update(
             arrival_s=arrival_s, request_id=echoed[0][1].decode("ascii")
         )
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
         exchange = _Exchange(scope, receive, send, echoed, self._leaving)
-        await self._app(scope, exchange.receive, exchange.send)
+        # Probes ask for an address.
+        if not self._takes_any_host and scope["path"] not in HEALTH_PATHS:
+            host = Headers(scope=scope).get("host", "")
+            if not self._is_served(host):
+                error = MisdirectedRequest(f"The host {shown(host)} is not served here.")
+                await respond(Request(scope), error)(scope, exchange.receive, exchange.send)
+                return
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception as error:
+            if not exchange.started:
+                await respond(Request(scope), error)(scope, exchange.receive, exchange.send)
+            raise
+
+    def _is_served(self, host: str) -> bool:
+        name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+        name = name.lower()
+        return name in self._hosts or any(
+            f"*{name[dot:]}" in self._hosts for dot, each in enumerate(name) if each == "."
+        )
 
 
 def _identity(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -89,13 +122,14 @@ class _Exchange:
         echoed: list[tuple[bytes, bytes]],
         leaving: Callable[[], bool],
     ) -> None:
+        self.started = False
+        """Whether the reply has begun."""
         self._scope = scope
         self._receive = receive
         self._send = send
         self._echoed = echoed
         self._leaving = leaving
         self._body_ended = False
-        self._closing = False
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -105,14 +139,10 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._closing = not self._body_ended and self._must_close(message["status"])
-            last = self._closing or self._leaving()
-            close = [(b"connection", b"close")] if last else []
-            message["headers"] = [*message.get("headers", ()), *self._echoed, *close]
-        elif self._closing and not message.get("more_body", False):
-            await self._send({**message, "more_body": True})
-            await self._linger()
-            message = {"type": "http.response.body"}
+            self.started = True
+            is_cut = not self._body_ended and self._must_close(message["status"])
+            close = [(b"connection", b"close")] if is_cut or self._leaving() else []
+            message["headers"] = [*message.get("headers", ()), *_ALWAYS, *self._echoed, *close]
         await self._send(message)
 
     def _must_close(self, status: int) -> bool:
@@ -125,12 +155,3 @@ class _Exchange:
             return True
         length = integer(headers.get("content-length", "0"))
         return length is None or length > SKIPPABLE_BYTES or (length > 0 and status == 408)
-
-    async def _linger(self) -> None:
-        remaining = LINGER_BYTES
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while not self._body_ended and remaining > 0:
-                    remaining -= len((await self.receive()).get("body", b""))
-        except TimeoutError:
-            pass

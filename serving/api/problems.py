@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -52,10 +54,13 @@ PROBLEMS = {
     "not-found": Problem(404, "There is nothing here"),
     "method-not-allowed": Problem(405, "This method is not served here"),
     "body-timeout": Problem(408, "The body did not arrive within the budget"),
+    "head-timeout": Problem(408, "The head of the request did not arrive in time"),
     "payload-too-large": Problem(413, "The image is too large"),
     "unsupported-image": Problem(415, "Not a kind of image that is served"),
+    "misdirected-request": Problem(421, "This host is not served here"),
     "budget-infeasible": Problem(422, "The budget is too small for this image"),
     "too-many-requests": Problem(429, "More requests came than their sender may send"),
+    "head-too-large": Problem(431, "The head of the request is too large"),
     # Nobody reads it: the client has gone. 499 is what proxies write into their logs for that.
     "cancelled": Problem(499, "The client went away"),
     "internal": Problem(500, "The server has a defect"),
@@ -146,7 +151,7 @@ def _response(
 
 
 def _speaks_protocol(request: Request) -> bool:
-    path = request.url.path
+    path = request.scope["path"]
     return (path == PROTOCOL_PREFIX or path.startswith(PROTOCOL_PREFIX + "/")) and (
         MEDIA_TYPE not in request.headers.get("accept", "").lower()
     )
@@ -154,8 +159,27 @@ def _speaks_protocol(request: Request) -> bool:
 
 def not_found(request: Request) -> Response:
     """Return the reply that there is nothing at a request's path."""
-    detail = f"{request.method} {request.url.path} is not served; /docs says what is."
+    detail = f"{request.method} {request.scope['path']} is not served; /docs says what is."
     return _response(request, problem_details(request, "not-found", detail))
+
+
+def refusal(error: ServingError) -> bytes:
+    """Return the last message of a connection, which says which problem ``error`` is.
+
+    It is for a client whose request nobody could read.
+    """
+    request_id = uuid.uuid4().hex
+    state = {"request_id": request_id}
+    nothing = {"type": "http", "path": "", "query_string": b"", "headers": [], "state": state}
+    reply = respond(Request(nothing), error)
+    lines = [
+        f"HTTP/1.1 {reply.status_code} {HTTPStatus(reply.status_code).phrase}",
+        *(f"{name}: {value}" for name, value in reply.headers.items()),
+        f"x-request-id: {request_id}",
+        "x-content-type-options: nosniff",
+        "connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + bytes(reply.body)
 
 
 def respond(request: Request, error: Exception) -> Response:
@@ -173,7 +197,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     detail = (
         error.detail
         if isinstance(error, UnknownModel)
-        else f"{request.method} {request.url.path} is not served; /docs says what is."
+        else f"{request.method} {request.scope['path']} is not served; /docs says what is."
     )
     return _response(request, problem_details(request, slug, detail), error.headers)
 

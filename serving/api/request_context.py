@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from serving.api.backlog import Place
+from serving.api.body import BodyPlace
 from serving.api.budget import Budget
 from serving.api.options import Options
 from serving.api.problems import to_ms
@@ -35,6 +36,8 @@ class RequestContext:
     arrival_s: float
     budget: Budget
     options: Options
+    body: BodyPlace
+    """Place of its body among those of all requests."""
     principal: Principal = NOBODY
     """Who sent it."""
     read_s: float = 0.0

@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from serving.api.accept import preferred
 from serving.api.admission import typical_header
@@ -19,6 +18,7 @@ from serving.api.direct import Endpoint
 from serving.api.event_stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import describe_options
+from serving.api.pages import Page
 from serving.api.problems import MEDIA_TYPE, PROBLEMS, to_ms
 from serving.api.schemas import (
     DetectionResponse,
@@ -37,13 +37,6 @@ from serving.core.family import Family
 from serving.core.pareto_front import OperatingPoint
 from serving.core.ports import Backend
 from serving.observability.metrics import Metrics
-
-# The page needs nothing from anywhere else, and may not fetch it either.
-_PAGE_POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; "
-    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
-
 
 DETECT_PATH = "/v1/detect"
 
@@ -69,7 +62,7 @@ def create_router(
     page: str,
 ) -> APIRouter:
     """Return the server's own routes over their collaborators; ``page`` is the HTML of ``/``."""
-    router = APIRouter()
+    router, index_page = APIRouter(), Page(page)
     _add_detect(router, detect, backend.family)
 
     @router.get("/v1/models", summary="Models, and what can be expected of each exit")
@@ -96,7 +89,7 @@ def create_router(
 
     @router.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+        return index_page.response()
 
     return router
 

@@ -6,7 +6,10 @@
     |  |- InvalidImage          the body is not an image that can be decoded
     |  |- UnsupportedImage      the body is of a kind that is not served
     |  |- PayloadTooLarge       too many bytes or too many pixels
-    |  '- BodyTimeout           the body did not arrive within the budget
+    |  |- BodyTimeout           the body did not arrive within the budget
+    |  |- HeadTooLarge          too many bytes or too many lines before the body
+    |  |- HeadTimeout           the head did not arrive in time
+    |  '- MisdirectedRequest    the request is for a host that is not served here
     |- Unauthenticated          nobody knows who sent the request
     |- Forbidden                whoever sent it may not
     |- TooManyRequests          whoever sent it sends more than it may
@@ -123,6 +126,24 @@ class TooManyRequests(ServingError):
     def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class HeadTooLarge(InvalidRequest):
+    """An error for a head with too many bytes or too many lines."""
+
+    slug = "head-too-large"
+
+
+class HeadTimeout(InvalidRequest):
+    """An error for a head that did not arrive in time."""
+
+    slug = "head-timeout"
+
+
+class MisdirectedRequest(InvalidRequest):
+    """An error for a request to a host that is not served here."""
+
+    slug = "misdirected-request"
 
 
 class BudgetInfeasible(ServingError):

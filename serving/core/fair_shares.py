@@ -112,11 +112,10 @@ class Places:
         self._held: Counter[str] = Counter()
         self._num_taken = 0
 
-    def take(self, principal: Principal) -> None:
-        """Take a place.
+    def check(self, principal: Principal) -> None:
+        """Raise TooManyRequests for a principal that has as many places as it may have at all.
 
-        Raises TooManyRequests for a principal that has as many as it may have at all, Overloaded
-        where none is left for it.
+        Raises Overloaded where none is left for it.
         """
         num_held = self._held[principal.name]
         if principal.max_requests is not None and num_held >= principal.max_requests:
@@ -127,6 +126,10 @@ class Places:
         reason = refusal(self._held.__getitem__, principal.name, self._num_taken, self._capacity)
         if reason is not None:
             raise Overloaded(_NO_PLACE[reason], reason)
+
+    def take(self, principal: Principal) -> None:
+        """Take a place. Raises TooManyRequests or Overloaded."""
+        self.check(principal)
         self._held[principal.name] += 1
         self._num_taken += 1
 

@@ -76,6 +76,9 @@ EXPOSITION_BURST_S = 1.0
 DEMAND_WINDOW_S = 15.0
 _DEMAND_SLOT_S = 1.0
 
+CONNECTION_REFUSALS = ("head-timeout", "head-too-large", "invalid-request", "overloaded", "unread")
+"""Reasons why a connection is ended that belong to no detection request."""
+
 OUTCOMES = (
     "ok",
     "degraded",
@@ -260,6 +263,12 @@ class Metrics:
             REFUSALS,
         )
         self._sheds = counter("shed", "Requests shed, by reason.", "reason", ShedReason)
+        self._connection_refusals = counter(
+            "connection_refusals",
+            "Connections that were refused or ended for what they sent or did not read, by reason.",
+            "reason",
+            CONNECTION_REFUSALS,
+        )
         self._results = counter(
             "engine_results", "Requests that left the engine.", "result", RESULT_NAMES.values()
         )
@@ -383,6 +392,10 @@ class Metrics:
     def demanded(self) -> None:
         """Count a request that an idle server could answer, as far as was looked."""
         self._demand.add()
+
+    def refused_connection(self, reason: str) -> None:
+        """Record that a connection was ended for one of ``CONNECTION_REFUSALS``."""
+        self._connection_refusals[reason].inc()
 
     def decoded(self, image_format: str, seconds: float) -> None:
         """Record that an image was decoded."""

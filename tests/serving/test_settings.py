@@ -31,6 +31,25 @@ def test_names_of_models(model: str | None, names: tuple[str, ...]) -> None:
     assert load({"model": model}).models == names
 
 
+@pytest.mark.parametrize(
+    ("proxies", "networks"),
+    [("10.0.0.0/8, ::1", ["10.0.0.0/8", "::1/128"]), ("127.0.0.1", ["127.0.0.1/32"])],
+)
+def test_networks_of_proxies(proxies: str, networks: list[str]) -> None:
+    assert [str(each) for each in load({"trusted_proxies": proxies}).proxies] == networks
+
+
+@pytest.mark.parametrize("proxies", ["10.0.0.1/8", "proxy.example.com", "*"])
+def test_proxies_that_are_no_networks(proxies: str) -> None:
+    (problem,) = problems(trusted_proxies=proxies)
+    assert problem.startswith(f"--trusted-proxies={proxies}: ")
+
+
+def test_there_is_room_for_a_body() -> None:
+    (problem,) = problems(max_body_bytes=2**20, max_bodies_bytes=2**19)
+    assert "max_body_bytes <= max_bodies_bytes" in problem
+
+
 def test_precision_is_the_embedded_engines() -> None:
     assert load({}).precision is None
     assert load({"precision": "int8"}).precision == "int8"

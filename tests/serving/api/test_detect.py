@@ -289,6 +289,58 @@ class TestRefusals:
         assert refused["reason"] == "rejected-draining"
         assert gateway.outcomes() == {"ok": 1, "rejected": 1}
 
+    async def test_bodies_that_have_not_arrived_leave_room_for_others(self) -> None:
+        gateway = Gateway(max_requests=1)
+        begun = asyncio.Event()
+
+        async def unfinished() -> AsyncIterator[bytes]:
+            yield b"\xff"
+            begun.set()
+            await forever()
+
+        slow = [asyncio.create_task(gateway.detect(unfinished())) for _ in range(3)]
+        await begun.wait()
+        assert (await gateway.detect()).status_code == 200
+        for each in slow:
+            each.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert (await gateway.detect()).status_code == 200
+
+    async def test_whoever_arrives_when_the_places_are_taken_is_refused(self) -> None:
+        gateway = Gateway(max_requests=1)
+        gateway.backend.behaviour = forever
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow_body() -> AsyncIterator[bytes]:
+            yield JPEG[:100]
+            begun.set()
+            await go_on.wait()
+            yield JPEG[100:]
+
+        slow = asyncio.create_task(gateway.detect(slow_body()))
+        await begun.wait()
+        first = asyncio.create_task(gateway.detect())
+        while not gateway.backend.seen:
+            await asyncio.sleep(0.001)
+        go_on.set()
+        assert problem(await slow)["reason"] == "rejected-saturated"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    async def test_bodies_of_all_requests_have_a_bound(self) -> None:
+        gateway = Gateway(max_body_bytes=1024, max_bodies_bytes=1024)
+        begun = asyncio.Event()
+
+        async def unfinished() -> AsyncIterator[bytes]:
+            yield bytes(1000)
+            begun.set()
+            await forever()
+
+        slow = asyncio.create_task(gateway.detect(unfinished()))
+        await begun.wait()
+        assert (await gateway.detect(JPEG[:500])).status_code == 400  # it was read
+        assert problem(await slow)["reason"] == "rejected-saturated"
+
     async def test_of_too_many_at_once(self) -> None:
         gateway = Gateway(max_requests=1)
         gateway.backend.behaviour = forever

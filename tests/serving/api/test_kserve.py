@@ -625,3 +625,39 @@ async def test_bare_pixels_have_a_decode_time_of_their_own() -> None:
         times.observe(raw, 1.0)
     assert times.predict(raw) == pytest.approx(1.0)
     assert times.predict(png) == before_s
+
+
+class TestTypes:
+    """A page of any website may have a browser send what it need not ask for."""
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Content-Type": "text/plain"},
+            {"Content-Type": "text/plain;application/json"},
+            {"Content-Type": "application/x-www-form-urlencoded"},
+            {"Content-Type": "multipart/form-data; boundary=x"},
+            {"Origin": "https://elsewhere.example"},
+        ],
+    )
+    async def test_that_a_browser_sends_unasked(
+        self, gateway: Gateway, headers: dict[str, str]
+    ) -> None:
+        response = await send(gateway, {"inputs": []}, headers=headers)
+        assert "Content-Type must be one of application/json" in refused(response, 415)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"Content-Type": "application/json"},
+            {"Content-Type": "Application/JSON; charset=utf-8"},
+            {"Content-Type": "application/octet-stream", "Origin": "https://elsewhere.example"},
+        ],
+    )
+    async def test_that_clients_send(self, gateway: Gateway, headers: dict[str, str]) -> None:
+        response = await send(gateway, {"inputs": []}, headers=headers)
+        assert "There must be one input" in refused(response, 400)
+
+    async def test_the_protocols_header_says_enough(self, gateway: Gateway) -> None:
+        assert (await infer(gateway, {"Content-Type": "text/plain"})).status_code == 200

@@ -18,7 +18,13 @@ class Conversation:
         self, headers: dict[str, str], status: int = 200, body: list[Message] | None = None
     ) -> None:
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        self.scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": raw}
+        self.scope: Scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "query_string": b"",
+            "headers": raw,
+        }
         self.status = status
         self.left = body or []
         self.sent: list[Message] = []
@@ -100,24 +106,10 @@ async def test_traceparent(trace: bytes, echoed: bool) -> None:
 async def test_leaves_clients_that_still_send(
     headers: dict[str, str], status: int, closes: bool
 ) -> None:
-    body = [chunk(), chunk(), chunk(more=False)]
-    conversation = Conversation(headers, status, body)
+    conversation = Conversation(headers, status, [chunk(), chunk(more=False)])
     replied = await conversation.hold()
     assert (replied.get(b"connection") == b"close") is closes
-    assert (body == []) is closes  # what they were sending has been read, and dropped
-    bodies = [(m.get("body", b""), m.get("more_body", False)) for m in conversation.sent[1:]]
-    expected: list[tuple[bytes, bool]] = (
-        [(b"reply", True), (b"", False)] if closes else [(b"reply", False)]
-    )
-    assert bodies == expected
-
-
-@pytest.mark.anyio
-async def test_does_not_linger_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.api.middleware.LINGER_BYTES", 10)
-    body = [chunk(4) for _ in range(100)]
-    await Conversation({"Transfer-Encoding": "chunked"}, 413, body).hold()
-    assert len(body) == 97
+    assert conversation.sent[1:] == [{"type": "http.response.body", "body": b"reply"}]
 
 
 @pytest.mark.anyio
@@ -135,6 +127,54 @@ async def test_a_server_about_to_end_sends_its_clients_elsewhere(leaving: bool) 
     headers = dict(conversation.sent[0]["headers"])
     assert (headers.get(b"connection") == b"close") is leaving
     assert conversation.sent[1:] == [{"type": "http.response.body", "body": b"reply"}]
+
+
+@pytest.mark.anyio
+async def test_replies_are_what_they_say_they_are() -> None:
+    assert (await Conversation({}).hold())[b"x-content-type-options"] == b"nosniff"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("host", "is_served"),
+    [
+        ("detect.example.com", True),
+        ("DETECT.example.com:8000", True),
+        ("a.cameras.example.com", True),
+        ("a.b.cameras.example.com:80", True),
+        ("[::1]:8000", True),
+        ("cameras.example.com", False),
+        ("example.com", False),
+        ("detect.example.com.evil.com", False),
+        ("evil.com:80@detect.example.com", False),
+        ("[::2]:8000", False),
+        ("", False),
+    ],
+)
+async def test_hosts(host: str, is_served: bool) -> None:
+    hosts = ("detect.example.com", "*.cameras.example.com", "[::1]")
+    conversation = Conversation({"Host": host}, 200, [chunk(more=False)])
+    middleware = Middleware(conversation.app, FakeClock(), hosts=hosts)
+    await middleware(conversation.scope, conversation.receive, conversation.send)
+    assert conversation.sent[0]["status"] == (200 if is_served else 421)
+    conversation.sent.clear()
+    conversation.scope["path"] = "/livez"
+    await middleware(conversation.scope, conversation.receive, conversation.send)
+    assert conversation.sent[0]["status"] == 200
+
+
+@pytest.mark.anyio
+async def test_a_defect_is_a_problem_and_is_raised() -> None:
+    async def app(*_: Any) -> None:
+        raise RuntimeError("a secret")
+
+    conversation = Conversation({})
+    with pytest.raises(RuntimeError):
+        await Middleware(app, FakeClock())(
+            conversation.scope, conversation.receive, conversation.send
+        )
+    assert conversation.sent[0]["status"] == 500
+    assert b"a secret" not in conversation.sent[1]["body"]
 
 
 @pytest.mark.anyio
