@@ -179,6 +179,11 @@ class _Recent:
         """Return the ``quantile`` of the values."""
         return quantile_of_sorted(self._ordered, q)
 
+    @property
+    def largest_but_one(self) -> float:
+        """The largest value but one; of one value that."""
+        return self._ordered[-2:][0]
+
     def count_above(self, value: float) -> int:
         """Return how many of the values are above ``value``."""
         return len(self._ordered) - bisect.bisect_right(self._ordered, value)
@@ -312,12 +317,15 @@ class LatencyModel(Latency):
     def _tail(self, window: _Window) -> float:
         """Return the seconds that runs of a window seldom exceed.
 
-        Of few runs the quantile would be the largest one; by how much runs of all segments have
-        exceeded their typical times is a better guess.
+        Of few runs the quantile would be the largest one, and stay it for as long as there are few:
+        one hiccup while the engine warmed up. By how much the latest runs of all segments have
+        exceeded their typical times is a better guess, which old hiccups leave as others run.
         """
-        few = 0 < window.num_seen < MIN_TAIL_SAMPLES
-        if few and len(self._excess) >= MIN_TAIL_SAMPLES:
-            # Short runs exceed theirs by a larger share, long ones by more time.
-            times, seconds = self._excess_tails
-            return min(max(window.tail, window.base + seconds), window.base * times)
-        return window.tail
+        if not 0 < window.num_seen < MIN_TAIL_SAMPLES:
+            return window.tail
+        if len(self._excess) < MIN_TAIL_SAMPLES:
+            known = window.num_seen > MIN_BASE_SAMPLES
+            return window.runs.largest_but_one if known else window.tail
+        # Short runs exceed theirs by a larger share, long ones by more time.
+        times, seconds = self._excess_tails
+        return min(window.base + seconds, window.base * times)

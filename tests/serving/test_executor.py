@@ -945,8 +945,9 @@ def test_alone_what_is_said_to_be_enough_is_enough_also_when_the_engine_changes_
             budget_s = 1.05 * MIN_BUDGET_HEADROOM * world.executor.tail_s(1)
             sent = request(id, arrival_s=world.clock.now_s, budget_s=budget_s)
             end = world.play([sent])[id]
-            assert isinstance(end, Answered), "it was tried"
-            answered += end.finished_s <= sent.deadline_s
+            late = ShedReason.EVICTED_EXPIRED  # on the way to its first exit
+            assert isinstance(end, Answered) or end.reason is late, "it was tried"
+            answered += isinstance(end, Answered) and end.finished_s <= sent.deadline_s
             world.clock.now_s += 0.05
         return answered
 

@@ -137,3 +137,40 @@ def test_of_factor_and_seconds_the_rarer_excess_counts():
     seldom = model.late_odds((0.1, 0.1), 0.200)
     assert seldom < model.late_odds((0.1, 0.1), 0.130)
     assert model.late_odds((0.001, 0.001), 0.030) < model.late_odds((0.001, 0.001), 0.003)
+
+
+# ---- the tail of what is seldom run -------------------------------------------------------------
+
+SELDOM, OFTEN = segments.stack(1), segments.STEM
+TYPICAL_S, HICCUP_S = 0.006, 0.054
+
+
+def warmed_up(*seconds: float) -> LatencyModel:
+    """A model of an engine whose warm-up ran one segment so, and has just ended."""
+    return observed([*seconds], SELDOM)
+
+
+def test_one_hiccup_of_the_warm_up_is_no_tail():
+    model = warmed_up(*[TYPICAL_S] * MIN_BASE_SAMPLES, HICCUP_S, TYPICAL_S)
+    assert model.predict(SELDOM, 1) == pytest.approx(TYPICAL_S)
+
+
+@pytest.mark.parametrize("num_hiccups", [1, 2, 3])
+def test_hiccups_of_the_warm_up_age_as_others_run(num_hiccups):
+    """What a seldom run segment is predicted to take is what the others say of this engine."""
+    model = warmed_up(*[TYPICAL_S] * MIN_BASE_SAMPLES, *[HICCUP_S] * num_hiccups)
+    for _ in range(EXCESS_WINDOW // 10):
+        for ratio in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.2):
+            model.observe(OFTEN, 1, 0.010 * ratio)
+    assert model.predict(SELDOM, 1) == pytest.approx(1.2 * TYPICAL_S)
+    for _ in range(EXCESS_WINDOW):
+        model.observe(OFTEN, 1, 0.030)
+    assert model.slowdown == pytest.approx(3.0)
+    assert model.predict(SELDOM, 1) == pytest.approx(3.0 * TYPICAL_S)
+
+
+def test_what_is_run_often_has_a_tail_of_its_own():
+    model = observed([*[TYPICAL_S] * 9, HICCUP_S] * MIN_TAIL_SAMPLES, SELDOM)
+    for _ in range(EXCESS_WINDOW):
+        model.observe(OFTEN, 1, 0.010)
+    assert model.predict(SELDOM, 1) == pytest.approx(HICCUP_S)
