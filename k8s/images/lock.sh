@@ -18,7 +18,7 @@ printf '%s\n' 'ray[default]' |
     lock search.lock 3.11 --torch-backend cpu --extra builder --extra ray pyproject.toml -
 # What builds is added to what serves, and agrees with it.
 printf '%s\n' "tensorrt-cu13-bindings==$tensorrt" 'cuda-bindings>=13.0,<13.1' 'numpy>=2.0,<2.5' \
-    'pillow>=12.0,<14' |
+    'pillow>=12.0,<14' 'cykooz.resizer>=4.0,<4.1' |
     lock triton.lock 3.12 -
 printf '%s\n' 'onnx>=1.19,<1.24' |
     lock builder.lock 3.12 --constraint k8s/images/triton.lock --no-emit-package numpy -

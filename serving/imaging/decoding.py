@@ -42,6 +42,7 @@ from serving.core.letterbox import PAD_VALUE, Letterbox, ModelInput
 from serving.core.ports import Clock, Image
 from serving.core.recent_values import RecentValues
 from serving.imaging.pixels import is_sideways, orientation, to_rgb, upright
+from serving.imaging.resizing import resized
 
 T = TypeVar("T")
 
@@ -212,7 +213,7 @@ def _decode_upright(
     box = drafted[1] if drafted else None
     image = to_rgb(stored)
     if image.size != target:
-        image = _resized(image, target, box)
+        image = resized(image, target, box)
     return upright(image, turned), placement
 
 
@@ -231,14 +232,6 @@ def decode(data: bytes, header: Header, model_input: ModelInput) -> tuple[Image,
             f"The {header.format.upper()} image is truncated or damaged ({error})."
         ) from error
     return _padded(pixels, model_input), placement
-
-
-def _resized(
-    image: PIL.Image.Image,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float] | None = None,
-) -> PIL.Image.Image:
-    return image.resize(size, PIL.Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
 def _padded(pixels: Image, model_input: ModelInput) -> Image:
@@ -309,8 +302,8 @@ def refit(image: Image | LazyPixels, model_input: ModelInput) -> Image:
     height, width = image.shape[:2]
     placement = model_input.place(width, height)
     size = (placement.resized_width, placement.resized_height)
-    resized = _resized(PIL.Image.fromarray(image), size)
-    return _padded(np.asarray(resized), model_input)
+    scaled = resized(PIL.Image.fromarray(image), size)
+    return _padded(np.asarray(scaled), model_input)
 
 
 def load_image(
