@@ -148,11 +148,12 @@ def seconds_to_refuse(server: Server, content: bytes) -> float:
     return time.monotonic() - started_s
 
 
-@pytest.mark.parametrize("kind", ["near", "parts", "lines"])
+@pytest.mark.parametrize("kind", ["near", "longer", "parts", "lines"])
 def test_forms_of_boundaries(attacked: Server, kind: str) -> None:
     """They cost no more than as many bytes of anything."""
     content = {
         "near": b"\r\n--bound" * (15 * MIB // 9),
+        "longer": b"\r\n--boundaryX" * (15 * MIB // 13),
         "parts": b"\r\n--boundary\r\n\r\n" * (15 * MIB // 16),
         "lines": b"\r\n" * (15 * MIB // 2),
     }[kind]
@@ -194,6 +195,8 @@ def test_a_refusal_before_the_body_is_read_arrives(
         with attacked.connect() as client:
             client.sendall(message + bytes(num_bytes))
             assert read_reply(client)[0] == 400
+            if connection == "close":
+                assert client.recv(1) == b""  # and no reset
 
 
 UPGRADE = (
