@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import os
+import socket
 import sys
 import time
 import warnings
@@ -39,6 +40,7 @@ from serving.backends.embedded import EmbeddedBackend
 from serving.core.command_errors import CommandError, CommandFailed
 from serving.core.family import Family
 from serving.core.instances import share_threads
+from serving.core.latency import LatencyModel
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.core.principals import NOBODY
 from serving.engine import Engine, start_engine
@@ -55,8 +57,10 @@ from serving.model_repository import (
 from serving.observability.decision_log import DecisionLog
 from serving.observability.log_rate import LogRate
 from serving.observability.metrics import Metrics
-from serving.server import Server
+from serving.runners.compiled_cache import CompiledCache, default_folder
+from serving.server import Server, end_now, end_within, listen
 from serving.settings import Settings
+from serving.supervisor import threads_left
 
 if TYPE_CHECKING:
     from serving.observability.tracing import Tracing
@@ -98,8 +102,9 @@ def create_backend(
     num_instances, num_threads = share_threads(
         settings.num_instances, settings.num_threads or len(os.sched_getaffinity(0))
     )
+    cache = _open_cache(settings)
     if precision is None and settings.backend == "embedded":
-        choice = find_precision(settings.runtime, folders, num_threads, clock)
+        choice = find_precision(settings.runtime, folders, num_threads, clock, cache)
         if choice is not None:
             precision, reason = choice.precision, choice.reason
             logger.info("precision: %s, for %s", precision or "the runtime's own", reason)
@@ -112,10 +117,13 @@ def create_backend(
         None if settings.decision_log is None else _open_decisions(settings.decision_log, family)
     )
 
-    def start(runners: Sequence[SegmentRunner]) -> Engine:
+    def start(
+        runners: Sequence[SegmentRunner], latencies: Sequence[LatencyModel] | None = None
+    ) -> Engine:
         return start_engine(
             runners,
             family,
+            latencies=latencies,
             clock=clock,
             observer=metrics,
             max_waiting=settings.max_waiting,
@@ -125,12 +133,22 @@ def create_backend(
             trace=None if tracing is None else tracing.ran,
         )
 
+    def open_runners() -> Sequence[SegmentRunner]:
+        if not settings.engine_process:
+            return open_instances(
+                settings.runtime, folders, num_threads, num_instances, refit, precision, cache
+            )
+        # Few have it in a process of its own.
+        from serving.engine_process import Job, open_in_processes  # noqa: PLC0415
+
+        where = None if cache is None else (cache.folder, cache.max_bytes)
+        job = Job(settings.runtime, folders, num_threads, precision, where)
+        return open_in_processes(job, num_instances, refit)
+
     def embedded() -> Backend:
         return EmbeddedBackend(
             family,
-            lambda: open_instances(
-                settings.runtime, folders, num_threads, num_instances, refit, precision
-            ),
+            open_runners,
             start,
         )
 
@@ -159,6 +177,14 @@ def create_backend(
 
     create = {"embedded": embedded, "triton": triton, "triton-depth": triton_depth}
     return create[settings.backend]()
+
+
+def _open_cache(settings: Settings) -> CompiledCache | None:
+    """Return where compiled segments are kept; None: nowhere."""
+    folder = settings.compile_cache or default_folder()
+    if folder is None or settings.compile_cache_mb == 0:
+        return None
+    return CompiledCache(folder, settings.compile_cache_mb * 2**20)
 
 
 def _open_decisions(path: Path, family: Family) -> DecisionLog:
@@ -339,8 +365,13 @@ def create_server(
     clock: Clock = time.monotonic,
     tracing: Tracing | None = None,
     announce: Announce = lambda *_: None,
+    end_within: Callable[[float], None] = end_within,
+    end_now: Callable[[int], None] = end_now,
 ) -> Server:
-    """Return the server over a backend; ``announce`` is called once it is ready."""
+    """Return the server over a backend; ``announce`` is called once it is ready.
+
+    ``end_within`` and ``end_now`` end the process, as those of ``serving.server``.
+    """
     lifecycle = Lifecycle(backend)
     server: Server
 
@@ -368,6 +399,8 @@ def create_server(
         drain_delay_s=settings.drain_delay_ms / 1e3,
         shutdown_grace_s=settings.shutdown_grace_ms / 1e3,
         log_level=settings.log_level,
+        end_within=end_within,
+        end_now=end_now,
     )
     return server
 
@@ -399,8 +432,9 @@ def serve(
 ) -> None:
     """Serve what ``create`` makes until told to end.
 
-    Raises CommandError, CommandFailed when the backend does not start, and ImportError when what it
-    needs is not installed.
+    Raises CommandError, CommandFailed when it cannot listen or the backend does not start, and
+    ImportError when what it needs is not installed. Where the engine is still being compiled, or
+    hangs, at the end, it does not return: the process ends then and there.
     """
     logging.basicConfig(
         level=settings.log_level.upper(),
@@ -417,19 +451,35 @@ def serve(
     keep_freed_memory()
     # A second series for each counter and histogram, of use to none of our dashboards.
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    metrics = Metrics(CollectorRegistry(), time.monotonic)
-    tracing = _open_tracing() if settings.tracing else None
-    backend = create(settings, metrics, time.monotonic, tracing=tracing)
-    metrics.describe(backend, version=version("punctual"), runtime=_runtime(settings))
-    server = create_server(settings, backend, metrics, tracing=tracing, announce=announce)
-    server.run()
+    with contextlib.ExitStack() as stack:
+        # First of all, since a port that is taken makes all other work vain.
+        sockets = [
+            stack.enter_context(each)
+            for each in listen(settings.host, settings.port, settings.admin_port)
+        ]
+        server = _run(settings, announce, create, sockets)
     match server.failure:
         case None:
+            if threads_left():
+                end_now(0)
             return
         case CommandError() | ModuleNotFoundError():
             raise server.failure
         case error:
             raise CommandFailed(f"the backend did not start: {error}") from error
+
+
+def _run(
+    settings: Settings, announce: Announce, create: CreateBackend, sockets: list[socket.socket]
+) -> Server:
+    """Serve on ``sockets`` until told to end, and return the server that did."""
+    metrics = Metrics(CollectorRegistry(), time.monotonic)
+    tracing = _open_tracing() if settings.tracing else None
+    backend = create(settings, metrics, time.monotonic, tracing=tracing)
+    metrics.describe(backend, version=version("punctual"), runtime=_runtime(settings))
+    server = create_server(settings, backend, metrics, tracing=tracing, announce=announce)
+    server.run(sockets)
+    return server
 
 
 def _open_tracing() -> Tracing:

@@ -46,11 +46,19 @@ class Engine:
     runners: tuple[SegmentRunner, ...]
     executor: Executor | ExecutorGroup
 
+    latencies: tuple[LatencyModel, ...]
+    """What is known of the run times of each, for the engine that takes its place."""
+
     def stop(self, grace_s: float) -> None:
-        """Drain for up to ``grace_s`` seconds, then free the device."""
-        self.executor.stop(grace_s)
+        """Drain for up to ``grace_s`` seconds, then free the device, unless a thread hangs."""
+        if self.executor.stop(grace_s):
+            for runner in self.runners:
+                runner.close()
+
+    def abort(self) -> None:
+        """Let calls into the runtime return, if that can be done; from any thread."""
         for runner in self.runners:
-            runner.close()
+            runner.abort()
 
 
 def start_engine(
@@ -64,6 +72,7 @@ def start_engine(
     create_policy: CreatePolicy | None = None,
     watch: Watch | None = None,
     trace: Trace | None = None,
+    latencies: Sequence[LatencyModel] | None = None,
 ) -> Engine:
     """Warm each of ``runners`` up, and start their executors.
 
@@ -72,15 +81,19 @@ def start_engine(
     is told of each decision, ``trace`` of each run of a segment.
 
     Predictions begin with what the warm-up took, which runs everything that can be scheduled. A
-    profile of another machine would be taken for what this one could do, were it not slow.
+    profile of another machine would be taken for what this one could do, were it not slow. With
+    ``latencies``, which another such engine has learnt here, one round of it is enough.
     """
     shape = (family.input_height, family.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     first, *others = family.accuracies
-    executors = []
-    for runner in runners:
-        latency, sizes = LatencyModel(None), runner.batch_sizes
-        warm_up(runner, latency, noise, family.num_exits, clock, WARM_UP_ROUNDS)
+    executors, known = [], []
+    rounds = WARM_UP_ROUNDS if latencies is None else 0
+    for runner, latency in zip(
+        runners, latencies or [LatencyModel(None) for _ in runners], strict=True
+    ):
+        sizes = runner.batch_sizes
+        warm_up(runner, latency, noise, family.num_exits, clock, rounds)
         if create_policy is None:
             policy: Policy = DeadlinePolicy(
                 runner.segments, first, sizes, max_cohorts, others, family.ladder.merged
@@ -98,11 +111,13 @@ def start_engine(
             watch=watch,
             trace=trace,
             merge_answers=family.merge,
+            find_fault=family.find_fault,
         )
         executors.append(one)
+        known.append(latency)
     executor = executors[0] if len(executors) == 1 else ExecutorGroup(executors)
     executor.start()
-    return Engine(tuple(runners), executor)
+    return Engine(tuple(runners), executor, tuple(known))
 
 
 def error_of(result: Shed | Failed | Cancelled) -> ServingError:

@@ -13,12 +13,18 @@ of its own; ``step`` is one pass of it and is all that tests need.
 Whoever waits for a held request need not wait for the engine: it takes the answer in hand when it
 must, and says so by ``conclude``.
 
+Whatever is raised (by the runtime, the policy, whoever is told, or the executor itself) ends the
+requests concerned, and the loop goes on. What is not raised but hangs is for another thread to see:
+each step says by when it ought to be over (``is_stalled``), and ``abandon`` ends everybody inside
+and leaves the thread to itself.
+
 An idle engine is probed: predictions that a busy moment has raised would otherwise make the gateway
 refuse every budget, and nothing would ever run to correct them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -27,10 +33,24 @@ from typing import Any
 
 from serving.core import segment as segments
 from serving.core.engine_state import CohortChange, EngineState
-from serving.core.errors import ShedReason
+from serving.core.errors import BackendUnavailable, EngineLost, ShedReason, nonsense
 from serving.core.fair_shares import refusal
 from serving.core.latency import LatencyModel
-from serving.core.observing import DECISION, EXECUTOR, SegmentRun, Trace
+from serving.core.observing import (
+    CALLBACK,
+    DECISION,
+    DEFECT,
+    EXECUTOR,
+    LOST,
+    MERGE,
+    POLICY,
+    RUN,
+    SELECT,
+    STALLED,
+    SegmentRun,
+    Trace,
+)
+from serving.core.output_check import FindFault
 from serving.core.policy import (
     Conclude,
     Decision,
@@ -42,10 +62,11 @@ from serving.core.policy import (
     Wait,
 )
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
-from serving.core.request import Detections, Request, Shed
+from serving.core.request import Detections, Failed, Request, Shed
 from serving.core.scheduling.path_costs import Costs, paths_of
 from serving.core.windowed_minimum import WindowedMinimum
-from serving.jobs import Done, Job, Jobs, MergeAnswers, OnExit, log_failure
+from serving.failures import Failures
+from serving.jobs import Done, Job, Jobs, MergeAnswers, OnExit
 
 PROBE_AFTER_S = 2.0
 """Seconds after which an idle engine is probed, which takes less than a hundredth of its time."""
@@ -65,12 +86,27 @@ IDLE_PERIOD_S = 30.0
 """Seconds that the least typical times are kept for, once to twice over: an idle engine would take
 those. Under overload everything around it slows it down, and not all segments alike."""
 
+EXECUTOR_THREAD = "executor"
+"""Name of the thread that the loop runs in."""
+STALL_FACTOR = 20.0
+"""Multiple of what a run seldom exceeds after which it is taken to hang. Run times have heavy
+tails, and an engine that is given up in vain costs all requests inside."""
+STALL_FLOOR_S = 2.0
+"""Seconds before which nothing is taken to hang: a machine that does other things first may stand
+still for so long."""
+STOP_WITHIN_S = 2.0
+"""Seconds that the step under way is given to end when the executor is stopped."""
+
 Watch = Callable[[Snapshot, Decision], None]
 """Function that is told of each decision, in the executor's thread, before it is carried out."""
 
 
 _ExitSeconds = tuple[tuple[float, ...], ...]
 """Seconds to each exit of each model."""
+
+
+class _Abandoned(BaseException):
+    """The end of a thread that was given up while it hung: others have taken its place."""
 
 
 class Executor:
@@ -91,6 +127,7 @@ class Executor:
         watch: Watch | None = None,
         trace: Trace | None = None,
         merge_answers: MergeAnswers | None = None,
+        find_fault: FindFault | None = None,
         processor_clock: Clock = time.thread_time,
     ) -> None:
         """Make an executor that is not started.
@@ -120,9 +157,13 @@ class Executor:
         self._num_open = 0
         self._draining = False
         self._stopping = False
+        self._due_s = math.inf  # when the step under way ought to be over; read by others
+        self._given_up: Exception | None = None  # what everybody inside ended with
+        self._is_lost = False
         # Touched by the loop's thread alone:
         self._state = EngineState(max_waiting)
-        self._jobs = Jobs(clock, observer, merge_answers, self._left)
+        self._failures = Failures(clock, observer)
+        self._jobs = Jobs(clock, observer, self._failures, merge_answers, find_fault, self._left)
         self._batches: dict[int, Any] = {}  # on the device, by cohort
         self._wake_s = math.inf
         self._step_started_s: float | None = None
@@ -183,21 +224,26 @@ class Executor:
         end with the last of these all the same, as when no better one came in time.
         """
         with self._changed:
-            reason = self._refusal(request.principal)
-            if reason is None:
+            refused = self._refusal(request)
+            if refused is None:
                 self._inbox.append(Job(request, image, done, on_exit, self._clock()))
                 self._num_open += 1
                 self._changed.notify_all()
                 return
-        result = Shed(request, reason, self._clock(), retry_after_s=0.0)
-        self._observer.ended(result)
-        done(result)
+        self._observer.ended(refused)
+        done(refused)
 
-    def _refusal(self, principal: str) -> ShedReason | None:
-        """Return the reason why a request of ``principal`` cannot be taken now; None if it can."""
-        if self._draining or self._stopping:
-            return ShedReason.REJECTED_DRAINING
-        return refusal(self._num_waiting_of, principal, self.num_waiting, self._max_waiting)
+    def _refusal(self, request: Request) -> Shed | Failed | None:
+        """Return how a request ends that cannot be taken now; None if it can."""
+        now_s = self._clock()
+        if self._given_up is not None:
+            return Failed(request, self._given_up, now_s)
+        reason: ShedReason | None = ShedReason.REJECTED_DRAINING
+        if not (self._draining or self._stopping):
+            reason = refusal(
+                self._num_waiting_of, request.principal, self.num_waiting, self._max_waiting
+            )
+        return None if reason is None else Shed(request, reason, now_s, retry_after_s=0.0)
 
     def _num_waiting_of(self, principal: str) -> int:
         """Return how many requests of ``principal`` no segment has run for."""
@@ -221,30 +267,99 @@ class Executor:
 
     def start(self) -> None:
         """Run the loop in a thread of its own."""
-        self._thread = threading.Thread(target=self._loop, name="executor", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=EXECUTOR_THREAD, daemon=True)
         self._thread.start()
 
-    def stop(self, grace_s: float) -> None:
+    def stop(self, grace_s: float) -> bool:
         """Refuse new requests, give those inside ``grace_s`` seconds to end, and stop the loop.
 
-        The rest end as shed, or with the answer they have.
+        The rest end as shed, or with the answer they have. Returns whether the loop has ended, so
+        that the runner may be closed: a thread that hangs is left to itself.
         """
         with self._changed:
             self._draining = True
             self._changed.wait_for(lambda: self._num_open == 0, timeout=grace_s)
             self._stopping = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-        for job in (*self._jobs.all(), *self._inbox):
+        if self._thread is not None and self._given_up is None:
+            self._thread.join(STOP_WITHIN_S)
+        ended = self._thread is None or not self._thread.is_alive()
+        with self._changed:
+            if not ended and self._given_up is None:
+                self._given_up = BackendUnavailable("The engine hung when it was to stop.")
+            self._jobs.add(self._inbox)
+            self._inbox = []
+        for job in self._jobs.all():
             self._jobs.give_up(job, ShedReason.REJECTED_DRAINING, 0.0)
-        self._inbox.clear()
-        self._state = EngineState(self._max_waiting)
+        if ended:
+            self._state = EngineState(self._max_waiting)
+        return ended
+
+    # -- a thread that hangs -----------------------------------------------------------------------
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the step under way ought to be over, or the loop or the engine has ended."""
+        thread = self._thread
+        dead = thread is not None and not thread.is_alive() and not self._stopping
+        return dead or self._is_lost or self._clock() > self._due_s
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the engine has said that it has gone."""
+        return self._is_lost
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread is there, which outlives being abandoned for as long as it hangs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def abandon(self, error: Exception) -> bool:
+        """End everybody inside as failed by ``error``, and leave the thread to itself.
+
+        Whoever comes from now on fails the same way. If the thread ever returns from where it
+        hangs, it ends there. Returns False, and does nothing, if it has just returned.
+        """
+        with self._changed:
+            if not self.is_stalled or self._given_up is not None:
+                return False
+            self._failures.note(LOST if self._is_lost else STALLED, "it was given up", error)
+            self.give_up(error)
+        return True
+
+    def give_up(self, error: Exception) -> None:
+        """Do as ``abandon`` does, whether or not the thread hangs."""
+        with self._changed:
+            self._given_up = self._given_up or error
+            self._jobs.add(self._inbox)
+            self._inbox = []
+            self._changed.notify_all()
+        self._jobs.fail_all(error)
+
+    def _note(self, kind: str, what: str, error: Exception) -> None:
+        """Count and tell a failure. One that says that the engine has gone is its end."""
+        self._is_lost = self._is_lost or isinstance(error, EngineLost)
+        self._failures.note(kind, what, error)
+
+    def _expect(self, seconds: float) -> None:
+        """Say that the thread ought to be back within so many seconds."""
+        self._due_s = self._clock() + seconds
+
+    def _back(self) -> None:
+        """Say that the thread is back. Raises _Abandoned if it was given up meanwhile."""
+        with self._changed:
+            if self._given_up is not None:
+                raise _Abandoned
+            self._due_s = math.inf
 
     # -- the loop ------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         """Take steps until told to stop; in between, wait for requests and probe the engine."""
+        with contextlib.suppress(_Abandoned):
+            self._take_steps()
+
+    def _take_steps(self) -> None:
         while not self._stopping:
             if self.step():
                 continue
@@ -272,10 +387,14 @@ class Executor:
 
     def _probe_safely(self) -> None:
         """Probe the engine, and log what that raises."""
+        self._expect(STALL_FLOOR_S)
         try:
             self.probe()
         except Exception as error:  # whatever a runtime raises must not end the loop
-            log_failure("the idle engine failed a probe", error)
+            self._note(RUN, "the idle engine failed a probe", error)
+            self._step_started_s = None
+            self._learnt_s = self._clock()  # nothing, but the next one is as far away
+        self._back()
 
     def probe(self) -> None:
         """Run a blank request to the first exit, to show the latency model the engine as it is now.
@@ -288,10 +407,14 @@ class Executor:
             if number > 0 and self._inbox:
                 break
             self._step_started_s = self._clock()
-            output = self._timed(segment, batch, ())
-            self._runner.release(batch)
+            predicted_s = self._latency.predict(segment, 1)
+            self._expect_run(predicted_s)
+            try:
+                output = self._timed(segment, batch, ())
+            finally:
+                self._runner.release(batch)
             batch = output
-            self._learn(segment, 1, self._latency.predict(segment, 1))
+            self._learn(segment, 1, predicted_s)
         self._runner.release(batch)
         self._num_rechecks += 1
         self._publish()
@@ -320,7 +443,20 @@ class Executor:
         return tuple(typical_s), tuple(tail_s)
 
     def step(self) -> bool:
-        """Take in what arrived, decide, act. Returns False if there was nothing to do."""
+        """Take in what arrived, decide, act. Returns False if there was nothing to do.
+
+        What it raises ends everybody inside: what they are to each other is then no longer known.
+        """
+        self._expect(STALL_FLOOR_S)
+        try:
+            acted = self._step()
+        except Exception as error:
+            self._fail_all(DEFECT, "the executor failed", error)
+            acted = True
+        self._back()
+        return acted
+
+    def _step(self) -> bool:
         if self._step_started_s is None:
             self._step_started_s = self._clock()
         self._take_in()
@@ -329,13 +465,22 @@ class Executor:
             return False
         snapshot = self._state.snapshot(self._clock())
         before_s = self._processor_clock()
-        decision = self._policy.decide(snapshot, self._latency)
+        try:
+            decision = self._policy.decide(snapshot, self._latency)
+        except Exception as error:  # it may have failed for the sake of any of those it was shown
+            self._fail_all(POLICY, "the policy failed", error)
+            return True
+        self._back()
+        self._expect(STALL_FLOOR_S)
         processor_s = self._processor_clock() - before_s
         self._computed_s += processor_s
         self._observer.spent(DECISION, processor_s)
         self._observer.decided(self._clock() - snapshot.now_s)
         if self._watch is not None:
-            self._watch(snapshot, decision)
+            try:
+                self._watch(snapshot, decision)
+            except Exception as error:
+                self._note(CALLBACK, "a decision could not be told", error)
         match decision:
             case Merge():
                 self._merge(decision)
@@ -351,6 +496,17 @@ class Executor:
                 self._wake_s = min(decision.until_s, self._state.next_expiry_s)
         self._step_started_s = None
         return not isinstance(decision, Wait)
+
+    def _fail_all(self, kind: str, what: str, error: Exception) -> None:
+        """End everybody inside as failed by ``error``, and begin anew."""
+        self._note(kind, what, error)
+        for batch in self._batches.values():
+            with contextlib.suppress(Exception):
+                self._runner.release(batch)
+        self._batches.clear()
+        self._state = EngineState(self._max_waiting)
+        self._step_started_s = None
+        self._jobs.fail_all(error)
 
     def _take_in(self) -> None:
         """Let new requests wait, and end those that were cancelled or concluded, or that expire."""
@@ -377,7 +533,7 @@ class Executor:
         try:
             batch = self._runner.merge([self._batches[part.id] for part in parts])
         except Exception as error:  # whatever a runtime raises must not end the loop
-            log_failure("cohorts could not be merged", error)
+            self._note(MERGE, "cohorts could not be merged", error)
             requests = tuple(request for part in parts for request in part.requests)
             self._keep_rows(self._state.remove(requests))
             self._jobs.fail(requests, error)
@@ -400,12 +556,13 @@ class Executor:
             job.predicted_s += predicted_s
         self._state.apply(decision)
         batch = output = None
+        self._expect_run(predicted_s)
         try:
             batch = self._input(decision, jobs)
             output = self._timed(decision.segment, batch, jobs)
-            detections = self._runner.detections(output) if decision.segment.head else None
+            detections = self._boxes(output, len(jobs)) if decision.segment.head else None
         except Exception as error:  # whatever a runtime raises must not end the loop
-            log_failure(f"segment {decision.segment.name} failed", error)
+            self._note(RUN, f"segment {decision.segment.name} failed", error)
             if batch is not None:
                 self._release_input(decision, batch)
             if output is not None:
@@ -413,13 +570,29 @@ class Executor:
             self._keep_rows(self._state.fail(decision))
             self._jobs.fail(decision.requests, error)
             return
+        self._back()
+        self._expect(STALL_FLOOR_S)
         if self._trace is not None:
-            self._trace(self._traced(decision, predicted_s))
+            try:
+                self._trace(self._traced(decision, predicted_s))
+            except Exception as error:
+                self._note(CALLBACK, "a run could not be traced", error)
         if detections is None:
             self._advance(decision, batch, output)
         else:
             self._answer(decision, batch, output, jobs, detections)
         self._learn(decision.segment, len(jobs), predicted_s)
+
+    def _expect_run(self, predicted_s: float) -> None:
+        """Say that a run ought to be over after a multiple of what it seldom exceeds."""
+        self._expect(max(STALL_FLOOR_S, STALL_FACTOR * predicted_s))
+
+    def _boxes(self, output: Any, size: int) -> list[Detections]:
+        """Return what a head gave for a batch. Raises BackendError unless that is a row each."""
+        detections = self._runner.detections(output)
+        if len(detections) != size:
+            raise nonsense(f"there are {len(detections)} rows of boxes for {size} images")
+        return detections
 
     def _traced(self, decision: Run, predicted_s: float) -> SegmentRun:
         """Return a record of the run that has just ended."""
@@ -494,8 +667,11 @@ class Executor:
         self._runner.release(output)
         self._release_input(decision, batch)
         completion = self._state.complete(decision, self._clock())
+        ended = self._jobs.answer(decision.segment, jobs, detections, completion)
+        # After the answers, so that rows which cannot be kept end with the one they have just had.
         self._keep_rows(completion.changes)
-        self._jobs.answer(decision.segment, jobs, detections, completion)
+        if ended:
+            self._keep_rows(self._state.remove(ended))
 
     def _account(self) -> None:
         """Tell the observer what this thread computed outside decisions and runs."""
@@ -506,13 +682,20 @@ class Executor:
     # -- bookkeeping -----------------------------------------------------------------------------
 
     def _keep_rows(self, changes: Iterable[CohortChange]) -> None:
-        """Keep of the batches on the device only the rows that are left."""
+        """Keep of the batches on the device only the rows that are left.
+
+        If that fails, so do their requests.
+        """
         for change in changes:
-            batch = self._batches[change.cohort]
+            batch = self._batches.pop(change.cohort)
             if change.rows:
-                self._batches[change.cohort] = self._runner.select(batch, change.rows)
-            else:
-                del self._batches[change.cohort]
+                try:
+                    self._batches[change.cohort] = self._runner.select(batch, change.rows)
+                except Exception as error:  # whatever a runtime raises must not end the loop
+                    self._note(SELECT, "rows could not be kept", error)
+                    lost = self._state.cohort(change.cohort).requests
+                    self._state.remove(lost)
+                    self._jobs.fail(lost, error)
             self._runner.release(batch)
 
     def _left(self) -> None:

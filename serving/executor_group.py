@@ -84,15 +84,48 @@ class ExecutorGroup:
         for executor in self._executors:
             executor.start()
 
-    def stop(self, grace_s: float) -> None:
-        """Stop all executors at once, each as ``Executor.stop`` does."""
+    def stop(self, grace_s: float) -> bool:
+        """Stop all executors at once, each as ``Executor.stop`` does; return whether all ended."""
+        ended: list[bool] = []
         stopping = [
-            threading.Thread(target=executor.stop, args=(grace_s,)) for executor in self._executors
+            threading.Thread(target=lambda each=each: ended.append(each.stop(grace_s)))
+            for each in self._executors
         ]
         for thread in stopping:
             thread.start()
         for thread in stopping:
             thread.join()
+        return all(ended)
+
+    # -- a thread that hangs -----------------------------------------------------------------------
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether any executor is stalled."""
+        return any(executor.is_stalled for executor in self._executors)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the engine of any has gone."""
+        return any(executor.is_lost for executor in self._executors)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread of any is there."""
+        return any(executor.is_running for executor in self._executors)
+
+    def abandon(self, error: Exception) -> bool:
+        """Abandon those that are stalled, and give up the others with them.
+
+        They are one engine, and its place is taken as a whole. Returns False, and does nothing, if
+        none is stalled.
+        """
+        abandoned = [executor.abandon(error) for executor in self._executors]
+        if not any(abandoned):
+            return False
+        for executor in self._executors:
+            executor.give_up(error)
+        return True
 
 
 def _load(executor: Executor) -> int:

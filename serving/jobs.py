@@ -6,17 +6,17 @@ whatever fails; a better answer takes its place, or is merged with it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from serving.core.engine_state import Completion
-from serving.core.errors import BackendUnavailable, ShedReason
+from serving.core.errors import ShedReason, nonsense
+from serving.core.observing import CALLBACK, MERGE, OUTPUT
+from serving.core.output_check import FindFault
 from serving.core.ports import Clock, Image, Observer
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
 from serving.core.segment import Segment
-
-log = logging.getLogger(__name__)
+from serving.failures import Failures
 
 Done = Callable[[Result], None]
 """Function that is given a request's result, in the executor's thread, or in the submitting one if
@@ -46,19 +46,27 @@ class Job:
 
 
 class Jobs:
-    """The jobs that an executor has taken in and not ended. For one thread."""
+    """The jobs that an executor has taken in and not ended.
+
+    For one thread, but that another may end them all, should that one hang: whichever ends a job
+    first has ended it.
+    """
 
     def __init__(
         self,
         clock: Clock,
         observer: Observer,
+        failures: Failures,
         merge_answers: MergeAnswers | None,
+        find_fault: FindFault | None,
         left: Callable[[], None],
     ) -> None:
         """Make an empty collection; ``left`` is called after each job that has ended."""
         self._clock = clock
         self._observer = observer
+        self._failures = failures
         self._merge_answers = merge_answers
+        self._find_fault = find_fault
         self._left = left
         self._by_id: dict[int, Job] = {}
 
@@ -86,12 +94,14 @@ class Jobs:
         jobs: Sequence[Job],
         detections: Sequence[Detections],
         completion: Completion,
-    ) -> None:
+    ) -> list[Request]:
         """Hand out the boxes that came out of ``segment``, one entry for each of ``jobs``.
 
         By ``completion`` some go on with this answer, and those it came too late for end with the
-        one that they had; the others end with this one.
+        one that they had; the others end with this one. Returns those that were to go on but have
+        ended: with boxes that no sound model gives, or because whoever was to be told failed.
         """
+        ended: list[Request] = []
         self.conclude(completion.too_late)
         staying = {request.id for request in completion.staying}
         held = {request.id for request in completion.held}
@@ -99,7 +109,11 @@ class Jobs:
         finished_s = self._clock()
         for job, found in zip(jobs, detections, strict=True):
             id, in_hand = job.request.id, job.answer
-            if id in too_late:
+            if id in too_late or id not in self._by_id:
+                continue
+            if (fault := self._fault(found)) is not None:
+                self._fail(job, fault)
+                ended.append(job.request)
                 continue
             answer = Answered(
                 job.request,
@@ -118,8 +132,29 @@ class Jobs:
                 self._end(job, answer)
                 continue
             job.answer = answer
-            if job.on_exit is not None:
+            if job.on_exit is None:
+                continue
+            try:
                 job.on_exit(answer)
+            except Exception as error:  # who cannot be told of one answer is told of the end
+                self._failures.note(CALLBACK, "an answer could not be handed out", error)
+                self._end(job, answer)
+                ended.append(job.request)
+        return ended
+
+    def _fault(self, found: Detections) -> Exception | None:
+        """Return the error that boxes of no sound model are; None for others."""
+        if self._find_fault is None:
+            return None
+        try:
+            fault = self._find_fault(found)
+        except Exception as raised:
+            fault = f"it cannot be checked ({raised!r})"
+        if fault is None:
+            return None
+        error = nonsense(fault)
+        self._failures.note(OUTPUT, "an answer was withheld", error)
+        return error
 
     def _upgraded(self, in_hand: Answered, later: Answered) -> Answered:
         """Return the answer that takes the place of the one in hand: both merged, or the later."""
@@ -129,7 +164,7 @@ class Jobs:
             try:
                 merged = self._merge_answers(first, then)
             except Exception as error:  # whatever boxes a model comes up with must not end the loop
-                log_failure("answers could not be merged", error)
+                self._failures.note(MERGE, "answers could not be merged", error)
         later = replace(later, upgrades=in_hand.upgrades + 1)
         if merged is None:
             return later
@@ -154,28 +189,33 @@ class Jobs:
             self.give_up(job, reason, retry_after_s)
 
     def give_up(self, job: Job, reason: ShedReason, retry_after_s: float) -> None:
-        """End a job, which need not be among these, as shed, or with the answer it has."""
+        """End a job as shed, or with the answer it has."""
         self._end(job, job.answer or Shed(job.request, reason, self._clock(), retry_after_s))
 
     def fail(self, requests: Iterable[Request], error: Exception) -> None:
-        """End requests as failed, or with the answer they have."""
-        for job in self.of(requests):
-            self._end(job, job.answer or Failed(job.request, error, self._clock()))
+        """End those of the requests that have not ended as failed, or with the answer they have."""
+        for job in self.known(request.id for request in requests):
+            self._fail(job, error)
+
+    def fail_all(self, error: Exception) -> None:
+        """End every request as failed, or with the answer it has."""
+        for job in self.all():
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End a job as failed, or with the answer it has."""
+        self._end(job, job.answer or Failed(job.request, error, self._clock()))
 
     def _end(self, job: Job, result: Result) -> None:
-        """End a job: tell the observer, whoever submitted it, and whoever waits for all to end."""
-        self._by_id.pop(job.request.id, None)
-        self._observer.ended(result)
-        job.done(result)
+        """End a job: tell the observer, whoever submitted it, and whoever waits for all to end.
+
+        One that has ended is left alone. Whatever these raise, the others are told.
+        """
+        if self._by_id.pop(job.request.id, None) is None:
+            return
+        for tell in (self._observer.ended, job.done):
+            try:
+                tell(result)
+            except Exception as error:
+                self._failures.note(CALLBACK, "the end of a request could not be told", error)
         self._left()
-
-
-def log_failure(what: str, error: Exception) -> None:
-    """Write an error of the engine to the log.
-
-    An engine that is not there has nothing to be debugged here, and its backend says so once.
-    """
-    if isinstance(error, BackendUnavailable):
-        log.debug("%s: %s", what, error)
-    else:
-        log.error("%s", what, exc_info=error)

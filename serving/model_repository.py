@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from serving.artifacts.int8_segments import CPU_FOLDER, read_quantized
-from serving.artifacts.model_folders import ModelError, read_catalog, read_entry
+from serving.artifacts.model_folders import ModelError, check_files, read_catalog, read_entry
 from serving.core import segment as segments
+from serving.core.catalog import Catalog
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.pareto_front import Front
@@ -22,6 +23,7 @@ from serving.core.ports import Clock, SegmentRunner
 from serving.core.precision_choice import PrecisionChoice, choose_precision
 from serving.core.scheduling.path_costs import Costs, paths_of
 from serving.core.segment import Segment
+from serving.runners.compiled_cache import CompiledCache
 from serving.runners.family import FamilyRunner, Refit
 
 RUNNERS = {
@@ -38,6 +40,13 @@ other each instance is opened by itself."""
 
 UNTIMED_ROUNDS, TIMED_ROUNDS = 2, 10
 """Numbers of rounds before times in two precisions are compared, and in which they are."""
+
+READ_SEGMENTS = ("openvino", "onnxruntime")
+"""Runtimes that read the files which the catalogue describes. The others have files of their own,
+and check those."""
+
+COMPILED_FORMS = ("openvino",)
+"""Runtimes whose compiled segments can be kept."""
 
 PRECISIONS = {"openvino": ("f32", "bf16", "int8")}
 """Runtime -> what convolutions can be computed in, where that can be chosen; a runtime's own choice
@@ -72,7 +81,11 @@ def check_precision(runtime: str, folder: Path, precision: str | None) -> None:
 
 
 def find_precision(
-    runtime: str, folders: Sequence[Path], num_threads: int | None, clock: Clock
+    runtime: str,
+    folders: Sequence[Path],
+    num_threads: int | None,
+    clock: Clock,
+    cache: CompiledCache | None = None,
 ) -> PrecisionChoice | None:
     """The precision in which to serve the models in ``folders`` where none was asked for; None, if
     they have no other than the runtime's own. Raises as ``open_runner``."""
@@ -83,11 +96,17 @@ def find_precision(
         return None
     entries = [read_entry(folder) for folder in folders]
     return choose_precision(
-        entries, "int8", lambda: _time_ratios(runtime, folders[-1], num_threads, clock)
+        entries, "int8", lambda: _time_ratios(runtime, folders[-1], num_threads, clock, cache)
     )
 
 
-def _time_ratios(runtime: str, folder: Path, num_threads: int | None, clock: Clock) -> list[float]:
+def _time_ratios(
+    runtime: str,
+    folder: Path,
+    num_threads: int | None,
+    clock: Clock,
+    cache: CompiledCache | None,
+) -> list[float]:
     """Times of the deepest exits of the smallest and the largest input size in int8, as shares of
     those in the runtime's own precision, in turn."""
     entry = read_entry(folder)
@@ -95,7 +114,7 @@ def _time_ratios(runtime: str, folder: Path, num_threads: int | None, clock: Clo
     for catalog in {each.size: each for each in (entry.catalogs[0], entry.catalogs[-1])}.values():
         segment = segments.fused_exit(catalog.num_exits)
         runners = [
-            open_runner(runtime, folder, num_threads, {segment}, precision, catalog.size)
+            open_runner(runtime, folder, num_threads, {segment}, precision, catalog.size, cache)
             for precision in ("int8", None)
         ]
         image = np.zeros((catalog.input_height, catalog.input_width, 3), np.uint8)
@@ -141,12 +160,15 @@ def open_runner(
     wanted: Collection[Segment] | None = None,
     precision: str | None = None,
     size: str | None = None,
+    cache: CompiledCache | None = None,
 ) -> SegmentRunner:
     """The runner called ``runtime`` over the segments in ``folder`` for the input size called
     ``size``, or the only one: all that it can run, or those ``wanted``, in ``precision`` or,
-    without one, what the runtime chooses. Raises ModelError for an unknown name or a size or
-    precision that is not there, ImportError when its library is not installed."""
-    return _open_replicas(1, runtime, folder, num_threads, wanted, precision, size)[0]
+    without one, what the runtime chooses. Compiled segments are taken from ``cache`` and kept
+    there, where the runtime has such. Raises ModelError for an unknown name, a size or precision
+    that is not there, or files that are not those that were built, ImportError when its library is
+    not installed."""
+    return _open_replicas(1, runtime, folder, num_threads, wanted, precision, size, cache)[0]
 
 
 def _open_replicas(
@@ -157,19 +179,28 @@ def _open_replicas(
     wanted: Collection[Segment] | None,
     precision: str | None,
     size: str | None,
+    cache: CompiledCache | None,
 ) -> list[SegmentRunner]:
     """So many runners as ``open_runner`` returns one, which may run at the same time."""
     if runtime not in RUNNERS:
         raise ModelError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
     check_precision(runtime, folder, precision)
+    catalog = read_catalog(folder, size)
+    if runtime in READ_SEGMENTS:
+        _check_segments(folder, catalog, precision)
     module, _, name = RUNNERS[runtime].partition(":")
     shared = num_instances if num_instances > 1 and runtime in WITH_REPLICAS else None
-    choices = {"wanted": wanted, "precision": precision, "num_instances": shared}
+    choices = {
+        "wanted": wanted,
+        "precision": precision,
+        "num_instances": shared,
+        "cache": cache if runtime in COMPILED_FORMS else None,
+    }
     choice = {key: value for key, value in choices.items() if value is not None}
     create = partial(
         getattr(importlib.import_module(module), name),
         folder,
-        read_catalog(folder, size),
+        catalog,
         num_threads,
         **choice,
     )
@@ -178,20 +209,33 @@ def _open_replicas(
     return [first, *[create() if shared is None else first.replica() for _ in others]]
 
 
+def _check_segments(folder: Path, catalog: Catalog, precision: str | None) -> None:
+    """Raises ModelError unless all segments of this size are as they were built."""
+    if precision != "int8":
+        check_files(folder, catalog.files)
+        return
+    try:
+        record = read_quantized(folder / CPU_FOLDER, read_entry(folder).digest)
+        files = record.described(catalog.files)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    check_files(folder / CPU_FOLDER, files)
+
+
 def open_family(
     runtime: str,
     folders: Sequence[Path],
     num_threads: int | None,
     refit: Refit,
     precision: str | None = None,
+    cache: CompiledCache | None = None,
 ) -> SegmentRunner:
     """One runner over all sizes of the models in ``folders``, on the runtime called so, each with
     as many threads, since only one of them runs at a time. ``refit`` brings images to the smaller
     sizes. Raises as ``open_runner``.
 
-    Where no size has more than one exit, there is no place to stop at on the way to it: the fused
-    segments alone are opened, which take half of the memory."""
-    return open_instances(runtime, folders, num_threads, 1, refit, precision)[0]
+    See ``open_members`` for what is opened."""
+    return open_instances(runtime, folders, num_threads, 1, refit, precision, cache)[0]
 
 
 def open_instances(
@@ -201,9 +245,30 @@ def open_instances(
     num_instances: int,
     refit: Refit,
     precision: str | None = None,
+    cache: CompiledCache | None = None,
 ) -> list[SegmentRunner]:
     """So many runners as ``open_family`` returns one, which may run at the same time, each on
     ``num_threads`` threads of its own. Raises as ``open_runner``."""
+    opened = open_members(runtime, folders, num_threads, num_instances, precision, cache)
+    if len(opened) == 1:
+        return opened[0]
+    family = read_family(folders)
+    return [FamilyRunner(family, runners, refit) for runners in zip(*opened, strict=True)]
+
+
+def open_members(
+    runtime: str,
+    folders: Sequence[Path],
+    num_threads: int | None,
+    num_instances: int,
+    precision: str | None = None,
+    cache: CompiledCache | None = None,
+) -> list[list[SegmentRunner]]:
+    """``num_instances`` runners of each size of the models in ``folders``, by their numbers in a
+    family. Raises as ``open_runner``.
+
+    Where no size has more than one exit, there is no place to stop at on the way to it: the fused
+    segments alone are opened, which take half of the memory."""
     family = read_family(folders)
     wanted = frozenset(segments.fused_segments(1)) if family.num_exits == 1 else None
     opened: list[list[SegmentRunner]] = []
@@ -212,7 +277,7 @@ def open_instances(
             for size in entry.sizes:
                 opened.append(
                     _open_replicas(
-                        num_instances, runtime, folder, num_threads, wanted, precision, size
+                        num_instances, runtime, folder, num_threads, wanted, precision, size, cache
                     )
                 )
     except BaseException:
@@ -220,6 +285,4 @@ def open_instances(
             for runner in runners:
                 runner.close()
         raise
-    if len(opened) == 1:
-        return opened[0]
-    return [FamilyRunner(family, runners, refit) for runners in zip(*opened, strict=True)]
+    return opened

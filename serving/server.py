@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import resource
+import signal
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -30,6 +33,61 @@ FIRST_REQUEST_S = 1.0
 TICK_S = 0.01
 NUM_OTHER_DESCRIPTORS = 256
 """Number of file descriptors that a server may need besides those of its connections."""
+END_MARGIN_S = 3.0
+"""Seconds that the end may take beyond waiting for requests: to free the engine, and so on."""
+
+
+def listen(host: str, *ports: int | None) -> list[socket.socket]:
+    """Return sockets that listen on each of ``ports``, at each address of ``host``.
+
+    0 picks a free one; None is none. Who connects waits until a server takes the sockets over.
+    Raises CommandFailed where it cannot be listened on.
+    """
+    sockets: list[socket.socket] = []
+    for port in ports:
+        try:
+            if port is not None:
+                sockets += _listeners(host, port)
+        except OSError as error:
+            for listener in sockets:
+                listener.close()
+            why = (error.strerror or str(error)).lower()
+            raise CommandFailed(f"cannot listen on {host}, port {port}: {why}") from error
+    return sockets
+
+
+def _listeners(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen on one port. Raises OSError."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    with contextlib.ExitStack() as opened:
+        sockets = []
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listener = opened.enter_context(socket.socket(family, kind, protocol))
+            sockets.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setblocking(False)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        opened.pop_all()
+    return sockets
+
+
+def end_within(seconds: float) -> None:
+    """Let the kernel end this process after so many seconds, whatever any thread of it does.
+
+    It ends by SIGALRM, which a shell shows as exit code 142.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def end_now(exit_code: int) -> None:
+    """End this process at once, without waiting for any thread of it, nor for any lock.
+
+    Logs and standard output are flushed line by line, so nothing is in a buffer.
+    """
+    os._exit(exit_code)
 
 
 class Server(uvicorn.Server):
@@ -39,6 +97,7 @@ class Server(uvicorn.Server):
     then      it no longer listens; new requests are refused, those in flight end, the process
               exits with 0
     again     a second signal ends it at once
+    at last   the kernel ends what has not ended ``END_MARGIN_S`` after all that it waits for
     """
 
     def __init__(
@@ -53,6 +112,8 @@ class Server(uvicorn.Server):
         drain_delay_s: float,
         shutdown_grace_s: float,
         log_level: str,
+        end_within: Callable[[float], None] = end_within,
+        end_now: Callable[[int], None] = end_now,
     ) -> None:
         # uvicorn only ever calls it, as it would the class.
         protocol: Any = partial(BoundedProtocol, connections)
@@ -79,6 +140,10 @@ class Server(uvicorn.Server):
         self._lifecycle = lifecycle
         self._admin_port = admin_port
         self._drain_delay_s = drain_delay_s
+        # Connections are waited for, and then what they have left in the engine.
+        self._end_s = drain_delay_s + FIRST_REQUEST_S + 2 * shutdown_grace_s + END_MARGIN_S
+        self._end_within = end_within
+        self._end_now = end_now
         self._draining = False
 
     @property
@@ -88,34 +153,15 @@ class Server(uvicorn.Server):
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then listen. Raises CommandFailed where it cannot."""
+        """Listen, unless ``sockets`` do, and start the application. Raises CommandFailed."""
         _allow_descriptors(
             self._connections.limits.max_connections
             + MAX_REFUSED_CONNECTIONS
             + NUM_OTHER_DESCRIPTORS
         )
-        try:
-            await super().startup(sockets)
-        except SystemExit as ended:  # how uvicorn ends without its port
-            where = f"{self.config.host}, port {self.config.port}"
-            raise CommandFailed(f"cannot listen on {where}: {ended.__context__}") from ended
-        if self._admin_port is not None:
-            await self._listen_for_admins(self._admin_port)
+        ports = (self.config.port, self._admin_port)
+        await super().startup(listen(self.config.host, *ports) if sockets is None else sockets)
         self.listening.set()
-
-    async def _listen_for_admins(self, port: int) -> None:
-        """Listen on a second port. Raises CommandFailed, once all else has ended, if it cannot."""
-        try:
-            server = await asyncio.get_running_loop().create_server(
-                self._create_protocol, self.config.host, port, backlog=BACKLOG
-            )
-        except OSError as error:
-            for listening in self.servers:
-                listening.close()
-            await self.lifespan.shutdown()
-            where = f"{self.config.host}, port {port}"
-            raise CommandFailed(f"cannot listen on {where}: {error}") from error
-        self.servers.append(server)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer whoever has connected, then end.
@@ -141,8 +187,10 @@ class Server(uvicorn.Server):
         """
         if self._draining:
             self.should_exit = self.force_exit = True
+            self._end_now(128 + sig)
             return
         self._draining = True
+        self._end_within(self._end_s)
         asyncio.get_running_loop().call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:

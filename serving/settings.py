@@ -90,6 +90,23 @@ class Settings(BaseSettings):
         description="Instances of the embedded engine: runs that may be under way at a time, each "
         "on an equal share of the threads. By default 2 where there are two threads or more.",
     )
+    engine_process: bool = Field(
+        False,
+        description="Run the embedded engine in a process of its own: a crash in the runtime costs "
+        "the requests inside, not the gateway. Each run takes a hand-over more.",
+    )
+    compile_cache: Path | None = Field(
+        None,
+        description="Folder to keep compiled segments in, from which the next start takes them; by "
+        "default punctual in the user's cache folder.",
+    )
+    compile_cache_mb: int = Field(
+        2048,
+        ge=0,
+        le=1_000_000,
+        description="Most megabytes (2**20 bytes) that it may hold, beyond which what was least "
+        "recently used goes; 0: nothing is kept.",
+    )
     backend: Literal["embedded", "triton", "triton-depth"] = Field(
         "embedded",
         description="Where the segments run: in this process; in a Triton, executor and all; or "

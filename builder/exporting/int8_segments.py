@@ -35,6 +35,7 @@ from onnxruntime.quantization import (
 
 from builder.exporting.half_precision import to_float
 from builder.exporting.integer_kernels import fold_kernels
+from builder.exporting.repository import sha256
 from builder.exporting.shared_weights import share_weights
 from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST, TENSORRT_FOLDER, Quantized
 from serving.core import segment as segments
@@ -91,7 +92,7 @@ def quantize_segments(
         (folder / target / MANIFEST).unlink(missing_ok=True)
     for catalog in entry.catalogs:
         _quantize_size(folder, catalog, images[catalog.size][:num_images])
-    record = Quantized(entry.digest, num_images, f"onnxruntime {onnxruntime.__version__}")
+    runtime = f"onnxruntime {onnxruntime.__version__}"
     for target in TARGETS:
         if (weights := entry.catalogs[0].weights) is not None:
             files = [
@@ -100,8 +101,19 @@ def quantize_segments(
                 for file in catalog.segments.values()
             ]
             share_weights(files, folder / target / weights.file)
+        digests = {path.name: sha256(path) for path in _written(folder / target, entry)}
+        record = Quantized(entry.digest, num_images, runtime, digests)
         (folder / target / MANIFEST).write_text(json.dumps(asdict(record), indent=2) + "\n")
     return folder / TENSORRT_FOLDER
+
+
+def _written(target: Path, entry: ModelEntry) -> Iterator[Path]:
+    """Yield the files in ``target``: those of all segments, and their weights if they share any."""
+    for catalog in entry.catalogs:
+        for segment in calibration_order(catalog.num_exits):
+            yield target / catalog.segment_file(segment.name)
+    if (weights := entry.catalogs[0].weights) is not None:
+        yield target / weights.file
 
 
 def _quantize_size(folder: Path, catalog: Catalog, images: Sequence[Image]) -> None:

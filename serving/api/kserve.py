@@ -278,8 +278,9 @@ def create_router(
             "extensions": EXTENSIONS,
         }
 
-    @router.get("/health/live", summary="Whether the process runs")
+    @router.get("/health/live", summary="Whether the process runs, and need not be restarted")
     async def live() -> dict[str, bool]:
+        lifecycle.check_alive()
         return {"live": True}
 
     @router.get("/health/ready", summary="Whether requests should be sent here")

@@ -51,6 +51,11 @@ class Lifecycle:
         if not self._backend.ready:
             raise BackendUnavailable("The engine is not ready.")
 
+    def check_alive(self) -> None:
+        """Raise BackendUnavailable when only another process will have an engine again."""
+        if not self._backend.alive:
+            raise BackendUnavailable("The engine cannot be replaced; the process has to be.")
+
     def check_ready(self) -> None:
         """Raise Overloaded or BackendUnavailable when the server is not ready."""
         if self._draining:

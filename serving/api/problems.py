@@ -67,6 +67,8 @@ PROBLEMS = {
     "backend-error": Problem(500, "The engine failed"),
     "overloaded": Problem(503, "The server has too much to do"),
     "backend-unavailable": Problem(503, "The engine is not available"),
+    "engine-stalled": Problem(503, "The engine hung"),
+    "engine-lost": Problem(503, "The engine's process ended"),
     "deadline-exceeded": Problem(504, "The deadline was missed"),
 }
 

@@ -69,8 +69,13 @@ def create_router(
     async def models() -> Models:
         return _models(backend, detector)
 
-    @router.get("/livez", summary="Whether the process runs")
+    @router.get(
+        "/livez",
+        summary="Whether the process runs, and need not be restarted",
+        responses={503: _problem_description(503)},
+    )
     async def livez() -> Status:
+        lifecycle.check_alive()
         return Status(status="alive")
 
     @router.get(

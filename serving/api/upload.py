@@ -18,7 +18,7 @@ from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.core.family import Family
 from serving.imaging.decoding import probe
 
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
 
 class Upload:

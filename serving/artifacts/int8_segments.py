@@ -8,8 +8,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from serving.core.catalog import SegmentFile
 
 CPU_FOLDER = "int8"
 """Folder of the segments for CPUs, beside the catalogue."""
@@ -29,6 +32,21 @@ class Quantized:
     """Number of images that they were calibrated on."""
     runtime: str
     """Name and version of the runtime that calibrated."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 digest of each file, by its name, as hexadecimal digits."""
+
+    def described(self, files: Iterable[SegmentFile]) -> tuple[SegmentFile, ...]:
+        """Return these files as they are in this folder, where they are called the same.
+
+        Raises ValueError for one that is not in the record.
+        """
+        for entry in files:
+            if entry.file not in self.files:
+                raise ValueError(
+                    f"the quantised segments are of a version that kept no digest of {entry.file}: "
+                    "calibrate again"
+                )
+        return tuple(SegmentFile(entry.file, self.files[entry.file]) for entry in files)
 
 
 def read_quantized(folder: Path, model_digest: str) -> Quantized:
@@ -44,7 +62,7 @@ def read_quantized(folder: Path, model_digest: str) -> Quantized:
             f"there are no quantised segments in {folder}: calibrate them on images first "
             "(punctual build --calibration-images)"
         ) from None
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
     if record.model_digest != model_digest:
         raise ValueError(

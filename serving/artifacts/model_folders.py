@@ -9,11 +9,12 @@ read it.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog, ModelEntry, SegmentFile
 from serving.core.command_errors import CommandError
 
 MODEL_SUFFIX = "_anytime"
@@ -21,6 +22,8 @@ MODEL_SUFFIX = "_anytime"
 VERSION = "1"
 """Of the model, to Triton; there is no other."""
 CATALOG = "catalog.json"
+MAX_CATALOG_BYTES = 16 * 2**20
+"""Largest catalogue that is read; those of models with many exits have some ten thousand bytes."""
 
 
 class ModelError(CommandError):
@@ -92,10 +95,12 @@ def read_entry(folder: Path) -> ModelEntry:
     ModelError for one that cannot be used."""
     path = folder / CATALOG
     try:
+        if path.stat().st_size > MAX_CATALOG_BYTES:
+            raise ValueError(f"it is larger than {MAX_CATALOG_BYTES} bytes")
         return ModelEntry.from_json(json.loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelNotFound(f"{path} cannot be used: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be used: {error}") from error
 
 
@@ -107,3 +112,21 @@ def read_catalog(folder: Path, size: str | None = None) -> Catalog:
         return entry.size(size)
     except ValueError as error:
         raise ModelError(str(error)) from error
+
+
+def check_files(folder: Path, files: Iterable[SegmentFile]) -> None:
+    """Raise ModelError unless each of these files is in ``folder``, and is what is described.
+
+    A file that differs by one bit loads as well as another does, and answers nonsense.
+    """
+    for entry in files:
+        path = folder / entry.file
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ModelError(f"{path} cannot be used: {error}") from error
+        if found != entry.sha256:
+            raise ModelError(
+                f"{path} is not the file that was built: its SHA-256 digest is {found}, and should "
+                f"be {entry.sha256}"
+            )

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from functools import partial
 
 from serving.backends.answers import MAX_UNREAD, next_by, put_latest
 from serving.core.errors import BackendUnavailable
 from serving.core.family import Family
-from serving.core.ports import Image
+from serving.core.ports import Clock, Image
 from serving.core.request import Answered, Request, Result
 from serving.engine import Engine, error_of
+from serving.supervisor import OpenEngine, Supervisor
 
 
 class InProcessBackend:
-    """All of a ``Backend`` but its start and its stop; a subclass sets ``_engine``."""
+    """All of a ``Backend`` but start and stop, over the engine that ``open_engine`` opens."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(
+        self, family: Family, open_engine: OpenEngine, clock: Clock = time.monotonic
+    ) -> None:
         self.family = family
-        self._engine: Engine | None = None
+        self._supervisor = Supervisor(open_engine, clock)
         self._stopping = False
+
+    @property
+    def _engine(self) -> Engine | None:
+        return self._supervisor.engine
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is an engine, or may yet be one."""
+        return self._supervisor.is_alive
 
     @property
     def ready(self) -> bool:
@@ -30,17 +43,17 @@ class InProcessBackend:
     @property
     def num_waiting(self) -> int:
         """Number of requests that no segment has run for."""
-        return self._engine.executor.num_waiting if self._engine else 0
+        return engine.executor.num_waiting if (engine := self._engine) else 0
 
     @property
     def num_in_flight(self) -> int:
         """Number of requests with features on the device."""
-        return self._engine.executor.num_in_flight if self._engine else 0
+        return engine.executor.num_in_flight if (engine := self._engine) else 0
 
     @property
     def num_held(self) -> int:
         """Number of requests with an answer in hand that may have a better one."""
-        return self._engine.executor.num_held if self._engine else 0
+        return engine.executor.num_held if (engine := self._engine) else 0
 
     @property
     def num_instances(self) -> int:
@@ -96,6 +109,7 @@ class InProcessBackend:
                 executor.cancel(request.id)
 
     def _started(self) -> Engine:
-        if self._engine is None:
-            raise BackendUnavailable("The engine is not ready yet.")
-        return self._engine
+        engine = self._engine
+        if engine is None:
+            raise BackendUnavailable("The engine is not ready.")
+        return engine

@@ -132,6 +132,11 @@ class TritonBackend:
         return self._status is not None and fresh and not self._stopping
 
     @property
+    def alive(self) -> bool:
+        """True: it tries on for as long as the gateway lives."""
+        return True
+
+    @property
     def num_waiting(self) -> int:
         """Number of waiting requests as of the last heartbeat, but no more than are pending now."""
         return min(self._status.num_waiting, len(self._pending)) if self._status else 0
@@ -233,9 +238,19 @@ class TritonBackend:
                     message = await next_by(request.deadline_s, entry.messages, self._clock)
                 if isinstance(message, _Arrived):
                     arrived_s = message.arrived_s
-                    answer, in_triton_s = read_answer(
-                        request, message.response, arrived_s, self._points
-                    )
+                    try:
+                        answer, in_triton_s = read_answer(
+                            request,
+                            message.response,
+                            arrived_s,
+                            self._points,
+                            self.family.find_fault,
+                        )
+                    except BackendError as error:
+                        if answered is None:
+                            raise
+                        log.error("a later answer is of no use: %s", error)
+                        continue
                     self._transports.append(arrived_s - sent_s - in_triton_s)
                     if not request.streaming:
                         before = 0 if answered is None else answered.upgrades + 1

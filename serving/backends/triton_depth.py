@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -18,9 +19,12 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from serving.artifacts.model_folders import depth_model
 from serving.backends.embedded import StartEngine
 from serving.backends.in_process import InProcessBackend
+from serving.backends.threads import in_daemon_thread
 from serving.core.catalog import ModelEntry
 from serving.core.errors import BackendError
 from serving.core.family import Family
+from serving.core.latency import LatencyModel
+from serving.engine import Engine
 from serving.imaging.decoding import refit
 from serving.runners.family import FamilyRunner
 from serving.runners.triton import BATCH_SIZES, TritonRunner
@@ -50,7 +54,7 @@ class TritonDepthBackend(InProcessBackend):
     def __init__(
         self, entry: ModelEntry, url: str, start_engine: StartEngine, use_shared_memory: bool
     ) -> None:
-        super().__init__(Family((entry,)))
+        super().__init__(Family((entry,)), self._open)
         self._url = url
         self._start_engine = start_engine
         image_bytes = self.family.input_height * self.family.input_width * 3
@@ -70,6 +74,11 @@ class TritonDepthBackend(InProcessBackend):
         """Whether the engine is warm and not stopping, and all depth models were just there."""
         return super().ready and self._reachable
 
+    @property
+    def alive(self) -> bool:
+        """True: what hangs is Triton, and another process here would meet the same one."""
+        return True
+
     async def start(self) -> None:
         """Return once all depth models have been there and were warmed up; until then, wait."""
         self._memory.open()
@@ -79,8 +88,7 @@ class TritonDepthBackend(InProcessBackend):
     async def stop(self, grace_s: float) -> None:
         """Drain for up to ``grace_s`` seconds, then hang up."""
         self._stopping = True
-        if self._engine is not None:
-            await asyncio.to_thread(self._engine.stop, grace_s)
+        await in_daemon_thread(lambda: self._supervisor.stop(grace_s))
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -122,29 +130,30 @@ class TritonDepthBackend(InProcessBackend):
         except grpc.aio.AioRpcError as error:
             raise _NotReady(f"{error.code().name}: {error.details()}") from error
         if not self._runners:
-            await asyncio.to_thread(self._open)
+            await in_daemon_thread(self._supervisor.start)
         for runner in self._runners:
             runner.share(self._memory.registered)
         self._reachable = True
         self._became_ready.set()
         log.info("in touch with %s .. in Triton at %s", self._models[0], self._url)
 
-    def _open(self) -> None:
-        """Warm the models up from the gateway. Raises BackendError."""
+    def _open(self, latencies: Sequence[LatencyModel] | None) -> Engine:
+        """Warm the models up from the gateway, and return the engine. Raises BackendError."""
         runners: list[TritonRunner] = []
         try:
             for catalog in self.family.catalogs:
                 runners.append(TritonRunner(catalog, self._url))
                 runners[-1].share(self._memory.registered)
             several = len(runners) > 1
-            self._engine = self._start_engine(
-                [FamilyRunner(self.family, runners, refit) if several else runners[0]]
+            engine = self._start_engine(
+                [FamilyRunner(self.family, runners, refit) if several else runners[0]], latencies
             )
         except BaseException:
             for runner in runners:
                 runner.close()
             raise
         self._runners = runners
+        return engine
 
     def _lose(self) -> None:
         self._reachable = False

@@ -8,9 +8,11 @@ the only form of it on disk. Nothing about a model is a setting of the server.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any, TypeVar
 
 from serving.core.latency import LatencyProfile
@@ -18,6 +20,10 @@ from serving.core.letterbox import PLACEMENTS, ModelInput
 
 FORMAT = 2
 """Version of the catalogue's form on disk; others are refused."""
+
+MOST_PIXELS = 2**16
+"""Most pixels of a side of an input, and most boxes of an image, that a catalogue may ask for: what
+is beyond is a mistake, or an attempt on the memory."""
 
 T = TypeVar("T")
 
@@ -73,11 +79,21 @@ class Figures:
         Raises KeyError, TypeError or ValueError on anything else.
         """
         _check_keys(data, FIGURES, "figures")
-        return cls(
+        figures = cls(
             exits=tuple(Exit(**entry) for entry in data["exits"]),
             evaluation=Evaluation(**data["evaluation"]) if data["evaluation"] else None,
             profiles={k: LatencyProfile.from_json(v) for k, v in data["profiles"].items()},
         )
+        for entry in figures.exits:
+            for name, share in (("ap", entry.ap), ("ap50", entry.ap50), *entry.ap_by_class.items()):
+                _check_share(share, f"the accuracy {name!r} of exit {entry.depth}")
+        for runtime, profile in figures.profiles.items():
+            for (segment, batch), times in profile.table.items():
+                if not all(_is_number(each, 0.0) for each in times.spread()):
+                    raise ValueError(
+                        f"the times of {segment.name} at batch {batch} on {runtime} are no seconds"
+                    )
+        return figures
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures in a JSON-serialisable form."""
@@ -212,6 +228,20 @@ class Catalog:
             lines.append(f"weights {self.weights.sha256}\n")
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    @property
+    def files(self) -> tuple[SegmentFile, ...]:
+        """Every file with unit segments or weights of this size."""
+        return (*self.segments.values(), *(() if self.weights is None else (self.weights,)))
+
+    def segment_file(self, name: str) -> str:
+        """Return the name of the file with the unit segment called ``name``.
+
+        Raises ValueError if there is none.
+        """
+        if name not in self.segments:
+            raise ValueError(f"the catalogue of {self.name} has no segment {name!r}")
+        return self.segments[name].file
+
     def expected_ap(self, depth: int) -> float:
         """Return the COCO AP of exit ``depth`` on the data set of ``evaluation``."""
         return self.exits[depth - 1].ap
@@ -224,6 +254,8 @@ class Catalog:
         writes.
         """
         _check_keys(of_size, OF_SIZE, "entry of a size")
+        if isinstance(shared["classes"], str):
+            raise ValueError("the classes are a list of names, not one text")
         chosen = Figures.from_json({name: of_size[name] for name in FIGURES})
         asked_for = {k: Figures.from_json(v) for k, v in of_size["precisions"].items()}
         catalog = cls(
@@ -250,7 +282,37 @@ class Catalog:
         for figures in (chosen, *asked_for.values()):
             if [entry.depth for entry in figures.exits] != depths:
                 raise ValueError("the catalogue's exits are not numbered 1, 2, ...")
+            for entry in figures.exits:
+                for name in entry.ap_by_class:
+                    if name not in catalog.classes:
+                        raise ValueError(
+                            f"exit {entry.depth} has an accuracy of {name!r}, which is none of the "
+                            f"{len(catalog.classes)} classes"
+                        )
+        catalog._check()
         return catalog
+
+    def _check(self) -> None:
+        """Raise ValueError for facts that no model has."""
+        _check_texts(self, ("name", "version", "description", "license", "flavour", "command"))
+        if not is_plain_name(self.name):
+            raise ValueError(f"the model's name, {self.name!r}, cannot be that of a folder")
+        if not self.classes or not all(isinstance(n, str) and n.strip() for n in self.classes):
+            raise ValueError("the classes are a list of names, at least one")
+        twice = {name for name in self.classes if self.classes.count(name) > 1}
+        if twice:
+            raise ValueError(f"the class {min(twice)!r} is there twice")
+        for name in ("input_width", "input_height", "max_detections"):
+            if not 1 <= getattr(self, name) <= MOST_PIXELS:
+                raise ValueError(f"{name!r} is from 1 to {MOST_PIXELS}, not {getattr(self, name)}")
+        _check_share(self.score_threshold, "'score_threshold'")
+        for entry in self.files:
+            if not (isinstance(entry.file, str) and is_plain_name(entry.file)):
+                raise ValueError(
+                    f"{entry.file!r} is not a file beside the catalogue, by its name alone"
+                )
+            if not isinstance(entry.sha256, str):
+                raise ValueError(f"the digest of {entry.file} is not a text")
 
     def facts_of_size(self) -> dict[str, Any]:
         """Return the facts of this size in a JSON-serialisable form.
@@ -340,10 +402,18 @@ class ModelEntry:
                 f"the sizes of {first.name} are to be given once each, smallest first: they are "
                 f"{', '.join(self.sizes)}"
             )
+        if self.merging is not None:
+            _check_share(self.merging.iou_threshold, "'iou_threshold'")
+            if not _is_number(self.merging.border_side, 0.0):
+                raise ValueError(
+                    f"'border_side' is no number of pixels: {self.merging.border_side}"
+                )
         for each in self.merged:
             self._check_merged(each)
 
     def _check_merged(self, merged: MergedAccuracy) -> None:
+        for name in ("ap", "ap50"):
+            _check_share(getattr(merged, name), f"the accuracy {name!r} of a merged answer")
         if self.merging is None:
             raise ValueError("the catalogue has accuracies of merged answers, but no 'merging'")
         for point in (merged.first, merged.then):
@@ -434,7 +504,7 @@ class ModelEntry:
             )
         except KeyError as error:
             raise ValueError(f"the catalogue lacks {error.args[0]!r}") from error
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"the catalogue has a malformed entry: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
@@ -470,6 +540,33 @@ def _check_keys(
 
 def _optional(create: Callable[..., T], data: Mapping[str, Any] | None) -> T | None:
     return None if data is None else create(**data)
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether ``name`` is that of something in a folder, and leads nowhere else."""
+    return (
+        bool(name) and name not in (".", "..") and name.isprintable() and not set(name) & set("/\\")
+    )
+
+
+def _is_number(value: object, least: float) -> bool:
+    """Return whether ``value`` is a finite number, of at least ``least``."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return least <= float(value) < math.inf
+
+
+def _check_share(value: object, what: str) -> None:
+    """Raise ValueError unless ``value`` is a number from 0 to 1; NaN is none."""
+    if not (_is_number(value, 0.0) and float(value) <= 1.0):  # type: ignore[arg-type]
+        raise ValueError(f"{what} is a number from 0 to 1, not {value!r}")
+
+
+def _check_texts(facts: object, names: Sequence[str]) -> None:
+    """Raise ValueError unless these facts are texts."""
+    for name in names:
+        if not isinstance(getattr(facts, name), str):
+            raise ValueError(f"{name!r} is a text, not {getattr(facts, name)!r}")
 
 
 def _boolean(value: object, name: str) -> bool:

@@ -19,6 +19,8 @@
     |- RequestCancelled         the client went away
     '- BackendError             the engine failed
        '- BackendUnavailable    the engine is not there (starting, stopping or gone)
+          |- EngineStalled      the engine hung on this request, and is being replaced
+          '- EngineLost         the engine's own process ended, and is being replaced
 
 Nothing here knows a status code; ``serving.api.problems`` holds the only table of those. ``slug``
 names an error in the reply's problem type, in metric labels and in logs alike.
@@ -191,7 +193,24 @@ class BackendError(ServingError):
     slug = "backend-error"
 
 
+def nonsense(fault: str) -> BackendError:
+    """Return the error for an answer that no sound model gives, by a clause that says why."""
+    return BackendError(f"The engine's answer makes no sense: {fault}.")
+
+
 class BackendUnavailable(BackendError):
     """An error for an engine that is not there: starting, stopping or gone."""
 
     slug = "backend-unavailable"
+
+
+class EngineStalled(BackendUnavailable):
+    """An error for a request inside an engine that hung; another engine takes its place."""
+
+    slug = "engine-stalled"
+
+
+class EngineLost(BackendUnavailable):
+    """An error for a request inside an engine whose own process ended; another takes its place."""
+
+    slug = "engine-lost"

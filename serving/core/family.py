@@ -22,6 +22,7 @@ from serving.core.ladder import Ladder, PointId
 from serving.core.latency import LatencyProfile
 from serving.core.letterbox import ModelInput
 from serving.core.merging import merge
+from serving.core.output_check import find_fault
 from serving.core.pareto_front import Front, OperatingPoint, pareto_front
 from serving.core.request import Detections
 from serving.core.useful_exits import UsefulExits
@@ -44,6 +45,9 @@ class Family:
 
     def __post_init__(self) -> None:
         first, *others = self.entries
+        for catalog in self.catalogs:
+            if not catalog.exits:
+                raise ValueError(f"{catalog.name} has no exit")
         for other in others:
             mine, its = (entry.catalogs[0].classes for entry in (first, other))
             if mine != its:
@@ -224,6 +228,20 @@ class Family:
             scale=math.sqrt(area / (self.input_width * self.input_height)),
             max_detections=catalog.max_detections,
         )
+
+    def find_fault(self, found: Detections) -> str | None:
+        """Return what is wrong with an answer in pixels of the common frame; None if nothing is.
+
+        See ``output_check.find_fault``.
+        """
+        side, num_classes, most = self._limits
+        return find_fault(found, side, num_classes, most)
+
+    @cached_property
+    def _limits(self) -> tuple[int, int, int]:
+        """Longer side of the common frame, number of classes, and most boxes of any model."""
+        most = max(catalog.max_detections for catalog in self.catalogs)
+        return max(self.input_width, self.input_height), len(self.classes), most
 
     def _entry_of(self, model: int) -> ModelEntry:
         """Return the entry that ``model`` is a size of."""

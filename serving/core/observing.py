@@ -19,6 +19,22 @@ DECISION, EXECUTOR = "decision", "executor"
 """What an executor's thread spends processor time on outside the runs of segments: the policy's
 decisions, and all else."""
 
+POLICY, RUN, SELECT, MERGE, OUTPUT, CALLBACK, STALLED, LOST, DEFECT = FAULTS = (
+    "policy",
+    "run",
+    "select",
+    "merge",
+    "output",
+    "callback",
+    "stalled",
+    "lost",
+    "defect",
+)
+"""Kinds of failures inside an engine, as metric labels have them: the policy raised; so did a run
+of a segment, keeping some rows of a batch, joining batches or two answers, or whoever was told of
+something; boxes were not such as a model has; a run did not end; the engine's own process did;
+or the executor itself failed."""
+
 RESULT_NAMES: dict[type[Result], str] = {
     Answered: "answered",
     Shed: "shed",

@@ -68,10 +68,16 @@ class SegmentRunner(Protocol):
         """
 
     def release(self, batch: Any) -> None:
-        """Give the batch's memory back; it must not be used again."""
+        """Give the batch's memory back; it must not be used again. A second time does nothing."""
 
     def detections(self, batch: Any) -> list[Detections]:
         """Return the rows of a batch that has been through a head, copied out of the device."""
+
+    def abort(self) -> None:
+        """Let the call under way return, or raise, if that can be done; from any thread.
+
+        The runner is of no further use.
+        """
 
     def close(self) -> None:
         """Free everything; any later call raises RuntimeError."""
@@ -102,6 +108,12 @@ class Observer(Protocol):
     def ended(self, result: Result) -> None:
         """Take note of how a request ended; called exactly once for each."""
 
+    def failed(self, kind: str) -> None:
+        """Take note of a failure inside the engine, one of ``observing.FAULTS``; from any thread.
+
+        Which requests it ended, if any, ``ended`` tells.
+        """
+
 
 class Backend(Protocol):
     """An engine, wherever it runs, that the gateway sends its images to."""
@@ -111,6 +123,10 @@ class Backend(Protocol):
     @property
     def ready(self) -> bool:
         """True if a request would be answered now."""
+
+    @property
+    def alive(self) -> bool:
+        """False if it will not recover, so that the process had better be restarted."""
 
     @property
     def num_waiting(self) -> int:

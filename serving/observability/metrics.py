@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from serving.core.errors import (
+    BackendUnavailable,
     BudgetInfeasible,
     DeadlineExceeded,
     Forbidden,
@@ -33,7 +34,7 @@ from serving.core.errors import (
     TooManyRequests,
     Unauthenticated,
 )
-from serving.core.observing import MARGIN_BUCKETS_S, RESULT_NAMES
+from serving.core.observing import FAULTS, MARGIN_BUCKETS_S, RESULT_NAMES
 from serving.core.ports import Backend, Clock
 from serving.core.principals import NOBODY
 from serving.core.request import Result
@@ -272,6 +273,13 @@ class Metrics:
         self._results = counter(
             "engine_results", "Requests that left the engine.", "result", RESULT_NAMES.values()
         )
+        self._faults = counter(
+            "engine_faults",
+            "Failures inside the engine, by what failed; how their requests ended is counted with "
+            "the others.",
+            "kind",
+            FAULTS,
+        )
         self._exits = Counter(
             "exit_depth",
             "Answers by the depth they left at, whose exit that is, and at which input size.",
@@ -450,6 +458,10 @@ class Metrics:
         """Record that a request left the executor."""
         self._results[RESULT_NAMES[type(result)]].inc()
 
+    def failed(self, kind: str) -> None:
+        """Record a failure inside the engine."""
+        self._faults[kind].inc()
+
 
 class _BackendGauges(Collector):
     """Gauges that live in the backend, read when they are asked for."""
@@ -480,7 +492,10 @@ class _BackendGauges(Collector):
             backend.num_held,
         )
         if backend.ready:
-            best = backend.family.front(backend.predicted_s).points[-1]
+            try:
+                best = backend.family.front(backend.predicted_s).points[-1]
+            except BackendUnavailable:  # it went just now
+                return
             yield GaugeMetricFamily(
                 "punctual_full_depth_demand_ratio",
                 "Share of the engine's time that the most accurate exit would need for every "

@@ -146,6 +146,11 @@ class FamilyRunner:
             for row in found
         ]
 
+    def abort(self) -> None:
+        """Let calls of the runners of all models return, if that can be done."""
+        for member in self._members:
+            member.runner.abort()
+
     def close(self) -> None:
         """Close the runners of all models."""
         for member in self._members:

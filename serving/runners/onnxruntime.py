@@ -64,7 +64,7 @@ class OnnxRuntimeRunner:
             segments.every_segment(catalog.num_exits) if wanted is None else wanted
         )
         unit = {
-            part: onnx.load(folder / catalog.segments[part.name].file)
+            part: onnx.load(folder / catalog.segment_file(part.name))
             for part in sorted({part for segment in self.segments for part in segment.parts})
         }
         models = {
@@ -117,6 +117,9 @@ class OnnxRuntimeRunner:
         """Return copies, so the batch can be released."""
         self._check_open()
         return copied_rows(*batch.arrays)
+
+    def abort(self) -> None:
+        """Do nothing: a call into the runtime cannot be ended."""
 
     def close(self) -> None:
         """Free the sessions."""

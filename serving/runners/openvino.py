@@ -17,12 +17,16 @@ last convolution.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -40,7 +44,10 @@ from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
+from serving.runners.compiled_cache import Blob, CompiledCache
 from serving.runners.rows import copied_rows, every_row, stretches
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 4)
 """Batch sizes that segments are compiled for. Four images at once take 0.83 of the time of four
@@ -151,7 +158,8 @@ class OpenVinoRunner:
     run at a time, each on so many threads. ``precision`` of convolutions: ``bf16`` or ``f32``;
     ``int8``, of the quantised segments, with what surrounds convolutions, and features, in the one
     of the two that is fast here; None: that one. ``wanted``: the segments to compile; None: all.
-    Raises ValueError for bfloat16 on a CPU that does not multiply it.
+    ``cache``: where compiled segments are looked for and kept; None: nowhere. Raises ValueError for
+    bfloat16 on a CPU that does not multiply it.
     """
 
     def __init__(
@@ -162,6 +170,7 @@ class OpenVinoRunner:
         precision: str | None = None,
         wanted: Collection[Segment] | None = None,
         num_instances: int = 1,
+        cache: CompiledCache | None = None,
     ) -> None:
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
         self.batch_sizes = BATCH_SIZES
@@ -185,15 +194,14 @@ class OpenVinoRunner:
             # A single thread gains nothing by it, and unit segments lose a tenth of their time.
             "ENABLE_CPU_PINNING": num_threads != 1,
         }
-        unit = {
-            part: self._core.read_model(source / catalog.segments[part.name].file)
+        files = {
+            part: source / catalog.segment_file(part.name)
             for part in sorted({part for segment in self.segments for part in segment.parts})
         }
-        self._held_weights = [_share_weights(model) for model in unit.values()]
-        keys = [(segment, size) for segment in sorted(self.segments) for size in BATCH_SIZES]
-        with ThreadPoolExecutor() as pool:  # compiling releases the interpreter lock
-            compiled = pool.map(lambda key: self._compile(unit, *key), keys)
-            self._models = dict(zip(keys, compiled, strict=True))
+        self._held_weights: list[list[Weight]] = []
+        self._held_blobs: list[Blob] = []  # models that were restored have their weights there
+        weights = None if catalog.weights is None else source / catalog.weights.file
+        self._models = self._load(cache, files, weights)
         self._set_up()
 
     def replica(self) -> OpenVinoRunner:
@@ -270,11 +278,14 @@ class OpenVinoRunner:
         boxes, scores, labels, counts = (tensor.data for tensor in batch.tensors)
         return copied_rows(boxes, scores, labels, counts[: batch.size])
 
+    def abort(self) -> None:
+        """Do nothing: a call into the runtime cannot be ended."""
+
     def close(self) -> None:
         """Free models and buffers."""
         self._closed = True
         self._compiled, self._images, self._pools = {}, {}, {}
-        self._models, self._held_weights = {}, []
+        self._models, self._held_weights, self._held_blobs = {}, [], []
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -301,6 +312,75 @@ class OpenVinoRunner:
         key = tuple((port.get_element_type().get_type_name(), tuple(port.shape)) for port in ports)
         return self._pools.setdefault(key, _Pool(ports))
 
+    def _load(
+        self, cache: CompiledCache | None, files: dict[Segment, Path], weights: Path | None
+    ) -> dict[tuple[Segment, int], ov.CompiledModel]:
+        """Return every segment compiled for every batch size: from the cache, or now."""
+        wanted = [(segment, size) for segment in sorted(self.segments) for size in BATCH_SIZES]
+        names: dict[tuple[Segment, int], str] = {}
+        found: dict[tuple[Segment, int], ov.CompiledModel] = {}
+        if cache is not None:
+            names = self._names(wanted, files, weights)
+            with _threads() as pool:
+                restored = pool.map(lambda key: self._restored(cache, names[key]), wanted)
+                found = {key: model for key, model in zip(wanted, restored, strict=True) if model}
+        missing = [key for key in wanted if key not in found]
+        if not missing:
+            return found
+        unit = {part: self._core.read_model(path) for part, path in files.items()}
+        self._held_weights = [_share_weights(model) for model in unit.values()]
+
+        def compile_one(key: tuple[Segment, int]) -> ov.CompiledModel:
+            compiled = self._compile(unit, *key)
+            if cache is not None:
+                exported = BytesIO()
+                compiled.export_model(exported)
+                cache.put(names[key], exported.getvalue())
+            return compiled
+
+        with _threads() as pool:  # compiling releases the interpreter lock
+            compiled = dict(zip(missing, pool.map(compile_one, missing), strict=True))
+        return {**found, **compiled}
+
+    def _names(
+        self,
+        wanted: Sequence[tuple[Segment, int]],
+        files: dict[Segment, Path],
+        weights: Path | None,
+    ) -> dict[tuple[Segment, int], str]:
+        """Return what each compiled segment is kept as: a digest of all that it depends on."""
+        paths = [Path(__file__), *((weights,) if weights is not None else ())]
+        common = [
+            ov.__version__,
+            _processor(),
+            self._config,
+            self._boundary.get_type_name(),
+            *(sha256(path.read_bytes()).hexdigest() for path in paths),
+        ]
+        digests = {part: sha256(path.read_bytes()).hexdigest() for part, path in files.items()}
+
+        def name(segment: Segment, size: int) -> str:
+            facts = [*common, [digests[part] for part in segment.parts], segment.name, size]
+            return sha256(json.dumps(facts).encode()).hexdigest()
+
+        return {key: name(*key) for key in wanted}
+
+    def _restored(self, cache: CompiledCache, name: str) -> ov.CompiledModel | None:
+        """Return the compiled segment that is kept as ``name``; None if there is none."""
+        blob = cache.get(name)
+        if blob is None:
+            return None
+        try:
+            model = self._core.import_model(
+                ov.Tensor(blob, shared_memory=True), "CPU", self._config
+            )
+        except RuntimeError as error:
+            log.warning("a compiled model that was kept cannot be used: %s", error)
+            cache.drop(name)
+            return None
+        self._held_blobs.append(blob)
+        return model
+
     def _compile(
         self, unit: dict[Segment, ov.Model], segment: Segment, size: int
     ) -> ov.CompiledModel:
@@ -322,6 +402,28 @@ class OpenVinoRunner:
                     info.tensor().set_layout(ov.Layout("NHWC"))
                     info.tensor().set_element_type(self._boundary)
         return processor.build()
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads. What has not begun when somebody is interrupted never does."""
+    pool = ThreadPoolExecutor()
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@cache
+def _processor() -> str:
+    """Return what tells this CPU from others that compiled models would not fit."""
+    core = _core()
+    facts = [core.get_property("CPU", "FULL_DEVICE_NAME")]
+    facts += sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts += [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return "; ".join(facts)
 
 
 def _compiled_size(size: int) -> int:

@@ -45,8 +45,11 @@ def copied_rows(
 
     That is ``boxes`` of shape ``(B, K, 4)``, ``scores`` and ``labels`` of ``(B, K)``, and
     ``counts`` of ``(B,)``: how many of each row are copied. There may be fewer counts than rows:
-    what is beyond is padding.
+    what is beyond is padding. Raises ValueError for a count of more boxes than there are, or of
+    fewer than none.
     """
+    if not all(0 <= n <= scores.shape[1] for n in counts):
+        raise ValueError(f"a head counts {counts.tolist()} boxes of {scores.shape[1]}")
     return [
         Detections(boxes[row, :n].copy(), scores[row, :n].copy(), labels[row, :n].copy())
         for row, n in enumerate(counts)

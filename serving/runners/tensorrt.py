@@ -406,6 +406,9 @@ class TensorRtRunner:
         )
         return copied_rows(boxes, scores, labels, counts)
 
+    def abort(self) -> None:
+        """Do nothing: a call into the runtime cannot be ended."""
+
     def close(self) -> None:
         """Free graphs, plans, memory and the stream."""
         if self._closed:

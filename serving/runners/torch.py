@@ -146,6 +146,9 @@ class TorchRunner:
         boxes, scores, labels, counts = self._lane.arrays(batch)
         return copied_rows(boxes, scores, labels, counts[: batch.size])
 
+    def abort(self) -> None:
+        """Do nothing: a call into the runtime cannot be ended."""
+
     def close(self) -> None:
         """Free programs, graphs and buffers."""
         self._closed = True

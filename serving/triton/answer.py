@@ -6,8 +6,9 @@ from collections.abc import Collection
 
 from tritonclient.grpc import service_pb2 as pb
 
-from serving.core.errors import BackendError
+from serving.core.errors import BackendError, nonsense
 from serving.core.ladder import PointId
+from serving.core.output_check import FindFault
 from serving.core.request import Answered, Detections, Request
 from serving.triton import wire
 from serving.triton.rpc import arrays
@@ -27,11 +28,12 @@ def read_answer(
     response: pb.ModelInferResponse,
     arrived_s: float,
     known: Collection[PointId],
+    find_fault: FindFault,
 ) -> tuple[Answered, float]:
     """Return what ``response`` says of ``request``, and the seconds that it spent in Triton.
 
     The response came at ``arrived_s``, of an engine with the operating points ``known``. Raises
-    BackendError if it is malformed.
+    BackendError if it is malformed, and for boxes that ``find_fault`` finds fault with.
     """
     found = arrays(response, _TENSORS)
     boxes, scores, labels = found[wire.BOXES], found[wire.SCORES], found[wire.LABELS]
@@ -49,9 +51,12 @@ def read_answer(
     model, depth = point
     if not request.min_depth <= depth <= request.max_depth:
         raise BackendError(f"Triton answered at exit {depth}, which was not asked for.")
+    detections = Detections(boxes, scores, labels)
+    if (fault := find_fault(detections)) is not None:
+        raise nonsense(fault)
     answered = Answered(
         request,
-        Detections(boxes, scores, labels),
+        detections,
         depth,
         started_s=arrived_s - engine_s,
         finished_s=arrived_s,

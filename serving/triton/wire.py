@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
+    EngineLost,
+    EngineStalled,
     InvalidParameter,
     InvalidRequest,
     Overloaded,
@@ -112,6 +114,8 @@ _PLAIN: dict[str, Callable[[str], ServingError]] = {
         RequestCancelled,
         BackendError,
         BackendUnavailable,
+        EngineLost,
+        EngineStalled,
     )
 }
 """Kinds of errors that carry nothing but a sentence, by slug."""

@@ -10,6 +10,7 @@ that has just been ended would crash Triton.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -17,7 +18,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import triton_python_backend_utils as pb_utils
 
 from serving.artifacts.model_folders import read_entry
 from serving.core.errors import (
+    BackendUnavailable,
     InvalidParameter,
     InvalidRequest,
     Overloaded,
@@ -34,13 +36,17 @@ from serving.core.errors import (
     ServingError,
 )
 from serving.core.family import Family
+from serving.core.latency import LatencyModel
 from serving.core.request import Answered, Request, Result
-from serving.engine import error_of, start_engine
+from serving.engine import Engine, error_of, start_engine
+from serving.executor import Executor
+from serving.executor_group import ExecutorGroup
 from serving.imaging.decoding import refit
 from serving.model_repository import open_family
+from serving.parent import end_with_parent
+from serving.supervisor import Supervisor
 from serving.triton import wire
 from serving.triton_backend.metrics import HostMetrics
-from serving.triton_backend.parent import end_with_parent
 from serving.triton_backend.tensors import parameters, to_array, to_tensor
 
 DEFAULT_BUDGET_S = 1.0
@@ -123,14 +129,23 @@ class TritonPythonModel:
         self._digest = wire.short_digest(entry.digest)
         self._family = Family((entry,))
         self._metrics = HostMetrics(self._family)
-        self._engine = start_engine(
-            [open_family(options["runtime"], (folder,), int(threads) if threads else None, refit)],
-            self._family,
-            clock=time.monotonic,
-            observer=self._metrics,
-            max_waiting=MAX_WAITING,
-            max_cohorts=MAX_COHORTS,
-        )
+
+        def open_engine(latencies: Sequence[LatencyModel] | None) -> Engine:
+            runner = open_family(
+                options["runtime"], (folder,), int(threads) if threads else None, refit
+            )
+            return start_engine(
+                [runner],
+                self._family,
+                clock=time.monotonic,
+                observer=self._metrics,
+                max_waiting=MAX_WAITING,
+                max_cohorts=MAX_COHORTS,
+                latencies=latencies,
+            )
+
+        self._supervisor = Supervisor(open_engine, time.monotonic)
+        self._supervisor.start()
         self._ids = itertools.count()
         # Guarded by _lock, since requests end in the executor's thread:
         self._lock = threading.Lock()
@@ -156,7 +171,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let what is in flight end, then free everything."""
-        self._engine.stop(STOP_GRACE_S)
+        self._supervisor.stop(STOP_GRACE_S)
         self._outbox.put(None)
         self._messenger.join()
 
@@ -171,6 +186,7 @@ class TritonPythonModel:
             return
         watched = not options.pop(wire.CANCEL_BY_ID, False)
         in_hand = bool(options.pop(wire.ANSWERS_IN_HAND, False))
+        executor = self._executor()
         image = _image(triton_request)
         request = self._request(triton_request, options)
         entry = _Open(triton_request.request_id(), triton_request, sender, request.streaming)
@@ -185,7 +201,7 @@ class TritonPythonModel:
             entry.sent = answered
             self._outbox.put(_Outgoing(sender, answered, last=False))
 
-        self._engine.executor.submit(
+        executor.submit(
             request, image, self._done, on_exit if request.streaming or in_hand else None
         )
 
@@ -220,7 +236,7 @@ class TritonPythonModel:
         if command == wire.COMMAND_STATUS:
             self._outbox.put(_Outgoing(sender, self._status(), last=True))
             return
-        executor = self._engine.executor
+        executor = self._executor()
         ends = {wire.COMMAND_CANCEL: executor.cancel, wire.COMMAND_CONCLUDE: executor.conclude}
         end = ends.get(command)
         if end is None:
@@ -231,9 +247,16 @@ class TritonPythonModel:
             end(number)
         self._outbox.put(_Outgoing(sender, None, last=True))
 
+    def _executor(self) -> Executor | ExecutorGroup:
+        """Return the executor. Raises BackendUnavailable while one that hung is being replaced."""
+        engine = self._supervisor.engine
+        if engine is None:
+            raise BackendUnavailable("The engine is not ready.")
+        return engine.executor
+
     def _status(self) -> wire.EngineStatus:
-        """Return the state of the executor."""
-        executor = self._engine.executor
+        """Return the state of the executor. Raises BackendUnavailable."""
+        executor = self._executor()
         points = [(depth, model) for model, depth in self._family.ladder.points]
         return wire.EngineStatus(
             self._digest,
@@ -290,7 +313,8 @@ class TritonPythonModel:
         for number in list(itertools.islice(watched, CHECKED_AT_ONCE)):
             sender = watched.pop(number)
             if sender.is_cancelled():
-                self._engine.executor.cancel(number)
+                with contextlib.suppress(BackendUnavailable):
+                    self._executor().cancel(number)
             else:
                 watched[number] = sender
 

@@ -20,8 +20,8 @@ from serving.artifacts.model_folders import MODEL_SUFFIX, read_catalog
 from serving.core import segment as segments
 from serving.core.request import Detections
 from serving.model_repository import open_runner
+from serving.parent import end_with_parent
 from serving.triton import wire
-from serving.triton_backend.parent import end_with_parent
 from serving.triton_backend.tensors import parameters, to_array, to_tensor
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import triton_python_backend_utils as pb_utils
 
 from serving.core.family import Family
-from serving.core.observing import MARGIN_BUCKETS_S, RESULT_NAMES
+from serving.core.observing import FAULTS, MARGIN_BUCKETS_S, RESULT_NAMES
 from serving.core.request import Answered, Result
 from serving.core.segment import Segment
 
@@ -31,9 +31,10 @@ class HostMetrics:
         self._families = (
             metric("punctual_exit_depth_total", "Answers by exit depth.", kinds.COUNTER),
             metric("punctual_engine_results_total", "Requests by result.", kinds.COUNTER),
+            metric("punctual_engine_faults_total", "Failures in the engine.", kinds.COUNTER),
             metric("punctual_deadline_margin_seconds", "Time left at the end.", kinds.HISTOGRAM),
         )
-        depths, results, margin = self._families
+        depths, results, faults, margin = self._families
         self._depths = {
             (model, depth): depths.Metric(
                 labels={
@@ -48,6 +49,7 @@ class HostMetrics:
             kind: results.Metric(labels={**labels, "result": name})
             for kind, name in RESULT_NAMES.items()
         }
+        self._faults = {kind: faults.Metric(labels={**labels, "kind": kind}) for kind in FAULTS}
         self._margin = margin.Metric(labels=labels, buckets=list(MARGIN_BUCKETS_S))
         self._facts: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
@@ -63,6 +65,10 @@ class HostMetrics:
     def ended(self, result: Result) -> None:
         """Note how a request ended."""
         self._facts.put(lambda: self._export(result))
+
+    def failed(self, kind: str) -> None:
+        """Note a failure inside the engine."""
+        self._facts.put(lambda: self._faults[kind].increment(1))
 
     def publish(self) -> None:
         """Export what was noted since the last time."""

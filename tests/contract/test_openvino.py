@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import subprocess
 import sys
 import weakref
@@ -20,6 +21,7 @@ from serving.core import segment as segments
 from serving.core.catalog import ModelEntry
 from serving.core.request import Detections
 from serving.runners import openvino
+from serving.runners.compiled_cache import HEADER_BYTES, CompiledCache
 from serving.runners.onnxruntime import OnnxRuntimeRunner
 from serving.runners.openvino import OpenVinoRunner, multiplies_bf16
 from tests.contract.test_runners import Case, assert_alike, unit_path
@@ -331,3 +333,93 @@ def test_replicas_run_beside_each_other(exported):
     with pytest.raises(RuntimeError, match="closed"):
         first.replica()
     second.close()
+
+
+# ---- compiled segments on disk ------------------------------------------------------------------
+
+WANTED = frozenset({segments.STEM, segments.stack(1), segments.head(1), segments.fused_exit(1)})
+
+
+def boxes(runner: OpenVinoRunner, images: list[np.ndarray]) -> list[Any]:
+    """Everything that both ways to exit 1 give, at batch sizes 1 and 4."""
+    found = []
+    for batch in (images[:1], images[:4]):
+        loaded = runner.load(batch)
+        features = runner.run(segments.stack(1), runner.run(segments.STEM, loaded))
+        for output in (
+            runner.run(segments.head(1), features),
+            runner.run(segments.fused_exit(1), loaded),
+        ):
+            found += [
+                each
+                for row in runner.detections(output)
+                for each in (row.boxes_xyxy_input, row.scores, row.labels)
+            ]
+    return found
+
+
+@pytest.fixture
+def opened(exported, tmp_path):
+    """Opens runners with a cache, which is told how many segments had to be compiled."""
+    compiled: list[Any] = []
+
+    class Counting(OpenVinoRunner):
+        def _compile(self, unit, segment, size):
+            compiled.append((segment, size))
+            return super()._compile(unit, segment, size)
+
+    def create(precision: str | None = None, threads: int = 1) -> tuple[OpenVinoRunner, int]:
+        compiled.clear()
+        cache = CompiledCache(tmp_path, 10**9)
+        runner = Counting(
+            exported.folder, exported.catalog, threads, precision, WANTED, cache=cache
+        )
+        return runner, len(compiled)
+
+    return create
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [None, "f32", "int8"])
+def test_what_was_kept_is_not_compiled_again_and_finds_the_same(opened, exported, precision):
+    (first, num_compiled), images = opened(precision), exported.images
+    assert num_compiled == 2 * len(WANTED)
+    (second, num_compiled) = opened(precision)
+    assert num_compiled == 0
+    for expected, found in zip(boxes(first, images), boxes(second, images), strict=True):
+        assert np.array_equal(expected, found)
+    assert len(boxes(second, images)) > 0
+    for runner in (first, second):
+        runner.close()
+
+
+@pytest.mark.slow
+def test_what_was_kept_for_something_else_is_not_taken(opened):
+    assert opened("f32")[1] == 2 * len(WANTED)
+    assert opened("int8")[1] == 2 * len(WANTED)
+    assert opened("f32", threads=2)[1] == 2 * len(WANTED)
+    assert opened("f32")[1] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["flipped", "cut", "another", "gone"])
+def test_what_is_damaged_is_compiled_again(opened, exported, tmp_path, damage):
+    first, _ = opened("f32")
+    path, *_ = sorted((tmp_path / "compiled").iterdir())
+    data = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "another":  # whole, and yet none of ours
+        path.write_bytes(
+            hashlib.sha256(b"another").digest().ljust(HEADER_BYTES, b"\0") + b"another"
+        )
+    else:
+        path.unlink()
+    again, num_compiled = opened("f32")
+    assert num_compiled == 1
+    images = exported.images
+    for expected, found in zip(boxes(first, images), boxes(again, images), strict=True):
+        assert np.array_equal(expected, found)
+    assert opened("f32")[1] == 0

@@ -6,14 +6,18 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from serving.core import segment as segments
+from serving.core.catalog import Catalog
 from serving.core.ports import SegmentRunner
 from serving.core.request import Detections
+from serving.engine_process import Job, open_family_in_process
+from serving.imaging.decoding import refit
 from serving.model_repository import RUNNERS
 from tests.captured import CapturedRunner
 from tests.cuda import open_fake_runner, open_real_runner
@@ -38,6 +42,11 @@ class Case:
     rounding larger: behind the second, int8 leaves of some images a third of the boxes in place."""
 
 
+def in_process(folder: Path, catalog: Catalog, num_threads: int, **_: object) -> SegmentRunner:
+    """The runner in a process of its own, with all segments."""
+    return open_family_in_process(Job("onnxruntime", (folder,), num_threads, None, None), refit)
+
+
 CASES = {
     # bfloat16, where it is native, moves the boxes of a network of random weights a lot; what it
     # does to a trained one is in tests/e2e/test_model.py.
@@ -46,6 +55,7 @@ CASES = {
     # What int8 does to a trained one, and beside another runtime, is in test_openvino.py.
     "openvino-int8": Case("openvino", {"precision": "int8"}, 0.5, 6.0, 0.1, deepest=1),
     "onnxruntime": Case("onnxruntime", {}, 0.98, 0.05, 1e-3),
+    "onnxruntime-process": Case("onnxruntime", {}, 0.98, 0.05, 1e-3, make=in_process),
     "torch-bf16": Case("torch", {"device": "cpu", "precision": "bf16"}, 0.5, 6.0, 0.1),
     "torch-f32": Case("torch", {"device": "cpu", "precision": "f32"}, 0.98, 0.05, 1e-3),
     "torch-captured": Case(

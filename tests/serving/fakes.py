@@ -78,7 +78,7 @@ class FakeBackend:
         family: Family = FAMILY,
     ) -> None:
         self.family = family
-        self.ready = True
+        self.ready = self.alive = True
         self.num_waiting = self.num_in_flight = self.num_held = 0
         self.num_instances = 1
         self.exit_s = 0.010

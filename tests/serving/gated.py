@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.catalog import Exit, Merging, ModelEntry
 from serving.core.family import Family
+from serving.core.latency import LatencyModel
 from serving.core.observing import Trace
-from serving.core.ports import Clock, CreatePolicy, Observer
+from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
+from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.engine import start_engine
+from serving.engine import Engine, start_engine
 from tests.serving.fakes import CATALOG, family_of
 from tests.serving.world import ACCURACY, FakeBatch, FakeClock, FakeRunner
 
@@ -52,6 +57,12 @@ class GatedRunner(FakeRunner):
                 self._permits -= 1
         return super().run(segment, batch)
 
+    def detections(self, batch: FakeBatch) -> list[Detections]:
+        """Scored by the image's first number, as a share of the largest."""
+        return [
+            replace(row, scores=row.scores / np.float32(255)) for row in super().detections(batch)
+        ]
+
     def let(self, count: float = 1) -> None:
         """Let so many runs go on, those that have begun first."""
         with self._changed:
@@ -90,12 +101,12 @@ def gated_backend(
     create_policy: CreatePolicy | None = None,
     family: Family = GATED_FAMILY,
 ) -> EmbeddedBackend:
-    """The embedded backend over ``runner``, not started."""
-    return EmbeddedBackend(
-        family,
-        lambda: [runner],
-        lambda opened: start_engine(
-            opened,
+    """The embedded backend over ``runner``, not started. Nothing there is overdue, however long a
+    test lets it wait."""
+
+    def start(runners: Sequence[SegmentRunner], latencies: Sequence[LatencyModel] | None) -> Engine:
+        engine = start_engine(
+            runners,
             family,
             clock=clock,
             observer=observer,
@@ -103,5 +114,9 @@ def gated_backend(
             max_cohorts=4,
             trace=trace,
             create_policy=create_policy,
-        ),
-    )
+            latencies=latencies,
+        )
+        engine.executor._expect = lambda seconds: None  # type: ignore[method-assign]
+        return engine
+
+    return EmbeddedBackend(family, lambda: [runner], start)

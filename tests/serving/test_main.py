@@ -74,7 +74,7 @@ def test_bad_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def test_no_model(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["serve", "--model-repository", str(tmp_path)]) == 2
+    assert command.main(["serve", "--port", "0", "--model-repository", str(tmp_path)]) == 2
     assert "there is no model in" in capsys.readouterr().err
 
 
@@ -140,7 +140,7 @@ def test_a_broken_foreign_command_leaves_the_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
 ) -> None:
     entries(monkeypatch, "not_a_module_at_all:register")
-    assert command.main(["serve", "--model-repository", str(tmp_path)]) == 2
+    assert command.main(["serve", "--port", "0", "--model-repository", str(tmp_path)]) == 2
     assert "the commands of 'extra' are left out" in capsys.readouterr().err
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST, Quantized
 from serving.artifacts.model_folders import ModelError, find_model, find_models
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, Exit
+from serving.core.catalog import Catalog, Exit, SegmentFile
 from serving.core.family import Family
 from serving.model_repository import (
     RUNNERS,
@@ -275,6 +277,70 @@ class TestFindPrecision:
         assert opened == [(2, "128x96", wanted, "int8"), (2, "128x96", wanted, None)]
         family = read_family(folders, choice.precision, choice.reason)
         assert family.precision_reason == choice.reason
+
+
+class TestFiles:
+    """What the catalogue describes is looked at, bit by bit, before anything is loaded."""
+
+    CONTENTS: ClassVar = {"stem.onnx": b"stem", "head_1.onnx": b"head", "weights.bin": b"weights"}
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "serving.runners.torch", OtherRunners())  # type: ignore[arg-type]
+        digests = {name: sha256(data).hexdigest() for name, data in self.CONTENTS.items()}
+        files = {
+            name.removesuffix(".onnx"): SegmentFile(name, digest)
+            for name, digest in digests.items()
+        }
+        weights = files.pop("weights.bin")
+        catalog = replace(CATALOG, segments=files, weights=weights)
+        folder = find_model(write_catalogs(tmp_path, catalog), None)
+        for place in (folder, folder / CPU_FOLDER):
+            place.mkdir(exist_ok=True)
+            for name, data in self.CONTENTS.items():
+                (place / name).write_bytes(data)
+        record = Quantized(catalog.digest, 1, "test", digests)
+        (folder / CPU_FOLDER / MANIFEST).write_text(json.dumps(asdict(record)))
+        return folder
+
+    def test_what_was_built_is_opened(self, folder: Path) -> None:
+        for precision in (None, "int8"):
+            assert open_runner("openvino", folder, 2, precision=precision)
+
+    @pytest.mark.parametrize("precision", [None, "int8"])
+    @pytest.mark.parametrize("name", CONTENTS)
+    @pytest.mark.parametrize("bit", [0, 7])
+    def test_a_flipped_bit(self, name: str, bit: int, precision: str | None, folder: Path) -> None:
+        path = (folder / CPU_FOLDER if precision else folder) / name
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1 << bit
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match=rf"{re.escape(str(path))} is not the file that was"):
+            open_runner("openvino", folder, 2, precision=precision)
+        assert open_runner("torch", folder, 2), "it has files of its own, and checks those"
+
+    @pytest.mark.parametrize("precision", [None, "int8"])
+    def test_a_file_that_is_not_there(self, precision: str | None, folder: Path) -> None:
+        ((folder / CPU_FOLDER if precision else folder) / "weights.bin").unlink()
+        with pytest.raises(ModelError, match=r"weights\.bin cannot be used"):
+            open_runner("openvino", folder, 2, precision=precision)
+
+    def test_quantised_segments_without_digests(self, folder: Path) -> None:
+        path = folder / CPU_FOLDER / MANIFEST
+        record = json.loads(path.read_text())
+        del record["files"]
+        path.write_text(json.dumps(record))
+        with pytest.raises(ModelError, match=r"no digest of .*: calibrate again"):
+            open_runner("openvino", folder, 2, precision="int8")
+
+
+class OtherRunners:
+    """A module with a runner that reads none of the files that the catalogue describes."""
+
+    @staticmethod
+    def TorchRunner(*arguments: Any, **named: Any) -> tuple[Any, ...]:  # noqa: N802
+        return (*arguments, *named.values())
 
 
 def unused(*_: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from builder.exporting.integer_kernels import fold_kernels
+from builder.exporting.repository import sha256
 from serving.artifacts.int8_segments import CPU_FOLDER
 from serving.core import segment as segments
 from tests.exported import exported_detector
@@ -56,7 +58,10 @@ def folders(exported):
 
 
 def test_both_folders_say_of_which_weights(folders):
-    records = [(folder / "quantized.json").read_text() for folder in folders]
+    records = [json.loads((folder / "quantized.json").read_text()) for folder in folders]
+    for record, folder in zip(records, folders, strict=True):
+        for name, digest in record.pop("files").items():
+            assert sha256(folder / name) == digest
     assert records[0] == records[1]
 
 

@@ -148,3 +148,14 @@ async def test_description(gateway: Gateway) -> None:
         assert set(done.data) < set(Done.model_fields)
     documented = {int(status) for status in detect["responses"]}
     assert {problem.status for problem in PROBLEMS.values()} - {404, 405, 499} <= documented
+
+
+async def test_a_process_whose_engine_cannot_be_replaced_says_that_it_is_not_alive(
+    gateway: Gateway,
+) -> None:
+    async with gateway.client() as client:
+        for path in ("/livez", "/v2/health/live"):
+            assert (await client.get(path)).status_code == 200
+        gateway.backend.ready = gateway.backend.alive = False
+        assert slug(await client.get("/livez")) == "backend-unavailable"
+        assert (await client.get("/v2/health/live")).status_code == 503

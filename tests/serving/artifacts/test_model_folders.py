@@ -54,9 +54,11 @@ def test_no_model(tmp_path: Path) -> None:
         find_model(tmp_path / "missing", None)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}', '{"format": 2}', "[1"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"format": 1}', '{"format": 2}', "[1", "[" * 10**5, "\0", "\udc80"]
+)
 def test_an_unusable_catalogue(tmp_path: Path, text: str) -> None:
-    (tmp_path / "catalog.json").write_text(text)
+    (tmp_path / "catalog.json").write_text(text, errors="surrogateescape")
     with pytest.raises(ModelError, match=r"catalog\.json cannot be used"):
         read_catalog(tmp_path)
 

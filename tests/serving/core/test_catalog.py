@@ -203,3 +203,87 @@ def test_what_is_not_a_catalogue_is_said(change: dict[str, Any], message: str) -
 def test_a_catalogue_that_is_no_object() -> None:
     with pytest.raises(ValueError, match="not a JSON object"):
         ModelEntry.from_json([])  # type: ignore[arg-type]
+
+
+# -- facts that no model has ----------------------------------------------------------------------
+
+NAN = float("nan")
+
+
+def spoilt(*path: str | int, value: Any) -> dict[str, Any]:
+    """The catalogue of two sizes as JSON, with ``value`` at ``path``."""
+    sizes = tuple(
+        replace(each, segments={"stem": SegmentFile("stem.onnx", "ab")}, profiles={"f": PROFILE})
+        for each in SIZES
+    )
+    weighted = tuple(replace(each, weights=SegmentFile("weights.bin", "cd")) for each in sizes)
+    entry = ModelEntry(weighted, merging=Merging(128.0, 0.6), merged=(MERGED,))
+    data: Any = json.loads(json.dumps(entry.to_json()))
+    target = data
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = value
+    return data  # type: ignore[no-any-return]
+
+
+PROFILE = exact_profile()
+TIMES = ("sizes", 0, "profiles", "f", "segments", "stem", "1", "p50_s")
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf"), -0.1, 1.1, None, "0.5", True, [0.5]])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("sizes", 0, "exits", 0, "ap"),
+        ("sizes", 1, "exits", 2, "ap50"),
+        ("sizes", 0, "exits", 0, "ap_by_class", "circle"),
+        ("merged", 0, "ap"),
+        ("merged", 0, "ap50"),
+        ("merging", "iou_threshold"),
+    ],
+    ids=lambda path: path[-1],
+)
+def test_a_share_that_is_none_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    with pytest.raises(ValueError, match=r"is a number from 0 to 1, not|malformed"):
+        ModelEntry.from_json(spoilt(*path, value=value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("classes",), [], "at least one"),
+        (("classes",), ["circle", ""], "a list of names"),
+        (("classes",), ["circle", "circle"], "'circle' is there twice"),
+        (("classes",), ["circle", 7], "a list of names"),
+        (("classes",), "circle", "not one text"),
+        (("sizes", 0, "exits", 0, "ap_by_class"), {"ring": 0.5}, "'ring', which is none of the 2"),
+        (("name",), "../cells", "cannot be that of a folder"),
+        (("name",), 7, "'name' is a text"),
+        (("max_detections",), 0, "'max_detections' is from 1"),
+        (("max_detections",), 10**9, "'max_detections' is from 1"),
+        (("max_detections",), float("inf"), "malformed"),
+        (("sizes", 0, "input_width"), -1, "'input_width' is from 1"),
+        (("score_threshold",), NAN, "'score_threshold' is a number from 0 to 1"),
+        (("merging", "border_side"), NAN, "'border_side' is no number"),
+        (TIMES, NAN, "the times of stem at batch 1 on f are no seconds"),
+        (TIMES, -1.0, "the times of stem at batch 1 on f are no seconds"),
+        (TIMES, None, "the times of stem at batch 1 on f are no seconds"),
+        (("sizes", 0, "segments", "stem", "sha256"), 7, "is not a text"),
+    ],
+)
+def test_what_no_model_has_is_refused(path: tuple[Any, ...], value: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        ModelEntry.from_json(spoilt(*path, value=value))
+
+
+@pytest.mark.parametrize(
+    "file", ["../stem.onnx", "/etc/passwd", "a/b.onnx", "a\\b.onnx", "..", ".", "", "a\0b", 7, None]
+)
+@pytest.mark.parametrize("path", [("sizes", 0, "segments", "stem"), ("weights",)])
+def test_a_file_is_one_beside_the_catalogue(path: tuple[Any, ...], file: Any) -> None:
+    with pytest.raises(ValueError, match="is not a file beside the catalogue"):
+        ModelEntry.from_json(spoilt(*path, "file", value=file))
+
+
+def test_what_was_not_spoilt_is_read() -> None:
+    assert ModelEntry.from_json(spoilt("version", value="2")).catalogs[0].version == "2"

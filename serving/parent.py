@@ -1,7 +1,6 @@
-"""The end of a stub process, which must not outlive its server.
+"""The end of a process that must not outlive the one which started it.
 
-A server that crashes cannot end it, and the executor in it would go on probing its idle engine for
-ever.
+A server that crashes cannot end it, and the executor or engine in it would go on for ever.
 """
 
 from __future__ import annotations
