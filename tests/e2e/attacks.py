@@ -86,6 +86,16 @@ class Metrics(Attack):
         return b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
+class Models(Attack):
+    def message(self) -> bytes:
+        return b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+class NoImages(Attack):
+    def message(self) -> bytes:
+        return post(b"no image")
+
+
 class Deepest(Attack):
     def message(self) -> bytes:
         body = trained.IMAGE.read_bytes()
@@ -110,6 +120,8 @@ ATTACKS: dict[str, Attack] = {
     "60 patient requests/s": Patient(60.0),
     "25-megapixel PNGs at 4/s": LargePngs(4.0),
     "GET /metrics at 150/s": Metrics(150.0),
+    "GET /v1/models at 300/s": Models(300.0),
+    "300 bodies/s that are no images": NoImages(300.0),
     "streaming min_depth=7 at 60/s": Deepest(60.0, "bccd"),
 }
 
