@@ -59,9 +59,7 @@ def _suppress(
 ) -> npt.NDArray[np.intp]:
     """Return the indices of the boxes to keep, given best first.
 
-    A box is kept unless a better one that is kept overlaps it. Every round settles at least the
-    best box that was not settled before, and most settle all: a chain of overlaps is as long as
-    the number of rounds.
+    A box is kept unless a better one that is kept overlaps it.
     """
     left, top, right, bottom = boxes.T
     # Axis by axis, since a last axis of two is slow; in place, since fresh memory is.
@@ -75,11 +73,11 @@ def _suppress(
     area *= np.float32(iou_threshold)
     overlaps = shared > area[:, None] + area
     overlaps &= labels[:, None] == labels
-    better = np.triu(overlaps, k=1)  # (better, worse)
-    kept = np.ones(len(boxes), dtype=bool)
-    for _ in range(len(boxes)):
-        now = ~better[kept].any(axis=0)
-        if np.array_equal(now, kept):
-            break
-        kept = now
+    place = np.arange(len(boxes))
+    overlaps &= place[:, None] < place
+    kept = [True] * len(boxes)
+    # Few boxes overlap, and a better one comes first: whether it is kept has been settled by then.
+    for better, worse in zip(*(places.tolist() for places in overlaps.nonzero()), strict=True):
+        if kept[better]:
+            kept[worse] = False
     return np.flatnonzero(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -23,13 +24,21 @@ class RecentValues:
         self._period_s = period_s
         self._seeds = tuple(seeds)
         self._values: deque[tuple[float, float]] = deque(maxlen=max_count)
+        self._known: dict[float, float] = {}  # quantiles, until the next value or this instant
+        self._known_until_s = -math.inf
 
     def add(self, now_s: float, value: float) -> None:
         """Add a value, as of ``now_s``."""
         self._values.append((now_s, value))
+        self._known.clear()
 
     def quantile(self, now_s: float, q: float) -> float:
         """Return the ``quantile`` of the values that are not forgotten at ``now_s``."""
-        oldest_s = now_s - self._period_s
-        recent = [value for added_s, value in self._values if added_s >= oldest_s]
-        return quantile([*self._seeds, *recent], q)
+        # It is asked for several times in a row, and sorting takes some microseconds.
+        if now_s > self._known_until_s:
+            self._known.clear()
+        if q not in self._known:
+            recent = [each for each in self._values if each[0] + self._period_s >= now_s]
+            self._known_until_s = recent[0][0] + self._period_s if recent else math.inf
+            self._known[q] = quantile([*self._seeds, *(value for _, value in recent)], q)
+        return self._known[q]
