@@ -27,7 +27,7 @@ from builder.search.pool import DIED
 from builder.search.run import run
 from tests.builder.search.children import PROXY, analytic_search
 from tests.builder.search.ray_searches import NUM_CHILDREN, NUM_TRIALS, tuned_search
-from tests.e2e.process import ROOT, eventually
+from tests.e2e.process import PATIENCE_S, ROOT, eventually
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,6 +71,7 @@ def python(temporary: Path, *arguments: object) -> str:
         capture_output=True,
         text=True,
         check=False,
+        timeout=5 * PATIENCE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
