@@ -93,6 +93,7 @@ def write_page(openapi: Schema) -> str:
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        "<link rel='icon' href='data:,'>"  # or browsers would ask for one
         f"<title>{title}: routes</title><style>{_STYLE}</style></head><body>"
         f"<h1>{title} {escape(info['version'])}</h1><p>{_text(info.get('summary', ''))} "
         f"The same for programs: <a href='{OPENAPI_PATH.lstrip('/')}'>openapi.json</a>.</p>"

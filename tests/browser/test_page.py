@@ -60,6 +60,24 @@ class TestOpening:
         page.close()
         assert all(url.startswith((site.url, "data:")) for url in asked)
 
+    def test_the_routes_are_described_without_anything_from_elsewhere(
+        self, browser: Browser, site: Server
+    ):
+        asked: list[str] = []
+        told: list[str] = []
+        page = browser.new_page(base_url=site.url)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: told.append(message.text))  # a policy broken, say
+        page.goto("/")
+        page.get_by_role("link", name="API").click()
+        expect(page.get_by_role("heading", name="POST /v1/detect")).to_be_visible()
+        page.get_by_role("link", name="POST /v1/detect").click()
+        assert told == []
+        page.get_by_role("link", name="openapi.json").click()
+        expect(page.locator("body")).to_contain_text("openapi")
+        page.close()
+        assert all(url.startswith((site.url, "data:")) for url in asked)
+
     @pytest.mark.parametrize("answer", ["bad gateway", "nobody"])
     def test_a_model_list_that_could_not_be_read_is_asked_for_again(
         self, browser: Browser, site: Server, answer: str
