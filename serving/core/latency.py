@@ -317,11 +317,11 @@ class LatencyModel(Latency):
     def _tail(self, window: _Window) -> float:
         """Return the seconds that runs of a window seldom exceed.
 
-        Of few runs the quantile would be the largest one, and stay it for as long as there are few:
+        Of few runs, or of a profile, it would be the largest one, and stay it while there are few:
         one hiccup while the engine warmed up. By how much the latest runs of all segments have
         exceeded their typical times is a better guess, which old hiccups leave as others run.
         """
-        if not 0 < window.num_seen < MIN_TAIL_SAMPLES:
+        if window.num_seen >= MIN_TAIL_SAMPLES:
             return window.tail
         if len(self._excess) < MIN_TAIL_SAMPLES:
             known = window.num_seen > MIN_BASE_SAMPLES

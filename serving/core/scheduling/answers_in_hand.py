@@ -8,9 +8,9 @@ with what may follow, a run at a better point ``t`` from the same image, also by
                + max(0, max over t of (ap(s then t) - ap(s)) (1 - late(s + t)) - cost(t))
 
 ``late`` are the odds to be late (``Latency.late_odds``), ``s + t`` is both runs in a row, ``cost``
-the opportunity cost of a run (of ``t``, at least what its time is worth in the long run, since it
-cannot be stopped), and ``ap(s then t)`` that of both answers merged where that was measured, else
-that of the better one. Against ``t`` at once, worth ``ap(t) (1 - late(t)) - cost(t)``, the cheap
+the opportunity cost of a run that cannot be stopped (see ``opportunity_cost``), and
+``ap(s then t)`` that of both answers merged where that was measured, else that of the better one.
+Against ``t`` at once, worth ``ap(t) (1 - late(t)) - cost(t)``, the cheap
 answer is thus bought first where the odds to be late times what is lost exceed its price, or where
 both together are worth more than ``t``. It is not where that would save nothing: of equals the one
 run is chosen. And in a model with unit segments the way to a better answer leads through its

@@ -100,7 +100,11 @@ class DeadlinePolicy:
         if expired is not None:
             return expired
         make_plan = partial(
-            EdfPlan, models=models, batch_sizes=self._setup.batch_sizes, streaming_ids=streaming
+            EdfPlan,
+            models=models,
+            batch_sizes=self._setup.batch_sizes,
+            streaming_ids=streaming,
+            useful_exits=self._setup.useful_exits,
         )
         plan = make_plan(snapshot)
         if not plan.batches and not snapshot.held:

@@ -159,7 +159,7 @@ class DecisionMaker:
 
         With it comes the batch size at which a request needs least time.
         """
-        costs = self._plan.quickest(1, False)
+        costs = self._plan.way_in(1, False)
         request_s, batch = costs.typical_path(1), 1
         for size in self._setup.batch_sizes[1:]:
             batch_s = costs.path(1, size)[1]
@@ -269,11 +269,9 @@ class DecisionMaker:
         for planned in self._plan.batches:
             if planned.cohort is not None:
                 return self._step_towards_exit(planned.cohort, planned)
-            start = self._first_segment(planned, has_room)
+            start = self._start(planned, has_room)
             if start is not None:
-                why = Why("the most urgent; {:.1f} ms of slack", (self._plan.slack_s * 1e3,))
-                segment, hold = start
-                return Run(segment, planned.requests, None, why, hold)
+                return start
         raise AssertionError("a plan without room for a cohort has one in it")
 
     def _step_towards_exit(self, cohort: Cohort, planned: PlannedBatch) -> Decision:
@@ -285,20 +283,21 @@ class DecisionMaker:
         why = Why("the most urgent, and nothing deeper is worth it or fits")
         return Run(head_of(cohort), self._must_leave_now(cohort, planned), cohort.id, why)
 
-    def _first_segment(self, planned: PlannedBatch, has_room: bool) -> tuple[Segment, bool] | None:
-        """Return the segment that waiting requests start with, and whether they are then held.
+    def _start(self, planned: PlannedBatch, has_room: bool) -> Run | None:
+        """Return the run that waiting requests start with.
 
         It is the fused run that is worth most, of those that fit into the slack, or else the first
-        segment of the quickest path. Without room for another cohort only a fused run will do.
-        None if there is no room for them.
+        segment of the path that is planned. Without room for another cohort only a fused run will
+        do. None if there is no room for them.
         """
+        why = Why("the most urgent; {:.1f} ms of slack", (self._plan.slack_s * 1e3,))
         best = self._selector.best_fused(planned)
         if best is not None:
-            return best.segment, best.hold
+            return Run(best.segment, best.requests, None, why, best.hold)
         segment: Segment | None = quickest_first_segment(planned)
         if segment is not None and segment.kind == "stem" and not has_room:
             segment = self._fused_to_min_depth(planned)
-        return None if segment is None else (segment, False)
+        return None if segment is None else Run(segment, planned.requests, None, why)
 
     def _fused_to_min_depth(self, planned: PlannedBatch) -> Segment | None:
         """Return the fused segment to the shallowest exit of waiting requests, or None."""
@@ -374,7 +373,12 @@ class DecisionMaker:
             queue = [
                 request for request in queue if (request.id in self._plan.streaming_ids) == streams
             ]
-        costs = self._plan.quickest(depth, streams)
+        hurried_before_s = self._plan.hurried_before_s(depth, streams)
+        # Whoever is hurried goes first only if nobody else waits.
+        hurried = queue[-1].deadline_s < hurried_before_s
+        if not hurried and queue[0].deadline_s < hurried_before_s:
+            queue = [request for request in queue if request.deadline_s >= hurried_before_s]
+        costs = self._plan.way_in(depth, streams, hurried)
         sizes = costs.paying_sizes(depth, self._setup.batch_sizes)
         batch = choose_batch(
             queue,
@@ -425,7 +429,7 @@ class DecisionMaker:
             kind = (request.min_depth, request.id in self._plan.streaming_ids)
             path_s = paths_s.get(kind)
             if path_s is None:
-                costs = self._plan.quickest(*kind)
+                costs = self._plan.way_in(*kind)
                 path_s = paths_s[kind] = (
                     costs.typical_path(kind[0], streams=kind[1]) * OPTIMISTIC_RUN_FACTOR
                 )

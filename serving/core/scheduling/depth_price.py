@@ -77,6 +77,19 @@ def _slope(left: CostAndAp, right: CostAndAp) -> float:
     return (right[1] - left[1]) / (right[0] - left[0])
 
 
+def fluid_dual(envelope: Sequence[CostAndAp], rate_hz: float) -> float:
+    """Return the dual of the fluid problem, ``p*``: the price in the long run.
+
+    ``envelope`` is as ``concave_envelope`` returns it.
+    """
+    dual = 0.0
+    for place in range(len(envelope) - 1, 0, -1):
+        if rate_hz * envelope[place][0] <= 1.0:
+            break
+        dual = _slope(envelope[place - 1], envelope[place])
+    return dual
+
+
 _Piece = tuple[float, float, float, float, float, float]
 """A piece of ``H``, the prices for which one operating point is the best for arrivals: the price at
 its start and at its end; there ``H``, less the least of ``H``; the drift, seconds of backlog that
@@ -86,7 +99,7 @@ go per second, which is its slope, negative if more come; ``v / 2``. A tuple, fo
 class DepthPrice:
     """The price of engine time by backlog, in accuracy per second."""
 
-    __slots__ = ("_gap", "_max_price", "_pieces", "dual")
+    __slots__ = ("_gap", "_max_price", "_pieces")
 
     def __init__(
         self, envelope: Sequence[CostAndAp], rate_hz: float, cv2: float, limit_s: float
@@ -98,8 +111,6 @@ class DepthPrice:
         leaves at the quickest point; both are positive.
         """
         self._max_price = self._gap = 0.0
-        self.dual = 0.0
-        """The dual of the fluid problem, ``p*``: the price in the long run."""
         self._pieces: list[tuple[float, _Piece]] = []
         """Pieces, from price 0 on, each with the backlog from its start to its end."""
         if len(envelope) < 2 or rate_hz <= 0.0:
@@ -109,9 +120,9 @@ class DepthPrice:
         self._gap, lengths_s = _solve(pieces, limit_s)
         self._pieces = [*zip(lengths_s, pieces, strict=True)]
         least = next((i for i, piece in enumerate(pieces) if piece[4] > 0.0), len(pieces))
-        self.dual = dual = pieces[least - 1][1] if least else 0.0
         rest_s = limit_s - sum(lengths_s)
         if rest_s > 0.0:  # the price stays where H is least
+            dual = pieces[least - 1][1] if least else 0.0
             self._pieces.insert(least, (rest_s, (dual, dual, 0.0, 0.0, 0.0, 1.0)))
 
     def at(self, backlog_s: float) -> float:
@@ -147,22 +158,36 @@ def _solve(pieces: Sequence[_Piece], limit_s: float) -> tuple[float, list[float]
     Their sum is about the limit, or less if the gap would be next to nothing. The gap is found by
     Newton's method for its logarithm, of which that sum is a convex function.
     """
+    # What does not depend on the gap: H at both ends, and the factor of the logarithm; 0 without a
+    # drift, where the backlog is the price's rise over H instead, times v / 2.
+    ends = [
+        (
+            *(start, end, half_variance / drift if abs(drift) >= MIN_DRIFT else 0.0),
+            half_variance * (end_price - start_price),
+        )
+        for start_price, end_price, start, end, drift, half_variance in pieces
+    ]
     # As if H were at its least everywhere; it is not, so that the gap is no larger.
-    log_gap = math.log(sum(piece[5] * (piece[1] - piece[0]) for piece in pieces) / limit_s)
-    lengths_s: list[float] = []
+    log_gap = math.log(sum(rise for *_, rise in ends) / limit_s)
+    gap = 0.0
     for _ in range(MAX_STEPS):
         log_gap = max(log_gap, MIN_LOG_GAP)
-        gap, slope_s, lengths_s = math.exp(log_gap), 0.0, []
-        for start_price, end_price, start, end, drift, half_variance in pieces:
-            if abs(drift) < MIN_DRIFT:
-                lengths_s.append(half_variance * (end_price - start_price) / (start + gap))
-                slope_s -= lengths_s[-1] * gap / (start + gap)
+        gap, total_s, slope_s = math.exp(log_gap), 0.0, 0.0
+        for start, end, relative, rise in ends:
+            start_gap = start + gap
+            if relative:
+                end_gap = end + gap
+                total_s += relative * math.log(end_gap / start_gap)
+                slope_s += relative * gap * (1.0 / end_gap - 1.0 / start_gap)
             else:
-                relative = half_variance / drift
-                lengths_s.append(relative * math.log((end + gap) / (start + gap)))
-                slope_s += relative * gap * (1.0 / (end + gap) - 1.0 / (start + gap))
-        short_s = limit_s - sum(lengths_s)
+                length_s = rise / start_gap
+                total_s += length_s
+                slope_s -= length_s * gap / start_gap
+        short_s = limit_s - total_s
         if abs(short_s) <= TOLERANCE * limit_s or (short_s > 0.0 and log_gap == MIN_LOG_GAP):
             break
         log_gap += max(-MAX_STRIDE, short_s / slope_s)
-    return gap, lengths_s
+    return gap, [
+        relative * math.log((end + gap) / (start + gap)) if relative else rise / (start + gap)
+        for start, end, relative, rise in ends
+    ]

@@ -13,11 +13,12 @@ opportunity cost of their time beyond the plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from serving.core import segment as segments
 from serving.core.policy import Cohort, Conclude, Decision, Run, Why
+from serving.core.request import Request
 from serving.core.scheduling.answers_in_hand import AnswersInHand
 from serving.core.scheduling.edf_plan import EdfPlan, PlannedBatch
 from serving.core.scheduling.opportunity_cost import OpportunityCost
@@ -47,6 +48,25 @@ class FusedStart(NamedTuple):
     segment: Segment
     hold: bool
     """Whether a better answer may follow, so that they are to be held."""
+    requests: tuple[Request, ...]
+    """Requests that it is of: the batch, or the most urgent of it."""
+
+
+class _Part(NamedTuple):
+    """Waiting requests that may start together: a planned batch, or the most urgent of it.
+
+    The others of it then follow one by one.
+    """
+
+    planned: PlannedBatch
+    slack_s: float
+    """Seconds by which all can be put off if the requests start together."""
+    share_s: float
+    """Seconds of it that each step of waiting requests may use."""
+    more_s: float = 0.0
+    """Seconds that the planned batch typically takes longer in parts."""
+    rest_ap: float = 0.0
+    """Accuracy of the others, as planned."""
 
 
 _Candidate = tuple[float, Callable[[], Decision]]
@@ -54,8 +74,8 @@ _Candidate = tuple[float, Callable[[], Decision]]
 plan anyway, and a function that returns the decision to take it."""
 
 MAX_STEPS_AHEAD = 2
-"""Number of steps of waiting requests up to which a start counts what may follow it: where more
-wait, it seldom will, and looking for it takes time."""
+"""Number of steps of waiting requests up to which a start counts what may follow it, and a batch
+may be started in parts: where more wait, neither is likely, and looking for it takes time."""
 
 TIE = 1e-9
 """Accuracy of a request by which two sums of the same terms may differ through rounding."""
@@ -100,9 +120,6 @@ class DepthSelector:
         self._cost = cost
         self._in_hand = in_hand
         self._fused: dict[int, FusedStart | None] = {}
-        # The slack that each waiting step may use, so that there is enough for all of them; a
-        # deficit counts in full for each.
-        self._slack_share_s = min(plan.slack_s, plan.slack_s / max(1, plan.num_waiting_steps))
         self.shadow_price = cost.per_second
         """Accuracy per second that a step must buy: the opportunity cost of engine time."""
 
@@ -156,7 +173,7 @@ class DepthSelector:
         )
 
     def best_fused(self, planned: PlannedBatch) -> FusedStart | None:
-        """Return the fused run that is worth most to waiting requests.
+        """Return the fused run that is worth most to a batch, or to the most urgent of it.
 
         None if none fits into their share of the slack. The worth is the accuracy of the exit, if
         it is in time, less the opportunity cost of a run that takes longer than planned and cannot
@@ -172,9 +189,45 @@ class DepthSelector:
 
     def _find_fused(self, planned: PlannedBatch) -> FusedStart | None:
         """Find what ``best_fused`` returns, and remembers."""
-        requests, limit_s = planned.requests, planned.tail_s + self._slack_share_s
-        batch, planned_s, first = len(requests), planned.times[1], requests[0]
-        left_s = first.deadline_s - self._plan.now_s
+        best = self._best_fused_of(_Part(planned, self._plan.slack_s, self._plan.share_s))
+        for part in self._parts(planned):
+            found = self._best_fused_of(part)
+            if found is not None and (best is None or found.worth > best.worth + TIE):
+                best = found
+        return best
+
+    def _parts(self, planned: PlannedBatch) -> Iterator[_Part]:
+        """Yield the first requests of a batch, as many as pay off, that may start without the rest.
+
+        A batch is as urgent as its first request, whose deadline may leave time for no more than
+        the quickest exit. Where the engine can do all that comes one by one, the time that a batch
+        saves is better spent on depth.
+        """
+        plan, costs, depth = self._plan, planned.costs, planned.min_depth
+        batch = len(planned.requests)
+        if batch == 1 or plan.num_waiting_steps > MAX_STEPS_AHEAD or plan.needs_batches(costs):
+            return
+        ap = self._useful_exits[costs.paths.model].ap(depth)
+        for size in costs.paying_sizes(depth, plan.batch_sizes):
+            if size < batch:
+                times, first = costs.path(depth, size), planned.requests[:size]
+                slack_s, share_s, rest_s = plan.slack_in_parts(planned, size, times)
+                if slack_s >= 0.0:
+                    step = PlannedBatch(first[0].deadline_s, times, first, None, first, costs)
+                    more_s = times[1] + rest_s - planned.times[1]
+                    yield _Part(step, slack_s, share_s, more_s, ap * (batch - size))
+
+    def _best_fused_of(self, part: _Part) -> FusedStart | None:
+        """Return the fused run that is worth most to the requests of ``part``, or None.
+
+        It must not typically take more than their share of the slack longer than planned, and
+        seldom more than all of it: a run that is as slow as it seldom is uses up what others leave.
+        """
+        planned, requests = part.planned, part.planned.requests
+        batch, (planned_tail_s, planned_s) = len(requests), planned.times
+        limit_s, share_limit_s = planned_tail_s + part.slack_s, planned_tail_s + part.share_s
+        left_s = requests[0].deadline_s - self._plan.now_s
+        planned_ap = self._useful_exits[planned.costs.paths.model].ap(planned.min_depth) * batch
         looks_ahead = self._plan.num_waiting_steps <= MAX_STEPS_AHEAD
         best: tuple[Segment, bool] | None = None
         best_worth, most_worth, best_ap = -math.inf, -math.inf, 0.0
@@ -182,10 +235,10 @@ class DepthSelector:
             depth = planned.min_depth
             while depth and depth <= useful.num_exits:
                 tail_s, typical_s = times = costs.fused(depth, batch)
-                if tail_s <= limit_s:
-                    ap, late = useful.ap(depth) * batch, late_share(times, limit_s)
-                    worth = ap * (1.0 - late)
-                    worth -= self._cost.of_run(typical_s, typical_s - planned_s)
+                ap, extra_s = useful.ap(depth) * batch, typical_s - planned_s
+                if extra_s <= part.share_s and tail_s <= limit_s:
+                    late = late_share(times, max(tail_s, share_limit_s))
+                    worth = ap * (1.0 - late) - self._cost.of_run(typical_s, extra_s + part.more_s)
                     unseen = follows = 0.0
                     if looks_ahead:
                         point = (costs.paths.model, depth)
@@ -194,6 +247,8 @@ class DepthSelector:
                         )
                         worth += follows
                         unseen = ap * max(0.0, costs.late_odds(times, left_s) - late)
+                    if extra_s < 0.0 and ap < planned_ap and not follows:
+                        worth = -math.inf  # less accuracy for its time than what is planned
                     better = worth - unseen - best_worth
                     # Of equals the most accurate: who goes there at once needs no second run.
                     if better > TIE * batch or (better > -TIE * batch and ap > best_ap):
@@ -201,7 +256,7 @@ class DepthSelector:
                         best = costs.paths.exits[depth], follows > 0.0
                     most_worth = max(most_worth, worth)
                 depth = useful.next(depth, planned.max_depth)
-        return FusedStart(most_worth, *best) if best is not None else None
+        return FusedStart(most_worth + part.rest_ap, *best, requests) if best is not None else None
 
     def _best_unit_start(self, planned: PlannedBatch, min_rate: float) -> _UnitStart | None:
         """Return the start on unit segments that promises most, of what fits into the slack.
@@ -222,12 +277,14 @@ class DepthSelector:
             target = min_depth
             if costs is planned.costs or useful.ap(target) <= base_ap:
                 target = useful.next(min_depth, planned.max_depth)
+            if not target:
+                continue
             tail_s, typical_s = costs.unit_path(min_depth, batch)
             split_s = costs.split_heads(min_depth, num_streaming, num_plain, batch)
             planned_loss = blocked(planned.times[1])
             lost = blocked(costs.stem(batch)) + blocked(costs.head(min_depth, batch))
             committed_s = max(0.0, typical_s - planned.times[1])
-            committed = self._cost.of_committed(committed_s)
+            committed = self._cost.of_committed(typical_s, committed_s)
             rate = best_worth = -math.inf
             depth, limit_s = 0, self._plan.slack_s
             while target:
@@ -246,7 +303,7 @@ class DepthSelector:
                 )
                 if depth == 0:  # the first step is what must be worth it
                     rate = (gain - max(0.0, lost - planned_loss)) / max(extra_s, EPSILON_S)
-                    limit_s = self._slack_share_s
+                    limit_s = self._plan.share_s
                     if rate < min_rate and len(self._models) == 1:
                         return None
                 depth = target
@@ -383,7 +440,7 @@ class DepthSelector:
             segment, why = unit_start.stem, self._why_at(unit_start.rate)
         elif fused is not None:
             why = Why("alone; {:.1f} ms of slack", (slack_ms,))
-            return Run(fused.segment, planned.requests, None, why, fused.hold)
+            return Run(fused.segment, fused.requests, None, why, fused.hold)
         else:
             segment = quickest_first_segment(planned)
             why = Why("the quickest way in: {:.1f} ms of slack", (slack_ms,))

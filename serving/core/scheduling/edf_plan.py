@@ -11,6 +11,11 @@ to theirs. Laid out one after the other, the steps give
 The deadline policy spends the slack on depth (``depth_selection``) and, where there is none, says
 who is served (``overload``).
 
+Where there are several models, waiting requests are run through the one that gives most accuracy
+per second at their exit, the *densest*: the quickest, unless another gives clearly more. Whoever is
+*hurried*, without time for that, is run through the quickest. Batches are as large as pays off; but
+while the engine can do one by one all that comes, none makes its most urgent request late.
+
 What is planned for is one answer per request. Rows that have one (those of streaming requests) are
 in the plan at no cost and with no deadline.
 """
@@ -18,15 +23,23 @@ in the plan at no cost and with no deadline.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from serving.core.latency import Times
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
-from serving.core.scheduling.path_costs import EPSILON_S, CompletionTime, Costs, quickest
+from serving.core.scheduling.path_costs import (
+    EPSILON_S,
+    CompletionTime,
+    Costs,
+    densest,
+    quickest,
+)
+from serving.core.useful_exits import UsefulExits
 
 NO_TIME: Times = (0.0, 0.0)
 """Times of a step in which nothing runs."""
@@ -50,7 +63,7 @@ class PlannedBatch:
     """Requests of the batch that have no answer yet. If there are none, the step takes no time and
     is never due."""
     costs: Costs
-    """Costs of the cohort's model, or of the model that answers waiting requests soonest."""
+    """Costs of the cohort's model, or of the one that waiting requests are run through."""
     to_answer: tuple[Request, ...] = ()
     """Streaming requests that are to be answered at the cohort's depth before it goes on."""
     num_streaming: int = 0
@@ -75,26 +88,29 @@ class PlannedBatch:
 
 
 class _PathChoice(NamedTuple):
-    """The quickest path for waiting requests of one kind.
+    """The path for waiting requests of one kind: the densest, or for hurried ones the quickest.
 
     A kind is a shallowest exit, and whether features must be left on the device to go on with, as a
     streaming request needs.
     """
 
     costs: Costs
-    """Costs of the model through which one image is soonest at the exit."""
+    """Costs of the model that it leads through."""
     sizes: tuple[int, ...]
     """Batch sizes that pay off on that path, smallest first."""
     times: dict[int, Times]
     """Tail and typical seconds from the images to the exit, by these batch sizes."""
     earliest_end_s: float
     """Instant that a single image seldom ends after if it is started now."""
+    hurried_before_s: float
+    """Deadline before which a request is hurried: this path is typically too slow for it, and there
+    is a quicker one. Minus infinity if this is the quickest."""
 
 
 _Step = tuple[float, float, Times, PlannedBatch | None]
 """A step as it is laid out: the instant that orders it, the instant by which it must end, its tail
 and typical seconds, and its ``PlannedBatch`` if a decision may be about it."""
-_due_s = itemgetter(0)
+_due_s, _deadline_s = itemgetter(0), attrgetter("deadline_s")
 
 
 class EdfPlan:
@@ -106,14 +122,19 @@ class EdfPlan:
         models: Sequence[Costs],
         batch_sizes: Sequence[int],
         streaming_ids: frozenset[int],
+        useful_exits: Sequence[UsefulExits],
     ) -> None:
         """Plan ``snapshot`` with the costs of each of ``models``, in batches of ``batch_sizes``.
 
-        ``streaming_ids`` are the requests of the snapshot that can be answered more than once.
+        ``streaming_ids`` are the requests of the snapshot that can be answered more than once, and
+        ``useful_exits`` those of each model.
         """
         self.now_s = snapshot.now_s
         self.slack_s = math.inf
         """Seconds by which the whole plan can be put off before somebody in it is late."""
+        self.share_s = math.inf
+        """Seconds of slack that each step of waiting requests may use, so that there is enough for
+        all of them; a deficit counts in full for each."""
         self.length_s = 0.0
         """Seconds that the whole plan typically takes."""
         self.num_waiting_steps = 0
@@ -121,11 +142,13 @@ class EdfPlan:
         self.batches: list[PlannedBatch] = []
         """Steps that a decision may be about, in order of deadline. Of steps of waiting requests
         that are alike it has only the first, which has the most slack before it."""
-        self._kinds_planned: set[tuple[int, int, int, int]] = set()
+        self._kinds_planned: set[tuple[int, int, int, int, int]] = set()
         self.models = models
+        self._rate_hz = snapshot.demand.rate_hz
         self.streaming_ids = streaming_ids
-        self._sizes = batch_sizes
-        self._path_choices: dict[tuple[int, bool], _PathChoice] = {}
+        self.batch_sizes = batch_sizes
+        self._useful_exits = useful_exits
+        self._path_choices: dict[tuple[int, bool, bool], _PathChoice] = {}
         self._steps = [self._plan_cohort(cohort, snapshot.answered) for cohort in snapshot.cohorts]
         self._add_waiting(snapshot.waiting)
         self._steps.sort(key=_due_s)
@@ -137,16 +160,22 @@ class EdfPlan:
         This is what ``CompletionTime`` adds up, written out here for speed.
         """
         typical_s, variance, length_s, slack_s = self.now_s, 0.0, 0.0, math.inf
+        share_s, num_waiting = math.inf, 0
         for _, deadline_s, (tail_s, median_s), planned in self._steps:
             if planned is not None:
                 planned.slack_before_s = slack_s + EPSILON_S
                 self.batches.append(planned)
+            if planned is None or planned.cohort is None:
+                num_waiting += 1
             typical_s += median_s
             variance += (tail_s - median_s) ** 2
             length_s += median_s
             left_s = deadline_s - (typical_s + math.sqrt(variance))
             slack_s = left_s if left_s < slack_s else slack_s
+            if left_s < share_s * num_waiting:
+                share_s = left_s / num_waiting
         self.length_s, self.slack_s = length_s, slack_s + EPSILON_S
+        self.share_s = min(self.slack_s, share_s + EPSILON_S)
 
     def _plan_cohort(self, cohort: Cohort, answered: Mapping[int, int]) -> _Step:
         """Return the step in which ``cohort`` leaves at the shallowest exit that it accepts."""
@@ -178,41 +207,80 @@ class EdfPlan:
         for stop, request in enumerate(waiting):
             if request.min_depth != depth or request.max_depth != max_depth:
                 if stop > start:
-                    self._add_group(waiting[start:stop], depth, max_depth)
+                    self._add_group(waiting[start:stop], depth)
                 start, depth, max_depth = stop, request.min_depth, request.max_depth
-        self._add_group(waiting[start:], depth, max_depth)
+        self._add_group(waiting[start:], depth)
 
-    def _add_group(self, waiting: tuple[Request, ...], depth: int, max_depth: int) -> None:
-        """Add the steps of waiting requests that all have these depth bounds, batch after batch."""
-        streaming_ids, steps = self.streaming_ids, self._steps
-        start, count, num_streaming, previous = 0, len(waiting), 0, (0, 0)
+    def _add_group(self, waiting: tuple[Request, ...], depth: int) -> None:
+        """Add the steps of waiting requests that all have the same depth bounds, in batches.
+
+        ``depth`` is the shallowest exit that they accept.
+        """
+        if not waiting:
+            return
+        if self.streaming_ids:
+            self._add_group_with_streaming(waiting, depth)
+            return
+        choice = self._path_choice(depth, False)
+        if waiting[0].deadline_s < choice.hurried_before_s:
+            num_hurried = bisect_left(waiting, choice.hurried_before_s, key=_deadline_s)
+            self._add_batches(waiting[:num_hurried], self._path_choice(depth, False, True))
+            waiting = waiting[num_hurried:]
+        self._add_batches(waiting, choice)
+
+    def _add_batches(self, waiting: tuple[Request, ...], choice: _PathChoice) -> None:
+        """Add steps of waiting requests that all take one path, in batches as large as pays off.
+
+        While batches are not needed, they are smaller if the first request would be late otherwise.
+        """
+        start, count, previous, sizes = 0, len(waiting), 0, choice.sizes
+        may_be_smaller = len(sizes) > 1 and not self.needs_batches(choice.costs)
+        completion = CompletionTime(self.now_s)
         while start < count:
             due_s = waiting[start].deadline_s
-            if streaming_ids or not start:
-                choice = self._path_choice(depth, waiting[start].id in streaming_ids)
-            size = choice.sizes[-1]
+            size = sizes[-1]
             if start + size > count:
-                size = max([paying for paying in choice.sizes if start + paying <= count])
+                size = max([paying for paying in sizes if start + paying <= count])
+            if may_be_smaller:
+                in_time = [
+                    smaller
+                    for smaller in sizes
+                    if smaller <= size and completion.after(choice.times[smaller]) <= due_s
+                ]
+                size = in_time[-1] if in_time else size
+                completion.add(choice.times[size])
             times = choice.times[size]
-            if streaming_ids:
-                num_streaming = len(
-                    [
-                        request
-                        for request in waiting[start : start + size]
-                        if request.id in streaming_ids
-                    ]
-                )
-                if num_streaming:  # the first may not stream, yet one behind it does
-                    choice = self._path_choice(depth, True)
-                    times = choice.times.get(size) or choice.costs.path(depth, size, streams=True)
             # A request that is late only by its tail time still gets its chance, at once.
             deadline_s = due_s if due_s > choice.earliest_end_s else choice.earliest_end_s
             planned = None
+            if size != previous:
+                previous, batch = size, waiting[start : start + size]
+                planned = self._first_of_its_kind(batch, deadline_s, times, choice, 0)
+            self._steps.append((due_s, deadline_s, times, planned))
+            self.num_waiting_steps += 1
+            start += size
+
+    def _add_group_with_streaming(self, waiting: tuple[Request, ...], depth: int) -> None:
+        """Add such steps where some requests can be answered more than once."""
+        streaming_ids = self.streaming_ids
+        start, count, previous = 0, len(waiting), (0, 0)
+        while start < count:
+            due_s = waiting[start].deadline_s
+            streams = waiting[start].id in streaming_ids
+            hurried = due_s < self._path_choice(depth, streams).hurried_before_s
+            choice = self._path_choice(depth, streams, hurried)
+            size = max([paying for paying in choice.sizes if start + paying <= count])
+            batch, times = waiting[start : start + size], choice.times[size]
+            num_streaming = len([request for request in batch if request.id in streaming_ids])
+            if num_streaming:  # the first may not stream, yet one behind it does
+                choice = self._path_choice(depth, True, hurried)
+                times = choice.times.get(size) or choice.costs.path(depth, size, streams=True)
+            deadline_s = max(due_s, choice.earliest_end_s)
+            planned = None
             if (size, num_streaming) != previous:
                 previous = size, num_streaming
-                batch = waiting[start : start + size]
                 planned = self._first_of_its_kind(batch, deadline_s, times, choice, num_streaming)
-            steps.append((due_s, deadline_s, times, planned))
+            self._steps.append((due_s, deadline_s, times, planned))
             self.num_waiting_steps += 1
             start += size
 
@@ -230,7 +298,8 @@ class EdfPlan:
         streaming requests are the same.
         """
         first = requests[0]
-        kind_key = (first.min_depth, first.max_depth, len(requests), num_streaming)
+        model = choice.costs.paths.model
+        kind_key = (first.min_depth, first.max_depth, len(requests), num_streaming, model)
         if kind_key in self._kinds_planned:
             return None
         self._kinds_planned.add(kind_key)
@@ -238,27 +307,38 @@ class EdfPlan:
             deadline_s, times, requests, None, requests, choice.costs, (), num_streaming
         )
 
-    def _path_choice(self, depth: int, streams: bool) -> _PathChoice:
-        """Return the quickest path to exit ``depth`` for waiting requests, found once per plan.
+    def _path_choice(self, depth: int, streams: bool, hurried: bool = False) -> _PathChoice:
+        """Return the path to exit ``depth`` for waiting requests, found once per plan.
 
-        ``streams``: whether features must be left on the device to go on with.
+        It is the densest, or for ``hurried`` requests the quickest. ``streams``: whether features
+        must be left on the device to go on with.
         """
-        key = (depth, streams)
+        key = (depth, streams, hurried)
         choice = self._path_choices.get(key)
         if choice is None:
-            costs = quickest(self.models, depth, streams)
-            sizes = costs.paying_sizes(depth, self._sizes)
+            soonest = quickest(self.models, depth, streams)
+            costs, hurried_before_s = soonest, -math.inf
+            if not hurried:
+                costs = densest(self.models, self._useful_exits, soonest, depth, streams)
+            sizes = costs.paying_sizes(depth, self.batch_sizes)
             times = {size: costs.path(depth, size, streams=streams) for size in sizes}
-            choice = _PathChoice(costs, sizes, times, self.now_s + times[1][0])
+            if costs is not soonest:
+                hurried_before_s = self.now_s + times[1][1] - EPSILON_S
+            choice = _PathChoice(costs, sizes, times, self.now_s + times[1][0], hurried_before_s)
             self._path_choices[key] = choice
         return choice
 
-    def quickest(self, depth: int, streams: bool) -> Costs:
-        """Return the costs of the model through which one image is soonest at exit ``depth``.
+    def way_in(self, depth: int, streams: bool, hurried: bool = False) -> Costs:
+        """Return the costs of the model through which waiting requests are taken to exit ``depth``.
 
-        ``streams``: whether features must be left on the device to go on with.
+        ``hurried``: those who have no time for the densest path. ``streams``: whether features must
+        be left on the device to go on with.
         """
-        return self._path_choice(depth, streams).costs
+        return self._path_choice(depth, streams, hurried).costs
+
+    def hurried_before_s(self, depth: int, streams: bool) -> float:
+        """Return the deadline before which a waiting request is hurried."""
+        return self._path_choice(depth, streams).hurried_before_s
 
     def backlogs_s(self, budgets_s: Sequence[float]) -> list[float]:
         """Return the backlog in seconds that a newcomer with each of these budgets would find.
@@ -275,6 +355,29 @@ class EdfPlan:
                 step = next(steps, None)
             backlogs_s.append(seconds)
         return backlogs_s
+
+    def needs_batches(self, costs: Costs) -> bool:
+        """Return whether more comes than the engine can do one by one, through this model."""
+        return self._rate_hz * costs.typical_path(1) >= 1.0
+
+    def slack_in_parts(
+        self, planned: PlannedBatch, size: int, times: Times
+    ) -> tuple[float, float, float]:
+        """Return the slack of the plan with the first ``size`` requests of a batch by themselves.
+
+        They take ``times``, and the others of it follow one by one. With the slack come the share
+        of it that each step of waiting requests may use, and the seconds that the others take.
+        """
+        one = planned.costs.path(planned.min_depth, 1)
+        first, rest = planned.requests[0], planned.requests[size:]
+        steps = [step[:3] for step in self._steps if step[3] is not planned]
+        steps.append((first.deadline_s, max(first.deadline_s, self.now_s + times[0]), times))
+        steps += [(request.deadline_s, request.deadline_s, one) for request in rest]
+        completion, slack_s, share_s = CompletionTime(self.now_s), math.inf, math.inf
+        for number, (_, deadline_s, each) in enumerate(sorted(steps, key=_due_s), start=1):
+            left_s = deadline_s - completion.add(each)
+            slack_s, share_s = min(slack_s, left_s), min(share_s, left_s / number)
+        return slack_s, share_s, len(rest) * one[1]
 
     def slack_without(self, planned: PlannedBatch) -> float:
         """Return the seconds by which the other steps can be put off once ``planned`` is done."""

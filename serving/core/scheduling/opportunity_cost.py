@@ -32,7 +32,12 @@ from collections.abc import Iterable, Sequence
 
 from serving.core.demand import Demand
 from serving.core.latency import Times
-from serving.core.scheduling.depth_price import CostAndAp, DepthPrice, concave_envelope
+from serving.core.scheduling.depth_price import (
+    CostAndAp,
+    DepthPrice,
+    concave_envelope,
+    fluid_dual,
+)
 
 CAUTION = 3.0
 """Weight of a lost request, in multiples of the accuracy that it would have been answered with: a
@@ -46,13 +51,6 @@ RATE_MARGIN = 1.1
 measured rate is often a tenth too low, and then depth is sold too cheaply by more than it is too
 dear where the rate is as much too high. In the simulator, where depth buys little (accuracies .588
 to .625, loads .6 and .9), that cost up to 1 in 100 requests."""
-COMMITTED_SHARE = 0.5
-"""Share of the dual of the fluid problem that time costs at least if it cannot be taken back. The
-diffusion has many small steps; a run that may be a quarter of the longest backlog is none, and by
-its price of short backlogs an idle engine goes too deep. In the simulator (seven ladders, Poisson
-and gamma:4, loads .1 to .9) that gained up to .023 where there are many points (``many``), and cost
-.002 on average with two points or pairs; all of it, 1, cost .08 at most with two, since the price
-is then exactly what the deeper one is worth."""
 MIN_LIMIT = 0.1
 """Share of its typical time that any request is taken to be able to wait: who can be in time by
 luck alone is not given up."""
@@ -67,8 +65,8 @@ class OpportunityCostModel:
     """The part of the opportunity cost that demand alone decides, before backlogs are known."""
 
     __slots__ = (
-        *("arrival_rate_ap", "cv2", "depth_price", "limits", "max_loss_rate", "num_skipped"),
-        *("rate_hz", "rho", "theta"),
+        *("arrival_rate_ap", "cv2", "depth_price", "dual", "limits", "max_loss_rate"),
+        *("num_skipped", "rate_hz", "rho", "theta"),
     )
 
     def __init__(self, demand: Demand, request_s: float, accuracy: float, alone: Times) -> None:
@@ -108,6 +106,9 @@ class OpportunityCostModel:
         """Pairs of a ``limit_i`` in seconds, smallest first, and ``exp(theta limit_i) - 1``."""
         self.depth_price: DepthPrice | None = None
         """Price of what a second buys others in depth; None if it buys nothing."""
+        self.dual = 0.0
+        """What a second buys others in depth in the long run: the dual of the fluid problem at the
+        rate as measured. It jumps with the rate, so that a margin would often be too much."""
         if rho > 0.0 and limits_s:
             theta, longest_s = 2.0 * (1.0 - rho) / (rho * request_s * cv2), limits_s[-1]
             exponent = min(max(abs(theta), MIN_ODDS / longest_s), MAX_ODDS / longest_s)
@@ -124,6 +125,7 @@ class OpportunityCostModel:
             limit_s = sum(limit_s for limit_s, _ in self.limits) / len(self.limits)
             envelope = concave_envelope(points)
             self.depth_price = DepthPrice(envelope, self.rate_hz, self.cv2, limit_s)
+            self.dual = fluid_dual(envelope, self.rate_hz / RATE_MARGIN)
 
     def given(self, backlogs_s: Sequence[float], total_s: float = 0.0) -> OpportunityCost:
         """Return the opportunity cost at these backlogs.
@@ -137,13 +139,17 @@ class OpportunityCostModel:
 class OpportunityCost:
     """The accuracy that others lose by engine time that is used now."""
 
-    __slots__ = ("_model", "_total_s", "_with_backlog", "_without_backlog", "per_second")
+    __slots__ = (
+        *("_blocked", "_model", "_total_s", "_with_backlog", "_without_backlog"),
+        "per_second",
+    )
 
     def __init__(
         self, model: OpportunityCostModel, backlogs_s: Sequence[float], total_s: float
     ) -> None:
         self._model = model
         self._total_s = total_s
+        self._blocked: dict[float, float] = {}
         self._with_backlog: list[tuple[float, float, float]] = []
         self._without_backlog: list[tuple[float, float]] = []
         for limit, backlog_s in zip(model.limits, backlogs_s[model.num_skipped :], strict=False):
@@ -170,6 +176,13 @@ class OpportunityCost:
         then. And newcomers who are due before everybody else, so that they have no backlog, have
         one by its end of what has come meanwhile: half of that, on average.
         """
+        known = self._blocked.get(seconds)
+        if known is None:
+            known = self._blocked[seconds] = self._find_blocked(seconds)
+        return known
+
+    def _find_blocked(self, seconds: float) -> float:
+        """Find what ``blocked`` returns, and remembers: few lengths are asked for again."""
         model, lost, delayed = self._model, 0.0, 0.0
         if not self._without_backlog and (not model.limits or model.limits[0][0] >= seconds):
             return 0.0
@@ -194,24 +207,26 @@ class OpportunityCost:
         """
         return self._per_second(max(0.0, 0.5 * extra_s)) * extra_s
 
-    def of_committed(self, extra_s: float, share: float = COMMITTED_SHARE) -> float:
-        """Return the accuracy lost by delaying backlogs by ``extra_s`` that cannot be taken back.
+    def of_committed(self, seconds: float, extra_s: float) -> float:
+        """Return the accuracy lost by the last ``extra_s`` of a run of ``seconds``.
 
-        They cost at least ``share`` of what time is worth in the long run: on an engine that is
-        idle for a moment it looks free, and whoever comes meanwhile pays for it.
+        They delay backlogs, and cannot be taken back. On an engine that is idle for a moment they
+        look free, and whoever comes meanwhile pays for them. So they cost at least what time is
+        worth in the long run, for as long as they delay the next newcomer on average. With arrivals
+        at random, at a rate ``r``, it comes after ``A``, and a run of ``c`` delays it by
+        ``(c - A)+``, of which the mean is ``c - (1 - exp(-r c)) / r``.
         """
-        depth_price = self._model.depth_price
-        if depth_price is None or extra_s <= 0.0:
-            return self.of_time(extra_s)
-        return max(self.of_time(extra_s), share * depth_price.dual * extra_s)
+        model, cost = self._model, self.of_time(extra_s)
+        if model.dual <= 0.0 or extra_s <= 0.0:
+            return cost
+        rate_hz, without_s = model.rate_hz, max(0.0, seconds - extra_s)
+        none_yet = math.exp(-rate_hz * without_s) - math.exp(-rate_hz * seconds)
+        return max(cost, model.dual * (extra_s - none_yet / rate_hz))
 
     def of_upgrade(self, seconds: float) -> float:
-        """Return the accuracy lost by a run of ``seconds`` for somebody with an answer in hand.
-
-        Its time costs at least what it is worth in the long run.
-        """
-        return self.of_committed(seconds, 1.0) + self.blocked(seconds)
+        """Return the accuracy lost by a run of ``seconds`` for somebody with an answer in hand."""
+        return self.of_run(seconds, seconds)
 
     def of_run(self, seconds: float, extra_s: float) -> float:
         """Return the accuracy lost by a run of ``seconds`` that delays backlogs by ``extra_s``."""
-        return self.of_committed(extra_s) + self.blocked(seconds)
+        return self.of_committed(seconds, extra_s) + self.blocked(seconds)

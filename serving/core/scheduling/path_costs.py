@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from serving.core import segment as segments
 from serving.core.latency import TAIL_QUANTILE, Latency, Times
 from serving.core.segment import Segment
+from serving.core.useful_exits import UsefulExits
 
 BATCHING_GAIN = 0.95
 """Share of a smaller batch's time per request below which a larger batch must bring it to pay off;
@@ -117,6 +118,11 @@ class CompletionTime:
         self._typical_s += typical_s
         self._variance += (tail_s - typical_s) ** 2
         return _tail(self._typical_s, self._variance)
+
+    def after(self, times: Times) -> float:
+        """Return the instant that one more run would seldom end after."""
+        tail_s, typical_s = times
+        return _tail(self._typical_s + typical_s, self._variance + (tail_s - typical_s) ** 2)
 
 
 class Costs:
@@ -323,3 +329,33 @@ def quickest(models: Sequence[Costs], depth: int, streams: bool) -> Costs:
     if len(models) == 1:
         return models[0]
     return min(models, key=lambda costs: costs.typical_path(depth, streams=streams))
+
+
+DENSITY_GAIN = 1.1
+"""Factor by which a slower answer must be worth more per second than the quickest one for the
+latter to be passed over."""
+
+
+def densest(
+    models: Sequence[Costs],
+    useful_exits: Sequence[UsefulExits],
+    soonest: Costs,
+    depth: int,
+    streams: bool,
+) -> Costs:
+    """Return the costs of the model whose exit ``depth`` gives most accuracy per second.
+
+    That is ``soonest``, the quickest, unless another gives more by ``DENSITY_GAIN``: then fewer
+    answers of that one are worth more, in all, than those that the quickest has time for.
+    """
+    if len(models) == 1:
+        return soonest
+    useful = useful_exits[soonest.paths.model]
+    most = DENSITY_GAIN * useful.ap(depth) / soonest.typical_path(depth, streams=streams)
+    found = soonest
+    for costs, useful in zip(models, useful_exits, strict=True):
+        if depth <= useful.num_exits:
+            density = useful.ap(depth) / costs.typical_path(depth, streams=streams)
+            if density > most:
+                most, found = density, costs
+    return found

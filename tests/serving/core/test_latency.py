@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,16 @@ def test_the_tail_is_never_below_the_median(seconds):
     for value in seconds:
         model.observe(segments.STEM, 1, value)
     assert model.predict(segments.STEM, 1) >= model.typical(segments.STEM, 1) > 0
+
+
+def test_the_tail_of_what_has_not_run_here_is_that_of_what_has():
+    """In the profile it has a hiccup; what ran exceeded its typical time by a ms at most."""
+    table = {**PROFILE.table, (segments.STEM, 4): Quantiles(0.030, 0.031, 0.300)}
+    model = LatencyModel(replace(PROFILE, table=table))
+    assert model.predict(segments.STEM, 4) == 0.300
+    for run in range(MIN_BASE_SAMPLES + MIN_TAIL_SAMPLES):
+        model.observe(segments.STEM, 1, 0.011 if run % 10 == 0 else 0.010)
+    assert model.predict(segments.STEM, 4) == pytest.approx(0.030 + 0.001)
 
 
 # ---- the odds to be late ------------------------------------------------------------------------

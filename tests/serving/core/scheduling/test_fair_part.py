@@ -18,8 +18,10 @@ from serving.core.request import Answered, Request, Shed
 from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.fair_part import fair_part
 from serving.core.scheduling.path_costs import Costs, paths_of
+from serving.core.useful_exits import UsefulExits
 from tests.properties import examples
 from tests.serving.world import (
+    ACCURACY,
     NUM_EXITS,
     OFFERS,
     FakeClock,
@@ -39,7 +41,7 @@ MODELS = [Costs(LATENCY, paths) for paths in paths_of(RUNNER.segments)]
 
 
 def plan(snapshot: Snapshot) -> EdfPlan:
-    return EdfPlan(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
+    return EdfPlan(snapshot, MODELS, RUNNER.batch_sizes, frozenset(), [UsefulExits(ACCURACY)])
 
 
 def waiting(id: int, principal: str, deadline_s: float, share: float = 1.0) -> Request:

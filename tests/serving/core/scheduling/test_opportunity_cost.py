@@ -15,7 +15,6 @@ from serving.core.demand import UNKNOWN, Demand
 from serving.core.scheduling.depth_price import DepthPrice
 from serving.core.scheduling.opportunity_cost import (
     CAUTION,
-    COMMITTED_SHARE,
     MAX_CV2,
     MIN_CV2,
     MIN_LIMIT,
@@ -175,27 +174,27 @@ def test_others_gain_nothing_in_depth_while_arrivals_find_the_engine_idle():
     assert model.given([0.1], 0.1).per_second == 0.0
 
 
-def test_an_upgrade_costs_at_least_what_time_is_worth_in_the_long_run():
+def test_an_upgrade_pays_for_all_of_its_run():
     model = price_of(replace(BUSY, rate_hz=60.0, budgets_s=(0.2, 0.4)))
     model.add_depth(DEPTHS)
-    assert model.depth_price is not None
-    dual = model.depth_price.dual
-    idle, crowded = model.given([0.0, 0.0]), model.given([0.18, 0.38], 0.4)
-    assert idle.of_time(0.02) < dual * 0.02
-    assert idle.of_upgrade(0.02) == pytest.approx(dual * 0.02 + idle.blocked(0.02))
-    assert crowded.of_time(0.02) > dual * 0.02
-    assert crowded.of_upgrade(0.02) == pytest.approx(crowded.of_run(0.02, 0.02))
+    for cost in (model.given([0.0, 0.0]), model.given([0.18, 0.38], 0.4)):
+        assert cost.of_upgrade(0.02) == cost.of_run(0.02, 0.02) > 0.0
 
 
-def test_time_that_cannot_be_taken_back_costs_half_of_that_at_least():
+@pytest.mark.parametrize(("seconds", "extra_s"), [(0.02, 0.02), (0.05, 0.02), (0.05, 0.05)])
+def test_time_that_cannot_be_taken_back_costs_while_it_delays_the_next_newcomer(seconds, extra_s):
     model = price_of(replace(BUSY, rate_hz=60.0, budgets_s=(0.2, 0.4)))
     model.add_depth(DEPTHS)
-    assert model.depth_price is not None
     idle = model.given([0.0, 0.0])
-    least = COMMITTED_SHARE * model.depth_price.dual * 0.02
-    assert idle.of_time(0.02) < least
-    assert idle.of_run(0.02, 0.02) == pytest.approx(least + idle.blocked(0.02))
-    assert idle.of_run(0.02, -0.01) == idle.of_time(-0.01) + idle.blocked(0.02), "it is given back"
+    comes_s = np.random.default_rng(0).exponential(1.0 / model.rate_hz, 100_000)
+    waits_s = np.maximum(0.0, seconds - comes_s) - np.maximum(0.0, seconds - extra_s - comes_s)
+    least = model.dual * float(waits_s.mean())
+    assert idle.of_time(extra_s) < least < model.dual * extra_s
+    assert idle.of_committed(seconds, extra_s) == pytest.approx(least, rel=0.02)
+    assert idle.of_run(seconds, extra_s) == pytest.approx(
+        idle.of_committed(seconds, extra_s) + idle.blocked(seconds)
+    )
+    assert idle.of_committed(seconds, -0.01) == idle.of_time(-0.01), "it is given back"
 
 
 # ---- runs that cannot be stopped ----------------------------------------------------------------
