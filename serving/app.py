@@ -45,7 +45,8 @@ from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.core.principals import NOBODY
 from serving.engine import Engine, start_engine
 from serving.http_protocol import ConnectionLimits, Connections
-from serving.imaging.decoding import DecodePool, refit
+from serving.imaging.decode_pool import DecodePool
+from serving.imaging.decoding import refit
 from serving.imaging.malloc import keep_freed_memory
 from serving.model_repository import (
     check_precision,
@@ -219,9 +220,10 @@ def create_app(
     pool = DecodePool(
         family.input,
         # What is sent to an executor in Triton are pixels, of the largest input.
-        lazily=settings.backend != "triton" and len(family.scaled_inputs) > 1,
+        inputs=() if settings.backend == "triton" else family.scaled_inputs,
         num_workers=settings.num_decode_workers,
         max_pending=settings.max_pending_decodes,
+        max_bytes=settings.max_decode_bytes,
         clock=clock,
         observe=metrics.decoded,
         spent=metrics.decoding,

@@ -218,6 +218,12 @@ class Settings(BaseSettings):
     )
     num_decode_workers: int = Field(2, ge=1, le=256, description="Threads that decode images.")
     max_pending_decodes: int = Field(32, ge=0, description="Images waiting for a decoding thread.")
+    max_decode_bytes: int = Field(
+        512 * 2**20,
+        ge=64 * 2**20,
+        description="Memory for decoding, in bytes. What one image would take beyond that is "
+        "refused; large ones wait until there is as much as they need.",
+    )
 
     drain_delay_ms: float = Field(
         0.0,

@@ -14,7 +14,7 @@ from builder.data.coco import (
     resampled_ap,
 )
 from builder.data.coco_json import read_coco
-from builder.data.dataset import Dataset, DatasetError, Sample
+from builder.data.dataset import Dataset, DatasetError, Sample, decodable
 from builder.data.deeppcb import read_deeppcb
 from builder.data.mix import read_mix
 from builder.data.voc import read_bccd, read_voc
@@ -41,14 +41,14 @@ MAX_LINES = 20
 
 
 def read_dataset(name: str, root: Path, split: str, bad_annotations: str = "skip") -> Dataset:
-    """Read a split with the reader ``name``.
+    """Read a split with the reader ``name``, each of whose images can be decoded.
 
-    Raises DatasetError if it cannot be read or, by "refuse", if any annotation in it cannot be
-    used.
+    Raises DatasetError if it cannot be read or, by "refuse", if any annotation or image in it
+    cannot be used.
     """
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}")
-    dataset = DATASETS[name](root, split)
+    dataset = decodable(DATASETS[name](root, split))
     if bad_annotations == "refuse" and dataset.bad:
         lines = "".join(f"\n  {line}" for line in dataset.bad[:MAX_LINES])
         more = len(dataset.bad) - MAX_LINES

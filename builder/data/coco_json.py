@@ -28,6 +28,8 @@ def read_coco(root: Path, split: str) -> Dataset:
     path = root / "annotations" / f"instances_{split}.json"
     sections = _sections(root, split, path)
     categories = _categories(path, sections["categories"])
+    headings = _headings(path, sections)
+    categories = [(number, name) for number, name in categories if number not in headings]
     found = Collector(root, tuple(name for _, name in categories))
     labels = {category_id: label for label, (category_id, _) in enumerate(categories)}
     file = found.where(path)
@@ -78,6 +80,40 @@ def _categories(path: Path, entries: Entries) -> list[tuple[int, str]]:
     if not categories or len(dict(categories)) < len(categories):
         raise DatasetError(f"{path}: there are no categories, or two with one id")
     return categories
+
+
+def _headings(path: Path, sections: Mapping[str, Entries]) -> set[int]:
+    """Return the ids of categories that are nothing but a heading over others.
+
+    Such a one is the supercategory of another and no object of any split is of it, as in what
+    Roboflow exports.
+    """
+    entries = sections["categories"]
+    headings = {
+        int(entry["id"])
+        for entry in entries
+        if any(
+            other["id"] != entry["id"] and other.get("supercategory") == entry["name"]
+            for other in entries
+        )
+    }
+    if headings:
+        headings -= _used(sections["annotations"])
+    for other in sorted(path.parent.glob("instances_*.json")) if headings else ():
+        if other != path:
+            try:
+                headings -= _used(_sections(path.parent.parent, other.stem, other)["annotations"])
+            except DatasetError:  # it is no split, or not for us to report
+                continue
+    return headings
+
+
+def _used(annotations: Entries) -> set[int]:
+    """Return the ids of the categories that there are objects of."""
+    ids: Iterator[Any] = (
+        entry.get("category_id") for entry in annotations if isinstance(entry, dict)
+    )
+    return {int(number) for number in ids if type(number) in (int, float) and number % 1 == 0}
 
 
 def _images(found: Collector, file: str, entries: Entries) -> dict[Any, tuple[str, dict[str, Any]]]:

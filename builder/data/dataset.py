@@ -12,7 +12,8 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from serving.core.command_errors import InvalidArgument
-from serving.imaging.pixels import FORMATS, is_sideways, orientation, to_rgb, upright
+from serving.imaging.pixels import (
+    FORMATS,
+    is_sideways,
+    open_stored,
+    orientation,
+    to_rgb,
+    upright,
+    with_end,
+)
+
+NUM_THREADS = min(8, len(os.sched_getaffinity(0)))
+"""Threads that images are decoded in."""
 
 ENCODING = "utf-8-sig"
 """Encoding of every text file: UTF-8, with or without the mark that some editors put first."""
@@ -194,7 +206,7 @@ class Collector:
         Returns None, reported, if there is none that could be served.
         """
         try:
-            with Image.open(path) as image:
+            with _open(path) as image:
                 if image.format in FORMATS:
                     sideways = is_sideways(orientation(image))
                     return image.size if sideways else image.size[::-1]
@@ -263,13 +275,50 @@ def _labels(labels: list[int]) -> npt.NDArray[np.int64]:
     return np.array(labels, dtype=np.int64)
 
 
+def _open(path: Path) -> Image.Image:
+    """Return an image of which no more than the header has been read, as a rule."""
+    try:
+        return Image.open(path)
+    except ValueError:  # Pillow refuses a PNG for large metadata, which nobody here looks at
+        return open_stored(path.read_bytes())
+
+
+def decodable(dataset: Dataset) -> Dataset:
+    """Return a data set without the images that cannot be decoded to their end, which are reported.
+
+    Raises DatasetError if none is left.
+    """
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        problems = list(pool.map(_problem, (sample.path for sample in dataset.samples)))
+    bad = [_printable(problem) for problem in problems if problem is not None]
+    if not bad:
+        return dataset
+    samples = [
+        sample for sample, problem in zip(dataset.samples, problems, strict=True) if problem is None
+    ]
+    if not samples:
+        raise DatasetError(f"no image is usable, first {bad[0]}")
+    return replace(dataset, samples=tuple(samples), bad=(*dataset.bad, *bad))
+
+
+def _problem(path: Path) -> str | None:
+    """Return why an image cannot be decoded, or None if it can."""
+    try:
+        with open_stored(with_end(path.read_bytes())) as image:
+            image.draft(None, (1, 1))  # a JPEG is read all the same, but hardly computed
+            to_rgb(image).load()
+    except Exception as error:  # Pillow's decoders raise no closed set of types
+        return f"{path}: cannot be decoded ({error})"
+    return None
+
+
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """Decode an image to (height, width, 3) RGB, upright, as it would be served.
 
     Raises DatasetError naming the file.
     """
     try:
-        with Image.open(path) as image:
+        with open_stored(with_end(path.read_bytes())) as image:
             turned = orientation(image)  # before pixels: what follows them is not looked at
             return np.asarray(upright(to_rgb(image), turned))
     except Exception as error:  # Pillow's decoders raise no closed set of types

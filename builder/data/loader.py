@@ -6,7 +6,6 @@ the threads do, and a resumed run sees what an uninterrupted one would have seen
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +15,9 @@ import numpy as np
 
 from builder.config.named import TrainConfig
 from builder.data.augment import Example, Placement, augment
-from builder.data.dataset import Dataset
+from builder.data.dataset import NUM_THREADS, Dataset
 from serving.core.letterbox import fit
 
-THREADS = min(8, len(os.sched_getaffinity(0)))
 AHEAD = 3
 """Number of batches prepared in advance."""
 
@@ -70,7 +68,7 @@ def epoch_batches(
         size = input_size_of(config, input_size, epoch, position // config.batch_size)
         return augment(dataset.samples[order[position]], size, config, random, placement)
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
         batches = (
             [
                 pool.submit(example, position)

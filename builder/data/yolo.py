@@ -126,7 +126,7 @@ def _annotations(found: Collector, lines: Lines, size: tuple[int, int]) -> Itera
     height, width = size
     for where, fields in lines:
         try:
-            label, shares = int(fields[0]), [float(value) for value in fields[1:]]
+            label, shares = _whole(fields[0]), [float(value) for value in fields[1:]]
         except ValueError:
             found.report(where, f"expected a class and numbers, not {' '.join(fields)!r}")
             continue
@@ -139,6 +139,14 @@ def _annotations(found: Collector, lines: Lines, size: tuple[int, int]) -> Itera
         else:
             x1, y1, x2, y2 = _corners(shares)
             yield Annotation(where, (x1 * width, y1 * height, x2 * width, y2 * height), label)
+
+
+def _whole(text: str) -> int:
+    """Return a whole number in any notation, such as numpy's ``2.000e+00``. Raises ValueError."""
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(f"{text!r} is no whole number")
+    return int(value)
 
 
 def _corners(shares: list[float]) -> Corners:

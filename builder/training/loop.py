@@ -12,6 +12,7 @@ their normalisation statistics are each its own, as of a batch that is computed 
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -281,6 +282,26 @@ def _check(
             raise InvalidRecipe(sentence)
 
 
+def _check_normalisation(model: AnyDetector, config: Config, device: torch.device) -> None:
+    """Raise InvalidRecipe if a batch of one image cannot be normalised at some input size.
+
+    In training a normalisation needs two cells of a feature map, and the deepest map of a small
+    input has one an image.
+    """
+    sizes = [(side, side) for side in config.train.input_sizes] or [config.detector.input_size]
+    height, width = min(sizes)
+    trial = copy.deepcopy(model).train()
+    images = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            trial(images, list(range(1, config.detector.num_exits + 1)))
+    except ValueError as error:
+        raise InvalidRecipe(
+            f"one image at once at {width}x{height} is too little to train on, since its "
+            "smallest feature map has one cell: take larger batches or inputs"
+        ) from error
+
+
 def read_split(recipe: TrainConfig, data: Path, split: str, bad_annotations: str) -> Dataset:
     """Read a split of the recipe's data set and log what is left out. Raises DatasetError."""
     dataset = read_dataset(recipe.dataset, data, split, bad_annotations)
@@ -355,6 +376,10 @@ def train(
         if recipe.autocast and not _multiplies_bf16(own):
             log.info("float32 throughout: this processor does not multiply bfloat16")
         model = model.to(own, memory_format=torch.channels_last).train()
+        num_images = min(recipe.batch_size, len(dataset.samples))
+        num_images //= processes.count * recipe.micro_batches
+        if num_images == 1:
+            _check_normalisation(model, config, own)
         optimizer = make_optimizer(model, recipe, model.backbone)
         run = _Run(model, optimizer, MovingAverage(model, recipe.ema_decay))
         out.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,19 @@ from serving.api.backlog import Backlog
 from serving.api.problems import to_ms
 from serving.api.request_context import RequestContext
 from serving.core.catalog import Catalog
-from serving.core.errors import BudgetInfeasible, DeadlineExceeded, Overloaded, ShedReason
+from serving.core.errors import (
+    BudgetInfeasible,
+    DeadlineExceeded,
+    Overloaded,
+    PayloadTooLarge,
+    ShedReason,
+)
 from serving.core.latency import TAIL_QUANTILE
 from serving.core.ports import Backend, Clock
 from serving.core.recent_values import RecentValues
 from serving.core.request import Answered
-from serving.imaging.decoding import DecodePool, Header
+from serving.imaging.decode_pool import Claim, DecodePool
+from serving.imaging.probing import Header
 
 T = TypeVar("T")
 
@@ -63,7 +70,7 @@ _ROUND_MS = ((200.0, 10.0), (1000.0, 50.0), (math.inf, 500.0))
 
 def typical_header(catalog: Catalog) -> Header:
     """Return the header of a JPEG of the model's input size."""
-    return Header("jpeg", catalog.input_width, catalog.input_height)
+    return Header.typical("jpeg", catalog.input_width, catalog.input_height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +140,19 @@ class Admission:
     def check_feasible(self, header: Header, context: RequestContext) -> float:
         """Return what an idle server would still need, in seconds.
 
-        Raises BudgetInfeasible if the budget is too small for that; Overloaded if it would do for
-        an idle server, which this one is not, but for the time that reading took.
+        Raises PayloadTooLarge for an image that takes more memory than there is, or more time to
+        decode than any budget allows; BudgetInfeasible if the budget is too small for that;
+        Overloaded if it would do for an idle server, which this one is not, but for the time that
+        reading took.
         """
+        self._pool.check_memory(header)
         needed_s = self._needed_s(header, context.options.min_depth)
+        max_budget_s = self._limits.max_budget_s
+        if needed_s > max_budget_s and (decode_s := self._pool.predicted_s(header)) > max_budget_s:
+            raise PayloadTooLarge(
+                f"Decoding this image takes {to_ms(decode_s)} ms; no budget is larger than "
+                f"{to_ms(max_budget_s)} ms."
+            )
         read_s = context.read_s - context.arrival_s
         if context.budget.seconds >= needed_s + read_s:
             return needed_s
@@ -165,15 +181,31 @@ class Admission:
         engine_s = self._backend.predicted_s(depth)
         return max(self._limits.min_budget_s, self.reserve_s(header) + engine_s)
 
-    def check_room(self, needed_s: float, context: RequestContext) -> None:
+    def claim(self, needed_s: float, context: RequestContext) -> Claim:
+        """Return what a request's turn to be decoded depends on, which needs ``needed_s`` yet."""
+        principal = context.principal
+        return Claim(
+            context.deadline_s, context.deadline_s - needed_s, principal.name, principal.share
+        )
+
+    def check_room(self, header: Header, claim: Claim, context: RequestContext) -> None:
         """Raise Overloaded if the requests that are due before this one leave too little time.
 
-        That is so if it needs ``needed_s`` once they have left, and would then be late. It is
-        checked before the image is decoded: decoding takes the time from those that are served.
+        That is so if it would have to start after its claim's time, be it because of the images
+        that are decoded before or because of the requests that are answered before. It is checked
+        before the image is decoded: decoding takes the time from those that are served.
         """
+        needed_s = context.deadline_s - claim.latest_start_s
         wait_s = self._backlog.wait_s(context.deadline_s, context.principal, needed_s)
         wait_s *= REJECT_WAIT_FACTOR
-        if context.read_s + wait_s + needed_s > context.deadline_s and wait_s > 0.0:
+        decode_wait_s = self._pool.wait_s(header, claim) * REJECT_WAIT_FACTOR
+        if context.read_s + decode_wait_s > claim.latest_start_s and decode_wait_s > wait_s:
+            raise Overloaded(
+                "The images that are decoded before leave no time for this one.",
+                ShedReason.REJECTED_OVERLOAD,
+                decode_wait_s,
+            )
+        if context.read_s + wait_s > claim.latest_start_s and wait_s > 0.0:
             num_ahead = self._backlog.num_ahead(context.deadline_s)
             raise Overloaded(
                 f"The {num_ahead} requests that are due before leave no time for this one.",
@@ -191,10 +223,14 @@ class Admission:
     async def inside(self, context: RequestContext, header: Header, work: Awaitable[T]) -> T:
         """Return what ``work`` does, which tells ``answered`` of each answer that comes.
 
-        Until the first, others count this request as ahead of them. Raises what ``work`` does; but
-        who had the server for itself is not told that the server has too much to do.
+        Until the first, others count this request as ahead of them; of a dear image, not before
+        ``decoded`` is told that there are pixels. Raises what ``work`` does; but who had the server
+        for itself is not told that the server has too much to do.
         """
-        with self._backlog.joined(context.deadline_s, context.principal) as place:
+        is_queued = not self._pool.is_dear(header)
+        with self._backlog.joined(
+            context.deadline_s, context.principal, is_queued=is_queued
+        ) as place:
             context.place = place
             try:
                 result = await work
@@ -209,6 +245,11 @@ class Admission:
             if place.was_alone:
                 self._observe_overhead(header, context)
         return result
+
+    def decoded(self, context: RequestContext) -> None:
+        """Note that a request that is inside waits for nothing but the engine."""
+        assert context.place is not None, "it is not inside"
+        context.place.queue()
 
     def answered(self, answered: Answered, context: RequestContext) -> None:
         """Note an answer to a request that is inside, better than those before."""

@@ -4,6 +4,9 @@ In overload most images could only be decoded to be refused, and decoding them t
 those that are served. So each arrival is compared with the requests that are inside and due before
 it, and with how fast answers have lately come out, or could have, had they been no deeper than they
 must: that has in it whatever slows this server down, wherever its engine runs.
+
+Who still waits for something else than everybody waits for, as for the decoding of an image that is
+dear, is inside and not yet ahead of anybody.
 """
 
 from __future__ import annotations
@@ -47,12 +50,19 @@ class Place:
         self._deadline_s = deadline_s
         self._number = backlog.num_joined
         self._was_first = backlog.num_inside == 0
-        self._is_awaited = True
+        self._is_awaited = False
+        self._is_done = False
 
     @property
     def was_alone(self) -> bool:
         """Whether nobody else has been inside since it joined."""
         return self._was_first and self._backlog.num_joined == self._number
+
+    def queue(self) -> None:
+        """Be ahead of whoever is due later, from now on if not before."""
+        if not self._is_awaited and not self._is_done:
+            self._is_awaited = True
+            self._backlog.add(self._deadline_s, self._principal)
 
     def answered(self, share: float) -> None:
         """Note an answer, from the first of which on the request stands in nobody's way.
@@ -66,6 +76,7 @@ class Place:
 
     def leave(self) -> None:
         """Stand in nobody's way any longer."""
+        self._is_done = True
         if self._is_awaited:
             self._is_awaited = False
             self._backlog.remove(self._deadline_s, self._principal)
@@ -87,21 +98,29 @@ class Backlog:
         self._busy_since_s: float | None = None
 
     @contextmanager
-    def joined(self, deadline_s: float, principal: Principal = NOBODY) -> Iterator[Place]:
+    def joined(
+        self, deadline_s: float, principal: Principal = NOBODY, *, is_queued: bool = True
+    ) -> Iterator[Place]:
         """Count a request as inside for as long as the context lasts.
 
-        Until its place is told of an answer, it is ahead of whoever is due later.
+        Until its place is told of an answer, it is ahead of whoever is due later: at once, or else
+        from when its place is told to queue.
         """
         self.num_joined += 1
         place = Place(self, deadline_s, principal)
         self.num_inside += 1
-        queue = self._queues.setdefault(principal.name, _Queue(principal.share, []))
-        insort(queue.deadlines_s, deadline_s)
+        if is_queued:
+            place.queue()
         try:
             yield place
         finally:
             self.num_inside -= 1
             place.leave()
+
+    def add(self, deadline_s: float, principal: Principal) -> None:
+        """Put in a request with that deadline, which is awaited from now on."""
+        queue = self._queues.setdefault(principal.name, _Queue(principal.share, []))
+        insort(queue.deadlines_s, deadline_s)
 
     def remove(self, deadline_s: float, principal: Principal) -> None:
         """Take out a request with that deadline, which is awaited no longer."""

@@ -46,7 +46,7 @@ from serving.core.fair_shares import Places
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Backend, Clock, Image
 from serving.core.request import Answered, Request
-from serving.imaging.decoding import DecodePool
+from serving.imaging.decode_pool import DecodePool
 from serving.observability.metrics import AnsweredFacts, Metrics, RequestRecord
 from serving.observability.processor_time import ADMISSION, REPLY
 
@@ -203,7 +203,8 @@ class DetectionService:
         with self._metrics.processor_time.spending(ADMISSION):
             needed_s = self.admission.check_feasible(message.header, context)
             self._metrics.demanded()
-            self.admission.check_room(needed_s, context)
+            context.claim = self.admission.claim(needed_s, context)
+            self.admission.check_room(message.header, context.claim, context)
         return message
 
     def _parse_head(
@@ -265,17 +266,20 @@ class DetectionService:
     async def _decode(
         self, message: ParsedRequest, context: RequestContext
     ) -> tuple[Image, Letterbox]:
-        """Return the pixels of a request's image. Raises Overloaded or InvalidImage."""
+        """Return the pixels of a request's image.
+
+        Raises Overloaded, PayloadTooLarge or InvalidImage.
+        """
         try:
             async with asyncio.timeout(context.deadline_s - self._clock()):
-                left_s = context.deadline_s - self._clock()
-                decoded = await self._pool.decode(message.data, message.header, left_s)
+                decoded = await self._pool.decode(message.data, message.header, context.claim)
         except TimeoutError as error:
             raise Overloaded(
                 "The deadline came while the image waited to be decoded.",
                 ShedReason.REJECTED_EXPIRED,
             ) from error
         context.decoded_s = self._clock()
+        self.admission.decoded(context)
         return decoded
 
     def _request(self, context: RequestContext, streaming: bool) -> Request:

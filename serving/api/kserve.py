@@ -46,7 +46,8 @@ from serving.api.tensors import (
 from serving.core.errors import InvalidParameter, InvalidRequest, UnsupportedImage
 from serving.core.family import Family
 from serving.core.ports import Backend, Clock
-from serving.imaging.decoding import RAW, DecodePool, Header, check_size, probe
+from serving.imaging.decode_pool import DecodePool
+from serving.imaging.probing import RAW, Header, check_size, probe
 from serving.observability.metrics import Total, Totals
 from serving.triton import wire
 
@@ -194,7 +195,7 @@ def _image(name: str, tensor: Tensor, max_pixels: int) -> tuple[bytes, Header]:
             f"A tensor of shape {list(tensor.shape)} has {height * width * CHANNELS} elements; "
             f"{len(tensor.data)} came."
         )
-    return tensor.data, Header(RAW, width, height)
+    return tensor.data, Header.typical(RAW, width, height)
 
 
 def _parameters(given: Mapping[str, object], family: Family) -> tuple[Options, float | None, bool]:

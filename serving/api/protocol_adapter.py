@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from serving.api.options import Options
 from serving.core.letterbox import Letterbox
-from serving.imaging.decoding import Header
+from serving.imaging.probing import Header
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from serving.core.ladder import PointId
 from serving.core.letterbox import Letterbox
 from serving.core.principals import NOBODY, Principal
 from serving.core.request import Answered
+from serving.imaging.decode_pool import Claim
 from serving.observability.metrics import AnsweredFacts
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class RequestContext:
     """Who sent it."""
     read_s: float = 0.0
     """Instant when the request's image was there."""
+    claim: Claim | None = None
+    """What its turn to be decoded depends on, once it is admitted."""
     decoded_s: float = 0.0
     """Instant when the request's pixels were there."""
     answered: Answered | None = None

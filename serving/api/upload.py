@@ -16,7 +16,7 @@ from serving.api.budget import DEADLINE_PARAMETER
 from serving.api.options import Options, parse_options
 from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.core.family import Family
-from serving.imaging.decoding import probe
+from serving.imaging.probing import probe
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
 

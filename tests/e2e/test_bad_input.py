@@ -6,17 +6,24 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from serving.imaging.probing import MAX_JPEG_SCANS
+from serving.settings import Settings
 from tests.e2e.process import Server, head, read_reply
 from tests.serving.api.test_budget import MALFORMED
 from tests.serving.fakes import JPEG, encode, picture
 from tests.serving.gateway import problem, slug
-from tests.serving.imaging.test_decoding import png
+from tests.serving.imaging.files import flat_png, flat_webp, png, with_scans
+
+PROGRESSIVE = encode(picture(640, 480), "JPEG", progressive=True)
+LARGE = zlib.compress(bytes(2**21))
+PIXELS = ((b"IDAT", zlib.compress(bytes(48 * (1 + 3 * 64)))), (b"IEND", b""))
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +42,10 @@ def _still_serves(server: Server) -> Iterator[None]:
         (JPEG[:3], "invalid-image"),
         (b"GIF89a" + bytes(100), "unsupported-image"),
         (png(40_000, 40_000, (b"IDAT", zlib.compress(bytes(1 << 20)))), "payload-too-large"),
+        (with_scans(PROGRESSIVE, MAX_JPEG_SCANS + 1), "payload-too-large"),
+        (flat_png(1, 24_000_000, color=0, samples=1), "payload-too-large"),
     ],
-    ids=["nothing", "text", "truncated", "magic-only", "gif", "bomb"],
+    ids=["nothing", "text", "truncated", "magic-only", "gif", "bomb", "scans", "rows"],
 )
 def test_bodies(server: Server, content: bytes, expected: str) -> None:
     before = server.peak_memory_bytes()
@@ -52,6 +61,8 @@ def test_bodies(server: Server, content: bytes, expected: str) -> None:
         encode(Image.fromarray(picture(64, 48)).convert("CMYK"), "JPEG"),
         encode(np.full((48, 64), 30_000, dtype=np.uint16), "PNG"),
         encode(Image.new("RGBA", (64, 48)), "PNG"),
+        JPEG[:-2],
+        png(64, 48, (b"iCCP", b"scan\0\0" + LARGE), *PIXELS),
         encode(
             Image.new("RGB", (64, 48)),
             "WEBP",
@@ -59,10 +70,28 @@ def test_bodies(server: Server, content: bytes, expected: str) -> None:
             append_images=[Image.new("RGB", (64, 48), "red")],
         ),
     ],
-    ids=["1x1", "webp", "cmyk", "16-bit", "alpha", "animated"],
+    ids=["1x1", "webp", "cmyk", "16-bit", "alpha", "no-end", "metadata", "animated"],
 )
 def test_unusual_images_are_served(server: Server, content: bytes) -> None:
     assert server.detect(content).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "large", [flat_webp(5000, 4800), flat_png(5000, 5000), flat_png(1, 20_000_000)]
+)
+def test_large_images_take_turns_for_memory_and_nobody_else_waits(
+    server: Server, large: bytes
+) -> None:
+    before = server.peak_memory_bytes()
+    patient = {"X-Deadline-Ms": "10000"}
+    with ThreadPoolExecutor(8) as clients:
+        flood = [clients.submit(server.detect, large, headers=patient) for _ in range(8)]
+        small = [server.detect(JPEG).status_code for _ in range(20)]
+        ends = {reply.result().status_code for reply in flood}
+    assert small == [200] * 20
+    assert 200 in ends
+    assert ends <= {200, 503}
+    assert server.peak_memory_bytes() - before < Settings().max_decode_bytes
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -191,3 +191,37 @@ def test_files_that_are_no_json(root: Path) -> None:
     path.mkdir()
     with pytest.raises(DatasetError, match="cannot be read as text"):
         read_coco(root, "val")
+
+
+def headed(second: str = "dog") -> dict[str, Any]:
+    """A description in which category 0 is what the others are under."""
+    data = description()
+    data["categories"] = [
+        {"id": 0, "name": "pets", "supercategory": "none"},
+        {"id": 3, "name": "cat", "supercategory": "pets"},
+        {"id": 44, "name": second, "supercategory": "pets"},
+    ]
+    return data
+
+
+@pytest.mark.parametrize("second", ["dog", "pets"])
+def test_a_category_that_is_only_a_heading_is_no_class(root: Path, second: str) -> None:
+    write(root, headed(second))
+    dataset = read_coco(root, "val")
+    assert dataset.classes == ("cat", second)
+    assert dataset.samples[0].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_a_heading_that_any_split_has_objects_of_is_a_class(root: Path, split: str) -> None:
+    data = headed()
+    write(root, data)
+    data["annotations"].append({"image_id": 7, "category_id": 0, "bbox": [1, 2, 10, 20]})
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
+    assert read_coco(root, "val").classes == ("pets", "cat", "dog")
+
+
+def test_another_split_that_cannot_be_read_changes_nothing(root: Path) -> None:
+    write(root, headed())
+    (root / "annotations" / "instances_other.json").write_text("no JSON")
+    assert read_coco(root, "val").classes == ("cat", "dog")

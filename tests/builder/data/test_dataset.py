@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,36 @@ def test_decoding(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"a\.jpg: cannot be decoded"):
         read_image(tmp_path / "a.jpg")
     Image.new("RGB", (50, 40)).save(tmp_path / "b.png", **commented("transparency"))
-    with pytest.raises(DatasetError, match=r"b\.png: cannot be decoded"):
-        read_image(tmp_path / "b.png")
+    assert read_image(tmp_path / "b.png").shape == (40, 50, 3), "a comment is no transparency"
+
+
+def test_images_that_cannot_be_decoded_are_reported_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name in "abc":
+        picture(50, 40).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 .5 .5 .5 .5\n")
+    (tmp_path / "data.yaml").write_text("names: [x]\ntrain: images\n")
+    damaged = tmp_path / "images" / "b.png"
+    damaged.write_bytes(damaged.read_bytes()[:80])
+    dataset = read_dataset("yolo", tmp_path, "train")
+    assert [sample.image_id for sample in dataset.samples] == ["a", "c"]
+    (bad,) = dataset.bad
+    assert re.search(r"b\.png: cannot be decoded", bad)
+    with pytest.raises(DatasetError, match=r"1 bad annotations\n  .*b\.png: cannot be decoded"):
+        read_dataset("yolo", tmp_path, "train", "refuse")
+    for name in "ac":
+        (tmp_path / "images" / f"{name}.png").write_bytes(damaged.read_bytes())
+    with pytest.raises(DatasetError, match="no image is usable"):
+        read_dataset("yolo", tmp_path, "train")
+
+
+def test_large_metadata_hides_no_image(tmp_path: Path) -> None:
+    comments = PngInfo()
+    comments.add_itxt("workflow", "x" * 2**21, zip=True)
+    picture(50, 40).save(tmp_path / "a.png", pnginfo=comments)
+    assert Collector(tmp_path, ("x",)).measure(tmp_path / "a.png") == (40, 50)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(picture(50, 40)))
 
 
 def test_lines_are_numbered(tmp_path: Path) -> None:

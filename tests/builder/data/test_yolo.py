@@ -106,6 +106,9 @@ def test_names_with_spaces(pets: Path) -> None:
     ("line", "problem"),
     [
         ("cat .5 .5 .4 .5", "expected a class and numbers, not 'cat .5 .5 .4 .5'"),
+        ("1.5 .5 .5 .4 .5", "expected a class and numbers"),
+        ("nan .5 .5 .4 .5", "expected a class and numbers"),
+        ("inf .5 .5 .4 .5", "expected a class and numbers"),
         ("0 .5 .5 .4 x", "expected a class and numbers"),
         ("0 .5 .5 .4", "3 numbers are neither a box nor an outline"),
         ("0 .5 .5 .4 .5 .9", "5 numbers are neither"),
@@ -186,3 +189,11 @@ def test_descriptions_of_nothing(pets: Path, text: str, problem: str) -> None:
     (pets / "data.yaml").write_text(text)
     with pytest.raises(DatasetError, match=problem):
         read_yolo(pets, "train")
+
+
+@pytest.mark.parametrize("one", ["1", "1.0", "1.000000000000000000e+00", "+1"])
+def test_a_class_is_a_whole_number_in_any_notation(pets: Path, one: str) -> None:
+    (pets / "labels/train/a.txt").write_text(f"{one} .5 .5 .4 .5\n")
+    dataset = read_yolo(pets, "train")
+    assert dataset.bad == ()
+    assert dataset.samples[0].labels.tolist() == [1]

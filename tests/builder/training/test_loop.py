@@ -395,3 +395,15 @@ def test_what_the_structure_cannot_is_refused(
     config = replace(TINY, train=replace(TINY.train, **change))
     with pytest.raises(InvalidRecipe, match=sentence):
         train(config, bccd, tmp_path / "run")
+
+
+def test_one_image_at_once_needs_an_input_with_more_than_one_cell(
+    bccd: Path, tmp_path: Path
+) -> None:
+    alone = replace(TINY.train, batch_size=1)
+    with pytest.raises(InvalidRecipe, match="one image at once at 128x128 is too little"):
+        train(replace(TINY, train=alone), bccd, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    sizes = replace(alone, input_sizes=(256, 128))
+    with pytest.raises(InvalidRecipe, match="at 128x128"):
+        train(replace(TINY, train=sizes), bccd, tmp_path / "run")

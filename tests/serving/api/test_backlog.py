@@ -111,3 +111,30 @@ def test_whoever_has_an_answer_is_waited_for_no_more_and_better_ones_do_not_matt
         place.answered(1.0)
         assert server.wait_s() == before_s
     assert server.backlog.num_ahead(100.0) == 1
+
+
+def test_who_waits_for_something_else_is_inside_and_ahead_of_nobody():
+    server = Server(9.0)
+    server.answer(MIN_ANSWERS + 1, 0.01)
+    with server.backlog.joined(1.0, is_queued=False) as place:
+        assert server.backlog.num_inside == 2
+        assert server.backlog.num_ahead(5.0) == 0
+        place.queue()
+        place.queue()
+        assert server.backlog.num_ahead(5.0) == 1
+        place.answered(1.0)
+        place.queue()
+        assert server.backlog.num_ahead(5.0) == 0, "whoever has an answer does not come back"
+    with server.backlog.joined(1.0, is_queued=False):
+        pass
+    assert server.backlog.num_ahead(100.0) == 1
+
+
+def test_time_in_which_everybody_waits_for_something_else_is_no_queue():
+    server = Server()
+    with server.backlog.joined(9.0, is_queued=False):
+        server.enter(8.0)
+        server.answer(MIN_ANSWERS + 1, 0.01)
+        server.stack.close()
+        server.clock.now_s += 5.0
+        assert server.wait_s() == 0.0

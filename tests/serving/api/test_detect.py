@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
+from serving.imaging.decoding import decode_all
 from serving.observability.metrics import IN_HAND_ENDS, OUTCOMES
 from tests.serving.events import NDJSON
 from tests.serving.fakes import (
@@ -46,9 +48,11 @@ from tests.serving.fakes import (
     picture,
 )
 from tests.serving.gateway import Gateway, problem, slug
-from tests.serving.imaging.test_decoding import png
+from tests.serving.imaging.files import flat_webp, png, with_scans
 
 pytestmark = pytest.mark.anyio
+
+PROGRESSIVE = encode(picture(640, 480), "JPEG", progressive=True)
 
 
 FAMILY_OF_TWO = family_of(
@@ -620,6 +624,51 @@ class TestPixels:
         assert {reply.status_code for reply in replies} == {200, 503}
         reasons = {problem(reply)["reason"] for reply in replies if reply.status_code == 503}
         assert reasons == {"rejected-saturated"}
+
+    async def test_an_image_that_takes_too_much_memory_is_refused_before_any_work(self) -> None:
+        gateway = Gateway(max_decode_bytes=64 * 2**20)
+        reply = await gateway.detect(flat_webp(3000, 3000))
+        assert slug(reply) == "payload-too-large"
+        assert "MiB" in problem(reply)["detail"]
+        assert gateway.backend.seen == []
+
+    async def test_an_image_that_takes_too_long_for_any_budget_is_refused(self) -> None:
+        gateway = Gateway(max_budget_ms=20.0, default_budget_ms=20.0)
+        reply = await gateway.detect(with_scans(PROGRESSIVE, 400))
+        assert slug(reply) == "payload-too-large"
+        assert "no budget is larger than 20" in problem(reply)["detail"]
+
+    async def test_a_budget_that_does_not_do_for_decoding_is_refused_with_one_that_does(
+        self, gateway: Gateway
+    ) -> None:
+        reply = await gateway.detect(with_scans(PROGRESSIVE, 400), headers={"X-Deadline-Ms": "30"})
+        assert slug(reply) == "budget-infeasible"
+        assert problem(reply)["min_budget_ms"] > 30
+        assert (await gateway.detect(with_scans(PROGRESSIVE, 400))).status_code == 200
+
+    async def test_who_waits_for_a_dear_image_is_ahead_of_nobody(
+        self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate = threading.Event()
+
+        def slow(data: bytes, *others: Any) -> Any:
+            if data == large:
+                gate.wait()
+            return decode_all(data, *others)
+
+        monkeypatch.setattr("serving.imaging.decode_pool.decode_all", slow)
+        large = flat_webp(2000, 1500)
+        headers = {"X-Deadline-Ms": "5000"}
+        ahead = [asyncio.ensure_future(gateway.detect(large, headers=headers)) for _ in range(12)]
+        try:
+            await asyncio.sleep(0)
+            for _ in range(MIN_ANSWERS + 2):
+                gateway.clock.now += 1.0  # as if an answer took that long
+                reply = await gateway.detect(headers={"X-Deadline-Ms": "6000"})
+                assert reply.status_code == 200
+        finally:
+            gate.set()
+            await asyncio.gather(*ahead)
 
 
 class TestAnswerInHand:

@@ -19,13 +19,11 @@ from serving.api.tensors import LENGTH_HEADER
 from serving.core.errors import BackendError, Overloaded, ShedReason
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
-from serving.imaging import decoding as images
-from serving.imaging.decoding import DecodeTimes, Header
+from serving.imaging.decoding import decode_all
 from tests.serving.fakes import (
     CATALOG,
     DETECTIONS,
     JPEG,
-    FakeClock,
     encode,
     family_of,
     forever,
@@ -296,14 +294,13 @@ class TestLongMessages:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         started, gate = threading.Event(), threading.Event()
-        decode = images.decode
 
         def slow(*arguments: Any) -> Any:
             started.set()
             gate.wait()
-            return decode(*arguments)
+            return decode_all(*arguments)
 
-        monkeypatch.setattr(images, "decode", slow)
+        monkeypatch.setattr("serving.imaging.decode_pool.decode_all", slow)
         gateway = Gateway(num_decode_workers=1)
         ahead = asyncio.ensure_future(gateway.detect(headers={"X-Deadline-Ms": "9000"}))
         while not started.is_set():
@@ -614,17 +611,6 @@ class TestStatistics:
                 "cache_hit": {"count": 0, "ns": 0},
                 "cache_miss": {"count": 0, "ns": 0},
             }
-
-
-async def test_bare_pixels_have_a_decode_time_of_their_own() -> None:
-    times = DecodeTimes(FakeClock())
-    raw, png = Header("raw", 640, 480), Header("png", 640, 480)
-    before_s = times.predict(png)
-    assert times.predict(raw) < before_s
-    for _ in range(64):
-        times.observe(raw, 1.0)
-    assert times.predict(raw) == pytest.approx(1.0)
-    assert times.predict(png) == before_s
 
 
 class TestTypes:

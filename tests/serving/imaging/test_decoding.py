@@ -1,44 +1,27 @@
 from __future__ import annotations
 
-import asyncio
 import struct
-import threading
-import tracemalloc
 import zlib
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
-from serving.core.errors import (
-    InvalidImage,
-    InvalidRequest,
-    Overloaded,
-    PayloadTooLarge,
-    ShedReason,
-    UnsupportedImage,
-)
+from serving.core.errors import InvalidImage, InvalidRequest, RequestCancelled
 from serving.core.letterbox import PAD_VALUE, Letterbox, ModelInput, fit
 from serving.core.ports import Image
-from serving.imaging.decoding import (
-    MAX_JPEG_SEGMENTS,
-    MAX_PNG_CHUNKS,
-    DecodePool,
-    DecodeTimes,
-    ExpectedInput,
-    Header,
-    LazyPixels,
-    load_image,
-    probe,
-    refit,
-)
-from serving.imaging.pixels import BACKGROUND
+from serving.imaging.decoding import LazyPixels, decode_all, load_image, refit
+from serving.imaging.pixels import BACKGROUND, PNG_SIGNATURE
+from serving.imaging.probing import probe
 from tests.properties import examples
-from tests.serving.fakes import FakeClock, encode, picture
+from tests.serving.fakes import encode, picture
+from tests.serving.imaging.files import chunk, samples
+
+SAMPLES = samples(64, 48)
+IN_COLOR = [name for name in SAMPLES if "grey" not in name]
 
 QUARTERS = {(0.25, 0.25): (220, 30, 30), (0.25, 0.75): (30, 200, 30), (0.75, 0.25): (30, 30, 210)}
 
@@ -108,20 +91,6 @@ def test_inputs_of_other_proportions_are_not_scaled() -> None:
     assert ModelInput(640, 512, "stretch").is_scaled(ModelInput(300, 300, "stretch"))
 
 
-def test_the_expected_input_is_that_of_who_had_as_much_time() -> None:
-    small, middle, large = (letterboxed(side, side) for side in (172, 300, 428))
-    expected = ExpectedInput(large)
-    assert expected.predict(0.02) == large, "nothing is known yet"
-    expected.used(0.02, small)
-    expected.used(0.1, middle)
-    assert [expected.predict(left_s) for left_s in (0.01, 0.04, 0.09, 5.0)] == [
-        *(small, small),
-        *(middle, middle),
-    ]
-    expected.used(0.02, middle)
-    assert expected.predict(0.02) == middle, "the newest of those who had as much"
-
-
 def test_an_image_for_a_family_is_decoded_for_each_input() -> None:
     """As by itself, and not from the pixels of another."""
     frame, small = ModelInput(96, 96, "stretch"), ModelInput(48, 48, "stretch")
@@ -135,69 +104,8 @@ def test_an_image_for_a_family_is_decoded_for_each_input() -> None:
     assert isinstance(alone, np.ndarray)
 
 
-def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG with any header and any further chunks."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        crc = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in ((b"IHDR", head), *chunks))
-
-
-SAMPLES = {
-    "jpeg": encode(picture(64, 48), "JPEG", quality=95),
-    "jpeg-progressive": encode(picture(64, 48), "JPEG", quality=95, progressive=True),
-    "png": encode(picture(64, 48), "PNG"),
-    "webp": encode(picture(64, 48), "WEBP", quality=95),
-    "webp-lossless": encode(picture(64, 48), "WEBP", lossless=True),
-    "webp-extended": encode(
-        PillowImage.fromarray(picture(64, 48)).convert("RGBA"), "WEBP", quality=95, exif=b"\0"
-    ),
-}
-
-
-class TestProbe:
-    @pytest.mark.parametrize("name", SAMPLES)
-    def test_reads_the_size(self, name: str) -> None:
-        assert probe(SAMPLES[name]) == Header(name.split("-", maxsplit=1)[0], 64, 48)
-
-    @pytest.mark.parametrize(
-        ("data", "error"),
-        [
-            (b"", InvalidImage),
-            (b"hello, this is text", UnsupportedImage),
-            (b"GIF89a\x01\x00\x01\x00", UnsupportedImage),
-            (b"BM" + bytes(60), UnsupportedImage),
-            (b"\xff\xd8\xff", InvalidImage),
-            (b"\x89PNG\r\n\x1a\n", InvalidImage),
-            (b"RIFF\0\0\0\0WEBP", InvalidImage),
-            (b"RIFF\0\0\0\0WEBPVP9 " + bytes(30), InvalidImage),
-            (png(0, 5), InvalidImage),
-        ],
-    )
-    def test_refuses(self, data: bytes, error: type[Exception]) -> None:
-        with pytest.raises(error):
-            probe(data)
-
-    def test_refuses_too_many_pixels_whatever_is_behind_the_header(self) -> None:
-        assert probe(png(100, 50), 5000) == Header("png", 100, 50)
-        with pytest.raises(PayloadTooLarge, match="40000 x 40000"):
-            probe(png(40_000, 40_000), 25_000_000)
-
-    def test_bounds_the_walk_that_pillow_would_do(self) -> None:
-        with pytest.raises(InvalidImage):
-            probe(png(8, 8, *[(b"tEXt", b"")] * MAX_PNG_CHUNKS))
-        comment = b"\xff\xfe\x00\x02"
-        with pytest.raises(InvalidImage):
-            probe(SAMPLES["jpeg"][:2] + comment * MAX_JPEG_SEGMENTS + SAMPLES["jpeg"][2:])
-        with pytest.raises(InvalidImage):
-            probe(SAMPLES["jpeg"][:2] + comment + bytes(1000) + SAMPLES["jpeg"][2:])
-
-
 class TestDecode:
-    @pytest.mark.parametrize("name", SAMPLES)
+    @pytest.mark.parametrize("name", IN_COLOR)
     def test_every_format(self, name: str) -> None:
         pixels, placement = load_image(SAMPLES[name], letterboxed(128, 128))
         assert placement == Letterbox(64, 48, 128, 96)
@@ -205,7 +113,7 @@ class TestDecode:
         assert (pixels[96:] == PAD_VALUE).all()
         assert_upright(pixels, placement)
 
-    @pytest.mark.parametrize("name", SAMPLES)
+    @pytest.mark.parametrize("name", IN_COLOR)
     def test_stretched_to_fill_the_input(self, name: str) -> None:
         pixels, placement = load_image(SAMPLES[name], ModelInput(128, 128, "stretch"))
         assert placement == Letterbox(64, 48, 128, 128)
@@ -323,24 +231,6 @@ class TestDecode:
         with pytest.raises(InvalidImage):
             load_image(data[: len(data) * 3 // 4], letterboxed(64, 64))
 
-    def test_a_file_that_contradicts_itself(self) -> None:
-        # A second header, which Pillow would believe, promises far more than the first.
-        again = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-        data = png(8, 8, (b"IHDR", again), (b"IDAT", zlib.compress(bytes(1000))))
-        assert probe(data, 100) == Header("png", 8, 8)
-        with pytest.raises(InvalidImage, match="contradicts"):
-            load_image(data, letterboxed(64, 64))
-
-    def test_a_bomb_allocates_nothing(self) -> None:
-        bomb = png(40_000, 40_000, (b"IDAT", zlib.compress(bytes(1 << 20))))
-        tracemalloc.start()
-        try:
-            with pytest.raises(PayloadTooLarge):
-                probe(bomb, 25_000_000)
-            assert tracemalloc.get_traced_memory()[1] < 100_000
-        finally:
-            tracemalloc.stop()
-
     @examples(300)
     @given(data=st.data())
     def test_only_core_errors_come_out_of_any_bytes(self, data: st.DataObject) -> None:
@@ -364,141 +254,105 @@ class TestDecode:
         with pytest.raises(InvalidRequest):
             load_image(magic + noise, letterboxed(32, 32))
 
+    def test_a_checkpoint_stops_it_and_its_error_comes_through(self) -> None:
+        calls = []
 
-class TestTimes:
-    def test_starts_from_a_seed_and_follows_what_is_seen(self) -> None:
-        times = DecodeTimes(FakeClock())
-        header = Header("jpeg", 640, 480)
-        before_s = times.predict(header)
-        assert 0 < before_s < 0.1
-        for _ in range(20):
-            times.observe(header, 10 * before_s)
-        assert times.predict(header) == pytest.approx(10 * before_s)
+        def checkpoint() -> None:
+            calls.append(1)
+            if len(calls) == 3:
+                raise RequestCancelled("Enough.")
 
-    def test_grows_with_the_image_and_knows_formats_apart(self) -> None:
-        times = DecodeTimes(FakeClock())
-        large_s = times.predict(Header("png", 4000, 3000))
-        assert large_s > 10 * times.predict(Header("png", 640, 480))
-        for _ in range(20):
-            times.observe(Header("jpeg", 10, 10), 1.0)
-        assert times.predict(Header("png", 4000, 3000)) == large_s
+        data = SAMPLES["jpeg"]
+        with pytest.raises(RequestCancelled, match="Enough"):
+            decode_all(data, probe(data), (letterboxed(64, 48),), checkpoint, len(data) // 8)
+        assert len(calls) == 3
 
-    def test_one_slow_image_changes_nothing(self) -> None:
-        times = DecodeTimes(FakeClock())
-        header = Header("webp", 640, 480)
-        before_s = times.predict(header)
-        times.observe(header, 100 * before_s)
-        assert times.predict(header) == before_s
-
-    def test_forgets_by_time_alone(self) -> None:
-        clock = FakeClock()
-        times = DecodeTimes(clock)
-        header = Header("jpeg", 640, 480)
-        before_s = times.predict(header)
-        for _ in range(100):
-            times.observe(header, 5.0)
-        clock.now += 31
-        assert times.predict(header) == before_s
+    @pytest.mark.parametrize("name", SAMPLES)
+    @pytest.mark.parametrize("block_bytes", [1, 100])
+    def test_the_size_of_blocks_changes_nothing(self, name: str, block_bytes: int) -> None:
+        data, model_input = SAMPLES[name], letterboxed(64, 48)
+        decoded = decode_all(data, probe(data), (model_input,), lambda: None, block_bytes)
+        assert (decoded[model_input][0] == load_image(data, model_input)[0]).all()
 
 
-class TestPool:
-    @staticmethod
-    def pool(**options: Any) -> DecodePool:
-        defaults: dict[str, Any] = {
-            "num_workers": 1,
-            "max_pending": 1,
-            "clock": FakeClock(),
-            "observe": lambda *_: None,
-        }
-        return DecodePool(letterboxed(64, 48), **(defaults | options))
+def with_chunks(data: bytes, *chunks: bytes, at_end: bool = False) -> bytes:
+    """A PNG with these chunks after its header, or after its pixels."""
+    place = len(data) - len(chunk(b"IEND", b"")) if at_end else len(PNG_SIGNATURE) + 25
+    return data[:place] + b"".join(chunks) + data[place:]
 
-    def test_decodes_and_tells(self) -> None:
-        seen: list[tuple[str, float]] = []
-        pool = self.pool(observe=lambda *told: seen.append(told))
-        data = SAMPLES["png"]
-        pixels, _ = asyncio.run(pool.decode(data, probe(data)))
-        pool.close()
-        assert (pixels == picture(64, 48)).all()
-        assert seen == [("png", 0.0)]
 
-    def test_lazily_for_the_input_that_was_wanted_last(self) -> None:
-        frame, small = letterboxed(64, 48), letterboxed(32, 24)
-        pool = self.pool(lazily=True)
-        data = SAMPLES["png"]
+LARGE_TEXT = zlib.compress(bytes(2**20 + 1))
 
-        async def scenario() -> list[Any]:
-            images = []
-            for left_s in (0.1, 0.1):
-                image, placement = await pool.decode(data, probe(data), left_s)
-                assert placement == frame.place(64, 48)
-                assert (refit(image, small) == load_image(data, small)[0]).all()
-                images.append(image)
-            return images
 
-        first, second = asyncio.run(scenario())
-        pool.close()
-        assert set(first._decoded) == {frame, small}
-        assert set(second._decoded) == {small}
+class TestMetadata:
+    """What nobody needs is not looked at: neither refused for its size nor unpacked."""
 
-    def test_lazily_decoding_refuses_what_is_damaged_at_once(self) -> None:
-        pool = self.pool(lazily=True)
-        data = SAMPLES["jpeg"][:-300]
+    @pytest.mark.parametrize("at_end", [False, True])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            chunk(b"iCCP", b"scan\0\0" + LARGE_TEXT),
+            chunk(b"zTXt", b"mxfile\0\0" + LARGE_TEXT),
+            chunk(b"iTXt", b"workflow\0\1\0\0\0" + LARGE_TEXT),
+            chunk(b"iTXt", b"damaged\0\1\0\0\0" + b"\x99"),
+            chunk(b"zTXt", b"unknown method\0\7"),
+        ],
+    )
+    def test_of_a_png_of_any_size(self, text: bytes, at_end: bool) -> None:
+        data = with_chunks(SAMPLES["png"], text, text, at_end=at_end)
+        assert (load_image(data, letterboxed(64, 48))[0] == picture(64, 48)).all()
+
+    def test_any_number_of_profiles_unpacks_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unpack(*_: object) -> bytes:
+            raise AssertionError("unpacked")
+
+        monkeypatch.setattr("PIL.PngImagePlugin._safe_zlib_decompress", unpack)
+        data = with_chunks(SAMPLES["png"], *[chunk(b"iCCP", b"x\0\0" + LARGE_TEXT)] * 1000)
+        assert (load_image(data, letterboxed(64, 48))[0] == picture(64, 48)).all()
+
+    def test_what_turns_an_image_is_still_read(self) -> None:
+        exif = PillowImage.Exif()
+        exif[0x0112] = 6
+        turned = encode(picture(64, 48), "PNG", exif=exif.tobytes())
+        data = with_chunks(turned, chunk(b"iCCP", b"scan\0\0" + LARGE_TEXT))
+        pixels, placement = load_image(data, letterboxed(64, 64))
+        assert (placement.original_width, placement.original_height) == (48, 64)
+        assert (pixels == load_image(turned, letterboxed(64, 64))[0]).all()
+
+
+class TestMissingEnd:
+    """A JPEG ends with a marker. Without it, all pixels may be there, or not."""
+
+    @pytest.mark.parametrize("name", ["jpeg", "jpeg-progressive", "jpeg-grey"])
+    @pytest.mark.parametrize("size", [(64, 48), (333, 250), (1000, 700)])
+    def test_is_not_missed_if_all_pixels_are_there(self, name: str, size: tuple[int, int]) -> None:
+        data = samples(*size)[name]
+        assert data.endswith(b"\xff\xd9")
+        for model_input in (letterboxed(*size), letterboxed(64, 48)):
+            whole, _ = load_image(data, model_input)
+            for end in (b"", b"\xff"):
+                pixels, _ = load_image(data[:-2] + end, model_input)
+                assert (pixels == whole).all()
+
+    @pytest.mark.parametrize("name", ["jpeg", "jpeg-progressive", "jpeg-grey"])
+    @pytest.mark.parametrize("left_out", [0.02, 0.1, 0.5])
+    def test_is_refused_with_the_pixels_before_it(self, name: str, left_out: float) -> None:
+        data = samples(333, 250)[name]
         with pytest.raises(InvalidImage):
-            asyncio.run(pool.decode(data, probe(SAMPLES["jpeg"])))
-        pool.close()
+            load_image(data[: int(len(data) * (1 - left_out))], letterboxed(64, 48))
 
-    def test_accounts_for_all_that_its_thread_computes(self) -> None:
-        spent: list[float] = []
-        # Around two images: before and after decoding, and once more when all is done.
-        instants = iter((1.0, 3.0, 4.0, 9.0, 10.0, 16.0))
-        pool = self.pool(spent=spent.append, processor_clock=lambda: next(instants))
-        data = SAMPLES["png"]
+    def test_that_of_a_thumbnail_is_not_taken_for_it(self) -> None:
+        thumbnail = SAMPLES["jpeg"]
+        data = samples(333, 250)["jpeg"]
+        segment = b"\xff\xed" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail
+        with_thumbnail = data[:2] + segment + data[2:]
+        whole, _ = load_image(data, letterboxed(64, 48))
+        assert (load_image(with_thumbnail[:-2], letterboxed(64, 48))[0] == whole).all()
 
-        async def scenario() -> None:
-            for _ in range(2):
-                await pool.decode(data, probe(data))
-
-        asyncio.run(scenario())
-        pool.close()
-        assert spent == [4.0, 12.0]
-
-    def test_errors_come_through_and_free_the_slot(self) -> None:
-        pool = self.pool()
-        data = SAMPLES["jpeg"][:-300]
-
-        async def scenario() -> None:
-            for _ in range(5):
-                with pytest.raises(InvalidImage):
-                    await pool.decode(data, probe(SAMPLES["jpeg"]))
-
-        asyncio.run(scenario())
-        pool.close()
-
-    def test_refuses_when_full_and_recovers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        gate = threading.Event()
-
-        def slow(*_: object) -> tuple[npt.NDArray[np.uint8], Letterbox]:
-            gate.wait()
-            return np.zeros((48, 64, 3), np.uint8), Letterbox(1, 1, 1, 1)
-
-        monkeypatch.setattr("serving.imaging.decoding.decode", slow)
-        pool = self.pool()
-        header = Header("jpeg", 640, 480)
-
-        async def scenario() -> None:
-            running = asyncio.ensure_future(pool.decode(b"", header))
-            waiting = asyncio.ensure_future(pool.decode(b"", header))
-            await asyncio.sleep(0)
-            with pytest.raises(Overloaded) as refused:
-                await pool.decode(b"", header)
-            assert refused.value.reason is ShedReason.REJECTED_SATURATED
-            assert refused.value.retry_after_s > 0
-            waiting.cancel()  # a client that left makes room at once
-            await asyncio.gather(waiting, return_exceptions=True)
-            replacement = asyncio.ensure_future(pool.decode(b"", header))
-            await asyncio.sleep(0)
-            gate.set()
-            await asyncio.gather(running, replacement)
-
-        asyncio.run(scenario())
-        pool.close()
+    def test_what_follows_the_end_is_not_looked_at(self) -> None:
+        data = SAMPLES["jpeg"] + b"video" + b"\xff\xda" * 9
+        assert not probe(data).coding.lacks_end
+        assert (
+            load_image(data, letterboxed(64, 48))[0]
+            == load_image(SAMPLES["jpeg"], letterboxed(64, 48))[0]
+        ).all()

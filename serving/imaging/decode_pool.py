@@ -1,0 +1,510 @@
+"""Threads that decode images, for several principals and each in time.
+
+    header -> cost -> lane: prompt | dear -> fair queue -> thread -> pixels
+                                                            |
+                                    the deadline has come, the client has left, it takes too long
+
+Images that are dear, in memory or in time, are decoded by threads of their own, and as many at once
+as there is memory for. So no other image ever waits for one of them. A decoder is given its file
+block by block, and between two of them it can be stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any, Generic, TypeVar, cast
+
+from serving.core.errors import (
+    Overloaded,
+    PayloadTooLarge,
+    RequestCancelled,
+    ServingError,
+    ShedReason,
+)
+from serving.core.fair_queue import FairQueue, Waiting
+from serving.core.letterbox import Letterbox, ModelInput
+from serving.core.ports import Clock, Image
+from serving.core.recent_values import RecentValues
+from serving.imaging.decode_cost import memory_bytes, work_ns
+from serving.imaging.decoding import LazyPixels, decode_all
+from serving.imaging.pixels import BLOCK_BYTES, Checkpoint
+from serving.imaging.probing import KINDS, Header
+
+T = TypeVar("T")
+
+DEAR_S = 0.05
+"""Seconds of decoding from which on an image is dear."""
+DEAR_BYTES = 32 * 2**20
+"""Bytes of memory from which on an image is dear, where there is as much for each thread."""
+MAX_LAZY_S = 0.02
+"""Most seconds of decoding that an engine's thread is left with.
+
+Who takes longer is decoded beforehand for every input that it might be wanted for.
+"""
+
+USUAL_SCANS = 16
+"""Most scans of a JPEG that many are written with."""
+SMALL_BLOCK_BYTES, SMALLEST_BLOCK_BYTES = 4096, 256
+"""Bytes that the decoder of a dear image is given at once, and of one with unusually many scans.
+
+The first unpack to a few megabytes at most. The second hold some twenty scans at most.
+"""
+
+OVERRUN_FACTOR, OVERRUN_S = 8.0, 0.1
+"""Multiple of its estimate, and seconds beyond, after which decoding is given up.
+
+The estimate is of the right size (``tests/serving/imaging/test_decode_cost.py``); what takes so
+much longer was made to.
+"""
+
+_WINDOW = 64
+_WINDOW_S = 30.0
+_SEEDS = (1.0,) * 4
+"""How much slower than that of ``decode_cost`` a machine is taken to be before it is known."""
+_QUANTILE = 0.5
+_NUM_EXPECTED = 32
+_NUM_ESTIMATES = 64
+
+
+class DecodeTimes:
+    """Predictor of decode times in seconds, from those of the last half minute.
+
+    The prediction is work, as estimated from the header, times how long this machine has lately
+    taken for that of other images of the kind.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._slowness = {kind: RecentValues(_WINDOW_S, _WINDOW, _SEEDS) for kind in KINDS}
+
+    def observe(self, kind: str, work_s: float, seconds: float) -> None:
+        """Learn from an image of a kind, whose decoding took ``seconds``."""
+        self._slowness[kind].add(self._clock(), seconds / work_s)
+
+    def predict(self, kind: str, work_s: float) -> float:
+        """Return the seconds that half of such images are predicted not to exceed."""
+        return self._slowness[kind].quantile(self._clock(), _QUANTILE) * work_s
+
+
+class ExpectedInput:
+    """Predictor of the input that an image is decoded for, by what its request's budget leaves.
+
+    It is the one that an image with the most similar time left was wanted for, of the last few.
+    Thread-safe.
+    """
+
+    def __init__(self, first: ModelInput) -> None:
+        self._lock = threading.Lock()
+        self._recent = deque([(math.inf, first)], maxlen=_NUM_EXPECTED)
+
+    def used(self, left_s: float, model_input: ModelInput) -> None:
+        """Learn from an image with ``left_s`` seconds left that was wanted for this input."""
+        with self._lock:
+            self._recent.append((left_s, model_input))
+
+    def predict(self, left_s: float) -> ModelInput:
+        """Return the input that an image with ``left_s`` seconds left will be wanted for."""
+        with self._lock:
+            newest_first = tuple(reversed(self._recent))
+        return min(newest_first, key=lambda seen: abs(seen[0] - left_s))[1]
+
+
+# ---- lanes ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a request's turn depends on. Instants are seconds of the server's clock."""
+
+    deadline_s: float = math.inf
+    latest_start_s: float = math.inf
+    """Instant after which its deadline cannot be met any more."""
+    principal: Hashable = None
+    """Whom its time is charged to."""
+    weight: float = 1.0
+    """Share of its principal, in proportion to those of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a piece of work is expected to cost."""
+
+    seconds: float
+    num_bytes: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Job(Generic[T]):
+    work: Callable[[Checkpoint], T]
+    cost: Cost
+    claim: Claim
+    future: Future[T] = field(default_factory=Future)
+    started_s: float = 0.0
+    has_waited: bool = False
+    """Whether it had to wait for a thread."""
+    is_stopped: bool = False
+    """Whether nobody wants its result any longer."""
+
+
+class _Lane:
+    """Some threads and what waits for them, within a number of bytes. Its lock guards it all."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_workers: int,
+        max_pending: int,
+        max_bytes: int,
+        clock: Clock,
+        processor_clock: Clock,
+        do: Callable[[_Job[Any]], Any],
+    ) -> None:
+        """Make one of which each thread does its jobs as ``do`` does."""
+        self.max_bytes = max_bytes
+        self._clock = clock
+        self._processor_clock = processor_clock
+        self._do = do
+        self._num_workers = num_workers
+        self._capacity = num_workers + max_pending
+        self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix=name)
+        self._changed = threading.Condition()
+        self._queue: FairQueue[_Job[Any]] = FairQueue()
+        self._running: set[_Job[Any]] = set()
+        self._num_coming = 0
+        """Number of calls that the executor has been given and has not begun."""
+
+    def wait_s(self, cost: Cost, claim: Claim) -> float:
+        """Return the seconds until a newcomer would have its turn, as expected."""
+        with self._changed:
+            if len(self._running) < self._num_workers and not self._queue:
+                return 0.0
+            now_s = self._clock()
+            running_s = sum(
+                max(0.0, job.started_s + job.cost.seconds - now_s) for job in self._running
+            )
+            ahead_s = self._queue.ahead_s(
+                claim.principal, claim.deadline_s, cost.seconds, claim.weight
+            )
+            return (running_s + ahead_s) / self._num_workers
+
+    async def run(self, job: _Job[T]) -> T:
+        """Return what comes of a job, once it has had its turn.
+
+        Raises Overloaded when too much waits, or its time has passed while it did.
+        """
+        waiting = self._enter(job)
+        try:
+            return await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            job.is_stopped = True
+            with self._changed:
+                self._queue.remove(waiting)
+                self._changed.notify_all()
+            raise
+
+    def close(self) -> None:
+        """Drop what waits, stop what runs, and let the threads end."""
+        with self._changed:
+            while waiting := self._queue.take():
+                waiting.item.future.cancel()
+            for job in self._running:
+                job.is_stopped = True
+            self._changed.notify_all()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _enter(self, job: _Job[Any]) -> Waiting[_Job[Any]]:
+        claim, displaced = job.claim, None
+        with self._changed:
+            if len(self._running) + len(self._queue) >= self._capacity:
+                displaced = self._queue.displaced_by(claim.principal)
+                if displaced is None:
+                    raise self._full(job)
+                self._queue.remove(displaced)
+            job.has_waited = len(self._running) + len(self._queue) >= self._num_workers
+            waiting = self._queue.push(
+                job, claim.principal, claim.deadline_s, job.cost.seconds, claim.weight
+            )
+            is_short = self._num_coming < len(self._queue)
+            self._num_coming += is_short
+        if displaced is not None:
+            _fail(displaced.item, self._full(displaced.item))
+        if is_short:
+            self._executor.submit(self._serve)
+        return waiting
+
+    def _full(self, job: _Job[Any]) -> Overloaded:
+        return Overloaded(
+            "Too many images are waiting to be decoded.",
+            ShedReason.REJECTED_SATURATED,
+            job.cost.seconds * self._capacity / self._num_workers,
+        )
+
+    def _serve(self) -> None:
+        """Do what is next, in a thread."""
+        with self._changed:
+            self._num_coming -= 1
+            job = self._next()
+            if job is None:
+                return
+            job.started_s = self._clock()
+            self._running.add(job)
+        before_s = self._processor_clock()
+        result: Any = None
+        failure: BaseException | None = None
+        try:
+            result = self._do(job)
+        except BaseException as error:
+            failure = error
+        with self._changed:
+            self._running.discard(job)
+            beyond_s = self._processor_clock() - before_s - job.cost.seconds
+            self._queue.charge(job.claim.principal, beyond_s, job.claim.weight)
+            self._changed.notify_all()
+        if failure is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(failure)
+
+    def _next(self) -> _Job[Any] | None:
+        """Take out what is next, once there is memory for it; None if nothing is left."""
+        while (waiting := self._queue.first()) is not None:
+            job = waiting.item
+            if job.has_waited and self._clock() > job.claim.latest_start_s:
+                self._queue.remove(waiting)
+                _fail(
+                    job,
+                    Overloaded(
+                        "The image waited to be decoded until its deadline could not be met.",
+                        ShedReason.REJECTED_EXPIRED,
+                        job.cost.seconds,
+                    ),
+                )
+                continue
+            taken = sum(each.cost.num_bytes for each in self._running)
+            if self._running and taken + job.cost.num_bytes > self.max_bytes:
+                self._changed.wait()
+                continue
+            self._queue.take()
+            if job.future.set_running_or_notify_cancel():
+                return job
+        return None
+
+
+def _fail(job: _Job[Any], error: ServingError) -> None:
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_exception(error)
+
+
+# ---- the pool ---------------------------------------------------------------------------------
+
+
+class DecodePool:
+    """A pool of threads that decode (Pillow lets go of the interpreter lock).
+
+    It never queues more than ``max_pending`` images of a lane. ``observe(format, seconds)`` is
+    called for each image, ``spent(processor_seconds)`` in the threads, with all that they had a
+    processor for. ``run`` is for what else a large request needs before its pixels can be looked
+    at.
+
+    With several ``inputs``, images come as ``LazyPixels`` in the frame ``model_input``, decoded for
+    the input that they will probably be wanted for.
+    """
+
+    def __init__(
+        self,
+        model_input: ModelInput,
+        *,
+        inputs: Sequence[ModelInput] = (),
+        num_workers: int,
+        max_pending: int,
+        max_bytes: int,
+        clock: Clock,
+        observe: Callable[[str, float], None],
+        spent: Callable[[float], None] = lambda _: None,
+        processor_clock: Clock = time.thread_time,
+    ) -> None:
+        """Make a pool of ``num_workers`` threads, and all but one as many for dear images.
+
+        Decoding takes at most ``max_bytes`` at once. ``processor_clock`` gives the seconds that the
+        calling thread has had a processor.
+        """
+        self._processor_clock = processor_clock
+        self._input = model_input
+        self._inputs = tuple(inputs) if len(inputs) > 1 else (model_input,)
+        self._expected = ExpectedInput(model_input) if len(inputs) > 1 else None
+        self._clock = clock
+        self._observe = observe
+        self._spent = spent
+        self._thread = threading.local()
+        self._times = DecodeTimes(clock)
+        # The few questions about one image are asked in a row.
+        self._estimate = lru_cache(_NUM_ESTIMATES)(
+            partial(_estimated, model_input=model_input, inputs=self._inputs)
+        )
+        self._dear_bytes = min(DEAR_BYTES, max_bytes // (4 * num_workers))
+        lane = partial(
+            _Lane,
+            max_pending=max_pending,
+            clock=clock,
+            processor_clock=processor_clock,
+            do=self._accounted,
+        )
+        prompt_bytes = num_workers * self._dear_bytes
+        self._prompt = lane("decode", num_workers=num_workers, max_bytes=prompt_bytes)
+        self._dear = lane(
+            "decode-dear", num_workers=max(1, num_workers - 1), max_bytes=max_bytes - prompt_bytes
+        )
+
+    def predicted_s(self, header: Header) -> float:
+        """Return the seconds that decoding takes on a server that does nothing else."""
+        return self._cost(header).seconds
+
+    def is_dear(self, header: Header) -> bool:
+        """Return whether an image is decoded apart from the others, who do not wait for it."""
+        return self._lane(self._cost(header)) is self._dear
+
+    def check_memory(self, header: Header) -> None:
+        """Raise PayloadTooLarge for an image that takes more memory than there is for one."""
+        needed, given = self._cost(header).num_bytes, self._dear.max_bytes
+        if needed > given:
+            raise PayloadTooLarge(
+                f"Decoding this image would take {math.ceil(needed / 2**20)} MiB of memory; at "
+                f"most {given // 2**20} MiB are given to one."
+            )
+
+    def wait_s(self, header: Header, claim: Claim) -> float:
+        """Return the seconds until decoding would begin, as expected."""
+        cost = self._cost(header)
+        return self._lane(cost).wait_s(cost, claim)
+
+    async def decode(
+        self, data: bytes, header: Header, claim: Claim | None = None
+    ) -> tuple[Image, Letterbox]:
+        """Return the pixels of an image, decoded in a thread, and where it lies.
+
+        Cancelling takes it out of the queue, or stops it. Raises Overloaded when the queue is full
+        or the claim's time has passed, PayloadTooLarge for an image that takes far longer than it
+        should, and InvalidImage.
+        """
+        claim = claim or Claim()
+        left_s = claim.deadline_s - self._clock()
+        cost = self._cost(header)
+        limit_s = cost.seconds * OVERRUN_FACTOR + OVERRUN_S
+        block_bytes = _block_bytes(header, cost.seconds)
+
+        def work(stopped: Checkpoint) -> tuple[Image, Letterbox, float, float]:
+            started_s, before_s = self._clock(), self._processor_clock()
+
+            def checkpoint() -> None:
+                stopped()
+                if self._processor_clock() - before_s > limit_s:
+                    raise PayloadTooLarge(
+                        "Decoding this image takes far longer than that of others like it; it was "
+                        "given up."
+                    )
+
+            decoded = self._decode(data, header, left_s, checkpoint, block_bytes)
+            processor_s = self._processor_clock() - before_s
+            return *decoded, self._clock() - started_s, processor_s
+
+        image, placement, seconds, processor_s = await self._run(_Job(work, cost, claim))
+        # By the clock it takes longer when others want the processor, which is no reason to call a
+        # budget too small for an idle server.
+        self._times.observe(header.coding.kind, self._estimate(header).work_s, processor_s)
+        self._observe(header.format, seconds)
+        return image, placement
+
+    async def run(self, work: Callable[[], T], expected_s: float, claim: Claim | None = None) -> T:
+        """Return what ``work`` returns, called in a thread.
+
+        It is expected to take ``expected_s`` seconds. Cancelling takes it out of the queue. Raises
+        Overloaded when the queue is full, and whatever ``work`` raises.
+        """
+        # What comes before an image's turn is not to wait for the images.
+        claim = claim or Claim(deadline_s=self._clock())
+        return await self._run(_Job(lambda _: work(), Cost(expected_s), claim))
+
+    def close(self) -> None:
+        """Drop what waits, stop what is being decoded, and let the threads end."""
+        self._prompt.close()
+        self._dear.close()
+
+    def _lane(self, cost: Cost) -> _Lane:
+        is_dear = cost.seconds > DEAR_S or cost.num_bytes > self._dear_bytes
+        return self._dear if is_dear else self._prompt
+
+    def _cost(self, header: Header) -> Cost:
+        estimate = self._estimate(header)
+        seconds = self._times.predict(header.coding.kind, estimate.work_s)
+        return Cost(seconds, estimate.num_bytes)
+
+    async def _run(self, job: _Job[T]) -> T:
+        return await self._lane(job.cost).run(job)
+
+    def _decode(
+        self,
+        data: bytes,
+        header: Header,
+        left_s: float,
+        checkpoint: Checkpoint,
+        block_bytes: int,
+    ) -> tuple[Image, Letterbox]:
+        expected = self._expected
+        if expected is None:
+            decoded = decode_all(data, header, self._inputs, checkpoint, block_bytes)
+            return decoded[self._input]
+        is_lazy = self._estimate(header).is_lazy
+        inputs = (expected.predict(left_s),) if is_lazy else self._inputs
+        decoded = decode_all(data, header, inputs, checkpoint, block_bytes)
+        _, placed = decoded[inputs[0]]
+        pixels = {model_input: pixels for model_input, (pixels, _) in decoded.items()}
+        lazy = LazyPixels(data, header, self._input, pixels, partial(expected.used, left_s))
+        # Between here and the family's runner nobody looks into an image.
+        return cast(Image, lazy), self._input.place(placed.original_width, placed.original_height)
+
+    def _accounted(self, job: _Job[T]) -> T:
+        """Return what a job does, and account for this thread's time since the last call."""
+
+        def stopped() -> None:
+            if job.is_stopped:
+                raise RequestCancelled("Nobody waits for this image any longer.")
+
+        try:
+            return job.work(stopped)
+        finally:
+            now_s = self._processor_clock()
+            self._spent(now_s - getattr(self._thread, "accounted_s", 0.0))
+            self._thread.accounted_s = now_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimate:
+    """What an image costs on the machine of ``decode_cost``."""
+
+    work_s: float
+    num_bytes: int
+    is_lazy: bool
+    """Whether it is decoded for one input, and for another when it is wanted there."""
+
+
+def _estimated(header: Header, model_input: ModelInput, inputs: Sequence[ModelInput]) -> _Estimate:
+    work_s, num_bytes = work_ns(header, (model_input,)) * 1e-9, memory_bytes(header, model_input)
+    # An engine's thread is not to find out, either, whether all of an image is there.
+    is_lazy = work_s <= MAX_LAZY_S and not header.coding.lacks_end
+    return _Estimate(work_s if is_lazy else work_ns(header, inputs) * 1e-9, num_bytes, is_lazy)
+
+
+def _block_bytes(header: Header, expected_s: float) -> int:
+    """Return how many bytes of the file the decoder is to be given at once."""
+    if header.format == "jpeg" and header.coding.num_scans > USUAL_SCANS:
+        return SMALLEST_BLOCK_BYTES
+    return SMALL_BLOCK_BYTES if expected_s > DEAR_S else BLOCK_BYTES
