@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -210,6 +210,10 @@ class _Lane:
                 self._queue.remove(waiting)
                 self._changed.notify_all()
             raise
+        finally:
+            # An error knows this frame and the job knows the error: with what else both know, such
+            # as the file, they would stay until the next collection.
+            del job, waiting
 
     def close(self) -> None:
         """Drop what waits, stop what runs, and let the threads end."""
@@ -272,7 +276,8 @@ class _Lane:
         if failure is None:
             job.future.set_result(result)
         else:
-            job.future.set_exception(failure)
+            job.future.set_exception(_without_frames(failure))
+        del failure
 
     def _next(self) -> _Job[Any] | None:
         """Take out what is next, once there is memory for it; None if nothing is left."""
@@ -297,6 +302,15 @@ class _Lane:
             if job.future.set_running_or_notify_cancel():
                 return job
         return None
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Return an error that holds no frames, and so no pixels, if it is for who sent the image."""
+    each: BaseException | None = error
+    while isinstance(error, ServingError) and each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def _fail(job: _Job[Any], error: ServingError) -> None:
@@ -447,8 +461,8 @@ class DecodePool:
         seconds = self._times.predict(header.coding.kind, estimate.work_s)
         return Cost(seconds, estimate.num_bytes)
 
-    async def _run(self, job: _Job[T]) -> T:
-        return await self._lane(job.cost).run(job)
+    def _run(self, job: _Job[T]) -> Awaitable[T]:
+        return self._lane(job.cost).run(job)
 
     def _decode(
         self,

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -422,6 +424,30 @@ class TestStopping:
         slow_s = OVERRUN_FACTOR * pool.predicted_s(probe(data)) + OVERRUN_S
         with pytest.raises(PayloadTooLarge, match="far longer"):
             await pool.decode(data, probe(data))
+
+    async def test_what_ends_early_leaves_no_pixels_behind(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Pixels:
+            """Something that can be told to be gone."""
+
+        there: list[weakref.ref[Pixels]] = []
+
+        def fail(*_: Any) -> Any:
+            pixels = Pixels()
+            there.append(weakref.ref(pixels))
+            raise InvalidImage("It is damaged.")
+
+        monkeypatch.setattr("serving.imaging.decode_pool.decode_all", fail)
+        pool = make()
+        gc.disable()
+        try:
+            with pytest.raises(InvalidImage):
+                await pool.decode(PNG_DATA, probe(PNG_DATA))
+            await until(lambda: not pool._prompt._running)
+            assert there[0]() is None
+        finally:
+            gc.enable()
 
     async def test_closing_stops_what_runs_and_drops_what_waits(
         self, make: Make, gate: Gate
