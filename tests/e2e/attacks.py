@@ -23,8 +23,11 @@ from typing import Any
 
 import PIL.Image
 
+from serving.imaging.probing import MAX_JPEG_SCANS
 from tests import trained
 from tests.e2e.process import PATIENCE_S, ROOT, Server
+from tests.serving.fakes import encode
+from tests.serving.imaging.files import flat_png, flat_webp, with_scans
 
 VICTIM = "127.0.0.2"
 """Address of the victim. Attackers have the usual one of this machine."""
@@ -81,6 +84,28 @@ class LargePngs(Attack):
         return post(large_png(), "png")
 
 
+@cache
+def many_scans() -> bytes:
+    """A progressive JPEG that goes over 16 million pixels as often as is served."""
+    flat = PIL.Image.new("RGB", (4000, 4000))
+    return with_scans(encode(flat, "JPEG", progressive=True), MAX_JPEG_SCANS)
+
+
+class ManyScans(Attack):
+    def message(self) -> bytes:
+        return post(many_scans(), "jpeg", "", "X-Deadline-Ms: 10000")
+
+
+class Webps(Attack):
+    def message(self) -> bytes:
+        return post(flat_webp(LARGE_SIDE, LARGE_SIDE), "webp", "", "X-Deadline-Ms: 10000")
+
+
+class Columns(Attack):
+    def message(self) -> bytes:
+        return post(flat_png(1, 20_000_000), "png", "", "X-Deadline-Ms: 10000")
+
+
 class Metrics(Attack):
     def message(self) -> bytes:
         return b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -119,6 +144,9 @@ ATTACKS: dict[str, Attack] = {
     "60 requests/s in a hurry": InAHurry(60.0),
     "60 patient requests/s": Patient(60.0),
     "25-megapixel PNGs at 4/s": LargePngs(4.0),
+    "progressive JPEGs of 500 scans at 4/s": ManyScans(4.0),
+    "25-megapixel WebPs of 1 kB at 4/s": Webps(4.0),
+    "PNGs of one column at 4/s": Columns(4.0),
     "GET /metrics at 150/s": Metrics(150.0),
     "GET /v1/models at 300/s": Models(300.0),
     "300 bodies/s that are no images": NoImages(300.0),

@@ -26,6 +26,9 @@ def server() -> Iterator[Server]:
     [
         "60 ordinary requests/s",
         "25-megapixel PNGs at 4/s",
+        "progressive JPEGs of 500 scans at 4/s",
+        "25-megapixel WebPs of 1 kB at 4/s",
+        "PNGs of one column at 4/s",
         "GET /metrics at 150/s",
         "streaming min_depth=7 at 60/s",
     ],
