@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cli.model import add_assignments, configured
 from builder.cli.options import RUNTIMES, add_command, add_threads, at_least, today
-from builder.config.named import CONFIGS, Config
+from builder.config.named import CONFIGS, Config, DetectorConfig
 from serving.core.command_errors import (
     CommandError,
     CommandStopped,
@@ -46,8 +46,8 @@ POOL_NAMES = ("processes", "ray")
 """Names of what ``builder.search`` has, which --help need not import."""
 KNOWN = ("analytic", "table")
 EVALUATOR_NAMES = ("train", *KNOWN, "surrogate")
-CONTROLS, FINALISTS = "controls", "finalists"
-LISTS = (CONTROLS, FINALISTS)
+CONTROLS, FINALISTS, SIGNAL = "controls", "finalists", "signal"
+LISTS = (CONTROLS, FINALISTS, SIGNAL)
 
 PROXIES = {
     "nas-fpn": "bccd_proxy",
@@ -56,6 +56,20 @@ PROXIES = {
     "micro": "bccd_proxy_p5",
 }
 """Space -> configuration that its children train."""
+
+FROZEN_PROXIES = {
+    "nas-fpn": "bccd_frozen",
+    "lite": "bccd_frozen_lite",
+    "lite-15": "bccd_frozen_lite",
+    "micro": "bccd_frozen_p5",
+}
+"""Space -> the same where there is a backbone to begin with."""
+
+TIMES_OF = {"bccd_frozen": "bccd", "bccd_frozen_lite": "bccd_lite", "bccd_frozen_p5": "bccd"}
+"""Proxy -> the detector that it stands for, where its own times would mislead.
+
+Beside a backbone that is large for its neck, what graphs cost would not show.
+"""
 
 NUM_SEEDS = 3
 """Number of seeds that controls and finalists are evaluated with."""
@@ -118,12 +132,31 @@ def _add_run(actions: Any) -> None:
         choices=(*SEARCHER_NAMES, *LISTS),
         default="evolution",
         help="controls are hand-made and published graphs, finalists the best of the journals in "
-        f"--of, both with {NUM_SEEDS} seeds",
+        f"--of, and signal is --graphs random ones, all with {NUM_SEEDS} seeds",
     )
     parser.add_argument(
         "--config", choices=sorted(CONFIGS), help="what children train [a proxy for the space]"
     )
     add_assignments(parser, "{detector,train}.FIELD=JSON")
+    parser.add_argument(
+        "--backbone",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="whose backbone every child begins with [random weights]",
+    )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FOLDER",
+        help="where to keep what a frozen backbone makes of the images [OUT/features]",
+    )
+    parser.add_argument(
+        "--times-of",
+        choices=sorted(CONFIGS),
+        metavar="CONFIG",
+        help="the detector that graphs are searched for, whose multiply-accumulates are the times "
+        "[of bccd_frozen, bccd, and of others in kind; else what children train]",
+    )
     parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
     parser.add_argument(
         "--children", type=at_least(1), help="to search for in all [100; of lists, all]"
@@ -154,6 +187,7 @@ def _add_run(actions: Any) -> None:
         "--of", type=Path, nargs="+", default=[], metavar="FILE", help="journals of the finalists"
     )
     parser.add_argument("--top", type=at_least(1), default=10, help="finalists")
+    parser.add_argument("--graphs", type=at_least(2), default=24, help="random ones of signal")
     parser.add_argument(
         "--min-kendall",
         type=float,
@@ -225,12 +259,15 @@ def _listed(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
     from builder.search.controls import controls
     from builder.search.journal import read_journal
     from builder.search.report import ranked
+    from builder.search.searchers.listed import random_graphs
 
     if options.searcher == CONTROLS:
         return list(controls(space.levels).values())
     if options.searcher == FINALISTS:
         children = [child for path in options.of for child in read_journal(path).children]
         return [group.graph for group in ranked(children)[: options.top]]
+    if options.searcher == SIGNAL:
+        return random_graphs(space, options.seed, options.graphs)
     return []
 
 
@@ -275,7 +312,11 @@ def _evaluator(options: argparse.Namespace, space: SearchSpace) -> tuple[Evaluat
 def _training(
     options: argparse.Namespace, space: SearchSpace, given: LatencyTable | None
 ) -> tuple[Evaluator, LatencyTable]:
-    from builder.search.evaluators.training import TrainingEvaluator, held_out_digest
+    from builder.search.evaluators.training import (
+        TrainingEvaluator,
+        backbone_digest,
+        held_out_digest,
+    )
     from builder.search.latency_table import counted
 
     config = _proxy(options, space)
@@ -283,18 +324,43 @@ def _training(
         raise CommandError(
             f"{config.detector.name} measures on no images: --set 'train.validation_split=\"val\"'"
         )
+    if config.train.backbone_learning_rate_ratio == 0 and options.backbone is None:
+        raise CommandError(
+            f"the backbone of {config.detector.name} learns nothing, so it needs to have learnt "
+            "before: --backbone"
+        )
     data = options.data or Path("data") / config.train.dataset
-    digest = held_out_digest(config, data)
     # Workers may have another working directory.
-    evaluator = TrainingEvaluator(config, data.resolve(), options.out.resolve(), digest)
-    return evaluator, given or counted(config.detector)
+    evaluator = TrainingEvaluator(
+        config,
+        data.resolve(),
+        options.out.resolve(),
+        held_out_digest(config, data),
+        (options.features or options.out / "features").resolve(),
+        options.backbone and options.backbone.resolve(),
+        backbone_digest(options.backbone) if options.backbone else "",
+    )
+    return evaluator, given or counted(_timed(options, config))
+
+
+def _timed(options: argparse.Namespace, config: Config) -> DetectorConfig:
+    """Return the detector whose multiply-accumulates are the times of the graphs."""
+    own = config.detector
+    name = options.times_of or TIMES_OF.get(own.name)
+    if name is None:
+        return own
+    try:
+        return replace(CONFIGS[name].detector, neck=own.neck, graph=own.graph, conv=own.conv)
+    except ValueError as error:  # an input size for other levels
+        raise InvalidArgument(f"--times-of {name}: {error}") from error
 
 
 def _proxy(options: argparse.Namespace, space: SearchSpace) -> Config:
     """Return what children are, with the pyramid that deadlines go by."""
     from builder.search.evaluators.training import NECK
 
-    name = options.config or PROXIES[options.space]
+    proxies = FROZEN_PROXIES if getattr(options, "backbone", None) else PROXIES
+    name = options.config or proxies[options.space]
     config = configured(name, None, options.assignments)
     try:
         rows = _reference(space).rows

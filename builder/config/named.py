@@ -545,6 +545,25 @@ _BCCD_LITE = Config(
     _BCCD_SMALL.train,
 )
 
+# The same with a backbone that has learnt before and learns no more: what it makes of the images is
+# computed once for all children, so that a child is a neck and a head alone. Heads only predict, so
+# that what there is to learn the neck learns, at a rate for as few steps as there are.
+_BCCD_FROZEN, _BCCD_FROZEN_P5, _BCCD_FROZEN_LITE = (
+    Config(
+        replace(
+            proxy.detector,
+            name=proxy.detector.name.replace("proxy", "frozen"),
+            backbone="mobilenet_v2",
+            backbone_width=32,
+            head_convs=0,
+        ),
+        replace(
+            proxy.train, backbone_learning_rate_ratio=0.0, frozen_norms=True, learning_rate=0.015
+        ),
+    )
+    for proxy in (_BCCD_PROXY, _BCCD_PROXY_P5, _BCCD_PROXY_LITE)
+)
+
 # Defects of 16 to 33 pixels (5 and 95 %) at this size: P3 and P4 find them, and P5 some.
 _DEEPPCB_SMALL = Config(
     replace(
@@ -679,6 +698,9 @@ CONFIGS: dict[str, Config] = {
     "bccd_proxy": _BCCD_PROXY,
     "bccd_proxy_p5": _BCCD_PROXY_P5,
     "bccd_proxy_lite": _BCCD_PROXY_LITE,
+    "bccd_frozen": _BCCD_FROZEN,
+    "bccd_frozen_p5": _BCCD_FROZEN_P5,
+    "bccd_frozen_lite": _BCCD_FROZEN_LITE,
     "deeppcb_small": _DEEPPCB_SMALL,
     # punctual build --config coco_r50: random weights, for cost only; no data set goes with it.
     "coco_r50": Config(_COCO),

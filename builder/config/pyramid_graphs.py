@@ -198,26 +198,34 @@ _FIELDS = {"level", "op", "inputs", "output"}
 
 
 def read_graph(path: Path) -> Graph:
-    """Read a pyramid from a JSON file.
+    """Read a pyramid from a JSON file, as ``parse_graph`` has it.
 
-    ``{"levels": [3, 4, 5], "cells": [{"level": 4, "op": "sum", "inputs": [1, 2], "output":
-    false}, ...]}``; offsets 0, 1, ... are the levels' maps, the first cell comes next. Raises
-    InvalidGraph, whose message begins with the path, and OSError.
+    Raises InvalidGraph, whose message begins with the path, and OSError.
     """
     try:
-        data = json.loads(path.read_text())
-        if not isinstance(data, dict) or set(data) != {"levels", "cells"}:
-            raise InvalidGraph('expected {"levels": [...], "cells": [...]}')
-        if not isinstance(data["cells"], list):
-            raise InvalidGraph('"cells" is not a list')
-        cells = [_read_cell(number, row) for number, row in enumerate(data["cells"], start=1)]
-        return Graph(_integers(data["levels"], '"levels"'), tuple(cells))
+        return parse_graph(path.read_text())
     except (ValueError, RecursionError) as error:  # InvalidGraph, and what is not JSON or not text
         raise InvalidGraph(f"{path}: {error}") from error
 
 
+def parse_graph(text: str) -> Graph:
+    """Return the pyramid that a JSON text describes.
+
+    ``{"levels": [3, 4, 5], "cells": [{"level": 4, "op": "sum", "inputs": [1, 2], "output":
+    false}, ...]}``; offsets 0, 1, ... are the levels' maps, the first cell comes next. Raises
+    ValueError, of which InvalidGraph is one, and RecursionError.
+    """
+    data = json.loads(text)
+    if not isinstance(data, dict) or set(data) != {"levels", "cells"}:
+        raise InvalidGraph('expected {"levels": [...], "cells": [...]}')
+    if not isinstance(data["cells"], list):
+        raise InvalidGraph('"cells" is not a list')
+    cells = [_read_cell(number, row) for number, row in enumerate(data["cells"], start=1)]
+    return Graph(_integers(data["levels"], '"levels"'), tuple(cells))
+
+
 def graph_json(graph: Graph) -> str:
-    """The text that ``read_graph`` reads a pyramid from, a row a line."""
+    """Return the text that ``parse_graph`` reads a pyramid from, a row a line."""
     rows = ",\n".join(
         "    " + json.dumps({"level": level, "op": op, "inputs": inputs, "output": is_output})
         for level, op, inputs, is_output in graph.rows

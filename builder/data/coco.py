@@ -87,8 +87,13 @@ def _ground_truth(dataset: Dataset) -> COCO:
     return coco
 
 
-def _evaluate(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> COCOeval | None:
-    """Return the matches of one detection record for each sample; None without detections."""
+def _evaluate(
+    dataset: Dataset, detections: Sequence[ScoredBoxes], *, by_size: bool = True
+) -> COCOeval | None:
+    """Return the matches of one detection record for each sample; None without detections.
+
+    Without ``by_size``, they are those of objects of all sizes alone, in a quarter of the time.
+    """
     rows = [
         {
             "image_id": index,
@@ -106,20 +111,25 @@ def _evaluate(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> COCOeval |
         return None
     truth = _ground_truth(dataset)
     evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+    if not by_size:
+        del evaluation.params.areaRng[_ALL_SIZES + 1 :], evaluation.params.areaRngLbl[1:]
     evaluation.evaluate()
     return evaluation
 
 
-def average_precision(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> AveragePrecision:
+def average_precision(
+    dataset: Dataset, detections: Sequence[ScoredBoxes], *, by_size: bool = True
+) -> AveragePrecision:
     """Return the average precision of detections, one record for each sample of ``dataset``.
 
     The records are in the order of the samples. What is found of classes that an image has no
-    labels of does not count. Raises DatasetError if there is no object to be found.
+    labels of does not count. Without ``by_size``, figures by size are nan, and it takes a quarter
+    of the time. Raises DatasetError if there is no object to be found.
     """
     if not dataset.has_objects:
         raise DatasetError("there is no object in these images: no accuracy can be measured")
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _evaluate(dataset, detections)
+        evaluation = _evaluate(dataset, detections, by_size=by_size)
         if evaluation is None:
             nothing = (
                 {name: 0.0 if count else math.nan for name, count in counts.items()}
@@ -127,16 +137,15 @@ def average_precision(dataset: Dataset, detections: Sequence[ScoredBoxes]) -> Av
             )
             return AveragePrecision(0.0, 0.0, *nothing)
         evaluation.accumulate()
-        evaluation.summarize()
     # (IoU thresholds, recalls, classes, areas, detection limits); -1 where there is no truth
     precision = evaluation.eval["precision"][:, :, :, :, -1]
-    of_classes = np.moveaxis(precision[:, :, :, _ALL_SIZES], 2, 0)
+    of_all = precision[:, :, :, _ALL_SIZES]
     of_sizes = np.moveaxis(precision, 3, 0)[_ALL_SIZES + 1 :]
     return AveragePrecision(
-        float(evaluation.stats[0]),
-        float(evaluation.stats[1]),
-        dict(zip(dataset.classes, map(_mean, of_classes), strict=True)),
-        dict(zip(SIZES, map(_mean, of_sizes), strict=True)),
+        _mean(of_all),
+        _mean(of_all[evaluation.params.iouThrs == 0.5]),
+        dict(zip(dataset.classes, map(_mean, np.moveaxis(of_all, 2, 0)), strict=True)),
+        dict(zip(SIZES, map(_mean, of_sizes) if by_size else [math.nan] * len(SIZES), strict=True)),
     )
 
 

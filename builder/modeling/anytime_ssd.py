@@ -17,6 +17,8 @@ predictions costs some twentieth of the whole. The first exit may come before an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -125,11 +127,15 @@ class AnytimeSSD(DetectorWithExits):
         """Return the (A, 4) anchors of inputs of (height, width), on the CPU."""
         return torch.from_numpy(make_anchors(input_size))
 
-    def stem(self, images: Tensor) -> list[Tensor]:
-        """Return the features of depth 0 for (B, H, W, 3) uint8 RGB: maps, logits, deltas."""
+    def backbone_maps(self, images: Tensor) -> list[Tensor]:
+        """Return maps, logits and deltas of SSDLite for (B, H, W, 3) uint8 RGB images."""
         finest, maps = self.backbone.features(images)
-        pairs = zip(self.neck_input, (finest, *maps), strict=False)
-        return [*(lateral(x) for lateral, x in pairs), *self.backbone.predict(maps)]
+        return [finest, *maps, *self.backbone.predict(maps)]
+
+    def from_backbone(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the features of depth 0 for what SSDLite gives: maps, logits, deltas."""
+        pairs = zip(self.neck_input, maps, strict=False)
+        return [*(lateral(x) for lateral, x in pairs), *maps[-len(OUTPUTS) :]]
 
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
         """Return the raw outputs of exit ``depth``, which are among its features."""

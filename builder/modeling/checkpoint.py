@@ -125,6 +125,22 @@ def start_from(detector: AnyDetector, path: Path) -> None:
     detector.load_state_dict(_matched(data["weights"], state, path, own))
 
 
+def load_backbone(detector: AnyDetector, path: Path) -> None:
+    """Give the backbone of ``detector`` that of the checkpoint ``path``, and nothing else.
+
+    The two detectors may differ in all else. Raises CheckpointError and OSError.
+    """
+    state = detector.backbone.state_dict()
+    detector.backbone.load_state_dict(_matched(backbone_of(path), state, path))
+
+
+def backbone_of(path: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of the backbone in a checkpoint. Raises CheckpointError and OSError."""
+    prefix = "backbone."
+    weights = read_checkpoint(path)["weights"].items()
+    return {name.removeprefix(prefix): x for name, x in weights if name.startswith(prefix)}
+
+
 def load_checkpoint(
     path: str | Path, change: Callable[[DetectorConfig], DetectorConfig] = lambda config: config
 ) -> tuple[AnyDetector, DetectorConfig, dict[str, Any]]:

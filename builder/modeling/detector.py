@@ -10,6 +10,8 @@ many as the configuration puts between two exits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -107,13 +109,14 @@ class Detector(DetectorWithExits):
             for level, size in zip(config.levels, config.feature_sizes, strict=True)
         }
 
-    def stem(self, images: Tensor) -> list[Tensor]:
-        """Return the features of depth 0 of (B, H, W, 3) uint8 RGB images at the input size.
-
-        There is one map for each level.
-        """
+    def backbone_maps(self, images: Tensor) -> list[Tensor]:
+        """Return [C3, C4, C5] of (B, H, W, 3) uint8 RGB images at the input size."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)  # (B, 3, H, W)
-        return self.neck_input(self.backbone((pixels - self.pixel_mean) / self.pixel_std))
+        return self.backbone((pixels - self.pixel_mean) / self.pixel_std)
+
+    def from_backbone(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the features of depth 0 of [C3, C4, C5], one map for each level."""
+        return self.neck_input(list(maps))
 
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
         """Return the raw outputs of the exit at ``depth``, given the features of that depth."""

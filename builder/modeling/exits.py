@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -12,6 +13,9 @@ from builder.modeling.postprocess import PostprocessFacts, decode_and_suppress
 
 RawOutputs = tuple[Tensor, Tensor]
 """Raw outputs of an exit: logits (B, A, num_classes) and deltas (B, A, 4)."""
+
+Inputs: TypeAlias = Tensor | Sequence[Tensor]
+"""Images, (B, H, W, 3) uint8 RGB; or what the backbone made of them (``backbone_maps``)."""
 
 
 class DetectorWithExits(nn.Module):
@@ -26,8 +30,16 @@ class DetectorWithExits(nn.Module):
         self.config = config
 
     @abstractmethod
+    def backbone_maps(self, images: Tensor) -> list[Tensor]:
+        """Return what the backbone alone makes of (B, H, W, 3) uint8 RGB images."""
+
+    @abstractmethod
+    def from_backbone(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the features that the first stack takes, given ``backbone_maps`` of images."""
+
     def stem(self, images: Tensor) -> list[Tensor]:
-        """Return the features of ``images`` that the first stack takes."""
+        """Return the features of (B, H, W, 3) uint8 RGB ``images`` that the first stack takes."""
+        return self.from_backbone(self.backbone_maps(images))
 
     @abstractmethod
     def head(self, depth: int, features: list[Tensor]) -> RawOutputs:
@@ -39,13 +51,15 @@ class DetectorWithExits(nn.Module):
             features = self.stacks[index](features)
         return features
 
-    def forward(self, images: Tensor, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
+    def forward(self, inputs: Inputs, exits: Iterable[int] | None = None) -> dict[int, RawOutputs]:
         """Return the raw outputs of the given exits (default: all).
 
-        It runs no deeper than the deepest of them.
+        It runs no deeper than the deepest of them. ``inputs`` are images, or ``backbone_maps`` of
+        them.
         """
         wanted = set(range(1, self.config.num_exits + 1) if exits is None else exits)
-        features = self.stem(images)
+        is_images = isinstance(inputs, Tensor)
+        features = self.stem(inputs) if is_images else self.from_backbone(inputs)
         outputs = {}
         for depth in range(1, max(wanted) + 1):
             features = self.stack(depth, features)

@@ -18,6 +18,7 @@ from builder.search.canonical import canonical_key
 from builder.search.controls import controls
 from builder.search.drawing import draw
 from builder.search.journal import FAILED, OK, REPEATED, Child, Contents
+from builder.search.signal import ENOUGH, Signal, signals
 from builder.search.statistics import rank_sum, running_best
 from reporting import markdown
 from reporting.html import SERIES, document, legend, section, table, tiles
@@ -182,6 +183,13 @@ def _lines(report: SearchReport) -> Iterator[str]:
         yield ""
         yield sentence
     for search in report.searches:
+        if found := signals(search.children):
+            yield ""
+            yield f"## {search.name}: graphs or luck"
+            yield from markdown.table(_SIGNAL_COLUMNS, found)
+            yield ""
+            yield _verdict(found)
+    for search in report.searches:
         yield ""
         yield f"## {search.name}: the best graphs"
         yield from markdown.table(_COLUMNS, search.best[:NUM_BEST])
@@ -204,6 +212,26 @@ _COLUMNS: markdown.Columns[Group] = (
     ("first sampled", lambda group: str(group.first_index)),
     ("sampled", lambda group: str(group.times_sampled)),
 )
+
+
+_SIGNAL_COLUMNS: markdown.Columns[Signal] = (
+    ("figure", lambda of: of.figure),
+    ("mean", lambda of: f"{of.mean:.4f}"),
+    ("SD of graphs", lambda of: f"{of.deviation_of_graphs:.4f}"),
+    ("SD of seeds", lambda of: f"{of.deviation_of_seeds:.4f}"),
+    ("share of graphs, ICC(1)", lambda of: str(of.share)),
+    ("with one seed for all, ICC(C,1)", lambda of: str(of.share_of_one_seed)),
+)
+
+
+def _verdict(found: Sequence[Signal]) -> str:
+    reward = found[0]
+    enough = "enough to search by" if reward.share.middle >= ENOUGH else "too little to search by"
+    return (
+        f"{reward.num_graphs} graphs with {reward.num_seeds} seeds each: {reward.share.middle:.2f} "
+        f"of the variance of the reward is the graphs', which is {enough} ({ENOUGH} at least). "
+        "Intervals are 95 %, by resampling graphs."
+    )
 
 
 def _mean_of_last(search: SearchSummary) -> float:
@@ -262,6 +290,13 @@ def as_html(report: SearchReport) -> str:
         content += section(f"{search.name}: on the way", _figures(_progress(search)))
         content += section(f"{search.name}: the best graphs", _figures(search.best[:NUM_BEST]))
         content += section(f"{search.name}: their figures", _table(search.best[:NUM_BEST]))
+    for search in report.searches:
+        if found := signals(search.children):
+            heads = [head for head, _ in _SIGNAL_COLUMNS]
+            shares = [[cell(each) for _, cell in _SIGNAL_COLUMNS] for each in found]
+            content += section(
+                f"{search.name}: graphs or luck", table(heads, shares) + f"<p>{_verdict(found)}</p>"
+            )
     if report.controls:
         rows = [
             (name, *(cell(group).strip("`") for _, cell in _COLUMNS))

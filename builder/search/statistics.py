@@ -32,12 +32,15 @@ class Interval:
 
 
 def bootstrap(
-    values: Values,
+    values: Values | Sequence[Values],
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Return the mean of independent values, or a ``statistic`` along the last axis."""
+    """Return the mean of independent values, or a ``statistic`` along the last axis.
+
+    Of values that are rows, the statistic is along the last two.
+    """
     data = np.asarray(values, dtype=np.float64)
     of = statistic or (lambda drawn: drawn.mean(axis=-1))
     random = np.random.default_rng(seed)
@@ -67,12 +70,46 @@ def rank_sum(one: Values, other: Values) -> tuple[float, float]:
 
 def intraclass_correlation(groups: Sequence[Values] | NDArray[np.float64]) -> float:
     """Return the share of the variance that is between groups of equal size, ICC(1)."""
-    table = np.asarray(groups, dtype=np.float64)
-    count, size = table.shape
-    between = size * table.mean(axis=1).var(ddof=1)
-    within = table.var(axis=1, ddof=1).mean()
+    return float(_agreement(np.asarray(groups, dtype=np.float64)))
+
+
+def agreement(groups: Sequence[Values] | NDArray[np.float64]) -> Interval:
+    """Return ICC(1) of groups of equal size, with an interval over groups (bootstrap)."""
+    return bootstrap(groups, _agreement)
+
+
+def consistency(groups: Sequence[Values] | NDArray[np.float64]) -> Interval:
+    """Return the same where the n-th values of all groups have something in common, ICC(C,1).
+
+    What they have in common counts for nothing (Shrout and Fleiss, 1979: ICC(3,1)).
+    """
+    return bootstrap(groups, _consistency)
+
+
+def _agreement(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ICC(1) of (..., groups, values)."""
+    return _share(tables, tables.var(axis=-1, ddof=1).mean(axis=-1))
+
+
+def _consistency(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ICC(C,1) of (..., groups, values)."""
+    count, size = tables.shape[-2:]
+    rest = tables - tables.mean(axis=-1, keepdims=True)
+    rest = rest - rest.mean(axis=-2, keepdims=True)
+    return _share(tables, (rest**2).sum(axis=(-2, -1)) / max(1, (count - 1) * (size - 1)))
+
+
+def _share(tables: NDArray[np.float64], within: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share between groups, given the mean square within them; 0 without variance."""
+    size = tables.shape[-1]
+    between = size * _variance(tables.mean(axis=-1))
     total = between + (size - 1) * within
-    return float((between - within) / total) if count > 1 and total else 0.0
+    return np.divide(between - within, total, out=np.zeros_like(total), where=total > 0)
+
+
+def _variance(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    count = values.shape[-1]
+    return values.var(axis=-1) * count / max(1, count - 1)
 
 
 def running_best(values: Values) -> list[int]:

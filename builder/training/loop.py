@@ -28,30 +28,35 @@ from tqdm import tqdm
 
 from builder.config.named import PARTS, Config, DetectorConfig, TrainConfig, replace
 from builder.data import AveragePrecision, Dataset, read_dataset
-from builder.data.augment import Example
-from builder.data.loader import epoch_batches, steps_per_epoch
+from builder.data.loader import steps_per_epoch
 from builder.modeling.architectures import (
     AnyDetector,
     at_size,
     freeze_backbone,
     make_detector,
 )
-from builder.modeling.checkpoint import read_checkpoint, save_checkpoint, start_from
+from builder.modeling.checkpoint import (
+    load_backbone,
+    read_checkpoint,
+    save_checkpoint,
+    start_from,
+)
 from builder.modeling.layers import drop_rate_at, set_drop_rate
-from builder.training.batch import assign_examples, stack_images
+from builder.training.batch import Batch
 from builder.training.distributed import Processes, joined
-from builder.training.losses import exit_loss
+from builder.training.frozen_features import stored_views
+from builder.training.losses import assign, exit_loss
 from builder.training.optimization import (
     MovingAverage,
     learning_rate_at,
     make_optimizer,
     set_learning_rate,
 )
+from builder.training.precision import has_bf16, lowers
 from builder.training.training_log import TrainingLog
 from builder.training.validation import positives_per_level, validate
-from serving.artifacts.torch_programs import multiplies_bf16
+from builder.training.views import AugmentedViews, Views
 from serving.core.command_errors import CommandFailed, InvalidArgument
-from serving.core.letterbox import PLACEMENTS
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -125,7 +130,8 @@ def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -
 def _train_epoch(
     run: _Run,
     wrapped: nn.Module,
-    dataset: Dataset,
+    views: Views,
+    steps: int,
     config: Config,
     processes: Processes,
     training_log: TrainingLog,
@@ -133,28 +139,23 @@ def _train_epoch(
 ) -> dict[str, Any]:
     """Train one epoch and return the line to log. Raises Diverged."""
     recipe, num_exits = config.train, config.detector.num_exits
-    steps = steps_per_epoch(len(dataset.samples), recipe)
     torch.manual_seed((run.epoch * processes.count + processes.rank) * 2**32 + recipe.seed)
     random = np.random.default_rng((recipe.seed, run.epoch, 0xE817))
     # Class loss, box loss and how often, by exit.
     sums = torch.zeros(num_exits, 3, device=run.model.anchors.device)
     rate = 0.0
-    part = (processes.rank, processes.count)
-    placement = PLACEMENTS[config.detector.resize]
-    input_size = config.detector.input_size
-    batches = epoch_batches(dataset, input_size, recipe, run.epoch, part, placement)
-    for index, examples in enumerate(batches, start=run.epoch * steps):
+    for index, batches in enumerate(views.steps(run.epoch), start=run.epoch * steps):
         rate = learning_rate_at(index, recipe.epochs * steps, recipe)
         set_learning_rate(run.optimizer, rate)
         set_drop_rate(run.model, drop_rate_at(index, recipe.epochs * steps, recipe.drop_block))
         exits = draw_exits(num_exits, recipe.exits_per_step, random)
         run.optimizer.zero_grad(set_to_none=True)
         before = sums[-1, :2].clone()
-        _add_gradients(run.model, wrapped, examples, exits, config, processes, sums)
+        _add_gradients(run.model, wrapped, batches, exits, config, processes, sums)
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip_norm)
         run.optimizer.step()
-        run.average.update(run.model)
+        run.average.update()
         bar.update()
         if index % LOOK_EVERY == 0:
             classes, boxes = processes.sum(sums[-1, :2] - before).tolist()
@@ -180,7 +181,7 @@ def _train_epoch(
 def _add_gradients(
     model: AnyDetector,
     wrapped: nn.Module,
-    examples: Sequence[Example],
+    batches: Sequence[Batch],
     exits: Sequence[int],
     config: Config,
     processes: Processes,
@@ -191,13 +192,13 @@ def _add_gradients(
     Adds each exit's losses to ``sums``. Gradients are those of the whole batch when this returns.
     """
     recipe, device = config.train, model.anchors.device
-    lower = recipe.autocast and _multiplies_bf16(device)
-    parts = [examples[index :: recipe.micro_batches] for index in range(recipe.micro_batches)]
-    height, width = examples[0].image.shape[:2]
+    lower = lowers(recipe, device)
+    parts = [batch.to(device) for batch in batches]
     anchors = model.anchors
-    if (height, width) != config.detector.input_size:
-        anchors = model.anchors_at((height, width)).to(device)
-    targets = [assign_examples(p, anchors, len(config.detector.classes)) for p in parts]
+    if (size := parts[0].input_size) != config.detector.input_size:
+        anchors = model.anchors_at(size).to(device)
+    num_classes = len(config.detector.classes)
+    targets = [part.targets or assign(anchors, part.truths, num_classes) for part in parts]
     positives = torch.tensor(float(sum(len(of_part.rows) for of_part in targets)), device=device)
     count = max(1.0, processes.sum(positives).item())
     for number, (part, of_part) in enumerate(zip(parts, targets, strict=True), start=1):
@@ -206,7 +207,7 @@ def _add_gradients(
         waits = not is_last and isinstance(wrapped, nn.parallel.DistributedDataParallel)
         with wrapped.no_sync() if waits else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=lower):
-                outputs = wrapped(stack_images(part, device), exits)
+                outputs = wrapped(part.inputs, exits)
             losses = {
                 depth: exit_loss(logits, deltas, of_part, recipe, count)
                 for depth, (logits, deltas) in outputs.items()
@@ -217,10 +218,6 @@ def _add_gradients(
         for depth, of in losses.items():
             sums[depth - 1, :2] += torch.stack([of.classes, of.boxes]).detach()
             sums[depth - 1, 2] += is_last
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    return device.type != "cpu" or multiplies_bf16(torch.cpu.get_capabilities())
 
 
 def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dict[str, Any]:
@@ -234,13 +231,15 @@ def _by_exit(results: Mapping[int, AveragePrecision]) -> dict[str, list[float]]:
     }
 
 
-def _validate(model: AnyDetector, held_out: Dataset, recipe: TrainConfig, epoch: int) -> Any:
+def _validate(
+    model: AnyDetector, held_out: Dataset, views: Views, recipe: TrainConfig, epoch: int
+) -> Any:
     """Return the line to log: AP by exit at the detector's input size.
 
     Of a recipe with sizes to validate at, it is AP at the largest of them, and ``by_size``.
     """
     if not recipe.validation_sizes:
-        return _validation_line(epoch, validate(model, held_out))
+        return _validation_line(epoch, validate(model, held_out, views.held_out()))
     by_size = {
         side: _by_exit(validate(at_size(model, (side, side)), held_out))
         for side in sorted(recipe.validation_sizes)
@@ -328,13 +327,18 @@ def train(
     classes_of_data: bool = False,
     tensorboard: bool = False,
     progress: bool = True,
+    backbone: Path | None = None,
+    features: Path | None = None,
 ) -> Path:
     """Train a detector and return the path of its checkpoint.
 
-    It starts from the weights in the checkpoint ``initial``, or from random ones. With ``resume``
-    an existing checkpoint in ``out`` is continued. ``command`` is kept in the
-    metadata, to say how the weights were made. With ``classes_of_data`` the detector is made for
-    the classes of the data set, whatever its own are; without ``progress`` there is no bar. Raises
+    It starts from the weights in the checkpoint ``initial``, or from those of the backbone alone in
+    ``backbone``, or from random ones. With ``resume`` an existing checkpoint in ``out`` is
+    continued. ``command`` is kept in the metadata, to say how the weights were made. With
+    ``classes_of_data`` the detector is made for the classes of the data set, whatever its own are;
+    without ``progress`` there is no bar, and positive anchors are not counted. What a backbone that
+    learns nothing makes of the images is kept in the folder ``features``, if there is one, for
+    trainings that differ in what follows it. Raises
     CheckpointError, DatasetError, DeviceError, InvalidRecipe, Diverged, OSError, and
     KeyboardInterrupt when stopped; the checkpoint then holds the last whole epoch.
     """
@@ -354,17 +358,20 @@ def train(
             else None
         )
         _check(config, dataset, held_out, processes)
-        positives = positives_per_level(config.detector, dataset)
-        log.info("%d images, positives by level: %s", len(dataset.samples), positives)
-        metadata = {
+        metadata: dict[str, Any] = {
             "command": command,
             "train": recipe.to_dict(),
-            "positives_per_level": list(positives),
             "data": digests(dataset, held_out),
         }
+        if progress:
+            positives = positives_per_level(config.detector, dataset)
+            log.info("%d images, positives by level: %s", len(dataset.samples), positives)
+            metadata["positives_per_level"] = list(positives)
         model = make_detector(config.detector)
         if initial is not None:
             start_from(model, initial)
+        if backbone is not None:
+            load_backbone(model, backbone)
         try:
             freeze_backbone(model, recipe.frozen_stages, recipe.frozen_norms)
             if recipe.backbone_learning_rate_ratio == 0:
@@ -373,7 +380,7 @@ def train(
                 model.anchors_at((side, side))
         except ValueError as error:
             raise InvalidRecipe(str(error)) from error
-        if recipe.autocast and not _multiplies_bf16(own):
+        if recipe.autocast and not has_bf16(own):
             log.info("float32 throughout: this processor does not multiply bfloat16")
         model = model.to(own, memory_format=torch.channels_last).train()
         num_images = min(recipe.batch_size, len(dataset.samples))
@@ -382,14 +389,19 @@ def train(
             _check_normalisation(model, config, own)
         optimizer = make_optimizer(model, recipe, model.backbone)
         run = _Run(model, optimizer, MovingAverage(model, recipe.ema_decay))
+        augmented = AugmentedViews(
+            config, dataset, held_out, part=(processes.rank, processes.count)
+        )
+        views = augmented if features is None else stored_views(features, model, augmented)
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():
             stored = read_checkpoint(path)
             _check_same(stored, config, metadata, path)
             run.restore(stored)
             log.info("resuming after epoch %d", run.epoch)
+        steps = steps_per_epoch(len(dataset.samples), recipe)
         _run_epochs(
-            run, dataset, held_out, config, processes, path, metadata, tensorboard, progress
+            run, views, steps, held_out, config, processes, path, metadata, tensorboard, progress
         )
         log.info("wrote %s", path)
     return path
@@ -437,7 +449,8 @@ def _check_same(
 
 def _run_epochs(
     run: _Run,
-    dataset: Dataset,
+    views: Views,
+    steps: int,
     held_out: Dataset | None,
     config: Config,
     processes: Processes,
@@ -448,7 +461,6 @@ def _run_epochs(
 ) -> None:
     """Train the epochs that are left, and write a checkpoint after each."""
     recipe = config.train
-    steps = steps_per_epoch(len(dataset.samples), recipe)
     done = run.epoch * steps
     is_partial = (recipe.exits_per_step or config.detector.num_exits) < config.detector.num_exits
     wrapped = processes.wrap(run.model, is_partial=is_partial)
@@ -458,7 +470,7 @@ def _run_epochs(
     with tqdm(total=total, initial=done, mininterval=5, disable=silent) as bar:
         while run.epoch < recipe.epochs:
             started = time.monotonic()
-            line = _train_epoch(run, wrapped, dataset, config, processes, training_log, bar)
+            line = _train_epoch(run, wrapped, views, steps, config, processes, training_log, bar)
             run.epoch += 1
             run.seconds += time.monotonic() - started
             if quiet:
@@ -469,7 +481,7 @@ def _run_epochs(
             last = run.epoch == recipe.epochs
             due = recipe.validate_every and run.epoch % recipe.validate_every == 0
             if held_out is not None and (last or due):
-                validation = _validate(run.average.model, held_out, recipe, run.epoch)
+                validation = _validate(run.average.model, held_out, views, recipe, run.epoch)
                 training_log.write(validation)
                 log.info("%s", validation)
                 metadata["validation"] = {"split": recipe.validation_split, **validation}

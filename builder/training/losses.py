@@ -8,7 +8,7 @@ that is left out of the class loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,10 @@ class Truth:
     unlabelled: Tensor
     """Classes of whose objects nothing is known, (U,) int64."""
 
+    def to(self, device: torch.device) -> Truth:
+        """Return the truth on a device."""
+        return Truth(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
@@ -77,6 +81,15 @@ class Targets:
     """Anchors of those positive rows, (P, 4) xyxy."""
     boxes: Tensor
     """Boxes that the positive anchors answer for, (P, 4) xyxy."""
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Return the fields in order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def to(self, device: torch.device) -> Targets:
+        """Return the targets on a device."""
+        moved = (None if value is None else value.to(device) for value in self.tensors())
+        return Targets(*moved)
 
 
 def assign(anchors: Tensor, truths: Sequence[Truth], num_classes: int) -> Targets:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from builder.config.named import TrainConfig
 
@@ -110,18 +110,24 @@ class MovingAverage:
         self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
         self._decay = decay
         self.num_updates = 0
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the averages towards the values of ``model``; integer buffers are copied."""
-        decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
-        self.num_updates += 1
+        # Tensors of a module stay the same objects, and to list them takes longer than to average.
         pairs = list(
             zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
         )
-        floats = [(average, value) for average, value in pairs if value.is_floating_point()]
-        averages, values = map(list, zip(*floats, strict=True))
+        self._floats = _columns([pair for pair in pairs if pair[1].is_floating_point()])
+        self._others = _columns([pair for pair in pairs if not pair[1].is_floating_point()])
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the averages towards the model's values; integer buffers are copied."""
+        decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        averages, values = self._floats
         torch._foreach_lerp_(averages, values, 1 - decay)
-        for average, value in pairs:
-            if not value.is_floating_point():
-                average.copy_(value)
+        averages, values = self._others
+        if averages:
+            torch._foreach_copy_(averages, values)
+
+
+def _columns(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [average for average, _ in pairs], [value for _, value in pairs]

@@ -5,14 +5,20 @@ Published figures come from the exported segments (``builder.measuring.accuracy`
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from builder.config.named import DetectorConfig
 from builder.data import AveragePrecision, Dataset, ScoredBoxes, average_precision
 from builder.data.augment import letterbox
 from builder.modeling.architectures import AnyDetector, make_detector
-from builder.training.batch import assign_examples, stack_images
+from builder.modeling.exits import Inputs
+from builder.training.batch import assign_examples, move
+from builder.training.views import placed
 from serving.core.letterbox import PLACEMENTS
 
 MAX_COUNTED = 500
@@ -39,19 +45,25 @@ def positives_per_level(config: DetectorConfig, dataset: Dataset) -> tuple[int, 
 
 @torch.inference_mode()
 def validate(
-    detector: AnyDetector, dataset: Dataset, batch_size: int = 8
+    detector: AnyDetector, dataset: Dataset, inputs: Iterable[Inputs] | None = None
 ) -> dict[int, AveragePrecision]:
-    """Return the AP of every exit on images as the server places them, in float32."""
+    """Return the AP of every exit on images as the server places them, in float32.
+
+    It is not told by the size of objects.
+
+    ``inputs`` are those of all images in order, if they are at hand.
+    """
     config = detector.config
     device, placed_by = detector.anchors.device, PLACEMENTS[config.resize]
     input_height, input_width = config.input_size
     found: dict[int, list[ScoredBoxes]] = {k: [] for k in range(1, config.num_exits + 1)}
     was_training = detector.training
     detector.eval()
-    for start in range(0, len(dataset.samples), batch_size):
-        samples = dataset.samples[start : start + batch_size]
-        examples = [letterbox(sample, config.input_size, placed_by) for sample in samples]
-        for depth, outputs in detector(stack_images(examples, device)).items():
+    remaining = iter(dataset.samples)
+    for of_batch in placed(config, dataset) if inputs is None else inputs:
+        images = len(of_batch if isinstance(of_batch, Tensor) else of_batch[0])
+        samples = list(islice(remaining, images))
+        for depth, outputs in detector(move(of_batch, device)).items():
             boxes, scores, labels, counts = (
                 tensor.cpu().numpy() for tensor in detector.postprocess(outputs)
             )
@@ -67,4 +79,4 @@ def validate(
                     )
                 )
     detector.train(was_training)
-    return {depth: average_precision(dataset, rows) for depth, rows in found.items()}
+    return {depth: average_precision(dataset, rows, by_size=False) for depth, rows in found.items()}

@@ -2,6 +2,7 @@
 training set.
 
     OUT/children/INDEX/    a run of ``builder.training.loop``, until its child is in the journal
+    OUT/features/          what a frozen backbone makes of the images, once for all children
 
 A child whose process was killed goes on from the last whole epoch. Children share the order of the
 images and their augmentation: a seed is of the whole search, and repeats of a graph have the next.
@@ -9,6 +10,7 @@ images and their augmentation: a seed is of the whole search, and repeats of a g
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import shutil
@@ -32,6 +34,12 @@ class TrainingEvaluator:
     data: Path
     folder: Path
     data_digest: str
+    features: Path | None = None
+    """Folder for what a frozen backbone makes of the images, which may be that of other searches;
+    without one it is made for each child."""
+    backbone: Path | None = None
+    """Checkpoint whose backbone every child starts with, or else a random one."""
+    backbone_digest: str = ""
 
     @property
     def is_light(self) -> bool:
@@ -50,6 +58,7 @@ class TrainingEvaluator:
             "detector": self.config.detector.to_dict(),
             "train": self.config.train.to_dict(),
             "data": self.data_digest,
+            **({"backbone": self.backbone_digest} if self.backbone else {}),
         }
 
     def evaluate(self, job: Job) -> Evaluation:
@@ -64,7 +73,15 @@ class TrainingEvaluator:
         detector = replace(self.config.detector, neck=NECK, graph=job.graph.rows)
         config = Config(detector, replace(self.config.train, seed=job.seed))
         try:
-            path = train(config, self.data, self._run(job.index), resume=True, progress=False)
+            path = train(
+                config,
+                self.data,
+                self._run(job.index),
+                resume=True,
+                progress=False,
+                backbone=self.backbone,
+                features=self.features,
+            )
         except Diverged as error:
             return Evaluation((), str(error))
         aps = read_checkpoint(path)["metadata"]["validation"]["validation"]["ap"]
@@ -78,6 +95,17 @@ class TrainingEvaluator:
 
     def _run(self, index: int) -> Path:
         return self.folder / "children" / f"{index:05}"
+
+
+def backbone_digest(path: Path) -> str:
+    """Return the digest of the backbone in a checkpoint. Raises CheckpointError, and OSError."""
+    from builder.modeling.checkpoint import backbone_of  # noqa: PLC0415  brings torch along
+
+    digest = hashlib.sha256()
+    for name, value in sorted(backbone_of(path).items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def held_out_digest(config: Config, data: Path) -> str:

@@ -1,12 +1,14 @@
-"""Tables that are known beforehand: controls, finalists, or all of a small space."""
+"""Tables that are known beforehand: controls, finalists, some random ones, all of a small space."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from builder.config.pyramid_graphs import Graph
 from builder.search.canonical import canonical_key
-from builder.search.space import SearchSpace
+from builder.search.space import MAX_ENUMERATED, NotInSpace, SearchSpace
 
 
 class Listed:
@@ -34,5 +36,17 @@ def distinct_graphs(space: SearchSpace) -> list[Graph]:
     graphs: dict[str, Graph] = {}
     for encoding in space.enumerate():
         graph = space.decode(encoding)
+        graphs.setdefault(canonical_key(graph), graph)
+    return list(graphs.values())
+
+
+def random_graphs(space: SearchSpace, seed: int, count: int) -> list[Graph]:
+    """Return random tables of different networks. Raises NotInSpace where there are not so many."""
+    random = np.random.default_rng(seed)
+    graphs: dict[str, Graph] = {}
+    if space.size <= MAX_ENUMERATED and count > len(distinct_graphs(space)):
+        raise NotInSpace(f"{space.name} does not have {count} different graphs")
+    while len(graphs) < count:
+        graph = space.decode(space.sample(random))
         graphs.setdefault(canonical_key(graph), graph)
     return list(graphs.values())

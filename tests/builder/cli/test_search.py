@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 from builder.cli import search as search_cli
 from builder.config.named import CONFIGS, override
 from builder.config.pyramid_graphs import GRAPHS, Graph, graph_json, read_graph
+from builder.modeling.architectures import make_detector
+from builder.modeling.checkpoint import save_checkpoint
 from builder.search import stack_latency
 from builder.search.journal import JOURNAL, read_journal, same_but_for_machine
-from builder.search.latency_table import LatencyTable, MeasuredStack, made_up
+from builder.search.latency_table import LatencyTable, MeasuredStack, counted, made_up
 from builder.search.report import WHAT_REWARDS_ARE
 from builder.search.rewards import REWARDS
 from builder.search.searchers import SEARCHERS
@@ -39,6 +42,9 @@ def search(*arguments: object) -> int:
 
 def test_names_are_those_of_the_package() -> None:
     assert tuple(SPACES) == search_cli.SPACE_NAMES == tuple(search_cli.PROXIES)
+    assert tuple(SPACES) == tuple(search_cli.FROZEN_PROXIES)
+    of_spaces = {**search_cli.PROXIES, **search_cli.FROZEN_PROXIES, **search_cli.TIMES_OF}
+    assert {*of_spaces, *of_spaces.values()} - {*SPACES} <= {*CONFIGS}
     assert tuple(SEARCHERS) == search_cli.SEARCHER_NAMES
     assert tuple(REWARDS) == search_cli.REWARD_NAMES
     assert tuple(search_cli.POOLS) == search_cli.POOL_NAMES
@@ -187,10 +193,38 @@ def test_children_are_trained_and_become_a_table_and_the_winner_is_trained(
     assert main([*map(str, train), *settings]) == 0
 
 
+@pytest.mark.slow
+def test_children_with_a_backbone_in_common_are_a_signal_of_the_detector_they_stand_for(
+    bccd: Path, tmp_path: Path
+) -> None:
+    config = CONFIGS["bccd_frozen"].detector
+    backbone = tmp_path / "backbone.pt"
+    save_checkpoint(backbone, config, make_detector(config).state_dict(), {})
+    settings = [text for change in TINY for text in ("--set", change)]
+    out, features = tmp_path / "signal", tmp_path / "features"
+    trained = ("run", "--data", bccd, "--searcher", "signal", "--graphs", 2, *settings)
+    common = ("--backbone", backbone, "--features", features)
+    assert search(*trained, *common, "--out", out) == 0
+    contents = read_journal(out / JOURNAL)
+    assert [child.training_seed for child in contents.children] == [0, 0, 1, 1, 2, 2]
+    assert len({child.key for child in contents.children}) == 2
+    assert len(list(features.iterdir())) == 3  # one for each seed
+    expected = counted(replace(CONFIGS["bccd"].detector, neck="nas_fpn"))
+    assert contents.search["latency"] == json.loads(json.dumps(expected.to_dict()))
+    of_proxy = tmp_path / "of_proxy"
+    assert search(*trained, *common, "--times-of", "bccd_frozen", "--out", of_proxy) == 0
+    assert read_journal(of_proxy / JOURNAL).search["latency"] != contents.search["latency"]
+    # Another backbone is another search, and without one there is none.
+    assert search(*trained, "--backbone", tmp_path / "gone.pt", "--out", out) == 2
+    save_checkpoint(backbone, config, make_detector(config).state_dict(), {})
+    assert search(*trained, *common, "--out", out) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("--evaluator", "table"), "need --journal"),
+        (("--config", "bccd_frozen"), "needs to have learnt before: --backbone"),
         (("--evaluator", "analytic", "--journal", "x"), "need --journal, and no other does"),
         (("--searcher", "finalists"), "needs --of"),
         (("--ray-address", "auto"), "needs --pool ray"),

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.config.named import CONFIGS
-from builder.config.pyramid_graphs import GRAPHS, Graph, graph_json, read_graph
+from builder.config.pyramid_graphs import GRAPHS, Graph, graph_json, parse_graph, read_graph
 from builder.search.space import CELL, LEVEL, SPACES, NotInSpace, SearchSpace
+from tests.properties import examples
 
 PUBLISHED = "3,1,1,3 3,0,1,5 4,0,0,6 3,0,6,7 2,1,7,8 0,1,6,9 1,1,9,10"
 """The seven cells, as in the history of tensorflow/tpu."""
@@ -37,6 +38,7 @@ def test_the_published_cells_encode_to_their_string() -> None:
 
 
 @every_space
+@examples(10_000)
 @given(seed=seeds)
 def test_a_sample_is_a_table_and_comes_back(space: SearchSpace, seed: int) -> None:
     encoding = space.sample(np.random.default_rng(seed))
@@ -44,6 +46,7 @@ def test_a_sample_is_a_table_and_comes_back(space: SearchSpace, seed: int) -> No
     assert space.encode(graph) == encoding
     assert space.from_text(space.to_text(encoding)) == encoding
     assert space.normal(encoding) == encoding
+    assert parse_graph(graph_json(graph)) == graph
 
 
 @every_space

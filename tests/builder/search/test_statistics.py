@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from builder.search.statistics import (
+    agreement,
     bootstrap,
+    consistency,
     intraclass_correlation,
     kendall,
     rank_sum,
@@ -58,6 +60,26 @@ def test_intraclass_correlation() -> None:
     )
     assert intraclass_correlation([[1, 1], [2, 2], [3, 3]]) == 1.0
     assert abs(intraclass_correlation(random.normal(size=(2000, 3)))) < 0.05
+
+
+def test_what_the_nth_values_have_in_common_counts_for_nothing() -> None:
+    random = np.random.default_rng(0)
+    graphs, seeds = random.normal(size=(100, 1)), random.normal(scale=3, size=3)
+    table = graphs + random.normal(size=(100, 3))
+    found = consistency(table + seeds)
+    assert found.middle == pytest.approx(consistency(table).middle)
+    assert found.low < 0.5 < found.high
+    assert agreement(table + seeds).high < 0.5
+    assert agreement(table).middle == intraclass_correlation(table)
+    assert consistency([[1, 2], [2, 3], [5, 6]]).middle == 1.0
+
+
+def test_an_intraclass_correlation_has_an_interval_that_covers_it() -> None:
+    random = np.random.default_rng(0)
+    found = [
+        agreement(random.normal(size=(30, 1)) + random.normal(size=(30, 3))) for _ in range(40)
+    ]
+    assert np.mean([each.low < 0.5 < each.high for each in found]) > 0.8
 
 
 def test_running_best() -> None:

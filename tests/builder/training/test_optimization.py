@@ -63,7 +63,7 @@ def test_moving_average() -> None:
         for _ in range(2):
             module.weight.fill_(11.0)
             module.num_batches_tracked += 1
-            average.update(module)
+            average.update()
     # decays 1/10 and 2/11
     assert average.model.weight.item() == pytest.approx(11 - 10 * 0.1 * 2 / 11)
     assert average.model.num_batches_tracked.item() == 2
@@ -75,7 +75,7 @@ def test_no_average_is_the_last_weights() -> None:
     average = MovingAverage(module, decay=0.0)
     with torch.no_grad():
         module.weight.fill_(11.0)
-    average.update(module)
+    average.update()
     assert average.model.weight.item() == 11.0
 
 

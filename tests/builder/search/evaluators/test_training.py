@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from builder.search.canonical import canonical_key
-from builder.search.evaluators.base import Job
+from builder.search.evaluators.base import Evaluation, Job
 from builder.search.evaluators.training import TrainingEvaluator, held_out_digest
 from builder.search.journal import same_but_for_machine
 from builder.search.run import run
@@ -86,6 +89,46 @@ def test_a_child_that_diverges_has_failed(
     monkeypatch.setattr(loop, "_train_epoch", diverge)
     found = evaluator(bccd, tmp_path).evaluate(a_job())
     assert (found.aps, found.problem) == ((), "the loss is not finite")
+
+
+@dataclass(frozen=True)
+class Killed(TrainingEvaluator):
+    """Its process is killed in the second epoch of the second child, the first time."""
+
+    marks: Path = Path()
+
+    def evaluate(self, job: Job) -> Evaluation:
+        train_epoch: Any = loop._train_epoch
+
+        def begun(run: loop._Run, *more: Any) -> Any:
+            mark = self.marks / f"{job.index}-{run.epoch}"
+            with mark.open("a") as file:
+                file.write("x")
+            if mark.name == "1-1" and mark.stat().st_size == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return train_epoch(run, *more)
+
+        pytest.MonkeyPatch().setattr(loop, "_train_epoch", begun)  # in a process of its own
+        return super().evaluate(job)
+
+
+@pytest.mark.slow
+def test_a_child_whose_worker_is_killed_is_finished_from_its_checkpoint(
+    bccd: Path, tmp_path: Path
+) -> None:
+    whole = run(
+        analytic_search("random", evaluator=evaluator(bccd, tmp_path / "whole")),
+        tmp_path / "whole",
+        3,
+    )
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    killed = Killed(PROXY, bccd, tmp_path / "out", held_out_digest(PROXY, bccd), marks=marks)
+    search = analytic_search("random", evaluator=killed)
+    found = run(search, tmp_path / "out", 3, workers=2)
+    assert same_but_for_machine(found, whole)
+    begun = {mark.name: mark.stat().st_size for mark in marks.iterdir()}
+    assert (begun["1-0"], begun["1-1"]) == (1, 2)
 
 
 @pytest.mark.slow
