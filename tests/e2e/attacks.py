@@ -32,8 +32,6 @@ from tests.serving.imaging.files import flat_png, flat_webp, with_scans
 VICTIM = "127.0.0.2"
 """Address of the victim. Attackers have the usual one of this machine."""
 VICTIM_HZ = 1.0
-ENOUGH = 0.95
-"""Share of a victim's requests that is answered where nobody can hurt it."""
 LEAD_S = 3.0
 """Seconds that an attack lasts before the victim's first request."""
 
