@@ -376,7 +376,8 @@ class Executor:
 
     def _is_called(self) -> bool:
         """Return whether another thread has anything for the loop to do."""
-        return bool(self._inbox or self._cancelled or self._concluded or self._stopping)
+        called = self._inbox or self._cancelled or self._concluded or self._stopping
+        return bool(called) or self._given_up is not None
 
     def _probe_at_s(self) -> float:
         """Return the instant at which an idle engine is to be probed."""

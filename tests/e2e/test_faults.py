@@ -205,6 +205,7 @@ def test_a_killed_gateway_leaves_no_shared_memory(backend, small_repository, own
 
 
 BROKEN = """
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,16 @@ from serving.triton_backend.{module} import TritonPythonModel, pb_utils, to_tens
 
 SWITCH = Path(r"{switch}")
 respond = {module}.{respond}
+
+
+def spoilt(item):
+    if isinstance(item, list):
+        return [spoilt(each) for each in item]
+    if hasattr(item, "detections"):
+        return replace(item, detections=spoilt(item.detections))
+    if hasattr(item, "scores"):
+        return replace(item, scores=np.full_like(item.scores, np.nan))
+    return item
 
 
 def broken(*content):
@@ -227,6 +238,8 @@ def broken(*content):
         first = response.output_tensors()[0]
         wrong = to_tensor(first.name(), np.ones((1, 3, 5), np.float32))
         return pb_utils.InferenceResponse([wrong, *response.output_tensors()[1:]])
+    if kind == "nan":
+        return respond(*map(spoilt, content))
     return response
 
 
@@ -235,7 +248,7 @@ def broken(*content):
 """A ``model.py`` that does what the real one does, or what a file says."""
 
 
-@pytest.mark.parametrize("nonsense", ["empty", "missing", "shape"])
+@pytest.mark.parametrize("nonsense", ["empty", "missing", "shape", "nan"])
 def test_answers_that_are_nonsense(backend, nonsense, small_repository, tritonserver, tmp_path):
     """One clear problem for each request, and answers again once there are any."""
     switch = tmp_path / "switch"
@@ -254,6 +267,7 @@ def test_answers_that_are_nonsense(backend, nonsense, small_repository, tritonse
             for _ in range(3):
                 reply = detect(server)
                 assert (reply.status_code, slug(reply)) == (500, "backend-error")
+                assert "NaN" not in reply.text
             switch.unlink()
             assert detect(server).status_code == 200
     finally:

@@ -16,6 +16,7 @@ from serving.core.latency import LatencyModel
 from serving.core.request import Answered, Failed, Request
 from serving.engine import Engine
 from serving.executor import STALL_FACTOR, STALL_FLOOR_S, Executor
+from serving.executor_group import ExecutorGroup
 from serving.supervisor import (
     MAX_FAILURES,
     MAX_HANGING,
@@ -313,3 +314,39 @@ def test_stop_does_not_wait_for_an_engine_that_hangs(
     bench.supervisor.stop(0.0)
     assert len(bench.ends) == 1
     assert not hanging.closed
+
+
+def test_with_the_one_that_hangs_the_others_of_a_group_are_given_up() -> None:
+    clock, recorder = FakeClock(), Recorder()
+    runners = [Hanging(clock), Hanging(clock)]
+    executors = [
+        Executor(
+            runner,
+            make_policy(runner),
+            LatencyModel(exact_profile()),
+            clock,
+            recorder,
+            max_waiting=8,
+            probe_image=IMAGE,
+        )
+        for runner in runners
+    ]
+    group = ExecutorGroup(executors)
+    ends: list[Any] = []
+    group.start()
+    group.submit(Request(0, 0.0, 1e6, 1, 1), IMAGE, ends.append)
+    runners[0].entered.wait()
+    assert not group.abandon(EngineStalled("It hung."))
+    clock.now_s += STALL_FLOOR_S + TICK_S
+    assert group.is_stalled
+    assert group.abandon(EngineStalled("It hung."))
+    for id in (1, 2):
+        group.submit(Request(id, 0.0, 1e6, 1, 1), IMAGE, ends.append)
+    assert [type(end) for end in ends] == [Failed] * 3
+    assert recorder.failures == ["stalled"]
+    for runner, executor_ in zip(runners, executors, strict=True):
+        runner.free.set()
+        assert executor_._thread is not None
+        executor_._thread.join()
+    assert not group.is_running
+    assert len(recorder.results) == 3
