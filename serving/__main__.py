@@ -103,7 +103,7 @@ SERVE_OPTIONS = (
     _Option("runtime", "NAME", "openvino or onnxruntime (openvino)"),
     _Option("precision", "NAME", "f32, bf16 or int8 (what is fast here and costs no accuracy)"),
     _Option("num_threads", "N", "threads of the runtime, in all (one per core)"),
-    _Option("num_instances", "N", "runs under way at a time, which share the threads (2)"),
+    _Option("num_instances", "N", "runs under way at a time, which share the threads (1)"),
     _Option("default_budget_ms", "MS", "budget of a request that states none (1000)"),
     _Option("max_budget_ms", "MS", "larger budgets are cut to this (10000)"),
     _Option("keys_file", "FILE", "principals and the digests of their keys (none: anybody may)"),

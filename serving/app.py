@@ -39,7 +39,6 @@ from serving.artifacts.model_folders import ModelError, find_models
 from serving.backends.embedded import EmbeddedBackend
 from serving.core.command_errors import CommandError, CommandFailed
 from serving.core.family import Family
-from serving.core.instances import share_threads
 from serving.core.latency import LatencyModel
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.core.principals import NOBODY
@@ -100,9 +99,9 @@ def create_backend(
     reason = None
     for folder in folders:
         check_precision(settings.runtime, folder, precision)
-    num_instances, num_threads = share_threads(
-        settings.num_instances, settings.num_threads or len(os.sched_getaffinity(0))
-    )
+    num_instances, num_threads = settings.num_instances, settings.num_threads
+    if num_instances > 1:
+        num_threads = max(1, (num_threads or len(os.sched_getaffinity(0))) // num_instances)
     cache = _open_cache(settings)
     if precision is None and settings.backend == "embedded":
         choice = find_precision(settings.runtime, folders, num_threads, clock, cache)
@@ -137,7 +136,14 @@ def create_backend(
     def open_runners() -> Sequence[SegmentRunner]:
         if not settings.engine_process:
             return open_instances(
-                settings.runtime, folders, num_threads, num_instances, refit, precision, cache
+                settings.runtime,
+                folders,
+                num_threads,
+                num_instances,
+                refit,
+                precision,
+                cache,
+                only_paying=True,
             )
         # Few have it in a process of its own.
         from serving.engine_process import Job, open_in_processes  # noqa: PLC0415

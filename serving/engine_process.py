@@ -113,7 +113,15 @@ class _Engine:
     def open(self, job: Job) -> list[Facts]:
         """Open the runners, and say what they are."""
         cache = None if job.cache is None else CompiledCache(*job.cache)
-        members = open_members(job.runtime, job.folders, job.num_threads, 1, job.precision, cache)
+        members = open_members(
+            job.runtime,
+            job.folders,
+            job.num_threads,
+            1,
+            job.precision,
+            cache,
+            only_paying=True,
+        )
         self._runners = [runner for (runner,) in members]
         catalogs = read_family(job.folders).catalogs
         for catalog, runner in zip(catalogs, self._runners, strict=True):

@@ -1,5 +1,4 @@
-"""A group of executors that run side by side, each with threads of its own: instances of an engine
-(see ``core.instances``).
+"""A group of executors that run side by side, each with threads of its own: instances of an engine.
 
 A request goes to the executor that has the fewest when it comes, and stays there.
 """

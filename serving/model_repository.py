@@ -35,8 +35,8 @@ RUNNERS = {
 """Runtime -> its runner, imported when chosen: each drags in a library of its own."""
 
 WITH_REPLICAS = frozenset({"openvino"})
-"""Runtimes whose runners share what they have compiled with replicas that run beside them. On any
-other each instance is opened by itself."""
+"""Runtimes whose runners share what they have compiled, for batch sizes that may be chosen, with
+replicas that run beside them. On any other each instance is opened by itself."""
 
 UNTIMED_ROUNDS, TIMED_ROUNDS = 2, 10
 """Numbers of rounds before times in two precisions are compared, and in which they are."""
@@ -180,6 +180,8 @@ def _open_replicas(
     precision: str | None,
     size: str | None,
     cache: CompiledCache | None,
+    *,
+    only_paying: bool = False,
 ) -> list[SegmentRunner]:
     """So many runners as ``open_runner`` returns one, which may run at the same time."""
     if runtime not in RUNNERS:
@@ -195,6 +197,7 @@ def _open_replicas(
         "precision": precision,
         "num_instances": shared,
         "cache": cache if runtime in COMPILED_FORMS else None,
+        "batch_sizes": _paying_sizes(catalog, runtime, wanted) if only_paying else None,
     }
     choice = {key: value for key, value in choices.items() if value is not None}
     create = partial(
@@ -207,6 +210,19 @@ def _open_replicas(
     first = create()
     others = range(1, num_instances)
     return [first, *[create() if shared is None else first.replica() for _ in others]]
+
+
+def _paying_sizes(
+    catalog: Catalog, runtime: str, wanted: Collection[Segment] | None
+) -> tuple[int, ...] | None:
+    """The batch sizes at which any of the ``wanted`` whole models paid when it was profiled; None,
+    which is all of the runtime's, where others are wanted, or it was not profiled."""
+    profile = catalog.profiles.get(runtime)
+    if runtime not in WITH_REPLICAS or profile is None or wanted is None:
+        return None
+    if not all(segment.head and (segment, 1) in profile.table for segment in wanted):
+        return None
+    return tuple(sorted(set().union(*(profile.paying_sizes(segment) for segment in wanted))))
 
 
 def _check_segments(folder: Path, catalog: Catalog, precision: str | None) -> None:
@@ -246,10 +262,15 @@ def open_instances(
     refit: Refit,
     precision: str | None = None,
     cache: CompiledCache | None = None,
+    *,
+    only_paying: bool = False,
 ) -> list[SegmentRunner]:
     """So many runners as ``open_family`` returns one, which may run at the same time, each on
-    ``num_threads`` threads of its own. Raises as ``open_runner``."""
-    opened = open_members(runtime, folders, num_threads, num_instances, precision, cache)
+    ``num_threads`` threads of its own. ``only_paying``: as of ``open_members``. Raises as
+    ``open_runner``."""
+    opened = open_members(
+        runtime, folders, num_threads, num_instances, precision, cache, only_paying=only_paying
+    )
     if len(opened) == 1:
         return opened[0]
     family = read_family(folders)
@@ -263,9 +284,12 @@ def open_members(
     num_instances: int,
     precision: str | None = None,
     cache: CompiledCache | None = None,
+    *,
+    only_paying: bool = False,
 ) -> list[list[SegmentRunner]]:
     """``num_instances`` runners of each size of the models in ``folders``, by their numbers in a
-    family. Raises as ``open_runner``.
+    family. With ``only_paying``, whole models are compiled for the batch sizes alone that paid when
+    they were profiled. Raises as ``open_runner``.
 
     Where no size has more than one exit, there is no place to stop at on the way to it: the fused
     segments alone are opened, which take half of the memory."""
@@ -277,7 +301,15 @@ def open_members(
             for size in entry.sizes:
                 opened.append(
                     _open_replicas(
-                        num_instances, runtime, folder, num_threads, wanted, precision, size, cache
+                        num_instances,
+                        runtime,
+                        folder,
+                        num_threads,
+                        wanted,
+                        precision,
+                        size,
+                        cache,
+                        only_paying=only_paying,
                     )
                 )
     except BaseException:

@@ -83,12 +83,12 @@ class Settings(BaseSettings):
         le=1024,
         description="Threads of the runtime, in all; by default one per core.",
     )
-    num_instances: int | None = Field(
-        None,
+    num_instances: int = Field(
+        1,
         ge=1,
         le=64,
         description="Instances of the embedded engine: runs that may be under way at a time, each "
-        "on an equal share of the threads. By default 2 where there are two threads or more.",
+        "on an equal share of the threads.",
     )
     engine_process: bool = Field(
         False,

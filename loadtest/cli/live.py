@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,9 +195,7 @@ def _serve(options: argparse.Namespace, tools: ServingTools) -> None:
 
 
 def _add_segments(studies: Any, tools: ServingTools) -> None:
-    summary = (
-        "Time every segment as an instance of the engine runs it, and print a latency profile."
-    )
+    summary = "Time every segment, and print a latency profile."
     parser: argparse.ArgumentParser = studies.add_parser(
         "segments",
         help=summary,
@@ -214,17 +211,9 @@ def _add_segments(studies: Any, tools: ServingTools) -> None:
 def _segments(options: argparse.Namespace, tools: ServingTools) -> None:
     from loadtest.environment.segment_times import measure_segments
     from serving.artifacts.model_folders import read_entry
-    from serving.core.instances import share_threads
 
     entry = read_entry(options.folder)
-    _, num_threads = share_threads(None, len(os.sched_getaffinity(0)))
     profile = measure_segments(
-        tools,
-        options.folder,
-        entry,
-        options.runtime,
-        options.rounds,
-        time.perf_counter,
-        num_threads,
+        tools, options.folder, entry, options.runtime, options.rounds, time.perf_counter
     )
     print(json.dumps(profile.to_json()))

@@ -35,22 +35,16 @@ _TAIL, _MEDIAN = -math.log1p(-0.9), math.log(2.0)
 
 
 def measure_segments(
-    tools: ServingTools,
-    folder: Path,
-    entry: ModelEntry,
-    runtime: str,
-    rounds: int,
-    clock: Clock,
-    num_threads: int | None = None,
+    tools: ServingTools, folder: Path, entry: ModelEntry, runtime: str, rounds: int, clock: Clock
 ) -> LatencyProfile:
     """Time every segment of every input size in ``folder``, each ``rounds`` times at each batch
-    size, on so many threads; None: one per core. The profile's threads are the cores."""
+    size."""
     seen: defaultdict[tuple[Segment, int], list[float]] = defaultdict(list)
     rng = np.random.default_rng(0)
     with contextlib.ExitStack() as stack:
         sizes = []
         for catalog in entry.catalogs:
-            runner = tools.open_runner(runtime, folder, num_threads, size=catalog.size)
+            runner = tools.open_runner(runtime, folder, None, size=catalog.size)
             stack.callback(runner.close)
             shape = (catalog.input_height, catalog.input_width, 3)
             noise = rng.integers(0, 256, shape, dtype=np.uint8)

@@ -34,6 +34,10 @@ MIN_TAIL_SAMPLES = 34
 MIN_BASE_SAMPLES = 6
 """Number of runs of a (segment, batch) from which on its profile entry is no longer consulted."""
 
+PAYING_SHARE = 0.9
+"""Share of an image's time alone that it may take in a batch for that batch to pay: whoever leads
+it waits for all the others, and another batch size takes memory."""
+
 Times = tuple[float, float]
 """Tail and typical seconds of a run: what it seldom exceeds, and what it exceeds half of the
 time."""
@@ -109,6 +113,19 @@ class LatencyProfile:
             for (segment, batch), quantiles in profile.table.items()
         }
         return replace(numbered[0][1], table=table)
+
+    def paying_sizes(self, segment: Segment) -> tuple[int, ...]:
+        """Return the batch sizes of ``segment`` that pay, smallest first.
+
+        These are 1 and all at which an image takes at most ``PAYING_SHARE`` of what it takes
+        alone. Raises KeyError if the segment was not measured.
+        """
+        alone_s = self.table[segment, 1].p50_s
+        measured = {size: q.p50_s for (one, size), q in self.table.items() if one == segment}
+        paying = [
+            size for size, seconds in measured.items() if seconds <= PAYING_SHARE * size * alone_s
+        ]
+        return tuple(sorted({1, *paying}))
 
     def to_json(self) -> dict[str, Any]:
         """Return the profile in a JSON-serialisable form.

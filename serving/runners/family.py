@@ -38,8 +38,8 @@ class Batch:
 
     model: int
     """Number of the model."""
-    inner: Any
-    """Batch as that model's runner has it."""
+    inner: tuple[Any, ...]
+    """Batches as that model's runner has them: one, or as many as it needs for all detections."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class FamilyRunner:
         self.segments = frozenset(
             segment.of(model) for model, runner in enumerate(runners) for segment in runner.segments
         )
-        common = set.intersection(*(set(runner.batch_sizes) for runner in runners))
-        self.batch_sizes = tuple(sorted(common))
+        self.batch_sizes = _batch_sizes(runners)
 
     def load(self, images: Sequence[Image]) -> Images:
         """Return a batch of images, not copied.
@@ -93,10 +92,14 @@ class FamilyRunner:
         if segment.model != batch.model:
             raise ValueError(f"{segment.name} does not take a batch of model {batch.model}")
         runner = self._members[batch.model].runner
-        return Batch(batch.model, runner.run(segment.of(0), batch.inner))
+        (inner,) = batch.inner
+        return Batch(batch.model, (runner.run(segment.of(0), inner),))
 
     def _begin(self, segment: Segment, batch: Images) -> Batch:
-        """Load images into the model's runner, and run its first segment on them."""
+        """Load images into the model's runner, and run its first segment on them.
+
+        What takes fewer rows at once than the others runs on so many at a time.
+        """
         member = self._members[segment.model]
         rows = [
             row
@@ -104,41 +107,51 @@ class FamilyRunner:
             else self._refit(row, member.input)
             for row in batch.rows
         ]
-        loaded = member.runner.load(rows)
+        most, output = member.runner.batch_sizes[-1], Batch(segment.model, ())
         try:
-            return Batch(segment.model, member.runner.run(segment.of(0), loaded))
-        finally:
-            member.runner.release(loaded)
+            for start in range(0, len(rows), most):
+                loaded = member.runner.load(rows[start : start + most])
+                try:
+                    inner = member.runner.run(segment.of(0), loaded)
+                finally:
+                    member.runner.release(loaded)
+                output = replace(output, inner=(*output.inner, inner))
+        except BaseException:
+            self.release(output)
+            raise
+        return output
 
     def select(self, batch: Images | Batch, rows: Sequence[int]) -> Batch:
         """Return these rows of features, as the model's runner copies them."""
         if isinstance(batch, Images):
             raise ValueError("rows can be selected of features only")
-        return Batch(batch.model, self._members[batch.model].runner.select(batch.inner, rows))
+        (inner,) = batch.inner
+        return Batch(batch.model, (self._members[batch.model].runner.select(inner, rows),))
 
     def merge(self, batches: Sequence[Images | Batch]) -> Batch:
         """Return all rows of these features, as the model's runner copies them.
 
         They must all be of one model.
         """
-        inner = [batch for batch in batches if isinstance(batch, Batch)]
-        models = sorted({batch.model for batch in inner})
-        if len(inner) < len(batches) or not models:
+        features = [batch for batch in batches if isinstance(batch, Batch)]
+        models = sorted({batch.model for batch in features})
+        if len(features) < len(batches) or not models:
             raise ValueError("features only can be merged")
         if len(models) > 1:
             raise ValueError(f"batches of models {models} cannot be merged")
         runner = self._members[models[0]].runner
-        return Batch(models[0], runner.merge([batch.inner for batch in inner]))
+        return Batch(models[0], (runner.merge([part for b in features for part in b.inner]),))
 
     def release(self, batch: Images | Batch) -> None:
         """Give the batch back to the model's runner; images go with the last reference."""
         if isinstance(batch, Batch):
-            self._members[batch.model].runner.release(batch.inner)
+            for inner in batch.inner:
+                self._members[batch.model].runner.release(inner)
 
     def detections(self, batch: Batch) -> list[Detections]:
         """Return copies of the detections, in pixels of the common frame."""
         member = self._members[batch.model]
-        found = member.runner.detections(batch.inner)
+        found = [row for inner in batch.inner for row in member.runner.detections(inner)]
         if member.placement is None:
             return found
         return [
@@ -155,6 +168,18 @@ class FamilyRunner:
         """Close the runners of all models."""
         for member in self._members:
             member.runner.close()
+
+
+def _batch_sizes(runners: Sequence[SegmentRunner]) -> tuple[int, ...]:
+    """Return the batch sizes of all ``runners`` together.
+
+    A runner of whole models alone runs a larger batch in parts; what leaves features cannot.
+    """
+    every = set().union(*(runner.batch_sizes for runner in runners))
+    for runner in runners:
+        if not all(segment.head for segment in runner.segments):
+            every &= set(runner.batch_sizes)
+    return tuple(sorted(every))
 
 
 def _placement(frame: ModelInput, model_input: ModelInput) -> Letterbox | None:

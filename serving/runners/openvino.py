@@ -158,7 +158,8 @@ class OpenVinoRunner:
     run at a time, each on so many threads. ``precision`` of convolutions: ``bf16`` or ``f32``;
     ``int8``, of the quantised segments, with what surrounds convolutions, and features, in the one
     of the two that is fast here; None: that one. ``wanted``: the segments to compile; None: all.
-    ``cache``: where compiled segments are looked for and kept; None: nowhere. Raises ValueError for
+    ``batch_sizes``: those to compile them for, some of ``BATCH_SIZES``. ``cache``: where compiled
+    segments are looked for and kept; None: nowhere. Raises ValueError for
     bfloat16 on a CPU that does not multiply it.
     """
 
@@ -171,9 +172,10 @@ class OpenVinoRunner:
         wanted: Collection[Segment] | None = None,
         num_instances: int = 1,
         cache: CompiledCache | None = None,
+        batch_sizes: tuple[int, ...] = BATCH_SIZES,
     ) -> None:
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
-        self.batch_sizes = BATCH_SIZES
+        self.batch_sizes = batch_sizes
         self.segments = frozenset(
             segments.every_segment(catalog.num_exits) if wanted is None else wanted
         )
@@ -235,9 +237,9 @@ class OpenVinoRunner:
     def load(self, images: Sequence[Image]) -> Batch:
         """Return a batch of images, copied."""
         self._check_open()
-        check_images(images, self._image_shape, BATCH_SIZES[-1])
+        check_images(images, self._image_shape, self.batch_sizes[-1])
         size = len(images)
-        pool = self._images[_compiled_size(size)]
+        pool = self._images[self._compiled_size(size)]
         batch = Batch(size, segments.IMAGE, False, pool.take(), pool)
         pixels = batch.tensors[0].data
         for row, image in enumerate(images):
@@ -248,7 +250,7 @@ class OpenVinoRunner:
         """Run one synchronous inference, without the interpreter lock."""
         self._check_open()
         check_segment(segment, batch.depth, self.segments)
-        compiled = self._compiled[segment, _compiled_size(batch.size)]
+        compiled = self._compiled[segment, self._compiled_size(batch.size)]
         pool = compiled.outputs
         output = Batch(batch.size, segment.stop, not segment.head, pool.take(), pool)
         compiled.infer(batch.tensors, output.tensors)
@@ -257,13 +259,13 @@ class OpenVinoRunner:
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
         """Return a copy of these rows: two bytes an element, once, when a cohort splits."""
         self._check_open()
-        check_select(batch, rows, BATCH_SIZES[-1])
+        check_select(batch, rows, self.batch_sizes[-1])
         return self._gather([(batch, row) for row in rows])
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
         """Return a copy of all rows, once, when cohorts join."""
         self._check_open()
-        check_merge(batches, BATCH_SIZES[-1])
+        check_merge(batches, self.batch_sizes[-1])
         return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:
@@ -289,6 +291,10 @@ class OpenVinoRunner:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _compiled_size(self, size: int) -> int:
+        """Return the smallest compiled batch size that holds ``size`` rows."""
+        return next(compiled for compiled in self.batch_sizes if compiled >= size)
+
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the runner is closed")
@@ -296,7 +302,7 @@ class OpenVinoRunner:
     def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
         """Return a copy of these rows of features."""
         assert all(batch.pool is not None for batch, _ in picked), "a batch has been released"
-        pool = self._compiled[segments.stack(1), _compiled_size(len(picked))].inputs
+        pool = self._compiled[segments.stack(1), self._compiled_size(len(picked))].inputs
         gathered = Batch(len(picked), picked[0][0].depth, True, pool.take(), pool)
         for batch, row, position, num_rows in stretches(picked):
             for source, target in zip(batch.tensors, gathered.tensors, strict=True):
@@ -316,7 +322,7 @@ class OpenVinoRunner:
         self, cache: CompiledCache | None, files: dict[Segment, Path], weights: Path | None
     ) -> dict[tuple[Segment, int], ov.CompiledModel]:
         """Return every segment compiled for every batch size: from the cache, or now."""
-        wanted = [(segment, size) for segment in sorted(self.segments) for size in BATCH_SIZES]
+        wanted = [(segment, size) for segment in sorted(self.segments) for size in self.batch_sizes]
         names: dict[tuple[Segment, int], str] = {}
         found: dict[tuple[Segment, int], ov.CompiledModel] = {}
         if cache is not None:
@@ -424,11 +430,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         facts += [line for line in lines if line.startswith(("flags", "Features"))][:1]
     return "; ".join(facts)
-
-
-def _compiled_size(size: int) -> int:
-    """Return the smallest compiled batch size that holds ``size`` rows."""
-    return next(compiled for compiled in BATCH_SIZES if compiled >= size)
 
 
 def _share_weights(model: ov.Model) -> list[Weight]:

@@ -17,6 +17,7 @@ from serving.artifacts.model_folders import ModelError, find_model, find_models
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit, SegmentFile
 from serving.core.family import Family
+from serving.core.latency import LatencyProfile, Quantiles
 from serving.model_repository import (
     RUNNERS,
     find_precision,
@@ -245,6 +246,31 @@ class TestOpenInstances:
         runners = open_instances("openvino", folders, 1, 2, unused)
         assert len(runners) == 2
         assert all({s.model for s in runner.segments} == {0, 1} for runner in runners)
+
+    @pytest.mark.parametrize(
+        ("of_four_s", "compiled"), [(0.010, (1, 4)), (0.038, (1,)), (None, None)]
+    )
+    def test_whole_models_are_compiled_for_batches_that_pay(
+        self,
+        of_four_s: float | None,
+        compiled: tuple[int, ...] | None,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        opened: list[dict[str, Any]] = []
+        self.library("openvino", opened, monkeypatch)
+        segment, profiles = segments.fused_exit(1), {}
+        if of_four_s is not None:
+            table = {
+                (segment, 1): Quantiles(*[0.01] * 3),
+                (segment, 4): Quantiles(*[of_four_s] * 3),
+            }
+            profiles = {"openvino": LatencyProfile("openvino", "a machine", "2026-01-01", 1, table)}
+        one_exit = replace(CATALOG, exits=CATALOG.exits[:1], profiles=profiles)
+        folders = find_models(write_catalogs(tmp_path, one_exit), ())
+        open_instances("openvino", folders, 1, 1, unused, only_paying=True)
+        open_instances("openvino", folders, 1, 1, unused)
+        assert [choice.get("batch_sizes") for choice in opened] == [compiled, None]
 
 
 class TestFindPrecision:

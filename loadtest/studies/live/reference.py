@@ -18,7 +18,6 @@ from loadtest.studies.live.report import Reference
 from loadtest.studies.live.subject import LiveSubject
 from loadtest.studies.live.systems import System
 from loadtest.workload.budgets import parse_budgets
-from serving.core.instances import share_threads
 from serving.core.latency import quantile
 
 CONCURRENCY = 8
@@ -43,7 +42,6 @@ def find_reference(
     settings = subject.settings
     profile = segments_now(subject.folder, settings.runtime, settings.segment_rounds)
     engine = subject.profile(profile)
-    num_instances, _ = share_threads(None, profile.threads)
     say("measuring capacity at the quickest point and the time at the most accurate one")
     window_s = settings.reference_s
     rates_hz, alone_s = [], []
@@ -65,7 +63,7 @@ def find_reference(
         capacity_hz=capacity_hz,
         load_hz=1.0 if settings.rates_hz else capacity_hz,
         capacities_hz=tuple(rates_hz),
-        engine_capacity_hz=num_instances * engine.capacity_hz,
+        engine_capacity_hz=engine.capacity_hz,
         full_depth_s=full_depth_s,
         full_depths_s=tuple(alone_s),
         engine_full_depth_s=engine.full_depth_s,

@@ -1,7 +1,6 @@
 """Simulation of a live run: the same requests at the same instants, by what a simulator knows.
 
-    engine     the engine alone: segments as they were measured with nothing else running, on as
-               many executors as it has instances
+    engine     the engine alone: segments as they were measured with nothing else running
     gateway    budgets shorter by what the gateway keeps of them for decoding and sending
     shared     and segments slower by what client and gateway take of the engine's cores
 
@@ -11,7 +10,7 @@ after the last is unexplained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,9 +18,8 @@ import numpy as np
 from loadtest.environment.segment_times import jitter_of, slowed
 from loadtest.load.open_loop import Schedule
 from loadtest.policies.named import parse_policy
-from loadtest.simulation.fleet import Fleet
 from loadtest.simulation.profiles import ModelProfile
-from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer
+from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer, simulate
 from loadtest.simulation.study import MAX_COHORTS
 from serving.core.latency import LatencyModel
 from serving.core.request import Request
@@ -48,8 +46,6 @@ class ReplaySettings:
     """Seconds that the gateway keeps of every budget."""
     slowdown: float
     """Factor by which client and gateway at work beside it make a segment slower."""
-    num_instances: int = 1
-    """Number of runs that may be under way at a time."""
 
     def steps(self) -> Mapping[str, ReplaySettings]:
         """Return step -> these settings without and with what the live machine has."""
@@ -64,7 +60,7 @@ class ReplaySettings:
 def simulate_schedule(
     schedule: Schedule, policy: str, replay: ReplaySettings, seed: int
 ) -> Simulated:
-    """Simulate ``schedule`` on executors with the policy called ``policy``."""
+    """Simulate ``schedule`` on one executor with the policy called ``policy``."""
     profile = replay.profile
     latency = slowed(profile.latency, replay.slowdown)
     deepest = profile.ladder.num_exits
@@ -73,19 +69,13 @@ def simulate_schedule(
         for number, (offset_s, budget_s, _) in enumerate(schedule)
     ]
     outcomes: list[SimulatedOutcome] = []
-    create_policy = parse_policy(policy)
-
-    def make_server(number: int, ended: Callable[[SimulatedOutcome], None]) -> SimulatedServer:
-        return SimulatedServer(
-            create_policy(profile.segments, profile.ladder, profile.batch_sizes, MAX_COHORTS),
-            LatencyModel(latency),
-            ServiceTimes(latency, jitter_of(latency), np.random.default_rng((seed, number))),
-            ended,
-        )
-
-    rng = np.random.default_rng(seed)
-    fleet = Fleet(replay.num_instances, "least-request", make_server, outcomes.append, rng)
-    fleet.simulate(requests)
+    server = SimulatedServer(
+        parse_policy(policy)(profile.segments, profile.ladder, profile.batch_sizes, MAX_COHORTS),
+        LatencyModel(latency),
+        ServiceTimes(latency, jitter_of(latency), np.random.default_rng(seed)),
+        outcomes.append,
+    )
+    simulate(requests, server)
     in_time = [outcome for outcome in outcomes if outcome.in_time]
     return Simulated(
         attainment=len(in_time) / len(requests),

@@ -16,7 +16,6 @@ from loadtest.workload.images import AnnotatedImage, read_data
 from serving.artifacts.model_folders import find_model, read_entry
 from serving.core.command_errors import InvalidArgument, invalid_arguments
 from serving.core.family import Family
-from serving.core.instances import share_threads
 from serving.core.latency import LatencyProfile
 
 BURST_LOAD = 0.25
@@ -139,12 +138,7 @@ class LiveSubject:
     def replay_settings(self, reference: Reference, rate_hz: float) -> ReplaySettings:
         """Return what the simulator knows of this machine, with so many requests per second."""
         profile = self.profile(reference.profile)
-        return ReplaySettings(
-            profile,
-            reference.reserve_s,
-            reference.slowdown_at(rate_hz),
-            share_threads(None, reference.profile.threads)[0],
-        )
+        return ReplaySettings(profile, reference.reserve_s, reference.slowdown_at(rate_hz))
 
     def profile(self, latency: LatencyProfile) -> ModelProfile:
         """Return the model's profile with these times of its segments."""

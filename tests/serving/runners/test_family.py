@@ -90,12 +90,36 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_segments_of_every_model_and_batch_sizes_of_all() -> None:
-    bench = Bench(batch_sizes=(1, 2, 8), units=False)
-    runner: SegmentRunner = bench.runner
+@pytest.mark.parametrize(
+    ("units", "batch_sizes"),
+    [((True, True), (1,)), ((True, False), (1, 4)), ((False, False), (1, 2, 4, 8))],
+)
+def test_segments_of_every_model_and_batch_sizes_of_all(
+    units: tuple[bool, bool], batch_sizes: tuple[int, ...]
+) -> None:
+    """Whole models take what is too much for one run in parts."""
+    bench = Bench(batch_sizes=(1, 2, 8), units=units[1])
+    bench.small.units = units[0]
+    runner: SegmentRunner = FamilyRunner(FAMILY, (bench.small, bench.large), bench.refit)
     assert runner.segments == bench.small.segments | {s.of(1) for s in bench.large.segments}
-    assert runner.batch_sizes == (1,)
+    assert runner.batch_sizes == batch_sizes
     assert runner.runtime == "fake 1"
+
+
+def test_whole_models_run_a_large_batch_in_parts() -> None:
+    bench = Bench(batch_sizes=(1, 2), units=False)
+    found = bench.run(segments.fused_exit(1).of(1), images=4)
+    assert len(found) == 4
+    assert bench.large.log == [("exit_1", 2)] * 2
+    assert all(batch.released for batch in bench.large.batches)
+
+
+def test_a_part_that_fails_takes_the_others_with_it() -> None:
+    bench = Bench(batch_sizes=(1, 2), units=False, fail_on=frozenset({2}))
+    with pytest.raises(RuntimeError, match="on fire"):
+        bench.run(segments.fused_exit(1).of(1), images=4)
+    assert bench.large.log == [("exit_1", 2)] * 2
+    assert all(batch.released for batch in bench.large.batches)
 
 
 @pytest.mark.parametrize(
