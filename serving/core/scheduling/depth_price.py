@@ -47,6 +47,8 @@ MAX_STRIDE = 8.0
 """Largest step down of the logarithm of the gap between ``g`` and the least of ``H``."""
 MIN_LOG_GAP = -40.0
 """Least logarithm of that gap. What backlog is left over then is spent where ``H`` is least."""
+MIN_RATE_HZ = 1e-9
+"""Arrivals per second below which it is as if nothing arrived."""
 MIN_DRIFT = 1e-6
 """Drift of the backlog, in seconds per second, below which it counts as none."""
 
@@ -113,7 +115,7 @@ class DepthPrice:
         self._max_price = self._gap = 0.0
         self._pieces: list[tuple[float, _Piece]] = []
         """Pieces, from price 0 on, each with the backlog from its start to its end."""
-        if len(envelope) < 2 or rate_hz <= 0.0:
+        if len(envelope) < 2 or rate_hz <= MIN_RATE_HZ:
             return
         pieces = _pieces_of(envelope, rate_hz, cv2)
         self._max_price = pieces[-1][1]

@@ -235,23 +235,23 @@ class EdfPlan:
         """
         start, count, previous, sizes = 0, len(waiting), 0, choice.sizes
         may_be_smaller = len(sizes) > 1 and not self.needs_batches(choice.costs)
-        completion = CompletionTime(self.now_s)
+        earliest_end_s, completion = choice.earliest_end_s, CompletionTime(self.now_s)
         while start < count:
-            due_s = waiting[start].deadline_s
-            size = sizes[-1]
+            due_s, size = waiting[start].deadline_s, sizes[-1]
             if start + size > count:
                 size = max([paying for paying in sizes if start + paying <= count])
             if may_be_smaller:
-                in_time = [
-                    smaller
-                    for smaller in sizes
-                    if smaller <= size and completion.after(choice.times[smaller]) <= due_s
-                ]
-                size = in_time[-1] if in_time else size
+                if completion.after(choice.times[size]) > due_s:
+                    in_time = [
+                        smaller
+                        for smaller in sizes
+                        if smaller < size and completion.after(choice.times[smaller]) <= due_s
+                    ]
+                    size = in_time[-1] if in_time else size
                 completion.add(choice.times[size])
             times = choice.times[size]
             # A request that is late only by its tail time still gets its chance, at once.
-            deadline_s = due_s if due_s > choice.earliest_end_s else choice.earliest_end_s
+            deadline_s = due_s if due_s > earliest_end_s else earliest_end_s
             planned = None
             if size != previous:
                 previous, batch = size, waiting[start : start + size]

@@ -27,7 +27,9 @@ def test_the_envelope_begins_with_the_quickest_point():
     assert concave_envelope([(0.010, 0.05), *steep]) == steep
 
 
-@pytest.mark.parametrize(("envelope", "rate_hz"), [(LADDER[:1], 100.0), (LADDER, 0.0)])
+@pytest.mark.parametrize(
+    ("envelope", "rate_hz"), [(LADDER[:1], 100.0), (LADDER, 0.0), (LADDER, 5e-324)]
+)
 def test_time_is_free_where_it_buys_nothing(envelope, rate_hz):
     assert DepthPrice(envelope, rate_hz, 1.0, LIMIT_S).at(2 * LIMIT_S) == 0.0
 
