@@ -345,7 +345,11 @@ def quickest_s(depth: int, cost: Cost, offer: dict[str, Any]) -> float:
     """What a lone request takes to an exit. Who has less is tried all the same on an idle engine,
     which is then to be told from one that is as slow as it seemed."""
     ways = {"units": segments.unit_path(depth), "fused": (segments.fused_exit(depth),)}
-    return min(sum(map(cost, way)) for kind, way in ways.items() if offer.get(kind, True))
+    return min(
+        sum(cost(segment, 1) for segment in way)
+        for kind, way in ways.items()
+        if offer.get(kind, True)
+    )
 
 
 @given(
