@@ -24,6 +24,8 @@ _POINTER_BYTES = 8
 """What a row of an image costs Pillow besides its pixels."""
 _RGB_BYTES = 4
 """What a pixel in colour costs Pillow, with transparency or without."""
+_WEIGHT_BYTES = 12
+"""What scaling keeps of each column and each row."""
 _COEFFICIENT_BYTES = 2
 _JPEG_UNIT = 16
 """Pixels that each side of a JPEG is rounded up to at most as a rule."""
@@ -149,8 +151,9 @@ def memory_bytes(header: Header, model_input: ModelInput) -> int:
     across, down = _targets(header, model_input)[0]
     between = max(min(across, width) * height, min(down, height) * width)
     scaled = (2 * width * height + between) * _RGB_BYTES + _POINTER_BYTES * height
+    weights = _WEIGHT_BYTES * (width + height)
     coefficients = 0
     if coding.kind == MULTI_SCAN:
         coded = _rounded(header.width, _JPEG_UNIT) * _rounded(header.height, _JPEG_UNIT)
         coefficients = int(_COEFFICIENT_BYTES * coding.bytes_per_pixel * coded)
-    return max(stored, scaled) + coefficients + coding.num_bytes
+    return max(stored, scaled) + weights + coefficients + coding.num_bytes

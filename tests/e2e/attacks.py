@@ -101,7 +101,7 @@ class Webps(Attack):
 
 class Columns(Attack):
     def message(self) -> bytes:
-        return post(flat_png(1, 20_000_000), "png", "", "X-Deadline-Ms: 10000")
+        return post(flat_png(1, 12_000_000), "png", "", "X-Deadline-Ms: 10000")
 
 
 class Metrics(Attack):

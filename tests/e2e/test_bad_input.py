@@ -77,7 +77,7 @@ def test_unusual_images_are_served(server: Server, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "large", [flat_webp(5000, 4800), flat_png(5000, 5000), flat_png(1, 20_000_000)]
+    "large", [flat_webp(5000, 4800), flat_png(5000, 5000), flat_png(1, 12_000_000)]
 )
 def test_large_images_take_turns_for_memory_and_nobody_else_waits(
     server: Server, large: bytes
