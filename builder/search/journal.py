@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from builder.config.named import DetectorConfig, JsonRecord, TrainConfig
 from builder.config.pyramid_graphs import Graph, Row
 from serving.core.command_errors import CommandError
 
@@ -168,13 +169,33 @@ class SearchJournalFile(SearchJournal):
 
 
 def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    now = json.loads(json.dumps(now))
+    before, now = _with_defaults(before), json.loads(json.dumps(now))
     for name in [*before, *(name for name in now if name not in before)]:
         if before.get(name) != now.get(name):
             raise JournalError(
                 f"{path} is of a search with {name} {before.get(name)!r}, not {now.get(name)!r}: "
                 "go on with what it has, or choose another folder"
             )
+
+
+RECORDS: dict[str, type[JsonRecord]] = {"detector": DetectorConfig, "train": TrainConfig}
+"""Records in the description of an evaluator."""
+
+
+def _with_defaults(search: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description with the fields that its records have got since it was written.
+
+    They have their defaults, which is how everything was before.
+    """
+    evaluator = dict(search.get("evaluator", {}))
+    for name, record in RECORDS.items():
+        if name in evaluator:
+            try:
+                evaluator[name] = record.from_dict(evaluator[name]).to_dict()
+            except (TypeError, ValueError):
+                continue  # of a version that had other fields: another search, as comparing says
+    described: dict[str, Any] = json.loads(json.dumps({**search, "evaluator": evaluator}))
+    return described
 
 
 def same_but_for_machine(one: Sequence[Child], other: Sequence[Child]) -> bool:

@@ -58,22 +58,23 @@ def signals(children: Sequence[Child]) -> list[Signal]:
 
 
 def _by_graph(children: Sequence[Child]) -> list[list[Child]]:
-    """Return the children of each graph in the order of seeds, of as many seeds as possible."""
+    """Return the children of each graph in the order of seeds: of the first seeds, so many that
+    as many children as possible count."""
     found: dict[str, dict[int, Child]] = {}
     for child in children:
         if child.status == OK and child.training_seed is not None:
             found.setdefault(child.key, {})[child.training_seed] = child
     seeds = sorted({seed for of_graph in found.values() for seed in of_graph})
-    for count in range(len(seeds), 1, -1):
-        first = seeds[:count]
-        complete = [
-            [of_graph[seed] for seed in first]
+    tables = [
+        [
+            [of_graph[seed] for seed in seeds[:count]]
             for of_graph in found.values()
-            if of_graph.keys() >= set(first)
+            if of_graph.keys() >= set(seeds[:count])
         ]
-        if len(complete) >= MIN_GRAPHS:
-            return complete
-    return []
+        for count in range(2, len(seeds) + 1)
+    ]
+    enough = [table for table in tables if len(table) >= MIN_GRAPHS]
+    return max(enough, key=lambda table: sum(map(len, table)), default=[])
 
 
 def _signal(name: str, values: NDArray[np.float64]) -> Signal:

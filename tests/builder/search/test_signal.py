@@ -56,8 +56,9 @@ def test_the_deviations_are_those_that_results_are_made_of(tmp_path: Path) -> No
 def test_of_a_part_of_the_seeds_those_that_enough_graphs_have_count(tmp_path: Path) -> None:
     (partial,) = {(s.num_graphs, s.num_seeds) for s in signals(repeated(tmp_path, 0.01)[:110])}
     assert partial == (30, 3)
-    (two,) = {(s.num_graphs, s.num_seeds) for s in signals(repeated(tmp_path, 0.01)[:85])}
-    assert two == (40, 2)
+    for count in (85, 105):  # of 105, 25 graphs have all three
+        (two,) = {(s.num_graphs, s.num_seeds) for s in signals(repeated(tmp_path, 0.01)[:count])}
+        assert two == (40, 2)
 
 
 def test_too_few_graphs_tell_nothing(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ import pytest
 from builder.search.canonical import canonical_key
 from builder.search.evaluators.base import Evaluation, Job
 from builder.search.evaluators.training import TrainingEvaluator, held_out_digest
-from builder.search.journal import same_but_for_machine
+from builder.search.journal import (
+    JOURNAL,
+    JournalError,
+    SearchJournalFile,
+    same_but_for_machine,
+)
 from builder.search.run import run
 from builder.search.space import SPACES
 from builder.training import loop
@@ -44,6 +50,25 @@ def test_the_digest_is_of_the_images(bccd: Path) -> None:
     names = bccd / "ImageSets/Main/val.txt"
     names.write_text("".join(names.read_text().splitlines(True)[:-2]))
     assert held_out_digest(PROXY, bccd) != before
+
+
+@pytest.mark.parametrize("part", ["detector", "train"])
+def test_a_journal_from_before_a_field_goes_on_with_its_default(
+    part: str, bccd: Path, tmp_path: Path
+) -> None:
+    search = analytic_search("random", evaluator=evaluator(bccd, tmp_path)).describe()
+    record = getattr(PROXY, part)
+    now = record.to_dict()
+    field = next(f for f in fields(record) if f.default and now[f.name] == f.default)
+    older = json.loads(json.dumps(search))
+    del older["evaluator"][part][field.name]
+    path = tmp_path / JOURNAL
+    path.write_text(json.dumps({"format": 1, "search": older}) + "\n")
+    SearchJournalFile(path, search).close()
+    older["evaluator"][part][field.name] = "otherwise"
+    path.write_text(json.dumps({"format": 1, "search": older}) + "\n")
+    with pytest.raises(JournalError, match="is of a search with evaluator"):
+        SearchJournalFile(path, search)
 
 
 @pytest.mark.slow
