@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections import deque
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from builder.search.evaluators.base import Evaluator, Job
 from builder.search.pool import MAX_DEATHS, JobResult, died, evaluate_elsewhere
@@ -41,6 +43,9 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 It is hardly more than the least that Ray takes.
 """
+
+CONNECT_S = 10.0
+"""Seconds within which a cluster's address has to answer."""
 
 LOST = (WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 """Errors of a child whose worker died as often as it was evaluated."""
@@ -128,11 +133,26 @@ def _connect(
             **quiet,
         )
         return
+    assert address is not None, "without a folder there is a cluster to join"
     try:
+        _find_listener(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         why = str(error).partition("\n")[0]
         raise NoCluster(f"no Ray cluster can be joined at {address}: {why}") from error
+
+
+def _find_listener(address: str) -> None:
+    """Raise OSError if nobody listens at an address that has a port, ValueError if it has none.
+
+    Ray itself tries for minutes. ``auto`` has no port.
+    """
+    if address == "auto":
+        return
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname is None or parts.port is None:
+        raise ValueError("it is neither 'auto' nor HOST:PORT")
+    socket.create_connection((parts.hostname, parts.port), CONNECT_S).close()
 
 
 def _result(reference: Any, job: Job) -> JobResult:

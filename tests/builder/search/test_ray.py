@@ -27,7 +27,7 @@ from builder.search.pool import DIED
 from builder.search.run import run
 from tests.builder.search.children import PROXY, analytic_search
 from tests.builder.search.ray_searches import NUM_CHILDREN, NUM_TRIALS, tuned_search
-from tests.e2e.process import PATIENCE_S, ROOT, eventually
+from tests.e2e.process import PATIENCE_S, ROOT, eventually, free_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -122,3 +122,28 @@ def test_an_experiment_of_tune_is_interrupted_and_restored(temporary: Path, tmp_
     assert same_but_for_machine(found, expected)
     assert [child.status for child in found].count(OK) == NUM_TRIALS
     assert [child.status for child in found].count(REPEATED) == NUM_CHILDREN - NUM_TRIALS
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:{port}", "Connection refused"),
+        ("ray://127.0.0.1:{port}", "Connection refused"),
+        ("a-machine", "neither 'auto' nor HOST:PORT"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_said(tmp_path: Path, address: str, why: str) -> None:
+    """At once: Ray would look for it for minutes."""
+    at = address.format(port=free_port())
+    search = ["-m", "serving", "search", "run", "--evaluator", "analytic", "--children", "2"]
+    done = subprocess.run(
+        [sys.executable, *search, "--pool", "ray", "--ray-address", at, "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=5 * PATIENCE_S,
+    )
+    assert done.returncode == 2
+    assert f"no Ray cluster can be joined at {at}" in done.stderr
+    assert why in done.stderr
