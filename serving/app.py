@@ -444,12 +444,13 @@ def serve(
     ImportError when what it needs is not installed. Where the engine is still being compiled, or
     hangs, at the end, it does not return: the process ends then and there.
     """
+    handler = logging.StreamHandler()
+    handler.addFilter(LogRate(time.monotonic))
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[handler],
     )
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(LogRate(time.monotonic))
     # What is odd about a client's file is for its reply, not for this process's log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

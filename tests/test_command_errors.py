@@ -134,6 +134,7 @@ MISTAKES = {
         ("--profile none", "profile 'none'"),
         ("--out file/x", "file"),
     ],
+    "study shares": [("--profile none", "profile 'none'")],
     "study ladders": [
         ("--profile none", "profile 'none'"),
         ("--out file/x", "file/x"),
@@ -142,6 +143,7 @@ MISTAKES = {
         ("--model-repository nowhere", "there is no model in nowhere"),
         (f"{TRAINED} --config-name x", "configuration cannot be read"),
     ],
+    "keys new": [("a/b", "'a/b' cannot be a name"), ("x" * 64, "cannot be a name")],
     "study hold": [
         ("nowhere --runtime openvino", "nowhere/catalog.json cannot be used"),
         (f"{trained.FOLDER} --runtime openvino --runner x", "'x'"),
@@ -250,7 +252,9 @@ def test_a_port_that_is_taken_is_a_failure(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         told = served(write_catalogs(tmp_path, "cells"), "--port", str(port))
-    assert told.startswith(f"punctual: cannot listen on 127.0.0.1, port {port}: [Errno 98]")
+    assert told.startswith(
+        f"punctual: cannot listen on 127.0.0.1, port {port}: address already in use"
+    )
 
 
 # -- extras --------------------------------------------------------------------------------------

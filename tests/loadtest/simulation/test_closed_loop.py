@@ -10,7 +10,7 @@ import pytest
 from loadtest.policies.named import deadline
 from loadtest.simulation.profiles import load_profile
 from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer
-from serving.core.latency import LatencyModel
+from serving.core.latency import TAIL_QUANTILE, LatencyModel
 from serving.core.request import Request
 
 NUM_REQUESTS = 100
@@ -42,7 +42,9 @@ def test_depth_follows_the_budget_however_slow_the_engine_is(profile: str, slowd
     for point in model.ladder.points:
         budget_s = 1.6 * slowdown * model.quickest_s(point)
         outcomes = closed_loop(profile, slowdown, budget_s)[40:]  # it knows the engine by then
-        assert all(outcome.in_time for outcome in outcomes)
+        # A run exceeds what plans count with as seldom as that; of a segment that has not run here
+        # they go by a profile and by what others have exceeded theirs by.
+        assert np.mean([outcome.in_time for outcome in outcomes]) >= TAIL_QUANTILE
         # Points that are no better than a quicker one are nobody's.
         quicker = [p for p in model.ladder.points if model.quickest_s(p) <= model.quickest_s(point)]
         useful = max(map(model.ladder.ap, quicker)) - 0.005

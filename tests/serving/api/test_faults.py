@@ -14,7 +14,7 @@ import pytest
 from serving.api import upload
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
-from serving.imaging import decoding
+from serving.imaging import decode_pool
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -66,8 +66,8 @@ def _break(
 ) -> Nth:
     """Let a call of ``seam`` fail."""
     if seam == "decode":
-        fault = Nth(decoding.decode, number, error)
-        patch.setattr(decoding, "decode", fault)
+        fault = Nth(decode_pool.decode_all, number, error)
+        patch.setattr(decode_pool, "decode_all", fault)
     elif seam == "encode":
         fault = Nth(upload._encode, number, error)
         patch.setattr(upload, "_encode", fault)
