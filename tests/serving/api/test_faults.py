@@ -14,7 +14,7 @@ import pytest
 from serving.api import upload
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
-from serving.imaging import decode_pool
+from serving.imaging import decode_pool, decoding
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ def _break(
 ) -> Nth:
     """Let a call of ``seam`` fail."""
     if seam == "decode":
-        fault = Nth(decode_pool.decode_all, number, error)
+        fault = Nth(decoding.decode_all, number, error)
         patch.setattr(decode_pool, "decode_all", fault)
     elif seam == "encode":
         fault = Nth(upload._encode, number, error)
