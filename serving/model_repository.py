@@ -6,7 +6,7 @@ A *runtime* is the name of a library that runs segments; its runner is imported 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -168,6 +168,7 @@ def open_runner(
     there, where the runtime has such. Raises ModelError for an unknown name, a size or precision
     that is not there, or files that are not those that were built, ImportError when its library is
     not installed."""
+    _check(runtime, folder, [size], precision)
     return _open_replicas(1, runtime, folder, num_threads, wanted, precision, size, cache)[0]
 
 
@@ -183,13 +184,9 @@ def _open_replicas(
     *,
     only_paying: bool = False,
 ) -> list[SegmentRunner]:
-    """So many runners as ``open_runner`` returns one, which may run at the same time."""
-    if runtime not in RUNNERS:
-        raise ModelError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
-    check_precision(runtime, folder, precision)
+    """So many runners as ``open_runner`` returns one, which may run at the same time, of what
+    has been checked."""
     catalog = read_catalog(folder, size)
-    if runtime in READ_SEGMENTS:
-        _check_segments(folder, catalog, precision)
     module, _, name = RUNNERS[runtime].partition(":")
     shared = num_instances if num_instances > 1 and runtime in WITH_REPLICAS else None
     choices = {
@@ -225,14 +222,22 @@ def _paying_sizes(
     return tuple(sorted(set().union(*(profile.paying_sizes(segment) for segment in wanted))))
 
 
-def _check_segments(folder: Path, catalog: Catalog, precision: str | None) -> None:
-    """Raises ModelError unless all segments of this size are as they were built."""
+def _check(runtime: str, folder: Path, sizes: Iterable[str | None], precision: str | None) -> None:
+    """Raises ModelError for an unknown runtime, a precision that is not there, and segments of
+    these sizes that are not as they were built. A file that sizes share is read once."""
+    if runtime not in RUNNERS:
+        raise ModelError(f"there is no runtime {runtime!r}; there are {', '.join(RUNNERS)}")
+    check_precision(runtime, folder, precision)
+    if runtime not in READ_SEGMENTS:
+        return
+    catalogs = [read_catalog(folder, size) for size in sizes]
+    files = tuple(dict.fromkeys(file for catalog in catalogs for file in catalog.files))
     if precision != "int8":
-        check_files(folder, catalog.files)
+        check_files(folder, files)
         return
     try:
         record = read_quantized(folder / CPU_FOLDER, read_entry(folder).digest)
-        files = record.described(catalog.files)
+        files = record.described(files)
     except ValueError as error:
         raise ModelError(str(error)) from error
     check_files(folder / CPU_FOLDER, files)
@@ -298,6 +303,7 @@ def open_members(
     opened: list[list[SegmentRunner]] = []
     try:
         for folder, entry in zip(folders, family.entries, strict=True):
+            _check(runtime, folder, entry.sizes, precision)
             for size in entry.sizes:
                 opened.append(
                     _open_replicas(
