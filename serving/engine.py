@@ -87,11 +87,10 @@ def start_engine(
     shape = (family.input_height, family.input_width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     first, *others = family.accuracies
-    executors, known = [], []
     rounds = WARM_UP_ROUNDS if latencies is None else 0
-    for runner, latency in zip(
-        runners, latencies or [LatencyModel(None) for _ in runners], strict=True
-    ):
+    latencies = latencies or [LatencyModel(None) for _ in runners]
+    executors = []
+    for runner, latency in zip(runners, latencies, strict=True):
         sizes = runner.batch_sizes
         warm_up(runner, latency, noise, family.num_exits, clock, rounds)
         if create_policy is None:
@@ -114,10 +113,9 @@ def start_engine(
             find_fault=family.find_fault,
         )
         executors.append(one)
-        known.append(latency)
     executor = executors[0] if len(executors) == 1 else ExecutorGroup(executors)
     executor.start()
-    return Engine(tuple(runners), executor, tuple(known))
+    return Engine(tuple(runners), executor, tuple(latencies))
 
 
 def error_of(result: Shed | Failed | Cancelled) -> ServingError:

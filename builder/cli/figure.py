@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.options import RUNTIMES, add_command, add_threads, at_least, today
-from builder.cli.train import add_recipe, recipe_of
+from builder.cli.train import add_recipe, measured_recipe_of
 from serving.core.command_errors import (
     CommandError,
     CommandStopped,
@@ -107,9 +107,7 @@ def _figure(options: argparse.Namespace, tools: ServingTools) -> None:
     if options.equal == "ms" and not options.rounds:
         raise CommandError("--equal ms needs --rounds")
     options.config = options.config or CONFIG_OF[options.figure]
-    config, data = recipe_of(options)
-    if config.train.validation_split is None:
-        raise CommandError("which images to measure accuracy on: give --validation-split")
+    config, data = measured_recipe_of(options)
     figure = FIGURES[options.figure]
     with invalid_arguments():
         variants = list(figure.variants(config, _ratio(options, tools)))

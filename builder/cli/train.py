@@ -65,6 +65,14 @@ def recipe_of(options: argparse.Namespace, *more: str) -> tuple[Config, Path]:
     return config, options.data or Path("data") / config.train.dataset
 
 
+def measured_recipe_of(options: argparse.Namespace) -> tuple[Config, Path]:
+    """The same, of a detector whose accuracy is measured as well."""
+    config, data = recipe_of(options)
+    if config.train.validation_split is None:
+        raise CommandError("which images to measure accuracy on: give --validation-split")
+    return config, data
+
+
 # -- train ---------------------------------------------------------------------------------------
 
 
@@ -176,9 +184,7 @@ def _ablate(options: argparse.Namespace) -> None:
     for assignment in options.assignments:
         if assignment.startswith(("train.exits_per_step=", "train.seed=")):
             raise CommandError(f"--set {assignment}: --options and --seeds say that")
-    config, data = recipe_of(options)
-    if config.train.validation_split is None:
-        raise CommandError("which images to measure accuracy on: give --validation-split")
+    config, data = measured_recipe_of(options)
     names, seeds = dict.fromkeys(options.options), dict.fromkeys(options.seeds)
     depths = sorted(set(options.depths)) if options.depths else None
     with invalid_arguments():
