@@ -1,0 +1,104 @@
+"""Inference for one admitted request: its image decoded, and the boxes that the backend finds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import aclosing
+
+from serving.api.admission import Admission, Limits
+from serving.api.protocol_adapter import ParsedRequest
+from serving.api.request_context import RequestContext
+from serving.core.errors import BackendError, DeadlineExceeded, Overloaded, ShedReason
+from serving.core.letterbox import Letterbox
+from serving.core.ports import Backend, Clock, Image
+from serving.core.request import Answered, Request
+from serving.imaging.decode_pool import DecodePool
+
+
+class Inference:
+    """One server's way from an admitted request to its boxes.
+
+    All of it runs on the event loop except decoding and the backend.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        pool: DecodePool,
+        admission: Admission,
+        limits: Limits,
+        clock: Clock,
+    ) -> None:
+        self._backend = backend
+        self._pool = pool
+        self._admission = admission
+        self._limits = limits
+        self._clock = clock
+        self._ids = itertools.count()
+
+    async def infer(
+        self, message: ParsedRequest, context: RequestContext
+    ) -> tuple[Letterbox, Answered]:
+        """Decode the image and find its boxes; return where it lies in the input, and the answer.
+
+        Raises Overloaded, DeadlineExceeded, PayloadTooLarge, InvalidImage or BackendError.
+        """
+        pixels, placement = await self.decode(message, context)
+        try:
+            async with asyncio.timeout(context.deadline_s - context.decoded_s):
+                answers = self._backend.stream(pixels, self.request(context, streaming=False))
+                async with aclosing(answers):
+                    async for answered in answers:
+                        self._admission.answered(answered, context)
+        except TimeoutError as error:
+            if context.answered is None:
+                raise no_boxes() from error
+        if context.answered is None:
+            raise no_answer()
+        return placement, context.answered
+
+    async def decode(
+        self, message: ParsedRequest, context: RequestContext
+    ) -> tuple[Image, Letterbox]:
+        """Return the pixels of a request's image, and where it lies.
+
+        Raises Overloaded, PayloadTooLarge or InvalidImage.
+        """
+        try:
+            async with asyncio.timeout(context.deadline_s - self._clock()):
+                decoded = await self._pool.decode(message.data, message.header, context.claim)
+        except TimeoutError as error:
+            raise Overloaded(
+                "The deadline came while the image waited to be decoded.",
+                ShedReason.REJECTED_EXPIRED,
+            ) from error
+        context.decoded_s = self._clock()
+        self._admission.decoded(context)
+        return decoded
+
+    def request(self, context: RequestContext, *, streaming: bool) -> Request:
+        """Return what the engine is asked."""
+        number = next(self._ids)
+        if context.trace is not None:
+            context.trace.follow(number)
+        return Request(
+            id=number,
+            arrival_s=context.arrival_s,
+            deadline_s=context.deadline_s - self._limits.network_reserve_s,
+            min_depth=context.options.min_depth,
+            max_depth=context.options.max_depth,
+            streaming=streaming,
+            principal=context.principal.name,
+            share=context.principal.share,
+        )
+
+
+def no_answer() -> BackendError:
+    """Return the error of a request that the engine has ended with nothing."""
+    return BackendError("The engine ended the request without an answer.")
+
+
+def no_boxes() -> DeadlineExceeded:
+    """Return the error of a request whose deadline came before any boxes."""
+    return DeadlineExceeded("The engine had no boxes by the deadline.")
