@@ -49,6 +49,12 @@ MISTAKES = {
         ("--model-repository nowhere", "there is no model in nowhere"),
         ("--runtime magic", "--runtime=magic"),
     ],
+    "detect": [
+        ("nowhere.jpg", "there is no image nowhere.jpg"),
+        ("file --url here", "'here' is not the URL of a server"),
+        ("file --key-file nowhere", "--key-file: .*nowhere"),
+        ("file --draw file", "file is a file, not a folder"),
+    ],
     "plans": [("--store s --link l --wait-s soon", "--wait-s=soon is no number of seconds")],
     "cost": [
         ("--config bccd --set detector.x=1", "no field"),
@@ -265,6 +271,7 @@ NEEDS = {
     "tensorboard": f"train --config bccd --out x --tensorboard --data {trained.DATA} "
     "--split test --set detector.input_size=[128,128]",
     "pycocotools": "evaluate --model x",
+    "httpx": f"detect {IMAGE}",
     "tqdm": "simulate --policy fixed:1 --requests 60 --seeds 1",
     "yaml": f"study alerts --images {IMAGE}",
     "matplotlib": "study live",

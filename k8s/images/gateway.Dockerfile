@@ -16,6 +16,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY serving serving
 COPY builder builder
 COPY loadtest loadtest
+COPY punctual punctual
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
     && pip --python /opt/punctual/bin/python install --no-cache-dir --no-deps /wheels/*.whl
 

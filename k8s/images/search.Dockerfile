@@ -17,6 +17,7 @@ COPY serving serving
 COPY builder builder
 COPY loadtest loadtest
 COPY reporting reporting
+COPY punctual punctual
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
     && pip --python /opt/punctual/bin/python install --no-cache-dir --no-deps /wheels/*.whl
 

@@ -21,6 +21,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY serving serving
 COPY builder builder
 COPY loadtest loadtest
+COPY punctual punctual
 RUN pip install --no-cache-dir setuptools==80.9.0 --target /build \
     && PYTHONPATH=/build pip install --no-cache-dir --no-deps --no-build-isolation \
         --target /opt/punctual . \

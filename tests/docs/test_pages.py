@@ -17,7 +17,7 @@ from tests.docs.examples import ROOT, examples, invocations, shape
 
 TOP = tuple(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))
 PAGES = (*TOP, *build.pages())
-FOLDERS = "serving|builder|loadtest|reporting|k8s|tests|docs|model_repo|\\.ci"
+FOLDERS = "serving|builder|loadtest|punctual|reporting|k8s|tests|docs|model_repo|\\.ci"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 every_page = pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The commands of the client in a terminal, ``punctual detect``."""

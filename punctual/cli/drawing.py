@@ -1,0 +1,72 @@
+"""Boxes and their labels, drawn into pictures."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable
+from functools import lru_cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+from punctual.reply import Detection
+
+Color = tuple[int, int, int]
+
+_HUE_STEP, _FIRST_HUE = 137.5, 175
+"""Degrees between the hues of neighbouring classes, the golden angle, so that any few of them
+differ; and the hue of the first."""
+_REFERENCE_SIDE = 640
+"""Pixels of the longer side of a picture whose text is of ``_TEXT_SIZE``; others' in proportion."""
+_TEXT_SIZE = 14
+_SMALLEST_TEXT = 11
+_NUM_FONTS = 16
+
+
+def class_color(class_id: int) -> Color:
+    """Return the color of a class, the same in every picture."""
+    hue = (class_id * _HUE_STEP + _FIRST_HUE) % 360 / 360
+    red, green, blue = colorsys.hls_to_rgb(hue, 0.42, 0.75)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+@lru_cache(_NUM_FONTS)
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def draw_detections(picture: Image.Image, detections: Iterable[Detection]) -> None:
+    """Draw boxes into an RGB picture, the best on top."""
+    pen = ImageDraw.Draw(picture)
+    unit = max(picture.size) / _REFERENCE_SIDE
+    font = _font(max(_SMALLEST_TEXT, round(_TEXT_SIZE * unit)))
+    width = max(2, round(2 * unit))
+    for found in reversed(tuple(detections)):
+        color = class_color(found.class_id)
+        x1, y1, x2, y2 = found.box
+        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)
+        draw_label(pen, (x1, y1), f"{found.label} {found.score:.2f}", font, color)
+
+
+def draw_label(
+    pen: ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    text: str,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    color: Color,
+) -> None:
+    """Write white text on ``color`` above ``corner``, or below it where there is no room."""
+    x, y = corner
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    padding = (bottom - top) * 0.3
+    height = bottom - top + 2 * padding
+    y = y - height if y >= height else y
+    pen.rectangle((x, y, x + right - left + 2 * padding, y + height), fill=color)
+    pen.text((x + padding - left, y + padding - top), text, fill="white", font=font)
+
+
+def draw_caption(picture: Image.Image, text: str, color: Color) -> None:
+    """Write a line about the whole picture into its lower left corner."""
+    pen = ImageDraw.Draw(picture)
+    unit = max(picture.size) / _REFERENCE_SIDE
+    font = _font(max(_SMALLEST_TEXT, round(_TEXT_SIZE * unit)))
+    draw_label(pen, (0, picture.height), text, font, color)

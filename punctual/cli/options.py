@@ -1,0 +1,84 @@
+"""Options that the client's commands have in common: which server, with which key, and what is
+asked of an image."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import cast
+
+from punctual.exchange import DEFAULT_URL, DetectOptions, base_url, key_headers
+from serving.core.command_errors import CommandError, InvalidArgument, invalid_arguments
+
+_ASKED = ("deadline_ms", "min_depth", "max_depth", "score_threshold", "classes")
+
+
+def positive(text: str) -> float:
+    """Return a number above 0, as argparse wants it."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def add_options(parser: argparse.ArgumentParser, deadline_ms: float | None) -> None:
+    """Add the options to a command's parser; ``deadline_ms`` is the budget without the option, None
+    the server's."""
+    server = parser.add_argument_group("server")
+    server.add_argument(
+        "--url", default=DEFAULT_URL, metavar="URL", help=f"address of the server ({DEFAULT_URL})"
+    )
+    server.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="file that holds nothing but a key"
+    )
+    asked = parser.add_argument_group("what is asked")
+    default = "the server's default" if deadline_ms is None else f"{deadline_ms:g}"
+    asked.add_argument(
+        "--deadline-ms",
+        type=positive,
+        default=deadline_ms,
+        metavar="MS",
+        help=f"budget of an image ({default})",
+    )
+    asked.add_argument("--min-depth", type=int, metavar="N", help="shallowest exit of use (1)")
+    asked.add_argument(
+        "--max-depth", type=int, metavar="N", help="deepest exit wanted (the model's deepest)"
+    )
+    asked.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="SCORE",
+        help="leave out boxes below it (the model's lowest)",
+    )
+    asked.add_argument(
+        "--classes", metavar="NAME,NAME", help="only boxes of these classes (all classes)"
+    )
+
+
+def detect_options(arguments: argparse.Namespace) -> DetectOptions:
+    """Return what the options ask of each image."""
+    given: dict[str, object] = {
+        name: value for name in _ASKED if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.classes is not None:
+        given["classes"] = [name.strip() for name in arguments.classes.split(",")]
+    return cast(DetectOptions, given)
+
+
+def read_server(arguments: argparse.Namespace) -> tuple[str, str | None]:
+    """Return the server's URL, and the key to show it, if any. Raises CommandError."""
+    with invalid_arguments():
+        url = base_url(arguments.url)
+    return url, None if arguments.key_file is None else _read_key(arguments.key_file)
+
+
+def _read_key(path: Path) -> str:
+    try:
+        key = path.read_text(encoding="ascii").strip()
+        key_headers(key)
+    except OSError as error:
+        raise CommandError(f"--key-file: {error}") from error
+    except ValueError as error:
+        raise InvalidArgument(f"--key-file: {path} holds no key, or more than one") from error
+    return key

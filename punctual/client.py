@@ -1,0 +1,116 @@
+"""A client that waits for each reply."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
+
+from punctual.exchange import (
+    DEFAULT_URL,
+    DETECT_PATH,
+    MODELS_PATH,
+    DetectOptions,
+    Patience,
+    ask,
+    base_url,
+    key_headers,
+    read_detections,
+    read_json,
+)
+from punctual.images import ImageLike, load_image
+from punctual.problems import Problem, Unreachable
+from punctual.reply import Reply
+
+TIMEOUT_S = 30.0
+"""Without a word of the server for so long it counts as unreachable: longer than it may take."""
+
+
+class Client:
+    """One server. Its connections are kept open until ``close``; several threads may share it.
+
+    ``key`` is sent with every request. ``patience_s`` is for calls that state none: 0 asks once.
+    ``transport``, ``clock`` and ``sleep`` are for tests. Raises ValueError for a URL or a key that
+    can be none.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        key: str | None = None,
+        patience_s: float = 0.0,
+        timeout_s: float = TIMEOUT_S,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = base_url(url)
+        self._patience_s = patience_s
+        self._clock = clock
+        self._sleep = sleep
+        self._http = httpx.Client(
+            base_url=self.url, headers=key_headers(key), timeout=timeout_s, transport=transport
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def detect(self, image: ImageLike, **options: Unpack[DetectOptions]) -> Reply:
+        """Return what the server finds in an image: a path, the bytes of a file, or pixels.
+
+        ``options`` are those of ``DetectOptions``. Raises PunctualError, OSError of a file that
+        cannot be read, and ValueError of options or pixels that can be none.
+        """
+        request = ask(load_image(image), options)
+        patience = Patience(options.get("patience_s", self._patience_s), self._clock())
+        num_attempts = 0
+        while True:
+            num_attempts += 1
+            started_s = self._clock()
+            response = self._send(
+                "POST",
+                DETECT_PATH,
+                params=request.params,
+                headers=request.headers,
+                content=request.content,
+            )
+            now_s = self._clock()
+            try:
+                return read_detections(
+                    response.status_code,
+                    response.content,
+                    response.headers,
+                    round_trip_s=now_s - started_s,
+                    num_attempts=num_attempts,
+                )
+            except Problem as problem:
+                wait_s = patience.wait_s(problem, now_s)
+            self._sleep(wait_s)
+
+    def models(self) -> dict[str, Any]:
+        """Return what ``GET /v1/models`` says. Raises PunctualError."""
+        response = self._send("GET", MODELS_PATH)
+        return read_json(response.status_code, response.content, response.headers)
+
+    def _send(self, method: str, path: str, **what: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **what)
+        except httpx.RequestError as error:
+            why = str(error) or type(error).__name__
+            raise Unreachable(f"{self.url} does not answer: {why}") from error
