@@ -135,6 +135,7 @@ MISTAKES = {
     "study variants": [("--model-repository nowhere", "there is no model in nowhere")],
     "study idle": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
     "study restart": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
+    "study soak": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
     "study alerts": [("--rules file", "apt-get install prometheus|file has no rules")],
     "study autoscaling": [
         ("--profile none", "profile 'none'"),

@@ -32,11 +32,13 @@ def add_parser(studies: Any) -> None:
     _add_idle(studies)
 
 
-def _not_negative(text: str) -> float:
+def not_negative(text: str) -> float:
+    """A finite number from 0 on. Raises ValueError or argparse.ArgumentTypeError."""
     return 0.0 if float(text) == 0 else positive(text)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what all drills are asked for: model repository, runtime, images, seed, results."""
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
     parser.add_argument("--runtime", default="openvino", help="of the gateways: a CPU runtime")
     parser.add_argument(
@@ -49,7 +51,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
 
 
-def _run(drill: Callable[[argparse.Namespace, Path], int]) -> Callable[[argparse.Namespace], int]:
+def drilling(
+    drill: Callable[[argparse.Namespace, Path], int],
+) -> Callable[[argparse.Namespace], int]:
     """Return ``drill`` with a folder for its servers' files."""
 
     def run(options: argparse.Namespace) -> int:
@@ -60,7 +64,8 @@ def _run(drill: Callable[[argparse.Namespace, Path], int]) -> Callable[[argparse
     return run
 
 
-def _circumstances(runtime: str, program: str | None, **settings: object) -> Circumstances:
+def circumstances_now(runtime: str, program: str | None, **settings: object) -> Circumstances:
+    """Return the circumstances of a drill that begins now; of ``program`` the version is told."""
     from loadtest.servers.prometheus import version_of
     from loadtest.studies.drills.report import Circumstances
     from reporting.machine import machine
@@ -91,7 +96,7 @@ def _add_restart(studies: Any) -> None:
         "OUT/restart-DATE.json and .md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    _add_common(parser)
+    add_common(parser)
     parser.add_argument(
         "--modes", nargs="+", choices=MODES, default=list(MODES), help="what the proxy is one of"
     )
@@ -100,12 +105,12 @@ def _add_restart(studies: Any) -> None:
     parser.add_argument("--budgets", default="2000", help="in milliseconds")
     parser.add_argument(
         "--drain-delays",
-        type=_not_negative,
+        type=not_negative,
         nargs="+",
         default=[5.0],
         help="seconds for which a gateway that was told to end goes on serving",
     )
-    parser.set_defaults(run=_run(_restart))
+    parser.set_defaults(run=drilling(_restart))
 
 
 @files_of_the_user()
@@ -116,7 +121,7 @@ def _restart(options: argparse.Namespace, scratch: Path) -> int:
 
     images = read_images(options.images)
     report = RestartReport(
-        _circumstances(
+        circumstances_now(
             options.runtime,
             "haproxy",
             requests_a_second=options.rate,
@@ -157,7 +162,7 @@ def _add_alerts(studies: Any) -> None:
         "OUT/alerts-DATE.json and .md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    _add_common(parser)
+    add_common(parser)
     parser.add_argument("--rules", type=Path, default=Path("k8s/monitoring/rules.yaml"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--speed", type=positive, default=60.0)
@@ -169,7 +174,7 @@ def _add_alerts(studies: Any) -> None:
         "--patience", type=positive, default=120.0, help="seconds for an alert to fire or to end"
     )
     parser.add_argument("--healthy", type=positive, default=600.0, help="seconds of good health")
-    parser.set_defaults(run=_run(_alerts))
+    parser.set_defaults(run=drilling(_alerts))
 
 
 @files_of_the_user()
@@ -192,7 +197,7 @@ def _alerts(options: argparse.Namespace, scratch: Path) -> int:
         seed=options.seed,
     )
     report = AlertReport(
-        _circumstances(
+        circumstances_now(
             options.runtime,
             "prometheus",
             requests_a_second=options.rate,
@@ -221,7 +226,7 @@ def _add_idle(studies: Any) -> None:
         "-c 0 punctual study idle. Writes OUT/idle-DATE.json and .md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    _add_common(parser)
+    add_common(parser)
     parser.add_argument("--rounds", type=int, default=3, help="each with a suggestion of its own")
     parser.add_argument("--requests", type=int, default=100, help="of each round and each budget")
     parser.add_argument(
@@ -232,9 +237,9 @@ def _add_idle(studies: Any) -> None:
         "--neighbours", type=int, default=0, help="processes that keep the machine busy"
     )
     parser.add_argument(
-        "--pause", type=_not_negative, default=0.02, help="seconds between requests, at most"
+        "--pause", type=not_negative, default=0.02, help="seconds between requests, at most"
     )
-    parser.set_defaults(run=_run(_idle))
+    parser.set_defaults(run=drilling(_idle))
 
 
 @files_of_the_user()
@@ -255,7 +260,7 @@ def _idle(options: argparse.Namespace, scratch: Path) -> int:
         pause_s=options.pause,
         seed=options.seed,
     )
-    circumstances = _circumstances(
+    circumstances = circumstances_now(
         options.runtime,
         None,
         requests=options.requests,

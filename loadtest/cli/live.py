@@ -175,7 +175,8 @@ def _add_serve(studies: Any, tools: ServingTools) -> None:
         "--fault-file",
         type=Path,
         metavar="FILE",
-        help="what the engine suffers from while this file says so: stuck or erratic (for drills)",
+        help="what the engine suffers from while this file says so: stuck, erratic or leak (for "
+        "drills)",
     )
     parser.add_argument("options", nargs="*", metavar="OPTION", help="of 'punctual serve'")
     parser.set_defaults(run=lambda options: _serve(options, tools))

@@ -11,6 +11,7 @@ from loadtest.cli import live as live_cli
 from loadtest.cli import load as load_cli
 from loadtest.cli import shares as shares_cli
 from loadtest.cli import simulate as simulate_cli
+from loadtest.cli import soak as soak_cli
 from loadtest.cli import sweep as sweep_cli
 from loadtest.cli import triton as triton_cli
 from loadtest.cli import variants as variants_cli
@@ -37,5 +38,6 @@ def _add_study(commands: Any, tools: ServingTools) -> None:
     autoscaling_cli.add_parser(studies)
     ladders_cli.add_parser(studies)
     shares_cli.add_parser(studies)
+    soak_cli.add_parser(studies)
     variants_cli.add_parser(studies)
     triton_cli.add_studies(studies, tools)

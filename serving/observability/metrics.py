@@ -40,6 +40,7 @@ from serving.core.principals import NOBODY
 from serving.core.request import Result
 from serving.core.segment import Segment
 from serving.core.token_bucket import TokenBucket
+from serving.observability.event_loop import EventLoopTasks
 from serving.observability.processor_time import DECODE, ProcessorTime
 
 # 5 ms .. 10 s, at most a factor of 1.5 apart where budgets usually lie (20 .. 300 ms).
@@ -349,6 +350,7 @@ class Metrics:
         self._decodes = {name: decodes.labels(name) for name in ("jpeg", "png", "webp", "raw")}
         self.processor_time = ProcessorTime()
         registry.register(self.processor_time)
+        registry.register(EventLoopTasks())
 
     def describe(self, backend: Backend, *, version: str, runtime: str) -> None:
         """Export what is being served, and from now on read ``backend``'s gauges."""

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from loadtest.servers.faults import ERRATIC, ERRATIC_S, ERRATIC_SHARE, STUCK, FaultyPolicy, faulty
+import pytest
+
+from loadtest.servers import faults
+from loadtest.servers.faults import (
+    ERRATIC,
+    ERRATIC_S,
+    ERRATIC_SHARE,
+    LEAK,
+    LEAKED_BYTES,
+    STUCK,
+    FaultyPolicy,
+    faulty,
+)
 from serving.core.ladder import Ladder
 
 DECISION, SNAPSHOT, LATENCY = object(), object(), object()
@@ -78,3 +91,26 @@ def test_policies_are_made_as_ever(tmp_path: Path) -> None:
     policy = faulty(factory, tmp_path / "fault")((), ladder, (1,), 4)
     assert given == [(), ladder, (1,), 4]
     assert ask(policy) is DECISION
+
+
+def test_a_leak_keeps_memory_files_and_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "LEAKS_FILE_EVERY", 2)
+    monkeypatch.setattr(faults, "LEAKS_THREAD_EVERY", 3)
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    file = tmp_path / "fault"
+    file.write_text(LEAK)
+    policy = FaultyPolicy(POLICY, file)
+    assert all(ask(policy) is DECISION for _ in range(6))
+    assert sum(map(len, policy._leaked)) == 6 * LEAKED_BYTES
+    assert len(policy._leaked_files) == 3
+    assert not any(each.closed for each in policy._leaked_files)
+    assert len(started) == 2
+    for each in policy._leaked_files:
+        each.close()

@@ -1,0 +1,1 @@
+"""The study in which a gateway serves for hours what clients send, and must not grow by it."""
