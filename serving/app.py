@@ -29,11 +29,14 @@ from serving.access.key_file import KeyFile
 from serving.api import description, kserve, problems
 from serving.api.access_gate import AccessGate
 from serving.api.admission import Limits
+from serving.api.body import BodyRoom
 from serving.api.detect import DetectionService
 from serving.api.direct import DirectRoutes
+from serving.api.frames import FrameTurns
 from serving.api.lifecycle import Lifecycle
 from serving.api.middleware import Middleware
 from serving.api.routes import DETECT_PATH, create_router, detect_endpoint
+from serving.api.stream_session import MAX_UNREAD_ANSWERS, SessionLimits, StreamSessions
 from serving.api.upload import Upload
 from serving.artifacts.model_folders import ModelError, find_models
 from serving.backends.embedded import EmbeddedBackend
@@ -42,6 +45,7 @@ from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
 from serving.core.principals import NOBODY
+from serving.core.streams import Streams
 from serving.engine import Engine, start_engine
 from serving.http_protocol import ConnectionLimits, Connections
 from serving.imaging.decode_pool import DecodePool
@@ -213,6 +217,7 @@ def create_app(
     clock: Clock = time.monotonic,
     wall_clock: Clock = time.time,
     tracing: Tracing | None = None,
+    bodies: BodyRoom | None = None,
     started: Callable[[float | Exception], Awaitable[None]],
 ) -> ASGIApp:
     """Return the gateway over a backend that is not started yet.
@@ -283,6 +288,9 @@ def create_app(
         redoc_url=None,
     )
     problems.install(app)
+    streams = Streams(
+        settings.max_streams, settings.max_stream_frames, settings.stream_idle_ms / 1e3
+    )
     detector = DetectionService(
         backend,
         pool,
@@ -290,6 +298,8 @@ def create_app(
         metrics=metrics,
         limits=limits,
         clock=clock,
+        turns=FrameTurns(streams, clock),
+        bodies=bodies,
         tracing=tracing,
     )
     page = files("serving").joinpath("ui", "index.html").read_text(encoding="utf-8")
@@ -308,9 +318,20 @@ def create_app(
         )
     )
     app.include_router(description.create_router(app.openapi))
-    direct = DirectRoutes(app, {("POST", DETECT_PATH): detect})
+    sessions = StreamSessions(
+        DirectRoutes(app, {("POST", DETECT_PATH): detect}),
+        detector,
+        upload,
+        streams,
+        lifecycle,
+        # One waits for its turn, and one more may be on its way there.
+        SessionLimits(
+            settings.stream_idle_ms / 1e3, settings.max_stream_frames + 2 + MAX_UNREAD_ANSWERS
+        ),
+        clock,
+    )
     gate = AccessGate(
-        direct,
+        sessions,
         identify,
         clock,
         metrics.refused,
@@ -394,8 +415,16 @@ def create_server(
         gc.freeze()
         announce(server.url, outcome)
 
+    bodies = BodyRoom(settings.max_bodies_bytes)
     app = create_app(
-        settings, backend, metrics, lifecycle, clock=clock, tracing=tracing, started=started
+        settings,
+        backend,
+        metrics,
+        lifecycle,
+        clock=clock,
+        tracing=tracing,
+        bodies=bodies,
+        started=started,
     )
     server = Server(
         app,
@@ -404,6 +433,8 @@ def create_server(
         port=settings.port,
         admin_port=settings.admin_port,
         connections=Connections(_connection_limits(settings), metrics.refused_connection),
+        bodies=bodies,
+        max_message_bytes=settings.max_body_bytes,
         drain_delay_s=settings.drain_delay_ms / 1e3,
         shutdown_grace_s=settings.shutdown_grace_ms / 1e3,
         log_level=settings.log_level,

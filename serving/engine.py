@@ -17,8 +17,9 @@ from serving.core.latency import LatencyModel
 from serving.core.observing import Trace
 from serving.core.policy import Policy
 from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
-from serving.core.request import Cancelled, Failed, Shed
+from serving.core.request import Cancelled, Failed, Shed, Superseded
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
+from serving.core.streams import superseded
 from serving.core.timing import warm_up
 from serving.executor import Executor, Watch
 from serving.executor_group import ExecutorGroup
@@ -118,7 +119,7 @@ def start_engine(
     return Engine(tuple(runners), executor, tuple(latencies))
 
 
-def error_of(result: Shed | Failed | Cancelled) -> ServingError:
+def error_of(result: Shed | Failed | Cancelled | Superseded) -> ServingError:
     """Return the error that tells the sender of a request why it got no boxes."""
     match result:
         case Shed(reason=reason, retry_after_s=retry_after_s):
@@ -129,5 +130,7 @@ def error_of(result: Shed | Failed | Cancelled) -> ServingError:
             failure = BackendError("The engine failed on this request.")
             failure.__cause__ = error
             return failure
+        case Superseded():
+            return superseded()
         case Cancelled():
             return RequestCancelled("The request was cancelled.")

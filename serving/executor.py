@@ -3,7 +3,8 @@
     submit -> waiting --Run(stem)--> cohort --Run(stack)--> cohort --Run(head)--> answered
                  |                     |  ^                   |
                  |                     |  '-streaming: on_exit'--hold: on_exit--> held
-                 '-- shed, cancelled --'---- shed, cancelled, failed
+                 |-- shed, cancelled --'---- shed, cancelled, failed
+                 '-- superseded by a newer frame of the stream
 
 Every request that was submitted ends exactly once, by its ``done`` callback. A *streaming* or a
 *held* one has answers before that, by its ``on_exit`` callback; once it has one, only its client
@@ -243,7 +244,16 @@ class Executor:
             reason = refusal(
                 self._num_waiting_of, request.principal, self.num_waiting, self._max_waiting
             )
+            if reason is not None and self.is_awaited(request):
+                reason = None  # it takes the place of an older frame
         return None if reason is None else Shed(request, reason, now_s, retry_after_s=0.0)
+
+    def is_awaited(self, request: Request) -> bool:
+        """Return whether an older frame of its stream waits here, which it would supersede."""
+        if not request.stream:
+            return False
+        arrived = any(job.request.stream_key == request.stream_key for job in tuple(self._inbox))
+        return arrived or self._state.is_awaited(request)
 
     def _num_waiting_of(self, principal: str) -> int:
         """Return how many requests of ``principal`` no segment has run for."""
@@ -517,7 +527,9 @@ class Executor:
             cancelled, self._cancelled = self._cancelled, set()
             concluded, self._concluded = self._concluded, set()
             self._jobs.add(arrived)
-            self._state.add([(job.request, job.submitted_s) for job in arrived])
+            arrivals = self._state.add([(job.request, job.submitted_s) for job in arrived])
+        self._jobs.supersede(arrivals.superseded)
+        self._jobs.conclude(arrivals.concluded)
         gone = self._jobs.known(cancelled | concluded)
         if gone:
             self._keep_rows(self._state.remove([job.request for job in gone]))

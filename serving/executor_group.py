@@ -1,6 +1,7 @@
 """A group of executors that run side by side, each with threads of its own: instances of an engine.
 
-A request goes to the executor that has the fewest when it comes, and stays there.
+A request goes to the executor that has the fewest when it comes, and stays there; a frame goes to
+the one where an older frame of its stream waits, whose place it takes.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class ExecutorGroup:
             del self._places[request.id]
             done(result)
 
-        executor = min(self._executors, key=_load)
+        awaiting = (each for each in self._executors if each.is_awaited(request))
+        executor = next(awaiting, None) or min(self._executors, key=_load)
         self._places[request.id] = executor
         executor.submit(request, image, ended, on_exit)
 

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from serving.api.problems import refusal
+from serving.api.stream_session import STREAM_PREFIX
 from serving.core.errors import (
     HeadTimeout,
     HeadTooLarge,
@@ -160,8 +161,17 @@ class Connections:
         return str(address), is_proxy
 
 
+OpenWebSocket = Callable[[Config, ServerState, dict[str, Any]], asyncio.Protocol]
+"""Function that makes the protocol of a connection that becomes a WebSocket."""
+
+_WEBSOCKET_PREFIX = STREAM_PREFIX.encode()
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection of HTTP/1.1, within the limits of ``connections``."""
+    """One connection of HTTP/1.1, within the limits of ``connections``.
+
+    It may become a WebSocket, if there is ``open_websocket``, where streams are served.
+    """
 
     def __init__(
         self,
@@ -170,8 +180,12 @@ class BoundedProtocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        open_websocket: OpenWebSocket | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._open_websocket = open_websocket
+        self._websocket: asyncio.Protocol | None = None  # which has taken over
         self.address = ""
         """Address that it counts for, once it is connected."""
         self.idle_since_s = 0.0
@@ -214,6 +228,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever serves this connection that nobody is there any longer."""
+        if self._websocket is not None:
+            self._websocket.connection_lost(exc)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         if self._running is not None and not self._running.response_complete:
@@ -228,13 +244,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being served."""
-        return self.cycle is None or self.cycle.response_complete
+        """Whether no request is being served, nor a WebSocket."""
+        has_replied = self.cycle is None or self.cycle.response_complete
+        return has_replied and self._websocket is None
 
     @property
     def has_asked_nothing(self) -> bool:
         """Whether its first request is still to come."""
-        return self.cycle is None and not self.transport.is_closing()
+        return self.cycle is None and self.is_idle and not self.transport.is_closing()
 
     def evict(self) -> None:
         """End the connection at once, in favour of another."""
@@ -272,6 +289,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what has come, or drop it after a refusal."""
+        if self._websocket is not None:
+            self._websocket.data_received(data)
+            return
         if self._refusal is None and not self.transport.is_closing():
             self._read(memoryview(data))
             return
@@ -312,7 +332,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(self._cause or _reason(error))
             return False
         if rest is not None:
-            return self._ignore_upgrade(rest)
+            asks = self._asks_for_websocket
+            return self._become_websocket(rest) if asks else self._ignore_upgrade(rest)
         if not self._in_head:
             if in_body:
                 self._fed_bytes += len(piece)
@@ -331,6 +352,36 @@ class BoundedProtocol(HttpToolsProtocol):
             )
             return False
         return True
+
+    @property
+    def _asks_for_websocket(self) -> bool:
+        """Whether a head that has been read asks for a WebSocket where there is one.
+
+        It is none while an earlier request waits for its reply.
+        """
+        return (
+            self._open_websocket is not None
+            and self.url.startswith(_WEBSOCKET_PREFIX)
+            and self.parser.get_method() == b"GET"
+            and self._get_upgrade() == b"websocket"
+            and self.is_idle
+        )
+
+    def _become_websocket(self, rest: memoryview) -> bool:
+        """Leave the connection to the other protocol, which reads the head again."""
+        assert self._open_websocket is not None, "there is none"
+        self._stop("late")
+        self._in_head, self._has_begun, self._head_bytes = True, False, 0
+        self.connections.discard(self)
+        self._websocket = self._open_websocket(self.config, self.server_state, self.app_state)
+        self.transport = transport = _WebSocketTransport(self._socket, self._hang_up)
+        self._websocket.connection_made(transport)
+        lines = [b"GET %b HTTP/1.1" % self.url]
+        lines += [b"%b: %b" % header for header in self.headers]
+        self._websocket.data_received(b"\r\n".join([*lines, b"", b""]))
+        if rest:
+            self._websocket.data_received(bytes(rest))
+        return False
 
     def _ignore_upgrade(self, rest: memoryview) -> bool:
         """Read a request to change to another protocol as if it did not ask for that.
@@ -486,11 +537,19 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give the client time to read."""
         super().pause_writing()
+        if isinstance(self.transport, _WebSocketTransport):
+            assert self._websocket is not None
+            self._websocket.pause_writing()
+            self.transport.pause(UNREAD)  # or it would have to be answered: pings are
         self._start("unread", self._limits.unread_timeout_s, self._unread)
 
     def resume_writing(self) -> None:
         """Go on: the client has read."""
         super().resume_writing()
+        if isinstance(self.transport, _WebSocketTransport):
+            assert self._websocket is not None
+            self._websocket.resume_writing()
+            self.transport.resume(UNREAD)
         if not self.transport.is_closing():
             self._stop("unread")
 
@@ -562,3 +621,29 @@ class _Transport(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self._transport.resume_reading()
+
+
+class _WebSocketTransport(_Transport):
+    """The socket of a connection that has become a WebSocket.
+
+    It is read from while nobody has a reason against it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, hang_up: Callable[[], None]) -> None:
+        super().__init__(transport, hang_up)
+        self._reasons: set[str] = set()
+
+    def pause_reading(self) -> None:
+        self.pause("a message has not been taken")
+
+    def resume_reading(self) -> None:
+        self.resume("a message has not been taken")
+
+    def pause(self, reason: str) -> None:
+        self._reasons.add(reason)
+        super().pause_reading()
+
+    def resume(self, reason: str) -> None:
+        self._reasons.discard(reason)
+        if not self._reasons:
+            super().resume_reading()

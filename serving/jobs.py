@@ -14,7 +14,16 @@ from serving.core.errors import ShedReason, nonsense
 from serving.core.observing import CALLBACK, MERGE, OUTPUT
 from serving.core.output_check import FindFault
 from serving.core.ports import Clock, Image, Observer
-from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result, Shed
+from serving.core.request import (
+    Answered,
+    Cancelled,
+    Detections,
+    Failed,
+    Request,
+    Result,
+    Shed,
+    Superseded,
+)
 from serving.core.segment import Segment
 from serving.failures import Failures
 
@@ -191,6 +200,11 @@ class Jobs:
     def give_up(self, job: Job, reason: ShedReason, retry_after_s: float) -> None:
         """End a job as shed, or with the answer it has."""
         self._end(job, job.answer or Shed(job.request, reason, self._clock(), retry_after_s))
+
+    def supersede(self, requests: Iterable[Request]) -> None:
+        """End frames that waited, in favour of newer ones."""
+        for job in self.of(requests):
+            self._end(job, Superseded(job.request, self._clock()))
 
     def fail(self, requests: Iterable[Request], error: Exception) -> None:
         """End those of the requests that have not ended as failed, or with the answer they have."""

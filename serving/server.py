@@ -18,7 +18,9 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
+from serving.api.body import BodyRoom
 from serving.api.lifecycle import Lifecycle
 from serving.core.command_errors import CommandFailed
 from serving.http_protocol import MAX_REFUSED_CONNECTIONS, BoundedProtocol, Connections
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 512
 KEEP_ALIVE_S = 75
+PING_S = 20.0
+"""Seconds between two pings of a WebSocket, and until it is closed because none is answered."""
 # For one who has connected and not yet sent: longer than a client needs, short beside any grace
 # period. A balancer's idle connection holds up the end by so much.
 FIRST_REQUEST_S = 1.0
@@ -109,6 +113,8 @@ class Server(uvicorn.Server):
         port: int,
         admin_port: int | None,
         connections: Connections,
+        bodies: BodyRoom,
+        max_message_bytes: int,
         drain_delay_s: float,
         shutdown_grace_s: float,
         log_level: str,
@@ -116,13 +122,20 @@ class Server(uvicorn.Server):
         end_now: Callable[[int], None] = end_now,
     ) -> None:
         # uvicorn only ever calls it, as it would the class.
-        protocol: Any = partial(BoundedProtocol, connections)
+        protocol: Any = partial(
+            BoundedProtocol, connections, open_websocket=partial(_open_websocket, bodies)
+        )
         config = uvicorn.Config(
             app,
             host=host,
             port=port,
             http=protocol,
-            ws="none",
+            ws="none",  # BoundedProtocol knows where there are WebSockets
+            ws_max_size=max_message_bytes,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            # Images are compressed, and a bound on what is sent would be none on what it becomes.
+            ws_per_message_deflate=False,
             lifespan="on",
             log_config=None,
             log_level=log_level,
@@ -137,6 +150,7 @@ class Server(uvicorn.Server):
         self.failure: Exception | None = None
         self.listening = asyncio.Event()
         self._connections = connections
+        self._create_protocol = partial(protocol, config, self.server_state)
         self._lifecycle = lifecycle
         self._admin_port = admin_port
         self._drain_delay_s = drain_delay_s
@@ -219,12 +233,9 @@ class Server(uvicorn.Server):
             server.close()
         waiting = [connection for listener in listeners for connection in _close_listener(listener)]
         for connection in waiting:
-            await loop.connect_accepted_socket(self._create_protocol, connection)
-
-    def _create_protocol(self) -> BoundedProtocol:
-        return BoundedProtocol(
-            self._connections, self.config, self.server_state, self.lifespan.state
-        )
+            await loop.connect_accepted_socket(
+                partial(self._create_protocol, self.lifespan.state), connection
+            )
 
     async def _read_first_requests(self) -> None:
         """Wait until each connection has had a request, FIRST_REQUEST_S at most."""
@@ -236,6 +247,16 @@ class Server(uvicorn.Server):
             ):
                 return
             await asyncio.sleep(TICK_S)
+
+
+def _open_websocket(
+    bodies: BodyRoom, config: uvicorn.Config, state: ServerState, app_state: dict[str, Any]
+) -> asyncio.Protocol:
+    """Return the protocol of a connection that becomes a WebSocket."""
+    # Few have streams, and only they need what it is made of.
+    from serving.websocket_protocol import WebSocketConnection  # noqa: PLC0415
+
+    return WebSocketConnection(bodies, config, state, app_state)
 
 
 def _allow_descriptors(number: int) -> None:

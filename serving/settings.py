@@ -133,7 +133,10 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(
-        16 * 2**20, ge=1024, le=2**30, description="Largest request body in bytes."
+        16 * 2**20,
+        ge=1024,
+        le=2**30,
+        description="Largest request body, or message of a stream, in bytes.",
     )
     max_bodies_bytes: int = Field(
         256 * 2**20,
@@ -205,6 +208,27 @@ class Settings(BaseSettings):
         le=65535,
         description="Port that metrics and documentation are served at, and at no other; by "
         "default they are served with the rest.",
+    )
+
+    max_streams: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="Streams of one client that are known at once. Beyond it, one that nothing is "
+        "sent on is forgotten for each new one.",
+    )
+    max_stream_frames: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Frames of one stream under way at once, from decoding to the answer. Of those "
+        "beyond, the newest waits.",
+    )
+    stream_idle_ms: float = Field(
+        300_000.0,
+        gt=0,
+        description="Time without a frame after which a stream is forgotten, and its WebSocket "
+        "closed.",
     )
 
     max_waiting: int = Field(

@@ -54,6 +54,8 @@ class SimulatedOutcome:
     """Number of the model whose exit it was, where several are served as one."""
     earlier: tuple[PointId, ...] = ()
     """Points of the answers that it had in hand when it was run again, in their order."""
+    superseded: bool = False
+    """Whether a newer frame of its stream took its place while it waited."""
 
     @property
     def points(self) -> tuple[PointId, ...]:
@@ -245,11 +247,18 @@ class SimulatedServer:
         reason = refusal(
             self._num_waiting_of, request.principal, self.num_waiting, self._max_waiting
         )
-        if reason is not None:
+        if reason is not None and not self._is_awaited(request):
             self._ended(SimulatedOutcome(request, request.arrival_s, 0, reason))
             return
         self._inbox.append(request)
         self._num_open += 1
+
+    def _is_awaited(self, request: Request) -> bool:
+        """Return whether an older frame of its stream waits, whose place it takes."""
+        if not request.stream:
+            return False
+        arrived = any(each.stream_key == request.stream_key for each in self._inbox)
+        return arrived or self._state.is_awaited(request)
 
     def _num_waiting_of(self, principal: str) -> int:
         arrived = sum(request.principal == principal for request in self._inbox)
@@ -293,7 +302,10 @@ class SimulatedServer:
             request = self._inbox.popleft()
             arrived.append((request, request.arrival_s))
         if arrived:
-            self._state.add(arrived)
+            arrivals = self._state.add(arrived)
+            for request in arrivals.superseded:
+                self._end(SimulatedOutcome(request, self.now_s, 0, None, superseded=True))
+            self._conclude(arrivals.concluded)
         self._conclude(self._state.expire(self.now_s))
 
     def _act(self) -> float | None:

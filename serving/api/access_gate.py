@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.access.identity import Identify
+from serving.api.handshake import check_origin, http_request
 from serving.api.problems import not_found, respond
 from serving.core.errors import Forbidden, ServingError, TooManyRequests
 from serving.core.ports import Clock
@@ -88,18 +89,20 @@ class AccessGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event stream of any type."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         if self._is_elsewhere(scope):
-            await not_found(Request(scope, receive))(scope, receive, send)
+            await not_found(http_request(scope))(scope, receive, send)
             return
         try:
-            scope["state"]["principal"] = self._admit(scope)
+            scope["state"]["principal"] = self._admitted(scope)
+            if scope["type"] == "websocket":
+                check_origin(scope)
         except ServingError as error:
-            self._refused(error)
-            await respond(Request(scope, receive), error)(scope, receive, send)
+            await respond(http_request(scope), error)(scope, receive, send)
             return
+        scope["state"]["admit_frame"] = partial(self._admitted, scope)
         await self._app(scope, receive, send)
 
     def _is_elsewhere(self, scope: Scope) -> bool:
@@ -109,6 +112,14 @@ class AccessGate:
             return False
         server = scope.get("server")
         return _is_for_admins(path) != (server is not None and server[1] == self._admin_port)
+
+    def _admitted(self, scope: Scope) -> Principal:
+        """Return whose request it is, or who sends a further frame; count who is refused."""
+        try:
+            return self._admit(scope)
+        except ServingError as error:
+            self._refused(error)
+            raise
 
     def _admit(self, scope: Scope) -> Principal:
         """Return whose request it is.

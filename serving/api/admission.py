@@ -185,7 +185,11 @@ class Admission:
         """Return what a request's turn to be decoded depends on, which needs ``needed_s`` yet."""
         principal = context.principal
         return Claim(
-            context.deadline_s, context.deadline_s - needed_s, principal.name, principal.share
+            context.deadline_s,
+            context.deadline_s - needed_s,
+            principal.name,
+            principal.share,
+            context.stream,
         )
 
     def check_room(self, header: Header, claim: Claim, context: RequestContext) -> None:

@@ -21,8 +21,10 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from serving.api.admission import Admission, Limits
+from serving.api.body import BodyRoom
 from serving.api.connection import while_connected
 from serving.api.event_stream import DONE, ERROR, EventStream
+from serving.api.frames import FrameTurns
 from serving.api.inference import Inference, no_answer, no_boxes
 from serving.api.intake import Intake
 from serving.api.lifecycle import Lifecycle
@@ -63,6 +65,8 @@ class DetectionService:
         metrics: Metrics,
         limits: Limits,
         clock: Clock,
+        turns: FrameTurns,
+        bodies: BodyRoom | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
@@ -76,9 +80,11 @@ class DetectionService:
             metrics=metrics,
             limits=limits,
             clock=clock,
+            turns=turns,
+            bodies=bodies or BodyRoom(limits.max_bodies_bytes),
             tracing=tracing,
         )
-        self._inference = Inference(backend, pool, self.admission, limits, clock)
+        self._inference = Inference(backend, pool, self.admission, turns, limits, clock)
         self._replies = Replies(backend.family, limits, clock)
 
     async def serve(self, http: HttpRequest, adapter: ProtocolAdapter) -> Response:

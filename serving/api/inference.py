@@ -7,6 +7,7 @@ import itertools
 from contextlib import aclosing
 
 from serving.api.admission import Admission, Limits
+from serving.api.frames import FrameTurns
 from serving.api.protocol_adapter import ParsedRequest
 from serving.api.request_context import RequestContext
 from serving.core.errors import BackendError, DeadlineExceeded, Overloaded, ShedReason
@@ -27,12 +28,14 @@ class Inference:
         backend: Backend,
         pool: DecodePool,
         admission: Admission,
+        turns: FrameTurns,
         limits: Limits,
         clock: Clock,
     ) -> None:
         self._backend = backend
         self._pool = pool
         self._admission = admission
+        self._turns = turns
         self._limits = limits
         self._clock = clock
         self._ids = itertools.count()
@@ -42,7 +45,8 @@ class Inference:
     ) -> tuple[Letterbox, Answered]:
         """Decode the image and find its boxes; return where it lies in the input, and the answer.
 
-        Raises Overloaded, DeadlineExceeded, PayloadTooLarge, InvalidImage or BackendError.
+        Raises Overloaded, FrameSuperseded, DeadlineExceeded, PayloadTooLarge, InvalidImage or
+        BackendError.
         """
         pixels, placement = await self.decode(message, context)
         try:
@@ -63,16 +67,20 @@ class Inference:
     ) -> tuple[Image, Letterbox]:
         """Return the pixels of a request's image, and where it lies.
 
-        Raises Overloaded, PayloadTooLarge or InvalidImage.
+        Raises Overloaded, FrameSuperseded, PayloadTooLarge or InvalidImage.
         """
         try:
             async with asyncio.timeout(context.deadline_s - self._clock()):
+                if context.frame is not None:
+                    await self._turns.turn(context.frame)
                 decoded = await self._pool.decode(message.data, message.header, context.claim)
         except TimeoutError as error:
             raise Overloaded(
                 "The deadline came while the image waited to be decoded.",
                 ShedReason.REJECTED_EXPIRED,
             ) from error
+        if context.frame is not None:
+            self._turns.streams.submit(context.frame)
         context.decoded_s = self._clock()
         self._admission.decoded(context)
         return decoded
@@ -91,6 +99,7 @@ class Inference:
             streaming=streaming,
             principal=context.principal.name,
             share=context.principal.share,
+            stream=context.stream,
         )
 
 

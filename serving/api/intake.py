@@ -18,6 +18,7 @@ from starlette.requests import Request as HttpRequest
 from serving.api.admission import Admission, Limits
 from serving.api.body import BodyRoom
 from serving.api.budget import DEADLINE_PARAMETER, Budget, parse_budget
+from serving.api.frames import FrameTurns
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import parse_options
 from serving.api.problems import to_ms
@@ -50,6 +51,8 @@ class Intake:
         metrics: Metrics,
         limits: Limits,
         clock: Clock,
+        turns: FrameTurns,
+        bodies: BodyRoom,
         tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
@@ -60,7 +63,8 @@ class Intake:
         self._clock = clock
         self._tracing = tracing
         self._defaults = parse_options((), backend.family)
-        self._bodies = BodyRoom(limits.max_bodies_bytes)
+        self._turns = turns
+        self._bodies = bodies
         self.places = Places(limits.max_requests)
 
     def context(self, http: HttpRequest) -> RequestContext:
@@ -87,7 +91,7 @@ class Intake:
         """
         ending: AnsweredFacts | BaseException | None = None
         try:
-            with context.body:
+            with context.body, context.exits:
                 yield
             ending = context.reply
         except BaseException as error:
@@ -137,6 +141,8 @@ class Intake:
             self._metrics.demanded()
             context.claim = self._admission.claim(needed_s, context)
             self._admission.check_room(header, context.claim, context)
+        if context.frame is not None:  # now it is worth the place of an older one
+            self._turns.admit(context.frame)
         return message
 
     def _parse_head(
@@ -159,6 +165,9 @@ class Intake:
         with self._demanded():
             self.places.check(context.principal)
         context.options = adapter.read_head(http)
+        if (frame := context.options.frame) is not None:
+            key = (context.principal.name, frame.stream)
+            context.frame = context.exits.enter_context(self._turns.entered(key, frame.number))
 
     @contextmanager
     def _demanded(self) -> Iterator[None]:

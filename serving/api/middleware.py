@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.access_gate import HEALTH_PATHS
+from serving.api.handshake import http_request
 from serving.api.numbers import integer, shown
 from serving.api.problems import respond
 from serving.core.errors import MisdirectedRequest
@@ -32,6 +32,8 @@ SKIPPABLE_BYTES = 2**20
 ANY_HOST = "*"
 # A reply is what its Content-Type says and nothing that a browser would rather see in it.
 _ALWAYS = ((b"x-content-type-options", b"nosniff"),)
+_HANDSHAKE = frozenset(("websocket.accept", "websocket.http.response.start"))
+"""Types of the messages that a handshake ends with."""
 
 
 class Middleware:
@@ -62,7 +64,7 @@ class Middleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event stream of any type."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         arrival_s = self._clock()
@@ -70,7 +72,7 @@ class Middleware:
         scope.setdefault("state", {}).update(
             arrival_s=arrival_s, request_id=echoed[0][1].decode("ascii")
         )
-        if scope["method"] == "HEAD":
+        if scope.get("method") == "HEAD":
             scope = {**scope, "method": "GET"}
         exchange = _Exchange(scope, receive, send, echoed, self._leaving)
         # Probes ask for an address.
@@ -78,13 +80,13 @@ class Middleware:
             host = Headers(scope=scope).get("host", "")
             if not self._is_served(host):
                 error = MisdirectedRequest(f"The host {shown(host)} is not served here.")
-                await respond(Request(scope), error)(scope, exchange.receive, exchange.send)
+                await respond(http_request(scope), error)(scope, exchange.receive, exchange.send)
                 return
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:
             if not exchange.started:
-                await respond(Request(scope), error)(scope, exchange.receive, exchange.send)
+                await respond(http_request(scope), error)(scope, exchange.receive, exchange.send)
             raise
 
     def _is_served(self, host: str) -> bool:
@@ -138,7 +140,10 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in _HANDSHAKE:
+            self.started = True
+            message["headers"] = [*message.get("headers", ()), *_ALWAYS, *self._echoed]
+        elif message["type"] == "http.response.start":
             self.started = True
             is_cut = not self._body_ended and self._must_close(message["status"])
             close = [(b"connection", b"close")] if is_cut or self._leaving() else []

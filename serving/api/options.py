@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.api.frames import FrameId
 from serving.api.numbers import decimal, integer, shown
 from serving.api.wanted_classes import CLASSES, MAX_LENGTH, parse_classes
 from serving.core.errors import InvalidParameter
@@ -28,6 +29,8 @@ class Options:
     score_threshold: float
     classes: frozenset[int] | None = None
     """Classes that boxes are wanted of, by label; None for all."""
+    frame: FrameId | None = None
+    """Which frame of which stream the image is; None if it is of none."""
 
     def wanted(self, detections: Detections) -> npt.NDArray[np.bool_]:
         """Return which of ``detections`` are wanted, ``(N,)``."""

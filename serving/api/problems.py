@@ -55,6 +55,7 @@ PROBLEMS = {
     "method-not-allowed": Problem(405, "This method is not served here"),
     "body-timeout": Problem(408, "The body did not arrive within the budget"),
     "head-timeout": Problem(408, "The head of the request did not arrive in time"),
+    "superseded": Problem(409, "A newer frame of the stream has come"),
     "payload-too-large": Problem(413, "The image is too large"),
     "unsupported-image": Problem(415, "Not a kind of image that is served"),
     "misdirected-request": Problem(421, "This host is not served here"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from serving.core.ladder import PointId
 from serving.core.letterbox import Letterbox
 from serving.core.principals import NOBODY, Principal
 from serving.core.request import Answered
+from serving.core.streams import Frame
 from serving.imaging.decode_pool import Claim
 from serving.observability.metrics import AnsweredFacts
 
@@ -55,6 +57,10 @@ class RequestContext:
     """Place in the backlog, once the request is inside."""
     reply: AnsweredFacts | None = None
     """Facts of the answer that was given, once it has been."""
+    frame: Frame | None = None
+    """Frame of a stream that it is, once its head has been read; None if it is of none."""
+    exits: ExitStack = field(default_factory=ExitStack)
+    """What is to be left when the request ends."""
     trace: RequestTrace | None = None
     """Trace of the request, if it is traced."""
 
@@ -62,6 +68,11 @@ class RequestContext:
     def deadline_s(self) -> float:
         """Instant by which the reply must be on its way."""
         return self.arrival_s + self.budget.seconds
+
+    @property
+    def stream(self) -> str:
+        """Name of the principal's stream that it is a frame of; empty if it is of none."""
+        return "" if self.frame is None else self.frame.key[1]
 
     def degraded(self, family: Family, points: Sequence[PointId]) -> bool:
         """Return whether a better answer than that of these operating points was allowed."""

@@ -16,7 +16,9 @@ from serving.api.budget import DEADLINE_HEADER, DEADLINE_PARAMETER
 from serving.api.detect import DetectionService
 from serving.api.direct import Endpoint
 from serving.api.event_stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
+from serving.api.frames import FRAME_PARAMETER, MAX_NUMBER, STREAM_PARAMETER
 from serving.api.lifecycle import Lifecycle
+from serving.api.numbers import shown
 from serving.api.options import describe_options
 from serving.api.pages import Page
 from serving.api.problems import MEDIA_TYPE, PROBLEMS, to_ms
@@ -31,8 +33,10 @@ from serving.api.schemas import (
     ProblemDetails,
     Status,
 )
+from serving.api.stream_session import STREAM_PATH
 from serving.api.upload import Upload
 from serving.core.catalog import Catalog, Exit
+from serving.core.errors import InvalidRequest
 from serving.core.family import Family
 from serving.core.pareto_front import OperatingPoint
 from serving.core.ports import Backend
@@ -64,6 +68,19 @@ def create_router(
     """Return the server's own routes over their collaborators; ``page`` is the HTML of ``/``."""
     router, index_page = APIRouter(), Page(page)
     _add_detect(router, detect, backend.family)
+
+    @router.get(
+        STREAM_PATH,
+        summary="Find objects in the images of a stream, over a WebSocket",
+        description="Each binary message is one image, numbered from 1; each is told of by one "
+        "text message, `frame`, `outcome` and what `POST /v1/detect` replies. The parameters are "
+        'those of `POST /v1/detect`; a text message `{"deadline_ms": 120}` changes the budget.',
+        responses={400: _problem_description(400), 403: _problem_description(403)},
+    )
+    async def stream(name: str) -> None:
+        raise InvalidRequest(
+            f"The stream {shown(name)} is a WebSocket (RFC 6455): ask for an upgrade to one."
+        )
 
     @router.get("/v1/models", summary="Models, and what can be expected of each exit")
     async def models() -> Models:
@@ -137,6 +154,20 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family) -> None:
                     "schema": {"type": "number", "exclusiveMinimum": 0},
                 },
                 *describe_options(family),
+                {
+                    "name": STREAM_PARAMETER,
+                    "in": "query",
+                    "description": "Name of the stream that the image is a frame of: letters, "
+                    f"digits and . _ ~ -. {FRAME_PARAMETER} belongs to it.",
+                    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
+                },
+                {
+                    "name": FRAME_PARAMETER,
+                    "in": "query",
+                    "description": "Number of the frame, larger than those before. One that still "
+                    "waits when a newer one comes is answered 409.",
+                    "schema": {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER},
+                },
             ],
             "requestBody": {
                 "required": True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -13,6 +14,7 @@ from serving.api.accept import JSON
 from serving.api.admission import Limits
 from serving.api.body import check_head, check_type, image_bytes
 from serving.api.budget import DEADLINE_PARAMETER
+from serving.api.frames import FRAME_PARAMETER, PARAMETERS, STREAM_PARAMETER, parse_frame
 from serving.api.options import Options, parse_options
 from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.core.family import Family
@@ -30,14 +32,16 @@ class Upload:
 
     def read_head(self, http: HttpRequest) -> Options:
         """Return the options, which are in the query string, as a budget may be."""
+        query, others = http.query_params, (DEADLINE_PARAMETER, *PARAMETERS)
         options = parse_options(
-            [item for item in http.query_params.multi_items() if item[0] != DEADLINE_PARAMETER],
+            [item for item in query.multi_items() if item[0] not in others],
             self._family,
-            others=(DEADLINE_PARAMETER,),
+            others,
         )
+        frame = parse_frame(query.getlist(STREAM_PARAMETER), query.getlist(FRAME_PARAMETER))
         check_type(http.headers)
         check_head(http.headers, self._limits.max_body_bytes)
-        return options
+        return options if frame is None else replace(options, frame=frame)
 
     async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
         """Read the image, which is the body or its only field."""

@@ -31,6 +31,7 @@ from serving.core.catalog import ModelEntry
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
+    FrameSuperseded,
     Overloaded,
     ServingError,
     ShedReason,
@@ -39,7 +40,7 @@ from serving.core.fair_shares import refusal
 from serving.core.family import Family
 from serving.core.latency import TAIL_QUANTILE, quantile
 from serving.core.ports import Clock, Image, Observer
-from serving.core.request import Answered, Cancelled, Failed, Request, Shed
+from serving.core.request import Answered, Cancelled, Failed, Request, Shed, Superseded
 from serving.engine import error_of
 from serving.triton import wire
 from serving.triton.answer import read_answer
@@ -214,6 +215,9 @@ class TritonBackend:
         except (asyncio.CancelledError, GeneratorExit):
             self._observer.ended(Cancelled(request, self._clock()))
             raise
+        except FrameSuperseded:
+            self._observer.ended(Superseded(request, self._clock()))
+            raise
         except Overloaded as error:
             now_s = self._clock()
             self._observer.ended(Shed(request, error.reason, now_s, error.retry_after_s))
@@ -293,6 +297,7 @@ class TritonBackend:
             wire.PRINCIPAL: request.principal,
             wire.SHARE_THOUSANDTHS: max(1, round(request.share * 1e3)),
             **({wire.EVERY_EXIT: True} if request.streaming else {}),
+            **({wire.STREAM: request.stream} if request.stream else {}),
         }
         message = infer_request(self._model, name, parameters)
         shared = self._memory.registered

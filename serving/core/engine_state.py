@@ -11,6 +11,10 @@ who is told which rows of which cohort are left (``CohortChange``).
 Several runs may be under way at once. Their requests and cohorts are in no snapshot until they end,
 so no decision can be about them, and whoever is removed meanwhile leaves when its run ends.
 
+No two frames of one stream wait: one that is added supersedes another that no run is under way for,
+and takes its place. Whoever is held of that stream ends with the answer in hand, since nobody wants
+a better one of an older frame.
+
 A held request has an answer in hand, which its driver keeps. It leaves when it is removed, when its
 deadline comes (``expire``), or at the end of a run, under way then, that did not answer it in time.
 """
@@ -54,6 +58,15 @@ class CohortChange(NamedTuple):
     """Positions of these rows before the change, in order; none if the cohort is gone."""
 
 
+class Arrivals(NamedTuple):
+    """The outcome of an arrival of frames: those that are no longer here for it."""
+
+    superseded: tuple[Request, ...] = ()
+    """Frames that waited."""
+    concluded: tuple[Request, ...] = ()
+    """Frames that were held: they end with the answer that they have in hand."""
+
+
 class Completion(NamedTuple):
     """The outcome of a run that has ended well."""
 
@@ -75,8 +88,8 @@ class Completion(NamedTuple):
 class EngineState:
     """The requests that one engine has taken and not ended, of which at most ``max_held`` are held.
 
-    Only its numbers (``num_waiting``, ``num_waiting_of``, ``num_in_flight``, ``num_held``) may be
-    read from other threads.
+    Only its numbers (``num_waiting``, ``num_waiting_of``, ``num_in_flight``, ``num_held``) and
+    ``is_awaited`` may be read from other threads.
     """
 
     def __init__(self, max_held: int) -> None:
@@ -104,6 +117,11 @@ class EngineState:
     def num_waiting_of(self, principal: str) -> int:
         """Return how many of the requests that ``num_waiting`` counts are this principal's."""
         return sum([request.principal == principal for request in tuple(self._waiting)])
+
+    def is_awaited(self, request: Request) -> bool:
+        """Return whether another frame of its stream waits, whose place ``request`` would take."""
+        key, busy = request.stream_key, self._busy_ids()
+        return any(each.stream_key == key and each.id not in busy for each in tuple(self._waiting))
 
     @property
     def num_in_flight(self) -> int:
@@ -161,18 +179,24 @@ class EngineState:
 
     # -- what happens ----------------------------------------------------------------------------
 
-    def add(self, arrivals: Iterable[tuple[Request, float]]) -> None:
-        """Let requests wait.
+    def add(self, arrivals: Iterable[tuple[Request, float]]) -> Arrivals:
+        """Let requests wait, and return those that leave because of that.
 
         ``arrivals``: requests and the instants (seconds) at which they were submitted, earliest
         first.
         """
+        superseded: list[Request] = []
+        concluded: list[Request] = []
         for request, submitted_s in arrivals:
+            if request.stream:
+                superseded += self._leave_for(request, self._waiting)
+                concluded += self._leave_for(request, [h.request for h in self._held.values()])
             busy = self._at_work or submitted_s < self._idle_since_s
             if not self._virtual.knows_only(request.principal):
                 self._virtual.joined(request.principal, self._owed())
             insort(self._waiting, request, key=_urgency)
             self._demand.arrived(submitted_s, request.deadline_s - submitted_s, busy)
+        return Arrivals(tuple(superseded), tuple(concluded))
 
     def apply(self, decision: Decision) -> tuple[CohortChange, ...]:
         """Carry out ``decision`` as far as requests are concerned.
@@ -269,7 +293,16 @@ class EngineState:
 
     def _busy_ids(self) -> set[int]:
         """Return the ids of the requests in runs that are under way."""
-        return {request.id for run, _ in self._under_way for request in run.requests}
+        return {request.id for run, _ in tuple(self._under_way) for request in run.requests}
+
+    def _leave_for(self, frame: Request, others: Iterable[Request]) -> list[Request]:
+        """Remove, and return, the older frames of a stream among ``others`` that are in no run."""
+        older = [each for each in others if each.stream_key == frame.stream_key]
+        if older:
+            busy = self._busy_ids()
+            older = [each for each in older if each.id not in busy]
+            self.remove(older)
+        return older
 
     def _begin(self, run: Run) -> None:
         """Put ``run`` under way.

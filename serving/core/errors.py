@@ -15,6 +15,7 @@
     |- TooManyRequests          whoever sent it sends more than it may
     |- BudgetInfeasible         an idle server could not answer within the budget
     |- Overloaded               shed: refused before any work, or evicted after some
+    |- FrameSuperseded          a newer frame of its stream came before it was begun
     |- DeadlineExceeded         admitted, then missed: the server's own failure
     |- RequestCancelled         the client went away
     '- BackendError             the engine failed
@@ -173,6 +174,12 @@ class Overloaded(ServingError):
         super().__init__(detail)
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class FrameSuperseded(ServingError):
+    """An error for a frame of a stream that has given way to a newer one."""
+
+    slug = "superseded"
 
 
 class DeadlineExceeded(ServingError):

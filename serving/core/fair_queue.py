@@ -15,7 +15,7 @@ but itself; and who asks seldom does not wait behind who asks often.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -68,6 +68,10 @@ class FairQueue(Generic[T]):
         insort(self._waiting.setdefault(flow, []), waiting)
         self._weights[flow] = weight
         return waiting
+
+    def waiting_of(self, flow: Hashable) -> Sequence[Waiting[T]]:
+        """Return what waits in a flow, what is due first first."""
+        return tuple(self._waiting.get(flow, ()))
 
     def remove(self, waiting: Waiting[T]) -> bool:
         """Take out a piece of work without doing it; return whether it was still waiting."""

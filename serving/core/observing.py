@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.core.request import Answered, Cancelled, Failed, Request, Result, Shed
+from serving.core.request import (
+    Answered,
+    Cancelled,
+    Failed,
+    Request,
+    Result,
+    Shed,
+    Superseded,
+)
 from serving.core.segment import Segment
 
 MARGIN_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -39,6 +47,7 @@ RESULT_NAMES: dict[type[Result], str] = {
     Answered: "answered",
     Shed: "shed",
     Cancelled: "cancelled",
+    Superseded: "superseded",
     Failed: "failed",
 }
 """Names of the ways in which a request leaves the engine, as metric labels have them."""

@@ -1,4 +1,4 @@
-"""A request as the executor sees it, and the four ways it can end."""
+"""A request as the executor sees it, and the five ways it can end."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ class Request:
     """Name of whom it is for; see ``principals``."""
     share: float = 1.0
     """Weight of that principal where engine time is short."""
+    stream: str = ""
+    """Name of the principal's stream that it is a frame of; empty if it is of none. One that is
+    submitted later is newer."""
+
+    @property
+    def stream_key(self) -> tuple[str, str]:
+        """Principal and stream, which tell frames of one stream from those of others."""
+        return self.principal, self.stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +111,12 @@ class Failed:
     finished_s: float
 
 
-Result = Answered | Shed | Cancelled | Failed
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The result of a frame that waited while a newer one of its stream came to wait."""
+
+    request: Request
+    finished_s: float
+
+
+Result = Answered | Shed | Cancelled | Superseded | Failed

@@ -33,6 +33,7 @@ from serving.core.fair_queue import FairQueue, Waiting
 from serving.core.letterbox import Letterbox, ModelInput
 from serving.core.ports import Clock, Image
 from serving.core.recent_values import RecentValues
+from serving.core.streams import superseded
 from serving.imaging.decode_cost import memory_bytes, work_ns
 from serving.imaging.decoding import LazyPixels, decode_all
 from serving.imaging.pixels import BLOCK_BYTES, Checkpoint
@@ -131,6 +132,8 @@ class Claim:
     """Whom its time is charged to."""
     weight: float = 1.0
     """Share of its principal, in proportion to those of the others."""
+    stream: str = ""
+    """Name of the principal's stream that it is a frame of; empty if it is of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +217,17 @@ class _Lane:
             # An error knows this frame and the job knows the error: with what else both know, such
             # as the file, they would stay until the next collection.
             del job, waiting
+
+    def supersede(self, claim: Claim) -> None:
+        """End what waits of the stream of a newer frame."""
+        with self._changed:
+            waiting = self._queue.waiting_of(claim.principal)
+            older = [each for each in waiting if each.item.claim.stream == claim.stream]
+            for each in older:
+                self._queue.remove(each)
+            self._changed.notify_all()
+        for each in older:
+            _fail(each.item, superseded())
 
     def close(self) -> None:
         """Drop what waits, stop what runs, and let the threads end."""
@@ -405,9 +419,10 @@ class DecodePool:
     ) -> tuple[Image, Letterbox]:
         """Return the pixels of an image, decoded in a thread, and where it lies.
 
-        Cancelling takes it out of the queue, or stops it. Raises Overloaded when the queue is full
-        or the claim's time has passed, PayloadTooLarge for an image that takes far longer than it
-        should, and InvalidImage.
+        Cancelling takes it out of the queue, or stops it. Of a stream only the newest frame waits:
+        others raise FrameSuperseded. Raises Overloaded when the queue is full or the claim's time
+        has passed, PayloadTooLarge for an image that takes far longer than it should, and
+        InvalidImage.
         """
         claim = claim or Claim()
         left_s = claim.deadline_s - self._clock()
@@ -462,6 +477,9 @@ class DecodePool:
         return Cost(seconds, estimate.num_bytes)
 
     def _run(self, job: _Job[T]) -> Awaitable[T]:
+        if job.claim.stream:
+            for lane in (self._prompt, self._dear):
+                lane.supersede(job.claim)
         return self._lane(job.cost).run(job)
 
     def _decode(

@@ -26,6 +26,7 @@ from serving.core.errors import (
     BudgetInfeasible,
     DeadlineExceeded,
     Forbidden,
+    FrameSuperseded,
     InvalidRequest,
     Overloaded,
     RequestCancelled,
@@ -89,6 +90,7 @@ OUTCOMES = (
     "rejected",
     "evicted",
     "late",
+    "superseded",
     "cancelled",
     "invalid",
     "error",
@@ -97,6 +99,7 @@ _OUTCOME_OF: dict[type[BaseException], str] = {
     InvalidRequest: "invalid",
     BudgetInfeasible: "infeasible",
     TooManyRequests: "limited",
+    FrameSuperseded: "superseded",
     DeadlineExceeded: "late",
     RequestCancelled: "cancelled",
 }

@@ -22,6 +22,7 @@ from serving.core.errors import (
     BackendUnavailable,
     EngineLost,
     EngineStalled,
+    FrameSuperseded,
     InvalidParameter,
     InvalidRequest,
     Overloaded,
@@ -56,6 +57,7 @@ ANSWERS_IN_HAND = "answers_in_hand"  # asks for each answer that a better one ma
 CANCEL_BY_ID = "cancel_by_id"
 PRINCIPAL = "principal"  # name of whom it is for
 SHARE_THOUSANDTHS = "share_thousandths"  # weight of that principal where engine time is short
+STREAM = "stream"  # name of the principal's stream that it is a frame of
 COMMAND = "command"
 TARGET = "target"
 COMMAND_STATUS = "status"
@@ -112,6 +114,7 @@ _PLAIN: dict[str, Callable[[str], ServingError]] = {
         InvalidRequest,
         InvalidParameter,
         RequestCancelled,
+        FrameSuperseded,
         BackendError,
         BackendUnavailable,
         EngineLost,

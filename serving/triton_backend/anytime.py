@@ -29,6 +29,7 @@ import triton_python_backend_utils as pb_utils
 from serving.artifacts.model_folders import read_entry
 from serving.core.errors import (
     BackendUnavailable,
+    FrameSuperseded,
     InvalidParameter,
     InvalidRequest,
     Overloaded,
@@ -70,6 +71,7 @@ _CODES: dict[type[ServingError], str] = {
     InvalidRequest: "INVALID_ARG",
     Overloaded: "UNAVAILABLE",
     RequestCancelled: "CANCELLED",
+    FrameSuperseded: "CANCELLED",
     ServingError: "INTERNAL",
 }
 
@@ -213,6 +215,7 @@ class TritonPythonModel:
         streaming = options.pop(wire.EVERY_EXIT, False)
         principal = str(options.pop(wire.PRINCIPAL, ""))
         share = _positive(options, wire.SHARE_THOUSANDTHS, 1000) / 1e3
+        stream = str(options.pop(wire.STREAM, ""))
         if options:
             raise InvalidParameter(f"There is no parameter {next(iter(options))!r}.")
         if not min_depth <= max_depth:
@@ -229,6 +232,7 @@ class TritonPythonModel:
             bool(streaming),
             principal,
             share,
+            stream,
         )
 
     def _run_command(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:

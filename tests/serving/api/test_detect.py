@@ -26,6 +26,7 @@ from serving.core.errors import (
     BackendError,
     BackendUnavailable,
     DeadlineExceeded,
+    FrameSuperseded,
     Overloaded,
     RequestCancelled,
     ShedReason,
@@ -475,6 +476,7 @@ class TestEndings:
             (BackendError("x"), "backend-error", "error"),
             (BackendUnavailable("x"), "backend-unavailable", "error"),
             (RequestCancelled("x"), "cancelled", "cancelled"),
+            (FrameSuperseded("x"), "superseded", "superseded"),
             (RuntimeError("x"), "internal", "error"),
         ],
     )
@@ -502,6 +504,7 @@ class TestEndings:
             TooManyRequests("x"),
             DeadlineExceeded("x"),
             RequestCancelled("x"),
+            FrameSuperseded("x"),
             BackendError("x"),
         ):
             backend.behaviour = raising(error)
@@ -511,7 +514,7 @@ class TestEndings:
             async with gateway.busy():
                 await gateway.detect()
         counted = gateway.outcomes()
-        assert counted.pop("cancelled") == 1 + 5, "and those whose company was needed"
+        assert counted.pop("cancelled") == 1 + 6, "and those whose company was needed"
         assert counted == dict.fromkeys(set(OUTCOMES) - {"cancelled"}, 1)
 
     async def test_never_a_late_success(self, gateway: Gateway) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from serving.core import segment as segments
-from serving.core.engine_state import CohortChange, Completion, EngineState
+from serving.core.engine_state import Arrivals, CohortChange, Completion, EngineState
 from serving.core.errors import ShedReason
 from serving.core.policy import Cohort, Conclude, Held, Merge, Run, ShedRequests, Wait
 from serving.core.request import Request
@@ -21,8 +22,10 @@ NUM_EXITS = 3
 MAX_HELD = 3
 
 
-def request(id: int, deadline_s: float = 1.0, *, streaming: bool = False) -> Request:
-    return Request(id, 0.0, deadline_s, 1, NUM_EXITS, streaming)
+def request(
+    id: int, deadline_s: float = 1.0, *, streaming: bool = False, stream: str = ""
+) -> Request:
+    return Request(id, 0.0, deadline_s, 1, NUM_EXITS, streaming, stream=stream)
 
 
 A, B, C, D = (request(id) for id in range(4))
@@ -370,6 +373,49 @@ class TestSeveralRuns:
         assert state.snapshot(0.0).answered == {}
 
 
+class TestStreams:
+    def frame(self, id: int, stream: str = "cam", deadline_s: float = 1.0) -> Request:
+        return request(id, deadline_s, stream=stream)
+
+    def test_a_newer_frame_takes_the_place_of_one_that_waits(self):
+        old, other, new = self.frame(1), self.frame(2, "door"), self.frame(3, deadline_s=0.5)
+        state = state_of(A, old, other)
+        assert state.is_awaited(new)
+        assert state.add([(new, 0.0)]) == Arrivals((old,))
+        assert state.snapshot(0.0).waiting == (new, A, other)
+
+    def test_of_those_that_come_at_once_the_last_stays(self):
+        frames = [self.frame(id) for id in range(4)]
+        state = EngineState(MAX_HELD)
+        assert state.add([(each, 0.0) for each in frames]) == Arrivals(tuple(frames[:3]))
+        assert state.num_waiting == 1
+
+    def test_the_same_name_of_somebody_else_is_another_stream(self):
+        theirs = replace(self.frame(1), principal="bob")
+        state = state_of(theirs)
+        assert not state.is_awaited(self.frame(2))
+        assert state.add([(self.frame(2), 0.0)]) == Arrivals()
+        assert state.num_waiting == 2
+
+    @pytest.mark.parametrize("segment", [segments.STEM, segments.fused_exit(1)])
+    def test_one_that_has_started_goes_on(self, segment: Segment):
+        old, new = self.frame(1), self.frame(2)
+        state, run = state_of(old), Run(segment, (old,), None)
+        state.apply(run)
+        assert not state.is_awaited(new)
+        assert state.add([(new, 0.0)]) == Arrivals()
+        completion = state.complete(run, 0.0)
+        assert old in (completion.left or completion.cohort.requests)
+        assert state.snapshot(0.0).waiting == (new,)
+
+    def test_one_with_an_answer_in_hand_ends_with_it(self):
+        old, new = self.frame(1), self.frame(2)
+        state = state_of(old)
+        ran(state, Run(segments.fused_exit(1), (old,), None, hold=True))
+        assert state.add([(new, 0.0)]) == Arrivals((), (old,))
+        assert state.num_held == 0
+
+
 class EngineAndDevice(RuleBasedStateMachine):
     """An engine with up to three runs at once, and a device that holds batches as lists of the ids
     of their rows."""
@@ -393,11 +439,17 @@ class EngineAndDevice(RuleBasedStateMachine):
         self.under_way.append(run)
         self.state.apply(run)
 
-    @rule(deadline_s=st.floats(0, 1), streaming=st.booleans())
-    def arrive(self, deadline_s: float, streaming: bool) -> None:
-        new = request(next(self.ids), deadline_s, streaming=streaming)
+    @rule(
+        deadline_s=st.floats(0, 1), streaming=st.booleans(), stream=st.sampled_from(["", "x", "y"])
+    )
+    def arrive(self, deadline_s: float, streaming: bool, stream: str) -> None:
+        new = request(next(self.ids), deadline_s, streaming=streaming, stream=stream)
+        arrivals = self.state.add([(new, 0.0)])
+        for each in (*arrivals.superseded, *arrivals.concluded):
+            assert each.stream == stream != ""
+            assert self.inside.pop(each.id) is each
+        assert {each.id for each in arrivals.concluded} <= self.answered
         self.inside[new.id] = new
-        self.state.add([(new, 0.0)])
 
     @precondition(lambda self: len(self.under_way) < 3 and self.state.snapshot(0.0).waiting)
     @rule(
@@ -463,6 +515,11 @@ class EngineAndDevice(RuleBasedStateMachine):
             assert each.id in expected & self.answered
             del self.inside[each.id]
         assert self.state.next_expiry_s > now_s
+
+    @invariant()
+    def no_two_frames_of_one_stream_wait(self) -> None:
+        waiting = [each.stream for each in self.state.snapshot(0.0).waiting if each.stream]
+        assert len(waiting) == len(set(waiting))
 
     @invariant()
     def nobody_under_way_is_shown(self) -> None:

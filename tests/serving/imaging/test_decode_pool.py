@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.core.errors import InvalidImage, Overloaded, PayloadTooLarge, ShedReason
+from serving.core.errors import (
+    FrameSuperseded,
+    InvalidImage,
+    Overloaded,
+    PayloadTooLarge,
+    ShedReason,
+)
 from serving.core.letterbox import Letterbox, ModelInput
 from serving.imaging.decode_pool import (
     DEAR_BYTES,
@@ -313,6 +319,33 @@ class TestTurns:
         gate.open(3)
         await asyncio.gather(*images, read)
         assert order == ["1"]
+
+
+class TestStreams:
+    async def test_of_each_only_the_newest_frame_waits(self, make: Make, gate: Gate) -> None:
+        """Other principals' streams of that name, and what is no frame, wait beside it; so does a
+        dear frame, in its own lane, for as long as it is the newest."""
+        pool = make(max_pending=9)
+        frame: dict[str, Any] = {"principal": "a", "stream": "cam"}
+        running = [start(pool, b"running"), start(pool, b"dear", LARGE)]
+        await until(lambda: len(gate.came) == 2)
+        old = [start(pool, b"1", **frame), start(pool, b"2", LARGE, **frame)]
+        others = [start(pool, b"3", **frame), start(pool, b"b", principal="b", stream="cam")]
+        others += [start(pool, b"single", principal="a") for _ in range(2)]
+        for each in old:
+            with pytest.raises(FrameSuperseded):
+                await each
+        gate.open(6)
+        await asyncio.gather(*running, *others)
+        assert sorted(gate.came[2:]) == [b"3", b"b", b"single", b"single"]
+
+    async def test_one_that_is_being_decoded_goes_on(self, make: Make, gate: Gate) -> None:
+        pool = make(max_pending=9)
+        first = start(pool, b"1", stream="cam")
+        await until(lambda: gate.came)
+        second = start(pool, b"2", stream="cam")
+        gate.open(2)
+        await asyncio.gather(first, second)
 
 
 class TestDear:

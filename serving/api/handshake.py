@@ -1,0 +1,33 @@
+"""Handshakes of WebSockets, which are requests of HTTP until they are accepted."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import Scope
+
+from serving.api.numbers import shown
+from serving.core.errors import Forbidden
+
+
+def http_request(scope: Scope) -> Request:
+    """Return the request of a scope, of HTTP or of a handshake."""
+    if scope["type"] == "http":
+        return Request(scope)
+    return Request({**scope, "type": "http", "method": "GET"})
+
+
+def check_origin(scope: Scope) -> None:
+    """Raise Forbidden for a handshake that a page from elsewhere asks for.
+
+    Browsers let any page open a WebSocket to any server, and say where the page is from; what is no
+    browser says nothing.
+    """
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    if origin is None:
+        return
+    if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        raise Forbidden(f"Pages of {shown(origin)} may not open streams here.")

@@ -1,0 +1,332 @@
+"""Streams over WebSockets: what each frame is answered, and how connections end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from serving.access.keys import Keyring
+from serving.core.errors import FrameSuperseded
+from serving.core.ports import Image
+from serving.core.request import Answered, Request
+from tests.serving.api.test_access_gate import key, key_file
+from tests.serving.fakes import JPEG
+from tests.serving.gateway import Gateway
+from tests.serving.streams import MAX_MESSAGE_BYTES, StreamServer, serving_streams
+
+pytestmark = pytest.mark.anyio
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+class Gate:
+    """A backend's behaviour: answer once it is let."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._backend = gateway.backend
+        self._open = asyncio.Event()
+        self.seen: list[Request] = []
+        gateway.backend.behaviour = self.answer
+
+    async def answer(self, image: Image, request: Request) -> Answered:
+        self.seen.append(request)
+        await self._open.wait()
+        return await self._backend.answer(image, request)
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def begun(self, number: int) -> None:
+        await until(lambda: len(self.seen) >= number)
+
+
+class TestFrames:
+    async def test_each_is_told_of_once(self) -> None:
+        gateway = Gateway()
+        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=80") as cam:
+            for number in (1, 2, 3):
+                await cam.send(JPEG)
+                told = await cam.next()
+                assert told["frame"] == number
+                assert told["outcome"] == "answered"
+                assert told["budget_ms"] == 80.0
+                assert len(told["detections"]) == 3
+                assert told["request_id"].endswith(f"-{number}")
+        assert gateway.outcomes() == {"ok": 3}
+
+    async def test_a_reply_is_that_of_a_single_image(self) -> None:
+        gateway = Gateway()
+        single = (await gateway.detect(params={"score_threshold": "0.6"})).json()
+        async with (
+            serving_streams(gateway) as server,
+            server.stream("cam?score_threshold=0.6") as cam,
+        ):
+            await cam.send(JPEG)
+            told = await cam.next()
+        own = {"request_id", "frame", "outcome"}
+        assert {name: told[name] for name in told if name not in own} == {
+            name: single[name] for name in single if name not in own
+        }
+
+    async def test_a_bad_one_is_a_problem_and_the_next_is_served(self) -> None:
+        gateway = Gateway()
+        async with serving_streams(gateway) as server, server.stream() as cam:
+            await cam.send(b"no image", JPEG)
+            told = await cam.next()
+            assert (told["frame"], told["outcome"]) == (1, "unsupported-image")
+            assert told["type"] == "urn:punctual:problem:unsupported-image"
+            assert told["status"] == 415
+            assert (await cam.next())["outcome"] == "answered"
+        assert gateway.outcomes() == {"invalid": 1, "ok": 1}
+
+    async def test_beyond_those_under_way_only_the_newest_waits(self) -> None:
+        gateway = Gateway(max_stream_frames=2)
+        async with serving_streams(gateway) as server, server.stream() as cam:
+            gate = Gate(gateway)
+            for number in (1, 2):
+                await cam.send(JPEG)
+                await gate.begun(number)
+            await cam.send(JPEG, JPEG, JPEG)
+            assert await cam.outcomes(2) == {3: "superseded", 4: "superseded"}
+            gate.open()
+            assert await cam.outcomes(3) == dict.fromkeys((1, 2, 5), "answered")
+            assert [request.stream for request in gate.seen] == ["cam"] * 3
+        assert gateway.outcomes() == {"ok": 3, "superseded": 2}
+
+    async def test_what_the_engine_supersedes_is_told(self) -> None:
+        gateway = Gateway()
+
+        async def superseding(*_: Any) -> Answered:
+            raise FrameSuperseded("x")
+
+        gateway.backend.behaviour = superseding
+        async with serving_streams(gateway) as server, server.stream() as cam:
+            await cam.send(JPEG)
+            told = await cam.next()
+        assert (told["outcome"], told["status"]) == ("superseded", 409)
+
+    async def test_of_a_client_that_leaves_are_cancelled(self) -> None:
+        gateway = Gateway()
+        async with serving_streams(gateway) as server:
+            async with server.stream() as cam:
+                gate = Gate(gateway)
+                await cam.send(JPEG)
+                await gate.begun(1)
+            await until(lambda: gateway.outcomes() == {"cancelled": 1})
+            assert not server.connections._by_address
+
+
+class TestBudgets:
+    async def test_a_text_changes_that_of_the_frames_that_follow(self) -> None:
+        gateway = Gateway()
+        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=80") as cam:
+            await cam.send(JPEG, '{"deadline_ms": 120.5}', JPEG)
+            told = [await cam.next() for _ in range(2)]
+        assert {each["frame"]: each["budget_ms"] for each in told} == {1: 80.0, 2: 120.5}
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "x",
+            "[]",
+            "{}",
+            '{"deadline_ms": 0}',
+            '{"deadline_ms": NaN}',
+            '{"deadline_ms": "soon"}',
+            '{"deadline_ms": true}',
+            '{"deadline_ms": 9, "more": 1}',
+            '{"deadline_ms": 1' + "0" * 5000 + "}",
+            "[" * 4000,
+        ],
+    )
+    async def test_a_text_that_makes_no_sense_is_said_and_changes_nothing(self, text: str) -> None:
+        gateway = Gateway()
+        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=80") as cam:
+            await cam.send(text, JPEG)
+            told = await cam.next()
+            assert "frame" not in told
+            assert told["outcome"] == "invalid-parameter"
+            assert "deadline_ms" in told["detail"]
+            assert (await cam.next())["budget_ms"] == 80.0
+        assert gateway.outcomes() == {"ok": 1}
+
+
+class TestHandshakes:
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            ("cam?deadline_ms=0", 400),
+            ("cam?min_depth=9", 400),
+            ("cam?unknown=1", 400),
+            ("cam?frame=1", 400),
+            ("cam/era", 400),
+            ("", 400),
+            ("x" * 65, 400),
+        ],
+    )
+    async def test_a_wish_that_makes_no_sense_is_refused(self, path: str, status: int) -> None:
+        async with serving_streams(Gateway()) as server:
+            refused = await refusal(server, path)
+            assert refused.response.status_code == status
+            assert refused.response.headers["content-type"] == "application/problem+json"
+            assert b"invalid-parameter" in refused.response.body
+            assert refused.response.headers["x-request-id"]
+
+    async def test_a_key_is_asked_for(self, tmp_path: Any) -> None:
+        gateway = Gateway(keys_file=key_file(tmp_path))
+        async with serving_streams(gateway) as server:
+            assert (await refusal(server)).response.status_code == 401
+            async with server.stream(additional_headers=key("plain")) as cam:
+                await cam.send(JPEG)
+                assert (await cam.next())["outcome"] == "answered"
+        assert gateway.sample("punctual_refused_total", problem="unauthenticated") == 1
+
+    async def test_a_rate_holds_for_each_frame(self, tmp_path: Any) -> None:
+        gateway = Gateway(keys_file=key_file(tmp_path))
+        async with (
+            serving_streams(gateway) as server,
+            server.stream(additional_headers=key("slow")) as cam,
+        ):
+            await cam.send(JPEG, JPEG)  # two a second, the handshake included
+            outcomes = await cam.outcomes(2)
+        assert sorted(outcomes.values()) == ["answered", "too-many-requests"]
+
+    async def test_who_is_no_longer_known_is_told_and_closed(
+        self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gateway = Gateway(keys_file=key_file(tmp_path))
+        async with (
+            serving_streams(gateway) as server,
+            server.stream(additional_headers=key("plain")) as cam,
+        ):
+            monkeypatch.setattr(Keyring, "find", lambda *_: None)
+            await cam.send(JPEG)
+            assert (await cam.next())["outcome"] == "unauthenticated"
+            assert await cam.closed() == (1008, "the key is no longer known here")
+
+    async def test_a_page_from_elsewhere_is_refused(self) -> None:
+        async with serving_streams(Gateway()) as server:
+            for origin in ("https://example.com", "null"):
+                assert (await refusal(server, origin=origin)).response.status_code == 403
+            async with server.stream(origin=f"http://127.0.0.1:{server.port}") as cam:
+                await cam.send(JPEG)
+                assert (await cam.next())["outcome"] == "answered"
+
+    async def test_another_host_is_refused(self) -> None:
+        async with serving_streams(Gateway(allowed_hosts="example.com")) as server:
+            assert (await refusal(server)).response.status_code == 421
+
+    async def test_too_many_streams_are_refused(self) -> None:
+        async with serving_streams(Gateway(max_streams=1)) as server, server.stream("one"):
+            assert (await refusal(server, "two")).response.status_code == 429
+
+    async def test_without_an_upgrade_there_is_an_explanation(self) -> None:
+        async with Gateway().client() as client:
+            response = await client.get("/v1/streams/cam")
+        assert response.status_code == 400
+        assert "WebSocket" in response.json()["detail"]
+
+
+class TestEnds:
+    async def test_a_server_that_ends_answers_what_it_has_read(self) -> None:
+        gateway = Gateway()
+        async with serving_streams(gateway) as server, server.stream() as cam:
+            gate = Gate(gateway)
+            await cam.send(JPEG)
+            await gate.begun(1)
+            server.shut_down()
+            gate.open()
+            assert (await cam.next())["outcome"] == "answered"
+            assert await cam.closed() == (1001, "the server is shutting down")
+        await until(lambda: not server.state.connections)
+
+    async def test_one_that_drains_lets_go_after_the_next_frame(self) -> None:
+        gateway = Gateway()
+        async with serving_streams(gateway) as server, server.stream() as cam:
+            gateway.lifecycle.drain()
+            await cam.send(JPEG)
+            assert (await cam.next())["outcome"] == "answered"
+            assert await cam.closed() == (1001, "the server is shutting down")
+            assert (await refusal(server)).response.status_code == 503
+
+    async def test_a_stream_without_frames(self) -> None:
+        async with (
+            serving_streams(Gateway(stream_idle_ms=20)) as server,
+            server.stream() as cam,
+        ):
+            await cam.send('{"deadline_ms": 9}')  # which is none
+            assert await cam.closed() == (4408, "no frame for too long")
+
+    async def test_a_newer_connection_takes_a_stream_over(self) -> None:
+        gateway = Gateway()
+        async with serving_streams(gateway) as server, server.stream() as old:
+            await old.send(JPEG)
+            assert (await old.next())["frame"] == 1
+            async with server.stream() as new:
+                assert await old.closed() == (4409, "another connection sends this stream now")
+                await new.send(JPEG)
+                assert await new.outcomes(1) == {1: "answered"}
+
+
+class TestBounds:
+    async def test_a_message_that_is_too_large(self) -> None:
+        async with serving_streams(Gateway()) as server, server.stream() as cam:
+            await cam.send(bytes(MAX_MESSAGE_BYTES + 1))
+            code, _ = await cam.closed()
+            assert code == 1009
+
+    async def test_a_message_in_tiny_pieces(self) -> None:
+        async with serving_streams(Gateway()) as server, server.stream() as cam:
+            await cam.connection.send([b"x"] * 100)
+            code, _ = await cam.closed()
+            assert code == 1008
+
+    async def test_messages_that_there_is_no_room_for(self) -> None:
+        """The largest that has come in part gives way, and a frame of ordinary size finds room."""
+        async with (
+            serving_streams(Gateway(), max_bodies_bytes=50_000) as server,
+            server.stream("small") as small,
+            server.stream("large") as large,
+        ):
+            part = asyncio.Event()
+
+            async def pieces():
+                yield bytes(40_000)
+                await part.wait()
+                yield bytes(20_000)
+
+            sending = asyncio.create_task(large.connection.send(pieces()))
+            await until(lambda: server.bodies._num_bytes >= 40_000)
+            await small.send(JPEG * 15)
+            assert (await small.next())["outcome"] == "answered"
+            assert (await large.closed())[0] == 1013
+            part.set()
+            await asyncio.gather(sending, return_exceptions=True)
+            await until(lambda: server.bodies._num_bytes == 0)
+
+    async def test_of_a_client_that_does_not_read_nothing_is_read(self) -> None:
+        gateway = Gateway(max_stream_frames=2)
+        async with serving_streams(gateway) as server, server.stream() as cam:
+            gate = Gate(gateway)
+            await cam.send(JPEG, *[JPEG] * 200)
+            await gate.begun(1)
+            # It reads them all in the end, and is told of each.
+            gate.open()
+            outcomes = await cam.outcomes(201)
+        assert sorted(outcomes) == list(range(1, 202))
+
+
+async def refusal(server: StreamServer, path: str = "cam", **options: Any) -> InvalidStatus:
+    """How the server refuses a handshake."""
+    with pytest.raises(InvalidStatus) as refused:
+        async with server.stream(path, **options):
+            pass
+    return refused.value
