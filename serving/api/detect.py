@@ -31,6 +31,7 @@ from serving.api.lifecycle import Lifecycle
 from serving.api.problems import details_of
 from serving.api.protocol_adapter import ParsedRequest, ProtocolAdapter
 from serving.api.replies import AT_DEADLINE, Replies
+from serving.api.reply_times import ReplyTimes
 from serving.api.request_context import RequestContext
 from serving.core.errors import DeadlineExceeded, RequestCancelled, ServingError
 from serving.core.ports import Backend, Clock
@@ -84,8 +85,11 @@ class DetectionService:
             bodies=bodies or BodyRoom(limits.max_bodies_bytes),
             tracing=tracing,
         )
-        self._inference = Inference(backend, pool, self.admission, turns, limits, clock)
-        self._replies = Replies(backend.family, limits, clock)
+        times = ReplyTimes(clock)
+        self._inference = Inference(
+            backend, pool, self.admission, turns, limits, clock, times.reserve_s
+        )
+        self._replies = Replies(backend.family, clock, times)
 
     async def serve(self, http: HttpRequest, adapter: ProtocolAdapter) -> Response:
         """Return the reply to one request. Raises ServingError."""
@@ -97,7 +101,10 @@ class DetectionService:
             )
             found = await while_connected(http.receive, inference)
             with self._metrics.processor_time.spending(REPLY):
-                response, context.reply = self._replies.write(message, context, *found)
+                try:
+                    response, context.reply = self._replies.write(message, context, *found)
+                finally:
+                    self._replies.learn(found[1])
             return response
 
     async def stream(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from contextlib import aclosing
 
 from serving.api.admission import Admission, Limits
@@ -31,13 +32,17 @@ class Inference:
         turns: FrameTurns,
         limits: Limits,
         clock: Clock,
+        in_hand_reserve_s: Callable[[], float],
     ) -> None:
+        """Make the way; ``in_hand_reserve_s`` says how long before a deadline an answer in hand is
+        to be sent, in seconds."""
         self._backend = backend
         self._pool = pool
         self._admission = admission
         self._turns = turns
         self._limits = limits
         self._clock = clock
+        self._in_hand_reserve_s = in_hand_reserve_s
         self._ids = itertools.count()
 
     async def infer(
@@ -100,6 +105,7 @@ class Inference:
             principal=context.principal.name,
             share=context.principal.share,
             stream=context.stream,
+            in_hand_reserve_s=self._in_hand_reserve_s(),
         )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from serving.api.admission import Limits
 from serving.api.problems import to_ms
 from serving.api.protocol_adapter import ParsedRequest
+from serving.api.reply_times import ReplyTimes
 from serving.api.request_context import RequestContext, write_reply
 from serving.core.errors import DeadlineExceeded
 from serving.core.family import Family
@@ -33,10 +33,10 @@ BETTER = "better"
 class Replies:
     """One server's replies, all from one family of models."""
 
-    def __init__(self, family: Family, limits: Limits, clock: Clock) -> None:
+    def __init__(self, family: Family, clock: Clock, times: ReplyTimes) -> None:
         self._family = family
-        self._limits = limits
         self._clock = clock
+        self._times = times
 
     def write(
         self,
@@ -50,11 +50,21 @@ class Replies:
         Raises DeadlineExceeded.
         """
         begun_s = self._clock()
-        in_hand = self.in_hand(answered, context)
+        in_hand = self.in_hand(answered)
         response = write_reply(context, message.write, placement, answered, self._family, begun_s)
         # Asked last: a reply that took too long to write is late as well.
         now_s = self.check_in_time(context)
         return response, self.facts(context, answered, in_hand, begun_s, now_s)
+
+    def learn(self, answered: Answered) -> None:
+        """Learn how long a reply took that is now written, or too late, from when it was due.
+
+        Of an answer in hand that the engine has concluded it is not known when that was.
+        """
+        if not answered.held:
+            self._times.observe(answered.finished_s, self._clock())
+        elif self._waited(answered):
+            self._times.observe(answered.request.conclude_by_s, self._clock())
 
     def check_in_time(self, context: RequestContext) -> float:
         """Return the present instant. Raises DeadlineExceeded if the deadline has passed."""
@@ -97,7 +107,7 @@ class Replies:
         self, context: RequestContext, reply: AnsweredFacts, answered: Answered
     ) -> tuple[AnsweredFacts, str]:
         """Return the facts of the last answer of a stream, and why none deeper follows it."""
-        waited = self._waited(answered, context)
+        waited = self._waited(answered)
         if reply.in_hand == CONCLUDED and waited:
             reply = replace(reply, in_hand=AT_DEADLINE)
         if reply.degraded and waited:
@@ -123,16 +133,16 @@ class Replies:
             **context.facts(family, points, self._clock()),
         }
 
-    def in_hand(self, answered: Answered, context: RequestContext) -> str | None:
+    def in_hand(self, answered: Answered) -> str | None:
         """Return what became of the answer that the request had in hand, if ``answered`` is sent.
 
         That is one of ``IN_HAND_ENDS``, or None.
         """
         if answered.held:
-            return AT_DEADLINE if self._waited(answered, context) else CONCLUDED
+            return AT_DEADLINE if self._waited(answered) else CONCLUDED
         return BETTER if answered.upgrades else None
 
-    def _waited(self, answered: Answered, context: RequestContext) -> bool:
-        """Return whether the deadline has come, of the engine, after that answer."""
-        due_s = context.deadline_s - self._limits.network_reserve_s - TIMER_RESOLUTION_S
+    def _waited(self, answered: Answered) -> bool:
+        """Return whether the instant has come to send that answer, since it was there."""
+        due_s = answered.request.conclude_by_s - TIMER_RESOLUTION_S
         return answered.finished_s < due_s <= self._clock()

@@ -24,14 +24,14 @@ def put_latest(messages: asyncio.Queue[T], message: T) -> None:
     messages.put_nowait(message)
 
 
-async def next_by(deadline_s: float, messages: asyncio.Queue[T], clock: Clock) -> T | None:
-    """Return the next of ``messages``, or None if there is none by ``deadline_s`` of ``clock``.
+async def next_by(until_s: float, messages: asyncio.Queue[T], clock: Clock) -> T | None:
+    """Return the next of ``messages``, or None if there is none by ``until_s`` of ``clock``.
 
     Whoever has an answer in hand waits so for a better one: it needs nothing of the engine but the
-    messages, and keeps its deadline also while the engine stands still.
+    messages, and is sent in time also while the engine stands still.
     """
     try:
-        async with asyncio.timeout(deadline_s - clock()):
+        async with asyncio.timeout(until_s - clock()):
             return await messages.get()
     except TimeoutError:
         return None if messages.empty() else messages.get_nowait()

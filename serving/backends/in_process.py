@@ -93,7 +93,7 @@ class InProcessBackend:
                 if answer is None:
                     result, last = await results.get()
                 else:
-                    following = await next_by(request.deadline_s, results, executor.clock)
+                    following = await next_by(request.conclude_by_s, results, executor.clock)
                     if following is None:  # so that it is the best there will be in time
                         last = True
                         executor.conclude(request.id)

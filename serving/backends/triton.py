@@ -239,7 +239,7 @@ class TritonBackend:
                 if answered is None:
                     message = await entry.messages.get()
                 else:
-                    message = await next_by(request.deadline_s, entry.messages, self._clock)
+                    message = await next_by(request.conclude_by_s, entry.messages, self._clock)
                 if isinstance(message, _Arrived):
                     arrived_s = message.arrived_s
                     try:
@@ -262,7 +262,7 @@ class TritonBackend:
                     answered = answer
                     yield answered
                 elif message is None or answered is not None:
-                    command = wire.COMMAND_CONCLUDE  # if it has not ended, but the deadline is here
+                    command = wire.COMMAND_CONCLUDE  # if it has not ended, but has to be sent
                     return
                 else:
                     raise message
@@ -296,6 +296,7 @@ class TritonBackend:
             wire.EMPTY_FINAL: True,
             wire.PRINCIPAL: request.principal,
             wire.SHARE_THOUSANDTHS: max(1, round(request.share * 1e3)),
+            wire.IN_HAND_RESERVE_US: max(1, round(request.in_hand_reserve_s * wire.MICROSECONDS)),
             **({wire.EVERY_EXIT: True} if request.streaming else {}),
             **({wire.STREAM: request.stream} if request.stream else {}),
         }

@@ -30,7 +30,7 @@ def describe(snapshot: Snapshot, decision: Decision, sizes: Sequence[str]) -> st
         for cohort in snapshot.cohorts
     ]
     for held in snapshot.held:
-        left_ms = (held.request.deadline_s - snapshot.now_s) * 1e3
+        left_ms = (held.request.conclude_by_s - snapshot.now_s) * 1e3
         point = _name(fused_exit(held.depth).of(held.model), sizes)
         parts.append(f"{_ids([held.request])} has {point} in hand, {left_ms:.1f} ms left")
     why = str(decision.why)

@@ -47,6 +47,8 @@ _NOBODY: Mapping[int, int] = {}
 _NO_TIMES: Mapping[str, float] = {}
 _urgency = attrgetter("deadline_s", "id")
 """Key that orders waiting requests: by deadline, then by id."""
+_held_urgency = attrgetter("request.conclude_by_s", "request.id")
+"""Key that orders held requests: by when they are concluded, then by id."""
 
 
 class CohortChange(NamedTuple):
@@ -140,10 +142,10 @@ class EngineState:
 
     @property
     def next_expiry_s(self) -> float:
-        """Instant at which the next held request expires, of those in no run; infinite if none."""
+        """Instant at which the next held request in no run is concluded; infinite if none."""
         busy = self._busy_ids() if self._held else ()
-        deadlines_s = (h.request.deadline_s for id, h in self._held.items() if id not in busy)
-        return min(deadlines_s, default=math.inf)
+        instants_s = (h.request.conclude_by_s for id, h in self._held.items() if id not in busy)
+        return min(instants_s, default=math.inf)
 
     def cohort(self, id: int) -> Cohort:
         """Return the cohort with this id. Raises KeyError."""
@@ -155,7 +157,7 @@ class EngineState:
         Who expires at ``now_s`` has to be taken out before, by ``expire``.
         """
         waiting, cohorts = self._waiting, list(self._cohorts.values())
-        holding = sorted(self._held.values(), key=lambda held: _urgency(held.request))
+        holding = sorted(self._held.values(), key=_held_urgency)
         answered = dict(self._answered) if self._answered else _NOBODY
         demand = self._demand.measure(now_s)
         if self._under_way:
@@ -264,7 +266,7 @@ class EngineState:
         return changes
 
     def expire(self, now_s: float) -> tuple[Request, ...]:
-        """Take out, and return, the held requests whose deadline has come at ``now_s``.
+        """Take out, and return, the held requests that are to be concluded by ``now_s``.
 
         They end with the answer they have in hand. Those in a run that is under way stay until it
         ends.
@@ -275,7 +277,7 @@ class EngineState:
         expired = tuple(
             held.request
             for id, held in self._held.items()
-            if held.request.deadline_s <= now_s and id not in busy
+            if held.request.conclude_by_s <= now_s and id not in busy
         )
         self._forget(expired)
         return expired
@@ -340,14 +342,14 @@ class EngineState:
         for request in run.requests:
             if request in leaving:
                 continue
-            in_time = now_s <= request.deadline_s
+            is_wanted = now_s <= request.conclude_by_s
             had_one = request.id in self._held
             if run.cohort is not None and request.streaming and segment.stop < request.max_depth:
                 self._answered[request.id] = segment.stop
                 staying.append(request)
-            elif had_one and not in_time:
+            elif had_one and not is_wanted:
                 too_late.append(request)
-            elif run.hold and in_time and (had_one or len(self._held) < self._max_held):
+            elif run.hold and is_wanted and (had_one or len(self._held) < self._max_held):
                 self._held[request.id] = Held(request, segment.model, segment.stop)
                 held.append(request)
             else:

@@ -17,8 +17,8 @@ it may be concluded at any time and at no cost.
 
 A *held* request has an answer in hand and no features on the device. Nothing is owed to it either:
 it may be run again from its image, to an exit of a larger input, by a fused segment. That answer is
-the better one if it is in time; whether or not the run ends, the gateway sends the best one by the
-deadline.
+the better one if it is in time; whether or not the run ends, the gateway sends the best one when it
+is to be concluded (``Request.conclude_by_s``).
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Snapshot:
     demand: Demand = UNKNOWN
     """Demand as it was measured."""
     held: tuple[Held, ...] = ()
-    """Requests with an answer in hand, by deadline, then by id. All deadlines are to come."""
+    """Requests with an answer in hand, by the instants at which they are concluded, then by id. All
+    of these are to come."""
     virtual_s: Mapping[str, float] = field(default_factory=dict)
     """Virtual time of each principal that waits or is in a cohort; see ``fair_shares``. Empty where
     there is only one."""
@@ -163,7 +164,7 @@ class Policy(Protocol):
     """A scheduler: it chooses what an idle executor does next.
 
     Streaming and held requests are its to conclude: the executor ends a streaming one only when it
-    is answered at its ``max_depth`` or by a fused run, and a held one only when its deadline comes.
+    is answered at its ``max_depth`` or by a fused run, and a held one only when it has to be sent.
     """
 
     def decide(self, snapshot: Snapshot, latency: Latency) -> Decision:

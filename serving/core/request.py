@@ -31,11 +31,18 @@ class Request:
     stream: str = ""
     """Name of the principal's stream that it is a frame of; empty if it is of none. One that is
     submitted later is newer."""
+    in_hand_reserve_s: float = 0.0
+    """Seconds before the deadline at which an answer in hand is sent, better or not."""
 
     @property
     def stream_key(self) -> tuple[str, str]:
         """Principal and stream, which tell frames of one stream from those of others."""
         return self.principal, self.stream
+
+    @property
+    def conclude_by_s(self) -> float:
+        """Instant at which the best answer so far is sent: a better one must be there before."""
+        return self.deadline_s - self.in_hand_reserve_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,7 @@ class TritonPythonModel:
         principal = str(options.pop(wire.PRINCIPAL, ""))
         share = _positive(options, wire.SHARE_THOUSANDTHS, 1000) / 1e3
         stream = str(options.pop(wire.STREAM, ""))
+        reserve_s = _positive(options, wire.IN_HAND_RESERVE_US, 1) / wire.MICROSECONDS
         if options:
             raise InvalidParameter(f"There is no parameter {next(iter(options))!r}.")
         if not min_depth <= max_depth:
@@ -233,6 +234,7 @@ class TritonPythonModel:
             principal,
             share,
             stream,
+            reserve_s,
         )
 
     def _run_command(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:

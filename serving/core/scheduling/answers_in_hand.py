@@ -18,8 +18,13 @@ features, not from the image again.
 
 Nothing is owed to a held request. Its *upgrade* is run if it fits the slack of the plan, can be in
 time, and is worth more than its time; the plan goes first as long as the upgrade can be in time
-after it. Each request has one at most. It is concluded when no better point could be in time any
-more, or when the engine has nothing else to do and none is worth it.
+after it. Each request has one at most.
+
+Nobody waits for an upgrade that does not come. Those of all who are held are laid out one after the
+other, by when they have to be there, on what newcomers leave of the engine: a newcomer's first
+answer goes before a second one. A request is concluded at once when by that no better point can be
+in time, or after the run that is about to start; or when the engine has nothing else to do and none
+is worth it.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from serving.core.demand import Demand
 from serving.core.ladder import PointId
 from serving.core.latency import Times
 from serving.core.policy import Conclude, Held, Run, Why
@@ -45,11 +51,14 @@ STRETCHES = ((2.0, 3.0), (4.5, 6.0))
 that it takes the second."""
 MIN_GAIN = 1e-6
 """Accuracy that a point must add to an answer in hand to be better."""
+MAX_NEWCOMERS_SHARE = 0.9
+"""Largest share of the engine's time that newcomers are taken to need, which is uncertain."""
 
 Merged = Mapping[PointId, Mapping[PointId, float]]
 """First point -> later point -> AP of the later one's answer once the first one's is merged in."""
 
 _FINAL = Why("no better answer could be in time")
+_PASSED = Why("no better answer could be in time after the run that goes first")
 _NOT_WORTH_IT = Why("no better answer is worth its time")
 _TOO_MANY = Why("too many are held, and these have least to gain")
 
@@ -118,24 +127,17 @@ def lost_by_a_stall(costs: Costs, cost: OpportunityCost, times: Times) -> float:
 class AnswersInHand:
     """What held requests, and those who would be, can still gain during one decision."""
 
-    def __init__(self, plan: EdfPlan, upgrades: Upgrades, batch_sizes: Sequence[int]) -> None:
+    def __init__(
+        self, plan: EdfPlan, upgrades: Upgrades, batch_sizes: Sequence[int], demand: Demand
+    ) -> None:
         self._plan = plan
         self._models: Sequence[Costs] = plan.models
         self._upgrades = upgrades
         self._batch_sizes = batch_sizes
+        self._demand = demand
+        self._upgrades_s = 0.0  # what the upgrades of those who stay held typically take
 
     # -- those who will be held ------------------------------------------------------------------
-
-    def could_follow(self, start: PointId, request: Request, end_s: float) -> bool:
-        """Return whether a better answer could follow one of ``start`` that is there at ``end_s``.
-
-        That is if it typically is in time by itself.
-        """
-        return any(
-            may_be_answered_at(request, depth)
-            and end_s + self._models[model].fused(depth, 1)[1] <= request.deadline_s
-            for model, depth, _ in self._upgrades[start]
-        )
 
     def worth_of_what_follows(
         self, start: PointId, times: Times, requests: Sequence[Request], cost: OpportunityCost
@@ -145,11 +147,12 @@ class AnswersInHand:
         ``times`` are those of the run at ``start``. 0 if none can be in time or is worth its time.
         """
         first, batch, best = requests[0], len(requests), 0.0
-        left_s = first.deadline_s - self._plan.now_s
+        share = self._left_share(start)
+        left_s = first.conclude_by_s - self._plan.now_s - self._upgrades_s / share
         for model, depth, gain in self._upgrades[start]:
             costs = self._models[model]
             then = costs.fused(depth, batch)
-            if times[1] + then[1] > left_s or then[0] > self._plan.slack_s:
+            if times[1] + then[1] / share > left_s or then[0] > self._plan.slack_s:
                 continue
             if not may_be_answered_at(first, depth):
                 continue
@@ -161,16 +164,27 @@ class AnswersInHand:
     # -- those who are held ----------------------------------------------------------------------
 
     def final(self, held: Sequence[Held]) -> Conclude | None:
-        """Return the end of held requests for whom no better answer could be in time; None if none.
+        """Return the end of held requests whom no better answer reaches in time; None if none.
 
         If more than ``MAX_HELD`` are left, those who have least to gain end as well.
         """
-        now_s = self._plan.now_s - EPSILON_S
-        final = [
-            one.request
-            for one in held
-            if not self.could_follow((one.model, one.depth), one.request, now_s)
-        ]
+        final, plan, queued_s = [], self._plan, 0.0
+        lefts_s = [one.request.conclude_by_s - plan.now_s for one in held]
+        due_before_s = plan.backlogs_s(lefts_s)
+        for one, left_s, before_s in zip(held, lefts_s, due_before_s, strict=True):
+            point = (one.model, one.depth)
+            upgrade = self._quickest(point, one.request)
+            if upgrade is not None:
+                costs, depth = self._models[upgrade.model], upgrade.depth
+                run_s = costs.fused(depth, 1)[1]
+                # Those in the plan who are due later go first if they cannot wait for so much.
+                ahead_s = before_s if queued_s + run_s <= plan.slack_s else plan.length_s
+                end_s = (ahead_s + queued_s + run_s) / self._left_share(point)
+                if end_s <= left_s + EPSILON_S:
+                    queued_s += self._each_s(costs, depth, len(held))
+                    continue
+            final.append(one.request)
+        self._upgrades_s = queued_s
         if final:
             return Conclude(tuple(final), _FINAL)
         if len(held) <= MAX_HELD:
@@ -178,6 +192,49 @@ class AnswersInHand:
         by_gain = sorted(held, key=lambda one: (self._most_gain(one), one.request.id))
         least = tuple(one.request for one in by_gain[: len(held) - MAX_HELD])
         return Conclude(least, _TOO_MANY)
+
+    def passed_by(self, run: Run, held: Sequence[Held]) -> Conclude | None:
+        """Return the end of held requests for whom it will be too late after ``run``; None if none.
+
+        They are not in it, and a better answer would typically come too late.
+        """
+        costs = self._models[run.segment.model]
+        end_s = self._plan.now_s + costs.run(run.segment, len(run.requests))[1] - EPSILON_S
+        again = {request.id for request in run.requests}
+        passed = []
+        for one in held:
+            if one.request.id in again:
+                continue
+            upgrade = self._quickest((one.model, one.depth), one.request)
+            assert upgrade is not None, "its end is final"
+            next_s = self._models[upgrade.model].fused(upgrade.depth, 1)[1]
+            if end_s + next_s > one.request.conclude_by_s:
+                passed.append(one.request)
+        return Conclude(tuple(passed), _PASSED) if passed else None
+
+    def _quickest(self, point: PointId, request: Request) -> Upgrade | None:
+        """Return the upgrade of an answer of ``point`` that typically takes least; None if none."""
+        return min(
+            [each for each in self._upgrades[point] if may_be_answered_at(request, each.depth)],
+            key=lambda each: self._models[each.model].fused(each.depth, 1)[1],
+            default=None,
+        )
+
+    def _left_share(self, point: PointId) -> float:
+        """Return the share of the engine's time that first answers leave, if they are of ``point``.
+
+        A client that sends its next image when it has the answer to the last finds the engine idle,
+        however often it does (see ``Demand.busy_share``).
+        """
+        model, depth = point
+        each_s = self._each_s(self._models[model], depth, self._batch_sizes[-1])
+        taken = min(self._demand.rate_hz * each_s, self._demand.busy_share, MAX_NEWCOMERS_SHARE)
+        return 1.0 - taken
+
+    def _each_s(self, costs: Costs, depth: int, most: int) -> float:
+        """Return the seconds that an image typically takes to exit ``depth``, in paying batches."""
+        size = max(size for size in costs.paying_sizes(depth, self._batch_sizes) if size <= most)
+        return costs.path(depth, size)[1] / size
 
     def _most_gain(self, held: Held) -> float:
         """Return the most that a held request could gain."""
@@ -211,7 +268,7 @@ class AnswersInHand:
     ) -> tuple[float, Run] | None:
         """Return what an upgrade is worth, and its run for as many as it can be in time for."""
         plan, costs = self._plan, self._models[upgrade.model]
-        left_s = requests[0].deadline_s - plan.now_s
+        left_s = requests[0].conclude_by_s - plan.now_s
         for size in reversed(costs.paying_sizes(upgrade.depth, self._batch_sizes)):
             if size > len(requests):
                 continue

@@ -95,7 +95,7 @@ class DecisionMaker:
         self._snapshot = snapshot
         self._plan = plan
         self._cost_model, self._best_batch = self._measure_opportunity_cost()
-        self._in_hand = AnswersInHand(plan, setup.upgrades, setup.batch_sizes)
+        self._in_hand = AnswersInHand(plan, setup.upgrades, setup.batch_sizes, snapshot.demand)
 
     @cached_property
     def _cost(self) -> OpportunityCost:
@@ -116,6 +116,13 @@ class DecisionMaker:
 
     def decide(self) -> Decision:
         """Return the next action; there must be a plan, or somebody held."""
+        decision, held = self._decide(), self._snapshot.held
+        if held and isinstance(decision, Run):
+            return self._in_hand.passed_by(decision, held) or decision
+        return decision
+
+    def _decide(self) -> Decision:
+        """Return the next action, but for whom it ends."""
         held = self._snapshot.held
         if held:
             ended = self._in_hand.final(held)
@@ -215,7 +222,9 @@ class DecisionMaker:
             else:
                 continue
             limit_s = self._plan.now_s + next_s - EPSILON_S
-            final.extend(r for r in planned.requests if r.id in answered and limit_s > r.deadline_s)
+            final.extend(
+                r for r in planned.requests if r.id in answered and limit_s > r.conclude_by_s
+            )
         return tuple(final)
 
     # -- feasible: the plan has slack ------------------------------------------------------------

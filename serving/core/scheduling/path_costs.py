@@ -163,6 +163,10 @@ class Costs:
                 variance.append(variance[-1] + (tail_s - median_s) ** 2)
         return sums
 
+    def run(self, segment: Segment, batch: int) -> Times:
+        """Return the tail and typical seconds of one run of ``segment``."""
+        return self._times(segment, batch)
+
     def stem(self, batch: int) -> float:
         """Return the tail seconds from the images to depth 0."""
         return self._times(self.paths.stem, batch)[0]

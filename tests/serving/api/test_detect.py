@@ -20,6 +20,7 @@ from serving.api.admission import (
     REJECT_WAIT_FACTOR,
 )
 from serving.api.backlog import MIN_ANSWERS
+from serving.api.reply_times import REFRESH_S, SEED_S
 from serving.api.schemas import DetectionResponse
 from serving.core.catalog import Exit, MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.errors import (
@@ -782,3 +783,16 @@ class TestAnswerInHand:
         response = await self.reply(gateway)
         assert response.json()["exit_depth"] == 1
         assert self.ends(gateway) == {"deadline": 1}
+
+    @pytest.mark.parametrize("late_s", [0.0025, 0.014])
+    async def test_it_is_sent_the_sooner_the_later_others_were_than_they_should(
+        self, gateway: Gateway, late_s: float
+    ) -> None:
+        """The second of these replies is not even in time."""
+        due_s = self.BUDGET_S - 0.003 - SEED_S
+        self.holding(gateway, 1.0, 1, due_s - 1.0 + late_s, held_last=True)
+        await self.reply(gateway)
+        gateway.clock.now += REFRESH_S
+        await self.reply(gateway)
+        reserves_s = [request.in_hand_reserve_s for _, request in gateway.backend.seen]
+        assert reserves_s == pytest.approx([SEED_S, late_s])

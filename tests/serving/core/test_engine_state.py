@@ -274,6 +274,22 @@ class TestHeld:
         assert state.next_expiry_s == 1.0
         assert state.snapshot(0.5).held == (Held(A, 0, 1),)
 
+    def test_each_is_concluded_its_reserve_before_its_deadline(self):
+        early, late = replace(B, in_hand_reserve_s=0.5), replace(C, in_hand_reserve_s=0.25)
+        state = self.state(A, late, early)
+        assert [held.request for held in state.snapshot(0.0).held] == [early, late, A]
+        assert (state.next_expiry_s, state.expire(0.5)) == (0.5, (early,))
+        assert state.next_expiry_s == 0.75
+        again = Run(segments.fused_exit(2), (late, A), None, hold=True)
+        state.apply(again)
+        assert state.complete(again, 0.76) == Completion(None, held=(A,), too_late=(late,))
+
+    def test_a_first_answer_counts_until_the_deadline_and_is_then_not_held(self):
+        request = replace(A, in_hand_reserve_s=0.5)
+        state, run = state_of(request), Run(segments.fused_exit(1), (request,), None, hold=True)
+        state.apply(run)
+        assert state.complete(run, 0.9) == Completion(None, left=(request,))
+
     def test_who_is_under_way_expires_when_the_run_ends(self):
         state = self.state(A)
         state.apply(self.AGAIN)

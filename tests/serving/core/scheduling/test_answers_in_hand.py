@@ -38,9 +38,9 @@ BUSY = Demand(rate_hz=60.0, cv2=1.0, budgets_s=(0.05,) * 6)
 SEGMENTS = tuple(segments.fused_exit(1).of(model) for model in range(3))
 
 
-def latency(seconds: Sequence[float] = SECONDS) -> LatencyModel:
+def latency(seconds: Sequence[float] = SECONDS, *, batching: bool = False) -> LatencyModel:
     table = {
-        (segment, batch): Quantiles(*[one_s * batch] * 3)
+        (segment, batch): Quantiles(*[one_s * (1 if batching else batch)] * 3)
         for segment, one_s in zip(SEGMENTS, seconds, strict=True)
         for batch in (1, 2, 4)
     }
@@ -141,9 +141,6 @@ def test_an_upgrade_that_cannot_wait_goes_first_if_that_makes_nobody_late():
     asked = request(1, budget_s=0.021)
     decision = decide([request(0, budget_s=0.5)], [(asked, MIDDLE)])
     assert decision == Run(exit_of(LARGE), (asked,), None)
-    urgent = decide([request(0, budget_s=0.022)], [(asked, MIDDLE)])
-    assert isinstance(urgent, Run)
-    assert urgent.requests == (request(0, budget_s=0.022),)
 
 
 # ---- who is let go ------------------------------------------------------------------------------
@@ -154,6 +151,62 @@ def test_who_cannot_have_a_better_answer_in_time_is_let_go_at_once():
     decision = decide([request(2)], [(late, MIDDLE), (best, LARGE)], merged={MIDDLE: {LARGE: 0.48}})
     assert decision == Conclude((late,))
     assert decide(held=[(best, MIDDLE)], merged={}) == Conclude((best,))
+
+
+def test_whom_those_who_are_owed_an_answer_leave_no_time_is_let_go_at_once():
+    asked = request(1, budget_s=0.021)
+    assert decide([request(0, budget_s=0.022)], [(asked, MIDDLE)]) == Conclude((asked,))
+
+
+def test_the_instant_at_which_it_is_sent_counts_not_the_deadline():
+    asked = replace(request(budget_s=0.021), in_hand_reserve_s=0.002)
+    assert decide(held=[(asked, MIDDLE)]) == Conclude((asked,))
+
+
+def test_whom_the_upgrades_of_others_leave_no_time_is_let_go_at_once():
+    """Two runs of 20 ms have room in 50 ms, and of three in 60 ms the last is just in time."""
+    held = [(request(id, budget_s=0.05), MIDDLE) for id in range(4)]
+    assert decide(held=held) == Conclude((request(2, 0.05), request(3, 0.05)))
+    assert isinstance(decide(held=held[:2]), Run)
+    later = [*held[:2], (request(3, budget_s=0.06), MIDDLE)]
+    assert isinstance(decide(held=later), Run)
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "busy_share", "left_ms"), [(0, 1, 20), (20, 1, 25), (60, 1, 50), (60, 0, 20)]
+)
+def test_newcomers_take_their_part_of_the_engine_first(rate_hz, busy_share, left_ms):
+    """10 ms each; but a client that waits for each of its answers keeps nobody else waiting."""
+    others = Demand(rate_hz, 1.0, (0.2,) * 6, busy_share)
+    for milliseconds, expected in ((left_ms + 1, Run), (left_ms - 1, Conclude)):
+        asked = request(budget_s=milliseconds / 1e3)
+        assert isinstance(decide(held=[(asked, MIDDLE)], demand=others), expected)
+
+
+def test_upgrades_that_run_together_do_not_wait_for_each_other():
+    held = [(request(id, budget_s=0.05), MIDDLE) for id in range(4)]
+    assert isinstance(decide(held=held, model=latency(batching=True)), Run)
+
+
+def test_whom_the_next_run_leaves_no_time_is_let_go_before_it():
+    """The upgrade takes 20 ms, which newcomers in a hurry are worth more than, and the run 5."""
+    waiting, asked = request(0, budget_s=0.5), request(1, budget_s=0.024)
+    hurried = Demand(5.0, 1.0, (0.007,) * 6)
+    assert decide([waiting], [(asked, MIDDLE)], demand=hurried) == Conclude((asked,))
+    patient = replace(asked, deadline_s=0.026)
+    decision = decide([waiting], [(patient, MIDDLE)], demand=hurried)
+    assert decision == Run(exit_of(SMALL), (waiting,), None)
+
+
+def test_nobody_is_held_whom_the_upgrades_of_others_leave_no_time():
+    asked, held = (
+        request(9, budget_s=0.06),
+        [(request(id, budget_s=0.1), MIDDLE) for id in range(2)],
+    )
+    alone, behind = decide([asked]), decide([asked], held)
+    assert isinstance(alone, Run)
+    assert isinstance(behind, Run)
+    assert (alone.hold, behind.hold) == (True, False)
 
 
 def test_who_has_nothing_to_gain_that_is_worth_its_time_is_let_go_when_there_is_nothing_else():
