@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from serving.access.identity import ADDRESS_LABEL, Identify, by_address, by_key, by_nobody
 from serving.access.key_file import KeyFile
-from serving.api import description, kserve, problems
+from serving.api import description, kserve, problems, web_page
 from serving.api.access_gate import AccessGate
 from serving.api.admission import Limits
 from serving.api.body import BodyRoom
@@ -302,10 +302,9 @@ def create_app(
         bodies=bodies,
         tracing=tracing,
     )
-    page = files("serving").joinpath("ui", "index.html").read_text(encoding="utf-8")
     upload = Upload(family, limits)
     detect = detect_endpoint(detector, upload)
-    app.include_router(create_router(detect, detector, backend, lifecycle, metrics, page))
+    app.include_router(create_router(detect, detector, backend, lifecycle, metrics))
     app.include_router(
         kserve.create_router(
             detector,
@@ -318,6 +317,7 @@ def create_app(
         )
     )
     app.include_router(description.create_router(app.openapi))
+    app.include_router(web_page.create_router(files("serving").joinpath("ui")))
     sessions = StreamSessions(
         DirectRoutes(app, {("POST", DETECT_PATH): detect}),
         detector,

@@ -18,13 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.access.identity import Identify
 from serving.api.handshake import check_origin, http_request
 from serving.api.problems import not_found, respond
+from serving.api.web_page import FILES_PREFIX, PAGE_PATH
 from serving.core.errors import Forbidden, ServingError, TooManyRequests
 from serving.core.ports import Clock
 from serving.core.principals import NOBODY, Principal
 from serving.core.token_bucket import TokenBucket
 
 HEALTH_PATHS = frozenset(("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"))
-PUBLIC_PATHS = HEALTH_PATHS | {"/"}
+PUBLIC_PATHS = HEALTH_PATHS | {PAGE_PATH}
 ADMIN_PATHS = frozenset(("/metrics", "/docs", "/openapi.json"))
 ADMIN_PREFIXES = ("/v1/admin/", "/v2/repository/models/")
 
@@ -108,7 +109,7 @@ class AccessGate:
     def _is_elsewhere(self, scope: Scope) -> bool:
         """Return whether a path is served at the other port."""
         path = scope["path"]
-        if self._admin_port is None or path in PUBLIC_PATHS:
+        if self._admin_port is None or _is_public(path):
             return False
         server = scope.get("server")
         return _is_for_admins(path) != (server is not None and server[1] == self._admin_port)
@@ -127,7 +128,7 @@ class AccessGate:
         Raises Unauthenticated, Forbidden or TooManyRequests.
         """
         path = scope["path"]
-        if path in PUBLIC_PATHS:
+        if _is_public(path):
             return NOBODY
         principal = self._identify(scope)
         if self._asks_for_keys and _is_for_admins(path) and not principal.is_admin:
@@ -138,3 +139,7 @@ class AccessGate:
 
 def _is_for_admins(path: str) -> bool:
     return path in ADMIN_PATHS or path.startswith(ADMIN_PREFIXES)
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(FILES_PREFIX)

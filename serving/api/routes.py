@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from serving.api.accept import preferred
 from serving.api.admission import typical_header
@@ -20,7 +20,6 @@ from serving.api.frames import FRAME_PARAMETER, MAX_NUMBER, STREAM_PARAMETER
 from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
 from serving.api.options import describe_options
-from serving.api.pages import Page
 from serving.api.problems import MEDIA_TYPE, PROBLEMS, to_ms
 from serving.api.schemas import (
     DetectionResponse,
@@ -63,10 +62,9 @@ def create_router(
     backend: Backend,
     lifecycle: Lifecycle,
     metrics: Metrics,
-    page: str,
 ) -> APIRouter:
-    """Return the server's own routes over their collaborators; ``page`` is the HTML of ``/``."""
-    router, index_page = APIRouter(), Page(page)
+    """Return the server's own routes over their collaborators."""
+    router = APIRouter()
     _add_detect(router, detect, backend.family)
 
     @router.get(
@@ -108,10 +106,6 @@ def create_router(
     async def exposition(request: Request) -> Response:
         body, content_type = metrics.exposition(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": content_type})
-
-    @router.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return index_page.response()
 
     return router
 

@@ -34,8 +34,10 @@ def browser() -> Iterator[Browser]:
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("there is no chromium (Debian: chromium)")
-    # Chromium's own sandbox needs what containers and root do not have.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    # A camera that anybody may use.
+    arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    if os.geteuid() == 0:  # Chromium's own sandbox needs what containers and root do not have
+        arguments.append("--no-sandbox")
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=arguments)
         yield started

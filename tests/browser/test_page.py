@@ -129,7 +129,7 @@ class TestAnImage:
         self.check_answer(page)
 
     def test_chosen_by_keyboard(self, page: Page):
-        page.locator("header nav a").last.focus()
+        page.locator("#camera").focus()
         page.keyboard.press("Tab")
         expect(page.locator("#file")).to_be_focused()
         # What opens the browser's own dialog, which is not the page's to test.
@@ -272,6 +272,28 @@ class TestSeveralSizes:
             expect(page.locator("#exits span")).to_have_text(["172x172", "300x300"])
             for hidden in ("#depth", "#depth-label"):
                 expect(page.locator(hidden)).to_be_hidden()
+
+
+class TestSamples:
+    def test_each_is_asked_about(self, page: Page):
+        for button in page.locator("#samples button").all():
+            button.click()
+            expect(button).to_have_attribute("aria-pressed", "true")
+            expect(page.locator("#samples [aria-pressed=true]")).to_have_count(1)
+            expect(page.locator("#exits .reached")).to_have_text("3")
+            natural = button.locator("img").evaluate("image => image.naturalWidth")
+            expect(page.locator("#canvas")).to_have_js_property("width", natural)
+
+    def test_by_keyboard(self, page: Page):
+        page.locator("#samples button").first.focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("#samples button").nth(1)).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#exits .reached")).to_have_text("3")
+
+    def test_each_says_what_it_shows(self, page: Page):
+        for image in page.locator("#samples img").all():
+            assert image.get_attribute("alt")
 
 
 class TestErrors:

@@ -1,0 +1,92 @@
+// Image files as pictures that stand upright, as the server sees them.
+
+// By EXIF orientation: x and y of the upright image as a, b, c, d of (a x + c y, b x + d y).
+const TURNS = {
+  2: [-1, 0, 0, 1], 3: [-1, 0, 0, -1], 4: [1, 0, 0, -1],
+  5: [0, 1, 1, 0], 6: [0, 1, -1, 0], 7: [0, -1, -1, 0], 8: [0, -1, 1, 0],
+};
+
+// The EXIF orientation of a WebP file and where its chunk is. The server turns such images; browsers
+// turn JPEG and PNG files, but not all of them WebP.
+function webpOrientation(view) {
+  const text = (at) => String.fromCharCode(...new Uint8Array(view.buffer, at, 4));
+  if (view.byteLength < 12 || text(0) !== "RIFF" || text(8) !== "WEBP") return null;
+  for (let at = 12; at + 8 <= view.byteLength;) {
+    const size = view.getUint32(at + 4, true);
+    if (text(at) === "EXIF" && at + 8 + size <= view.byteLength) {
+      const skip = text(at + 8) === "Exif" ? 6 : 0;
+      const found = tiffOrientation(new DataView(view.buffer, at + 8 + skip, size - skip));
+      return found && {orientation: found, at};
+    }
+    at += 8 + size + (size & 1);
+  }
+  return null;
+}
+
+function tiffOrientation(tiff) {
+  if (tiff.byteLength < 14) return null;
+  const little = tiff.getUint16(0) === 0x4949;
+  const directory = tiff.getUint32(4, little);
+  if (directory + 2 > tiff.byteLength) return null;
+  for (let i = 0; i < tiff.getUint16(directory, little); i++) {
+    const entry = directory + 2 + 12 * i;
+    if (entry + 12 > tiff.byteLength) return null;
+    if (tiff.getUint16(entry, little) === 0x0112) return tiff.getUint16(entry + 8, little);
+  }
+  return null;
+}
+
+function turned(picture, orientation) {
+  const [a, b, c, d] = TURNS[orientation];
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  const {width, height} = picture;
+  [canvas.width, canvas.height] = a ? [width, height] : [height, width];
+  const left = Math.min(0, a * width + c * height), top = Math.min(0, b * width + d * height);
+  pen.setTransform(a, b, c, d, -left, -top);
+  pen.drawImage(picture, 0, 0);
+  return canvas;
+}
+
+// The pixels of an image file; fails for what this browser cannot show.
+export async function upright(file) {
+  const view = new DataView(await file.arrayBuffer());
+  const found = webpOrientation(view);
+  const turn = found && TURNS[found.orientation] ? found.orientation : null;
+  let blob = file;
+  if (turn) {
+    new Uint8Array(view.buffer, found.at, 4).fill(0x78); // "xxxx": no browser turns it by itself
+    blob = new Blob([view.buffer], {type: file.type});
+  }
+  const url = URL.createObjectURL(blob), picture = new Image();
+  try {
+    picture.src = url;
+    await picture.decode();
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+  return turn ? turned(picture, turn) : picture;
+}
+
+export const classColor = (id) => `hsl(${(id * 137.5 + 175) % 360} 80% 42%)`;
+
+// Draw a picture into a canvas of its size, with the boxes of a reply, if there is one, the best on top.
+export function drawBoxes(canvas, picture, reply) {
+  const pen = canvas.getContext("2d");
+  canvas.width = picture.width;
+  canvas.height = picture.height;
+  pen.drawImage(picture, 0, 0);
+  if (!reply) return;
+  const unit = Math.max(canvas.width, canvas.height) / 640;
+  const height = Math.max(11, 13 * unit);
+  pen.font = `600 ${height}px system-ui, "DejaVu Sans", sans-serif`;
+  pen.lineWidth = Math.max(1.5, 2.5 * unit);
+  for (const {box: [x1, y1, x2, y2], label, score, class_id} of [...reply.detections].reverse()) {
+    const text = `${label} ${score.toFixed(2)}`, width = pen.measureText(text).width + height * .6;
+    const top = y1 > height * 1.35 ? y1 - height * 1.35 : y1;
+    pen.strokeStyle = pen.fillStyle = classColor(class_id);
+    pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    pen.fillRect(x1 - pen.lineWidth / 2, top, width, height * 1.35);
+    pen.fillStyle = "#fff";
+    pen.fillText(text, x1 + height * .3 - pen.lineWidth / 2, top + height);
+  }
+}
