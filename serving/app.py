@@ -27,15 +27,18 @@ from starlette.types import ASGIApp
 from serving.access.identity import ADDRESS_LABEL, Identify, by_address, by_key, by_nobody
 from serving.access.key_file import KeyFile
 from serving.api import description, kserve, problems, web_page
-from serving.api.access_gate import AccessGate
+from serving.api.access_gate import AccessGate, RateLimiter
 from serving.api.admission import Limits
 from serving.api.body import BodyRoom
+from serving.api.cross_origin import allow_origins
+from serving.api.deepstack import PATH as DEEPSTACK_PATH
+from serving.api.deepstack import DeepStack
 from serving.api.detect import DetectionService
 from serving.api.direct import DirectRoutes
 from serving.api.frames import FrameTurns
 from serving.api.lifecycle import Lifecycle
 from serving.api.middleware import Middleware
-from serving.api.routes import DETECT_PATH, create_router, detect_endpoint
+from serving.api.routes import DETECT_PATH, create_router, detect_endpoint, vision_endpoint
 from serving.api.stream_session import MAX_UNREAD_ANSWERS, SessionLimits, StreamSessions
 from serving.api.upload import Upload
 from serving.artifacts.model_folders import ModelError, find_models
@@ -248,7 +251,10 @@ def create_app(
         max_bodies_bytes=settings.max_bodies_bytes,
         max_pixels=settings.max_pixels,
         max_requests=settings.max_requests,
+        max_parts=settings.max_parts,
+        max_part_pixels=settings.max_part_pixels,
     )
+    limiter = RateLimiter(clock)
 
     async def start() -> None:
         try:
@@ -300,11 +306,24 @@ def create_app(
         clock=clock,
         turns=FrameTurns(streams, clock),
         bodies=bodies,
+        charge=limiter.charge,
         tracing=tracing,
     )
-    upload = Upload(family, limits)
+    upload = Upload(family, limits, pool)
     detect = detect_endpoint(detector, upload)
-    app.include_router(create_router(detect, detector, backend, lifecycle, metrics))
+    deepstack = DeepStack(family, limits, settings.deepstack_budget_ms / 1e3)
+    vision = vision_endpoint(detector, deepstack)
+    app.include_router(
+        create_router(
+            detect,
+            vision,
+            detector,
+            backend,
+            lifecycle,
+            metrics,
+            max_parts=settings.max_parts,
+        )
+    )
     app.include_router(
         kserve.create_router(
             detector,
@@ -319,7 +338,7 @@ def create_app(
     app.include_router(description.create_router(app.openapi))
     app.include_router(web_page.create_router(files("serving").joinpath("ui")))
     sessions = StreamSessions(
-        DirectRoutes(app, {("POST", DETECT_PATH): detect}),
+        DirectRoutes(app, {("POST", DETECT_PATH): detect, ("POST", DEEPSTACK_PATH): vision}),
         detector,
         upload,
         streams,
@@ -330,14 +349,16 @@ def create_app(
         ),
         clock,
     )
-    gate = AccessGate(
+    gate: ASGIApp = AccessGate(
         sessions,
         identify,
-        clock,
+        limiter,
         metrics.refused,
         asks_for_keys=key_file is not None,
         admin_port=settings.admin_port,
     )
+    if settings.origins:
+        gate = allow_origins(gate, settings.origins)
     return Middleware(gate, clock, leaving=lambda: lifecycle.leaving, hosts=settings.hosts)
 
 

@@ -29,6 +29,9 @@ _SERVICE_LINK_HINT = (
 )
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+
+
 class SettingsError(CommandError):
     """Error of settings that cannot be used.
 
@@ -128,6 +131,12 @@ class Settings(BaseSettings):
     max_budget_ms: float = Field(
         10_000.0, gt=0, le=600_000, description="Larger budgets are cut to this; the reply says so."
     )
+    deepstack_budget_ms: float = Field(
+        100.0,
+        gt=0,
+        description="Budget of a request to DeepStack's path that states none. By default what "
+        "Frigate waits for an answer.",
+    )
     network_reserve_ms: float = Field(
         3.0, ge=0, description="Part of every budget kept for writing and sending the reply."
     )
@@ -147,6 +156,18 @@ class Settings(BaseSettings):
     )
     max_pixels: int = Field(
         25_000_000, ge=1, le=150_000_000, description="Largest image, width times height."
+    )
+    max_parts: int = Field(
+        16,
+        ge=1,
+        le=64,
+        description="Most images, tiles or regions of one request.",
+    )
+    max_part_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=300_000_000,
+        description="Most pixels that the parts of one request have together.",
     )
     max_requests: int = Field(
         256,
@@ -185,6 +206,11 @@ class Settings(BaseSettings):
         min_length=1,
         description="Hosts that requests may ask for (header `Host`), separated by commas; "
         "`*.example.com` stands for all below. By default any. Health checks may ask for any.",
+    )
+    cors_origins: str = Field(
+        "",
+        description="Origins, such as `https://app.example.com`, separated by commas, whose pages "
+        "may have browsers send requests here and read the replies; `*` for any. By default none.",
     )
     trusted_proxies: str = Field(
         "127.0.0.1,::1",
@@ -282,6 +308,11 @@ class Settings(BaseSettings):
         return _separate(self.allowed_hosts)
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """Origins in ``cors_origins``."""
+        return _separate(self.cors_origins)
+
+    @property
     def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """Networks in ``trusted_proxies``."""
         return tuple(map(ip_network, _separate(self.trusted_proxies)))
@@ -292,6 +323,14 @@ class Settings(BaseSettings):
         for proxy in _separate(proxies):
             ip_network(proxy)
         return proxies
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: str) -> str:
+        for origin in _separate(origins):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin} is no origin: scheme://host or scheme://host:port")
+        return origins
 
     @model_validator(mode="after")
     def _room_for_a_body(self) -> Settings:

@@ -12,6 +12,7 @@ from serving.core.errors import Unauthenticated
 from serving.core.principals import NOBODY, Principal
 
 BEARER = b"bearer "
+KEY_HEADERS = (b"authorization", b"x-api-key")
 _IPV6_PREFIX = 64
 """Length of the prefixes that IPv6 hands out: whoever has one address has as many as they like."""
 _NUM_ADDRESSES = 4096

@@ -15,7 +15,8 @@ from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.access.identity import Identify
+from serving.access.identity import KEY_HEADERS, Identify
+from serving.api.deepstack import PATH as DEEPSTACK_PATH
 from serving.api.handshake import check_origin, http_request
 from serving.api.problems import not_found, respond
 from serving.api.web_page import FILES_PREFIX, PAGE_PATH
@@ -27,6 +28,8 @@ from serving.core.token_bucket import TokenBucket
 HEALTH_PATHS = frozenset(("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"))
 PUBLIC_PATHS = HEALTH_PATHS | {PAGE_PATH}
 ADMIN_PATHS = frozenset(("/metrics", "/docs", "/openapi.json"))
+KEY_IN_BODY_PATHS = frozenset((DEEPSTACK_PATH,))
+"""Paths whose requests may have their key in the body."""
 ADMIN_PREFIXES = ("/v1/admin/", "/v2/repository/models/")
 
 BURST_S = 1.0
@@ -44,6 +47,12 @@ class RateLimiter:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._buckets: OrderedDict[tuple[str, float], TokenBucket] = OrderedDict()
+
+    def charge(self, principal: Principal, count: int) -> None:
+        """Count so many more requests that came in one, which delay the principal's next."""
+        bucket = self._buckets.get((principal.name, principal.rate_hz or 0.0))
+        if bucket is not None:
+            bucket.take(self._clock(), count)
 
     def check(self, principal: Principal) -> None:
         """Count a request. Raises TooManyRequests if it is beyond the principal's rate."""
@@ -75,7 +84,7 @@ class AccessGate:
         self,
         app: ASGIApp,
         identify: Identify,
-        clock: Clock,
+        limiter: RateLimiter,
         refused: Refused,
         *,
         asks_for_keys: bool,
@@ -83,7 +92,7 @@ class AccessGate:
     ) -> None:
         self._app = app
         self._identify = identify
-        self._limiter = RateLimiter(clock)
+        self._limiter = limiter
         self._refused = refused
         self._asks_for_keys = asks_for_keys
         self._admin_port = admin_port
@@ -97,14 +106,29 @@ class AccessGate:
             await not_found(http_request(scope))(scope, receive, send)
             return
         try:
-            scope["state"]["principal"] = self._admitted(scope)
+            if self._has_key_in_body(scope):
+                # Nobody's, until the body has been read.
+                scope["state"].update(principal=NOBODY, admit_by_key=partial(self._by_key, scope))
+            else:
+                scope["state"]["principal"] = self.admit(scope)
             if scope["type"] == "websocket":
                 check_origin(scope)
         except ServingError as error:
             await respond(http_request(scope), error)(scope, receive, send)
             return
-        scope["state"]["admit_frame"] = partial(self._admitted, scope)
+        scope["state"]["admit_frame"] = partial(self.admit, scope)
         await self._app(scope, receive, send)
+
+    def _has_key_in_body(self, scope: Scope) -> bool:
+        """Return whether a request may have its key in the body, and has none in its head."""
+        if not self._asks_for_keys or scope["path"] not in KEY_IN_BODY_PATHS:
+            return False
+        return not any(name in KEY_HEADERS for name, _ in scope["headers"])
+
+    def _by_key(self, scope: Scope, key: str | None) -> Principal:
+        """Return whose request it is, by a key in its body. Raises as ``admit``."""
+        headers = [] if key is None else [(b"x-api-key", key.encode("latin-1"))]
+        return self.admit({**scope, "headers": headers})
 
     def _is_elsewhere(self, scope: Scope) -> bool:
         """Return whether a path is served at the other port."""
@@ -114,8 +138,12 @@ class AccessGate:
         server = scope.get("server")
         return _is_for_admins(path) != (server is not None and server[1] == self._admin_port)
 
-    def _admitted(self, scope: Scope) -> Principal:
-        """Return whose request it is, or who sends a further frame; count who is refused."""
+    def admit(self, scope: Scope) -> Principal:
+        """Return whose request it is, by its path and headers; count who is refused.
+
+        Also of a further frame, or one in another protocol. Raises Unauthenticated, Forbidden or
+        TooManyRequests.
+        """
         try:
             return self._admit(scope)
         except ServingError as error:

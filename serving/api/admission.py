@@ -85,6 +85,8 @@ class Limits:
     max_bodies_bytes: int
     max_pixels: int
     max_requests: int
+    max_parts: int
+    max_part_pixels: int
 
 
 class Admission:
@@ -137,16 +139,20 @@ class Admission:
                 "The budget is below the smallest that this key may state", least_s
             )
 
-    def check_feasible(self, header: Header, context: RequestContext) -> float:
+    def check_feasible(
+        self, header: Header, context: RequestContext, num_cut_pixels: int = 0
+    ) -> float:
         """Return what an idle server would still need, in seconds.
+
+        ``num_cut_pixels`` are those of the parts that are cut out of the image.
 
         Raises PayloadTooLarge for an image that takes more memory than there is, or more time to
         decode than any budget allows; BudgetInfeasible if the budget is too small for that;
         Overloaded if it would do for an idle server, which this one is not, but for the time that
         reading took.
         """
-        self._pool.check_memory(header)
-        needed_s = self._needed_s(header, context.options.min_depth)
+        self._pool.check_memory(header, num_cut_pixels)
+        needed_s = self.needed_s(header, context.options.min_depth)
         max_budget_s = self._limits.max_budget_s
         if needed_s > max_budget_s and (decode_s := self._pool.predicted_s(header)) > max_budget_s:
             raise PayloadTooLarge(
@@ -176,7 +182,7 @@ class Admission:
             self._suggested_s(header, context.options.min_depth, read_s),
         )
 
-    def _needed_s(self, header: Header, depth: int) -> float:
+    def needed_s(self, header: Header, depth: int) -> float:
         """Return the seconds that an idle server usually needs for an image that is there."""
         engine_s = self._backend.predicted_s(depth)
         return max(self._limits.min_budget_s, self.reserve_s(header) + engine_s)
@@ -267,7 +273,7 @@ class Admission:
         """Return the error of a request that had no time left though nobody else was here."""
         depth, read_s = context.options.min_depth, context.read_s - context.arrival_s
         suggested_s = self._suggested_s(header, depth, read_s)
-        enough_s = min(suggested_s, self._needed_s(header, depth) * USUAL_HEADROOM + read_s)
+        enough_s = min(suggested_s, self.needed_s(header, depth) * USUAL_HEADROOM + read_s)
         if context.budget.seconds < enough_s:
             return self._infeasible(error.detail.rstrip("."), suggested_s)
         return DeadlineExceeded(error.detail)

@@ -1,19 +1,15 @@
-"""Reading of an image from a request's body, with a bound on bytes, on parts and on patience."""
+"""Reading of a request's body, with a bound on bytes and on patience."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from serving.api.numbers import integer, shown
 from serving.core.errors import (
-    InvalidParameter,
-    InvalidRequest,
     Overloaded,
     PayloadTooLarge,
     RequestCancelled,
@@ -21,21 +17,7 @@ from serving.core.errors import (
     UnsupportedImage,
 )
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
-MULTIPART = "multipart/form-data"
-FIELD = "image"
-_MAX_BOUNDARY = 70  # RFC 2046
-_MAX_PARTS = 16  # more than are worth naming in a refusal
-
-MAX_FORM_BYTES = 32 * 2**10
-"""Most bytes of a form without the content of its first field.
-
-The parser of forms reads them byte by byte, on the event loop.
-"""
-
 
 # ---- room for bodies ----------------------------------------------------------------------------
 
@@ -101,6 +83,13 @@ class BodyPlace:
         assert self._task is not None, "nobody reads it"
         self._task.cancel()
 
+    def hold(self, num_bytes: int) -> None:
+        """Count bytes of what was made of the body. Raises Overloaded where there is no room."""
+        try:
+            self._room.take(self, num_bytes)
+        finally:
+            self._room.arrived(self)
+
     async def read(self, receive: Receive, max_bytes: int) -> bytes:
         """Return the whole body.
 
@@ -149,13 +138,17 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
 # ---- what a head says of its body ---------------------------------------------------------------
 
 
-def check_type(headers: Headers) -> None:
-    """Raise UnsupportedImage for a body that does not say it is an image or a form."""
-    stated = headers.get("content-type", "")
-    if stated.partition(";")[0].strip().lower() not in (*IMAGE_TYPES, MULTIPART):
+def media_type(headers: Headers) -> str:
+    """Return what a body is said to be, without parameters; empty if that is not said."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_type(headers: Headers, served: Iterable[str]) -> None:
+    """Raise UnsupportedImage for a body that does not say it is of one of these types."""
+    if media_type(headers) not in served:
+        stated = headers.get("content-type", "")
         raise UnsupportedImage(
-            f"Content-Type must be one of {', '.join(IMAGE_TYPES)}, or {MULTIPART} with a field "
-            f"{FIELD!r}; it is {shown(stated)}."
+            f"Content-Type must be one of {', '.join(served)}; it is {shown(stated)}."
         )
 
 
@@ -173,101 +166,3 @@ def check_head(headers: Headers, max_bytes: int) -> None:
     length = integer(headers.get("content-length", "0"))
     if length is not None and length > max_bytes:
         raise _too_large(max_bytes)
-
-
-# ---- forms --------------------------------------------------------------------------------------
-
-
-def image_bytes(headers: Headers, body: bytes) -> bytes:
-    """Return the image in ``body``: all of it, or the field ``image`` of a form.
-
-    Raises InvalidRequest for a malformed form, InvalidParameter for any other field in it.
-    """
-    kind, parameters = parse_options_header(headers["content-type"])
-    if kind.decode("latin-1") != MULTIPART:
-        return body
-    boundary = parameters.get(b"boundary", b"")
-    if not 0 < len(boundary) <= _MAX_BOUNDARY:
-        raise InvalidRequest("The form states no usable boundary.")
-    start, stop = _first_content(body, boundary)
-    if len(body) - (stop - start) > MAX_FORM_BYTES:
-        raise InvalidRequest(
-            f"The form is larger than {MAX_FORM_BYTES} bytes without its first field."
-        )
-    form = _Form()
-    try:
-        parser = MultipartParser(boundary, form.callbacks())
-        parser.write(body[:start])
-        parser.write(body[stop:])
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        raise InvalidRequest(f"The form is malformed: {error}") from error
-    if not form.ended:
-        raise InvalidRequest("The form has no complete part between its boundaries.")
-    if form.names != [FIELD.encode()]:
-        names = ", ".join(shown(name.decode("latin-1")) for name in form.names) or "none"
-        raise InvalidParameter(
-            f"The form must have one field, {FIELD!r}, and nothing else; it has {names}."
-        )
-    return body[start:stop] + form.content
-
-
-def _first_content(body: bytes, boundary: bytes) -> tuple[int, int]:
-    """Return from where to where there is nothing but content of the form's first field.
-
-    It is empty for what is no form. The parser, which would look at each byte of something like a
-    boundary in it, need not see it: it is in the same state before and after.
-    """
-    delimiter = b"--" + boundary
-    first = body.find(delimiter, 0, MAX_FORM_BYTES)
-    head = -1 if first < 0 else body.find(b"\r\n\r\n", first, MAX_FORM_BYTES)
-    if head < 0:
-        return 0, 0
-    start = head + 4
-    stop = body.find(b"\r\n" + delimiter, start)
-    return start, stop if stop >= 0 else len(body)
-
-
-class _Form:
-    """One form's parts, as the parser finds them: the names of all, the content of the first."""
-
-    def __init__(self) -> None:
-        self.names: list[bytes] = []
-        self.content = b""
-        self.ended = False
-        self._header = b""
-        self._value = b""
-
-    def callbacks(self) -> MultipartCallbacks:
-        """Return the functions that the parser calls; data comes as slices of a buffer."""
-        return {
-            "on_part_begin": self._part_begin,
-            "on_part_data": self._part_data,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_end": self._end,
-        }
-
-    def _part_begin(self) -> None:
-        if len(self.names) > _MAX_PARTS:
-            raise ValueError(f"more than {_MAX_PARTS} parts")
-        self.names.append(b"")
-
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if len(self.names) == 1:
-            self.content += data[start:end]
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            self.names[-1] = parse_options_header(self._value)[1].get(b"name", b"")
-        self._header = self._value = b""
-
-    def _end(self) -> None:
-        self.ended = True

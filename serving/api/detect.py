@@ -26,14 +26,15 @@ from serving.api.connection import while_connected
 from serving.api.event_stream import DONE, ERROR, EventStream
 from serving.api.frames import FrameTurns
 from serving.api.inference import Inference, no_answer, no_boxes
-from serving.api.intake import Intake
+from serving.api.intake import Charge, Intake
 from serving.api.lifecycle import Lifecycle
+from serving.api.parts import PartsService
 from serving.api.problems import details_of
 from serving.api.protocol_adapter import ParsedRequest, ProtocolAdapter
 from serving.api.replies import AT_DEADLINE, Replies
 from serving.api.reply_times import ReplyTimes
 from serving.api.request_context import RequestContext
-from serving.core.errors import DeadlineExceeded, RequestCancelled, ServingError
+from serving.core.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ServingError
 from serving.core.ports import Backend, Clock
 from serving.imaging.decode_pool import DecodePool
 from serving.observability.metrics import AnsweredFacts, Metrics
@@ -68,8 +69,10 @@ class DetectionService:
         clock: Clock,
         turns: FrameTurns,
         bodies: BodyRoom | None = None,
+        charge: Charge = lambda *_: None,
         tracing: Tracing | None = None,
     ) -> None:
+        """Make one; ``charge`` counts the further requests of a principal that come in one."""
         self._backend = backend
         self._metrics = metrics
         self._clock = clock
@@ -83,6 +86,7 @@ class DetectionService:
             clock=clock,
             turns=turns,
             bodies=bodies or BodyRoom(limits.max_bodies_bytes),
+            charge=charge,
             tracing=tracing,
         )
         times = ReplyTimes(clock)
@@ -90,12 +94,24 @@ class DetectionService:
             backend, pool, self.admission, turns, limits, clock, times.reserve_s
         )
         self._replies = Replies(backend.family, clock, times)
+        self._parts = PartsService(
+            backend.family,
+            pool,
+            admission=self.admission,
+            intake=self._intake,
+            inference=self._inference,
+            replies=self._replies,
+            metrics=metrics,
+            clock=clock,
+        )
 
     async def serve(self, http: HttpRequest, adapter: ProtocolAdapter) -> Response:
         """Return the reply to one request. Raises ServingError."""
-        context = self._intake.context(http)
+        context = self._intake.context(http, adapter)
         with self._intake.counted(context):
             message = await self._intake.read(http, adapter, context)
+            if message.parts is not None:
+                return await self._parts.serve(http, message, message.parts, context)
             inference = self.admission.inside(
                 context, message.header, self._inference.infer(message, context)
             )
@@ -114,10 +130,15 @@ class DetectionService:
 
         Raises ServingError for as long as nothing has been sent.
         """
-        context, stream = self._intake.context(http), EventStream(media_type, send)
+        context, stream = self._intake.context(http, adapter), EventStream(media_type, send)
         try:
             with self._intake.counted(context, lambda: stream.num_answers):
                 message = await self._intake.read(http, adapter, context)
+                if message.parts is not None:
+                    raise InvalidRequest(
+                        "A request with several parts has one reply, not one exit by exit: ask for "
+                        "application/json."
+                    )
                 streaming = self.admission.inside(
                     context, message.header, self._stream(message, context, stream)
                 )

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from serving.api.admission import Admission, Limits
 from serving.api.frames import FrameTurns
-from serving.api.protocol_adapter import ParsedRequest
+from serving.api.protocol_adapter import EncodedImage, ParsedRequest
 from serving.api.request_context import RequestContext
 from serving.core.errors import BackendError, DeadlineExceeded, Overloaded, ShedReason
 from serving.core.letterbox import Letterbox
@@ -46,16 +46,16 @@ class Inference:
         self._ids = itertools.count()
 
     async def infer(
-        self, message: ParsedRequest, context: RequestContext
+        self, image: EncodedImage | ParsedRequest, context: RequestContext
     ) -> tuple[Letterbox, Answered]:
         """Decode the image and find its boxes; return where it lies in the input, and the answer.
 
         Raises Overloaded, FrameSuperseded, DeadlineExceeded, PayloadTooLarge, InvalidImage or
         BackendError.
         """
-        pixels, placement = await self.decode(message, context)
+        pixels, placement = await self.decode(image, context)
         try:
-            async with asyncio.timeout(context.deadline_s - context.decoded_s):
+            async with asyncio.timeout(context.boxes_due_s - context.decoded_s):
                 answers = self._backend.stream(pixels, self.request(context, streaming=False))
                 async with aclosing(answers):
                     async for answered in answers:
@@ -68,17 +68,17 @@ class Inference:
         return placement, context.answered
 
     async def decode(
-        self, message: ParsedRequest, context: RequestContext
+        self, image: EncodedImage | ParsedRequest, context: RequestContext
     ) -> tuple[Image, Letterbox]:
         """Return the pixels of a request's image, and where it lies.
 
         Raises Overloaded, FrameSuperseded, PayloadTooLarge or InvalidImage.
         """
         try:
-            async with asyncio.timeout(context.deadline_s - self._clock()):
+            async with asyncio.timeout(context.boxes_due_s - self._clock()):
                 if context.frame is not None:
                     await self._turns.turn(context.frame)
-                decoded = await self._pool.decode(message.data, message.header, context.claim)
+                decoded = await self._pool.decode(image.data, image.header, context.claim)
         except TimeoutError as error:
             raise Overloaded(
                 "The deadline came while the image waited to be decoded.",
@@ -98,7 +98,7 @@ class Inference:
         return Request(
             id=number,
             arrival_s=context.arrival_s,
-            deadline_s=context.deadline_s - self._limits.network_reserve_s,
+            deadline_s=context.boxes_due_s - self._limits.network_reserve_s,
             min_depth=context.options.min_depth,
             max_depth=context.options.max_depth,
             streaming=streaming,
@@ -106,6 +106,7 @@ class Inference:
             share=context.principal.share,
             stream=context.stream,
             in_hand_reserve_s=self._in_hand_reserve_s(),
+            group=context.group,
         )
 
 

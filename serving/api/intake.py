@@ -27,6 +27,7 @@ from serving.api.request_context import RequestContext
 from serving.core.errors import BackendError, BodyTimeout, DeadlineExceeded, Overloaded
 from serving.core.fair_shares import Places
 from serving.core.ports import Backend, Clock
+from serving.core.principals import Principal
 from serving.observability.metrics import AnsweredFacts, Metrics, RequestRecord
 from serving.observability.processor_time import ADMISSION
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Charge = Callable[[Principal, int], None]
+"""Function that counts further requests of a principal."""
 CountAnswers = Callable[[], int]
 """Function that returns how many answers a streaming reply has sent."""
 
@@ -53,6 +56,7 @@ class Intake:
         clock: Clock,
         turns: FrameTurns,
         bodies: BodyRoom,
+        charge: Charge,
         tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
@@ -62,18 +66,20 @@ class Intake:
         self._limits = limits
         self._clock = clock
         self._tracing = tracing
+        self.charge = charge
+        """What counts the further requests that come in one."""
         self._defaults = parse_options((), backend.family)
         self._turns = turns
         self._bodies = bodies
         self.places = Places(limits.max_requests)
 
-    def context(self, http: HttpRequest) -> RequestContext:
+    def context(self, http: HttpRequest, adapter: ProtocolAdapter) -> RequestContext:
         """Return the context of a request of which only the head is there."""
         state, limits = http.scope["state"], self._limits
         return RequestContext(
             state["request_id"],
             state["arrival_s"],
-            Budget(limits.default_budget_s, limits.max_budget_s),
+            Budget(adapter.default_budget_s, limits.max_budget_s),
             self._defaults,
             self._bodies.place(),
             state["principal"],
@@ -86,8 +92,8 @@ class Intake:
     ) -> Iterator[None]:
         """Count what is done in the context as one request, however it ends.
 
-        It ends with ``context.reply`` or with an error. ``num_answers`` is asked of a reply that
-        streams.
+        It ends with ``context.reply`` or with an error, unless it was split: then whoever split it
+        counts its parts. ``num_answers`` is asked of a reply that streams.
         """
         ending: AnsweredFacts | BaseException | None = None
         try:
@@ -98,8 +104,9 @@ class Intake:
             ending = error
             raise
         finally:
-            assert ending is not None
-            self.end(context, ending, None if num_answers is None else num_answers())
+            if not context.is_split:
+                assert ending is not None
+                self.end(context, ending, None if num_answers is None else num_answers())
 
     def end(
         self,
@@ -130,14 +137,16 @@ class Intake:
         with self._metrics.processor_time.spending(ADMISSION):
             self._parse_head(http, adapter, context)
         message = await self._read(http, adapter, context)
+        self._identify(http, message.key, context)
         context.options = message.options
         if message.timeout_s is not None:
             _set_budget(http, context, context.budget.wished(message.timeout_s))
             self._admission.check_budget(context)
         context.read_s = self._clock()
         with self._metrics.processor_time.spending(ADMISSION):
-            header = message.header
-            needed_s = self._admission.check_feasible(header, context)
+            cut, header = context.options.cut, message.header
+            num_pixels = 0 if cut is None else cut.num_pixels(header.width, header.height)
+            needed_s = self._admission.check_feasible(header, context, num_pixels)
             self._metrics.demanded()
             context.claim = self._admission.claim(needed_s, context)
             self._admission.check_room(header, context.claim, context)
@@ -155,7 +164,7 @@ class Intake:
             context,
             parse_budget(
                 http.headers,
-                default_s=limits.default_budget_s,
+                default_s=adapter.default_budget_s,
                 max_s=limits.max_budget_s,
                 deadlines_ms=http.query_params.getlist(DEADLINE_PARAMETER),
             ),
@@ -168,6 +177,23 @@ class Intake:
         if (frame := context.options.frame) is not None:
             key = (context.principal.name, frame.stream)
             context.frame = context.exits.enter_context(self._turns.entered(key, frame.number))
+
+    def _identify(self, http: HttpRequest, key: str | None, context: RequestContext) -> None:
+        """Find out whose request it is, where its head did not say.
+
+        Raises Unauthenticated, TooManyRequests, BudgetInfeasible or Overloaded.
+        """
+        admit_by_key = http.scope["state"].get("admit_by_key")
+        if admit_by_key is None:
+            return
+        principal = admit_by_key(key)
+        self.places.leave(context.principal)
+        context.has_place = False
+        context.principal = principal
+        self._admission.check_budget(context)
+        with self._demanded():
+            self.places.take(principal)
+        context.has_place = True
 
     @contextmanager
     def _demanded(self) -> Iterator[None]:

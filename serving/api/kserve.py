@@ -110,6 +110,11 @@ class KServe:
         self._pool = pool
         self._defaults = parse_options((), family)
 
+    @property
+    def default_budget_s(self) -> float:
+        """Budget in seconds of a request that states none."""
+        return self._limits.default_budget_s
+
     def read_head(self, http: HttpRequest) -> Options:
         """Return the default options, since a message has its own in the body.
 

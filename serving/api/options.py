@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.api.cutting import Cut
 from serving.api.frames import FrameId
 from serving.api.numbers import decimal, integer, shown
 from serving.api.wanted_classes import CLASSES, MAX_LENGTH, parse_classes
@@ -31,6 +32,8 @@ class Options:
     """Classes that boxes are wanted of, by label; None for all."""
     frame: FrameId | None = None
     """Which frame of which stream the image is; None if it is of none."""
+    cut: Cut | None = None
+    """How the image is cut into parts; None if it is not."""
 
     def wanted(self, detections: Detections) -> npt.NDArray[np.bool_]:
         """Return which of ``detections`` are wanted, ``(N,)``."""
@@ -79,7 +82,9 @@ _PARAMETERS = {
 
 
 def parse_options(
-    given: Iterable[tuple[str, object]], family: Family, others: Iterable[str] = ()
+    given: Iterable[tuple[str, object]],
+    family: Family,
+    others: Iterable[str] = (),
 ) -> Options:
     """Return the options in names and values, which are text or what JSON holds.
 

@@ -1,7 +1,7 @@
 """Replies that are not a success, from one table, as RFC 9457 ``application/problem+json``.
 
-They are ``{"error": ...}`` where the Open Inference Protocol is spoken and a problem was not asked
-for.
+They are ``{"error": ...}`` where the Open Inference Protocol is spoken, and ``{"success": false,
+...}`` where DeepStack's is, if a problem was not asked for.
 
 The ``type`` of a problem is ``urn:punctual:problem:<slug>``; slugs are those of ``core.errors`` and
 the two that HTTP adds. Clients tell problems apart by it, people by ``title`` and ``detail``.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -37,6 +37,8 @@ CHALLENGE = "Bearer"
 """How whoever sends no key, or a wrong one, is told to send one."""
 PROTOCOL_PREFIX = "/v2"
 """Prefix of the paths at which clients expect the protocol's errors."""
+VISION_PREFIX = "/v1/vision"
+"""Prefix of the paths at which clients expect DeepStack's errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,18 @@ def problem_details(
     return body
 
 
+def describe_problem(error: ServingError) -> dict[str, Any]:
+    """Return the problem that ``error`` is, without anything of a request."""
+    problem = PROBLEMS[error.slug]
+    return {
+        "type": TYPE_PREFIX + error.slug,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": error.detail,
+        **_extensions(error),
+    }
+
+
 def details_of(request: Request, error: Exception) -> dict[str, Any]:
     """Return the problem that ``error`` is."""
     if isinstance(error, ServingError):
@@ -147,16 +161,33 @@ def _response(
         all_headers["Retry-After"] = str(max(1, math.ceil(body["retry_after_ms"] / 1e3)))
     if body["status"] == 401:
         all_headers["WWW-Authenticate"] = CHALLENGE
-    if _speaks_protocol(request):
-        error = json.dumps({"error": body["detail"]})
-        return Response(error, body["status"], all_headers, "application/json")
+    write = _own_errors(request)
+    if write is not None:
+        return Response(json.dumps(write(body)), body["status"], all_headers, "application/json")
     return Response(json.dumps(body), body["status"], all_headers, MEDIA_TYPE)
 
 
-def _speaks_protocol(request: Request) -> bool:
-    path = request.scope["path"]
-    return (path == PROTOCOL_PREFIX or path.startswith(PROTOCOL_PREFIX + "/")) and (
-        MEDIA_TYPE not in request.headers.get("accept", "").lower()
+def _protocol_error(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"error": body["detail"]}
+
+
+def _vision_error(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"success": False, "error": body["detail"], "code": body["status"]}
+
+
+_OWN_ERRORS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    PROTOCOL_PREFIX: _protocol_error,
+    VISION_PREFIX: _vision_error,
+}
+"""How problems are told, by prefix of the paths where clients expect something else."""
+
+
+def _own_errors(request: Request) -> Callable[[Mapping[str, Any]], dict[str, Any]] | None:
+    if MEDIA_TYPE in request.headers.get("accept", "").lower():
+        return None
+    path = request.scope["path"] + "/"
+    return next(
+        (write for prefix, write in _OWN_ERRORS.items() if path.startswith(prefix + "/")), None
     )
 
 

@@ -12,8 +12,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from serving.api.cutting import Cut
 from serving.api.options import Options
+from serving.core.errors import ServingError
 from serving.core.letterbox import Letterbox
+from serving.core.tiling import Found, Region
 from serving.imaging.probing import Header
 
 
@@ -33,6 +36,47 @@ class DetectionResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """One image file, or bare pixels."""
+
+    data: bytes
+    header: Header
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """What became of one part of a request."""
+
+    region: Region | None
+    """Where in the image it is; None if it is an image of its own, or nowhere."""
+    outcome: DetectionResult | ServingError
+    """Boxes of a region are in pixels of the image that it was cut out of."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartsResult:
+    """What became of a request with several parts, of which one was answered at least."""
+
+    request_id: str
+    parts: tuple[PartResult, ...]
+    size: tuple[int, int] | None
+    """Upright width and height of the image that was cut; None of several images."""
+    merged: Found | None
+    """Boxes of all tiles as one answer, if they are tiles."""
+    facts: Mapping[str, float]
+    """Facts of the whole request: budget, and what was left of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a request: several images, or one image and how it is cut."""
+
+    images: tuple[EncodedImage | ServingError, ...]
+    cut: Cut | None
+    write: Callable[[PartsResult], Response]
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedRequest:
     """One request that has been read: its image and what is asked."""
 
@@ -43,10 +87,18 @@ class ParsedRequest:
     timeout_s: float | None
     """Budget in seconds that was stated in the body, if any."""
     write: Callable[[DetectionResult], Response]
+    parts: Parts | None = None
+    """Its parts, if it has several; then the image is the first of them, or what is cut."""
+    key: str | None = None
+    """Key of its sender, if it was in the body."""
 
 
 class ProtocolAdapter(Protocol):
     """One protocol of detection requests: how they are read and their replies written."""
+
+    @property
+    def default_budget_s(self) -> float:
+        """Budget in seconds of a request that states none."""
 
     def read_head(self, http: HttpRequest) -> Options:
         """Return what is known of the options before the body.

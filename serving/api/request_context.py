@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -63,6 +63,16 @@ class RequestContext:
     """What is to be left when the request ends."""
     trace: RequestTrace | None = None
     """Trace of the request, if it is traced."""
+    is_split: bool = False
+    """Whether its parts are counted, each as a request, and it is not."""
+    write_s: float = 0.0
+    """Seconds before the deadline at which its boxes must be there, beside the usual reserve."""
+    group: int | None = None
+    """Number that it has in common with the other parts of a request, if it is one."""
+
+    def part(self, write_s: float, group: int) -> RequestContext:
+        """Return the context of a part, with the same deadline, which has no place of its own."""
+        return replace(self, has_place=False, trace=None, write_s=write_s, group=group)
 
     @property
     def deadline_s(self) -> float:
@@ -73,6 +83,11 @@ class RequestContext:
     def stream(self) -> str:
         """Name of the principal's stream that it is a frame of; empty if it is of none."""
         return "" if self.frame is None else self.frame.key[1]
+
+    @property
+    def boxes_due_s(self) -> float:
+        """Instant by which there must be boxes that a reply can be written of."""
+        return self.deadline_s - self.write_s
 
     def degraded(self, family: Family, points: Sequence[PointId]) -> bool:
         """Return whether a better answer than that of these operating points was allowed."""
@@ -116,22 +131,7 @@ def write_reply(
     now_s: float,
 ) -> Response:
     """Return what ``write`` makes, at ``now_s``, of an answer of ``family``."""
-    detections = answered.detections
-    kept = context.options.wanted(detections)
-    response = write(
-        DetectionResult(
-            context.request_id,
-            family.names[answered.model],
-            placement,
-            placement.to_original(detections.boxes_xyxy_input[kept]),
-            detections.scores[kept],
-            detections.labels[kept],
-            {
-                **context.facts(family, answered.points, now_s),
-                "predicted_ms": to_ms(answered.predicted_s),
-            },
-        )
-    )
+    response = write(result_of(context, placement, answered, family, now_s))
     stages = (
         ("read", context.read_s - context.arrival_s, ""),
         ("decode", context.decoded_s - context.read_s, ""),
@@ -140,10 +140,41 @@ def write_reply(
         *((("in-hand", context.in_hand_s(answered, now_s), ""),) if answered.held else ()),
         ("total", now_s - context.arrival_s, ""),
     )
+    add_headers(response, context, stages)
+    return response
+
+
+def result_of(
+    context: RequestContext,
+    placement: Letterbox,
+    answered: Answered,
+    family: Family,
+    now_s: float,
+) -> DetectionResult:
+    """Return what may be told, at ``now_s``, of an answer of ``family``."""
+    detections = answered.detections
+    kept = context.options.wanted(detections)
+    return DetectionResult(
+        context.request_id,
+        family.names[answered.model],
+        placement,
+        placement.to_original(detections.boxes_xyxy_input[kept]),
+        detections.scores[kept],
+        detections.labels[kept],
+        {
+            **context.facts(family, answered.points, now_s),
+            "predicted_ms": to_ms(answered.predicted_s),
+        },
+    )
+
+
+def add_headers(
+    response: Response, context: RequestContext, stages: Iterable[tuple[str, float, str]]
+) -> None:
+    """Add to a reply what every answer has: how long its stages took, by name, and for what."""
     response.headers["Cache-Control"] = "no-store"
     response.headers["Server-Timing"] = ", ".join(
         f"{name};dur={to_ms(seconds)}{desc}" for name, seconds, desc in stages
     )
     if context.budget.wait is not None:
         response.headers["Preference-Applied"] = f"wait={context.budget.wait}"
-    return response

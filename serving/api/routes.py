@@ -9,13 +9,19 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from serving.api import deepstack
 from serving.api.accept import preferred
 from serving.api.admission import typical_header
-from serving.api.body import FIELD, IMAGE_TYPES, MULTIPART
+from serving.api.base64_json import JSON_TYPE
+from serving.api.body import IMAGE_TYPES
 from serving.api.budget import DEADLINE_HEADER, DEADLINE_PARAMETER
+from serving.api.cutting import describe_cut
+from serving.api.deepstack import API_KEY, IMAGE, MIN_CONFIDENCE, DeepStack
+from serving.api.deepstack import PATH as DEEPSTACK_PATH
 from serving.api.detect import DetectionService
 from serving.api.direct import Endpoint
 from serving.api.event_stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
+from serving.api.forms import MULTIPART
 from serving.api.frames import FRAME_PARAMETER, MAX_NUMBER, STREAM_PARAMETER
 from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
@@ -29,11 +35,14 @@ from serving.api.schemas import (
     MergedFacts,
     ModelFacts,
     Models,
+    PartsResponse,
     ProblemDetails,
     Status,
+    VisionError,
+    VisionResponse,
 )
 from serving.api.stream_session import STREAM_PATH
-from serving.api.upload import Upload
+from serving.api.upload import FIELD, Upload
 from serving.core.catalog import Catalog, Exit
 from serving.core.errors import InvalidRequest
 from serving.core.family import Family
@@ -58,14 +67,18 @@ def detect_endpoint(detector: DetectionService, upload: Upload) -> Endpoint:
 
 def create_router(
     detect: Endpoint,
+    vision: Endpoint,
     detector: DetectionService,
     backend: Backend,
     lifecycle: Lifecycle,
     metrics: Metrics,
+    *,
+    max_parts: int,
 ) -> APIRouter:
     """Return the server's own routes over their collaborators."""
     router = APIRouter()
-    _add_detect(router, detect, backend.family)
+    _add_detect(router, detect, backend.family, max_parts)
+    _add_vision(router, vision)
 
     @router.get(
         STREAM_PATH,
@@ -110,10 +123,54 @@ def create_router(
     return router
 
 
-def _add_detect(router: APIRouter, detect: Endpoint, family: Family) -> None:
+def vision_endpoint(detector: DetectionService, adapter: DeepStack) -> Endpoint:
+    """Return what answers a POST to DeepStack's path."""
+
+    async def detect(request: Request) -> Response:
+        return await detector.serve(request, adapter)
+
+    return detect
+
+
+def _add_vision(router: APIRouter, vision: Endpoint) -> None:
+    """Add DeepStack's route, which reads its request by itself."""
+    text = {"type": "string"}
+    form = {
+        "type": "object",
+        "required": [IMAGE],
+        "properties": {
+            IMAGE: {"type": "string", "format": "binary"},
+            MIN_CONFIDENCE: {**text, "description": "Lowest score of a prediction."},
+            API_KEY: {**text, "description": "Key of the sender, where keys are asked for."},
+        },
+    }
+    router.add_api_route(
+        DEEPSTACK_PATH,
+        vision,
+        methods=["POST"],
+        summary="Find objects in one image, for clients of DeepStack and CodeProject.AI",
+        description=deepstack.__doc__,
+        response_model=None,
+        responses={
+            200: {"model": VisionResponse, "description": "Objects were looked for in time."},
+            **{
+                status: {
+                    "description": _titles(status),
+                    "content": {"application/json": {"schema": VisionError.model_json_schema()}},
+                }
+                for status in _statuses()
+            },
+        },
+        openapi_extra={
+            "parameters": [_DEADLINE_IN_QUERY],
+            "requestBody": {"required": True, "content": {MULTIPART: {"schema": form}}},
+        },
+    )
+
+
+def _add_detect(router: APIRouter, detect: Endpoint, family: Family, max_parts: int) -> None:
     """Add the one route that reads its request by itself, so its description is written here."""
     binary = {"type": "string", "format": "binary"}
-    statuses = sorted({problem.status for problem in PROBLEMS.values()} - {404, 405, 499})
     router.add_api_route(
         DETECT_PATH,
         detect,
@@ -122,15 +179,16 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family) -> None:
         response_model=None,
         responses={
             200: {
-                "model": DetectionResponse,
-                "description": "An exit was reached in time. As a stream, each that was: events "
-                "`detections`, the same JSON, and `done`, or `error` with a problem.",
+                "model": DetectionResponse | PartsResponse,
+                "description": "An exit was reached in time; of several parts, by one at least. "
+                "As a stream, each that was: events `detections`, the same JSON, and `done`, or "
+                "`error` with a problem.",
                 "content": {
                     media_type: {"schema": {"type": "string"}, "example": _example(encode)}
                     for media_type, encode in STREAMS.items()
                 },
             },
-            **{status: _problem_description(status) for status in statuses},
+            **{status: _problem_description(status) for status in _statuses()},
         },
         openapi_extra={
             "parameters": [
@@ -140,13 +198,7 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family) -> None:
                     "description": "Budget in milliseconds, from the request's head to the reply.",
                     "schema": {"type": "number", "exclusiveMinimum": 0},
                 },
-                {
-                    "name": DEADLINE_PARAMETER,
-                    "in": "query",
-                    "description": f"The same as {DEADLINE_HEADER}, for clients that cannot send "
-                    "headers; of both, the smaller counts.",
-                    "schema": {"type": "number", "exclusiveMinimum": 0},
-                },
+                _DEADLINE_IN_QUERY,
                 *describe_options(family),
                 {
                     "name": STREAM_PARAMETER,
@@ -162,6 +214,7 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family) -> None:
                     "waits when a newer one comes is answered 409.",
                     "schema": {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER},
                 },
+                *describe_cut(max_parts),
             ],
             "requestBody": {
                 "required": True,
@@ -171,7 +224,16 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family) -> None:
                         "schema": {
                             "type": "object",
                             "required": [FIELD],
-                            "properties": {FIELD: binary},
+                            "properties": {
+                                FIELD: {"type": "array", "items": binary, "maxItems": max_parts}
+                            },
+                        }
+                    },
+                    JSON_TYPE: {
+                        "schema": {
+                            "type": "object",
+                            "required": [FIELD],
+                            "properties": {FIELD: {"type": "string", "format": "byte"}},
                         }
                     },
                 },
@@ -190,10 +252,27 @@ def _example(encode: Encode) -> str:
     return b"".join(events).decode()
 
 
+_DEADLINE_IN_QUERY = {
+    "name": DEADLINE_PARAMETER,
+    "in": "query",
+    "description": f"The same as {DEADLINE_HEADER}, for clients that cannot send headers; of both, "
+    "the smaller counts.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+
+
+def _statuses() -> list[int]:
+    """Return the statuses of the problems that a detection request may have."""
+    return sorted({problem.status for problem in PROBLEMS.values()} - {404, 405, 499})
+
+
+def _titles(status: int) -> str:
+    return " ".join(f"`{slug}`: {p.title}." for slug, p in PROBLEMS.items() if p.status == status)
+
+
 def _problem_description(status: int) -> dict[str, Any]:
-    titles = [f"`{slug}`: {p.title}." for slug, p in PROBLEMS.items() if p.status == status]
     return {
-        "description": " ".join(titles),
+        "description": _titles(status),
         "content": {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}},
     }
 

@@ -49,6 +49,98 @@ class DetectionResponse(BaseModel):
     predicted_ms: float = Field(ge=0, description="What the engine was predicted to take.")
 
 
+class PartProblem(BaseModel):
+    type: str
+    title: str
+    status: int = Field(description="The status that a request of its own would have had.")
+    detail: str
+    min_budget_ms: float | None = None
+    reason: str | None = None
+    retry_after_ms: float | None = None
+
+
+class Part(BaseModel):
+    """One part of a request: an image, a tile or a region. Unanswered, it has a ``problem``."""
+
+    outcome: str = Field(description="`answered`, or which problem it has.")
+    image: ImageSize | None = Field(default=None, description="Of an image of its own.")
+    region: tuple[int, int, int, int] | None = Field(
+        default=None, description="x1, y1, x2, y2 in pixels of the upright original image."
+    )
+    model: str | None = None
+    operating_point: str | None = None
+    exit_depth: int | None = None
+    max_depth: int | None = None
+    degraded: bool | None = None
+    expected_ap: float | None = None
+    predicted_ms: float | None = None
+    num_detections: int | None = None
+    detections: list[Detection] | None = Field(
+        default=None,
+        description="In pixels of its image or, of a region, of the image that was cut. Tiles have "
+        "theirs together.",
+    )
+    problem: PartProblem | None = None
+
+
+class PartsResponse(BaseModel):
+    """What became of a request with several parts, of which one was answered at least."""
+
+    request_id: str
+    num_parts: int = Field(ge=1)
+    num_answered: int = Field(ge=1)
+    image: ImageSize | None = Field(default=None, description="The image that was cut.")
+    detections: list[Detection] | None = Field(
+        default=None, description="Boxes of all tiles as one answer, best first."
+    )
+    parts: list[Part] = Field(
+        description="Images as they were sent; tiles row by row, then the whole image if it was "
+        "asked for; regions as they were named."
+    )
+    budget_ms: float = Field(gt=0, description="The budget that was applied, to all together.")
+    elapsed_ms: float = Field(ge=0, description="From the request's head to this reply.")
+    slack_ms: float = Field(description="What was left of the budget.")
+
+
+class Prediction(BaseModel):
+    label: str
+    confidence: float = Field(ge=0, le=1)
+    x_min: int
+    y_min: int
+    x_max: int
+    y_max: int
+
+
+class VisionResponse(BaseModel):
+    """The reply of DeepStack and CodeProject.AI, and the facts of ``DetectionResponse``."""
+
+    success: Literal[True]
+    message: str
+    count: int
+    predictions: list[Prediction] = Field(description="Best first.")
+    code: Literal[200]
+    command: Literal["detect"]
+    duration: int
+    processMs: int = Field(description="As `elapsed_ms`, in whole milliseconds.")  # noqa: N815
+    inferenceMs: int = Field(description="As `predicted_ms`, in whole milliseconds.")  # noqa: N815
+    model: str
+    operating_point: str
+    exit_depth: int
+    max_depth: int
+    degraded: bool
+    expected_ap: float
+    budget_ms: float
+    elapsed_ms: float
+    slack_ms: float
+    predicted_ms: float
+
+
+class VisionError(BaseModel):
+    success: Literal[False]
+    error: str = Field(description="What is wrong, in a sentence.")
+    code: int = Field(description="The status.")
+
+
 class Done(BaseModel):
     """The last event of a streaming reply, whose other events are each a ``DetectionResponse``."""
 

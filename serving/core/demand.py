@@ -70,15 +70,18 @@ class DemandMeter:
     """
 
     def __init__(self) -> None:
-        # Instant, budget, ticks since the one before, and whether the engine was at work.
-        self._arrivals: deque[tuple[float, float, int, bool]] = deque(maxlen=WINDOW)
+        # Instant, budget, ticks since the one before, whether the engine was at work, and whether
+        # it is of another group than the one before.
+        self._arrivals: deque[tuple[float, float, int, bool, bool]] = deque(maxlen=WINDOW)
         self._budgets: list[float] = []  # of the same, in order
-        self._sum_gaps = self._sum_squares = self._num_busy = 0
+        self._sum_gaps = self._sum_squares = self._num_busy = self._num_groups = 0
+        self._group: int | None = None
 
-    def arrived(self, now_s: float, budget_s: float, busy: bool) -> None:
+    def arrived(self, now_s: float, budget_s: float, busy: bool, group: int | None = None) -> None:
         """Take note of an arrival that has ``budget_s`` seconds left.
 
-        ``busy``: whether it found the engine at work. ``now_s`` never falls.
+        ``busy``: whether it found the engine at work; ``group``: number of the parts of one
+        request, if it is one of them. ``now_s`` never falls.
         """
         arrivals = self._arrivals
         if len(arrivals) == WINDOW:
@@ -86,13 +89,16 @@ class DemandMeter:
             self._sum_gaps -= gap
             self._sum_squares -= gap * gap
             self._num_busy -= arrivals[0][3]
+            self._num_groups -= arrivals[0][4]
             del self._budgets[bisect_left(self._budgets, arrivals[0][1])]
         gap = round(_TICKS * self._silence_s(now_s)) if arrivals else 0
         self._sum_gaps += gap
         self._sum_squares += gap * gap
         insort(self._budgets, budget_s)
         self._num_busy += busy
-        arrivals.append((now_s, budget_s, gap, busy))
+        is_new, self._group = group is None or group != self._group, group
+        self._num_groups += is_new
+        arrivals.append((now_s, budget_s, gap, busy, is_new))
 
     def _silence_s(self, now_s: float) -> float:
         """Return the seconds since the latest arrival, as far as they count."""
@@ -102,10 +108,11 @@ class DemandMeter:
     def measure(self, now_s: float) -> Demand:
         """Return the demand as of ``now_s``.
 
-        A silence that has lasted longer than the usual gap counts as one.
+        A silence that has lasted longer than the usual gap counts as one. While all are parts of
+        one request nothing is known: they came at once, which tells nothing of what comes next.
         """
         count = len(self._arrivals)
-        if count < MIN_ARRIVALS:
+        if count < MIN_ARRIVALS or self._num_groups - self._arrivals[0][4] < 1:
             return UNKNOWN
         silence_s = self._silence_s(now_s)
         gaps = count - 1

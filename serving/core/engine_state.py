@@ -197,7 +197,8 @@ class EngineState:
             if not self._virtual.knows_only(request.principal):
                 self._virtual.joined(request.principal, self._owed())
             insort(self._waiting, request, key=_urgency)
-            self._demand.arrived(submitted_s, request.deadline_s - submitted_s, busy)
+            left_s = request.deadline_s - submitted_s
+            self._demand.arrived(submitted_s, left_s, busy, request.group)
         return Arrivals(tuple(superseded), tuple(concluded))
 
     def apply(self, decision: Decision) -> tuple[CohortChange, ...]:

@@ -42,7 +42,7 @@ def merge(
     scores = np.concatenate([found.scores[keep] for found, keep in heard])
     labels = np.concatenate([found.labels[keep] for found, keep in heard])
     order = np.argsort(-scores, kind="stable")
-    kept = _suppress(boxes[order], labels[order], merging.iou_threshold)[:max_detections]
+    kept = suppress(boxes[order], labels[order], merging.iou_threshold)[:max_detections]
     chosen = order[kept]
     return Detections(boxes[chosen], scores[chosen], labels[chosen])
 
@@ -54,7 +54,7 @@ def _sides(found: Detections) -> npt.NDArray[np.float32]:
     return sides
 
 
-def _suppress(
+def suppress(
     boxes: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], iou_threshold: float
 ) -> npt.NDArray[np.intp]:
     """Return the indices of the boxes to keep, given best first.

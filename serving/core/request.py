@@ -33,6 +33,8 @@ class Request:
     submitted later is newer."""
     in_hand_reserve_s: float = 0.0
     """Seconds before the deadline at which an answer in hand is sent, better or not."""
+    group: int | None = None
+    """Number that the parts of one request have in common; None for one with one part."""
 
     @property
     def stream_key(self) -> tuple[str, str]:

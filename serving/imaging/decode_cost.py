@@ -82,7 +82,7 @@ def _decoded_size(header: Header, model_input: ModelInput) -> tuple[int, int]:
     It may come out larger if it is to be turned on its side, which the header does not say: of both
     ways, this is the larger.
     """
-    if header.format != "jpeg" or header.coding.lacks_end:
+    if header.format != "jpeg" or header.coding.lacks_end or header.is_whole:
         return header.width, header.height
     scale = min(
         draft_scale((header.width, header.height), target)

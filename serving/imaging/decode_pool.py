@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -34,6 +34,7 @@ from serving.core.letterbox import Letterbox, ModelInput
 from serving.core.ports import Clock, Image
 from serving.core.recent_values import RecentValues
 from serving.core.streams import superseded
+from serving.imaging.cropping import RGB_BYTES, Crops, FindRegions, cut_out
 from serving.imaging.decode_cost import memory_bytes, work_ns
 from serving.imaging.decoding import LazyPixels, decode_all
 from serving.imaging.pixels import BLOCK_BYTES, Checkpoint
@@ -400,9 +401,13 @@ class DecodePool:
         """Return whether an image is decoded apart from the others, who do not wait for it."""
         return self._lane(self._cost(header)) is self._dear
 
-    def check_memory(self, header: Header) -> None:
-        """Raise PayloadTooLarge for an image that takes more memory than there is for one."""
-        needed, given = self._cost(header).num_bytes, self._dear.max_bytes
+    def check_memory(self, header: Header, num_cut_pixels: int = 0) -> None:
+        """Raise PayloadTooLarge for an image that takes more memory than there is for one.
+
+        That is with ``num_cut_pixels`` of parts that are cut out of it.
+        """
+        needed = self._cost(header).num_bytes + RGB_BYTES * num_cut_pixels
+        given = self._dear.max_bytes
         if needed > given:
             raise PayloadTooLarge(
                 f"Decoding this image would take {math.ceil(needed / 2**20)} MiB of memory; at "
@@ -426,11 +431,45 @@ class DecodePool:
         """
         claim = claim or Claim()
         left_s = claim.deadline_s - self._clock()
+
+        def work(checkpoint: Checkpoint, block_bytes: int) -> tuple[Image, Letterbox]:
+            return self._decode(data, header, left_s, checkpoint, block_bytes)
+
+        return await self._decoded(work, header, claim)
+
+    async def cut(
+        self,
+        data: bytes,
+        header: Header,
+        regions: FindRegions,
+        num_pixels: int,
+        claim: Claim | None = None,
+    ) -> Crops:
+        """Return the parts of an image at its own size, decoded and cut out in a thread.
+
+        They have ``num_pixels`` together, about; ``header`` says that it is whole. Waits and raises
+        as ``decode``, and what ``regions`` does.
+        """
+        work = partial(cut_out, data, header, regions)
+        return await self._decoded(work, header, claim or Claim(), RGB_BYTES * num_pixels)
+
+    async def _decoded(
+        self,
+        work: Callable[[Checkpoint, int], T],
+        header: Header,
+        claim: Claim,
+        more_bytes: int = 0,
+    ) -> T:
+        """Return what ``work`` makes of an image in a thread, given a checkpoint and a block size.
+
+        What it makes takes ``more_bytes`` of memory, beside what decoding takes.
+        """
         cost = self._cost(header)
+        cost = replace(cost, num_bytes=cost.num_bytes + more_bytes)
         limit_s = cost.seconds * OVERRUN_FACTOR + OVERRUN_S
         block_bytes = _block_bytes(header, cost.seconds)
 
-        def work(stopped: Checkpoint) -> tuple[Image, Letterbox, float, float]:
+        def timed(stopped: Checkpoint) -> tuple[T, float, float]:
             started_s, before_s = self._clock(), self._processor_clock()
 
             def checkpoint() -> None:
@@ -441,16 +480,16 @@ class DecodePool:
                         "given up."
                     )
 
-            decoded = self._decode(data, header, left_s, checkpoint, block_bytes)
+            result = work(checkpoint, block_bytes)
             processor_s = self._processor_clock() - before_s
-            return *decoded, self._clock() - started_s, processor_s
+            return result, self._clock() - started_s, processor_s
 
-        image, placement, seconds, processor_s = await self._run(_Job(work, cost, claim))
+        result, seconds, processor_s = await self._run(_Job(timed, cost, claim))
         # By the clock it takes longer when others want the processor, which is no reason to call a
         # budget too small for an idle server.
         self._times.observe(header.coding.kind, self._estimate(header).work_s, processor_s)
         self._observe(header.format, seconds)
-        return image, placement
+        return result
 
     async def run(self, work: Callable[[], T], expected_s: float, claim: Claim | None = None) -> T:
         """Return what ``work`` returns, called in a thread.

@@ -7,7 +7,8 @@ that requests get.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -93,13 +94,36 @@ def decode_all(
     each ``block_bytes`` of the file and stops decoding by raising a ServingError, which comes
     through. Raises InvalidImage for anything that cannot be decoded to its end.
     """
-    try:
+    with _damage_named(header):
         checkpoint()
         images = _decode_upright(data, header, inputs, checkpoint, block_bytes)
         return {
             model_input: (_padded(np.asarray(image), model_input), placement)
             for model_input, (image, placement) in images.items()
         }
+
+
+def decode_whole(
+    data: bytes, header: Header, checkpoint: Checkpoint = go_on, block_bytes: int = BLOCK_BYTES
+) -> PIL.Image.Image:
+    """Return all pixels of an image as upright 8-bit RGB, at its own size.
+
+    ``checkpoint`` and errors are as for ``decode_all``.
+    """
+    with _damage_named(header):
+        checkpoint()
+        if header.coding.lacks_end:
+            data = with_end(data, checkpoint, block_bytes)
+        stored = _open(data, header, checkpoint, block_bytes)
+        turned = orientation(stored)
+        return upright(to_rgb(stored), turned)
+
+
+@contextmanager
+def _damage_named(header: Header) -> Iterator[None]:
+    """Let whatever is raised in the context be InvalidImage, unless it is a ServingError."""
+    try:
+        yield
     except ServingError:
         raise
     except Exception as error:  # Pillow's decoders raise no closed set of types

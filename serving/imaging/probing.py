@@ -69,6 +69,8 @@ class Header:
     width: int
     height: int
     coding: Coding
+    is_whole: bool = False
+    """Whether all of its pixels are wanted, and not only those that an input has room for."""
 
     @classmethod
     def typical(cls, format: str, width: int, height: int) -> Header:

@@ -100,6 +100,7 @@ _OUTCOME_OF: dict[type[BaseException], str] = {
     BudgetInfeasible: "infeasible",
     TooManyRequests: "limited",
     FrameSuperseded: "superseded",
+    Unauthenticated: "limited",
     DeadlineExceeded: "late",
     RequestCancelled: "cancelled",
 }

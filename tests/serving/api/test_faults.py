@@ -69,8 +69,8 @@ def _break(
         fault = Nth(decoding.decode_all, number, error)
         patch.setattr(decode_pool, "decode_all", fault)
     elif seam == "encode":
-        fault = Nth(upload._encode, number, error)
-        patch.setattr(upload, "_encode", fault)
+        fault = Nth(upload.encode_json, number, error)
+        patch.setattr(upload, "encode_json", fault)
     else:
         fault = Nth(gateway.backend.answer, number, error)
 

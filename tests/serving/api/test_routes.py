@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.api.cutting import NAMES as CUT_NAMES
 from serving.api.problems import PROBLEMS
 from serving.api.schemas import DetectionResponse, Done, Models
 from serving.core.catalog import Exit, MergedAccuracy, Merging, ModelEntry, SizedExit
@@ -134,13 +135,14 @@ async def test_description(gateway: Gateway) -> None:
         paths = (await client.get("/openapi.json")).json()["paths"]
     detect = paths["/v1/detect"]["post"]
     names = {parameter["name"] for parameter in detect["parameters"]}
-    options = {"min_depth", "max_depth", "score_threshold", "classes"}
-    assert names == {"X-Deadline-Ms", "deadline_ms", *options}
+    options = {"min_depth", "max_depth", "score_threshold", "classes", *CUT_NAMES}
+    assert names == {"X-Deadline-Ms", "deadline_ms", "stream", "frame", *options}
     assert set(detect["requestBody"]["content"]) == {
-        *("image/jpeg", "image/png", "image/webp", "multipart/form-data")
+        *("image/jpeg", "image/png", "image/webp", "multipart/form-data", "application/json")
     }
     content = detect["responses"]["200"]["content"]
-    assert content["application/json"]["schema"]["$ref"].endswith("/DetectionResponse")
+    either = [each["$ref"] for each in content["application/json"]["schema"]["anyOf"]]
+    assert [each.rpartition("/")[2] for each in either] == ["DetectionResponse", "PartsResponse"]
     for media_type in (SSE, NDJSON):
         *answers, done = read_events(media_type, content[media_type]["example"].splitlines())
         assert [event.name for event in (*answers, done)] == ["detections", "detections", "done"]

@@ -1,0 +1,50 @@
+"""The JSON of answered requests; see ``schemas.DetectionResponse``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.api.protocol_adapter import DetectionResult
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
+
+
+def encode_json(body: Mapping[str, Any]) -> bytes:
+    """Return the JSON of a tree without cycles, as short as it can be."""
+    return _encode(body).encode()
+
+
+def result_body(answer: DetectionResult, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the reply to a request for one image."""
+    placement = answer.placement
+    return {
+        "model": answer.model,
+        "request_id": answer.request_id,
+        "image": {"width": placement.original_width, "height": placement.original_height},
+        "detections": detections(answer.boxes_xyxy, answer.scores, answer.labels, classes),
+        **answer.facts,
+    }
+
+
+def detections(
+    boxes_xyxy: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int32],
+    classes: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return boxes in the original image, to a hundredth of a pixel."""
+    # float64 before rounding, so that JSON shows 12.34 and not 12.34000015258789.
+    return [
+        {"box": box, "score": score, "label": classes[label], "class_id": label}
+        for box, score, label in zip(
+            boxes_xyxy.astype(float).round(2).tolist(),
+            scores.astype(float).round(4).tolist(),
+            labels.tolist(),
+            strict=True,
+        )
+    ]
