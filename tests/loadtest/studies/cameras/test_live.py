@@ -14,6 +14,7 @@ from loadtest.studies.cameras.live import LIVE, _run
 from loadtest.studies.cameras.simulation import STREAMS, Plan, System
 from loadtest.workload.images import AnnotatedImage
 from serving.core.errors import DeadlineExceeded, FrameSuperseded
+from serving.core.request import Answered
 from tests.serving.fakes import JPEG
 from tests.serving.gateway import Gateway
 from tests.serving.streams import serving_streams
@@ -45,7 +46,7 @@ async def test_each_frame_has_an_end(system: System) -> None:
 async def test_others_are_told_apart(error: Exception, end: End) -> None:
     gateway = Gateway()
 
-    async def failing(*_: object) -> None:
+    async def failing(*_: object) -> Answered:
         raise error
 
     gateway.backend.behaviour = failing
