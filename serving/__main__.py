@@ -50,8 +50,6 @@ EXTRAS = {
     "onnx": "builder",
     "tensorboard": "builder",
     "pycocotools": "loadtest",
-    "av": "watch",
-    "rich": "watch",
     "tqdm": "client",
     "httpx": "client",
     "yaml": "loadtest",
@@ -202,6 +200,8 @@ def _models(arguments: argparse.Namespace) -> None:
 
     folders = find_models(settings.model_repository, settings.models)
     family = read_family(folders, settings.precision)
+    for entry in family.entries:
+        print("\n".join(entry.about()))
     front = measured_front(family, settings.runtime)
     print(f"{settings.runtime}, {settings.precision or 'in the precision that it chooses'}")
     print("\n".join(front.table(family.titles)))

@@ -55,11 +55,6 @@ MISTAKES = {
         ("file --key-file nowhere", "--key-file: .*nowhere"),
         ("file --draw file", "file is a file, not a folder"),
     ],
-    "watch": [
-        ("nowhere.mp4", "there is no nowhere.mp4"),
-        ("file --url here", "'here' is not the URL of a server"),
-        ("file --key-file nowhere", "--key-file: .*nowhere"),
-    ],
     "plans": [("--store s --link l --wait-s soon", "--wait-s=soon is no number of seconds")],
     "cost": [
         ("--config bccd --set detector.x=1", "no field"),
@@ -69,6 +64,11 @@ MISTAKES = {
         ("nowhere.pth --layout mmdet-nas-fpn --out x", "nowhere.pth"),
         ("file --layout mmdet-nas-fpn --out x", "file: no torch file"),
         ("file --layout imagenet-backbone --out x", "needs a --config"),
+    ],
+    "import-onnx": [
+        ("nowhere.onnx --name x", "nowhere.onnx"),
+        ("file --name x", "file: it is not ONNX"),
+        ("file --name x --images nowhere.jpg", "no file is called nowhere.jpg"),
     ],
     "train": [
         ("--config bccd --out x --data nowhere", "there is no folder nowhere"),
@@ -278,8 +278,6 @@ NEEDS = {
     "--split test --set detector.input_size=[128,128]",
     "pycocotools": "evaluate --model x",
     "httpx": f"detect {IMAGE}",
-    "av": f"watch {IMAGE} --out x.mp4",
-    "rich": "watch x.mp4",
     "tqdm": "simulate --policy fixed:1 --requests 60 --seeds 1",
     "yaml": f"study alerts --images {IMAGE}",
     "matplotlib": "study live",

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.model import add_assignments, add_neck, changed, configured
-from builder.cli.options import RUNTIMES, add_command, add_threads, at_least
+from builder.cli.options import (
+    RUNTIMES,
+    add_command,
+    add_threads,
+    at_least,
+    files_of_glob,
+    input_sizes,
+)
+from builder.cli.trying import run_all
 from builder.config.named import CONFIGS, MODEL_NAME
 from serving.core.command_errors import (
     CommandError,
@@ -26,9 +32,9 @@ from serving.core.command_errors import (
 if TYPE_CHECKING:
     from builder.modeling.architectures import AnyDetector
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import Catalog, ModelEntry
+    from serving.core.catalog import ModelEntry
     from serving.core.letterbox import ModelInput
-    from serving.core.ports import Image, SegmentRunner
+    from serving.core.ports import Image
 
 CPU_RUNTIMES = ("openvino", "onnxruntime")
 """What Triton's CPU variants can be configured for; the first is the default."""
@@ -63,7 +69,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     add_assignments(parser)
     parser.add_argument(
         "--sizes",
-        type=_sizes,
+        type=input_sizes,
         metavar="SIZE,...",
         help="input sizes, as 300 or 640x512, width first [those that the configuration states]",
     )
@@ -111,18 +117,6 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     parser.set_defaults(run=lambda options: _build(options, tools))
 
 
-def _sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """The input sizes, (height, width) in pixels, that an option lists."""
-    sizes = []
-    for part in text.split(","):
-        matched = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", part.strip())
-        if matched is None:
-            raise argparse.ArgumentTypeError(f"{part!r} is no size, such as 300 or 640x512")
-        width, height = matched[1], matched[2] or matched[1]
-        sizes.append((int(height), int(width)))
-    return tuple(sizes)
-
-
 def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
     """Why this cannot be built, as far as it is known before any work."""
     source = options.checkpoint or options.config
@@ -162,7 +156,7 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
             "--precision int8 of other weights needs --calibration-images",
         ),
         *(
-            (pattern and not _files(pattern), f"no file is called {pattern}")
+            (pattern and not files_of_glob(pattern), f"no file is called {pattern}")
             for pattern in (images, options.recalibrate_images)
         ),
         (
@@ -175,11 +169,6 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
         ),
     )
     return next((sentence for wrong, sentence in rules if wrong), None)
-
-
-def _files(pattern: str) -> list[Path]:
-    """The files that ``pattern`` is a glob of, in the order of their names."""
-    return sorted(path for path in map(Path, glob(pattern)) if path.is_file())
 
 
 def _in_the_way(folder: Path) -> Path | None:
@@ -274,7 +263,7 @@ def _build_in(
         for catalog in entry.catalogs:
             runner = tools.open_runner(target, folder, options.threads, size=catalog.size)
             where = f" at {catalog.size}" if catalog.one_of_several else ""
-            print(_run_all(runner, catalog, where))
+            print(run_all(runner, catalog, where))
         _print_front(entry, target)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")
@@ -325,7 +314,7 @@ def _read_images(
     from builder.exporting.int8_segments import MAX_IMAGES
     from builder.measuring.images import read_image
 
-    paths = _files(pattern)[:MAX_IMAGES]
+    paths = files_of_glob(pattern)[:MAX_IMAGES]
     return {
         each.size: [read_image(path, each, tools.load_image)[0] for path in paths]
         for each in inputs
@@ -379,18 +368,3 @@ def _entry_there(repository: Path, name: str) -> ModelEntry:
     if entry.name != name:
         raise ModelError(f"the catalogue in {folder} is that of a model {entry.name!r}")
     return entry
-
-
-def _run_all(runner: SegmentRunner, catalog: Catalog, where: str) -> str:
-    """Run every segment once at every batch size and close ``runner``; a sentence about it, which
-    says ``where``."""
-    import numpy as np
-
-    from serving.core.timing import time_every_segment
-
-    image = np.zeros((catalog.input_height, catalog.input_width, 3), np.uint8)
-    times = time_every_segment(runner, image, catalog.num_exits, time.perf_counter)
-    ran = {segment for segment, _, _ in times}
-    runner.close()
-    sizes = ", ".join(map(str, runner.batch_sizes))
-    return f"{runner.runtime} ran all {len(ran)} segments{where} once at batch {sizes}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,20 @@ def add_write(parser: argparse.ArgumentParser) -> None:
 def today() -> str:
     """The date in UTC."""
     return time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def input_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """The input sizes, (height, width) in pixels, that an option lists."""
+    sizes = []
+    for part in text.split(","):
+        matched = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", part.strip())
+        if matched is None:
+            raise argparse.ArgumentTypeError(f"{part!r} is no size, such as 300 or 640x512")
+        width, height = matched[1], matched[2] or matched[1]
+        sizes.append((int(height), int(width)))
+    return tuple(sizes)
+
+
+def files_of_glob(pattern: str) -> list[Path]:
+    """The files that ``pattern`` is a glob of, in the order of their names."""
+    return sorted(path for path in map(Path, glob(pattern)) if path.is_file())

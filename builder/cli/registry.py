@@ -10,6 +10,7 @@ from builder.cli import evaluate as evaluate_cli
 from builder.cli import figure as figure_cli
 from builder.cli import gpu as gpu_cli
 from builder.cli import model as model_cli
+from builder.cli import onnx_import as onnx_import_cli
 from builder.cli import profile as profile_cli
 from builder.cli import search as search_cli
 from builder.cli import train as train_cli
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 def register(commands: Any, tools: ServingTools) -> None:
     """Add the builder's commands to the subparsers ``commands``."""
     model_cli.add_parsers(commands)
+    onnx_import_cli.add_parser(commands, tools)
     train_cli.add_parsers(commands)
     figure_cli.add_parser(commands, tools)
     build_cli.add_parser(commands, tools)

@@ -8,7 +8,6 @@ weights take the place of earlier ones there is no catalogue, so that no mixture
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,28 +17,18 @@ import torch
 
 from builder.config.named import DetectorConfig
 from builder.exporting.catalog import build_catalog
+from builder.exporting.contract import WEIGHTS
+from builder.exporting.installation import described, install
 from builder.exporting.onnx_segments import export_segments, measure_postprocess, verify_segments
-from builder.exporting.repository import (
-    PARTIAL,
-    files_of,
-    remove_leftovers,
-    remove_partial,
-    sha256,
-    write_entry,
-)
 from builder.exporting.shared_weights import share_weights
 from builder.modeling.architectures import AnyDetector, at_size, first_exits, make_detector
 from builder.modeling.checkpoint import load_checkpoint
 from builder.modeling.frozen import freeze
-from serving.artifacts.model_folders import CATALOG, ModelError, read_entry, version_folder
-from serving.core.catalog import Merging, ModelEntry, SegmentFile
+from serving.core.catalog import Merging, ModelEntry
 from serving.core.command_errors import CommandError
 from serving.core.ports import Clock
 
 POSTPROCESS_ROUNDS = 200
-
-WEIGHTS = "weights.bin"
-"""Name of the file of the weights that the segments of several input sizes share."""
 
 Size = tuple[int, int]
 """An input size, (height, width) in pixels."""
@@ -116,7 +105,7 @@ def write_model(
         if several:
             paths = [folder / entry.file for files in exported for entry in files.values()]
             share_weights(paths, folder / WEIGHTS)
-            weights = _described(folder, WEIGHTS)
+            weights = described(folder, WEIGHTS)
         catalogs = []
         for each, size, files in zip(detectors, sizes, exported, strict=True):
             where = f" at {size}" if size else ""
@@ -126,58 +115,9 @@ def write_model(
             print(f"decoding and suppression alone{where} take {1e3 * tail_s:.2f} ms")
             config = replace(each.config, name=name or each.config.name)
             # A segment whose weights were moved is another file than the one that was exported.
-            segments = {key: _described(folder, entry.file) for key, entry in files.items()}
+            segments = {key: described(folder, entry.file) for key, entry in files.items()}
             catalogs.append(build_catalog(config, segments, command, weights))
         merging, border_side = None, detectors[0].config.merge_border_side
         if several and border_side is not None:
             merging = Merging(border_side, detectors[0].config.merge_iou_threshold)
-        return _install(ModelEntry(tuple(catalogs), merging=merging), folder, repository)
-
-
-def _described(folder: Path, file: str) -> SegmentFile:
-    return SegmentFile(file, sha256(folder / file))
-
-
-def _install(entry: ModelEntry, source: Path, repository: Path) -> ModelEntry:
-    """Put the files of ``entry``, which lie in ``source``, and the catalogue in place.
-
-    Wherever this is interrupted, it leaves in the repository the earlier model, this one, or no
-    catalogue: never that of one with segments of the other.
-    """
-    folder = version_folder(repository, entry.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_partial(folder)
-    earlier = _entry_in(folder)
-    if earlier is not None:
-        entry = replace(entry, default=earlier.default)
-    if earlier is not None and earlier.digest == entry.digest:
-        entry = _with_figures_of(earlier, entry)
-    else:
-        (folder / CATALOG).unlink(missing_ok=True)
-        for path in remove_leftovers(repository, entry):
-            print(f"removed {path}, which belonged to other weights")
-    for file in files_of(entry):
-        # Beside it first: who serves the file that is there may have it mapped into memory.
-        partial = folder / f"{PARTIAL}{file}"
-        shutil.copyfile(source / file, partial)
-        partial.replace(folder / file)
-    write_entry(entry, folder)
-    return entry
-
-
-def _with_figures_of(earlier: ModelEntry, entry: ModelEntry) -> ModelEntry:
-    """Return ``entry`` with what was measured of ``earlier``, which has the same segments."""
-    measured = ("exits", "evaluation", "profiles", "precisions")
-    catalogs = tuple(
-        replace(catalog, **{fact: getattr(known, fact) for fact in measured})
-        for catalog, known in zip(entry.catalogs, earlier.catalogs, strict=True)
-    )
-    merged = earlier.merged if earlier.merging == entry.merging else ()
-    return replace(entry, catalogs=catalogs, merged=merged)
-
-
-def _entry_in(folder: Path) -> ModelEntry | None:
-    try:
-        return read_entry(folder)
-    except ModelError:
-        return None
+        return install(ModelEntry(tuple(catalogs), merging=merging), folder, repository)

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from builder.exporting.catalog import build_catalog
+from builder.exporting.contract import DETECTIONS, IMAGES, OPSET
 from builder.exporting.repository import sha256
 from builder.modeling.architectures import AnyDetector
 from builder.modeling.frozen import (
@@ -48,13 +49,11 @@ __all__ = [
     "verify_segments",
 ]
 
-OPSET = 17
 NOISE_SCALES = tuple(10.0**exponent for exponent in range(9))
 """Scales of the noise that heads are verified on, which are tried in turn.
 
 An untrained head shrinks what passes its convolutions, a deep and narrow one the most.
 """
-DETECTIONS = ("boxes", "scores", "labels", "counts")
 BATCH, HEAD_BATCH = 2, 5
 """Number of images that stem and stacks, and heads, are verified on."""
 
@@ -103,7 +102,7 @@ def _export(
     segment: segments.Segment,
     path: Path,
 ) -> None:
-    input_names = ("images",) if segment.start == segments.IMAGE else features
+    input_names = (IMAGES,) if segment.start == segments.IMAGE else features
     # An output may not be called like an input, and both are features in a stack.
     output_names = DETECTIONS if segment.head else tuple(f"{name}_out" for name in features)
     _trace(module, inputs, input_names, output_names, path)

@@ -99,6 +99,11 @@ def build_plans(
     """
     if precision not in PRECISIONS:
         raise PlanBuildError(f"no precision {precision!r}: there are {', '.join(PRECISIONS)}")
+    if catalog.max_batch is not None and catalog.max_batch < PROFILES[-1][-1]:
+        raise PlanBuildError(
+            f"{catalog.name} is run on {catalog.max_batch} images at a time, plans are for up to "
+            f"{PROFILES[-1][-1]}: export it for any number of images, and import it again"
+        )
     gpu = Gpu.current(cudart)
     target = folder / FOLDER
     target.mkdir(parents=True, exist_ok=True)

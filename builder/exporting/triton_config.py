@@ -146,7 +146,7 @@ def _depth_cpu(catalog: Catalog, depth: int, runtime: str) -> Message:
     return {
         "name": depth_model(catalog, depth),
         "backend": "python",
-        "max_batch_size": MAX_BATCH_CPU,
+        "max_batch_size": min(MAX_BATCH_CPU, catalog.max_batch or MAX_BATCH_CPU),
         **_detection(catalog),
         "dynamic_batching": {},
         "instance_group": [_one_instance("KIND_CPU")],

@@ -17,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from builder.config.coco_ids import ID_GAPS
 from builder.importing.state_dict import WeightsError
 from builder.modeling.ssdlite import SSDLite
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
-
-ID_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Numbers among COCO's ids 1 to 90 that no class has."""
 
 RENAMED = (
     (r"^(block|extra|head)(\d+)\.", r"\1s.\2."),

@@ -24,13 +24,8 @@ import torch
 from torch import Tensor
 
 from builder.config.named import DetectorConfig
+from builder.config.suppression import SUPPRESSION_ITERATIONS
 from builder.modeling.boxes import decode_boxes
-
-SUPPRESSION_ITERATIONS = 12
-"""Number of iterations of suppression.
-
-Chains this long are suppressed exactly as greedy suppression does.
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -337,6 +337,7 @@ def _model_facts(
         description=catalog.description,
         license=catalog.license,
         flavour=catalog.flavour,
+        origin=catalog.origin,
         classes=list(catalog.classes),
         size=catalog.size,
         input_width=catalog.input_width,

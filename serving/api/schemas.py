@@ -198,6 +198,7 @@ class ModelFacts(BaseModel):
     description: str
     license: str
     flavour: str
+    origin: str = Field(description="Where its weights come from; empty: they were trained here.")
     classes: list[str]
     size: str = Field(description="Name of the input size: width x height.")
     input_width: int

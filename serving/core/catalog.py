@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -24,6 +25,9 @@ FORMAT = 2
 MOST_PIXELS = 2**16
 """Most pixels of a side of an input, and most boxes of an image, that a catalogue may ask for: what
 is beyond is a mistake, or an attempt on the memory."""
+
+ABOUT_WIDTH = 100
+"""Most characters of a list or a licence in what ``ModelEntry.about`` says."""
 
 T = TypeVar("T")
 
@@ -125,6 +129,8 @@ SHARED = (
     "weights",
 )
 """Facts of a catalogue that all sizes of an entry have in common."""
+SHARED_IF_ANY = ("origin", "max_batch")
+"""More of those, which are on disk only where they are anything but the usual."""
 OF_SIZE = ("input_width", "input_height", "segments", *FIGURES, "precisions")
 """Facts of a catalogue that each size of an entry has for itself."""
 ENTRY = ("format", *SHARED, "merging", "sizes", "merged")
@@ -165,6 +171,10 @@ class Catalog:
     """Figures of precisions that were asked for, by name such as ``int8``."""
     precision: str | None = None
     """Precision that the catalogue's own figures are of; None: what the runtime chooses."""
+    origin: str = ""
+    """Where weights come from that were not trained here; empty: they were."""
+    max_batch: int | None = None
+    """Most images that a run takes at once; None: any number."""
     one_of_several: bool = False
     """Whether its entry has other sizes, so that the names of its files carry the size; the entry
     sets it."""
@@ -277,6 +287,8 @@ class Catalog:
             command=shared["command"],
             weights=_optional(SegmentFile, shared["weights"]),
             precisions=asked_for,
+            origin=shared.get("origin", ""),
+            max_batch=shared.get("max_batch"),
         )
         depths = list(range(1, catalog.num_exits + 1))
         for figures in (chosen, *asked_for.values()):
@@ -294,7 +306,8 @@ class Catalog:
 
     def _check(self) -> None:
         """Raise ValueError for facts that no model has."""
-        _check_texts(self, ("name", "version", "description", "license", "flavour", "command"))
+        texts = ("name", "version", "description", "license", "flavour", "command", "origin")
+        _check_texts(self, texts)
         if not is_plain_name(self.name):
             raise ValueError(f"the model's name, {self.name!r}, cannot be that of a folder")
         if not self.classes or not all(isinstance(n, str) and n.strip() for n in self.classes):
@@ -305,6 +318,8 @@ class Catalog:
         for name in ("input_width", "input_height", "max_detections"):
             if not 1 <= getattr(self, name) <= MOST_PIXELS:
                 raise ValueError(f"{name!r} is from 1 to {MOST_PIXELS}, not {getattr(self, name)}")
+        if self.max_batch is not None and not _is_number(self.max_batch, 1.0):
+            raise ValueError(f"'max_batch' is a number of images, not {self.max_batch!r}")
         _check_share(self.score_threshold, "'score_threshold'")
         for entry in self.files:
             if not (isinstance(entry.file, str) and is_plain_name(entry.file)):
@@ -391,7 +406,7 @@ class ModelEntry:
         object.__setattr__(self, "catalogs", marked)
         first, *others = self.catalogs
         for other in others:
-            for fact in (*SHARED, "precision"):
+            for fact in (*SHARED, *SHARED_IF_ANY, "precision"):
                 if getattr(other, fact) != getattr(first, fact):
                     raise ValueError(f"the sizes of {first.name} differ in {fact!r}")
         if first.resize not in PLACEMENTS:
@@ -434,6 +449,18 @@ class ModelEntry:
     def sizes(self) -> tuple[str, ...]:
         """Names of the sizes, such as ``300x300``, smallest first."""
         return tuple(catalog.size for catalog in self.catalogs)
+
+    def about(self) -> list[str]:
+        """Return lines of text about the model that are no figures."""
+        first = self.catalogs[0]
+        several = f"{len(first.classes)} classes: {', '.join(first.classes)}"
+        return [
+            f"{self.name}: {first.description}",
+            f"  sizes: {', '.join(self.sizes)}",
+            f"  {textwrap.shorten(several, ABOUT_WIDTH, placeholder=' ...')}",
+            f"  licence: {textwrap.shorten(first.license, ABOUT_WIDTH, placeholder=' ...')}",
+            f"  origin: {first.origin or 'trained here'}",
+        ]
 
     def size(self, name: str | None) -> Catalog:
         """Return the catalogue of the size called ``name``; None: of the only one.
@@ -489,8 +516,8 @@ class ModelEntry:
         if data.get("format") != FORMAT:
             raise ValueError(f"catalogue format {data.get('format')!r}, this server reads {FORMAT}")
         try:
-            _check_keys(data, ENTRY, "catalogue", optional=("default",))
-            shared = {name: data[name] for name in SHARED}
+            _check_keys(data, ENTRY, "catalogue", optional=("default", *SHARED_IF_ANY))
+            shared = {name: data[name] for name in (*SHARED, *SHARED_IF_ANY) if name in data}
             return cls(
                 catalogs=tuple(Catalog.from_json(shared, size) for size in data["sizes"]),
                 default=_boolean(data.get("default", False), "default"),
@@ -519,6 +546,7 @@ class ModelEntry:
             **shared,
             "classes": list(first.classes),
             "weights": asdict(first.weights) if first.weights else None,
+            **{name: getattr(first, name) for name in SHARED_IF_ANY if getattr(first, name)},
             **({"default": True} if self.default else {}),
             "merging": asdict(self.merging) if self.merging else None,
             "sizes": [catalog.facts_of_size() for catalog in self.catalogs],

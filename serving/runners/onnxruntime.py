@@ -22,7 +22,7 @@ from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
-from serving.runners.rows import copied_rows, every_row, stretches
+from serving.runners.rows import copied_rows, every_row, sizes_up_to, stretches
 
 BATCH_SIZES = (1, 4)
 """Batch sizes that are warmed up and planned with; shapes are dynamic."""
@@ -58,7 +58,7 @@ class OnnxRuntimeRunner:
         wanted: Collection[Segment] | None = None,
     ) -> None:
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
-        self.batch_sizes = BATCH_SIZES
+        self.batch_sizes = sizes_up_to(BATCH_SIZES, catalog.max_batch)
         self._image_shape = (catalog.input_height, catalog.input_width, 3)
         self.segments = frozenset(
             segments.every_segment(catalog.num_exits) if wanted is None else wanted
@@ -87,7 +87,7 @@ class OnnxRuntimeRunner:
     def load(self, images: Sequence[Image]) -> Batch:
         """Return a batch of images, copied."""
         self._check_open()
-        check_images(images, self._image_shape, BATCH_SIZES[-1])
+        check_images(images, self._image_shape, self.batch_sizes[-1])
         return Batch(segments.IMAGE, False, (np.stack(images),))
 
     def run(self, segment: Segment, batch: Batch) -> Batch:
@@ -101,13 +101,13 @@ class OnnxRuntimeRunner:
     def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
         """Return a copy of these rows."""
         self._check_open()
-        check_select(batch, rows, BATCH_SIZES[-1])
+        check_select(batch, rows, self.batch_sizes[-1])
         return self._gather([(batch, row) for row in rows])
 
     def merge(self, batches: Sequence[Batch]) -> Batch:
         """Return a copy of all rows."""
         self._check_open()
-        check_merge(batches, BATCH_SIZES[-1])
+        check_merge(batches, self.batch_sizes[-1])
         return self._gather(every_row(batches))
 
     def release(self, batch: Batch) -> None:

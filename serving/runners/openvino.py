@@ -45,7 +45,7 @@ from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
 from serving.runners.compiled_cache import Blob, CompiledCache
-from serving.runners.rows import copied_rows, every_row, stretches
+from serving.runners.rows import copied_rows, every_row, sizes_up_to, stretches
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class OpenVinoRunner:
         batch_sizes: tuple[int, ...] = BATCH_SIZES,
     ) -> None:
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
-        self.batch_sizes = batch_sizes
+        self.batch_sizes = sizes_up_to(batch_sizes, catalog.max_batch)
         self.segments = frozenset(
             segments.every_segment(catalog.num_exits) if wanted is None else wanted
         )

@@ -14,6 +14,11 @@ from serving.runners.checks import Rows
 Batch = TypeVar("Batch", bound=Rows)
 
 
+def sizes_up_to(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
+    """Return the batch sizes among ``sizes`` up to ``most``; None: all."""
+    return tuple(size for size in sizes if most is None or size <= most)
+
+
 def every_row(batches: Sequence[Batch]) -> list[tuple[Batch, int]]:
     """Return all rows that are meant, of one batch after the other."""
     return [(batch, row) for batch in batches for row in range(batch.size)]

@@ -91,7 +91,15 @@ def test_the_command_to_try_has_an_image_that_is_there(
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["models", "--model-repository", str(REPOSITORY), "--model", MODEL]) == 0
-    what, head, *lines = capsys.readouterr().out.splitlines()
+    name, *facts, what, head = (out := capsys.readouterr().out.splitlines())[:7]
+    lines = out[7:]
+    assert name.startswith(f"{MODEL}: RetinaNet")
+    assert [fact.split(":")[0] for fact in facts] == [
+        "  sizes",
+        "  3 classes",
+        "  licence",
+        "  origin",
+    ]
     assert what == "openvino, in the precision that it chooses"
     assert head.split() == ["model", "exit", "AP", "ms"]
     assert [line.split()[:2] for line in lines] == [[MODEL, str(d)] for d in range(1, 8)]

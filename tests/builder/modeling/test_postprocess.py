@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.config.suppression import SUPPRESSION_ITERATIONS
 from builder.modeling.boxes import encode_boxes
 from builder.modeling.postprocess import (
-    SUPPRESSION_ITERATIONS,
     PostprocessFacts,
     decode_and_suppress,
     suppress,

@@ -1,0 +1,1 @@
+"""Detectors that others exported as ONNX, made into models of a repository; without torch."""

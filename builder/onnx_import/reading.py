@@ -1,0 +1,206 @@
+"""Reading of an ONNX file that nobody here has made, with limits.
+
+Nothing in a file is executed while it is read, and nothing outside its folder is opened. What comes
+back is one graph of ONNX's own operators, all of its weights inside, in an operator set that
+segments can be made of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, TensorProto, checker, defs, helper, inliner, version_converter
+
+from builder.exporting.contract import OPSET
+from builder.onnx_import.errors import ForeignModelError
+
+MAX_BYTES = 2**31 - 1
+"""Most bytes of a file and the weights beside it: what one message of protobuf can be."""
+MAX_NODES = 100_000
+"""Most operators of a graph; detectors have some hundreds or thousands."""
+MIN_OPSET = 9
+"""Oldest operator set that is raised to the one of segments."""
+
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
+MIN_IR = 8
+"""Version of the file format that goes with the operator set of segments."""
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Return the model in ``path``, whole, in operator set ``OPSET`` or the later one it is in.
+
+    Raises OSError, and ForeignModelError for a file that is not ONNX, or a graph that segments
+    cannot be made of.
+    """
+    try:
+        model = _parse(path)
+        _check_control_flow(model.graph)
+        _read_weights(model, path.parent)
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        _check_operators(model)
+        checker.check_model(model)
+        return _raised(model)
+    except checker.ValidationError as error:
+        raise ForeignModelError(f"{path}: its graph is not valid: {_first_line(error)}") from error
+    except ForeignModelError as error:
+        raise ForeignModelError(f"{path}: {error}") from error
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a model uses; 0 if it says none."""
+    return max((x.version for x in model.opset_import if x.domain in STANDARD), default=0)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    size = path.stat().st_size
+    if not path.is_file():
+        raise ForeignModelError("it is no file")
+    if size > MAX_BYTES:
+        raise ForeignModelError(f"it has {size} bytes, and no more than {MAX_BYTES} are read")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ForeignModelError("it is not ONNX, or not all of it") from error
+    if not model.graph.node:
+        raise ForeignModelError("it is not ONNX, or has no graph")
+    if not model.graph.output:
+        raise ForeignModelError("its graph has no outputs")
+    if len(model.graph.node) > MAX_NODES:
+        raise ForeignModelError(
+            f"its graph has {len(model.graph.node)} operators; no more than {MAX_NODES} are read"
+        )
+    return model
+
+
+# -- weights beside the file ----------------------------------------------------------------------
+
+
+def _read_weights(model: onnx.ModelProto, folder: Path) -> None:
+    """Read the tensors that lie in other files into the model."""
+    if model.graph.sparse_initializer:
+        raise ForeignModelError("it has sparse weights, which are not read")
+    left = MAX_BYTES
+    for tensor in _tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        data = _external(tensor, folder, left)
+        left -= len(data)
+        tensor.ClearField("external_data")
+        tensor.data_location = TensorProto.DEFAULT
+        tensor.raw_data = data
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    nodes = [model.graph.node, *(function.node for function in model.functions)]
+    for node in (node for some in nodes for node in some):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _external(tensor: TensorProto, folder: Path, most: int) -> bytes:
+    """Return the bytes of a tensor that lies in a file beside the model."""
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    location = facts.get("location", "")
+    place = PurePosixPath(location)
+    path = folder / place
+    # A link may lead out of the folder as well as a name does.
+    inside = path.resolve().is_relative_to(folder.resolve())
+    if not location or "\\" in location or place.is_absolute() or ".." in place.parts or not inside:
+        raise ForeignModelError(
+            f"the weights {tensor.name!r} are said to be in {location!r}, which is not in the "
+            "folder of the file"
+        )
+    if not path.is_file():
+        raise ForeignModelError(f"the weights {tensor.name!r} are in {location}: it is not there")
+    length = _num_bytes(tensor)
+    try:
+        offset, stated = (
+            int(facts.get(key, usual)) for key, usual in (("offset", 0), ("length", length))
+        )
+    except ValueError as error:
+        raise ForeignModelError(f"it is not said where in {location} {tensor.name!r} is") from error
+    if stated != length or offset < 0 or offset + length > path.stat().st_size:
+        raise ForeignModelError(
+            f"the weights {tensor.name!r} should be {length} bytes from {offset} on in {location}, "
+            "which has not so many there"
+        )
+    if length > most:
+        raise ForeignModelError(f"its weights have more than {MAX_BYTES} bytes")
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def _num_bytes(tensor: TensorProto) -> int:
+    if any(dim < 0 for dim in tensor.dims):
+        raise ForeignModelError(f"the weights {tensor.name!r} have the shape {list(tensor.dims)}")
+    try:
+        item = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError as error:
+        raise ForeignModelError(f"the weights {tensor.name!r} are of no known type") from error
+    return math.prod(tensor.dims) * int(item)
+
+
+# -- operators ------------------------------------------------------------------------------------
+
+
+def _check_control_flow(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        kinds = {attribute.type for attribute in node.attribute}
+        if kinds & {AttributeProto.GRAPH, AttributeProto.GRAPHS}:
+            raise ForeignModelError(
+                f"it branches or loops ({_called(node)}), and segments are straight: export it "
+                "with constant shapes, or simplify it"
+            )
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    opset = opset_of(model)
+    newest = defs.onnx_opset_version()
+    if not MIN_OPSET <= opset <= newest:
+        raise ForeignModelError(
+            f"it is of operator set {opset or 'unknown'}; {MIN_OPSET} to {newest} are read"
+        )
+    for node in model.graph.node:
+        if node.domain not in STANDARD or not defs.has(node.op_type, opset, ""):
+            domain = f"{node.domain}." if node.domain else ""
+            raise ForeignModelError(
+                f"{domain}{node.op_type} ({_called(node)}) is no operator of ONNX's set {opset}: "
+                "not every runtime has it"
+            )
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} {node.name or node.output[0]!r}"
+
+
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model in the operator set of segments, unless it is in a later one."""
+    opset = opset_of(model)
+    if opset < OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except RuntimeError as error:
+            raise ForeignModelError(
+                f"operator set {opset} cannot be raised to {OPSET}: {_first_line(error)}"
+            ) from error
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", max(opset, OPSET)))
+    model.ir_version = max(model.ir_version, MIN_IR)
+    for node in model.graph.node:
+        node.domain = ""
+    return model
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

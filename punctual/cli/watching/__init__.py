@@ -1,1 +1,0 @@
-"""Frames of one source in real time over a stream: what ``punctual watch`` is made of."""
