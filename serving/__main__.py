@@ -50,6 +50,8 @@ EXTRAS = {
     "onnx": "builder",
     "tensorboard": "builder",
     "pycocotools": "loadtest",
+    "av": "watch",
+    "rich": "watch",
     "tqdm": "client",
     "httpx": "client",
     "yaml": "loadtest",

@@ -55,6 +55,11 @@ MISTAKES = {
         ("file --key-file nowhere", "--key-file: .*nowhere"),
         ("file --draw file", "file is a file, not a folder"),
     ],
+    "watch": [
+        ("nowhere.mp4", "there is no nowhere.mp4"),
+        ("file --url here", "'here' is not the URL of a server"),
+        ("file --key-file nowhere", "--key-file: .*nowhere"),
+    ],
     "plans": [("--store s --link l --wait-s soon", "--wait-s=soon is no number of seconds")],
     "cost": [
         ("--config bccd --set detector.x=1", "no field"),
@@ -278,6 +283,8 @@ NEEDS = {
     "--split test --set detector.input_size=[128,128]",
     "pycocotools": "evaluate --model x",
     "httpx": f"detect {IMAGE}",
+    "av": f"watch {IMAGE} --out x.mp4",
+    "rich": "watch x.mp4",
     "tqdm": "simulate --policy fixed:1 --requests 60 --seeds 1",
     "yaml": f"study alerts --images {IMAGE}",
     "matplotlib": "study live",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loadtest.cli import autoscaling as autoscaling_cli
+from loadtest.cli import cameras as cameras_cli
 from loadtest.cli import drills as drill_cli
 from loadtest.cli import ladders as ladders_cli
 from loadtest.cli import live as live_cli
@@ -36,6 +37,7 @@ def _add_study(commands: Any, tools: ServingTools) -> None:
     live_cli.add_parser(studies, tools)
     drill_cli.add_parser(studies)
     autoscaling_cli.add_parser(studies)
+    cameras_cli.add_parser(studies)
     ladders_cli.add_parser(studies)
     shares_cli.add_parser(studies)
     soak_cli.add_parser(studies)

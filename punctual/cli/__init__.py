@@ -1,1 +1,1 @@
-"""The commands of the client in a terminal, ``punctual detect``."""
+"""The commands ``punctual detect`` and ``punctual watch``: the client in a terminal."""

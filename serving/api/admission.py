@@ -206,7 +206,7 @@ class Admission:
         before the image is decoded: decoding takes the time from those that are served.
         """
         needed_s = context.deadline_s - claim.latest_start_s
-        wait_s = self._backlog.wait_s(context.deadline_s, context.principal, needed_s)
+        wait_s = self._backlog.wait_s(context.deadline_s, context.principal, needed_s, context.turn)
         wait_s *= REJECT_WAIT_FACTOR
         decode_wait_s = self._pool.wait_s(header, claim) * REJECT_WAIT_FACTOR
         if context.read_s + decode_wait_s > claim.latest_start_s and decode_wait_s > wait_s:
@@ -239,7 +239,7 @@ class Admission:
         """
         is_queued = not self._pool.is_dear(header)
         with self._backlog.joined(
-            context.deadline_s, context.principal, is_queued=is_queued
+            context.deadline_s, context.principal, context.turn, is_queued=is_queued
         ) as place:
             context.place = place
             try:

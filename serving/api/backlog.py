@@ -16,7 +16,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from serving.core.ports import Clock
 from serving.core.principals import NOBODY, Principal
@@ -30,24 +29,57 @@ MIN_ANSWERS = 8
 """Fewest answers from which a pace is taken; with fewer nothing is known."""
 
 
-class _Queue(NamedTuple):
-    """The requests of one principal that are awaited."""
+class _Queue:
+    """The requests of one principal that are awaited, by deadline, or by turn if they are frames.
 
-    share: float
-    deadlines_s: list[float]  # in order
+    Of its streams that is first which was answered longest ago, whatever the deadlines are.
+    """
 
-    def num_before(self, deadline_s: float) -> int:
-        """Return how many are due before ``deadline_s``."""
-        return bisect_left(self.deadlines_s, deadline_s)
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._deadlines_s: list[float] = []  # of all, in order
+        self._singles_s: list[float] = []  # of those of no stream, in order
+        self._turns: list[int] = []  # of frames, in order
+
+    def __bool__(self) -> bool:
+        return bool(self._deadlines_s)
+
+    def add(self, deadline_s: float, turn: int | None) -> None:
+        """Put in a request."""
+        insort(self._deadlines_s, deadline_s)
+        if turn is None:
+            insort(self._singles_s, deadline_s)
+        else:
+            insort(self._turns, turn)
+
+    def remove(self, deadline_s: float, turn: int | None) -> None:
+        """Take out a request."""
+        del self._deadlines_s[bisect_left(self._deadlines_s, deadline_s)]
+        if turn is None:
+            del self._singles_s[bisect_left(self._singles_s, deadline_s)]
+        else:
+            del self._turns[bisect_left(self._turns, turn)]
+
+    def num_before(self, deadline_s: float, turn: int | None = None) -> int:
+        """Return how many go before a request of that deadline, and of that turn if it is a frame.
+
+        Of the own principal, that is; of others, those that are due before.
+        """
+        if turn is None:
+            return bisect_left(self._deadlines_s, deadline_s)
+        return bisect_left(self._singles_s, deadline_s) + bisect_left(self._turns, turn)
 
 
 class Place:
     """One request's place in a backlog."""
 
-    def __init__(self, backlog: Backlog, deadline_s: float, principal: Principal) -> None:
+    def __init__(
+        self, backlog: Backlog, deadline_s: float, principal: Principal, turn: int | None
+    ) -> None:
         self._backlog = backlog
         self._principal = principal
         self._deadline_s = deadline_s
+        self._turn = turn
         self._number = backlog.num_joined
         self._was_first = backlog.num_inside == 0
         self._is_awaited = False
@@ -62,7 +94,7 @@ class Place:
         """Be ahead of whoever is due later, from now on if not before."""
         if not self._is_awaited and not self._is_done:
             self._is_awaited = True
-            self._backlog.add(self._deadline_s, self._principal)
+            self._backlog.add(self._deadline_s, self._principal, self._turn)
 
     def answered(self, share: float) -> None:
         """Note an answer, from the first of which on the request stands in nobody's way.
@@ -79,7 +111,7 @@ class Place:
         self._is_done = True
         if self._is_awaited:
             self._is_awaited = False
-            self._backlog.remove(self._deadline_s, self._principal)
+            self._backlog.remove(self._deadline_s, self._principal, self._turn)
 
 
 class Backlog:
@@ -99,15 +131,20 @@ class Backlog:
 
     @contextmanager
     def joined(
-        self, deadline_s: float, principal: Principal = NOBODY, *, is_queued: bool = True
+        self,
+        deadline_s: float,
+        principal: Principal = NOBODY,
+        turn: int | None = None,
+        *,
+        is_queued: bool = True,
     ) -> Iterator[Place]:
         """Count a request as inside for as long as the context lasts.
 
         Until its place is told of an answer, it is ahead of whoever is due later: at once, or else
-        from when its place is told to queue.
+        from when its place is told to queue. ``turn`` is that of a frame; see ``Frame.turn``.
         """
         self.num_joined += 1
-        place = Place(self, deadline_s, principal)
+        place = Place(self, deadline_s, principal, turn)
         self.num_inside += 1
         if is_queued:
             place.queue()
@@ -117,16 +154,18 @@ class Backlog:
             self.num_inside -= 1
             place.leave()
 
-    def add(self, deadline_s: float, principal: Principal) -> None:
+    def add(self, deadline_s: float, principal: Principal, turn: int | None) -> None:
         """Put in a request with that deadline, which is awaited from now on."""
-        queue = self._queues.setdefault(principal.name, _Queue(principal.share, []))
-        insort(queue.deadlines_s, deadline_s)
+        queue = self._queues.get(principal.name)
+        if queue is None:
+            queue = self._queues[principal.name] = _Queue(principal.share)
+        queue.add(deadline_s, turn)
 
-    def remove(self, deadline_s: float, principal: Principal) -> None:
+    def remove(self, deadline_s: float, principal: Principal, turn: int | None) -> None:
         """Take out a request with that deadline, which is awaited no longer."""
-        deadlines_s = self._queues[principal.name].deadlines_s
-        del deadlines_s[bisect_left(deadlines_s, deadline_s)]
-        if not deadlines_s:
+        queue = self._queues[principal.name]
+        queue.remove(deadline_s, turn)
+        if not queue:
             del self._queues[principal.name]
         if not self._queues:
             self._busy_since_s = None  # the next answer will have been waited for, not queued
@@ -146,14 +185,18 @@ class Backlog:
         return sum(queue.num_before(deadline_s) for queue in self._queues.values())
 
     def wait_s(
-        self, deadline_s: float, principal: Principal = NOBODY, needed_s: float = math.inf
+        self,
+        deadline_s: float,
+        principal: Principal = NOBODY,
+        needed_s: float = math.inf,
+        turn: int | None = None,
     ) -> float:
         """Return the seconds until those ahead have left, at the pace of the latest answers.
 
         It is assumed that they hurry. Principals take turns (see ``fair_shares``): until a request
         of ``principal`` that needs ``needed_s`` has been served, no other one has had more, for its
-        share, than that and those of its own that are ahead take. It is 0 for as long as there have
-        been few answers.
+        share, than that and those of its own that are ahead take; ``turn`` is that of a frame. It
+        is 0 for as long as there have been few answers.
         """
         count, sum_s = len(self._gaps_s), self._sum_s
         if count < MIN_ANSWERS:
@@ -164,7 +207,7 @@ class Backlog:
         ):
             count, sum_s = count + 1, sum_s + open_s  # that it takes longer is known before its end
         pace_s, own = sum_s / count, self._queues.get(principal.name)
-        own_s = 0.0 if own is None else pace_s * own.num_before(deadline_s)
+        own_s = 0.0 if own is None else pace_s * own.num_before(deadline_s, turn)
         turn_s = (own_s + needed_s) / principal.share
         return own_s + sum(
             min(pace_s * queue.num_before(deadline_s), turn_s * queue.share)

@@ -59,6 +59,8 @@ class Inference:
                 answers = self._backend.stream(pixels, self.request(context, streaming=False))
                 async with aclosing(answers):
                     async for answered in answers:
+                        if context.frame is not None:
+                            self._turns.streams.answered(context.frame)
                         self._admission.answered(answered, context)
         except TimeoutError as error:
             if context.answered is None:

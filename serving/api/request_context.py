@@ -89,6 +89,11 @@ class RequestContext:
         """Instant by which there must be boxes that a reply can be written of."""
         return self.deadline_s - self.write_s
 
+    @property
+    def turn(self) -> int | None:
+        """Order in which its stream was last answered; None if it is a frame of none."""
+        return None if self.frame is None else self.frame.turn
+
     def degraded(self, family: Family, points: Sequence[PointId]) -> bool:
         """Return whether a better answer than that of these operating points was allowed."""
         return family.degraded(points, self.options.min_depth, self.options.max_depth)

@@ -29,7 +29,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from serving.core.demand import DemandMeter
-from serving.core.fair_shares import VirtualTimes
+from serving.core.fair_shares import StreamTurns, VirtualTimes
 from serving.core.policy import (
     Cohort,
     Conclude,
@@ -102,6 +102,7 @@ class EngineState:
         self._held: dict[int, Held] = {}
         self._demand = DemandMeter()
         self._virtual = VirtualTimes()
+        self._turns = StreamTurns()
         self._idle_since_s = -math.inf
         self._under_way: list[tuple[Run, int | None]] = []
         """Runs under way, each with the id of the cohort that it is of or will make, if any."""
@@ -165,10 +166,10 @@ class EngineState:
             waiting = [request for request in waiting if request.id not in busy]
             cohorts = [cohort for cohort in cohorts if cohort.id not in busy_cohorts]
             holding = [held for held in holding if held.request.id not in busy]
-        virtual_s = _NO_TIMES
-        if self._virtual.is_shared:
+        virtual_s, turns = _NO_TIMES, self._turns.of(waiting)
+        if self._virtual.is_shared or turns:
             names = _principals(waiting, cohorts)
-            virtual_s = self._virtual.of(names) if len(names) > 1 else _NO_TIMES
+            virtual_s = self._virtual.of(names) if len(names) > 1 or turns else _NO_TIMES
         return Snapshot(
             now_s,
             tuple(waiting),
@@ -177,6 +178,7 @@ class EngineState:
             demand,
             tuple(holding),
             virtual_s,
+            turns,
         )
 
     # -- what happens ----------------------------------------------------------------------------
@@ -222,7 +224,8 @@ class EngineState:
         return ()
 
     def charge(self, requests: Sequence[Request], seconds: float) -> None:
-        """Charge a run of ``seconds`` to the principals of its requests."""
+        """Charge a run of ``seconds`` to the principals of its requests, and to their streams."""
+        self._turns.ran(requests)
         self._virtual.ran(requests, seconds)
 
     def cohort_of(self, run: Run) -> int | None:

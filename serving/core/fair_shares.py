@@ -28,9 +28,40 @@ from serving.core.request import Request
 MAX_PRINCIPALS = 1024
 """Number of principals whose virtual times are kept. When there are more, those go first who have
 nothing in the engine: at worst some have their debt forgiven."""
+MAX_STREAMS = 1024
+"""Number of streams of which it is known when they last had engine time. When there are more, those
+go first that have had none for longest, and they are next anyway."""
 FREE_MULTIPLE = 8
 """Multiple of the free places that one principal may have. Beside seven others like it, there is
 still a free one of 65."""
+
+
+class StreamTurns:
+    """The order in which streams last had engine time. One executor owns it.
+
+    Streams of one principal take turns: whichever has had none for longest is next.
+    """
+
+    __slots__ = ("_num_runs", "_orders")
+
+    def __init__(self) -> None:
+        self._orders: dict[tuple[str, str], int] = {}  # the longest ago first
+        self._num_runs = 0
+
+    def ran(self, requests: Sequence[Request]) -> None:
+        """Note a run of these requests."""
+        self._num_runs += 1
+        for request in requests:
+            self._orders.pop(request.stream_key, None)
+            self._orders[request.stream_key] = self._num_runs
+        while len(self._orders) > MAX_STREAMS:
+            del self._orders[next(iter(self._orders))]
+
+    def of(self, requests: Sequence[Request]) -> dict[tuple[str, str], int]:
+        """Return the orders of these requests' streams; nothing if none is of a stream."""
+        if not any(request.stream for request in requests):
+            return {}
+        return {r.stream_key: self._orders.get(r.stream_key, 0) for r in requests}
 
 
 class VirtualTimes:

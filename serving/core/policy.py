@@ -72,7 +72,11 @@ class Snapshot:
     of these are to come."""
     virtual_s: Mapping[str, float] = field(default_factory=dict)
     """Virtual time of each principal that waits or is in a cohort; see ``fair_shares``. Empty where
-    there is only one."""
+    there is only one, and no stream."""
+    stream_turns: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Order in which the streams of those who wait last had engine time, by ``Request.stream_key``;
+    what is not here has had none. What is of no stream is one stream more. Empty where only such
+    wait."""
     num_parked: int = 0
     """Number of cohorts on the device that no decision can be about now, because those of other
     principals go first."""

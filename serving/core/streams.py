@@ -40,6 +40,9 @@ class Frame:
     """Number that its sender gave it."""
     order: int = 0
     """Place among all admitted frames of the stream, from 1; 0 before it is admitted."""
+    turn: int = 0
+    """Order in which its stream was last answered, among all; 0 if it never was. The smaller it is,
+    the sooner it is its stream's turn."""
 
 
 @dataclass(eq=False, slots=True)
@@ -57,6 +60,8 @@ class _Stream:
     num_admitted: int = 0
     submitted: int = 0
     """Order of the newest frame that the engine was given."""
+    answered: int = 0
+    """Order of its latest answer among those of all streams."""
     num_inside: int = 0
     """Number of frames and sessions that have entered and not left."""
     in_flight: set[Frame] = field(default_factory=set)
@@ -80,6 +85,7 @@ class Streams:
         self._idle_s = idle_s
         self._streams: OrderedDict[StreamKey, _Stream] = OrderedDict()  # last used last
         self._num_of: Counter[str] = Counter()
+        self._num_answered = 0
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -114,8 +120,8 @@ class Streams:
         known = self._known(key, now_s)
         if known is not None and number <= known.newest:
             raise not_newer(number, known.newest)
-        self._open(key, now_s)
-        return Frame(key, number)
+        stream = self._open(key, now_s)
+        return Frame(key, number, turn=stream.answered)
 
     def admit(self, frame: Frame) -> tuple[bool, Frame | None]:
         """Admit a frame: return whether it may go on, or else waits, and whom that supersedes.
@@ -140,6 +146,11 @@ class Streams:
         if frame.order < stream.submitted:
             raise superseded()
         stream.submitted = frame.order
+
+    def answered(self, frame: Frame) -> None:
+        """Note that a frame has an answer, so that it is the turn of other streams."""
+        self._num_answered += 1
+        self._streams[frame.key].answered = self._num_answered
 
     def leave(self, frame: Frame, now_s: float) -> Frame | None:
         """Note that a frame has ended; return the one whose turn it is now, if any."""

@@ -151,6 +151,8 @@ class _Job(Generic[T]):
     cost: Cost
     claim: Claim
     future: Future[T] = field(default_factory=Future)
+    due_s: float = math.inf
+    """Instant by whose order it has its turn, if that is before its deadline."""
     started_s: float = 0.0
     has_waited: bool = False
     """Whether it had to wait for a thread."""
@@ -219,8 +221,11 @@ class _Lane:
             # as the file, they would stay until the next collection.
             del job, waiting
 
-    def supersede(self, claim: Claim) -> None:
-        """End what waits of the stream of a newer frame."""
+    def supersede(self, claim: Claim) -> float:
+        """End what waits of the stream of a newer frame.
+
+        Returns the instant that it was due at, or infinity if nothing waited.
+        """
         with self._changed:
             waiting = self._queue.waiting_of(claim.principal)
             older = [each for each in waiting if each.item.claim.stream == claim.stream]
@@ -229,6 +234,7 @@ class _Lane:
             self._changed.notify_all()
         for each in older:
             _fail(each.item, superseded())
+        return min((each.deadline_s for each in older), default=math.inf)
 
     def close(self) -> None:
         """Drop what waits, stop what runs, and let the threads end."""
@@ -250,7 +256,11 @@ class _Lane:
                 self._queue.remove(displaced)
             job.has_waited = len(self._running) + len(self._queue) >= self._num_workers
             waiting = self._queue.push(
-                job, claim.principal, claim.deadline_s, job.cost.seconds, claim.weight
+                job,
+                claim.principal,
+                min(claim.deadline_s, job.due_s),
+                job.cost.seconds,
+                claim.weight,
             )
             is_short = self._num_coming < len(self._queue)
             self._num_coming += is_short
@@ -517,8 +527,10 @@ class DecodePool:
 
     def _run(self, job: _Job[T]) -> Awaitable[T]:
         if job.claim.stream:
+            # It takes the older one's place: by its own deadline it would be behind all others
+            # again, each time that another came, and its stream might never have a turn.
             for lane in (self._prompt, self._dear):
-                lane.supersede(job.claim)
+                job.due_s = min(job.due_s, lane.supersede(job.claim))
         return self._lane(job.cost).run(job)
 
     def _decode(

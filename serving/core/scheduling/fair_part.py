@@ -1,12 +1,13 @@
 """The fair part of a snapshot: whom the engine has time for, if principals take turns.
 
-Where not everybody can be in time and there is more than one principal, it is not deadlines that
-say who is given up. Everybody is lined up in the order in which principals would be served if each
-had its share (see ``fair_shares``): a principal's requests follow each other by deadline, those in
-flight first, each as much later in virtual time as the one before it still needs. Those that have
-no time for the largest batch are its last: a principal that has others is served faster without.
-The fair part is as much of the head of that line as can be in time, and at least the first. The
-rest is put off: it waits, or stays on the device, and may be in the next part.
+Where not everybody can be in time and there is more than one principal or stream, it is not
+deadlines that say who is given up. Everybody is lined up in the order in which principals would be
+served if each had its share (see ``fair_shares``): a principal's requests follow each other by
+deadline, those in flight first, each as much later in virtual time as the one before it still
+needs. Streams of one principal take turns inside its share, whichever has had none for longest
+first. Those that have no time for the largest batch are its last: a principal that has others is
+served faster without. The fair part is as much of the head of that line as can be in time, and at
+least the first. The rest is put off: it waits, or stays on the device, and may be in the next part.
 
 So a principal gets nothing for sending more, for claiming to be urgent, or for asking for depth;
 and no engine time is lost, since whoever comes after those within their share fills what is left.
@@ -15,6 +16,7 @@ and no engine time is lost, since whoever comes after those within their share f
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -47,7 +49,7 @@ def fair_part(
     batch_sizes: Sequence[int],
     streaming_ids: frozenset[int],
 ) -> FairPart:
-    """Return the fair part of ``snapshot``, which is of several principals.
+    """Return the fair part of ``snapshot``, which is of several principals or streams.
 
     ``plan`` plans a part of it, with the costs of ``models`` and in batches of ``batch_sizes``.
     ``streaming_ids`` are the requests that can be answered more than once.
@@ -91,7 +93,7 @@ def _line(
             virtual_s[request.principal] += path_s / len(owed) / request.share
     kinds: dict[tuple[int, bool], _Kind] = {}
     hasty: list[tuple[Request, float]] = []
-    for request in snapshot.waiting:
+    for request in _by_turns(snapshot):
         key = (request.min_depth, request.id in streaming_ids)
         kind = kinds.get(key)
         if kind is None:
@@ -106,6 +108,23 @@ def _line(
         line.append((virtual_s[request.principal], False, request))
         virtual_s[request.principal] += seconds / request.share
     return [item for _, _, item in sorted(line, key=_turn)]
+
+
+def _by_turns(snapshot: Snapshot) -> Sequence[Request]:
+    """Return who waits, by deadline, or as streams take turns.
+
+    All first ones of each stream go before all second ones, as there may be of what is of none.
+    """
+    turns = snapshot.stream_turns
+    if not turns:
+        return snapshot.waiting
+    rounds: Counter[tuple[str, str]] = Counter()
+    line: list[tuple[int, int, Request]] = []
+    for request in snapshot.waiting:
+        key = request.stream_key
+        line.append((rounds[key], turns.get(key, 0), request))
+        rounds[key] += 1
+    return [request for _, _, request in sorted(line, key=_turn)]
 
 
 class _Kind(NamedTuple):

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from serving.api.backlog import MIN_ANSWERS, WINDOW, Backlog
+from serving.core.principals import NOBODY
 from tests.serving.world import FakeClock
 
 
@@ -138,3 +139,20 @@ def test_time_in_which_everybody_waits_for_something_else_is_no_queue():
         server.stack.close()
         server.clock.now_s += 5.0
         assert server.wait_s() == 0.0
+
+
+def test_frames_of_one_principal_go_by_the_turns_of_their_streams():
+    server = Server(20.0)
+    for turn in (5, 7):
+        server.stack.enter_context(server.backlog.joined(10.0, NOBODY, turn))
+    server.answer(MIN_ANSWERS + 1, 0.01)
+    cases: list[tuple[float, int | None, int]] = [
+        (5.0, 6, 1),  # one stream was answered before its
+        (30.0, 0, 1),  # none was, and an image of no stream is due before
+        (15.0, None, 2),  # which itself goes by its deadline
+    ]
+    for deadline_s, turn, num_ahead in cases:
+        wait_s = server.backlog.wait_s(deadline_s, turn=turn)
+        assert wait_s == pytest.approx(num_ahead * 0.01)
+    server.stack.close()
+    assert server.backlog.num_ahead(100.0) == 0

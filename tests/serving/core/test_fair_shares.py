@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.errors import Overloaded, ShedReason, TooManyRequests
-from serving.core.fair_shares import FREE_MULTIPLE, MAX_PRINCIPALS, Places, VirtualTimes, refusal
+from serving.core.fair_shares import (
+    FREE_MULTIPLE,
+    MAX_PRINCIPALS,
+    MAX_STREAMS,
+    Places,
+    StreamTurns,
+    VirtualTimes,
+    refusal,
+)
 from serving.core.principals import Principal
 from serving.core.request import Request
 
@@ -69,6 +77,36 @@ def test_it_remembers_a_bounded_number():
         times.joined(f"gone {number}", {"here"})
     assert times.of(["here"]) == {"here": 1.0}
     assert len(times._times_s) <= MAX_PRINCIPALS
+
+
+# ---- streams ------------------------------------------------------------------------------------
+
+
+def frame(stream: str, principal: str = "a") -> Request:
+    return Request(0, 0.0, 1.0, 1, 1, principal=principal, stream=stream)
+
+
+def test_whoever_ran_longest_ago_has_the_least_order():
+    turns = StreamTurns()
+    for stream in ("x", "y", "x"):
+        turns.ran([frame(stream)])
+    orders = turns.of([frame("x"), frame("y"), frame("new"), frame("x", "b")])
+    assert orders[("a", "new")] == orders[("b", "x")] < orders[("a", "y")] < orders[("a", "x")]
+
+
+def test_without_frames_there_are_no_turns():
+    turns = StreamTurns()
+    turns.ran([frame("x")])
+    assert turns.of([frame("")]) == {}
+    assert turns.of([frame(""), frame("x")]) == {("a", ""): 0, ("a", "x"): 1}
+
+
+def test_it_remembers_a_bounded_number_of_streams():
+    turns = StreamTurns()
+    for number in range(3 * MAX_STREAMS):
+        turns.ran([frame(str(number))])
+    assert len(turns._orders) <= MAX_STREAMS
+    assert turns.of([frame(str(3 * MAX_STREAMS - 1))]) != {("a", str(3 * MAX_STREAMS - 1)): 0}
 
 
 # ---- places -------------------------------------------------------------------------------------

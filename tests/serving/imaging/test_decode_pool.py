@@ -339,6 +339,20 @@ class TestStreams:
         await asyncio.gather(*running, *others)
         assert sorted(gate.came[2:]) == [b"3", b"b", b"single", b"single"]
 
+    async def test_a_newer_one_has_the_turn_of_the_older(self, make: Make, gate: Gate) -> None:
+        """Or a camera faster than the others would always be behind them."""
+        pool = make(max_pending=9)
+        running = start(pool, b"running")
+        await until(lambda: gate.came)
+        fast = [start(pool, b"1", deadline_s=1001.0, stream="fast")]
+        others = [start(pool, b"other", deadline_s=1002.0, stream="other")]
+        fast += [start(pool, b"%d" % n, deadline_s=1001.0 + n, stream="fast") for n in (2, 3)]
+        await asyncio.sleep(0)
+        gate.open(3)
+        await asyncio.gather(running, *others, fast[-1])
+        await asyncio.gather(*fast, return_exceptions=True)
+        assert gate.came == [b"running", b"3", b"other"]
+
     async def test_one_that_is_being_decoded_goes_on(self, make: Make, gate: Gate) -> None:
         pool = make(max_pending=9)
         first = start(pool, b"1", stream="cam")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Run, ShedRequests, Snapshot
-from serving.core.request import Answered, Request, Shed
+from serving.core.request import Answered, Request, Shed, Superseded
 from serving.core.scheduling.edf_plan import EdfPlan
-from serving.core.scheduling.fair_part import fair_part
+from serving.core.scheduling.fair_part import _line, fair_part
 from serving.core.scheduling.path_costs import Costs, paths_of
 from serving.core.useful_exits import UsefulExits
 from tests.properties import examples
@@ -130,6 +131,56 @@ def test_where_those_put_off_take_up_all_room_one_cohort_goes():
     decision = make_policy(RUNNER, max_cohorts=3).decide(snapshot, LATENCY)
     assert isinstance(decision, Run)
     assert decision.requests == (modest,)
+
+
+# ---- streams ------------------------------------------------------------------------------------
+
+
+def frame(id: int, stream: str, deadline_s: float, principal: str = "") -> Request:
+    return Request(id, 0.0, deadline_s, 1, NUM_EXITS, principal=principal, stream=stream)
+
+
+def test_streams_take_turns_whatever_their_deadlines_say():
+    due = [frame(i, f"cam {i}", 0.02 + 1e-4 * i) for i in range(8)]
+    orders = {each.stream_key: 8 - each.id for each in due}  # the most urgent was served last
+    snapshot = Snapshot(0.0, tuple(due), (), virtual_s={"": 0.0}, stream_turns=orders)
+    assert plan(snapshot).slack_s < 0.0
+    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    served = {each.id for each in part.snapshot.waiting}
+    assert served == set(range(8 - len(served), 8)) != set(range(8))
+
+
+def test_what_is_of_no_stream_is_one_stream_more():
+    frames = [frame(i, f"cam {i}", 0.02) for i in range(3)]
+    singles = [waiting(10 + i, "", 0.02) for i in range(6)]
+    orders = {("", ""): 1, ("", "cam 0"): 2, ("", "cam 1"): 3, ("", "cam 2"): 4}
+    everybody = (*frames, *singles)
+    snapshot = Snapshot(0.0, everybody, (), virtual_s={"": 0.0}, stream_turns=orders)
+    line = _line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
+    assert [each.id for each in line] == [10, 0, 1, 2, 11, 12, 13, 14, 15]
+
+
+@pytest.mark.parametrize("fast_gap_s", [0.004, 0.05])
+def test_no_camera_is_forgotten(fast_gap_s: float):
+    """Three times as many frames come as can be answered, from one camera far more often than from
+    the others: all are answered about as often."""
+    budget_s, length_s, ids = 4 * FIRST_S, 2.0, iter(range(10**6))
+    period_s = 0.05
+    count = math.ceil(3 * period_s / FIRST_S) + 1
+    gaps_s = {"fast": fast_gap_s} | {f"cam {n}": period_s for n in range(count)}
+    requests = []
+    for number, (stream, gap_s) in enumerate(gaps_s.items()):
+        arrival_s = gap_s * number / len(gaps_s)
+        while arrival_s < length_s:
+            deadline_s = arrival_s + budget_s
+            requests.append(
+                Request(next(ids), arrival_s, deadline_s, 1, 1, stream=stream, principal="a")
+            )
+            arrival_s += gap_s
+    ends = World().play(requests)
+    answered = Counter(r.request.stream for r in ends.values() if isinstance(r, Answered))
+    assert max(answered.values()) <= 1.5 * min(answered[stream] for stream in gaps_s)
+    assert any(isinstance(end, Superseded) for end in ends.values())
 
 
 # ---- whole runs ---------------------------------------------------------------------------------
