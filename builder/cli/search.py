@@ -300,7 +300,7 @@ def _evaluator(options: argparse.Namespace, space: SearchSpace) -> tuple[Evaluat
         raise CommandError("the evaluators table and surrogate need --journal, and no other does")
     given = LatencyTable.read(options.latency) if options.latency else None
     if options.evaluator == "analytic":
-        return AnalyticEvaluator(), given or made_up(space.levels)
+        return AnalyticEvaluator(), given or made_up()
     if options.evaluator == "train":
         return _training(options, space, given)
     table = given or LatencyTable(**read_journal(options.journal[0]).search["latency"])

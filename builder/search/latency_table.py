@@ -1,11 +1,13 @@
 """How long the exits of a detector take, as a function of its pyramid's table.
 
     exit k  =  stem + k stacks + head
-    stack   =  constant + sum over cells of t[level, op] + sum over their inputs of t[from -> to]
+    stack   =  constant + convolution * area of its cells + pooling * area of the maps that its
+               cells make coarser + attention * how many of its cells attend
 
-Children are not measured while a search runs: on a machine that is shared, the neighbours would be
-measured. The terms are fitted to some graphs that were measured, or follow from counts of
-multiply-accumulates, which are then the unit.
+Areas are in maps of the finest level: that of P4 is a quarter of that of P3. Children are not
+measured while a search runs: on a machine that is shared, the neighbours would be measured. The
+terms are fitted to some graphs that were measured, or follow from counts of multiply-accumulates,
+which are then the unit.
 """
 
 from __future__ import annotations
@@ -19,12 +21,9 @@ from typing import Any, Self
 import numpy as np
 
 from builder.config.named import DetectorConfig
-from builder.config.pyramid_graphs import FINEST_LEVEL, OPS, Graph
+from builder.config.pyramid_graphs import FINEST_LEVEL, Graph
 from builder.search.statistics import kendall
 from serving.core.command_errors import CommandError, CommandFailed
-
-RIDGE = 0.001
-"""Ridge of the terms, for each graph."""
 
 MAX_ERROR, MIN_KENDALL = 0.10, 0.8
 """Bounds that a fitted table must keep to on graphs that it was not fitted to."""
@@ -34,23 +33,25 @@ class PoorFit(CommandFailed, ValueError):
     """A latency table that does not foretell what was measured."""
 
 
-Terms = dict[str, float]
-"""Term of a stack -> how often it occurs."""
+CONVOLUTION, POOLING, ATTENTION = TERMS = ("convolution", "pooling", "attention")
+"""What tells the time of one stack from that of another. A cell per level and op, and a move per
+pair of levels, would be some thirty terms, and foretell graphs worse that were not measured."""
 
 
-def stack_terms(graph: Graph) -> Terms:
-    """Return the terms of a stack."""
-    terms: Terms = {}
+def _area(level: int) -> float:
+    """Return the area of a level's map, where that of the finest is 1."""
+    return float(4.0 ** (FINEST_LEVEL - level))
+
+
+def stack_terms(graph: Graph) -> dict[str, float]:
+    """Return the terms of a stack: how much of each of ``TERMS`` there is in it."""
+    terms = dict.fromkeys(TERMS, 0.0)
     for step in graph.steps():
-        level, op = step.cell.level, step.cell.op
-        names = [f"P{level} {op}"]
-        for offset in (step.coarse, step.fine):
-            source = graph.map_levels[offset]
-            if source != level:
-                names.append(f"P{source} to P{level}")
-        names += [f"P{level} unused"] * len(step.unused)
-        for name in names:
-            terms[name] = terms.get(name, 0.0) + 1.0
+        level = step.cell.level
+        terms[CONVOLUTION] += _area(level)
+        sources = (graph.map_levels[offset] for offset in (step.coarse, step.fine))
+        terms[POOLING] += sum(_area(source) for source in sources if source < level)
+        terms[ATTENTION] += step.cell.op == "attention"
     return terms
 
 
@@ -68,9 +69,9 @@ class LatencyTable:
     """Origin of the figures, as JSON types."""
 
     def stack(self, graph: Graph) -> float:
-        """Return the time of one stack. A term that was in no graph costs nothing."""
+        """Return the time of one stack."""
         terms = stack_terms(graph).items()
-        return self.constant + sum(count * self.terms.get(name, 0.0) for name, count in terms)
+        return self.constant + sum(count * self.terms[name] for name, count in terms)
 
     def exits(self, graph: Graph, num_exits: int) -> tuple[float, ...]:
         """Return the time to every exit."""
@@ -85,33 +86,33 @@ class LatencyTable:
     def read(cls, path: Path) -> Self:
         """Return the table in a file that holds ``to_dict``. Raises CommandError, and OSError."""
         try:
-            data = json.loads(path.read_text())
-            return cls(**data)
+            table = cls(**json.loads(path.read_text()))
         except (TypeError, ValueError) as error:
             raise CommandError(f"{path} is no latency table: {error}") from error
+        if set(table.terms) != set(TERMS):
+            names = ", ".join(table.terms)
+            raise CommandError(
+                f"{path} is no latency table: terms {names or 'none'}, not {', '.join(TERMS)}"
+            )
+        return table
 
 
-def by_convolutions(
-    levels: Sequence[int], unit: str, stem: float, head: float, finest: float
-) -> LatencyTable:
+def by_convolutions(unit: str, stem: float, head: float, finest: float) -> LatencyTable:
     """Return the table in which a cell costs what its convolution does, and merging is free.
 
     A cell costs ``finest`` at the finest level, a quarter of that at the next, and so on.
     """
-    terms = {
-        f"P{level} {op}": finest / 4 ** (level - FINEST_LEVEL) for level in levels for op in OPS
-    }
-    return LatencyTable(unit, stem, head, 0.0, terms)
+    return LatencyTable(unit, stem, head, 0.0, dict.fromkeys(TERMS, 0.0) | {CONVOLUTION: finest})
 
 
 MADE_UP_MS = (5.3, 7.3, 2.3)
 """Times of stem, head and a cell at P3 that are about those of the repository's model."""
 
 
-def made_up(levels: Sequence[int]) -> LatencyTable:
+def made_up() -> LatencyTable:
     """Return the table of a detector that there is not, for evaluators that train none."""
     stem, head, finest = MADE_UP_MS
-    return by_convolutions(levels, "made-up ms", stem, head, finest)
+    return by_convolutions("made-up ms", stem, head, finest)
 
 
 def counted(config: DetectorConfig) -> LatencyTable:
@@ -119,17 +120,15 @@ def counted(config: DetectorConfig) -> LatencyTable:
     from builder.modeling.cost import exit_costs  # noqa: PLC0415  brings torch along
 
     first, second = exit_costs(config)[:2]
-    cells = sum(4.0 ** (FINEST_LEVEL - cell.level) for cell in config.pyramid.cells)
+    cells = sum(_area(cell.level) for cell in config.pyramid.cells)
     stack = (second.macs - first.macs) / config.stacks_per_exit
     stem = first.macs - first.head_macs - stack
-    return by_convolutions(
-        config.levels, "MMAC", stem / 1e6, first.head_macs / 1e6, stack / cells / 1e6
-    )
+    return by_convolutions("MMAC", stem / 1e6, first.head_macs / 1e6, stack / cells / 1e6)
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredStack:
-    """One graph, and the median times of the parts of a detector with it."""
+    """One graph, and the times of the parts of a detector with it."""
 
     graph: Graph
     stem: float
@@ -159,32 +158,15 @@ class FitQuality:
 
 
 def fit(measured: Sequence[MeasuredStack], unit: str, made_of: Mapping[str, Any]) -> LatencyTable:
-    """Return the table nearest to what was measured.
-
-    There are more terms than graphs can tell apart. So a stack first takes a constant and a time
-    for the area of its cells; then each term is given what is left, in proportion to its area, and
-    the more of it the more graphs say so.
-    """
-    names = sorted({name for each in measured for name in stack_terms(each.graph)})
-    areas = np.array([4.0 ** (FINEST_LEVEL - int(name[1])) for name in names])
-    is_cell = np.array([name.endswith(OPS) for name in names])
-    counts = np.array(
-        [[stack_terms(each.graph).get(name, 0.0) for name in names] for each in measured]
-    )
-    columns = np.column_stack([np.ones(len(measured)), counts @ (areas * is_cell), counts * areas])
-    times = np.array([each.stack for each in measured])
-    ridge = RIDGE * len(measured) * np.array([0.0, 0.0, *np.ones(len(names))])
-    weights = np.linalg.lstsq(
-        np.vstack([columns, np.diag(np.sqrt(ridge))]),
-        np.concatenate([times, np.zeros(columns.shape[1])]),
-        rcond=None,
-    )[0]
+    """Return the table nearest to what was measured, by least squares."""
+    columns = [[1.0, *stack_terms(each.graph).values()] for each in measured]
+    weights = np.linalg.lstsq(np.array(columns), [each.stack for each in measured], rcond=None)[0]
     return LatencyTable(
         unit,
         float(np.median([each.stem for each in measured])),
         float(np.median([each.head for each in measured])),
         float(weights[0]),
-        dict(zip(names, (areas * (weights[1] * is_cell + weights[2:])).tolist(), strict=True)),
+        dict(zip(TERMS, weights[1:].tolist(), strict=True)),
         made_of,
     )
 

@@ -114,7 +114,7 @@ def stacks(noise: float) -> Callable[..., list[MeasuredStack]]:
         _: object, graphs: Sequence[Graph], *__: object, **___: object
     ) -> list[MeasuredStack]:
         return [
-            MeasuredStack(g, 5.0, made_up(g.levels).stack(g) * (1 + noise * random.normal()), 7.0)
+            MeasuredStack(g, 5.0, made_up().stack(g) * (1 + noise * random.normal()), 7.0)
             for g in graphs
         ]
 
@@ -130,7 +130,7 @@ def test_a_latency_table_is_fitted_and_searched_with(
     assert "each of 28 graphs is foretold" in capsys.readouterr().out
     table = LatencyTable.read(path)
     assert table.unit == "ms"
-    expected = made_up((3, 4, 5, 6, 7)).stack(GRAPHS["nas_fpn"])
+    expected = made_up().stack(GRAPHS["nas_fpn"])
     assert table.stack(GRAPHS["nas_fpn"]) == pytest.approx(expected, rel=0.05)
     out = tmp_path / "searched"
     run = ("run", "--evaluator", "analytic", "--latency", path, "--children", 2, "--out", out)

@@ -31,7 +31,7 @@ def analytic_search(
 ) -> Search:
     """A search on the analytic evaluator, or on another one."""
     of_space = SPACES[space]
-    table = made_up(of_space.levels)
+    table = made_up()
     evaluator = evaluator or AnalyticEvaluator()
     return Search(
         space=space,

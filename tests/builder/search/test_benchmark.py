@@ -27,7 +27,7 @@ def trials(
     searcher: str, space: str, seeds: int, budgets: list[int], noise: float
 ) -> list[SearcherTrial]:
     of_space = SPACES[space]
-    table = made_up(of_space.levels)
+    table = made_up()
     reward = REWARDS["anytime"](table, reference(of_space.levels), 3)
     evaluator = AnalyticEvaluator(noise=noise)
     return [
@@ -39,7 +39,7 @@ def trials(
 def test_a_searcher_that_sees_everything_has_no_regret() -> None:
     (trial,) = trials("exhaustive", "micro", 1, [100, 641], 0.0)
     space = SPACES["micro"]
-    table = made_up(space.levels)
+    table = made_up()
     reward = REWARDS["anytime"](table, reference(space.levels), 3)
     best, known = optimum(space, AnalyticEvaluator(), reward, table, [trial])
     assert trial.chosen[1] == best == trial.best_seen

@@ -33,12 +33,13 @@ def graphs(count: int) -> list[Graph]:
 
 
 def test_the_terms_of_the_seven_cells() -> None:
-    terms = stack_terms(GRAPHS["nas_fpn"])
-    assert terms["P4 sum"] == 2
-    assert terms["P4 attention"] == 1
-    assert terms["P3 to P5"] == 1
-    assert terms["P5 unused"] == terms["P7 unused"] == 1
-    assert sum(count for name, count in terms.items() if " to " not in name) == 7 + 2
+    p3, p4, p5, p6, p7 = (4.0**-exponent for exponent in range(5))
+    assert stack_terms(GRAPHS["nas_fpn"]) == {
+        "convolution": p4 + p4 + p3 + p4 + p5 + p7 + p6,
+        # P3 to P4; P4 and P3 to P5; P5 and P4 to P7; P5 to P6
+        "pooling": p3 + (p4 + p3) + (p5 + p4) + p5,
+        "attention": 4,
+    }
 
 
 @pytest.mark.parametrize("name", ["bccd_proxy", "bccd_proxy_lite", "bccd_proxy_p5"])
@@ -61,9 +62,11 @@ def measured(count: int, noise: float) -> list[MeasuredStack]:
     found = []
     for graph in graphs(count):
         ms = 0.4
-        for term, times in stack_terms(graph).items():
-            level = int(term[1])
-            ms += times * (0.2 if " to " in term else 2.0) / 2 ** (level - 3)
+        for step in graph.steps():
+            level = step.cell.level
+            ms += 2.0 / 3.5 ** (level - 3) + 0.1 * (step.cell.op == "attention")
+            sources = (graph.map_levels[each] for each in (step.coarse, step.fine))
+            ms += sum(0.3 / 3.5 ** (source - 3) for source in sources if source < level)
         found.append(MeasuredStack(graph, 5.0, ms * (1 + noise * random.normal()), 7.0))
     return found
 
@@ -86,12 +89,15 @@ def test_quality_tells_a_good_fit_from_noise() -> None:
 
 def test_a_table_comes_back_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    table = made_up(SPACE.levels)
+    table = made_up()
     path.write_text(json.dumps(table.to_dict()))
     assert LatencyTable.read(path) == table
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "no", '{"unit": "ms"}'])
+OF_ANOTHER_KIND = LatencyTable("ms", 1.0, 1.0, 0.0, {"P3 sum": 1.0}).to_dict()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no", '{"unit": "ms"}', json.dumps(OF_ANOTHER_KIND)])
 def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
     path.write_text(text)
