@@ -33,6 +33,7 @@ from serving.api.body import BodyRoom
 from serving.api.cross_origin import allow_origins
 from serving.api.deepstack import PATH as DEEPSTACK_PATH
 from serving.api.deepstack import DeepStack
+from serving.api.described_problems import OF_ANY_ROUTE, problem_responses
 from serving.api.detect import DetectionService
 from serving.api.direct import DirectRoutes
 from serving.api.frames import FrameTurns
@@ -288,6 +289,7 @@ def create_app(
         version=version("punctual"),
         summary="Object detection that answers on time.",
         lifespan=lifespan,
+        responses=problem_responses(OF_ANY_ROUTE),
         # Its own descriptions need a network that loads scripts from elsewhere.
         openapi_url=None,
         docs_url=None,

@@ -21,6 +21,9 @@ from serving.api.pages import Page
 OPENAPI_PATH = "/openapi.json"
 DOCS_PATH = "/docs"
 
+_FRAMEWORKS = ("HTTPValidationError", "ValidationError")
+"""Schemas of FastAPI's own problems; the first is what its replies are."""
+
 Schema = Mapping[str, Any]
 
 
@@ -32,12 +35,16 @@ def create_router(describe: Callable[[], Schema]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @cache
+    def described() -> Schema:
+        return without_frameworks_problems(describe())
+
+    @cache
     def openapi() -> bytes:
-        return json.dumps(describe(), separators=(",", ":")).encode()
+        return json.dumps(described(), separators=(",", ":")).encode()
 
     @cache
     def page() -> Page:
-        return Page(write_page(describe()))
+        return Page(write_page(described()))
 
     @router.get(OPENAPI_PATH)
     async def as_openapi() -> Response:
@@ -48,6 +55,37 @@ def create_router(describe: Callable[[], Schema]) -> APIRouter:
         return page().response()
 
     return router
+
+
+def without_frameworks_problems(openapi: Schema) -> Schema:
+    """Return a description without the replies that FastAPI adds to every route with parameters.
+
+    No route sends them: what they would say is said by problems.
+    """
+    return {
+        **openapi,
+        "paths": {
+            path: {method: _without_422(operation) for method, operation in methods.items()}
+            for path, methods in openapi["paths"].items()
+        },
+        "components": {
+            **openapi.get("components", {}),
+            "schemas": {
+                name: schema
+                for name, schema in openapi.get("components", {}).get("schemas", {}).items()
+                if name not in _FRAMEWORKS
+            },
+        },
+    }
+
+
+def _without_422(operation: Schema) -> Schema:
+    responses = {
+        status: reply
+        for status, reply in operation["responses"].items()
+        if _FRAMEWORKS[0] not in json.dumps(reply)
+    }
+    return {**operation, "responses": responses}
 
 
 # ---- the page -----------------------------------------------------------------------------------

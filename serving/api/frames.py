@@ -19,7 +19,8 @@ from serving.core.streams import Frame, StreamKey, Streams, superseded
 STREAM_PARAMETER, FRAME_PARAMETER = "stream", "frame"
 PARAMETERS = (STREAM_PARAMETER, FRAME_PARAMETER)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._~-]{0,63}"
+_NAME = re.compile(NAME_PATTERN)
 _NUMBER = re.compile(r"[0-9]{1,19}")
 MAX_NUMBER = 2**63 - 1
 """Largest number of a frame: nanoseconds since 1970 are one."""

@@ -8,6 +8,7 @@ One model, under the catalogue's name; several that are served as one, under the
     scores   FP32 [N]
     labels   INT32 [N]     positions in the catalogue's classes
 
+A tensor may follow the JSON as bytes, whose length is then in ``Inference-Header-Content-Length``.
 The budget is the parameter ``timeout``, in microseconds, or ``deadline_ms``, or a deadline header;
 the smallest counts. Other parameters are those of ``/v1/detect``.
 """
@@ -21,7 +22,7 @@ from importlib import metadata
 from typing import Any
 
 import numpy.typing as npt
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Path
 from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -29,12 +30,15 @@ from starlette.responses import Response
 from serving.api.admission import Limits
 from serving.api.body import check_head
 from serving.api.budget import DEADLINE_PARAMETER, deadline_parameter
+from serving.api.described_infer import DESCRIBED_REQUEST
+from serving.api.described_problems import OF_ANY_ROUTE, OF_DETECTION, problem_responses
 from serving.api.detect import DetectionService
 from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
 from serving.api.options import Options, parse_options
 from serving.api.problems import PROTOCOL_PREFIX, UnknownModel
 from serving.api.protocol_adapter import DetectionResult, ParsedRequest
+from serving.api.schemas import InferReply, ProtocolError
 from serving.api.tensors import (
     LENGTH_HEADER,
     InferRequest,
@@ -274,7 +278,11 @@ def create_router(
     ``wall_clock`` gives seconds since the epoch, for the statistics.
     """
     family = backend.family
-    router = APIRouter(prefix=PROTOCOL_PREFIX, tags=["Open Inference Protocol"])
+    router = APIRouter(
+        prefix=PROTOCOL_PREFIX,
+        tags=["Open Inference Protocol"],
+        responses=problem_responses(OF_ANY_ROUTE, ProtocolError),
+    )
 
     @router.get("", summary="The server and the protocol's extensions that it has")
     async def server_metadata() -> dict[str, Any]:
@@ -307,18 +315,18 @@ def create_router(
     # Before the routes of one model, which might be called "stats".
     router.add_api_route("/models/stats", statistics, summary="Statistics of all models")
 
-    async def check_model(model: str) -> None:
+    async def check_model(model: str = Path(examples=[family.name])) -> None:
         if model != family.name:
             raise UnknownModel(f"There is no model {shown(model)}; there is {family.name!r}.")
 
-    async def check_version(version: str) -> None:
+    async def check_version(version: str = Path(examples=[family.version])) -> None:
         if version != family.version:
             raise UnknownModel(
                 f"There is no version {shown(version)} of {family.name!r}; there is "
                 f"{family.version!r}."
             )
 
-    one = APIRouter()
+    one = APIRouter(responses=problem_responses({404}, ProtocolError))
 
     @one.get("", summary="Inputs and outputs of a model")
     async def model_metadata() -> dict[str, Any]:
@@ -342,6 +350,8 @@ def create_router(
         summary="Find objects in one image, within a latency budget",
         description=__doc__,
         response_model=None,
+        responses={200: {"model": InferReply}, **problem_responses(OF_DETECTION, ProtocolError)},
+        openapi_extra=DESCRIBED_REQUEST,
     )
     async def infer(request: HttpRequest) -> Response:
         return await detector.serve(request, adapter)

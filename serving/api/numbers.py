@@ -11,6 +11,11 @@ import re
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?")  # 0.1 + 0.2 prints seventeen places
 _INTEGER = re.compile(r"[0-9]{1,15}")
 
+LARGEST = 10**15 - 1
+"""Largest number that may be written."""
+SMALLEST = 1e-4
+"""Smallest positive number for which programs need no exponent, which must not be written."""
+
 
 def decimal(text: str) -> float | None:
     """Return ``12`` or ``12.5`` as a float, None for anything else."""

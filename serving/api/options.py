@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from serving.api.cutting import Cut
 from serving.api.frames import FrameId
-from serving.api.numbers import decimal, integer, shown
-from serving.api.wanted_classes import CLASSES, MAX_LENGTH, parse_classes
+from serving.api.numbers import LARGEST, decimal, integer, shown
+from serving.api.wanted_classes import CLASSES, parse_classes
 from serving.core.errors import InvalidParameter
 from serving.core.family import Family
 from serving.core.request import Detections
@@ -142,11 +142,7 @@ def describe_options(family: Family) -> list[dict[str, Any]]:
                 "type": parameter.kind,
                 "minimum": parameter.low(family),
                 "default": parameter.default(family),
-                **(
-                    {"maximum": parameter.high(family)}
-                    if parameter.high(family) is not None
-                    else {}
-                ),
+                "maximum": parameter.high(family) or LARGEST,
             },
         }
         for name, parameter in _PARAMETERS.items()
@@ -156,6 +152,19 @@ def describe_options(family: Family) -> list[dict[str, Any]]:
             "in": "query",
             "description": "Classes that boxes are wanted of, with commas between them: names, in "
             "upper or lower case, or numbers as replies have them in `class_id`. Without it, all.",
-            "schema": {"type": "string", "maxLength": MAX_LENGTH, "example": family.classes[0]},
+            "style": "form",
+            "explode": False,
+            "schema": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": len(family.classes),
+                "items": {
+                    "anyOf": [
+                        {"enum": list(family.classes)},
+                        {"type": "integer", "minimum": 0, "maximum": len(family.classes) - 1},
+                    ]
+                },
+            },
+            "example": [family.classes[0]],
         }
     ]

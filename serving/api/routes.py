@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -18,15 +17,16 @@ from serving.api.budget import DEADLINE_HEADER, DEADLINE_PARAMETER
 from serving.api.cutting import describe_cut
 from serving.api.deepstack import API_KEY, IMAGE, MIN_CONFIDENCE, DeepStack
 from serving.api.deepstack import PATH as DEEPSTACK_PATH
+from serving.api.described_problems import OF_DETECTION, problem_responses
 from serving.api.detect import DetectionService
 from serving.api.direct import Endpoint
 from serving.api.event_stream import DETECTIONS, DONE, STREAMS, Encode, Streamed
 from serving.api.forms import MULTIPART
-from serving.api.frames import FRAME_PARAMETER, MAX_NUMBER, STREAM_PARAMETER
+from serving.api.frames import FRAME_PARAMETER, MAX_NUMBER, NAME_PATTERN, STREAM_PARAMETER
 from serving.api.lifecycle import Lifecycle
-from serving.api.numbers import shown
+from serving.api.numbers import LARGEST, SMALLEST, shown
 from serving.api.options import describe_options
-from serving.api.problems import MEDIA_TYPE, PROBLEMS, to_ms
+from serving.api.problems import to_ms
 from serving.api.schemas import (
     DetectionResponse,
     EvaluationFacts,
@@ -36,7 +36,6 @@ from serving.api.schemas import (
     ModelFacts,
     Models,
     PartsResponse,
-    ProblemDetails,
     Status,
     VisionError,
     VisionResponse,
@@ -51,6 +50,14 @@ from serving.core.ports import Backend
 from serving.observability.metrics import Metrics
 
 DETECT_PATH = "/v1/detect"
+_MILLISECONDS = {"type": "number", "minimum": SMALLEST, "maximum": LARGEST}
+_DEADLINE_IN_QUERY = {
+    "name": DEADLINE_PARAMETER,
+    "in": "query",
+    "description": f"The same as {DEADLINE_HEADER}, for clients that cannot send headers; of both, "
+    "the smaller counts.",
+    "schema": _MILLISECONDS,
+}
 
 
 def detect_endpoint(detector: DetectionService, upload: Upload) -> Endpoint:
@@ -86,7 +93,9 @@ def create_router(
         description="Each binary message is one image, numbered from 1; each is told of by one "
         "text message, `frame`, `outcome` and what `POST /v1/detect` replies. The parameters are "
         'those of `POST /v1/detect`; a text message `{"deadline_ms": 120}` changes the budget.',
-        responses={400: _problem_description(400), 403: _problem_description(403)},
+        status_code=101,
+        response_class=Response,
+        response_description="The connection is a WebSocket from now on.",
     )
     async def stream(name: str) -> None:
         raise InvalidRequest(
@@ -100,7 +109,6 @@ def create_router(
     @router.get(
         "/livez",
         summary="Whether the process runs, and need not be restarted",
-        responses={503: _problem_description(503)},
     )
     async def livez() -> Status:
         lifecycle.check_alive()
@@ -109,7 +117,6 @@ def create_router(
     @router.get(
         "/readyz",
         summary="Whether requests should be sent here",
-        responses={503: _problem_description(503)},
     )
     async def readyz() -> Status:
         lifecycle.check_ready()
@@ -140,9 +147,13 @@ def _add_vision(router: APIRouter, vision: Endpoint) -> None:
         "required": [IMAGE],
         "properties": {
             IMAGE: {"type": "string", "format": "binary"},
-            MIN_CONFIDENCE: {**text, "description": "Lowest score of a prediction."},
+            MIN_CONFIDENCE: {
+                **{"type": "number", "minimum": 0, "maximum": 1},
+                "description": "Lowest score of a prediction.",
+            },
             API_KEY: {**text, "description": "Key of the sender, where keys are asked for."},
         },
+        "additionalProperties": False,
     }
     router.add_api_route(
         DEEPSTACK_PATH,
@@ -153,13 +164,7 @@ def _add_vision(router: APIRouter, vision: Endpoint) -> None:
         response_model=None,
         responses={
             200: {"model": VisionResponse, "description": "Objects were looked for in time."},
-            **{
-                status: {
-                    "description": _titles(status),
-                    "content": {"application/json": {"schema": VisionError.model_json_schema()}},
-                }
-                for status in _statuses()
-            },
+            **problem_responses(OF_DETECTION, VisionError),
         },
         openapi_extra={
             "parameters": [_DEADLINE_IN_QUERY],
@@ -188,7 +193,7 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family, max_parts: 
                     for media_type, encode in STREAMS.items()
                 },
             },
-            **{status: _problem_description(status) for status in _statuses()},
+            **problem_responses(OF_DETECTION),
         },
         openapi_extra={
             "parameters": [
@@ -196,7 +201,7 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family, max_parts: 
                     "name": DEADLINE_HEADER,
                     "in": "header",
                     "description": "Budget in milliseconds, from the request's head to the reply.",
-                    "schema": {"type": "number", "exclusiveMinimum": 0},
+                    "schema": _MILLISECONDS,
                 },
                 _DEADLINE_IN_QUERY,
                 *describe_options(family),
@@ -205,7 +210,7 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family, max_parts: 
                     "in": "query",
                     "description": "Name of the stream that the image is a frame of: letters, "
                     f"digits and . _ ~ -. {FRAME_PARAMETER} belongs to it.",
-                    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
+                    "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
                 },
                 {
                     "name": FRAME_PARAMETER,
@@ -225,15 +230,23 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family, max_parts: 
                             "type": "object",
                             "required": [FIELD],
                             "properties": {
-                                FIELD: {"type": "array", "items": binary, "maxItems": max_parts}
+                                FIELD: {
+                                    "type": "array",
+                                    "items": binary,
+                                    "minItems": 1,
+                                    "maxItems": max_parts,
+                                }
                             },
-                        }
+                            "additionalProperties": False,
+                        },
+                        "encoding": {FIELD: {"contentType": ", ".join(IMAGE_TYPES)}},
                     },
                     JSON_TYPE: {
                         "schema": {
                             "type": "object",
                             "required": [FIELD],
                             "properties": {FIELD: {"type": "string", "format": "byte"}},
+                            "additionalProperties": False,
                         }
                     },
                 },
@@ -250,31 +263,6 @@ def _example(encode: Encode) -> str:
         encode(DONE, None, b'{"reason":"concluded","num_answers":2,"exit_depth":2}'),
     )
     return b"".join(events).decode()
-
-
-_DEADLINE_IN_QUERY = {
-    "name": DEADLINE_PARAMETER,
-    "in": "query",
-    "description": f"The same as {DEADLINE_HEADER}, for clients that cannot send headers; of both, "
-    "the smaller counts.",
-    "schema": {"type": "number", "exclusiveMinimum": 0},
-}
-
-
-def _statuses() -> list[int]:
-    """Return the statuses of the problems that a detection request may have."""
-    return sorted({problem.status for problem in PROBLEMS.values()} - {404, 405, 499})
-
-
-def _titles(status: int) -> str:
-    return " ".join(f"`{slug}`: {p.title}." for slug, p in PROBLEMS.items() if p.status == status)
-
-
-def _problem_description(status: int) -> dict[str, Any]:
-    return {
-        "description": _titles(status),
-        "content": {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}},
-    }
 
 
 def _models(backend: Backend, detector: DetectionService) -> Models:

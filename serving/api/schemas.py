@@ -269,5 +269,35 @@ class ProblemDetails(BaseModel):
     reason: str | None = None
 
 
+class ProtocolError(BaseModel):
+    """One problem in the words of the Open Inference Protocol."""
+
+    error: str
+
+
+class ReplyTensor(BaseModel):
+    """One output of a message: its numbers, or the bytes that follow the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float] | None = Field(default=None, description="Numbers, row by row.")
+    parameters: dict[str, int] | None = Field(
+        default=None, description="`binary_data_size`, of outputs that were asked for as bytes."
+    )
+
+
+class InferReply(BaseModel):
+    """The boxes of one image as tensors."""
+
+    model_name: str
+    model_version: str
+    id: str | None = Field(default=None, description="The request's own, if it had one.")
+    parameters: dict[str, str | float | bool] = Field(
+        description="What `/v1/detect` says besides the boxes."
+    )
+    outputs: list[ReplyTensor]
+
+
 class Status(BaseModel):
     status: str

@@ -5,6 +5,7 @@ import math
 import pytest
 from starlette.datastructures import QueryParams
 
+from serving.api.numbers import LARGEST
 from serving.api.options import Options, describe_options, parse_options
 from serving.core.errors import InvalidParameter
 from tests.serving.fakes import DETECTIONS, FAMILY
@@ -81,9 +82,10 @@ def test_names_what_else_there_is() -> None:
 def test_described() -> None:
     described = {entry["name"]: entry["schema"] for entry in describe_options(FAMILY)}
     assert described["min_depth"] == {"type": "integer", "minimum": 1, "maximum": 3, "default": 1}
-    assert described["max_depth"] == {"type": "integer", "minimum": 1, "default": 3}
+    deepest = {"type": "integer", "minimum": 1, "maximum": LARGEST, "default": 3}
+    assert described["max_depth"] == deepest
     assert described["score_threshold"]["minimum"] == 0.05
-    assert described["classes"]["example"] == "circle"
+    assert described["classes"]["items"]["anyOf"][0] == {"enum": list(FAMILY.classes)}
 
 
 def test_wanted() -> None:
