@@ -358,6 +358,7 @@ def create_app(
         metrics.refused,
         asks_for_keys=key_file is not None,
         admin_port=settings.admin_port,
+        origins=settings.origins,
     )
     if settings.origins:
         gate = allow_origins(gate, settings.origins)
