@@ -14,11 +14,11 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -71,6 +71,7 @@ from serving.settings import Settings
 from serving.supervisor import threads_left
 
 if TYPE_CHECKING:
+    from serving.grpc_api.server import GrpcServer
     from serving.observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -256,6 +257,7 @@ def create_app(
         max_part_pixels=settings.max_part_pixels,
     )
     limiter = RateLimiter(clock)
+    calls: GrpcServer | None = None
 
     async def start() -> None:
         try:
@@ -267,22 +269,10 @@ def create_app(
             _report_front(backend, _runtime(settings))
             await started(detector.admission.ample_budget_s())
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(start())
-        watching = [] if key_file is None else [asyncio.create_task(key_file.watch())]
-        try:
-            yield
-        finally:
-            lifecycle.close()
-            tasks = (starting, *watching)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await backend.stop(settings.shutdown_grace_ms / 1e3)
-            pool.close()
-            if tracing is not None:
-                await asyncio.to_thread(tracing.close)
+    def lifespan(_: FastAPI) -> contextlib.AbstractAsyncContextManager[None]:
+        return _running(
+            start, started, settings, backend, pool, lifecycle, key_file, calls, tracing
+        )
 
     app = FastAPI(
         title="Punctual",
@@ -351,18 +341,94 @@ def create_app(
         ),
         clock,
     )
-    gate: ASGIApp = AccessGate(
+    gate = AccessGate(
         sessions,
         identify,
         limiter,
         metrics.refused,
         asks_for_keys=key_file is not None,
         admin_port=settings.admin_port,
-        origins=settings.origins,
     )
-    if settings.origins:
-        gate = allow_origins(gate, settings.origins)
-    return Middleware(gate, clock, leaving=lambda: lifecycle.leaving, hosts=settings.hosts)
+    if settings.grpc_port is not None:
+        calls = _create_calls(
+            settings, gate, detector, limits, backend, lifecycle, metrics, clock, wall_clock
+        )
+    outer = allow_origins(gate, settings.origins) if settings.origins else gate
+    return Middleware(outer, clock, leaving=lambda: lifecycle.leaving, hosts=settings.hosts)
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    start: Callable[[], Coroutine[Any, Any, None]],
+    started: Callable[[float | Exception], Awaitable[None]],
+    settings: Settings,
+    backend: Backend,
+    pool: DecodePool,
+    lifecycle: Lifecycle,
+    key_file: KeyFile | None,
+    calls: GrpcServer | None,
+    tracing: Tracing | None,
+) -> AsyncIterator[None]:
+    """Start what runs beside the server, and end it in the order in which it is needed."""
+    tasks = [] if key_file is None else [asyncio.create_task(key_file.watch())]
+    try:
+        try:
+            if calls is not None:
+                await calls.start()
+        except CommandFailed as error:
+            await started(error)
+        else:
+            tasks.append(asyncio.create_task(start()))
+        yield
+    finally:
+        lifecycle.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        grace_s = settings.shutdown_grace_ms / 1e3
+        if calls is not None:
+            await calls.stop(grace_s)
+        await backend.stop(grace_s)
+        pool.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
+
+
+def _create_calls(
+    settings: Settings,
+    gate: AccessGate,
+    detector: DetectionService,
+    limits: Limits,
+    backend: Backend,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    clock: Clock,
+    wall_clock: Clock,
+) -> GrpcServer:
+    """Return the server of the same service over gRPC. Raises ImportError without its extra."""
+    assert settings.grpc_port is not None, "it is not asked for"
+    # Few have it, and it is large.
+    from serving.grpc_api.messages import InferMessages  # noqa: PLC0415
+    from serving.grpc_api.server import GrpcLimits, GrpcServer  # noqa: PLC0415
+    from serving.grpc_api.service import InferenceService  # noqa: PLC0415
+
+    service = InferenceService(
+        gate,
+        detector,
+        InferMessages(backend.family, limits),
+        backend,
+        lifecycle,
+        metrics.totals,
+        clock=clock,
+        wall_clock=wall_clock,
+    )
+    bounds = GrpcLimits(
+        settings.max_connections,
+        settings.grpc_max_calls,
+        settings.max_body_bytes,
+        settings.max_head_bytes,
+    )
+    return GrpcServer(service.handler(), settings.host, settings.grpc_port, bounds)
 
 
 def _open_access(settings: Settings, metrics: Metrics) -> tuple[Identify, KeyFile | None]:

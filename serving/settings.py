@@ -257,6 +257,21 @@ class Settings(BaseSettings):
         "closed.",
     )
 
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port to serve KServe's protocol at over gRPC as well (extra `grpc`); 0 picks "
+        "a free one. By default there is none.",
+    )
+    grpc_max_calls: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Calls over gRPC at once; each may hold a message of `max_body_bytes` before "
+        "it is looked at.",
+    )
+
     max_waiting: int = Field(
         64,
         ge=1,
@@ -351,6 +366,8 @@ class Settings(BaseSettings):
     def _two_ports(self) -> Settings:
         if self.admin_port is not None and self.admin_port == self.port:
             raise ValueError("admin_port must be another port than port")
+        if self.grpc_port and self.grpc_port in (self.port, self.admin_port):
+            raise ValueError("grpc_port must be another port than port and admin_port")
         return self
 
     @model_validator(mode="after")

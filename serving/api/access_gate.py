@@ -10,7 +10,7 @@ Where no keys are asked for, everybody is an admin: then it is the port that kee
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -77,8 +77,7 @@ class AccessGate:
     """ASGI application that lets requests in to ``app``, with ``principal`` in their state.
 
     ``admin_port`` is the port that admin paths are served at alone, if there is one. With
-    ``asks_for_keys``, admin paths are for principals who are admins. ``origins`` are those of pages
-    that may open streams, beside the server's own.
+    ``asks_for_keys``, admin paths are for principals who are admins.
     """
 
     def __init__(
@@ -90,7 +89,6 @@ class AccessGate:
         *,
         asks_for_keys: bool,
         admin_port: int | None = None,
-        origins: Collection[str] = (),
     ) -> None:
         self._app = app
         self._identify = identify
@@ -98,7 +96,6 @@ class AccessGate:
         self._refused = refused
         self._asks_for_keys = asks_for_keys
         self._admin_port = admin_port
-        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event stream of any type."""
@@ -115,7 +112,7 @@ class AccessGate:
             else:
                 scope["state"]["principal"] = self.admit(scope)
             if scope["type"] == "websocket":
-                check_origin(scope, self._origins)
+                check_origin(scope)
         except ServingError as error:
             await respond(http_request(scope), error)(scope, receive, send)
             return

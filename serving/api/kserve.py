@@ -15,13 +15,11 @@ the smallest counts. Other parameters are those of ``/v1/detect``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
 from typing import Any
 
-import numpy.typing as npt
 from fastapi import APIRouter, Depends, Path
 from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
@@ -29,10 +27,16 @@ from starlette.responses import Response
 
 from serving.api.admission import Limits
 from serving.api.body import check_head
-from serving.api.budget import DEADLINE_PARAMETER, deadline_parameter
 from serving.api.described_infer import DESCRIBED_REQUEST
 from serving.api.described_problems import OF_ANY_ROUTE, OF_DETECTION, problem_responses
 from serving.api.detect import DetectionService
+from serving.api.inference_message import (
+    CHANNELS,
+    OUTPUTS,
+    read_image,
+    read_parameters,
+    wanted_outputs,
+)
 from serving.api.lifecycle import Lifecycle
 from serving.api.numbers import shown
 from serving.api.options import Options, parse_options
@@ -41,17 +45,14 @@ from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.api.schemas import InferReply, ProtocolError
 from serving.api.tensors import (
     LENGTH_HEADER,
-    InferRequest,
-    Tensor,
     read_request,
     split_body,
     write_response,
 )
-from serving.core.errors import InvalidParameter, InvalidRequest, UnsupportedImage
+from serving.core.errors import InvalidParameter, UnsupportedImage
 from serving.core.family import Family
 from serving.core.ports import Backend, Clock
 from serving.imaging.decode_pool import DecodePool
-from serving.imaging.probing import RAW, Header, check_size, probe
 from serving.observability.metrics import Total, Totals
 from serving.triton import wire
 
@@ -61,7 +62,6 @@ EXTENSIONS = (
 )
 PLATFORM = "punctual"
 MESSAGE_TYPES = ("application/json", "application/octet-stream")
-CHANNELS = 3
 
 INLINE_JSON_BYTES = 16 * 2**10
 """Most bytes of JSON that are parsed on the event loop.
@@ -70,36 +70,6 @@ Longer messages are read by the threads that decode images.
 """
 JSON_S_PER_BYTE = 5e-8
 """Seconds that reading a byte of such JSON takes, to say when to try again."""
-
-MAX_TIMEOUT_US = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Output:
-    datatype: str
-    dims: tuple[int, ...]
-    of: Callable[[DetectionResult], npt.NDArray[Any]]
-
-
-OUTPUTS = {
-    wire.BOXES: _Output("FP32", (-1, 4), lambda answer: answer.boxes_xyxy),
-    wire.SCORES: _Output("FP32", (-1,), lambda answer: answer.scores),
-    wire.LABELS: _Output("INT32", (-1,), lambda answer: answer.labels),
-}
-
-TIMEOUT = "timeout"
-BINARY_OUTPUT = "binary_data_output"
-# Other parameters that the protocol or Triton reserve: why they are refused. What stands for their
-# absence (0, false, "") is not.
-_NOT_SERVED = {
-    "priority": "who goes first follows from the deadlines",
-    "sequence_id": "requests have nothing to do with each other",
-    "sequence_start": "requests have nothing to do with each other",
-    "sequence_end": "requests have nothing to do with each other",
-    "headers": "the name is reserved",
-}
-# It asks to be told which response is the last; there is one.
-_MEANINGLESS = (wire.EMPTY_FINAL,)
 
 
 # ---- inference ----------------------------------------------------------------------------------
@@ -143,9 +113,13 @@ class KServe:
 
     def _read(self, text: bytes, binary: bytes) -> ParsedRequest:
         request, tensor = read_request(text, binary)
-        data, header = _image(request.inputs[0].name, tensor, self._limits.max_pixels)
-        options, timeout_s, binary_output = _parameters(request.parameters, self._family)
-        outputs = _outputs(request, binary_output)
+        data, header = read_image(request.inputs[0].name, tensor, self._limits.max_pixels)
+        options, timeout_s, binary_output = read_parameters(request.parameters, self._family)
+        stated = {output.name: output.parameters.binary_data for output in request.outputs}
+        outputs = {
+            name: binary_output if (stated_binary := stated.get(name)) is None else stated_binary
+            for name in wanted_outputs([output.name for output in request.outputs])
+        }
         write = partial(self._write, request.id, outputs)
         return ParsedRequest(data, header, options, timeout_s, write)
 
@@ -179,85 +153,6 @@ def _check_type(headers: Headers) -> None:
         raise UnsupportedImage(
             f"Content-Type must be one of {', '.join(MESSAGE_TYPES)}; it is {shown(stated)}."
         )
-
-
-def _image(name: str, tensor: Tensor, max_pixels: int) -> tuple[bytes, Header]:
-    if name != wire.IMAGE:
-        raise InvalidRequest(f"There is no input {shown(name)}; there is {wire.IMAGE!r}.")
-    if tensor.datatype == "BYTES":
-        data = tensor.element()
-        return data, probe(data, max_pixels)
-    if tensor.datatype != "UINT8":
-        raise InvalidRequest(
-            f"The datatype of {wire.IMAGE!r} must be UINT8 or BYTES; it is "
-            f"{shown(tensor.datatype)}."
-        )
-    if len(tensor.shape) != 3 or tensor.shape[2] != CHANNELS or 0 in tensor.shape:
-        raise InvalidRequest(
-            f"The shape of {wire.IMAGE!r} must be [height, width, {CHANNELS}]; it is "
-            f"{list(tensor.shape)}."
-        )
-    height, width, _ = tensor.shape
-    check_size(width, height, max_pixels)
-    if len(tensor.data) != height * width * CHANNELS:
-        raise InvalidRequest(
-            f"A tensor of shape {list(tensor.shape)} has {height * width * CHANNELS} elements; "
-            f"{len(tensor.data)} came."
-        )
-    return tensor.data, Header.typical(RAW, width, height)
-
-
-def _parameters(given: Mapping[str, object], family: Family) -> tuple[Options, float | None, bool]:
-    """Return the options, the budget in seconds if any, and whether outputs are to be binary.
-
-    Whether they are is what holds for an output that does not say itself.
-    """
-    left = dict(given)
-    for name, reason in _NOT_SERVED.items():
-        if left.pop(name, None):
-            raise InvalidParameter(f"The parameter {name} is not served: {reason}.")
-    for name in _MEANINGLESS:
-        left.pop(name, None)
-    binary = left.pop(BINARY_OUTPUT, False)
-    if not isinstance(binary, bool):
-        raise InvalidParameter(f"{BINARY_OUTPUT} must be true or false.")
-    budgets_s = [parse(left.pop(name)) for name, parse in _BUDGETS.items() if name in left]
-    options = parse_options(left.items(), family, others=(*_BUDGETS, BINARY_OUTPUT))
-    return options, min(budgets_s, default=None), binary
-
-
-def _timeout_s(given: object) -> float:
-    # type(), since a bool is an int to isinstance().
-    if type(given) is not int or not 0 < given <= MAX_TIMEOUT_US:
-        raise InvalidParameter(
-            f"{TIMEOUT} must be a positive whole number of microseconds; it is {shown(str(given))}."
-        )
-    return given / wire.MICROSECONDS
-
-
-_BUDGETS: dict[str, Callable[[object], float]] = {
-    TIMEOUT: _timeout_s,
-    DEADLINE_PARAMETER: deadline_parameter,
-}
-"""Parameters that state a budget, and how each is read as seconds."""
-
-
-def _outputs(request: InferRequest, binary_output: bool) -> dict[str, bool]:
-    """Return the names of outputs, in the order asked for, and whether each is sent as binary data.
-
-    All are sent if none was asked for.
-    """
-    wanted: dict[str, bool] = {}
-    for output in request.outputs:
-        if output.name not in OUTPUTS:
-            raise InvalidRequest(
-                f"There is no output {shown(output.name)}; there are {', '.join(OUTPUTS)}."
-            )
-        if output.name in wanted:
-            raise InvalidRequest(f"The output {output.name} was asked for more than once.")
-        binary = output.parameters.binary_data
-        wanted[output.name] = binary_output if binary is None else binary
-    return wanted or dict.fromkeys(OUTPUTS, binary_output)
 
 
 # ---- everything else ----------------------------------------------------------------------------
@@ -308,9 +203,8 @@ def create_router(
         return [{"name": family.name, "version": family.version, "state": state, "reason": ""}]
 
     async def statistics() -> dict[str, Any]:
-        ago_s = None if totals.last_s is None else clock() - totals.last_s
-        last_ms = 0 if ago_s is None else round((wall_clock() - ago_s) * 1e3)
-        return {"model_stats": [_statistics(family, totals, last_ms)]}
+        last_ms = last_inference_ms(totals, clock, wall_clock)
+        return {"model_stats": [describe_statistics(family, totals, last_ms)]}
 
     # Before the routes of one model, which might be called "stats".
     router.add_api_route("/models/stats", statistics, summary="Statistics of all models")
@@ -330,7 +224,7 @@ def create_router(
 
     @one.get("", summary="Inputs and outputs of a model")
     async def model_metadata() -> dict[str, Any]:
-        return _metadata(family)
+        return describe_model(family)
 
     @one.get("/ready", summary="Whether a model answers")
     async def model_ready() -> dict[str, Any]:
@@ -341,7 +235,7 @@ def create_router(
         "/config", summary="A model's configuration, as far as Triton's schema has words for it"
     )
     async def model_config() -> dict[str, Any]:
-        return _config(family)
+        return describe_config(family)
 
     one.add_api_route("/stats", statistics, summary="A model's statistics")
 
@@ -365,7 +259,8 @@ def create_router(
     return router
 
 
-def _metadata(family: Family) -> dict[str, Any]:
+def describe_model(family: Family) -> dict[str, Any]:
+    """Return what is served, with its inputs and outputs, as the protocol's metadata."""
     return {
         "name": family.name,
         "versions": [family.version],
@@ -378,14 +273,16 @@ def _metadata(family: Family) -> dict[str, Any]:
     }
 
 
-def _config(family: Family) -> dict[str, Any]:
+def describe_config(family: Family) -> dict[str, Any]:
+    """Return what is served as Triton's model configuration."""
+
     def tensors(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
             {"name": each["name"], "data_type": f"TYPE_{each['datatype']}", "dims": each["shape"]}
             for each in entries
         ]
 
-    described = _metadata(family)
+    described = describe_model(family)
     return {
         "name": family.name,
         "platform": PLATFORM,
@@ -397,7 +294,14 @@ def _config(family: Family) -> dict[str, Any]:
     }
 
 
-def _statistics(family: Family, totals: Totals, last_ms: int) -> dict[str, Any]:
+def last_inference_ms(totals: Totals, clock: Clock, wall_clock: Clock) -> int:
+    """Return when the last request ended, in milliseconds since the epoch; 0 if none has."""
+    if totals.last_s is None:
+        return 0
+    return round((wall_clock() - (clock() - totals.last_s)) * 1e3)
+
+
+def describe_statistics(family: Family, totals: Totals, last_ms: int) -> dict[str, Any]:
     """Return a model's statistics in the words of Triton's extension "statistics"."""
 
     def duration(total: Total) -> dict[str, int]:

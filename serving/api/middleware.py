@@ -68,7 +68,7 @@ class Middleware:
             await self._app(scope, receive, send)
             return
         arrival_s = self._clock()
-        echoed = _identity(scope["headers"])
+        echoed = identity_of(scope["headers"])
         scope.setdefault("state", {}).update(
             arrival_s=arrival_s, request_id=echoed[0][1].decode("ascii")
         )
@@ -97,7 +97,7 @@ class Middleware:
         )
 
 
-def _identity(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def identity_of(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the headers that a reply gets: ``x-request-id`` and, if any, ``traceparent``.
 
     The id is the client's or a new one.

@@ -113,8 +113,7 @@ def _line(
 def _by_turns(snapshot: Snapshot) -> Sequence[Request]:
     """Return who waits, by deadline, or as streams take turns.
 
-    Those that were promised go first. All first ones of each stream go before all second ones, as
-    there may be of what is of none.
+    All first ones of each stream go before all second ones, as there may be of what is of none.
     """
     turns = snapshot.stream_turns
     if not turns:
@@ -123,8 +122,7 @@ def _by_turns(snapshot: Snapshot) -> Sequence[Request]:
     line: list[tuple[int, int, Request]] = []
     for request in snapshot.waiting:
         key = request.stream_key
-        place = -1 if request.is_promised else rounds[key]
-        line.append((place, turns.get(key, 0), request))
+        line.append((rounds[key], turns.get(key, 0), request))
         rounds[key] += 1
     return [request for _, _, request in sorted(line, key=_turn)]
 

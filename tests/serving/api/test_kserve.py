@@ -14,7 +14,8 @@ import pytest
 from starlette.types import Message
 
 from serving.api import kserve
-from serving.api.kserve import EXTENSIONS, INLINE_JSON_BYTES, MAX_TIMEOUT_US
+from serving.api.inference_message import MAX_TIMEOUT_US
+from serving.api.kserve import EXTENSIONS, INLINE_JSON_BYTES
 from serving.api.tensors import LENGTH_HEADER
 from serving.core.errors import BackendError, Overloaded, ShedReason
 from serving.core.ports import Image

@@ -1,0 +1,106 @@
+"""One call of gRPC as what the gateway knows: a request with headers, and one body."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.types import Message
+
+from serving.api.middleware import identity_of
+from serving.core.ports import Clock
+
+_PEER = re.compile(r"ipv[46]:(?P<host>.*):(?P<port>[0-9]+)")
+_MICROSECONDS, _MILLISECONDS = 1e6, 1e3
+_MAX_DIGITS = 10**8
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+def scope_of(context: Any, path: str, clock: Clock) -> dict[str, Any]:
+    """Return the scope of an HTTP request that says what a call does: metadata as headers.
+
+    ``context`` is gRPC's ``ServicerContext``.
+
+    The deadline of the call, which gRPC takes out of them, is put back.
+    """
+    headers = [
+        (name.lower().encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+        for name, value in context.invocation_metadata() or ()
+    ]
+    left_s = context.time_remaining()
+    if left_s is not None:
+        headers.append((b"grpc-timeout", _timeout(left_s)))
+    echoed = identity_of(headers)
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": headers,
+        "client": _client(context.peer()),
+        "state": {"arrival_s": clock(), "request_id": echoed[0][1].decode("ascii")},
+    }
+
+
+def again(scope: dict[str, Any], clock: Clock) -> dict[str, Any]:
+    """Return the scope of a further message of a call, which arrives now.
+
+    The call's deadline is that of the stream of messages, and not of each.
+    """
+    headers = [header for header in scope["headers"] if header[0] != b"grpc-timeout"]
+    state = {"arrival_s": clock(), "request_id": uuid.uuid4().hex}
+    return {**scope, "headers": headers, "state": state}
+
+
+def _timeout(seconds: float) -> bytes:
+    """Return a time as gRPC has it on the wire, at least a microsecond."""
+    microseconds = max(1, round(seconds * _MICROSECONDS))
+    if microseconds < _MAX_DIGITS:
+        return b"%du" % microseconds
+    return b"%dm" % min(_MAX_DIGITS - 1, round(seconds * _MILLISECONDS))
+
+
+def _client(peer: str) -> tuple[str, int] | None:
+    """Return the address of a call's other end; None if it has none, as on a Unix socket."""
+    matched = _PEER.fullmatch(unquote(peer))
+    return None if matched is None else (matched["host"].strip("[]"), int(matched["port"]))
+
+
+class Body:
+    """The one message of a call, as the body of an HTTP request, and after that its client."""
+
+    def __init__(self, messages: AsyncIterator[bytes]) -> None:
+        self._messages = messages
+        self._is_read = False
+        self._left = asyncio.Event()
+
+    def leave(self) -> None:
+        """Let the client have left."""
+        self._left.set()
+
+    async def receive(self) -> Message:
+        """Return the message, and then wait until the client has left."""
+        if self._is_read:
+            await self._left.wait()
+            return {"type": "http.disconnect"}
+        self._is_read = True
+        reading = asyncio.ensure_future(anext(self._messages, b""))
+        leaving = asyncio.ensure_future(self._left.wait())
+        try:
+            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": reading.result()}
+        finally:
+            reading.cancel()
+            leaving.cancel()
+
+
+async def one(message: bytes) -> AsyncIterator[bytes]:
+    """Yield a message that is there."""
+    yield message

@@ -1,0 +1,141 @@
+"""Inference messages as protobuf, in Triton's own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from starlette.datastructures import Headers
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from tritonclient.grpc import service_pb2 as pb
+
+from serving.api.admission import Limits
+from serving.api.inference_message import OUTPUTS, read_image, read_parameters, wanted_outputs
+from serving.api.numbers import shown
+from serving.api.options import Options, parse_options
+from serving.api.protocol_adapter import DetectionResult, ParsedRequest
+from serving.api.tensors import Tensor
+from serving.core.errors import InvalidRequest, PayloadTooLarge
+from serving.core.family import Family
+
+MAX_NUMBERS = 2**16
+"""Most numbers of a tensor that is not sent as raw bytes: each is looked at on the event loop."""
+
+
+class UnknownModel(InvalidRequest):
+    """An error for a message to a model, or a version of it, that is not here."""
+
+    slug = "not-found"
+
+
+class InferMessages:
+    """``ProtocolAdapter`` for ``ModelInferRequest``, answered with ``ModelInferResponse``.
+
+    Bodies of requests and of responses are messages as they go over the wire.
+    """
+
+    def __init__(self, family: Family, limits: Limits) -> None:
+        self._family = family
+        self._limits = limits
+        self._defaults = parse_options((), family)
+
+    @property
+    def default_budget_s(self) -> float:
+        """Budget in seconds of a request that states none."""
+        return self._limits.default_budget_s
+
+    def read_head(self, http: HttpRequest) -> Options:
+        """Return the default options, since a message has its own in it."""
+        return self._defaults
+
+    async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
+        """Read the message."""
+        try:
+            request = pb.ModelInferRequest.FromString(body)
+        except DecodeError as error:
+            raise InvalidRequest("The message is no ModelInferRequest.") from error
+        check_model(self._family, request.model_name, request.model_version)
+        data, header = read_image(*_input(request), self._limits.max_pixels)
+        options, timeout_s, _ = read_parameters(_plain(request.parameters), self._family)
+        for output in request.outputs:
+            for name in output.parameters:
+                raise InvalidRequest(f"The parameter {shown(name)} of an output is not served.")
+        outputs = wanted_outputs([output.name for output in request.outputs])
+        write = partial(self._write, request.id, outputs)
+        return ParsedRequest(data, header, options, timeout_s, write)
+
+    def _write(
+        self, request_id: str, outputs: tuple[str, ...], answer: DetectionResult
+    ) -> Response:
+        message = pb.ModelInferResponse(
+            model_name=self._family.name, model_version=self._family.version, id=request_id
+        )
+        for name, fact in {"model": answer.model, **answer.facts}.items():
+            parameter = message.parameters[name]
+            match fact:
+                case bool():
+                    parameter.bool_param = fact
+                case int():
+                    parameter.int64_param = fact
+                case float():
+                    parameter.double_param = fact
+                case _:
+                    parameter.string_param = fact
+        for name in outputs:
+            array = OUTPUTS[name].of(answer)
+            message.outputs.add(name=name, datatype=OUTPUTS[name].datatype, shape=array.shape)
+            little_endian = array.astype(array.dtype.newbyteorder("<"), order="C")
+            message.raw_output_contents.append(np.ascontiguousarray(little_endian).tobytes())
+        return Response(message.SerializeToString())
+
+
+def check_model(family: Family, name: str, version: str) -> None:
+    """Raise UnknownModel for what is not here. An empty version is any."""
+    if name != family.name:
+        raise UnknownModel(f"There is no model {shown(name)}; there is {family.name!r}.")
+    if version not in ("", family.version):
+        raise UnknownModel(
+            f"There is no version {shown(version)} of {family.name!r}; there is {family.version!r}."
+        )
+
+
+def _input(request: pb.ModelInferRequest) -> tuple[str, Tensor]:
+    """Return the name of a message's only input, and its tensor."""
+    if len(request.inputs) != 1:
+        raise InvalidRequest(f"There must be one input; there are {len(request.inputs)}.")
+    (stated,) = request.inputs
+    for name in stated.parameters:
+        raise InvalidRequest(f"The parameter {shown(name)} of an input is not served.")
+    if any(length < 0 for length in stated.shape):
+        raise InvalidRequest(f"No shape is {list(stated.shape)}.")
+    raw, contents = request.raw_input_contents, stated.contents
+    if len(raw) > 1 or (raw and stated.HasField("contents")):
+        raise InvalidRequest("An input has its data once, in raw_input_contents or in contents.")
+    if raw:
+        data = raw[0]
+    elif stated.datatype == "BYTES":
+        data = b"".join(len(each).to_bytes(4, "little") + each for each in contents.bytes_contents)
+    else:
+        if len(contents.uint_contents) > MAX_NUMBERS:
+            raise PayloadTooLarge(
+                f"contents may have {MAX_NUMBERS} numbers; larger tensors go into "
+                "raw_input_contents."
+            )
+        try:
+            data = bytes(contents.uint_contents)
+        except ValueError as error:
+            raise InvalidRequest("contents must be numbers from 0 to 255.") from error
+    return stated.name, Tensor(stated.datatype, tuple(stated.shape), data)
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, object]:
+    """Return parameters by name, as JSON would have them."""
+    plain: dict[str, object] = {}
+    for name, parameter in parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        plain[name] = None if kind is None else getattr(parameter, kind)
+    return plain
