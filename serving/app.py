@@ -348,6 +348,7 @@ def create_app(
         metrics.refused,
         asks_for_keys=key_file is not None,
         admin_port=settings.admin_port,
+        origins=settings.origins,
     )
     if settings.grpc_port is not None:
         calls = _create_calls(

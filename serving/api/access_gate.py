@@ -10,7 +10,7 @@ Where no keys are asked for, everybody is an admin: then it is the port that kee
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -77,7 +77,8 @@ class AccessGate:
     """ASGI application that lets requests in to ``app``, with ``principal`` in their state.
 
     ``admin_port`` is the port that admin paths are served at alone, if there is one. With
-    ``asks_for_keys``, admin paths are for principals who are admins.
+    ``asks_for_keys``, admin paths are for principals who are admins. ``origins`` are those of pages
+    that may open streams, beside the server's own.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class AccessGate:
         *,
         asks_for_keys: bool,
         admin_port: int | None = None,
+        origins: Collection[str] = (),
     ) -> None:
         self._app = app
         self._identify = identify
@@ -96,6 +98,7 @@ class AccessGate:
         self._refused = refused
         self._asks_for_keys = asks_for_keys
         self._admin_port = admin_port
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event stream of any type."""
@@ -112,7 +115,7 @@ class AccessGate:
             else:
                 scope["state"]["principal"] = self.admit(scope)
             if scope["type"] == "websocket":
-                check_origin(scope)
+                check_origin(scope, self._origins)
         except ServingError as error:
             await respond(http_request(scope), error)(scope, receive, send)
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from serving.core.errors import (
 )
 from serving.core.latency import TAIL_QUANTILE
 from serving.core.ports import Backend, Clock
+from serving.core.promises import Promises
 from serving.core.recent_values import RecentValues
 from serving.core.request import Answered
 from serving.imaging.decode_pool import Claim, DecodePool
@@ -98,6 +100,7 @@ class Admission:
         self._limits = limits
         self._clock = clock
         self._backlog = Backlog(clock)
+        self.promises = Promises()
         self._overheads_s = RecentValues(OVERHEAD_WINDOW_S, OVERHEAD_WINDOW, [OVERHEAD_SEED_S])
 
     def reserve_s(self, header: Header) -> float:
@@ -130,6 +133,26 @@ class Admission:
         ample_ms = 2.0 * largest_s * 1e3
         step_ms = next(step for below, step in _ROUND_MS if ample_ms < below)
         return min(math.ceil(ample_ms / step_ms) * step_ms / 1e3, self._limits.max_budget_s)
+
+    def promised_hz(self, depth: int, model: int | None = None) -> float:
+        """Return the frames a second that can be promised to a stream at exit ``depth``.
+
+        It is that of ``model``, or of whichever is there first, beside what has been promised.
+        """
+        return self.promises.rate_hz(self._frame_s(depth, model))
+
+    def promise(self, rate_hz: float, depth: int, principal: str) -> AbstractContextManager[None]:
+        """Promise a stream of ``principal`` a rate at exit ``depth``, while the context lasts.
+
+        Raises Overloaded if that is more than can be promised.
+        """
+        return self.promises.made(rate_hz, self._frame_s(depth, None), principal)
+
+    def _frame_s(self, depth: int, model: int | None) -> float:
+        """Return the seconds of this server that a frame of the model's input size takes."""
+        header = typical_header(self._backend.family.catalogs[model or 0])
+        engine_s = self._backend.predicted_s(depth, model) / self._backend.num_instances
+        return self._pool.predicted_s(header) + engine_s
 
     def check_budget(self, context: RequestContext) -> None:
         """Raise BudgetInfeasible for a budget below those that its sender may state."""

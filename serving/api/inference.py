@@ -107,6 +107,7 @@ class Inference:
             principal=context.principal.name,
             share=context.principal.share,
             stream=context.stream,
+            is_promised=context.frame is not None and context.frame.is_promised,
             in_hand_reserve_s=self._in_hand_reserve_s(),
             group=context.group,
         )

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from serving.api import deepstack
 from serving.api.accept import preferred
-from serving.api.admission import typical_header
+from serving.api.admission import Admission, typical_header
 from serving.api.base64_json import JSON_TYPE
 from serving.api.body import IMAGE_TYPES
 from serving.api.budget import DEADLINE_HEADER, DEADLINE_PARAMETER
@@ -273,8 +273,9 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
     admission = detector.admission
 
     def exit_facts(model: int, catalog: Catalog, entry: Exit) -> ExitFacts:
-        engine_s = min_budget_s = None
+        engine_s = min_budget_s = promised_hz = None
         if on_front is not None:
+            promised_hz = round(admission.promised_hz(entry.depth, model), 1)
             engine_s = backend.predicted_s(entry.depth, model)
             min_budget_s = admission.min_budget_s(typical_header(catalog), entry.depth, model)
         return ExitFacts(
@@ -284,6 +285,7 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
             ap50=entry.ap50,
             predicted_ms=None if engine_s is None else to_ms(engine_s),
             min_budget_ms=None if min_budget_s is None else to_ms(min_budget_s),
+            promised_hz=promised_hz,
             on_front=None if on_front is None else (model, entry.depth) in on_front,
         )
 
@@ -302,17 +304,20 @@ def _models(backend: Backend, detector: DetectionService) -> Models:
             for first, thens in family.ladder.merged.items()
             for then, ap in thens.items()
         ],
-        front=None if front is None else [_front_point(family, point) for point in front.points],
+        front=None
+        if front is None
+        else [_front_point(family, point, admission) for point in front.points],
     )
 
 
-def _front_point(family: Family, point: OperatingPoint) -> FrontPoint:
+def _front_point(family: Family, point: OperatingPoint, admission: Admission) -> FrontPoint:
     return FrontPoint(
         operating_point=family.label(point.model, point.depth),
         model=family.names[point.model],
         depth=point.depth,
         ap=family.expected_ap(point.model, point.depth),
         predicted_ms=to_ms(point.latency_s),
+        promised_hz=round(admission.promised_hz(point.depth, point.model), 1),
     )
 
 

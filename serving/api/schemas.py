@@ -177,6 +177,10 @@ class ExitFacts(BaseModel):
         description="Budget for a JPEG of the model's input size that the server, as it is now, "
         "seldom misses at this exit while nobody else is there; null while it is starting."
     )
+    promised_hz: float | None = Field(
+        description="Frames a second of a stream that the server can promise at this exit, beside "
+        "what it has promised; null while it is starting."
+    )
     on_front: bool | None = Field(
         description="Whether no exit here, of any model, is as accurate and no slower; null while "
         "it is starting."
@@ -231,6 +235,10 @@ class FrontPoint(BaseModel):
     depth: int
     ap: float = Field(description="COCO AP (IoU .50:.95).")
     predicted_ms: float = Field(description="Engine time on an idle server, typically.")
+    promised_hz: float = Field(
+        description="Frames a second of a stream that the server can promise at this point, beside "
+        "what it has promised."
+    )
 
 
 class MergedFacts(BaseModel):

@@ -39,7 +39,7 @@ from serving.api.detect import DetectionService
 from serving.api.frames import FRAME_PARAMETER, STREAM_PARAMETER, stream_name
 from serving.api.handshake import http_request
 from serving.api.lifecycle import Lifecycle
-from serving.api.numbers import shown
+from serving.api.numbers import decimal, shown
 from serving.api.problems import details_of, respond
 from serving.api.protocol_adapter import ProtocolAdapter
 from serving.core.errors import (
@@ -64,6 +64,9 @@ ANSWERED = "answered"
 SHUTDOWN = "websocket.shutdown"
 """Type of the message by which the HTTP server tells a session that it is about to end."""
 
+RATE_PARAMETER = "rate"
+MAX_RATE_HZ = 1000.0
+"""Largest rate, in frames a second, that a stream may state."""
 MAX_UNREAD_ANSWERS = 16
 """Number of answers that may wait for a client to read them before its messages are not read any
 longer."""
@@ -135,7 +138,28 @@ class StreamSessions:
         try:
             frames = _Frames(scope, self._detector, self._adapter, self._clock)
             self._lifecycle.check_ready()
-            session, before = self._streams.connect(frames.key, self._clock())
+            promise = self._promise(frames)
+        except ServingError as error:
+            await respond(http_request(scope), error)(scope, receive, send)
+            return
+        with promise:
+            await self._serve(scope, frames, receive, send)
+
+    def _promise(self, frames: _Frames) -> contextlib.ExitStack:
+        """Return what keeps the session's promise, if it asks for one. Raises Overloaded."""
+        with contextlib.ExitStack() as promise:
+            if frames.rate_hz is not None:
+                admission = self._detector.admission
+                principal, _ = frames.key
+                promise.enter_context(
+                    admission.promise(frames.rate_hz, frames.min_depth, principal)
+                )
+            return promise.pop_all()
+
+    async def _serve(self, scope: Scope, frames: _Frames, receive: Receive, send: Send) -> None:
+        """Serve one session, from its handshake on."""
+        try:
+            session, before = self._streams.connect(frames.key, self._clock(), frames.rate_hz)
         except ServingError as error:
             await respond(http_request(scope), error)(scope, receive, send)
             return
@@ -173,9 +197,13 @@ class _Frames:
             deadlines_ms=[value for name, value in query if name == DEADLINE_PARAMETER],
         )
         self._wish_s = budget.wish_s
-        self._query = [item for item in query if item[0] != DEADLINE_PARAMETER]
+        self.rate_hz = _rate([value for name, value in query if name == RATE_PARAMETER])
+        """Frames a second that it asks a promise of; None if it asks for none."""
+        own = (DEADLINE_PARAMETER, RATE_PARAMETER)
+        self._query = [item for item in query if item[0] not in own]
         self._headers = [each for each in scope["headers"] if each[0] in _KEPT_HEADERS]
-        adapter.read_head(self._request(1, _nothing))
+        options = adapter.read_head(self._request(1, _nothing))
+        self.min_depth = options.min_depth
         self._num_frames = 0
 
     def next(self, data: bytes, gone: asyncio.Event) -> HttpRequest:
@@ -351,6 +379,19 @@ class _Session:
         """Write a message, once the client has read enough of those before."""
         with contextlib.suppress(OSError):  # it has left
             await self._send({"type": "websocket.send", "text": text})
+
+
+def _rate(given: list[str]) -> float | None:
+    """Return the frames a second that a query states. Raises InvalidParameter."""
+    if not given:
+        return None
+    rate_hz = decimal(given[0]) if len(given) == 1 else None
+    if rate_hz is None or not 0.0 < rate_hz <= MAX_RATE_HZ:
+        raise InvalidParameter(
+            f"{RATE_PARAMETER} must be one decimal number of frames a second, above 0 and at most "
+            f"{MAX_RATE_HZ:g}; it is {shown(', '.join(given))}."
+        )
+    return rate_hz
 
 
 def _body(data: bytes, gone: asyncio.Event) -> Receive:

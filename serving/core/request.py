@@ -35,6 +35,9 @@ class Request:
     """Seconds before the deadline at which an answer in hand is sent, better or not."""
     group: int | None = None
     """Number that the parts of one request have in common; None for one with one part."""
+    is_promised: bool = False
+    """Whether that stream sends no more than it was promised: inside its principal's share it goes
+    before those without a promise."""
 
     @property
     def stream_key(self) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
 from serving.core.errors import FrameSuperseded, TooManyRequests
+from serving.core.token_bucket import TokenBucket
 
 StreamKey = tuple[str, str]
 """Name of a principal, and a name that this one has given to a stream."""
@@ -27,6 +28,11 @@ MAX_KNOWN_STREAMS = 4096
 """Number of streams that are remembered. Beyond it, those go first that were not used for longest
 and have nothing inside: at worst a frame is served that is not newer than the one before."""
 
+PROMISED_BURST = 2.0
+"""Frames that may come at once of a stream that was promised a rate: one may be late, and the next
+in time."""
+PROMISED_TURN = -1
+"""Turn before that of any stream without a promise."""
 NONE = -1
 """Number below that of any frame."""
 
@@ -42,7 +48,13 @@ class Frame:
     """Place among all admitted frames of the stream, from 1; 0 before it is admitted."""
     turn: int = 0
     """Order in which its stream was last answered, among all; 0 if it never was. The smaller it is,
-    the sooner it is its stream's turn."""
+    the sooner it is its stream's turn. ``PROMISED_TURN`` if its stream sends no more than it was
+    promised."""
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether its stream sends no more than it was promised."""
+        return self.turn == PROMISED_TURN
 
 
 @dataclass(eq=False, slots=True)
@@ -50,6 +62,9 @@ class Session:
     """One connection that sends the frames of a stream."""
 
     key: StreamKey
+    promised: TokenBucket | None = None
+    """Frames that it may send within the rate that it was promised; None if it was promised none.
+    """
 
 
 @dataclass(slots=True)
@@ -92,13 +107,18 @@ class Streams:
 
     # -- sessions ----------------------------------------------------------------------------------
 
-    def connect(self, key: StreamKey, now_s: float) -> tuple[Session, Session | None]:
+    def connect(
+        self, key: StreamKey, now_s: float, promised_hz: float | None = None
+    ) -> tuple[Session, Session | None]:
         """Begin a session, whose frames are numbered anew; return it, and the one that it ends.
 
-        Raises TooManyRequests.
+        It may have been promised a rate. Raises TooManyRequests.
         """
+        promised = None
+        if promised_hz is not None:
+            promised = TokenBucket(promised_hz, PROMISED_BURST, now_s)
         stream = self._open(key, now_s)
-        before, stream.session = stream.session, Session(key)
+        before, stream.session = stream.session, Session(key, promised)
         stream.newest = NONE
         return stream.session, before
 
@@ -121,7 +141,13 @@ class Streams:
         if known is not None and number <= known.newest:
             raise not_newer(number, known.newest)
         stream = self._open(key, now_s)
-        return Frame(key, number, turn=stream.answered)
+        turn = stream.answered
+        if (session := stream.session) is not None and (rate := session.promised) is not None:
+            is_promised = rate.wait_s(now_s, 1.0) <= 0.0
+            if is_promised:
+                rate.take(now_s)
+                turn = PROMISED_TURN
+        return Frame(key, number, turn=turn)
 
     def admit(self, frame: Frame) -> tuple[bool, Frame | None]:
         """Admit a frame: return whether it may go on, or else waits, and whom that supersedes.

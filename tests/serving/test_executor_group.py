@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.core.request import Answered, Cancelled, Request, Result
+from serving.core.request import Answered, Cancelled, Request, Result, Superseded
 from serving.engine import Engine, start_engine
 from tests.e2e.process import eventually
 from tests.serving.gated import GATED_FAMILY, GatedRunner
@@ -34,9 +34,9 @@ class Group:
             max_cohorts=4,
         )
 
-    def submit(self, id: int) -> None:
+    def submit(self, id: int, stream: str = "") -> None:
         now_s = time.monotonic()
-        request = Request(id, now_s, now_s + 60.0, 1, GATED_FAMILY.num_exits)
+        request = Request(id, now_s, now_s + 60.0, 1, GATED_FAMILY.num_exits, stream=stream)
         self.engine.executor.submit(request, IMAGE, self.ends.append)
 
     def wait_for_runs(self, *counts: int) -> None:
@@ -115,3 +115,17 @@ def test_predictions_are_of_an_idle_engine_and_of_the_slowest(group: Group) -> N
     executor = group.engine.executor
     exits = range(1, GATED_FAMILY.num_exits + 1)
     assert all(0.0 <= executor.predicted_s(depth) <= executor.tail_s(depth) for depth in exits)
+
+
+def test_a_frame_supersedes_another_wherever_that_waits(group: Group) -> None:
+    for number in range(NUM_INSTANCES):  # which keep all runners busy
+        group.submit(number)
+        group.wait_for_runs(*[1] * (number + 1), *[0] * (NUM_INSTANCES - number - 1))
+    for number in range(4):
+        group.submit(10 + number, stream="cam")
+        group.submit(20 + number)  # so that the other executor has fewer, at times
+    for runner in group.runners:
+        runner.let(math.inf)
+    eventually(lambda: len(group.ends) == NUM_INSTANCES + 8)
+    superseded = {end.request.id for end in group.ends if isinstance(end, Superseded)}
+    assert superseded == {10, 11, 12}

@@ -113,7 +113,8 @@ def _line(
 def _by_turns(snapshot: Snapshot) -> Sequence[Request]:
     """Return who waits, by deadline, or as streams take turns.
 
-    All first ones of each stream go before all second ones, as there may be of what is of none.
+    Those that were promised go first. All first ones of each stream go before all second ones, as
+    there may be of what is of none.
     """
     turns = snapshot.stream_turns
     if not turns:
@@ -122,7 +123,8 @@ def _by_turns(snapshot: Snapshot) -> Sequence[Request]:
     line: list[tuple[int, int, Request]] = []
     for request in snapshot.waiting:
         key = request.stream_key
-        line.append((rounds[key], turns.get(key, 0), request))
+        place = -1 if request.is_promised else rounds[key]
+        line.append((place, turns.get(key, 0), request))
         rounds[key] += 1
     return [request for _, _, request in sorted(line, key=_turn)]
 

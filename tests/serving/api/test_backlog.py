@@ -151,8 +151,8 @@ def test_frames_of_one_principal_go_by_the_turns_of_their_streams():
         (30.0, 0, 1),  # none was, and an image of no stream is due before
         (15.0, None, 2),  # which itself goes by its deadline
     ]
-    for deadline_s, turn, num_ahead in cases:
-        wait_s = server.backlog.wait_s(deadline_s, turn=turn)
+    for deadline_s, its_turn, num_ahead in cases:
+        wait_s = server.backlog.wait_s(deadline_s, turn=its_turn)
         assert wait_s == pytest.approx(num_ahead * 0.01)
     server.stack.close()
     assert server.backlog.num_ahead(100.0) == 0

@@ -167,6 +167,9 @@ class TestHandshakes:
             ("cam?min_depth=9", 400),
             ("cam?unknown=1", 400),
             ("cam?frame=1", 400),
+            ("cam?rate=0", 400),
+            ("cam?rate=fast", 400),
+            ("cam?rate=5&rate=5", 400),
             ("cam/era", 400),
             ("", 400),
             ("x" * 65, 400),
@@ -220,6 +223,14 @@ class TestHandshakes:
                 await cam.send(JPEG)
                 assert (await cam.next())["outcome"] == "answered"
 
+    async def test_pages_that_a_setting_names_may(self) -> None:
+        async with (
+            serving_streams(Gateway(cors_origins="https://example.com")) as server,
+            server.stream(origin="https://example.com") as cam,
+        ):
+            await cam.send(JPEG)
+            assert (await cam.next())["outcome"] == "answered"
+
     async def test_another_host_is_refused(self) -> None:
         async with serving_streams(Gateway(allowed_hosts="example.com")) as server:
             assert (await refusal(server)).response.status_code == 421
@@ -233,6 +244,34 @@ class TestHandshakes:
             response = await client.get("/v1/streams/cam")
         assert response.status_code == 400
         assert "WebSocket" in response.json()["detail"]
+
+
+class TestPromises:
+    async def promised_hz(self, gateway: Gateway) -> float:
+        """Frames a second that can be promised at the quickest point."""
+        async with gateway.client() as client:
+            models = (await client.get("/v1/models")).json()
+        (model,) = models["models"]
+        rates = [entry["promised_hz"] for entry in model["exits"]]
+        assert rates == sorted(rates, reverse=True)
+        assert models["front"][0]["promised_hz"] == rates[0]
+        return float(rates[0])
+
+    async def test_a_rate_is_promised_while_the_connection_lasts(self) -> None:
+        gateway = Gateway()
+        before_hz = await self.promised_hz(gateway)
+        async with serving_streams(gateway) as server:
+            async with server.stream(f"one?rate={before_hz / 2:.2f}") as cam:
+                await cam.send(JPEG)
+                assert (await cam.next())["outcome"] == "answered"
+                (_, request), *_ = gateway.backend.seen
+                assert request.is_promised
+                assert 0.0 < await self.promised_hz(gateway) < before_hz
+                refused = await refusal(server, f"two?rate={before_hz:.2f}")
+                assert refused.response.status_code == 503
+                assert b"can promise" in refused.response.body
+            await until(lambda: not server.state.connections)
+        assert await self.promised_hz(gateway) == before_hz
 
 
 class TestEnds:

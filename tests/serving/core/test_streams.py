@@ -67,6 +67,19 @@ def test_a_session_numbers_its_frames_anew_and_ends_the_one_before() -> None:
     assert streams.connect(CAM, 0.0)[1] is new
 
 
+def test_a_frame_within_the_promised_rate_has_the_first_turn() -> None:
+    streams = Streams(4, 4, 10.0)
+    streams.connect(CAM, 0.0, promised_hz=5.0)
+    numbers = iter(range(100))
+    promised = [streams.enter(CAM, next(numbers), 0.0).is_promised for _ in range(4)]
+    assert promised == [True, True, False, False]
+    assert streams.enter(CAM, next(numbers), 0.2).is_promised
+    assert not streams.enter(CAM, next(numbers), 0.2).is_promised
+    other = streams.enter(("alice", "other"), 1, 0.2)
+    assert not other.is_promised
+    assert other.turn > streams.enter(CAM, next(numbers), 0.5).turn
+
+
 def test_idle_ones_are_forgotten() -> None:
     streams = Streams(4, 4, 10.0)
     frame = in_flight(streams, 5)

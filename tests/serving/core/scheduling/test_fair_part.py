@@ -160,6 +160,15 @@ def test_what_is_of_no_stream_is_one_stream_more():
     assert [each.id for each in line] == [10, 0, 1, 2, 11, 12, 13, 14, 15]
 
 
+def test_who_was_promised_goes_before_the_others():
+    due = [frame(i, f"cam {i}", 0.02) for i in range(8)]
+    due[7] = replace(due[7], is_promised=True)
+    orders = {each.stream_key: each.id for each in due}
+    snapshot = Snapshot(0.0, tuple(due), (), virtual_s={"": 0.0}, stream_turns=orders)
+    line = _line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
+    assert [each.id for each in line] == [7, 0, 1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("fast_gap_s", [0.004, 0.05])
 def test_no_camera_is_forgotten(fast_gap_s: float):
     """Three times as many frames come as can be answered, from one camera far more often than from
