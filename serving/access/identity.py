@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +14,10 @@ from serving.core.errors import Unauthenticated
 from serving.core.principals import NOBODY, Principal
 
 BEARER = b"bearer "
+KEY_PROTOCOL = b"punctual.key."
+"""Beginning of the subprotocol that shows a key, which follows in base64url without padding.
+
+Browsers let a page set nothing else of a WebSocket's handshake."""
 KEY_HEADERS = (b"authorization", b"x-api-key")
 _IPV6_PREFIX = 64
 """Length of the prefixes that IPv6 hands out: whoever has one address has as many as they like."""
@@ -78,6 +84,8 @@ def _key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
             if value[: len(BEARER)].lower() != BEARER:
                 raise Unauthenticated("The header Authorization must be: Bearer, a space, the key.")
             keys.add(value[len(BEARER) :].strip())
+        elif name == b"sec-websocket-protocol":
+            keys.update(_keys_of_page(value))
     if not keys:
         raise Unauthenticated(
             "This server asks for a key: Authorization: Bearer KEY, or X-API-Key: KEY."
@@ -85,3 +93,17 @@ def _key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     if len(keys) > 1:
         raise Unauthenticated("There is more than one key in the request.")
     return keys.pop()
+
+
+def _keys_of_page(protocols: bytes) -> Iterator[bytes]:
+    """Yield the keys among the subprotocols that a handshake offers."""
+    for protocol in protocols.split(b","):
+        name = protocol.strip()
+        if name.startswith(KEY_PROTOCOL):
+            written = name[len(KEY_PROTOCOL) :]
+            try:
+                yield base64.b64decode(written + b"=" * (-len(written) % 4), b"-_", validate=True)
+            except binascii.Error as error:
+                raise Unauthenticated(
+                    "The key in Sec-WebSocket-Protocol is no base64url."
+                ) from error

@@ -58,6 +58,9 @@ STREAM_PREFIX = "/v1/streams/"
 """Prefix of the paths of streams, which their names follow."""
 STREAM_PATH = STREAM_PREFIX + "{name}"
 
+SUBPROTOCOL = "punctual"
+"""What is spoken, for browsers, which have to be told if they offer a subprotocol."""
+
 ANSWERED = "answered"
 """Outcome of a frame whose boxes are there. Others are slugs of problems."""
 
@@ -206,6 +209,11 @@ class _Frames:
         self.min_depth = options.min_depth
         self._num_frames = 0
 
+    @property
+    def subprotocol(self) -> str | None:
+        """What the client is told to be spoken, if it offers it."""
+        return SUBPROTOCOL if SUBPROTOCOL in self._scope["subprotocols"] else None
+
     def next(self, data: bytes, gone: asyncio.Event) -> HttpRequest:
         """Return the request of the next frame, which has just come.
 
@@ -301,7 +309,7 @@ class _Session:
 
     async def run(self) -> None:
         """Serve the client until one of both ends it."""
-        await self._send({"type": "websocket.accept"})
+        await self._send({"type": "websocket.accept", "subprotocol": self._frames.subprotocol})
         reading = asyncio.create_task(self._read())
         try:
             close = await self._end

@@ -6,6 +6,14 @@ export function useKey(text) {
   key = text.trim();
 }
 
+// By which a page shows its key as it opens a WebSocket: browsers let it set nothing else.
+export function subprotocols() {
+  if (!key) return [];
+  const bytes = String.fromCharCode(...new TextEncoder().encode(key));
+  const written = btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  return ["punctual", `punctual.key.${written}`];
+}
+
 export function ask(path, init = {}) {
   const headers = new Headers(init.headers);
   if (key) headers.set("Authorization", `Bearer ${key}`);

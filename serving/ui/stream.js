@@ -1,5 +1,7 @@
 // A stream of pictures over a WebSocket: each that is sent ends exactly once.
 
+import {subprotocols} from "./server.js";
+
 const MAX_UNANSWERED = 4;
 const BROKEN = 1006; // the code of what ended without a word
 
@@ -15,7 +17,7 @@ export class FrameStream {
     const url = new URL(`v1/streams/${encodeURIComponent(name)}?${query}`, location.href);
     url.protocol = url.protocol.replace("http", "ws");
     url.searchParams.set("deadline_ms", deadlineMs);
-    this.#socket = new WebSocket(url);
+    this.#socket = new WebSocket(url, subprotocols());
     this.#socket.onmessage = ({data}) => {
       const reply = JSON.parse(data);
       this.#waiting.get(reply.frame)?.(reply);

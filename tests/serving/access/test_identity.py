@@ -24,6 +24,7 @@ def scope(*headers: tuple[bytes, bytes], client: object = ("192.0.2.1", 4711)) -
         [(b"authorization", b"bearer  secret ")],
         [(b"x-api-key", b"secret")],
         [(b"x-api-key", b"secret"), (b"authorization", b"Bearer secret")],
+        [(b"sec-websocket-protocol", b"punctual, punctual.key.c2VjcmV0")],
     ],
 )
 def test_a_key_says_who_it_is(headers):
@@ -38,6 +39,10 @@ def test_a_key_says_who_it_is(headers):
         ([(b"x-api-key", b"wrong")], "not one that is known"),
         ([(b"authorization", b"Basic c2VjcmV0")], "must be: Bearer"),
         ([(b"authorization", b"secret")], "must be: Bearer"),
+        ([(b"sec-websocket-protocol", b"punctual")], "asks for a key"),
+        ([(b"sec-websocket-protocol", b"punctual.key.d3Jvbmc")], "not one that is known"),
+        ([(b"sec-websocket-protocol", b"punctual.key.a")], "no base64url"),
+        ([(b"sec-websocket-protocol", b"punctual.key.\xff\xff\xff\xff")], "no base64url"),
         ([(b"authorization", b"Bearer \xff\xfe")], "not one that is known"),
         ([(b"x-api-key", b"secret"), (b"x-api-key", b"wrong")], "more than one key"),
         ([(b"x-api-key", b"wrong"), (b"authorization", b"Bearer secret")], "more than one key"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -191,6 +192,15 @@ class TestHandshakes:
                 await cam.send(JPEG)
                 assert (await cam.next())["outcome"] == "answered"
         assert gateway.sample("punctual_refused_total", problem="unauthenticated") == 1
+
+    async def test_a_page_shows_it_as_a_subprotocol(self, tmp_path: Any) -> None:
+        gateway = Gateway(keys_file=key_file(tmp_path))
+        written = base64.urlsafe_b64encode(b"plain").decode().rstrip("=")
+        offered: Any = ["punctual", f"punctual.key.{written}"]
+        async with serving_streams(gateway) as server, server.stream(subprotocols=offered) as cam:
+            assert cam.connection.subprotocol == "punctual", "never the key"
+            await cam.send(JPEG)
+            assert (await cam.next())["outcome"] == "answered"
 
     async def test_a_rate_holds_for_each_frame(self, tmp_path: Any) -> None:
         gateway = Gateway(keys_file=key_file(tmp_path))
