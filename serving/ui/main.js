@@ -125,7 +125,7 @@ async function askOnce() {
       draw();
     }
   if (problem) tell(problem);
-  record(sentMs, budget, state.answers.at(-1) ?? null, true);
+  record(sentMs, budget, state.answers.at(-1) ?? problem ?? {}, true);
 }
 
 // One request at a time; the sliders' last position always gets its own.
@@ -214,7 +214,7 @@ async function film(camera, stream) {
     const reply = await stream.send(file);
     if (state.camera !== camera) return;
     const answered = reply.outcome === "answered";
-    record(sentMs, budget, answered ? reply : null, true);
+    record(sentMs, budget, reply, true);
     state.picture = picture;
     Object.assign(state, {
       answers: answered ? [reply] : [], maxDepth: Number($("depth").value), done: true, serverTiming: null,
@@ -238,7 +238,7 @@ const openStream = (name) => new FrameStream(name, budgetMs(), query(), (words) 
 const crowd = new Crowd({
   open: openStream,
   ended: (sentMs, reply) => {
-    if (reply.outcome !== "lost") record(sentMs, budgetMs(), reply.outcome === "answered" ? reply : null, false);
+    record(sentMs, budgetMs(), reply, false);
   },
 });
 let crowdFile = null;
@@ -273,10 +273,14 @@ const served = new Lane($("lane-served"), $("figures-served"));
 const fixed = new Lane($("lane-fixed"), $("figures-fixed"));
 let fixedPoint = new FixedPoint();
 
-// What became of one picture: `reply` is null where there was none in time.
+// Of pictures that nobody needs any longer: a newer one has come, or the stream is over.
+const GONE = ["superseded", "lost"];
+
+// Note what one picture ended with.
 function record(atMs, budget, reply, own) {
+  if (GONE.includes(reply.outcome)) return;
   const {points} = state;
-  served.add(reply
+  served.add(reply.detections
     ? {atMs, own, share: reply.elapsed_ms / reply.budget_ms, ap: reply.expected_ap, point: reply.operating_point}
     : {atMs, own, share: null, ap: 0, point: null});
   const point = points.all.find((each) => each.point === $("fixed").value);
@@ -292,8 +296,8 @@ function figures(lane, nowMs) {
   const now = lane.summary(nowMs);
   const shown = [
     ["in time", now && `${Math.floor(100 * now.inTime)} %`, now?.inTime < .99],
-    ["AP, missed ones as 0", now?.ap.toFixed(3).replace(/^0/, "")],
-    ["answers a second", now?.rate.toFixed(now.rate < 10 ? 1 : 0)],
+    ["AP, missed as 0", now?.ap.toFixed(3).replace(/^0/, "")],
+    ["answers / s", now?.rate.toFixed(now.rate < 10 ? 1 : 0)],
     ["most often at", now?.point && state.points.name(now.point)],
   ];
   lane.figures.replaceChildren(...shown.map(([name, value, bad]) => {
