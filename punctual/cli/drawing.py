@@ -59,7 +59,7 @@ def draw_label(
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     padding = (bottom - top) * 0.3
     height = bottom - top + 2 * padding
-    y = y - height if y >= height else y
+    y = max(0.0, y - height if y >= height else y)
     pen.rectangle((x, y, x + right - left + 2 * padding, y + height), fill=color)
     pen.text((x + padding - left, y + padding - top), text, fill="white", font=font)
 

@@ -108,7 +108,7 @@ def _watch(arguments: argparse.Namespace) -> None:
         watcher = Watcher(connect, ledger, sinks, time.monotonic, arguments.give_up)
         opened.callback(watcher.close)
         watcher.open()  # before anything is read: whether there is a server
-        opened.callback(lambda: console.print(summary(ledger), highlight=False))
+        opened.callback(lambda: console.print(summary(ledger), highlight=False, soft_wrap=True))
         live = opened.enter_context(Live(console=console, auto_refresh=False, transient=True))
         feed = _Feed(source, watcher, happened, arguments.give_up)
         opened.callback(feed.stop.set)
