@@ -206,7 +206,7 @@ def _models(arguments: argparse.Namespace) -> None:
         print("\n".join(entry.about()))
     front = measured_front(family, settings.runtime)
     print(f"{settings.runtime}, {settings.precision or 'in the precision that it chooses'}")
-    print("\n".join(front.table(family.titles)))
+    print("\n".join(front.table(family.titles, family.measure)))
 
 
 @files_of_the_user()

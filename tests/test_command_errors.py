@@ -75,6 +75,11 @@ MISTAKES = {
         ("file --name x", "file: it is not ONNX"),
         ("file --name x --images nowhere.jpg", "no file is called nowhere.jpg"),
     ],
+    "rank": [
+        (f"{TRAINED} --images nowhere.jpg", "no file is called nowhere.jpg"),
+        (f"{REPOSITORY} --model sea", "there is no model 'sea'"),
+        (f"{REPOSITORY} --model bccd everyday", "are not for the same classes"),
+    ],
     "train": [
         ("--config bccd --out x --data nowhere", "there is no folder nowhere"),
         ("--config bccd --out x --set train.epochs=0", "epochs is 0, it must be"),

@@ -12,6 +12,7 @@ from builder.cli import gpu as gpu_cli
 from builder.cli import model as model_cli
 from builder.cli import onnx_import as onnx_import_cli
 from builder.cli import profile as profile_cli
+from builder.cli import rank as rank_cli
 from builder.cli import search as search_cli
 from builder.cli import train as train_cli
 
@@ -28,5 +29,6 @@ def register(commands: Any, tools: ServingTools) -> None:
     build_cli.add_parser(commands, tools)
     evaluate_cli.add_parsers(commands, tools)
     profile_cli.add_parser(commands, tools)
+    rank_cli.add_parser(commands, tools)
     gpu_cli.add_parser(commands, tools)
     search_cli.add_parser(commands, tools)

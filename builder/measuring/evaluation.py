@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.measuring.accuracy import Accuracy, Answers, accuracy_of
@@ -134,7 +134,7 @@ class Evaluated:
         return {
             "model": self.family.name,
             "precision": self.family.catalogs[0].precision,
-            **asdict(about),
+            **about.to_json(),
             "answers": answers,
         }
 

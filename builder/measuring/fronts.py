@@ -70,7 +70,7 @@ def table(family: Family, answers: Sequence[AnswerFigures]) -> list[str]:
     """Return a line of text for each answer, and one about points on no front."""
     label = family.ladder.answer_label
     width = max(len(label(each.points)) for each in answers)
-    lines = [f"{'answer':{width}}      AP      ms"]
+    lines = [f"{'answer':{width}} {family.measure:>7}      ms"]
     for each in answers:
         verdict = f"  no better than {label(each.better)}" if each.better else ""
         lines.append(

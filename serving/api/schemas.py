@@ -42,7 +42,9 @@ class DetectionResponse(BaseModel):
         description="Whether a better answer was allowed, of any model or merged: one with a "
         "higher AP."
     )
-    expected_ap: float = Field(description="COCO AP of this exit on the evaluation data.")
+    expected_ap: float = Field(
+        description="COCO AP of this exit on the evaluation data, or what its measure is."
+    )
     budget_ms: float = Field(gt=0, description="The budget that was applied.")
     elapsed_ms: float = Field(ge=0, description="From the request's head to this reply.")
     slack_ms: float = Field(description="What was left of the budget.")
@@ -168,7 +170,7 @@ class Done(BaseModel):
 class ExitFacts(BaseModel):
     operating_point: str = Field(description="Name of the exit at this input size.")
     depth: int
-    ap: float = Field(description="COCO AP (IoU .50:.95).")
+    ap: float = Field(description="COCO AP (IoU .50:.95), or what `evaluation.measure` says.")
     ap50: float = Field(description="AP at IoU .50.")
     predicted_ms: float | None = Field(
         description="Engine time on an idle server, typically; null while it is starting."
@@ -194,6 +196,14 @@ class EvaluationFacts(BaseModel):
     seed: int
     runtime: str
     date: str
+    measure: str = Field(
+        description="What `ap` is: AP; agreement, which is AP with the boxes of a larger model for "
+        "annotations; or order, the place in an order that somebody stated."
+    )
+    reference: str = Field(
+        description="Of agreement, the operating point whose boxes they are; of an order, the "
+        "models in it; otherwise empty."
+    )
 
 
 class ModelFacts(BaseModel):

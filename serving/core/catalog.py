@@ -32,6 +32,12 @@ ABOUT_WIDTH = 100
 T = TypeVar("T")
 
 
+AP, AGREEMENT, ORDER = MEASURES = ("AP", "agreement", "order")
+"""What figures in the place of accuracies are: COCO AP on annotated images; COCO AP with the boxes
+of a larger model for annotations; the place in an order that somebody stated, as a share."""
+OF_MEASURE = ("measure", "reference")
+
+
 @dataclass(frozen=True)
 class Exit:
     """Accuracy of one exit: COCO AP (IoU .50:.95) and AP at IoU .50, in 0..1."""
@@ -52,11 +58,25 @@ class Evaluation:
     seed: int
     runtime: str
     date: str
+    measure: str = AP
+    """What stands in the place of AP, where there are no annotations; one of ``MEASURES``."""
+    reference: str = ""
+    """Of agreement, the operating point whose boxes were taken for the objects; of a stated order,
+    the models in it."""
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ValueError(f"'measure' is one of {', '.join(MEASURES)}, not {self.measure!r}")
 
     @property
-    def images(self) -> tuple[str, str, int]:
-        """What was measured on: figures on the same images can be compared."""
-        return self.dataset, self.split, self.num_images
+    def images(self) -> tuple[str, ...]:
+        """What was measured, and on which images: such figures can be compared."""
+        return self.dataset, self.split, str(self.num_images), self.measure, self.reference
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts in a JSON-serialisable form, without those of other measures of AP."""
+        facts = asdict(self)
+        return facts if self.measure != AP else {k: facts[k] for k in facts if k not in OF_MEASURE}
 
 
 @dataclass(frozen=True)
@@ -103,7 +123,7 @@ class Figures:
         """Return the figures in a JSON-serialisable form."""
         return {
             "exits": [asdict(entry) for entry in self.exits],
-            "evaluation": asdict(self.evaluation) if self.evaluation else None,
+            "evaluation": self.evaluation.to_json() if self.evaluation else None,
             "profiles": {name: p.to_json() for name, p in sorted(self.profiles.items())},
         }
 

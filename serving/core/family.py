@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import AP, Catalog, ModelEntry
 from serving.core.ladder import Ladder, PointId
 from serving.core.latency import LatencyProfile
 from serving.core.letterbox import ModelInput
@@ -61,6 +61,12 @@ class Family:
                     f"{first.name} and {other.name} cannot be served as one, for images become "
                     f"their inputs in different ways: by {ways[0]}; by {ways[1]}"
                 )
+        measures = {each.evaluation.measure for each in self.catalogs if each.evaluation}
+        if len(measures) > 1:
+            raise ValueError(
+                f"{self.name} cannot be served as one, for what is known of them is not alike: "
+                f"{', '.join(sorted(measures))}"
+            )
         names = [entry.name for entry in self.entries]
         for name in names:
             if names.count(name) > 1:
@@ -96,6 +102,12 @@ class Family:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, the same for every model, in the order of their labels."""
         return self.catalogs[0].classes
+
+    @property
+    def measure(self) -> str:
+        """What the figures in the place of accuracies are: one of ``catalog.MEASURES``."""
+        known = (each.evaluation.measure for each in self.catalogs if each.evaluation)
+        return next(known, AP)
 
     @property
     def score_threshold(self) -> float:

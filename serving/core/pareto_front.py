@@ -63,14 +63,14 @@ class Front:
     points: tuple[OperatingPoint, ...]
     dropped: tuple[Dropped, ...]
 
-    def table(self, names: Sequence[str]) -> list[str]:
+    def table(self, names: Sequence[str], measure: str = "AP") -> list[str]:
         """Return a line of text for each point, by model, then depth.
 
-        ``names`` are those of the models.
+        ``names`` are those of the models, ``measure`` what their accuracies are.
         """
         verdicts = {each.point: each.verdict(names) for each in self.dropped}
         width = max(map(len, (*names, "model")))
-        lines = [f"{'model':{width}}  exit    AP      ms"]
+        lines = [f"{'model':{width}}  exit    {measure}      ms"]
         for point in sorted((*self.points, *verdicts), key=lambda p: (p.model, p.depth)):
             facts = f"{point.depth:4}  {_short(point.ap)}  {point.latency_s * 1e3:6.1f}"
             line = f"{names[point.model]:{width}}  {facts}  {verdicts.get(point, '')}"

@@ -42,7 +42,7 @@ export function showReply({reply, answers, points, maxDepth, done, serverTiming,
   }));
   $("expected").textContent =
     (points.several ? `${reply.operating_point}, expected` : "Expected") +
-    ` AP ${reply.expected_ap.toFixed(3)}` +
+    ` ${points.measure} ${reply.expected_ap.toFixed(3)}` +
     (!reply.degraded ? "" : done && reply === latest ? ", degraded to be on time" : ", on the way");
   const spent = spentOn(answers, points, serverTiming);
   $("bar").replaceChildren(...spent.map(([, paint, time]) =>

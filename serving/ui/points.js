@@ -11,6 +11,7 @@ export class Points {
       text: !this.several ? `${exit.depth}`
         : exits.length === 1 ? exit.operating_point.split("/")[0] : exit.operating_point,
     })));
+    this.measure = models[0].evaluation?.measure ?? "AP"; // or agreement, or order
     this.best = this.all.reduce((best, each) => each.ap > best.ap ? each : best);
     // An answer that is made of two sizes may be better than either.
     const aps = [...this.all, ...merged].map(({ap}) => ap);
