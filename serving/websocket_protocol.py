@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import Any
 
-from uvicorn._types import ASGIReceiveEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -47,7 +47,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self, bodies: BodyRoom, config: Config, server_state: ServerState, app_state: dict[str, Any]
     ) -> None:
         super().__init__(config, server_state, app_state)
-        self.logger = _logger
+        self.logger = self.conn.logger = _logger
         self.close_timeout = CLOSE_TIMEOUT_S
         self._room = bodies
         self._place = _MessagePlace(bodies, self)
@@ -92,6 +92,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
                 self._room.take(self._place, num_bytes - self._place.num_bytes)
         except Overloaded:
             self.fail(_TRY_AGAIN, NO_ROOM)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send what the application says."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # refused, in all words; nothing is missing
 
     def handle_text(self, event: Frame) -> None:
         """Take the first piece of a text."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -176,13 +177,17 @@ class TestHandshakes:
             ("x" * 65, 400),
         ],
     )
-    async def test_a_wish_that_makes_no_sense_is_refused(self, path: str, status: int) -> None:
+    async def test_a_wish_that_makes_no_sense_is_refused(
+        self, path: str, status: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
         async with serving_streams(Gateway()) as server:
             refused = await refusal(server, path)
             assert refused.response.status_code == status
             assert refused.response.headers["content-type"] == "application/problem+json"
             assert b"invalid-parameter" in refused.response.body
             assert refused.response.headers["x-request-id"]
+        assert not caplog.records, "what a client gets wrong is not for the log"
 
     async def test_a_key_is_asked_for(self, tmp_path: Any) -> None:
         gateway = Gateway(keys_file=key_file(tmp_path))
