@@ -1,6 +1,6 @@
 """A comparison of how many requests client and server counted for each way in which one can end.
 
-    scheduled = answered + rejected + evicted + infeasible + late + unseen + other   by the client
+    scheduled = the sum of ``ENDS``                                                  by the client
     scheduled + warm-up = unseen + the growth of punctual_requests_total             by the server
 
 "Unseen" is what the HTTP server itself turns away with 503 at its limit of connections: the
@@ -19,7 +19,7 @@ from loadtest.load.outcomes import Outcome
 from loadtest.load.summary import Summary
 
 UNSEEN = "unseen"
-ENDS = ("answered", "rejected", "evicted", "infeasible", "late", UNSEEN, "other")
+ENDS = ("answered", "rejected", "evicted", "infeasible", "late", "superseded", UNSEEN, "other")
 _SERVER_ENDS = {"ok": "answered", "degraded": "answered"}
 """Outcome in the server's metrics -> end, where the two have different names."""
 _REASON_ENDS = {

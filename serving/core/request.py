@@ -36,7 +36,7 @@ class Request:
     group: int | None = None
     """Number that the parts of one request have in common; None for one with one part."""
     is_promised: bool = False
-    """Whether that stream sends no more than it was promised: inside its principal's share it goes
+    """Whether its stream sends no more than it was promised: inside its principal's share it goes
     before those without a promise."""
 
     @property

@@ -58,6 +58,7 @@ CANCEL_BY_ID = "cancel_by_id"
 PRINCIPAL = "principal"  # name of whom it is for
 SHARE_THOUSANDTHS = "share_thousandths"  # weight of that principal where engine time is short
 STREAM = "stream"  # name of the principal's stream that it is a frame of
+PROMISED = "promised"  # whether that stream sends no more than it was promised
 IN_HAND_RESERVE_US = "in_hand_reserve_us"  # how long before the deadline an answer in hand is sent
 COMMAND = "command"
 TARGET = "target"

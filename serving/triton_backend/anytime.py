@@ -216,6 +216,7 @@ class TritonPythonModel:
         principal = str(options.pop(wire.PRINCIPAL, ""))
         share = _positive(options, wire.SHARE_THOUSANDTHS, 1000) / 1e3
         stream = str(options.pop(wire.STREAM, ""))
+        is_promised = bool(options.pop(wire.PROMISED, False))
         reserve_s = _positive(options, wire.IN_HAND_RESERVE_US, 1) / wire.MICROSECONDS
         if options:
             raise InvalidParameter(f"There is no parameter {next(iter(options))!r}.")
@@ -235,6 +236,7 @@ class TritonPythonModel:
             share,
             stream,
             reserve_s,
+            is_promised=is_promised,
         )
 
     def _run_command(self, command: Any, options: Mapping[str, Any], sender: Any) -> None:

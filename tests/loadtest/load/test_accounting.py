@@ -33,6 +33,7 @@ def test_the_client_counts_each_request_once() -> None:
         "evicted": 0,
         "infeasible": 2,
         "late": 0,
+        "superseded": 0,
         "unseen": 0,
         "other": 3,
     }

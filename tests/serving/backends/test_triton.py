@@ -21,10 +21,11 @@ from tritonclient.grpc.service_pb2_grpc import (
 
 from serving.backends.triton import TritonBackend
 from serving.core.catalog import ModelEntry
-from serving.core.errors import BackendUnavailable
+from serving.core.errors import BackendUnavailable, FrameSuperseded
 from serving.core.family import Family
 from serving.core.ladder import PointId
-from serving.core.request import Answered, Cancelled, Request
+from serving.core.request import Answered, Cancelled, Request, Superseded
+from serving.core.streams import superseded
 from serving.triton import wire
 from tests.serving.fakes import CATALOG, DETECTIONS
 from tests.serving.world import FakeClock, Recorder
@@ -101,6 +102,12 @@ class FakeTriton(GRPCInferenceServiceServicer):
     def end(self, name: str) -> None:
         """End a request without another answer."""
         self.send(name, {}, final=True)
+
+    def fail(self, name: str, text: str) -> None:
+        """End a request by an error, as Triton tells of it."""
+        response = pb.ModelStreamInferResponse(error_message=text)
+        response.infer_response.id = name
+        self.outbox.put_nowait(response)
 
     def hang_up(self) -> None:
         self.outbox.put_nowait(None)
@@ -229,3 +236,18 @@ async def test_who_hangs_up_with_an_answer_in_hand_is_cancelled(bench: Bench) ->
 
 async def test_held_requests_are_told_by_the_heartbeat(bench: Bench) -> None:
     assert bench.backend.num_held == 1
+
+
+async def test_the_executor_in_triton_is_told_of_the_stream_and_may_supersede(
+    bench: Bench,
+) -> None:
+    frame = replace(bench.ask(), stream="cam", is_promised=True)
+    async with bench.answers(frame) as answers:
+        first = asyncio.create_task(anext(answers))
+        request = await bench.triton.requests.get()
+        assert request.parameters[wire.STREAM].string_param == "cam"
+        assert request.parameters[wire.PROMISED].bool_param
+        bench.triton.fail(request.id, wire.error_to_text(superseded()))
+        with pytest.raises(FrameSuperseded):
+            await first
+    assert bench.recorder.results == [Superseded(frame, bench.clock())]

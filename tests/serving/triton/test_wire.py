@@ -15,6 +15,7 @@ PLAIN = [
     errors.InvalidRequest,
     errors.InvalidParameter,
     errors.RequestCancelled,
+    errors.FrameSuperseded,
     errors.BackendError,
     errors.BackendUnavailable,
 ]

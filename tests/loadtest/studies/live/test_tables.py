@@ -59,8 +59,8 @@ def test_the_rest() -> None:
     assert "| deadline | 9.0, 25.0, 9.0 | 90.0, 50.0 | 2.00, 2.00 | 4.0 | 4.0 |" in burst
     assert "deadline's goodput is within a round 0.80 (0.80 .. 1.50) times fixed:1's." in burst
     ends = section(text, "Every request's end")
-    assert "| deadline | client | 80 | 63 | 17 | 0 | 0 | 0 | 0 | 0 | 80 |  | 0 |" in ends
-    assert "| deadline | server |  | 103 | 17 | 0 | 0 | 0 | 0 | 0 | 120 | 40 |  |" in ends
+    assert "| deadline | client | 80 | 63 | 17 | 0 | 0 | 0 | 0 | 0 | 0 | 80 |  | 0 |" in ends
+    assert "| deadline | server |  | 103 | 17 | 0 | 0 | 0 | 0 | 0 | 0 | 120 | 40 |  |" in ends
     assert "| litserve:1 | server" not in ends
     assert "22 of 22 runs are exact" in ends
     simulated = section(text, "Simulated beside live")
