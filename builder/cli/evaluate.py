@@ -79,11 +79,57 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
         help="of the images, for 95 %% intervals; 0: none",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
+    parser.add_argument(
+        "--tiles",
+        type=_grid,
+        metavar="ROWSxCOLUMNS",
+        help="look at each image in tiles as well, and print AP by size of objects; nothing else "
+        "is measured, or written",
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=0.2, help="of neighbouring tiles, as a share of their side"
+    )
     parser.set_defaults(run=lambda options: _evaluate(options, tools))
+
+
+def _grid(text: str) -> tuple[int, int]:
+    """Return rows and columns, for argparse."""
+    rows, _, columns = text.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal() and int(rows) and int(columns)):
+        raise argparse.ArgumentTypeError(f"rows x columns, such as 3x3, not {text!r}")
+    return int(rows), int(columns)
+
+
+def _evaluate_tiles(options: argparse.Namespace, tools: ServingTools) -> None:
+    from builder.measuring.models import open_model, open_runner
+    from builder.measuring.tiles import TileGrid, table, tile_accuracies
+    from serving.core.command_errors import InvalidArgument
+    from serving.core.family import Family
+
+    if not 0.0 <= options.overlap < 1.0:
+        raise InvalidArgument("--overlap is a share from 0 up to 1")
+    folder, entry = open_model(options.model_repository, options.model)
+    family = Family((entry.at(options.precision),))
+    dataset = _read(options)
+    runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
+    rows, columns = options.tiles
+    tiles = TileGrid(rows, columns, options.overlap)
+    accuracies = tile_accuracies(runner, family, dataset, tools.load_image, tiles)
+    runner.close()
+    _, data_name = data_of(options)
+    print(
+        f"{data_name} {options.split}, {len(dataset.samples)} images, {runner.runtime}, "
+        f"{rows} x {columns} tiles that share {options.overlap:g}"
+    )
+    for line in table(family, accuracies):
+        print(line)
 
 
 @files_of_the_user()
 def _evaluate(options: argparse.Namespace, tools: ServingTools) -> None:
+    if options.tiles is not None:
+        _evaluate_tiles(options, tools)
+        return
     from builder.exporting.repository import write_entry
     from builder.measuring.accuracy import detect_all
     from builder.measuring.evaluation import evaluate

@@ -81,7 +81,7 @@ def detect_all(
         placements.append(placement)
         images = runner.load([image])
         for model, catalog in enumerate(family.catalogs):
-            boxes = _every_exit(runner, images, model, catalog.num_exits)
+            boxes = every_exit(runner, images, model, catalog.num_exits)
             for depth, batch in enumerate(boxes, start=1):
                 found.setdefault((model, depth), []).extend(runner.detections(batch))
                 runner.release(batch)
@@ -94,7 +94,7 @@ def detect_all(
     )
 
 
-def _every_exit(runner: SegmentRunner, images: Any, model: int, num_exits: int) -> Iterator[Any]:
+def every_exit(runner: SegmentRunner, images: Any, model: int, num_exits: int) -> Iterator[Any]:
     """Yield the boxes of each exit of a model: through unit segments, where the runner has them."""
     if segments.STEM.of(model) not in runner.segments:
         for fused in segments.fused_segments(num_exits):

@@ -116,7 +116,9 @@ def decode_whole(
             data = with_end(data, checkpoint, block_bytes)
         stored = _open(data, header, checkpoint, block_bytes)
         turned = orientation(stored)
-        return upright(to_rgb(stored), turned)
+        image = to_rgb(stored)
+        image.load()  # now, since what is damaged shows then
+        return upright(image, turned)
 
 
 @contextmanager

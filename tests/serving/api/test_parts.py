@@ -144,6 +144,10 @@ class TestTiles:
         found = sorted((pixels.round().tolist() for pixels in seen), reverse=True)
         np.testing.assert_allclose(found, expected, atol=2)
 
+    async def test_a_damaged_image(self, gateway: Gateway) -> None:
+        assert slug(await cut(gateway, LARGE[:-2000], tiles="2x2")) == "invalid-image"
+        assert gateway.outcomes() == {"invalid": 1}
+
     async def test_an_image_that_is_stored_sideways(self, gateway: Gateway) -> None:
         stored = PillowImage.fromarray(picture(640, 480))
         exif = stored.getexif()

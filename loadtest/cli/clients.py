@@ -1,0 +1,114 @@
+"""``punctual study clients``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from loadtest.cli.numbers import count, positive
+from loadtest.cli.progress import say_with_time
+from serving.core.command_errors import files_of_the_user
+
+PARTS = ("tiles", "frigate", "protocols")
+
+
+def add_parser(studies: Any) -> None:
+    """Add clients to the subparsers ``studies``."""
+    summary = "Tiles of large pictures, clients as Frigate is, and gRPC beside HTTP."
+    parser: argparse.ArgumentParser = studies.add_parser(
+        "clients",
+        help=summary,
+        description=f"{summary} Each part asks a gateway that the study starts. Writes "
+        "OUT/clients-MODEL-DATE.md and .json. The machine should have nothing else to do. The last "
+        "part fetches NVIDIA's perf_analyzer the first time.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    parser.add_argument("--model", default="everyday", help="the model's name")
+    parser.add_argument("--runtime", default="openvino", help="of the gateway: a CPU runtime")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--images", type=Path, nargs="+", default=[Path("docs/images/coffee.jpg")])
+    parser.add_argument(
+        "--budgets-ms",
+        type=positive,
+        nargs="+",
+        default=[100.0, 150.0, 250.0, 500.0, 1000.0],
+        help="of the picture in tiles",
+    )
+    parser.add_argument("--requests", type=count, default=40, help="with each of these budgets")
+    parser.add_argument(
+        "--loads",
+        type=positive,
+        nargs="+",
+        default=[0.5, 1.0, 2.0],
+        help="of clients as Frigate is: frames a second, in multiples of what the most accurate "
+        "operating point can serve by what it is predicted to take",
+    )
+    parser.add_argument("--seconds", type=positive, default=20.0, help="of each load")
+    parser.add_argument(
+        "--concurrencies", type=count, nargs="+", default=[1, 4], help="of the protocols"
+    )
+    parser.add_argument("--rounds", type=count, default=5, help="of the protocols")
+    parser.add_argument("--seed", type=count, default=1, help="of the random numbers")
+    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    parser.set_defaults(run=_study)
+
+
+@files_of_the_user()
+def _study(options: argparse.Namespace) -> None:
+    from loadtest.servers import tritonserver
+    from loadtest.servers.processes import free_port, gateway
+    from loadtest.studies.clients import frigate, protocols, tiles
+    from loadtest.studies.clients.report import Report, markdown, write
+    from loadtest.studies.triton.perf import PerfAnalyzer
+    from loadtest.workload.images import read_images
+    from reporting.machine import machine
+
+    images = read_images(options.images)
+    grpc_port = free_port()
+    settings: dict[str, object] = {
+        "model_repository": options.model_repository,
+        "model": options.model,
+        "runtime": options.runtime,
+    }
+    if "protocols" in options.parts:
+        settings["grpc_port"] = grpc_port
+    tiled, asked, compared = [], [], []
+    with (
+        TemporaryDirectory(prefix="punctual-clients-") as scratch,
+        gateway(options.model, settings, Path(scratch) / "gateway.log") as url,
+    ):
+        if "tiles" in options.parts:
+            say_with_time("tiles")
+            budgets_ms = sorted(options.budgets_ms)
+            picture = tiles.picture(images)
+            tiled = tiles.measure(url, picture, budgets_ms, options.requests)
+        if "frigate" in options.parts:
+            capacity_hz, ap = frigate.full_depth(url)
+            say_with_time(f"full depth: {capacity_hz:.1f} frames a second, AP {ap:.3f}")
+            for load in options.loads:
+                say_with_time(f"clients as Frigate is, at {load:g} times that")
+                asked.append(
+                    frigate.run(url, images, load, capacity_hz, options.seconds, options.seed)
+                )
+        if "protocols" in options.parts:
+            folder = tritonserver.default_folder()
+            binary = tritonserver.assemble_perf_analyzer(folder)
+            analyzer = PerfAnalyzer(binary, tritonserver.server_environment(folder), 1000)
+            compared = protocols.measure(
+                analyzer,
+                (url.removeprefix("http://"), f"127.0.0.1:{grpc_port}"),
+                options.model,
+                frigate.SIDE,
+                options.concurrencies,
+                options.rounds,
+                say_with_time,
+            )
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    report = Report(machine(), date, options.model, tiled, asked, compared)
+    path = write(report, options.out)
+    print("\n".join(markdown(report)))
+    say_with_time(f"wrote {path}")
