@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -33,6 +32,7 @@ from serving.core.errors import (
     ServingError,
     ShedReason,
 )
+from serving.http_transport import Flow, ReplyTransport, WebSocketTransport
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -193,7 +193,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._connections = connections
         self._limits = connections.limits
         self._socket: asyncio.Transport
-        self._flow: _Flow
+        self._replies: ReplyTransport
+        self._flow: Flow
         self._running: RequestResponseCycle | None = None
         self._held = bytearray()  # what came after requests that wait for their turn
         self._refusal: ServingError | None = None
@@ -214,8 +215,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, if there is room for it."""
         self._socket = transport
-        super().connection_made(_Transport(transport, self._hang_up))
-        self.flow = self._flow = _Flow(self.transport)
+        self._replies = ReplyTransport(self.loop, transport, self._hang_up)
+        super().connection_made(self._replies)
+        self.flow = self._flow = Flow(self.transport)
         self.idle_since_s = self.loop.time()
         if self._connections.enter(self, self.client[0] if self.client else ""):
             self._start("late", self._limits.head_timeout_s, self._late)
@@ -374,7 +376,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._has_begun, self._head_bytes = True, False, 0
         self.connections.discard(self)
         self._websocket = self._open_websocket(self.config, self.server_state, self.app_state)
-        self.transport = transport = _WebSocketTransport(self._socket, self._hang_up)
+        self.transport = transport = WebSocketTransport(self._socket, self._hang_up)
         self._websocket.connection_made(transport)
         lines = [b"GET %b HTTP/1.1" % self.url]
         lines += [b"%b: %b" % header for header in self.headers]
@@ -487,6 +489,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with what the client has sent meanwhile."""
+        self._replies.flush()
         following = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
         if self.transport.is_closing():
@@ -537,7 +540,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give the client time to read."""
         super().pause_writing()
-        if isinstance(self.transport, _WebSocketTransport):
+        if isinstance(self.transport, WebSocketTransport):
             assert self._websocket is not None
             self._websocket.pause_writing()
             self.transport.pause(UNREAD)  # or it would have to be answered: pings are
@@ -546,7 +549,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Go on: the client has read."""
         super().resume_writing()
-        if isinstance(self.transport, _WebSocketTransport):
+        if isinstance(self.transport, WebSocketTransport):
             assert self._websocket is not None
             self._websocket.resume_writing()
             self.transport.resume(UNREAD)
@@ -563,87 +566,3 @@ def _reason(error: httptools.HttpParserError) -> ServingError:
     if isinstance(error, httptools.HttpParserCallbackError):
         return InvalidRequest("The target of the request cannot be read.")
     return InvalidRequest(f"This is not HTTP/1.1: {str(error).rstrip('.')}.")
-
-
-class _Flow(FlowControl):
-    """Flow control that can keep reading paused, whatever the application asks for."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
-        self._is_barred = False
-
-    def bar(self) -> None:
-        """Pause reading until further notice."""
-        self._is_barred = True
-        self.pause_reading()
-
-    def lift(self) -> None:
-        """Let reading go on."""
-        self._is_barred = False
-        self.resume_reading()
-
-    def resume_reading(self) -> None:
-        """Go on reading, unless it is barred."""
-        if not self._is_barred:
-            super().resume_reading()
-
-
-class _Transport(asyncio.Transport):
-    """One connection's socket, which ``hang_up`` closes and which then takes nothing more."""
-
-    def __init__(self, transport: asyncio.Transport, hang_up: Callable[[], None]) -> None:
-        super().__init__()
-        self._transport = transport
-        self._hang_up = hang_up
-        self._is_closing = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
-
-    def is_closing(self) -> bool:
-        return self._is_closing or self._transport.is_closing()
-
-    def close(self) -> None:
-        if not self.is_closing():
-            self._is_closing = True
-            self._hang_up()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        if not self.is_closing():
-            self._transport.write(data)
-
-    def pause_reading(self) -> None:
-        if not self.is_closing():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._transport.resume_reading()
-
-
-class _WebSocketTransport(_Transport):
-    """The socket of a connection that has become a WebSocket.
-
-    It is read from while nobody has a reason against it.
-    """
-
-    def __init__(self, transport: asyncio.Transport, hang_up: Callable[[], None]) -> None:
-        super().__init__(transport, hang_up)
-        self._reasons: set[str] = set()
-
-    def pause_reading(self) -> None:
-        self.pause("a message has not been taken")
-
-    def resume_reading(self) -> None:
-        self.resume("a message has not been taken")
-
-    def pause(self, reason: str) -> None:
-        self._reasons.add(reason)
-        super().pause_reading()
-
-    def resume(self, reason: str) -> None:
-        self._reasons.discard(reason)
-        if not self._reasons:
-            super().resume_reading()

@@ -7,8 +7,8 @@ and ends the connections of clients that are still sending when the reply is wri
 
 from __future__ import annotations
 
+import random
 import re
-import uuid
 from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers
@@ -21,6 +21,8 @@ from serving.api.problems import respond
 from serving.core.errors import MisdirectedRequest
 from serving.core.ports import Clock
 
+_NUMBERS = random.Random()
+"""Source of the ids of requests that have none: they are told apart by them, and nothing more."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e][\x20-\x7e]{0,127}")
 _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -105,7 +107,7 @@ def identity_of(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
     sent = {name: value for name, value in headers if name in (b"x-request-id", b"traceparent")}
     request_id = sent.get(b"x-request-id", b"")
     if not _REQUEST_ID.fullmatch(request_id):
-        request_id = uuid.uuid4().hex.encode("ascii")
+        request_id = b"%032x" % _NUMBERS.getrandbits(128)
     echoed = [(b"x-request-id", request_id)]
     traceparent = sent.get(b"traceparent", b"")
     if _TRACEPARENT.fullmatch(traceparent):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 
 from serving.core.catalog import AP, Catalog, ModelEntry
@@ -26,6 +26,10 @@ from serving.core.output_check import find_fault
 from serving.core.pareto_front import Front, OperatingPoint, pareto_front
 from serving.core.request import Detections
 from serving.core.useful_exits import UsefulExits
+
+NUM_REMEMBERED = 4096
+"""Number of answers, by their points and the depths that were allowed, of which it is remembered
+whether a better one was."""
 
 PathSeconds = Callable[[int, int], float]
 """Function from an exit's depth and its model's number to the seconds from an image to its
@@ -276,6 +280,14 @@ class Family:
         ``min_depth`` to ``max_depth``, of any model, and two of them merged. As for the policy, of
         a model whose accuracies were not measured the deeper exit is the more accurate one.
         """
+        return self._remembered(tuple(points), min_depth, max_depth)
+
+    @cached_property
+    def _remembered(self) -> Callable[[tuple[PointId, ...], int, int], bool]:
+        """Function that returns what ``degraded`` does, which takes some time and is often asked."""
+        return lru_cache(NUM_REMEMBERED)(self._find_degraded)
+
+    def _find_degraded(self, points: tuple[PointId, ...], min_depth: int, max_depth: int) -> bool:
         useful_ap = self._useful_ap
         allowed = {point for point in useful_ap if min_depth <= point[1] <= max_depth}
         best_ap = max(useful_ap[point] for point in allowed)

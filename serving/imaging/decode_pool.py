@@ -74,6 +74,8 @@ _SEEDS = (1.0,) * 4
 _QUANTILE = 0.5
 _NUM_EXPECTED = 32
 _NUM_ESTIMATES = 64
+COST_VALID_S = 0.1
+"""Seconds for which what an image is expected to cost is not asked for anew."""
 
 
 class DecodeTimes:
@@ -143,6 +145,10 @@ class Cost:
 
     seconds: float
     num_bytes: int = 0
+
+
+_NO_COST: tuple[Header | None, Cost, float] = (None, Cost(0.0), 0.0)
+"""An image's header, what it is expected to cost, and the instant of that: of none."""
 
 
 @dataclass(eq=False, slots=True)
@@ -389,6 +395,7 @@ class DecodePool:
         self._estimate = lru_cache(_NUM_ESTIMATES)(
             partial(_estimated, model_input=model_input, inputs=self._inputs)
         )
+        self._latest_cost = _NO_COST
         self._dear_bytes = min(DEAR_BYTES, max_bytes // (4 * num_workers))
         lane = partial(
             _Lane,
@@ -498,6 +505,7 @@ class DecodePool:
         # By the clock it takes longer when others want the processor, which is no reason to call a
         # budget too small for an idle server.
         self._times.observe(header.coding.kind, self._estimate(header).work_s, processor_s)
+        self._latest_cost = _NO_COST
         self._observe(header.format, seconds)
         return result
 
@@ -521,6 +529,15 @@ class DecodePool:
         return self._dear if is_dear else self._prompt
 
     def _cost(self, header: Header) -> Cost:
+        """Return what decoding an image is expected to cost; it is asked for several times in a
+        row."""
+        now_s, (costed, cost, at_s) = self._clock(), self._latest_cost
+        if costed is not header or now_s - at_s > COST_VALID_S:
+            cost = self._expect(header)
+            self._latest_cost = header, cost, now_s
+        return cost
+
+    def _expect(self, header: Header) -> Cost:
         estimate = self._estimate(header)
         seconds = self._times.predict(header.coding.kind, estimate.work_s)
         return Cost(seconds, estimate.num_bytes)

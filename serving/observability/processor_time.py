@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
@@ -51,17 +51,12 @@ class ProcessorTime(Collector):
         with self._lock:
             self._counted[part] += seconds
 
-    @contextmanager
-    def spending(self, part: str) -> Iterator[None]:
-        """Count towards ``part`` what the calling thread computes in the context.
+    def spending(self, part: str) -> AbstractContextManager[None]:
+        """Return a context in which what the calling thread computes counts towards ``part``.
 
         Nothing may be awaited in it.
         """
-        started_s = self._thread_clock()
-        try:
-            yield
-        finally:
-            self.add(part, self._thread_clock() - started_s)
+        return _Spending(self, part, self._thread_clock)
 
     def totals(self) -> dict[str, float]:
         """Return the seconds since the process began, by part."""
@@ -93,3 +88,20 @@ class ProcessorTime(Collector):
             "Processor time of this process, by what it went to.",
             labels=["part"],
         )
+
+
+class _Spending(AbstractContextManager[None]):
+    """A context whose processor time is counted: entered several times for each request."""
+
+    __slots__ = ("_clock", "_part", "_started_s", "_total")
+
+    def __init__(self, total: ProcessorTime, part: str, clock: Clock) -> None:
+        self._total = total
+        self._part = part
+        self._clock = clock
+
+    def __enter__(self) -> None:
+        self._started_s = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        self._total.add(self._part, self._clock() - self._started_s)
