@@ -30,6 +30,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from serving.core import segment as segments
@@ -101,6 +102,10 @@ STOP_WITHIN_S = 2.0
 Watch = Callable[[Snapshot, Decision], None]
 """Function that is told of each decision, in the executor's thread, before it is carried out."""
 
+
+_NUM_REMEMBERED = 16
+"""Number of questions how soon an exit is reached whose answers are remembered. Admission asks the
+same several times for each request, and predictions change some twenty times a second."""
 
 _ExitSeconds = tuple[tuple[float, ...], ...]
 """Seconds to each exit of each model."""
@@ -718,6 +723,7 @@ class Executor:
             self._changed.notify_all()
 
 
+@lru_cache(_NUM_REMEMBERED)
 def _soonest(exits_s: _ExitSeconds, depth: int) -> float:
     """Return the seconds to exit ``depth`` of whichever model that has one is there first."""
     return min(seconds[depth - 1] for seconds in exits_s if len(seconds) >= depth)

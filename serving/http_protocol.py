@@ -215,7 +215,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, if there is room for it."""
         self._socket = transport
-        self._replies = ReplyTransport(self.loop, transport, self._hang_up)
+        self._replies = ReplyTransport(self.loop.call_soon, transport, self._hang_up)
         super().connection_made(self._replies)
         self.flow = self._flow = Flow(self.transport)
         self.idle_since_s = self.loop.time()

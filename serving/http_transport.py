@@ -76,12 +76,13 @@ class ReplyTransport(ConnectionTransport):
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        call_soon: Callable[[Callable[[], None]], object],
         transport: asyncio.Transport,
         hang_up: Callable[[], None],
     ) -> None:
+        """Make one; ``call_soon`` is the event loop's."""
         super().__init__(transport, hang_up)
-        self._loop = loop
+        self._call_soon = call_soon
         self._parts: list[bytes | bytearray | memoryview[Any]] = []
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
@@ -89,7 +90,7 @@ class ReplyTransport(ConnectionTransport):
         if self.is_closing():
             return
         if not self._parts:
-            self._loop.call_soon(self.flush)
+            self._call_soon(self.flush)
         self._parts.append(data)
 
     def flush(self) -> None:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 
 JSON = "application/json"
 _JSON_RANGES = (JSON, "application/*", "*/*")  # the most specific one counts
 
 MAX_CHARS = 1024
 """Most characters of all ``Accept`` headers together; longer ones are not read."""
+
+_NUM_REMEMBERED = 256
+"""Number of headers whose reading is remembered: most clients always send the same."""
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _ELEMENTS = re.compile(rf'(?:[^",]|{_QUOTED})+')
@@ -43,7 +47,8 @@ def preferred(accepts: Sequence[str], offered: Collection[str]) -> str | None:
     return best if ranks[best] > json_rank else None
 
 
-def _weights(text: str) -> dict[str, float]:
+@lru_cache(_NUM_REMEMBERED)
+def _weights(text: str) -> Mapping[str, float]:
     """Return media ranges in lower case and what they weigh, in the order of ``text``.
 
     A range with a weight that is none is left out.

@@ -114,13 +114,13 @@ def deadline_parameter(given: object) -> float:
     return _seconds(DEADLINE_PARAMETER, _WISH, given if isinstance(given, str) else str(given))
 
 
-def _wait_preference(headers: Headers) -> str | None:
+def _wait_preference(headers: Sequence[str]) -> str | None:
     """Return the value of the first ``wait`` among all preferences (RFC 7240).
 
     Other preferences are ignored.
     """
-    for values in headers.getlist("prefer"):
-        for preference in values.split(","):
+    for header in headers:
+        for preference in header.split(","):
             name, _, value = preference.partition(";")[0].partition("=")
             if name.strip(" \t").lower() == "wait":
                 return value.strip(" \t").strip('"')
@@ -134,14 +134,19 @@ def parse_budget(
 
     ``deadlines_ms`` are what the query has for ``DEADLINE_PARAMETER``. Raises InvalidParameter.
     """
-    wish_s = _read(headers.getlist(DEADLINE_HEADER), DEADLINE_HEADER, _WISH)
+    present = {name for name, _ in headers.raw}  # most requests have one of them at most
+
+    def values(name: str) -> list[str]:
+        return headers.getlist(name) if name.lower().encode() in present else []
+
+    wish_s = _read(values(DEADLINE_HEADER), DEADLINE_HEADER, _WISH)
     asked_s = _read(deadlines_ms, DEADLINE_PARAMETER, _WISH)
     bounds = [max_s]
     for name, header in _BOUNDS.items():
-        bound_s = _read(headers.getlist(name), name, header)
+        bound_s = _read(values(name), name, header)
         if bound_s is not None:
             bounds.append(bound_s)
-    wait = _wait_preference(headers)
+    wait = _wait_preference(values("prefer"))
     if wait is not None:
         bounds.append(_seconds("Prefer", _WAIT, wait))
     budget = Budget(default_s, min(bounds), wish_s, wait)

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from serving.api.protocol_adapter import DetectionResult
 
+
 def encode_json(body: Mapping[str, Any]) -> bytes:
     """Return the JSON of a tree without cycles, as short as it can be.
 

@@ -51,6 +51,7 @@ class Upload:
         self._family = family
         self._limits = limits
         self._pool = pool
+        self._defaults = parse_options((), family)
 
     @property
     def default_budget_s(self) -> float:
@@ -61,15 +62,16 @@ class Upload:
         """Return the options, which are in the query string, as a budget may be."""
         query, others = http.query_params, (DEADLINE_PARAMETER, *PARAMETERS, *CUT_NAMES)
         given = query.multi_items()
-        options = parse_options(
-            [item for item in given if item[0] not in others], self._family, others
-        )
+        stated = [item for item in given if item[0] not in others]
+        options = parse_options(stated, self._family, others) if stated else self._defaults
         cut = parse_cut([item for item in given if item[0] in CUT_NAMES], self._limits.max_parts)
         frame = parse_frame(query.getlist(STREAM_PARAMETER), query.getlist(FRAME_PARAMETER))
         check_type(http.headers, MEDIA_TYPES)
         check_head(http.headers, self._limits.max_body_bytes)
         if frame is not None and cut is not None:
             raise _one_part()
+        if frame is None and cut is None:
+            return options
         return replace(options, cut=cut, frame=frame)
 
     async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:

@@ -284,7 +284,7 @@ class Family:
 
     @cached_property
     def _remembered(self) -> Callable[[tuple[PointId, ...], int, int], bool]:
-        """Function that returns what ``degraded`` does, which takes some time and is often asked."""
+        """Function that returns what ``degraded`` does, which takes time and is often asked."""
         return lru_cache(NUM_REMEMBERED)(self._find_degraded)
 
     def _find_degraded(self, points: tuple[PointId, ...], min_depth: int, max_depth: int) -> bool:

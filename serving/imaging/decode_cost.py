@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 from serving.core.letterbox import ModelInput
 from serving.imaging.probing import BASELINE, LOSSLESS, LOSSY, MULTI_SCAN, PNG, RAW, Header
@@ -35,6 +36,9 @@ _WEBP_BYTES = 16
 Two canvases of the decoder, its lossless pixels or a copy of what came out, and Pillow's image of
 that.
 """
+
+_NUM_SIZES = 1024
+"""Number of sizes of images, for each input, of which it is remembered how they come out."""
 
 NUM_TRIALS = 2
 """Times that a JPEG without an end is decoded at its full size, to see whether it is all there."""
@@ -84,21 +88,26 @@ def _decoded_size(header: Header, model_input: ModelInput) -> tuple[int, int]:
     """
     if header.format != "jpeg" or header.coding.lacks_end or header.is_whole:
         return header.width, header.height
-    scale = min(
-        draft_scale((header.width, header.height), target)
-        for target in _targets(header, model_input)
-    )
-    return -(-header.width // scale), -(-header.height // scale)
+    return _drafted_size(header.width, header.height, model_input)
 
 
-def _targets(header: Header, model_input: ModelInput) -> list[tuple[int, int]]:
+@lru_cache(_NUM_SIZES)
+def _drafted_size(width: int, height: int, model_input: ModelInput) -> tuple[int, int]:
+    """Return the size in which a JPEG of some size comes out of the decoder, for an input."""
+    targets = _targets(width, height, model_input)
+    scale = min(draft_scale((width, height), target) for target in targets)
+    return -(-width // scale), -(-height // scale)
+
+
+@lru_cache(_NUM_SIZES)
+def _targets(width: int, height: int, model_input: ModelInput) -> tuple[tuple[int, int], ...]:
     """Return the sizes as stored that an image may be scaled to: as it lies, and on its side."""
-    lying = model_input.place(header.width, header.height)
-    turned = model_input.place(header.height, header.width)
-    return [
+    lying = model_input.place(width, height)
+    turned = model_input.place(height, width)
+    return (
         (lying.resized_width, lying.resized_height),
         (turned.resized_height, turned.resized_width),
-    ]
+    )
 
 
 def work_ns(header: Header, inputs: Collection[ModelInput]) -> float:
@@ -148,7 +157,7 @@ def memory_bytes(header: Header, model_input: ModelInput) -> int:
         images += [_RGB_BYTES]
     stored = sum(_rounded(width * each, 4) + _POINTER_BYTES for each in images) * height
     # It is scaled from a copy, one axis after the other, once the other images are gone.
-    across, down = _targets(header, model_input)[0]
+    across, down = _targets(header.width, header.height, model_input)[0]
     between = max(min(across, width) * height, min(down, height) * width)
     scaled = (2 * width * height + between) * _RGB_BYTES + _POINTER_BYTES * height
     weights = _WEIGHT_BYTES * (width + height)
