@@ -142,7 +142,7 @@ class TestKeys:
 
     @pytest.mark.parametrize("fields", [{}, {"api_key": ""}, {"api_key": "wrong"}])
     async def test_none_or_a_wrong_one(self, guarded: Gateway, fields: dict[str, str]) -> None:
-        response = await ask(guarded, **fields)
+        response = await ask(guarded, JPEG, None, **fields)
         assert (response.status_code, guarded.backend.seen) == (401, [])
         assert error(response)
         assert guarded.sample("punctual_refused_total", problem="unauthenticated") == 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serving.api import upload
+from serving.api import result_json, upload
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.imaging import decode_pool, decoding
@@ -69,7 +69,7 @@ def _break(
         fault = Nth(decoding.decode_all, number, error)
         patch.setattr(decode_pool, "decode_all", fault)
     elif seam == "encode":
-        fault = Nth(upload.encode_json, number, error)
+        fault = Nth(result_json.encode_json, number, error)
         patch.setattr(upload, "encode_json", fault)
     else:
         fault = Nth(gateway.backend.answer, number, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,11 +25,13 @@ from tests.serving.world import (
     make_policy,
 )
 
+
+def offering(offer: Any) -> Callable[[], FakeRunner]:
+    return lambda: FakeRunner(FakeClock(), **offer)
+
+
 RUNNERS: dict[str, Callable[[], FakeRunner]] = {
-    **{
-        name: (lambda offer=offer: FakeRunner(FakeClock(), **offer))
-        for name, offer in OFFERS.items()
-    },
+    **{name: offering(offer) for name, offer in OFFERS.items()},
     "batching": lambda: FakeRunner(FakeClock(), batching(0.5), batch_sizes=(1, 2, 4, 8)),
 }
 
