@@ -178,7 +178,7 @@ class DetectionService:
                 aclosing(self._backend.stream(image, request)) as answers,
             ):
                 async for answered in answers:
-                    self.admission.answered(answered, context)
+                    self._inference.answered(answered, context)
                     with self._metrics.processor_time.spending(REPLY):
                         response, sent = self._replies.write(message, context, placement, answered)
                     await stream.answer(response)

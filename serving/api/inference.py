@@ -59,15 +59,19 @@ class Inference:
                 answers = self._backend.stream(pixels, self.request(context, streaming=False))
                 async with aclosing(answers):
                     async for answered in answers:
-                        if context.frame is not None:
-                            self._turns.streams.answered(context.frame)
-                        self._admission.answered(answered, context)
+                        self.answered(answered, context)
         except TimeoutError as error:
             if context.answered is None:
                 raise no_boxes() from error
         if context.answered is None:
             raise no_answer()
         return placement, context.answered
+
+    def answered(self, answered: Answered, context: RequestContext) -> None:
+        """Note an answer to a request, better than those before."""
+        if context.frame is not None:
+            self._turns.streams.answered(context.frame)
+        self._admission.answered(answered, context)
 
     async def decode(
         self, image: EncodedImage | ParsedRequest, context: RequestContext

@@ -5,9 +5,10 @@ deadlines that say who is given up. Everybody is lined up in the order in which 
 served if each had its share (see ``fair_shares``): a principal's requests follow each other by
 deadline, those in flight first, each as much later in virtual time as the one before it still
 needs. Streams of one principal take turns inside its share, whichever has had none for longest
-first. Those that have no time for the largest batch are its last: a principal that has others is
-served faster without. The fair part is as much of the head of that line as can be in time, and at
-least the first. The rest is put off: it waits, or stays on the device, and may be in the next part.
+first. Those that have no time for the largest batch are its last, unless they were promised: a
+principal that has others is served faster without. The fair part is as much of the head of that
+line as can be in time, and at least the first. The rest is put off: it waits, or stays on the
+device, and may be in the next part.
 
 So a principal gets nothing for sending more, for claiming to be urgent, or for asking for depth;
 and no engine time is lost, since whoever comes after those within their share fills what is left.
@@ -98,7 +99,7 @@ def _line(
         kind = kinds.get(key)
         if kind is None:
             kind = kinds[key] = _kind_of(*key, snapshot.now_s, models, batch_sizes)
-        if request.deadline_s < kind.batch_end_s:
+        if request.deadline_s < kind.batch_end_s and not request.is_promised:
             hasty.append((request, kind.seconds))
             continue
         # Who waits goes before a cohort of another principal that is no further behind.

@@ -192,6 +192,30 @@ def test_no_camera_is_forgotten(fast_gap_s: float):
     assert any(isinstance(end, Superseded) for end in ends.values())
 
 
+def test_a_promise_is_kept_beside_a_flood():
+    """Of the same principal, whose other streams send three times what can be answered."""
+    budget_s, period_s, length_s, ids = 4 * FIRST_S, 0.1, 3.0, iter(range(10**6))
+    count = math.ceil(3 * period_s / FIRST_S)
+    requests = [
+        Request(
+            next(ids),
+            arrival_s := (n / count + k) * period_s,
+            arrival_s + budget_s,
+            1,
+            NUM_EXITS,
+            stream="kept" if n == 0 else f"cam {n}",
+            is_promised=n == 0,
+        )
+        for k in range(round(length_s / period_s))
+        for n in range(count)
+    ]
+    ends = World().play(requests)
+    kept = [isinstance(ends[r.id], Answered) for r in requests if r.is_promised]
+    others = [isinstance(ends[r.id], Answered) for r in requests if not r.is_promised]
+    assert all(kept)
+    assert sum(others) < 0.8 * len(others)
+
+
 # ---- whole runs ---------------------------------------------------------------------------------
 
 
