@@ -23,6 +23,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving import admin
 from serving.core.command_errors import (
     EXIT_CODES,
     TERMINATED,
@@ -110,7 +111,7 @@ SERVE_OPTIONS = (
     _Option("default_budget_ms", "MS", "budget of a request that states none (1000)"),
     _Option("max_budget_ms", "MS", "larger budgets are cut to this (10000)"),
     _Option("keys_file", "FILE", "principals and the digests of their keys (none: anybody may)"),
-    _Option("admin_port", "N", "port for metrics and documentation alone (the same port)"),
+    _Option("admin_port", "N", "port for metrics, documentation and admins alone (the same port)"),
     _Option("max_waiting", "N", "decoded images waiting for the engine (64)"),
     _Option("num_decode_workers", "N", "threads that decode images (2)"),
     _Option("drain_delay_ms", "MS", "after SIGTERM, keep serving this long, not ready (0)"),
@@ -301,6 +302,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
     new.add_argument("name", metavar="NAME", help="name of whoever will hold it")
     new.set_defaults(run=_new_key)
+    admin.add_parser(commands)
     _add_foreign(commands)
     return parser
 

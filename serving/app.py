@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +27,7 @@ from starlette.types import ASGIApp
 
 from serving.access.identity import ADDRESS_LABEL, Identify, by_address, by_key, by_nobody
 from serving.access.key_file import KeyFile
-from serving.api import description, kserve, problems, web_page
+from serving.api import description, kserve, model_control, problems, web_page
 from serving.api.access_gate import AccessGate, RateLimiter
 from serving.api.admission import Limits
 from serving.api.body import BodyRoom
@@ -42,29 +43,26 @@ from serving.api.middleware import Middleware
 from serving.api.routes import DETECT_PATH, create_router, detect_endpoint, vision_endpoint
 from serving.api.stream_session import MAX_UNREAD_ANSWERS, SessionLimits, StreamSessions
 from serving.api.upload import Upload
-from serving.artifacts.model_folders import ModelError, find_models
-from serving.backends.embedded import EmbeddedBackend
+from serving.artifacts.model_folders import ModelError
+from serving.backends.embedded import EmbeddedBackend, StartEngine
+from serving.backends.model_changes import ChangeableBackend
 from serving.core.command_errors import CommandError, CommandFailed
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
-from serving.core.ports import Backend, Clock, CreatePolicy, SegmentRunner
+from serving.core.ports import Backend, Clock, CreatePolicy, Observer, SegmentRunner
 from serving.core.principals import NOBODY
 from serving.core.streams import Streams
 from serving.engine import Engine, start_engine
 from serving.http_protocol import ConnectionLimits, Connections
 from serving.imaging.decode_pool import DecodePool
-from serving.imaging.decoding import refit
 from serving.imaging.malloc import keep_freed_memory
-from serving.model_repository import (
-    check_precision,
-    find_precision,
-    measured_front,
-    open_instances,
-    read_family,
-)
+from serving.model_repository import measured_front
+from serving.model_source import FoundVersion, ModelSource, ModelVersion, Opening
+from serving.model_trial import trial_images
 from serving.observability.decision_log import DecisionLog
 from serving.observability.log_rate import LogRate
 from serving.observability.metrics import Metrics
+from serving.observability.version_metrics import VersionObserver
 from serving.runners.compiled_cache import CompiledCache, default_folder
 from serving.server import Server, end_now, end_within, listen
 from serving.settings import Settings
@@ -83,6 +81,16 @@ _WITHOUT_KEYS: dict[str, tuple[Identify, str]] = {
     "everybody": (by_nobody, NOBODY.label),
 }
 """Who says whose a request is, without keys, and the label that all of them are counted under."""
+
+_TRITONS_OWN = (
+    "With the backend {} models are Triton's to load and unload: ask its own repository API. This "
+    "gateway serves what has the digests of its own catalogue, and is restarted with another."
+)
+_UNCHANGEABLE = {
+    "embedded": "The engine here is of one model, for good.",
+    **{backend: _TRITONS_OWN.format(backend) for backend in ("triton", "triton-depth")},
+}
+"""Why the model of a backend cannot be changed, where that has no versions."""
 
 Announce = Callable[[str, float], None]
 """Function that is told a server's URL, and the seconds that are an ample budget there."""
@@ -103,70 +111,57 @@ def create_backend(
     """
     if create_policy is not None and settings.backend == "triton":
         raise CommandError("with the backend triton the policy is not the gateway's to choose")
-    folders = find_models(settings.model_repository, settings.models)
-    precision: str | None = settings.precision
-    reason = None
-    for folder in folders:
-        check_precision(settings.runtime, folder, precision)
-    num_instances, num_threads = settings.num_instances, settings.num_threads
-    if num_instances > 1:
-        num_threads = max(1, (num_threads or len(os.sched_getaffinity(0))) // num_instances)
-    cache = _open_cache(settings)
-    if precision is None and settings.backend == "embedded":
-        choice = find_precision(settings.runtime, folders, num_threads, clock, cache)
-        if choice is not None:
-            precision, reason = choice.precision, choice.reason
-            logger.info("precision: %s, for %s", precision or "the runtime's own", reason)
-    family = read_family(folders, precision, reason)
-    if len(folders) > 1 and settings.backend != "embedded":
-        names = ", ".join(entry.name for entry in family.entries)
+    source = _open_source(settings, clock)
+    first = source.first(may_choose=settings.backend == "embedded")
+    if len(first.folders) > 1 and settings.backend != "embedded":
+        names = ", ".join(entry.name for entry in first.family.entries)
         raise CommandError(f"the backend {settings.backend} serves one model, not {names}")
-    entry = family.entries[0]
+    entry = first.family.entries[0]
     watch = (
-        None if settings.decision_log is None else _open_decisions(settings.decision_log, family)
+        None
+        if settings.decision_log is None
+        else _open_decisions(settings.decision_log, first.family)
     )
 
-    def start(
-        runners: Sequence[SegmentRunner], latencies: Sequence[LatencyModel] | None = None
-    ) -> Engine:
-        return start_engine(
-            runners,
-            family,
-            latencies=latencies,
-            clock=clock,
-            observer=metrics,
-            max_waiting=settings.max_waiting,
-            max_cohorts=settings.max_cohorts,
-            create_policy=create_policy,
-            watch=watch,
-            trace=None if tracing is None else tracing.ran,
-        )
-
-    def open_runners() -> Sequence[SegmentRunner]:
-        if not settings.engine_process:
-            return open_instances(
-                settings.runtime,
-                folders,
-                num_threads,
-                num_instances,
-                refit,
-                precision,
-                cache,
-                only_paying=True,
+    def starting(
+        family: Family, observer: Observer, pause: Callable[[], None] | None = None
+    ) -> StartEngine:
+        def start(
+            runners: Sequence[SegmentRunner], latencies: Sequence[LatencyModel] | None = None
+        ) -> Engine:
+            return start_engine(
+                runners,
+                family,
+                latencies=latencies,
+                clock=clock,
+                observer=observer,
+                max_waiting=settings.max_waiting,
+                max_cohorts=settings.max_cohorts,
+                create_policy=create_policy,
+                watch=watch,
+                trace=None if tracing is None else tracing.ran,
+                pause=pause,
             )
-        # Few have it in a process of its own.
-        from serving.engine_process import Job, open_in_processes  # noqa: PLC0415
 
-        where = None if cache is None else (cache.folder, cache.max_bytes)
-        job = Job(settings.runtime, folders, num_threads, precision, where)
-        return open_in_processes(job, num_instances, refit)
+        return start
 
     def embedded() -> Backend:
-        return EmbeddedBackend(
-            family,
-            open_runners,
-            start,
+        def create(version: ModelVersion, beside: bool = False) -> EmbeddedBackend:
+            family = version.family
+            observer = VersionObserver(metrics, metrics.versions, family.release)
+            opening = Opening(partial(source.open, version), beside)
+            start = starting(family, observer, versions.wait_until_quiet if beside else None)
+            return EmbeddedBackend(family, opening, start)
+
+        versions = ChangeableBackend(
+            create(first),
+            lambda: FoundVersion(source.read(), source, create),
+            lambda family: next(trial_images(family)),
+            clock,
+            metrics.versions,
+            drain_s=settings.max_budget_ms / 1e3,
         )
+        return versions
 
     # These drag in gRPC, which few need.
     def triton() -> Backend:
@@ -187,12 +182,31 @@ def create_backend(
         return TritonDepthBackend(
             entry,
             settings.triton_url,
-            start,
+            starting(first.family, metrics),
             use_shared_memory=settings.triton_shared_memory,
         )
 
     create = {"embedded": embedded, "triton": triton, "triton-depth": triton_depth}
     return create[settings.backend]()
+
+
+def _open_source(settings: Settings, clock: Clock) -> ModelSource:
+    """Return where versions of the model come from, and how each is opened."""
+    num_threads, num_instances = settings.num_threads, settings.num_instances
+    if num_instances > 1:
+        num_threads = max(1, (num_threads or len(os.sched_getaffinity(0))) // num_instances)
+    return ModelSource(
+        repository=settings.model_repository,
+        names=settings.models,
+        runtime=settings.runtime,
+        precision=settings.precision,
+        num_threads=num_threads,
+        num_instances=num_instances,
+        engine_process=settings.engine_process,
+        cache=_open_cache(settings),
+        max_second_bytes=settings.second_version_mb * 2**20,
+        clock=clock,
+    )
 
 
 def _open_cache(settings: Settings) -> CompiledCache | None:
@@ -327,6 +341,15 @@ def create_app(
             wall_clock=wall_clock,
         )
     )
+    app.include_router(
+        model_control.create_router(
+            backend,
+            backend.changes
+            if isinstance(backend, ChangeableBackend)
+            else _UNCHANGEABLE[settings.backend],
+            guarded=key_file is not None or settings.admin_port is not None,
+        )
+    )
     app.include_router(description.create_router(app.openapi))
     app.include_router(web_page.create_router(files("serving").joinpath("ui")))
     sessions = StreamSessions(
@@ -416,7 +439,7 @@ def _create_calls(
     service = InferenceService(
         gate,
         detector,
-        InferMessages(backend.family, limits),
+        InferMessages(lambda: backend.family, limits),
         backend,
         lifecycle,
         metrics.totals,

@@ -6,7 +6,7 @@ Whoever hosts the executor (the gateway, Triton's Python backend) starts it here
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,12 +74,14 @@ def start_engine(
     watch: Watch | None = None,
     trace: Trace | None = None,
     latencies: Sequence[LatencyModel] | None = None,
+    pause: Callable[[], None] | None = None,
 ) -> Engine:
     """Warm each of ``runners`` up, and start their executors.
 
     Of several, each runs beside the others, and has its share of the ``max_waiting`` requests.
-    ``create_policy`` makes another policy than the one that serves; ``watch``
-    is told of each decision, ``trace`` of each run of a segment.
+    ``create_policy`` makes another policy than the one that serves; ``watch`` is told of each
+    decision, ``trace`` of each run of a segment; ``pause`` is called between runs of the warm-up,
+    beside others that are not to suffer from it.
 
     Predictions begin with what the warm-up took, which runs everything that can be scheduled. A
     profile of another machine would be taken for what this one could do, were it not slow. With
@@ -93,7 +95,7 @@ def start_engine(
     executors = []
     for runner, latency in zip(runners, latencies, strict=True):
         sizes = runner.batch_sizes
-        warm_up(runner, latency, noise, family.num_exits, clock, rounds)
+        warm_up(runner, latency, noise, family.num_exits, clock, rounds, pause)
         if create_policy is None:
             policy: Policy = DeadlinePolicy(
                 runner.segments, first, sizes, max_cohorts, others, family.ladder.merged

@@ -243,6 +243,13 @@ def _check(runtime: str, folder: Path, sizes: Iterable[str | None], precision: s
     check_files(folder / CPU_FOLDER, files)
 
 
+def check_entries(runtime: str, folders: Sequence[Path], precision: str | None) -> None:
+    """Raises ModelError unless the models in ``folders`` can be run on the runtime called so, in
+    ``precision`` if one is asked for, and their files are those that were built."""
+    for folder in folders:
+        _check(runtime, folder, read_entry(folder).sizes, precision)
+
+
 def open_family(
     runtime: str,
     folders: Sequence[Path],

@@ -110,6 +110,13 @@ class Settings(BaseSettings):
         description="Most megabytes (2**20 bytes) that it may hold, beyond which what was least "
         "recently used goes; 0: nothing is kept.",
     )
+    second_version_mb: int = Field(
+        1024,
+        ge=64,
+        le=1_000_000,
+        description="Most megabytes (2**20 bytes) of memory that a version of the model may take "
+        "that is loaded beside the one which serves, of those that are left.",
+    )
     backend: Literal["embedded", "triton", "triton-depth"] = Field(
         "embedded",
         description="Where the segments run: in this process; in a Triton, executor and all; or "
@@ -232,8 +239,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="Port that metrics and documentation are served at, and at no other; by "
-        "default they are served with the rest.",
+        description="Port that metrics, documentation and changes of the model are served at, and "
+        "at no other; by default they are served with the rest.",
     )
 
     max_streams: int = Field(

@@ -2,7 +2,8 @@
 
     public    health and the page       anybody, on either port
     service   detection, models         a principal, on the first port
-    admin     metrics, documentation    an admin, on the admin port if there is one
+    admin     metrics, documentation,   an admin, on the admin port if there is one
+              changes of the model
 
 Where no keys are asked for, everybody is an admin: then it is the port that keeps them apart.
 """
@@ -30,6 +31,8 @@ PUBLIC_PATHS = HEALTH_PATHS | {PAGE_PATH}
 ADMIN_PATHS = frozenset(("/metrics", "/docs", "/openapi.json"))
 KEY_IN_BODY_PATHS = frozenset((DEEPSTACK_PATH,))
 """Paths whose requests may have their key in the body."""
+EITHER_PORT_PATHS = frozenset(("/v2/repository/index",))
+"""Paths that are served at the port for admins as well as at the other, for principals."""
 ADMIN_PREFIXES = ("/v1/admin/", "/v2/repository/models/")
 
 BURST_S = 1.0
@@ -136,7 +139,7 @@ class AccessGate:
     def _is_elsewhere(self, scope: Scope) -> bool:
         """Return whether a path is served at the other port."""
         path = scope["path"]
-        if self._admin_port is None or _is_public(path):
+        if self._admin_port is None or _is_public(path) or path in EITHER_PORT_PATHS:
             return False
         server = scope.get("server")
         return _is_for_admins(path) != (server is not None and server[1] == self._admin_port)

@@ -128,7 +128,7 @@ class KServe:
     ) -> Response:
         head: dict[str, Any] = {
             "model_name": self._family.name,
-            "model_version": self._family.version,
+            "model_version": answer.version,
             "parameters": {"model": answer.model, **answer.facts},
         }
         if request_id is not None:
@@ -168,11 +168,11 @@ def create_router(
     clock: Clock,
     wall_clock: Clock,
 ) -> APIRouter:
-    """Return the router of all of ``/v2``.
+    """Return the router of all of ``/v2`` but what changes models.
 
     ``wall_clock`` gives seconds since the epoch, for the statistics.
     """
-    family = backend.family
+    first = backend.family
     router = APIRouter(
         prefix=PROTOCOL_PREFIX,
         tags=["Open Inference Protocol"],
@@ -197,23 +197,20 @@ def create_router(
         lifecycle.check_ready()
         return {"ready": True}
 
-    @router.post("/repository/index", summary="The models here")
-    async def index() -> list[dict[str, str]]:
-        state = "READY" if backend.ready else "UNAVAILABLE"
-        return [{"name": family.name, "version": family.version, "state": state, "reason": ""}]
-
     async def statistics() -> dict[str, Any]:
         last_ms = last_inference_ms(totals, clock, wall_clock)
-        return {"model_stats": [describe_statistics(family, totals, last_ms)]}
+        return {"model_stats": [describe_statistics(backend.family, totals, last_ms)]}
 
     # Before the routes of one model, which might be called "stats".
     router.add_api_route("/models/stats", statistics, summary="Statistics of all models")
 
-    async def check_model(model: str = Path(examples=[family.name])) -> None:
-        if model != family.name:
-            raise UnknownModel(f"There is no model {shown(model)}; there is {family.name!r}.")
+    async def check_model(model: str = Path(examples=[first.name])) -> None:
+        name = backend.family.name
+        if model != name:
+            raise UnknownModel(f"There is no model {shown(model)}; there is {name!r}.")
 
-    async def check_version(version: str = Path(examples=[family.version])) -> None:
+    async def check_version(version: str = Path(examples=[first.version])) -> None:
+        family = backend.family
         if version != family.version:
             raise UnknownModel(
                 f"There is no version {shown(version)} of {family.name!r}; there is "
@@ -224,18 +221,18 @@ def create_router(
 
     @one.get("", summary="Inputs and outputs of a model")
     async def model_metadata() -> dict[str, Any]:
-        return describe_model(family)
+        return describe_model(backend.family)
 
     @one.get("/ready", summary="Whether a model answers")
     async def model_ready() -> dict[str, Any]:
         lifecycle.check_ready()
-        return {"name": family.name, "ready": True}
+        return {"name": backend.family.name, "ready": True}
 
     @one.get(
         "/config", summary="A model's configuration, as far as Triton's schema has words for it"
     )
     async def model_config() -> dict[str, Any]:
-        return describe_config(family)
+        return describe_config(backend.family)
 
     one.add_api_route("/stats", statistics, summary="A model's statistics")
 

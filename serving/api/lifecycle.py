@@ -49,7 +49,7 @@ class Lifecycle:
         if self._closed:
             raise _draining()
         if not self._backend.ready:
-            raise BackendUnavailable("The engine is not ready.")
+            raise self._backend.absence
 
     def check_alive(self) -> None:
         """Raise BackendUnavailable when only another process will have an engine again."""

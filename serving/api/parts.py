@@ -260,7 +260,9 @@ class PartsService:
             if not isinstance(error, ServingError):
                 error = ServingError("The server failed on this part; its log says how.")
             return PartResult(part.region, error)
-        result = result_of(part.context, *part.found, self._family, now_s)
+        placement, answered = part.found
+        family = answered.family or self._family
+        result = result_of(part.context, placement, answered, family, now_s)
         if part.region is not None:
             result = replace(result, boxes_xyxy=_moved(result.boxes_xyxy, part.region))
         return PartResult(part.region, result)

@@ -27,6 +27,8 @@ class DetectionResult:
     request_id: str
     model: str
     """Name of the model that answered."""
+    version: str
+    """Its version, as its catalogue calls it."""
     placement: Letterbox
     boxes_xyxy: npt.NDArray[np.float32]  # (N, 4), pixels of the original image, best first
     scores: npt.NDArray[np.float32]  # (N,)

@@ -31,7 +31,8 @@ BETTER = "better"
 
 
 class Replies:
-    """One server's replies, all from one family of models."""
+    """One server's replies, from one family of models or, where it may be changed, from those that
+    its answers name."""
 
     def __init__(self, family: Family, clock: Clock, times: ReplyTimes) -> None:
         self._family = family
@@ -51,7 +52,8 @@ class Replies:
         """
         begun_s = self._clock()
         in_hand = self.in_hand(answered)
-        response = write_reply(context, message.write, placement, answered, self._family, begun_s)
+        family = self._family_of(answered)
+        response = write_reply(context, message.write, placement, answered, family, begun_s)
         # Asked last: a reply that took too long to write is late as well.
         now_s = self.check_in_time(context)
         return response, self.facts(context, answered, in_hand, begun_s, now_s)
@@ -86,7 +88,7 @@ class Replies:
 
         ``in_hand`` is what became of the answer that it had in hand, when that was begun.
         """
-        family = self._family
+        family = self._family_of(answered)
         return AnsweredFacts(
             operating_point=family.answer_label(answered.points),
             depth=answered.depth,
@@ -112,7 +114,7 @@ class Replies:
             reply = replace(reply, in_hand=AT_DEADLINE)
         if reply.degraded and waited:
             return reply, AT_DEADLINE
-        family = self._family
+        family = self._family_of(answered)
         is_only = len(family.catalogs) == 1
         is_deepest = reply.depth == family.deepest(reply.model, context.options.max_depth)
         if is_deepest and (is_only or not reply.degraded):
@@ -123,7 +125,8 @@ class Replies:
         self, context: RequestContext, reply: AnsweredFacts, reason: str, num_answers: int
     ) -> dict[str, Any]:
         """Return the last event of a stream; see ``schemas.Done``."""
-        family, point = self._family, (reply.model, reply.depth)
+        assert context.answered is not None, "a stream is done without an answer"
+        family, point = self._family_of(context.answered), (reply.model, reply.depth)
         points = (*reply.earlier, point)
         return {
             "request_id": context.request_id,
@@ -141,6 +144,10 @@ class Replies:
         if answered.held:
             return AT_DEADLINE if self._waited(answered) else CONCLUDED
         return BETTER if answered.upgrades else None
+
+    def _family_of(self, answered: Answered) -> Family:
+        """Return what gave an answer."""
+        return answered.family or self._family
 
     def _waited(self, answered: Answered) -> bool:
         """Return whether the instant has come to send that answer, since it was there."""

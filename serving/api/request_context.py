@@ -108,6 +108,7 @@ class RequestContext:
         model, depth = points[-1]
         elapsed_s = now_s - self.arrival_s
         return {
+            "version": family.release,
             "operating_point": family.answer_label(points),
             "exit_depth": depth,
             "max_depth": family.deepest(model, self.options.max_depth),
@@ -162,6 +163,7 @@ def result_of(
     return DetectionResult(
         context.request_id,
         family.names[answered.model],
+        family.version,
         placement,
         placement.to_original(detections.boxes_xyxy_input[kept]),
         detections.scores[kept],

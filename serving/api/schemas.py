@@ -32,6 +32,10 @@ class DetectionResponse(BaseModel):
     request_id: str
     image: ImageSize
     detections: list[Detection]
+    version: str = Field(
+        description="The version of the model that answered: its name in the catalogue and the "
+        "first digits of its digest."
+    )
     operating_point: str = Field(
         description="Input size and exit that answered, such as 300x300/1, by their name in "
         "/v1/models."
@@ -154,6 +158,7 @@ class Done(BaseModel):
         "too late and was left out."
     )
     num_answers: int = Field(ge=1, description="Events before this one.")
+    version: str = Field(description="The version of the model that answered.")
     operating_point: str = Field(description="Input size and exit of the last answer.")
     exit_depth: int = Field(ge=1, description="The exit of the last answer, the deepest.")
     max_depth: int = Field(ge=1, description="The deepest of that model that was allowed.")

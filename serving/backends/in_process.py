@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from functools import partial
 
 from serving.backends.answers import MAX_UNREAD, next_by, put_latest
@@ -34,6 +35,11 @@ class InProcessBackend:
     def alive(self) -> bool:
         """Whether there is an engine, or may yet be one."""
         return self._supervisor.is_alive
+
+    @property
+    def absence(self) -> BackendUnavailable:
+        """Error of a request that comes while there is no engine."""
+        return BackendUnavailable("The engine is not ready.")
 
     @property
     def ready(self) -> bool:
@@ -103,7 +109,7 @@ class InProcessBackend:
                     raise error_of(result)
                 if result is not answer:
                     answer = result
-                    yield answer
+                    yield replace(answer, family=self.family)
         finally:
             if not last:
                 executor.cancel(request.id)
@@ -111,5 +117,5 @@ class InProcessBackend:
     def _started(self) -> Engine:
         engine = self._engine
         if engine is None:
-            raise BackendUnavailable("The engine is not ready.")
+            raise self.absence
         return engine

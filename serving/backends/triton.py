@@ -133,6 +133,11 @@ class TritonBackend:
         return self._status is not None and fresh and not self._stopping
 
     @property
+    def absence(self) -> BackendUnavailable:
+        """Error of a request that comes while there is no executor."""
+        return BackendUnavailable("The engine is not ready.")
+
+    @property
     def alive(self) -> bool:
         """True: it tries on for as long as the gateway lives."""
         return True

@@ -9,7 +9,8 @@
     |  |- BodyTimeout           the body did not arrive within the budget
     |  |- HeadTooLarge          too many bytes or too many lines before the body
     |  |- HeadTimeout           the head did not arrive in time
-    |  '- MisdirectedRequest    the request is for a host that is not served here
+    |  |- MisdirectedRequest    the request is for a host that is not served here
+    |  '- ModelRefused          the model cannot be changed as an admin asks
     |- Unauthenticated          nobody knows who sent the request
     |- Forbidden                whoever sent it may not
     |- TooManyRequests          whoever sent it sends more than it may
@@ -20,6 +21,7 @@
     |- RequestCancelled         the client went away
     '- BackendError             the engine failed
        '- BackendUnavailable    the engine is not there (starting, stopping or gone)
+          |- ModelUnloaded      an admin has unloaded the model
           |- EngineStalled      the engine hung on this request, and is being replaced
           '- EngineLost         the engine's own process ended, and is being replaced
 
@@ -149,6 +151,12 @@ class MisdirectedRequest(InvalidRequest):
     slug = "misdirected-request"
 
 
+class ModelRefused(InvalidRequest):
+    """An error for a change of the model that an admin asks for and cannot have."""
+
+    slug = "model-refused"
+
+
 class BudgetInfeasible(ServingError):
     """An error for a budget that an idle server could not meet.
 
@@ -209,6 +217,12 @@ class BackendUnavailable(BackendError):
     """An error for an engine that is not there: starting, stopping or gone."""
 
     slug = "backend-unavailable"
+
+
+class ModelUnloaded(BackendUnavailable):
+    """An error for a request while an admin has unloaded the model."""
+
+    slug = "model-unloaded"
 
 
 class EngineStalled(BackendUnavailable):

@@ -11,6 +11,7 @@ named, an entry's sizes smallest first.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from serving.core.useful_exits import UsefulExits
 NUM_REMEMBERED = 4096
 """Number of answers, by their points and the depths that were allowed, of which it is remembered
 whether a better one was."""
+RELEASE_DIGITS = 8
+"""Number of digits of a digest that name a version, beside what its author calls it."""
 
 PathSeconds = Callable[[int, int], float]
 """Function from an exit's depth and its model's number to the seconds from an image to its
@@ -101,6 +104,19 @@ class Family:
     def version(self) -> str:
         """Version that all models have, or the different ones, joined."""
         return "+".join(dict.fromkeys(catalog.version for catalog in self.catalogs))
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the weights of all entries, as hexadecimal digits; of one entry, that one's."""
+        digests = [entry.digest for entry in self.entries]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("".join(f"{each}\n" for each in digests).encode()).hexdigest()
+
+    @cached_property
+    def release(self) -> str:
+        """Version with the first digits of the digest, which tells versions of one name apart."""
+        return f"{self.version}-{self.digest[:RELEASE_DIGITS]}"
 
     @property
     def classes(self) -> tuple[str, ...]:

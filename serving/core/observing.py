@@ -52,6 +52,25 @@ RESULT_NAMES: dict[type[Result], str] = {
 }
 """Names of the ways in which a request leaves the engine, as metric labels have them."""
 
+COMPARED, BUSY, GAVE_WAY, ELSEWHERE, NO_ANSWER = SHADOW_ENDS = (
+    "compared",
+    "busy",
+    "gave-way",
+    "elsewhere",
+    "failed",
+)
+"""Ends of answers that a shadow might give: it was compared; it was not begun, since somebody was
+inside; it was given up, since somebody came; it came at another operating point; or there was
+none."""
+
+LOADED, UNCHANGED, UNLOADED, REFUSED = MODEL_CHANGES = (
+    "loaded",
+    "unchanged",
+    "unloaded",
+    "refused",
+)
+"""Ends of changes of the model that admins ask for."""
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentRun:

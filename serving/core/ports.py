@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from serving.core.errors import BackendUnavailable
 from serving.core.family import Family
 from serving.core.ladder import Ladder
 from serving.core.policy import Policy
@@ -123,6 +124,10 @@ class Backend(Protocol):
     @property
     def ready(self) -> bool:
         """True if a request would be answered now."""
+
+    @property
+    def absence(self) -> BackendUnavailable:
+        """Error of a request that comes while it is not ready."""
 
     @property
     def alive(self) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.core.errors import ShedReason
+
+if TYPE_CHECKING:
+    from serving.core.family import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class Answered:
     """Whether it was given out as an answer in hand, which a better one might follow."""
     upgrades: int = 0
     """Number of answers that were in hand before it."""
+    family: Family | None = None
+    """What answered, where several versions of it may; None: the only one there is."""
 
     @property
     def points(self) -> tuple[tuple[int, int], ...]:

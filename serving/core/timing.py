@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -66,13 +66,17 @@ def warm_up(
     num_exits: int,
     clock: Clock,
     rounds: int,
+    pause: Callable[[], None] | None = None,
 ) -> None:
     """Run every segment ``rounds`` times at every batch size, and let ``latency`` learn from it.
 
     So the first request meets a warm engine and true predictions. One round before that is not
-    learnt from: memory is allocated in it.
+    learnt from: memory is allocated in it. ``pause`` is called before each run of a segment but the
+    first of a round.
     """
     for number in range(rounds + 1):
         for segment, batch, seconds in time_every_segment(runner, image, num_exits, clock):
+            if pause is not None:
+                pause()
             if number > 0:
                 latency.observe(segment, batch, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -38,10 +38,12 @@ class InferMessages:
     Bodies of requests and of responses are messages as they go over the wire.
     """
 
-    def __init__(self, family: Family, limits: Limits) -> None:
-        self._family = family
+    def __init__(self, present: Callable[[], Family], limits: Limits) -> None:
+        """Make one; ``present`` returns what serves now, whose versions may change."""
+        self._present = present
+        self._family = present()
         self._limits = limits
-        self._defaults = parse_options((), family)
+        self._defaults = parse_options((), self._family)
 
     @property
     def default_budget_s(self) -> float:
@@ -58,7 +60,7 @@ class InferMessages:
             request = pb.ModelInferRequest.FromString(body)
         except DecodeError as error:
             raise InvalidRequest("The message is no ModelInferRequest.") from error
-        check_model(self._family, request.model_name, request.model_version)
+        check_model(self._present(), request.model_name, request.model_version)
         data, header = read_image(*_input(request), self._limits.max_pixels)
         options, timeout_s, _ = read_parameters(_plain(request.parameters), self._family)
         for output in request.outputs:
@@ -72,7 +74,7 @@ class InferMessages:
         self, request_id: str, outputs: tuple[str, ...], answer: DetectionResult
     ) -> Response:
         message = pb.ModelInferResponse(
-            model_name=self._family.name, model_version=self._family.version, id=request_id
+            model_name=self._family.name, model_version=answer.version, id=request_id
         )
         for name, fact in {"model": answer.model, **answer.facts}.items():
             parameter = message.parameters[name]

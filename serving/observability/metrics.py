@@ -43,6 +43,7 @@ from serving.core.segment import Segment
 from serving.core.token_bucket import TokenBucket
 from serving.observability.event_loop import EventLoopTasks
 from serving.observability.processor_time import DECODE, ProcessorTime
+from serving.observability.version_metrics import VersionMetrics
 
 # 5 ms .. 10 s, at most a factor of 1.5 apart where budgets usually lie (20 .. 300 ms).
 REQUEST_BUCKETS = (
@@ -352,6 +353,7 @@ class Metrics:
             buckets=DECODE_BUCKETS,
         )
         self._decodes = {name: decodes.labels(name) for name in ("jpeg", "png", "webp", "raw")}
+        self.versions = VersionMetrics(registry)
         self.processor_time = ProcessorTime()
         registry.register(self.processor_time)
         registry.register(EventLoopTasks())

@@ -78,11 +78,19 @@ class Ended:
 class Load:
     """Requests at a constant rate, whatever becomes of them, until told to end."""
 
-    def __init__(self, url: str, rate: float, budgets_ms: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        url: str,
+        rate: float,
+        budgets_ms: tuple[float, ...],
+        image: bytes | None = None,
+        media_type: str = "image/png",
+    ) -> None:
         self._url = url
         self._interval_s = 1 / rate
         self._budgets_ms = budgets_ms
-        self._image = noise()
+        self._image = noise() if image is None else image
+        self._media_type = media_type
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Ended]] = []
         self._running: asyncio.Task[None] | None = None
@@ -124,7 +132,7 @@ class Load:
             self._tasks.append(asyncio.create_task(self._send(budget_ms)))
 
     async def _send(self, budget_ms: float) -> Ended:
-        headers = {"Content-Type": "image/png", "X-Deadline-Ms": str(budget_ms)}
+        headers = {"Content-Type": self._media_type, "X-Deadline-Ms": str(budget_ms)}
         sent_s = time.monotonic()
         reply = await self._client.post("/v1/detect", content=self._image, headers=headers)
         elapsed_s = time.monotonic() - sent_s

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import app, model_repository
+from serving import app, model_repository, model_source
 from serving.core.ladder import Ladder
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Policy, Snapshot
@@ -96,7 +96,7 @@ def create_policy(*arguments: Any) -> Policy:
 
 
 if __name__ == "__main__":
-    setattr(app, "open_instances", open_faulty)  # noqa: B010  as a test would
+    setattr(model_source, "open_instances", open_faulty)  # noqa: B010  as a test would
     app.serve(
         load({}),
         lambda url, _: print(url, flush=True),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from serving.core.catalog import Catalog, Evaluation, Exit, ModelEntry
+from serving.core.errors import BackendUnavailable
 from serving.core.family import Family
 from serving.core.ports import Image
 from serving.core.request import Answered, Detections, Request
@@ -79,6 +80,7 @@ class FakeBackend:
     ) -> None:
         self.family = family
         self.ready = self.alive = True
+        self.absence = BackendUnavailable("The engine is not ready.")
         self.num_waiting = self.num_in_flight = self.num_held = 0
         self.num_instances = 1
         self.exit_s = 0.010

@@ -5,6 +5,7 @@ import logging
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,12 +68,14 @@ def test_a_precision_that_cannot_be_served_is_refused_before_anything_starts(
 def test_another_policy_is_the_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(model_repository=write_catalogs(tmp_path, "cells"))
     given: dict[str, Any] = {}
-    # A backend is nothing but the function that starts its engine, and that notes its options.
-    monkeypatch.setattr(app, "EmbeddedBackend", lambda family, open_runner, start: start)
+    # A backend has nothing but the function that starts its engine, and that notes its options.
+    monkeypatch.setattr(
+        app, "EmbeddedBackend", lambda family, _, start: SimpleNamespace(family=family, start=start)
+    )
     monkeypatch.setattr(app, "start_engine", lambda *_, **options: given.update(options))
     metrics = Metrics(CollectorRegistry(), FakeClock())
-    start: Any = create_backend(settings, metrics, FakeClock(), no_policy)
-    start(None)
+    backend: Any = create_backend(settings, metrics, FakeClock(), no_policy)
+    backend.current.backend.start(None)
     assert given["create_policy"] is no_policy
 
 

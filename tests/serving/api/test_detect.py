@@ -42,6 +42,7 @@ from tests.serving.events import NDJSON
 from tests.serving.fakes import (
     CATALOG,
     DETECTIONS,
+    FAMILY,
     JPEG,
     FakeBackend,
     encode,
@@ -97,6 +98,7 @@ class TestReply:
                 {"box": [4.0, 8.0, 12.0, 16.0], "score": 0.9, "label": "square", "class_id": 1},
                 {"box": [0.0, 0.0, 2.0, 2.0], "score": 0.5, "label": "circle", "class_id": 0},
             ],
+            "version": FAMILY.release,
             "operating_point": "128x96/2",
             "exit_depth": 2,
             "max_depth": 3,

@@ -24,6 +24,7 @@ from serving.imaging.decoding import decode_all
 from tests.serving.fakes import (
     CATALOG,
     DETECTIONS,
+    FAMILY,
     JPEG,
     encode,
     family_of,
@@ -110,6 +111,7 @@ class TestReply:
             "id": "7",
             "parameters": {
                 "model": "cells",
+                "version": FAMILY.release,
                 "operating_point": "128x96/2",
                 "exit_depth": 2,
                 "max_depth": 3,

@@ -25,7 +25,7 @@ from serving.core.errors import (
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from tests.serving.events import NDJSON, SSE, Event, read_events
-from tests.serving.fakes import CATALOG, JPEG, Growth, family_of, forever
+from tests.serving.fakes import CATALOG, FAMILY, JPEG, Growth, family_of, forever
 from tests.serving.gateway import Gateway, slug
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +104,7 @@ class TestAnswers:
             "model": "cells",
             "reason": "max-depth",
             "num_answers": 3,
+            "version": FAMILY.release,
             "operating_point": "128x96/3",
             "exit_depth": 3,
             "max_depth": 3,

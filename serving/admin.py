@@ -1,0 +1,151 @@
+"""``punctual admin``: changes of a running server's model, by its HTTP side for admins."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from serving.core.command_errors import CommandFailed, InvalidArgument, files_of_the_user
+
+URL = "http://127.0.0.1:8000"
+ANSWER_WITHIN_S = 10.0
+"""Seconds that a server may take to say what is there."""
+CHANGE_WITHIN_S = 1200.0
+"""Seconds that a change may take: more than the server gives a trial."""
+
+_MODEL = "the model's name, as list has it; by default the one that is there"
+
+
+def add_parser(commands: Any) -> None:
+    """Add admin to the subparsers ``commands``."""
+    summary = "change the model of a running server"
+    admin = commands.add_parser(
+        "admin",
+        help=summary,
+        description="List, load and unload versions of the model of a running server, while it "
+        "serves. It asks the server's side for admins, with an admin's key where keys are asked "
+        "for.",
+    )
+    actions = admin.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _action(actions, "list", "the versions that are there", _list)
+    for name, text in (
+        ("load", "serve what lies in the repository now"),
+        ("reload", "do as load does, also where it is what serves already"),
+    ):
+        parser = _action(actions, name, text, _load)
+        parser.add_argument("model", nargs="?", metavar="NAME", help=_MODEL)
+        roles = parser.add_mutually_exclusive_group()
+        roles.add_argument(
+            "--canary",
+            type=_share,
+            metavar="SHARE",
+            help="only beside what serves, for this share of the requests, such as .05",
+        )
+        roles.add_argument(
+            "--shadow",
+            action="store_true",
+            help="only beside what serves, to answer again what that has answered, for comparison",
+        )
+        parser.set_defaults(again=name == "reload")
+    unload = _action(actions, "unload", "let the model go: the server is not ready then", _unload)
+    unload.add_argument("model", nargs="?", metavar="NAME", help=_MODEL)
+    unload.add_argument(
+        "--candidate", action="store_true", help="let go only what is beside the one that serves"
+    )
+
+
+def _action(actions: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text}.")
+    parser.add_argument("--url", default=URL, help=f"of the server's side for admins ({URL})")
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="file that holds an admin's key, alone"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0.0 < share < 1.0:
+        raise argparse.ArgumentTypeError(f"a share of the requests is between 0 and 1, not {text}")
+    return share
+
+
+def _list(options: argparse.Namespace) -> None:
+    there = _there(options)
+    for each in there["versions"]:
+        state = "ready" if each["ready"] else "not ready"
+        print(f"{each['name']}  {each['release']}  {each['role']} {each['share']:g}  {state}")
+    if not there["versions"]:
+        print(f"{there['model']}  {'ready' if there['ready'] else 'not ready'}")
+    if there["changing"]:
+        print("a change is under way")
+
+
+def _load(options: argparse.Namespace) -> None:
+    parameters = {
+        "canary": options.canary,
+        "shadow": options.shadow or None,
+        "again": options.again or None,
+    }
+    _change(options, "load", parameters)
+
+
+def _unload(options: argparse.Namespace) -> None:
+    _change(options, "unload", {"candidate": options.candidate or None})
+
+
+def _change(options: argparse.Namespace, what: str, parameters: Mapping[str, Any]) -> None:
+    from urllib.parse import quote  # noqa: PLC0415  not for --help
+
+    name = options.model or _there(options)["model"]
+    given = {key: value for key, value in parameters.items() if value is not None}
+    path = f"/v2/repository/models/{quote(name, safe='')}/{what}"
+    print(_ask(options, path, CHANGE_WITHIN_S, {"parameters": given})["message"])
+
+
+def _there(options: argparse.Namespace) -> Any:
+    return _ask(options, "/v1/admin/models", ANSWER_WITHIN_S)
+
+
+@files_of_the_user()
+def _ask(options: argparse.Namespace, path: str, within_s: float, message: Any = None) -> Any:
+    """Return what the server answers.
+
+    Raises CommandFailed with what it says against it, or when it is not there.
+    """
+    import http.client  # noqa: PLC0415  not for --help
+    import urllib.error  # noqa: PLC0415
+    import urllib.request  # noqa: PLC0415
+
+    if not options.url.startswith(("http://", "https://")):
+        raise InvalidArgument(f"--url={options.url} is no address of a server: it is as {URL}")
+    headers = {"Content-Type": "application/json", "Accept": "application/problem+json"}
+    if options.key_file is not None:
+        key = options.key_file.read_text(encoding="utf-8").strip()
+        if not key.isascii() or not key.isprintable():
+            raise InvalidArgument(f"{options.key_file} holds something else than a key")
+        headers["Authorization"] = f"Bearer {key}"
+    body = None if message is None else json.dumps(message).encode()
+    request = urllib.request.Request(options.url.rstrip("/") + path, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=within_s) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        raise CommandFailed(_told(error.read(), f"{error.code} {error.reason}")) from error
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", error)
+        raise CommandFailed(f"no answer from {options.url}: {why}") from error
+    except ValueError as error:
+        raise CommandFailed(f"{options.url} is no server of Punctual: {error}") from error
+
+
+def _told(body: bytes, otherwise: str) -> str:
+    """Return what a problem says to people."""
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return otherwise

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from serving.modest import NICENESS, in_modest_thread
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def test_only_the_thread_is_nice() -> None:
+    before = niceness()
+    assert in_modest_thread(niceness) == NICENESS
+    assert niceness() == before
+
+
+def test_what_it_raises_comes_through() -> None:
+    def fails() -> None:
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError, match="gone"):
+        in_modest_thread(fails)
