@@ -103,7 +103,10 @@ class Outliers:
 
 @dataclass(frozen=True, slots=True)
 class Stalls:
-    """Instants, as a Poisson process, at which the machine stands still for ``length_s``."""
+    """Instants, as a Poisson process, at which the machine stands still for ``length_s``.
+
+    Nothing runs then, and nothing is decided. An instant during a stall makes it longer.
+    """
 
     every_s: float
     """Mean seconds between two stalls."""
@@ -118,7 +121,8 @@ class ServiceTimes:
         seconds = p50 / (1 + jitter * ln 2) * (1 + jitter * Exp(1))
 
     whose median is p50 and whose smallest value, ``floor`` times p50, bounds what any schedule can
-    do. Slowdowns, slow periods, outliers and stalls lengthen it further.
+    do. Slowdowns, slow periods, outliers and stalls lengthen it further. Each of these is drawn
+    from a stream of its own, so that the machine is the same whatever runs on it.
     """
 
     def __init__(
@@ -135,11 +139,12 @@ class ServiceTimes:
         self._jitter = jitter
         self._rng = rng
         self._slowdowns = tuple(slowdowns)
-        self._stalls = stalls
-        self._stall_s = rng.exponential(stalls.every_s) if stalls else math.inf
-        self._slow_periods = slow_periods
+        self._stalls, self._slow_periods, self._outliers = stalls, slow_periods, outliers
+        self._stalls_rng, self._slow_rng, self._outliers_rng = rng.spawn(3)
+        # Start of the next stall, and end of those before it.
+        self._stall_s = self._stalls_rng.exponential(stalls.every_s) if stalls else math.inf
+        self._stalled_until_s = 0.0
         self._slow_s = (0.0, 0.0)  # start and end of the latest slow period
-        self._outliers = outliers
         self._sizes: dict[Segment, list[int]] = {}
         self._p50_s: dict[tuple[Segment, int], float] = {}
         for (segment, size), quantiles in sorted(profile.table.items()):
@@ -148,7 +153,7 @@ class ServiceTimes:
         self._draws: list[float] = []
 
     def seconds(self, segment: Segment, batch: int, now_s: float) -> float:
-        """Draw the seconds of one run that starts at ``now_s``.
+        """Draw the seconds of one run that starts at ``now_s``, no earlier than those before it.
 
         Raises ValueError if no profiled batch is as large.
         """
@@ -164,22 +169,34 @@ class ServiceTimes:
                 seconds *= slow.factor
         if self._slow_periods is not None and self._is_slow(self._slow_periods, now_s):
             seconds *= self._slow_periods.factor
-        if self._outliers is not None and self._rng.random() < self._outliers.probability:
+        if self._outliers is not None and self._outliers_rng.random() < self._outliers.probability:
             seconds *= self._outliers.factor
         if self._stalls is not None:
-            while self._stall_s < now_s:  # stalls that passed while nothing ran
-                self._stall_s += self._rng.exponential(self._stalls.every_s)
+            seconds += self.awake_s(now_s) - now_s
             while self._stall_s < now_s + seconds:
                 seconds += self._stalls.length_s
-                self._stall_s += self._rng.exponential(self._stalls.every_s)
+                self._stall_s += self._stalls_rng.exponential(self._stalls.every_s)
         return seconds
+
+    def awake_s(self, now_s: float) -> float:
+        """Return ``now_s``, or the end of the stall that the machine is in then.
+
+        That is as far as it is known: it may be in another one at that instant. ``now_s`` must be
+        no earlier than the end of the latest run.
+        """
+        if self._stalls is not None:
+            while self._stall_s <= now_s:
+                start_s = max(self._stall_s, self._stalled_until_s)
+                self._stalled_until_s = start_s + self._stalls.length_s
+                self._stall_s += self._stalls_rng.exponential(self._stalls.every_s)
+        return max(now_s, self._stalled_until_s)
 
     def _is_slow(self, periods: SlowPeriods, now_s: float) -> bool:
         """Return whether a slow period is on at ``now_s``, no earlier than when last asked."""
         start_s, end_s = self._slow_s
         while end_s <= now_s:
-            start_s = end_s + self._rng.exponential(periods.every_s)
-            end_s = start_s + self._rng.exponential(periods.length_s)
+            start_s = end_s + self._slow_rng.exponential(periods.every_s)
+            end_s = start_s + self._slow_rng.exponential(periods.length_s)
         self._slow_s = start_s, end_s
         return start_s <= now_s
 
@@ -268,7 +285,8 @@ class SimulatedServer:
         """Return when the server next does something without being told, infinite if never."""
         if self._running is not None:
             return self._finish_s
-        return self.now_s if self._inbox or not self._state.is_empty else math.inf
+        busy = self._inbox or not self._state.is_empty
+        return self._service.awake_s(self.now_s) if busy else math.inf
 
     def advance(self, until_s: float) -> None:
         """Advance the clock to ``until_s``, past all events before it and runs that end at it."""
@@ -286,6 +304,12 @@ class SimulatedServer:
                     self.now_s = until_s if until_s < math.inf else self.now_s
                     return
                 self.now_s = self._inbox[0].arrival_s
+                continue
+            awake_s = self._service.awake_s(self.now_s)
+            if awake_s > until_s:
+                return
+            if awake_s > self.now_s:
+                self.now_s = awake_s
                 continue
             wake_s = self._act()
             if wake_s is not None:

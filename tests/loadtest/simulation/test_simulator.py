@@ -353,12 +353,59 @@ def test_stalls_lengthen_the_runs_that_they_fall_into() -> None:
     assert stalled == pytest.approx(now_s / 0.1, rel=0.02)
 
 
-def test_stalls_while_nothing_runs_delay_nobody() -> None:
-    """Runs of 4 ms, a second apart: one in 25 meets a stall."""
+def test_whoever_starts_while_the_machine_stands_still_waits_for_it() -> None:
+    """Runs of 4 ms, a second apart, on a machine that stands still for a tenth of the time."""
     service = times(seed=1, stalls=Stalls(every_s=0.1, length_s=0.01))
     seconds = [service.seconds(segments.STEM, 1, float(i)) for i in range(5000)]
     met = float(np.mean([s > STEM_S + 1e-9 for s in seconds]))
-    assert met == pytest.approx(1 - math.exp(-0.04), rel=0.15)
+    assert met == pytest.approx(1 - 0.9 * math.exp(-0.04), rel=0.15)
+
+
+def test_the_machine_is_the_same_whatever_runs_on_it() -> None:
+    """Its stalls and slow periods come at the same instants, however many runs there are."""
+
+    def seconds(runs_between: int) -> list[float]:
+        slow = SlowPeriods(2.0, 1.0, 5.0)
+        service, found = times(stalls=Stalls(0.1, 0.01), slow_periods=slow), []
+        for i in range(200):
+            found.append(service.seconds(segments.STEM, 1, float(i)))
+            for k in range(runs_between):
+                service.seconds(segments.STEM, 1, i + 0.1 * (k + 1))
+        return found
+
+    assert seconds(0) == seconds(5)
+    assert len(set(seconds(0))) > 2
+
+
+class Stalling(ServiceTimes):
+    """Exact times on a machine that stands still for half a second from 1 s on."""
+
+    def __init__(self) -> None:
+        super().__init__(exact_profile(), EXACT, np.random.default_rng(0))
+
+    def awake_s(self, now_s: float) -> float:
+        return 1.5 if 1.0 <= now_s < 1.5 else now_s
+
+
+def test_nothing_is_decided_while_the_machine_stands_still() -> None:
+    """Who comes first then is less urgent than who comes later, and goes after it."""
+    profile, outcomes, seen_s = exact_profile(), list[SimulatedOutcome](), list[float]()
+    server = SimulatedServer(
+        make_policy(FakeRunner(FakeClock())),
+        LatencyModel(profile),
+        Stalling(),
+        outcomes.append,
+        decided=lambda snapshot, _: seen_s.append(snapshot.now_s),
+    )
+    for asked in (request(0, 1.1, budget_s=2.0), request(1, 1.2, budget_s=0.5)):
+        server.advance(asked.arrival_s)
+        server.submit(asked)
+    assert server.next_event_s() == 1.5
+    server.advance(1.4)
+    assert seen_s == []
+    server.advance(math.inf)
+    assert min(seen_s) == 1.5
+    assert [outcome.request.id for outcome in outcomes] == [1, 0]
 
 
 def test_slow_periods_come_at_random_and_are_as_long_as_they_say() -> None:
