@@ -65,7 +65,8 @@ from serving.core.policy import (
 )
 from serving.core.ports import Clock, Image, Observer, SegmentRunner
 from serving.core.request import Detections, Failed, Request, Shed
-from serving.core.scheduling.path_costs import Costs, paths_of
+from serving.core.scheduling.path_costs import Costs
+from serving.core.scheduling.paths import paths_of
 from serving.core.windowed_minimum import WindowedMinimum
 from serving.failures import Failures
 from serving.jobs import Done, Job, Jobs, MergeAnswers, OnExit

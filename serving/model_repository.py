@@ -21,7 +21,8 @@ from serving.core.latency import LatencyModel
 from serving.core.pareto_front import Front
 from serving.core.ports import Clock, SegmentRunner
 from serving.core.precision_choice import PrecisionChoice, choose_precision
-from serving.core.scheduling.path_costs import Costs, paths_of
+from serving.core.scheduling.path_costs import Costs
+from serving.core.scheduling.paths import paths_of
 from serving.core.segment import Segment
 from serving.runners.compiled_cache import CompiledCache
 from serving.runners.family import FamilyRunner, Refit

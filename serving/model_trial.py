@@ -26,7 +26,7 @@ import numpy as np
 from serving.core.command_errors import CommandError
 from serving.core.family import Family
 from serving.core.ports import Clock, Image, SegmentRunner
-from serving.core.scheduling.path_costs import paths_of
+from serving.core.scheduling.paths import paths_of
 from serving.imaging.decoding import load_image, refit
 from serving.memory_room import resident_bytes
 from serving.model_repository import find_precision, open_instances, read_family

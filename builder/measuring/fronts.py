@@ -15,7 +15,8 @@ from serving.core.family import Family
 from serving.core.ladder import PointId
 from serving.core.latency import LatencyModel
 from serving.core.pareto_front import OperatingPoint, pareto_front
-from serving.core.scheduling.path_costs import Costs, paths_of
+from serving.core.scheduling.path_costs import Costs
+from serving.core.scheduling.paths import paths_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from serving.core.policy import Cohort, Snapshot
 from serving.core.ports import Clock, SegmentRunner
 from serving.core.request import Request
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
-from serving.core.scheduling.path_costs import Costs, paths_of
+from serving.core.scheduling.path_costs import Costs
+from serving.core.scheduling.paths import paths_of
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from loadtest.cli import autoscaling as autoscaling_cli
 from loadtest.cli import cameras as cameras_cli
 from loadtest.cli import clients as clients_cli
+from loadtest.cli import decisions as decisions_cli
 from loadtest.cli import drills as drill_cli
 from loadtest.cli import ladders as ladders_cli
 from loadtest.cli import live as live_cli
@@ -41,6 +42,7 @@ def _add_study(commands: Any, tools: ServingTools) -> None:
     cameras_cli.add_parser(studies)
     clients_cli.add_parser(studies)
     ladders_cli.add_parser(studies)
+    decisions_cli.add_parser(studies)
     shares_cli.add_parser(studies)
     soak_cli.add_parser(studies)
     variants_cli.add_parser(studies)

@@ -49,7 +49,8 @@ import numpy.typing as npt
 
 from serving.core.ladder import Ladder, PointId
 from serving.core.latency import LatencyModel, LatencyProfile
-from serving.core.scheduling.path_costs import EPSILON_S, Paths
+from serving.core.scheduling.path_costs import EPSILON_S
+from serving.core.scheduling.paths import Paths
 from serving.core.segment import Segment
 
 MAX_STEPS = 64

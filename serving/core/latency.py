@@ -50,6 +50,22 @@ class Latency(Protocol):
     def times(self, segment: Segment, batch: int) -> Times:
         """Return the tail and typical seconds: what a run seldom exceeds, and half of the time."""
 
+    @property
+    def slowdown(self) -> float:
+        """Factor that all times have in common."""
+        return 1.0
+
+    def calm(self, segment: Segment, batch: int) -> Times:
+        """Return the ``times`` on an engine without slowdown, those divided by it."""
+        return self.times(segment, batch)
+
+    def derived(self, model: int, batch: int) -> dict[Any, Any]:
+        """Return where to keep what follows from a model's ``calm`` times at a batch size.
+
+        When one of these changes there is an empty dictionary in its place.
+        """
+        return {}
+
     def late_odds(self, times: Times, limit_s: float) -> float:
         """Return the odds that a run with these ``times`` takes longer than ``limit_s`` seconds.
 
@@ -245,8 +261,9 @@ class LatencyModel(Latency):
         self._excess_s = _Recent(EXCESS_WINDOW)
         self._slowdown = 1.0
         self._excess_tails = (0.0, 0.0)
-        # Times without the slowdown, so that a run changes little of them.
+        # Times without the slowdown, so that a run changes little of them, and what follows.
         self._known: dict[Segment, dict[int, Times]] = {}
+        self._derived: dict[tuple[int, int], dict[Any, Any]] = {}
         if profile is not None:
             for (segment, batch), quantiles in profile.table.items():
                 self._windows.setdefault(segment, {})[batch] = _Window(quantiles.spread())
@@ -271,8 +288,14 @@ class LatencyModel(Latency):
             self._ratios.append((seconds / window.base, window.base))
             self._slowdown = _weighted_median(self._ratios)
         value = seconds / self._slowdown
+        known = self._known.get(segment, {}).get(batch)
         window.add(value)
-        self._known.pop(segment, None)
+        if known is None or known != self._lookup(segment, batch):
+            self._known.pop(segment, None)
+            # Sizes that were not run are as one that was.
+            for model, size in [*self._derived]:
+                if model == segment.model and (size == batch or size not in windows):
+                    del self._derived[model, size]
         if window.num_seen > MIN_BASE_SAMPLES:
             self._excess.add(value / window.base)
             self._excess_s.add(value - window.base)
@@ -280,6 +303,14 @@ class LatencyModel(Latency):
             if tails != self._excess_tails or len(self._excess) == MIN_TAIL_SAMPLES:
                 self._excess_tails = tails
                 self._known.clear()
+                self._derived.clear()
+
+    def derived(self, model: int, batch: int) -> dict[Any, Any]:
+        """Return where to keep what follows from a model's ``calm`` times at a batch size.
+
+        When one of these changes there is an empty dictionary in its place.
+        """
+        return self._derived.setdefault((model, batch), {})
 
     def times(self, segment: Segment, batch: int) -> Times:
         """Return the tail and the typical seconds of a run.
@@ -287,12 +318,17 @@ class LatencyModel(Latency):
         A run exceeds the tail with a probability of 1 - ``TAIL_QUANTILE``, and the typical time
         half of the time. Raises KeyError for a segment that was neither profiled nor run.
         """
-        try:
-            tail_s, typical_s = self._known[segment][batch]
-        except KeyError:
-            tail_s, typical_s = self._lookup(segment, batch)
-            self._known.setdefault(segment, {})[batch] = tail_s, typical_s
+        tail_s, typical_s = self.calm(segment, batch)
         return tail_s * self._slowdown, typical_s * self._slowdown
+
+    def calm(self, segment: Segment, batch: int) -> Times:
+        """Return the ``times`` on an engine without slowdown. Raises KeyError as they do."""
+        try:
+            return self._known[segment][batch]
+        except KeyError:
+            times = self._lookup(segment, batch)
+            self._known.setdefault(segment, {})[batch] = times
+            return times
 
     def late_odds(self, times: Times, limit_s: float) -> float:
         """Return the odds that a run with these ``times`` takes longer than ``limit_s`` seconds.

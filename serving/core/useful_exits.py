@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+Chain = tuple[tuple[int, float], ...]
+"""Depths of exits and their accuracies, shallowest first."""
 MIN_GAIN = 1e-6
 """Accuracy that each exit is taken to add where accuracies were not measured, so that depth still
 follows the budget."""
@@ -37,6 +39,12 @@ class UsefulExits:
             ]
             for depth in range(len(self._ap))
         ]
+
+        chain = [1]
+        while target := self._next[chain[-1]][self.num_exits]:
+            chain.append(target)
+        self.chain: Chain = tuple((depth, self._ap[depth]) for depth in chain)
+        """Depth and accuracy of exit 1, and of those worth going on to, one after the other."""
 
     def _steepest(self, depth: int, useful: Sequence[int]) -> int:
         """Return the one of ``useful`` whose accuracy rises most per stack from ``depth``.

@@ -40,7 +40,8 @@ from serving.core.policy import Conclude, Held, Run, Why
 from serving.core.request import Request
 from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.opportunity_cost import OpportunityCost
-from serving.core.scheduling.path_costs import EPSILON_S, Costs, Paths, in_a_row
+from serving.core.scheduling.path_costs import EPSILON_S, Costs, in_a_row
+from serving.core.scheduling.paths import Paths
 from serving.core.useful_exits import UsefulExits
 
 MAX_HELD = 32

@@ -47,7 +47,8 @@ from serving.core.scheduling.answers_in_hand import Merged, upgrades_of
 from serving.core.scheduling.decision import DecisionMaker, Setup
 from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.fair_part import FairPart, fair_part
-from serving.core.scheduling.path_costs import EPSILON_S, Costs, paths_of, quickest
+from serving.core.scheduling.path_costs import EPSILON_S, Costs
+from serving.core.scheduling.paths import paths_of
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
 
@@ -81,6 +82,7 @@ class DeadlinePolicy:
         useful_exits = [UsefulExits(values) for values in (accuracy, *others)]
         units = all(paths.units for paths in self._paths)
         known = [paths.num_exits for paths in self._paths]
+        self._deepest = known.index(max(known))
         given = [exits.num_exits for exits in useful_exits]
         if known != given:
             raise ValueError(f"segments of models with {known} exits, accuracies of {given}")
@@ -96,7 +98,7 @@ class DeadlinePolicy:
         models = [Costs(latency, paths) for paths in self._paths]
         # A fused run leaves no features to go on with.
         streaming = _streaming(snapshot) if self._setup.units else _NOBODY
-        expired = _shed_expired(snapshot, models, streaming)
+        expired = _shed_expired(snapshot, models, streaming, models[self._deepest])
         if expired is not None:
             return expired
         make_plan = partial(
@@ -105,6 +107,7 @@ class DeadlinePolicy:
             batch_sizes=self._setup.batch_sizes,
             streaming_ids=streaming,
             useful_exits=self._setup.useful_exits,
+            path_choices={},
         )
         plan = make_plan(snapshot)
         if not plan.batches and not snapshot.held:
@@ -139,26 +142,29 @@ def _streaming(snapshot: Snapshot) -> frozenset[int]:
 
 def _has_idle_engine(snapshot: Snapshot) -> bool:
     """Return whether there is one request only, on an engine that most arrivals find idle."""
-    num_requests = len(snapshot.waiting) + sum(len(c.requests) for c in snapshot.cohorts)
-    return num_requests == 1 and snapshot.demand.busy_share < IDLE_SHARE
+    if snapshot.demand.busy_share >= IDLE_SHARE:
+        return False
+    return len(snapshot.waiting) + sum(len(c.requests) for c in snapshot.cohorts) == 1
 
 
 def _shed_expired(
-    snapshot: Snapshot, models: Sequence[Costs], streaming: frozenset[int]
+    snapshot: Snapshot, models: Sequence[Costs], streaming: frozenset[int], deepest: Costs
 ) -> ShedRequests | None:
     """Return the shedding of requests that can no longer be in time; None if all can.
 
+    ``deepest`` are the costs of a model that has as many exits as any.
     Those are shed who would be late with their first answer even alone and at a typical pace.
     Whoever has a mostly idle engine for itself is shed only when its deadline has passed.
     """
     latest_s = snapshot.now_s - EPSILON_S
     needed = 0.0 if _has_idle_engine(snapshot) else 1.0
-    if snapshot.waiting:
+    enough_s = latest_s + needed * deepest.slowest_s(streams=bool(streaming))
+    if snapshot.waiting and snapshot.waiting[0].deadline_s < enough_s:
         # By shallowest exit and whether they stream: the deadlines before this are out of reach.
         depths = {request.min_depth for request in snapshot.waiting}
         limits_s = {
             (depth, streams): latest_s
-            + needed * quickest(models, depth, streams).typical_path(depth, streams=streams)
+            + needed * min([each.typical_path(depth, streams=streams) for each in models])
             for depth in depths
             for streams in ((False, True) if streaming else (False,))
         }

@@ -94,6 +94,8 @@ class DecisionMaker:
         self._setup = setup
         self._snapshot = snapshot
         self._plan = plan
+        self._max_run_s = snapshot.demand.budget_s / MIN_RUNS_PER_BUDGET
+        """Longest run that counts in the engine time that a request needs."""
         self._cost_model, self._best_batch = self._measure_opportunity_cost()
         self._in_hand = AnswersInHand(plan, setup.upgrades, setup.batch_sizes, snapshot.demand)
 
@@ -156,11 +158,6 @@ class DecisionMaker:
             )
         return decision
 
-    @property
-    def _max_run_s(self) -> float:
-        """Longest run that counts in the engine time that a request needs."""
-        return self._snapshot.demand.budget_s / MIN_RUNS_PER_BUDGET
-
     def _measure_opportunity_cost(self) -> tuple[OpportunityCostModel, int]:
         """Return the part of the opportunity cost that the measured demand decides.
 
@@ -186,17 +183,16 @@ class DecisionMaker:
         What is far beyond what the engine can do is left out: it costs time here, and changes
         nothing.
         """
-        points, batch, rate_hz = [], self._best_batch, self._cost_model.rate_hz
+        points: list[CostAndAp] = []
+        batch, rate_hz = self._best_batch, self._cost_model.rate_hz
         for costs, useful in zip(self._plan.models, self._setup.useful_exits, strict=True):
-            gain, fused, depth = 1.0, costs.paths.fused, 1
+            gain = 1.0
             if batch > 1 and (batch_s := costs.path(1, batch)[1]) <= self._max_run_s:
                 gain = min(1.0, batch_s / (batch * costs.typical_path(1)))
-            while depth:
-                one_s = costs.fused(depth, 1)[1] if depth in fused else costs.typical_path(depth)
-                points.append((gain * one_s, useful.ap(depth)))
-                if rate_hz * points[-1][0] > MAX_FLUID_LOAD:
-                    break
-                depth = useful.next(depth, useful.num_exits)
+            curve = costs.curve(useful.chain, gain)
+            while len(curve) > 1 and rate_hz * curve[-2][0] > MAX_FLUID_LOAD:
+                curve.pop()
+            points += curve
         for first, thens in self._setup.merged.items():
             for then, ap in thens.items():
                 both_s = sum(

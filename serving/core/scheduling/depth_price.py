@@ -101,34 +101,47 @@ go per second, which is its slope, negative if more come; ``v / 2``. A tuple, fo
 class DepthPrice:
     """The price of engine time by backlog, in accuracy per second."""
 
-    __slots__ = ("_gap", "_max_price", "_pieces")
+    __slots__ = ("_cv2", "_envelope", "_gap", "_limit_s", "_max_price", "_pieces", "_rate_hz")
 
     def __init__(
         self, envelope: Sequence[CostAndAp], rate_hz: float, cv2: float, limit_s: float
     ) -> None:
-        """Solve for the price. It is 0 if there is one point only, or nothing arrives.
+        """Take the problem. The price is 0 if there is one point only, or nothing arrives.
 
         ``envelope`` is as ``concave_envelope`` returns it. ``cv2`` is the squared coefficient of
         variation of the times between arrivals, and ``limit_s`` the backlog at which everybody
         leaves at the quickest point; both are positive.
         """
-        self._max_price = self._gap = 0.0
-        self._pieces: list[tuple[float, _Piece]] = []
-        """Pieces, from price 0 on, each with the backlog from its start to its end."""
-        if len(envelope) < 2 or rate_hz <= MIN_RATE_HZ:
-            return
-        pieces = _pieces_of(envelope, rate_hz, cv2)
-        self._max_price = pieces[-1][1]
+        self._envelope, self._rate_hz, self._cv2, self._limit_s = envelope, rate_hz, cv2, limit_s
+        known = len(envelope) > 1 and rate_hz > MIN_RATE_HZ
+        self._max_price = _slope(envelope[0], envelope[1]) if known else 0.0
+        self._gap = 0.0
+        self._pieces: list[tuple[float, _Piece]] | None = None if known else []
+        """Pieces, from price 0 on, each with the backlog from its start to its end; None until a
+        price is asked for that depends on them."""
+
+    def _solve(self) -> list[tuple[float, _Piece]]:
+        """Find the gap, and return the pieces."""
+        pieces, limit_s = _pieces_of(self._envelope, self._rate_hz, self._cv2), self._limit_s
         self._gap, lengths_s = _solve(pieces, limit_s)
-        self._pieces = [*zip(lengths_s, pieces, strict=True)]
+        found = [*zip(lengths_s, pieces, strict=True)]
         least = next((i for i, piece in enumerate(pieces) if piece[4] > 0.0), len(pieces))
         rest_s = limit_s - sum(lengths_s)
         if rest_s > 0.0:  # the price stays where H is least
             dual = pieces[least - 1][1] if least else 0.0
-            self._pieces.insert(least, (rest_s, (dual, dual, 0.0, 0.0, 0.0, 1.0)))
+            found.insert(least, (rest_s, (dual, dual, 0.0, 0.0, 0.0, 1.0)))
+        return found
+
+    def is_highest(self, backlog_s: float) -> bool:
+        """Return whether the price is as high as it gets, whatever the pieces are."""
+        return backlog_s > (1.0 + TOLERANCE) * self._limit_s
 
     def at(self, backlog_s: float) -> float:
         """Return the price of a second at a backlog, in accuracy per second."""
+        if self.is_highest(backlog_s):
+            return self._max_price
+        if self._pieces is None:
+            self._pieces = self._solve()
         for length_s, piece in self._pieces:
             if backlog_s < length_s:
                 price, _, start, _, drift, half_variance = piece

@@ -22,21 +22,10 @@ from serving.core.request import Request
 from serving.core.scheduling.answers_in_hand import AnswersInHand
 from serving.core.scheduling.edf_plan import EdfPlan, PlannedBatch
 from serving.core.scheduling.opportunity_cost import OpportunityCost
-from serving.core.scheduling.path_costs import EPSILON_S, Costs, late_share
+from serving.core.scheduling.path_costs import Costs, late_share
+from serving.core.scheduling.unit_starts import UnitStarts, blocked_by_stacks
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
-
-
-class _UnitStart(NamedTuple):
-    """A start of waiting requests on unit segments, and what it promises."""
-
-    worth: float
-    """Accuracy of the best exit that it leads to, less the opportunity cost of the time it takes
-    beyond the plan, and of the runs on the way, which cannot be stopped."""
-    rate: float
-    """Accuracy per second that its first step beyond the shallowest exit buys."""
-    stem: Segment
-    """Segment that it starts with."""
 
 
 class FusedStart(NamedTuple):
@@ -120,6 +109,7 @@ class DepthSelector:
         self._cost = cost
         self._in_hand = in_hand
         self._fused: dict[int, FusedStart | None] = {}
+        self._unit_starts = UnitStarts(plan, useful_exits, cost)
         self.shadow_price = cost.per_second
         """Accuracy per second that a step must buy: the opportunity cost of engine time."""
 
@@ -160,7 +150,7 @@ class DepthSelector:
         into the slack of all, and its first segment into the slack of the steps before it; unless a
         fused run, when its turn comes, promises more.
         """
-        unit_start = self._best_unit_start(planned, min_rate)
+        unit_start = self._unit_starts.best(planned, min_rate)
         if unit_start is None or unit_start.rate < min_rate:
             return None
         if self._models[unit_start.stem.model].stem(len(planned.requests)) > planned.slack_before_s:
@@ -258,73 +248,6 @@ class DepthSelector:
                 depth = useful.next(depth, planned.max_depth)
         return FusedStart(most_worth + part.rest_ap, *best, requests) if best is not None else None
 
-    def _best_unit_start(self, planned: PlannedBatch, min_rate: float) -> _UnitStart | None:
-        """Return the start on unit segments that promises most, of what fits into the slack.
-
-        None if nothing deeper than the shallowest exit fits. With one model, also None if the first
-        step buys less than ``min_rate``; with several, the most promising start is returned even
-        then, so that it is passed over and no lesser one is taken for it.
-        """
-        batch, num_streaming = len(planned.requests), planned.num_streaming
-        num_plain, min_depth = batch - num_streaming, planned.min_depth
-        base_ap = self._useful_exits[planned.costs.paths.model].ap(min_depth)
-        blocked = self._cost.blocked
-        best: _UnitStart | None = None
-        for costs, useful in zip(self._models, self._useful_exits, strict=True):
-            if not costs.paths.units or useful.num_exits < min_depth:
-                continue
-            # Another model may be more accurate at the shallowest exit already.
-            target = min_depth
-            if costs is planned.costs or useful.ap(target) <= base_ap:
-                target = useful.next(min_depth, planned.max_depth)
-            if not target:
-                continue
-            tail_s, typical_s = costs.unit_path(min_depth, batch)
-            split_s = costs.split_heads(min_depth, num_streaming, num_plain, batch)
-            planned_loss = blocked(planned.times[1])
-            lost = blocked(costs.stem(batch)) + blocked(costs.head(min_depth, batch))
-            committed_s = max(0.0, typical_s - planned.times[1])
-            committed = self._cost.of_committed(typical_s, committed_s)
-            rate = best_worth = -math.inf
-            depth, limit_s = 0, self._plan.slack_s
-            while target:
-                more_s = split_s + costs.deeper(min_depth, target, batch, num_streaming, num_plain)
-                if tail_s + more_s - planned.tail_s > limit_s:
-                    break
-                extra_s = typical_s * (1.0 + more_s / tail_s) - planned.times[1]
-                gain = (useful.ap(target) - base_ap) * batch
-                lost += self._blocked_by_stacks(costs, depth, target, batch)
-                worth = (
-                    base_ap * batch
-                    + gain
-                    - committed
-                    - self._cost_of_units(extra_s - committed_s)
-                    - lost
-                )
-                if depth == 0:  # the first step is what must be worth it
-                    rate = (gain - max(0.0, lost - planned_loss)) / max(extra_s, EPSILON_S)
-                    limit_s = self._plan.share_s
-                    if rate < min_rate and len(self._models) == 1:
-                        return None
-                depth = target
-                if worth < best_worth:
-                    break  # each exit gains less than the one before, and time gets dearer
-                best_worth = worth
-                target = useful.next(target, planned.max_depth)
-            if depth and (best is None or best_worth > best.worth):
-                best = _UnitStart(best_worth, rate, costs.paths.stem)
-        return best
-
-    def _cost_of_units(self, extra_s: float) -> float:
-        """Return the opportunity cost of ``extra_s`` on unit segments beyond the plan.
-
-        Who is alone pays today's price for all of it: if somebody comes meanwhile, and the price
-        rises, it can stop. Where others wait, they pay for all of it.
-        """
-        if self._plan.is_alone:
-            return self.shadow_price * extra_s
-        return self._cost.of_time(extra_s)
-
     def _continue_cohort(self, cohort: Cohort, planned: PlannedBatch) -> _Candidate | None:
         """Return the candidate that takes a cohort on: one more stack, in most cases.
 
@@ -411,25 +334,15 @@ class DepthSelector:
         seconds = costs.stacks(depth, target, batch)[1]
         if num_streaming:
             seconds += sum(costs.head(k, num_streaming) for k in range(depth + 1, target + 1))
-        lost = self._blocked_by_stacks(costs, depth, target, batch)
+        lost = blocked_by_stacks(self._cost, costs, depth, target, batch)
         return (self._useful_exits[cohort.model].gain(depth, target) * batch - lost) / seconds
-
-    def _blocked_by_stacks(self, costs: Costs, depth: int, target: int, batch: int) -> float:
-        """Return the accuracy that newcomers lose by the stacks from ``depth`` to ``target``.
-
-        Each of these runs to its end.
-        """
-        lost = 0.0
-        for start in range(depth, target):
-            lost += self._cost.blocked(costs.stacks(start, start + 1, batch)[1])
-        return lost
 
     def _start_alone(self, planned: PlannedBatch) -> Run:
         """Return the run that starts waiting requests when nobody else is here.
 
         It is on unit segments, which can stop, or a fused run, whichever promises more.
         """
-        unit_start = self._best_unit_start(planned, self.shadow_price)
+        unit_start = self._unit_starts.best(planned, self.shadow_price)
         fused = self.best_fused(planned)
         slack_ms = self._plan.slack_s * 1e3
         if (

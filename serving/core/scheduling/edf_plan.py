@@ -26,19 +26,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from serving.core.latency import Times
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
-from serving.core.scheduling.path_costs import (
-    EPSILON_S,
-    CompletionTime,
-    Costs,
-    densest,
-    quickest,
-)
+from serving.core.scheduling.path_costs import EPSILON_S, CompletionTime, Costs, densest, quickest
 from serving.core.useful_exits import UsefulExits
 
 NO_TIME: Times = (0.0, 0.0)
@@ -107,10 +102,14 @@ class _PathChoice(NamedTuple):
     is a quicker one. Minus infinity if this is the quickest."""
 
 
+PathChoices = dict[tuple[int, bool, bool], _PathChoice]
+"""Path by shallowest exit, whether features must be left, and whether requests are hurried."""
+
 _Step = tuple[float, float, Times, PlannedBatch | None]
 """A step as it is laid out: the instant that orders it, the instant by which it must end, its tail
 and typical seconds, and its ``PlannedBatch`` if a decision may be about it."""
 _due_s, _deadline_s = itemgetter(0), attrgetter("deadline_s")
+_bounds = attrgetter("min_depth", "max_depth")
 
 
 class EdfPlan:
@@ -123,11 +122,13 @@ class EdfPlan:
         batch_sizes: Sequence[int],
         streaming_ids: frozenset[int],
         useful_exits: Sequence[UsefulExits],
+        path_choices: PathChoices | None = None,
     ) -> None:
         """Plan ``snapshot`` with the costs of each of ``models``, in batches of ``batch_sizes``.
 
-        ``streaming_ids`` are the requests of the snapshot that can be answered more than once, and
-        ``useful_exits`` those of each model.
+        ``streaming_ids`` are the requests of the snapshot that can be answered more than once,
+        ``useful_exits`` those of each model, and ``path_choices`` what other plans of the same
+        decision have found.
         """
         self.now_s = snapshot.now_s
         self.slack_s = math.inf
@@ -148,7 +149,7 @@ class EdfPlan:
         self.streaming_ids = streaming_ids
         self.batch_sizes = batch_sizes
         self._useful_exits = useful_exits
-        self._path_choices: dict[tuple[int, bool, bool], _PathChoice] = {}
+        self._path_choices = {} if path_choices is None else path_choices
         self._steps = [self._plan_cohort(cohort, snapshot.answered) for cohort in snapshot.cohorts]
         self._add_waiting(snapshot.waiting)
         self._steps.sort(key=_due_s)
@@ -203,21 +204,20 @@ class EdfPlan:
 
         A batch is of requests that have the same depth bounds and follow each other in the queue.
         """
-        start = depth = max_depth = 0
-        for stop, request in enumerate(waiting):
-            if request.min_depth != depth or request.max_depth != max_depth:
-                if stop > start:
-                    self._add_group(waiting[start:stop], depth)
-                start, depth, max_depth = stop, request.min_depth, request.max_depth
-        self._add_group(waiting[start:], depth)
+        if not waiting:
+            return
+        depth, max_depth = _bounds(waiting[0])
+        if not [r for r in waiting if r.min_depth != depth or r.max_depth != max_depth]:
+            self._add_group(waiting, depth)
+            return
+        for (depth, _), group in groupby(waiting, key=_bounds):
+            self._add_group(tuple(group), depth)
 
     def _add_group(self, waiting: tuple[Request, ...], depth: int) -> None:
         """Add the steps of waiting requests that all have the same depth bounds, in batches.
 
         ``depth`` is the shallowest exit that they accept.
         """
-        if not waiting:
-            return
         if self.streaming_ids:
             self._add_group_with_streaming(waiting, depth)
             return
@@ -233,32 +233,45 @@ class EdfPlan:
 
         While batches are not needed, they are smaller if the first request would be late otherwise.
         """
-        start, count, previous, sizes = 0, len(waiting), 0, choice.sizes
+        steps, earliest_end_s, sizes = self._steps, choice.earliest_end_s, choice.sizes
         may_be_smaller = len(sizes) > 1 and not self.needs_batches(choice.costs)
-        earliest_end_s, completion = choice.earliest_end_s, CompletionTime(self.now_s)
+        start, count, previous, largest = 0, len(waiting), 0, sizes[-1]
+        typical_s, variance = self.now_s, 0.0  # of what goes before, as ``CompletionTime`` has it
         while start < count:
-            due_s, size = waiting[start].deadline_s, sizes[-1]
+            due_s, size = waiting[start].deadline_s, largest
             if start + size > count:
                 size = max([paying for paying in sizes if start + paying <= count])
+            times = tail_s, median_s = choice.times[size]
             if may_be_smaller:
-                if completion.after(choice.times[size]) > due_s:
-                    in_time = [
-                        smaller
-                        for smaller in sizes
-                        if smaller < size and completion.after(choice.times[smaller]) <= due_s
-                    ]
-                    size = in_time[-1] if in_time else size
-                completion.add(choice.times[size])
-            times = choice.times[size]
+                squares = (tail_s - median_s) ** 2
+                if typical_s + median_s + math.sqrt(variance + squares) > due_s:
+                    size = self._size_in_time(choice, size, due_s - typical_s, variance)
+                    times = tail_s, median_s = choice.times[size]
+                    squares = (tail_s - median_s) ** 2
+                typical_s += median_s
+                variance += squares
             # A request that is late only by its tail time still gets its chance, at once.
             deadline_s = due_s if due_s > earliest_end_s else earliest_end_s
             planned = None
             if size != previous:
                 previous, batch = size, waiting[start : start + size]
                 planned = self._first_of_its_kind(batch, deadline_s, times, choice, 0)
-            self._steps.append((due_s, deadline_s, times, planned))
+            steps.append((due_s, deadline_s, times, planned))
             self.num_waiting_steps += 1
             start += size
+
+    @staticmethod
+    def _size_in_time(choice: _PathChoice, size: int, left_s: float, variance: float) -> int:
+        """Return the largest batch below ``size`` that ends within ``left_s``; ``size`` if none.
+
+        ``variance`` is that of the runs before it.
+        """
+        for smaller in reversed(choice.sizes):
+            tail_s, median_s = choice.times[smaller]
+            end_s = median_s + math.sqrt(variance + (tail_s - median_s) ** 2)
+            if smaller < size and end_s <= left_s:
+                return smaller
+        return size
 
     def _add_group_with_streaming(self, waiting: tuple[Request, ...], depth: int) -> None:
         """Add such steps where some requests can be answered more than once."""

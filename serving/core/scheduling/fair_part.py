@@ -56,10 +56,13 @@ def fair_part(
     ``streaming_ids`` are the requests that can be answered more than once.
     """
     line = _line(snapshot, models, batch_sizes, streaming_ids)
+    place = {item.id: i for i, item in enumerate(line) if isinstance(item, Request)}
+    places = [(place[request.id], request) for request in snapshot.waiting]
     plans: dict[int, tuple[Snapshot, EdfPlan]] = {}
 
     def is_too_much(length: int) -> bool:
-        part = _head_of(line, length, snapshot)
+        waiting = tuple([request for place, request in places if place < length])
+        part = _part(snapshot, waiting, line[length:])
         plans[length] = part, plan(part)
         return plans[length][1].slack_s < 0.0
 
@@ -148,16 +151,17 @@ def _kind_of(
     return _Kind(costs.typical_path(depth, streams=streams), now_s + batch_s)
 
 
-def _head_of(line: Sequence[Request | Cohort], length: int, snapshot: Snapshot) -> Snapshot:
-    """Return the part of a snapshot with the first ``length`` in line alone.
+def _part(
+    snapshot: Snapshot, waiting: tuple[Request, ...], rest: Sequence[Request | Cohort]
+) -> Snapshot:
+    """Return the part of a snapshot with these ``waiting``, and without the cohorts in ``rest``.
 
     Cohorts that nobody in is owed an answer stay, since they are in nobody's way.
     """
-    ids = {item.id for item in line[:length] if isinstance(item, Request)}
-    put_off = {item.id for item in line[length:] if isinstance(item, Cohort)}
+    put_off = {item.id for item in rest if isinstance(item, Cohort)}
     return replace(
         snapshot,
-        waiting=tuple([request for request in snapshot.waiting if request.id in ids]),
+        waiting=waiting,
         cohorts=tuple([cohort for cohort in snapshot.cohorts if cohort.id not in put_off]),
         num_parked=len(put_off),
     )

@@ -140,8 +140,8 @@ class OpportunityCost:
     """The accuracy that others lose by engine time that is used now."""
 
     __slots__ = (
-        *("_blocked", "_model", "_total_s", "_with_backlog", "_without_backlog"),
-        "per_second",
+        *("_blocked", "_is_highest", "_model", "_total_s", "_with_backlog", "_without_backlog"),
+        *("max_free_s", "per_second"),
     )
 
     def __init__(
@@ -157,8 +157,21 @@ class OpportunityCost:
                 self._with_backlog.append((*limit, backlog_s))
             else:
                 self._without_backlog.append(limit)
+        self.max_free_s = 0.0
+        """Seconds up to which a run blocks nobody."""
+        if not self._without_backlog:
+            self.max_free_s = model.limits[0][0] if model.limits else math.inf
+        self._is_highest = self._beyond_limits()
+        """Whether longer backlogs cost no more."""
         self.per_second = self._per_second(0.0)
         """Shadow price of engine time: accuracy lost for each second of it."""
+
+    def _beyond_limits(self) -> bool:
+        """Return whether every backlog there is has reached its limit."""
+        depth_price = self._model.depth_price
+        if depth_price is not None and not depth_price.is_highest(self._total_s):
+            return False
+        return all(ahead_s >= limit_s for limit_s, _, ahead_s in self._with_backlog)
 
     def _per_second(self, more_s: float) -> float:
         """Return the accuracy lost per second if every backlog there is were ``more_s`` longer."""
@@ -176,6 +189,8 @@ class OpportunityCost:
         then. And newcomers who are due before everybody else, so that they have no backlog, have
         one by its end of what has come meanwhile: half of that, on average.
         """
+        if seconds <= self.max_free_s:
+            return 0.0
         known = self._blocked.get(seconds)
         if known is None:
             known = self._blocked[seconds] = self._find_blocked(seconds)
@@ -184,8 +199,6 @@ class OpportunityCost:
     def _find_blocked(self, seconds: float) -> float:
         """Find what ``blocked`` returns, and remembers: few lengths are asked for again."""
         model, lost, delayed = self._model, 0.0, 0.0
-        if not self._without_backlog and (not model.limits or model.limits[0][0] >= seconds):
-            return 0.0
         for limit_s, _ in model.limits:
             if limit_s >= seconds:
                 break
@@ -205,6 +218,8 @@ class OpportunityCost:
 
         The price is that of the middle: backlogs grow meanwhile, and the price with them.
         """
+        if self._is_highest:
+            return self.per_second * extra_s
         return self._per_second(max(0.0, 0.5 * extra_s)) * extra_s
 
     def of_committed(self, seconds: float, extra_s: float) -> float:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest.simulation.simulator import (
+    ServiceTimes,
+    SimulatedServer,
+    SlowPeriods,
+    Stalls,
+    simulate,
+)
 from serving.core import segment as segments
 from serving.core.demand import NUM_BUDGETS, Demand
 from serving.core.errors import ShedReason
@@ -78,6 +86,27 @@ def test_nobody_admitted_is_late_evicted_or_out_of_bounds(world, requests):
                 assert reason in (ShedReason.REJECTED_OVERLOAD, ShedReason.REJECTED_EXPIRED)
             case other:
                 pytest.fail(f"unexpected end {other}")
+
+
+@given(request_lists(max_size=40), offers, st.sampled_from([(1,), (1, 4)]), st.integers(0, 99))
+@examples(150)
+def test_nothing_is_run_for_whom_it_is_too_late(requests, offer, sizes, seed):
+    """However wrong predictions are: runs are erratic, and the machine stands still at times."""
+    runner = FakeRunner(FakeClock(), batch_sizes=sizes, **offer)
+    profile = exact_profile(runner.cost, sizes)
+    trouble = {"stalls": Stalls(0.2, 0.03), "slow_periods": SlowPeriods(0.2, 0.1, 3.0)}
+    service = ServiceTimes(profile, 0.5, np.random.default_rng(seed), **trouble)
+    outcomes, decisions = [], []
+    server = SimulatedServer(
+        *(make_policy(runner), LatencyModel(profile), service, outcomes.append),
+        decided=lambda *both: decisions.append(both),
+    )
+    simulate(requests, server)
+    assert sorted(o.request.id for o in outcomes) == [r.id for r in requests], "each ends once"
+    for snapshot, decision in decisions:
+        if isinstance(decision, Run):
+            late = [r for r in decision.requests if r.deadline_s < snapshot.now_s - 1e-9]
+            assert not late
 
 
 @pytest.mark.parametrize("streaming", [True, False])

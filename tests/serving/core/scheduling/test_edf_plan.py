@@ -12,7 +12,8 @@ from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
 from serving.core.scheduling.edf_plan import EdfPlan
-from serving.core.scheduling.path_costs import DENSITY_GAIN, Costs, Paths, paths_of
+from serving.core.scheduling.path_costs import DENSITY_GAIN, Costs
+from serving.core.scheduling.paths import Paths, paths_of
 from serving.core.useful_exits import UsefulExits
 from tests.serving.world import HEAD_S, NUM_EXITS, FakeClock, FakeRunner, batching, exact_profile
 

@@ -18,7 +18,8 @@ from serving.core.policy import Cohort, Run, ShedRequests, Snapshot
 from serving.core.request import Answered, Request, Shed, Superseded
 from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.fair_part import _line, fair_part
-from serving.core.scheduling.path_costs import Costs, paths_of
+from serving.core.scheduling.path_costs import Costs
+from serving.core.scheduling.paths import paths_of
 from serving.core.useful_exits import UsefulExits
 from tests.properties import examples
 from tests.serving.world import (

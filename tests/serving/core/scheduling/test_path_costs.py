@@ -6,18 +6,16 @@ import math
 from collections.abc import Collection
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.core import segment as segments
 from serving.core.latency import TAIL_QUANTILE, Latency, LatencyModel, Times
-from serving.core.scheduling.path_costs import (
-    BATCHING_GAIN,
-    NEVER,
-    Costs,
-    Paths,
-    late_share,
-    paths_of,
-)
+from serving.core.scheduling.path_costs import BATCHING_GAIN, Costs, late_share
+from serving.core.scheduling.path_times import NEVER
+from serving.core.scheduling.paths import Paths, paths_of
 from serving.core.segment import Segment, fused_exit, head, stack
+from tests.properties import examples
 from tests.serving.world import cost_s, exact_profile
 
 UNITS, FUSED = segments.unit_segments(3), segments.fused_segments(3)
@@ -233,6 +231,47 @@ def test_a_question_is_asked_once():
         asked.append(table.num_asked)
     assert asked == [asked[0]] * 3
     assert asked[0] <= 2 * 2 * len(LOOKUPS), "what is typical, and what is seldom exceeded"
+
+
+class Forgetful(Latency):
+    """A latency model of which nothing is kept."""
+
+    def __init__(self, model: LatencyModel) -> None:
+        self._model = model
+
+    @property
+    def slowdown(self) -> float:
+        return self._model.slowdown
+
+    def times(self, segment: Segment, batch: int) -> Times:
+        return self._model.times(segment, batch)
+
+    def calm(self, segment: Segment, batch: int) -> Times:
+        return self._model.calm(segment, batch)
+
+
+@given(st.lists(st.tuples(st.integers(0, 19), st.sampled_from([1, 2, 4]), st.floats(0.5, 3.0))))
+@examples(100)
+def test_what_is_kept_is_what_would_be_found_anew(runs):
+    """Batches of 3 were not profiled: they are as those of 4, and of 8 follows from them."""
+    latency = LatencyModel(exact_profile(sizes=(1, 2, 4), exits=(3, 3)))
+    every = [segment.of(model) for model in (0, 1) for segment in (*UNITS, *FUSED)]
+    models = paths_of(every)
+    for number, batch, factor in runs:
+        segment = every[number]
+        latency.observe(segment, batch, factor * cost_s(segment, batch))
+        for paths in models:
+            kept, anew = Costs(latency, paths), Costs(Forgetful(latency), paths)
+            for size in (1, 2, 3, 4, 8):
+                for depth in (1, 2, 3):
+                    assert kept.path(depth, size) == anew.path(depth, size)
+                    assert kept.path(depth, size, streams=True) == anew.unit_path(depth, size)
+                    assert kept.remaining_path(1, depth, size) == anew.remaining_path(
+                        1, depth, size
+                    )
+                    assert kept.stacks(0, depth, size) == anew.stacks(0, depth, size)
+            assert kept.paying_sizes(1, (1, 2, 4)) == anew.paying_sizes(1, (1, 2, 4))
+            assert kept.slowest_s(streams=False) == anew.slowest_s(streams=False)
 
 
 def test_times_are_those_of_the_own_model():
