@@ -9,8 +9,15 @@ from builder.onnx_import.layouts import LAYOUTS
 from serving.__main__ import _Tools, main
 from serving.artifacts.model_folders import read_entry, version_folder
 from tests.builder.cli.commands import Tools, refused, usage_shown
-from tests.builder.onnx_import.detectors import NAMES, known_detector, random_detector, save
+from tests.builder.onnx_import.detectors import (
+    NAMES,
+    known_detector,
+    random_detector,
+    save,
+    unbatched,
+)
 from tests.commands import run_command
+from tests.cuda import fake_cuda
 from tests.trained import IMAGES
 
 
@@ -116,3 +123,26 @@ def test_layouts_are_named(files, tmp_path, capsys):
     assert (
         "end-to-end: the outputs boxes+scores+labels [1, 84, 6] are as" in capsys.readouterr().out
     )
+
+
+def test_plans_are_built_of_it(files, tmp_path, capsys):
+    path, labels = files
+    where = ["--model-repository", str(tmp_path / "repo")]
+    assert run(Tools(), path, "--name", "mine", "--classes", labels, *where) == 0
+    with fake_cuda():
+        assert main(["build", "--model", "mine", "--target", "tensorrt", *where]) == 0
+    said = capsys.readouterr().out
+    assert "ran all 4 segments once at batch 1, 4, 8" in said
+    assert (tmp_path / "repo/mine_d1/1/model.plan").is_file()
+
+
+def test_plans_are_not_built_of_what_takes_one_image(files, tmp_path, capsys):
+    model = random_detector(batch=1, change=unbatched)
+    path = save(model, tmp_path / "single.onnx")
+    where = ["--model-repository", str(tmp_path / "repo")]
+    assert run(Tools(), path, "--name", "mine", "--classes", files[1], *where) == 0
+    text = (tmp_path / "repo/mine_d1/configs/cpu.pbtxt").read_text()
+    assert "max_batch_size: 1\n" in text
+    with fake_cuda():
+        assert main(["build", "--model", "mine", "--target", "tensorrt", *where]) == 1
+    assert "mine is run on 1 images at a time" in capsys.readouterr().err

@@ -188,6 +188,14 @@ def random_detector(
     return made
 
 
+def unbatched(model: onnx.ModelProto) -> None:
+    """Take the first image, as graphs do that were traced for one."""
+    graph = model.graph
+    graph.output[0].name = "rows"
+    graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+    graph.node.append(helper.make_node("Gather", ["output0", "first"], ["rows"], axis=0))
+
+
 def decoder_detector(num_exits: int = 3, num_queries: int = 12, width: int = 8) -> onnx.ModelProto:
     """A detector of layers that refine queries by what an encoder saw, with outputs of each: random
     weights, outputs ``logits_1``, ``boxes_1``, ``logits_2`` and so on."""

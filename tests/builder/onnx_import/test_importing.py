@@ -27,19 +27,12 @@ from tests.builder.onnx_import.detectors import (
     known_detector,
     model_of,
     random_detector,
+    unbatched,
 )
 
 IMAGES = made_up_images((SIDE, SIDE))
 EXITS = tuple((f"logits_{number}", f"boxes_{number}") for number in (1, 2, 3))
 LOW = Selection(score_threshold=0.01)
-
-
-def unbatched(model: onnx.ModelProto) -> None:
-    """Take the first image, as graphs do that were traced for one."""
-    graph = model.graph
-    graph.output[0].name = "rows"
-    graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
-    graph.node.append(helper.make_node("Gather", ["output0", "first"], ["rows"], axis=0))
 
 
 def without_order(found):
