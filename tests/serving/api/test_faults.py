@@ -20,6 +20,7 @@ from tests.serving.gateway import Gateway, slug
 pytestmark = pytest.mark.anyio
 
 NUM_REQUESTS = 4
+PATIENT = {"X-Deadline-Ms": "10000"}
 SEAMS = ("decode", "answer", "encode")
 ERRORS = (RuntimeError("a fault"), MemoryError(), RecursionError(), UnicodeError("a fault"))
 
@@ -49,12 +50,14 @@ async def test_whichever_call_fails_one_request_does(
             with monkeypatch.context() as patch:
                 fault = _break(seam, number, error, gateway, patch)
                 if together:
-                    replies = await asyncio.gather(*(gateway.detect() for _ in range(NUM_REQUESTS)))
+                    replies = await asyncio.gather(
+                        *(gateway.detect(headers=PATIENT) for _ in range(NUM_REQUESTS))
+                    )
                 else:
-                    replies = [await gateway.detect() for _ in range(NUM_REQUESTS)]
-                assert fault.num_calls == NUM_REQUESTS
+                    replies = [await gateway.detect(headers=PATIENT) for _ in range(NUM_REQUESTS)]
                 statuses = Counter(reply.status_code for reply in replies)
                 assert statuses == {200: NUM_REQUESTS - 1, 500: 1}
+                assert fault.num_calls == NUM_REQUESTS
                 (failed,) = [reply for reply in replies if reply.status_code == 500]
                 assert slug(failed) == "internal"
                 assert gateway.outcomes() == {"ok": NUM_REQUESTS - 1, "error": 1}
