@@ -32,10 +32,13 @@ class Inference:
         turns: FrameTurns,
         limits: Limits,
         clock: Clock,
-        in_hand_reserve_s: Callable[[], float],
+        in_hand_reserve_s: Callable[[float], float],
     ) -> None:
-        """Make the way; ``in_hand_reserve_s`` says how long before a deadline an answer in hand is
-        to be sent, in seconds."""
+        """Make the way.
+
+        ``in_hand_reserve_s`` says how long before its deadline an answer in hand is to be sent, by
+        the request's budget, both in seconds.
+        """
         self._backend = backend
         self._pool = pool
         self._admission = admission
@@ -112,7 +115,7 @@ class Inference:
             share=context.principal.share,
             stream=context.stream,
             is_promised=context.frame is not None and context.frame.is_promised,
-            in_hand_reserve_s=self._in_hand_reserve_s(),
+            in_hand_reserve_s=self._in_hand_reserve_s(context.budget.seconds),
             group=context.group,
         )
 

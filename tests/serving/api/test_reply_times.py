@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serving.api.reply_times import (
-    MAX_RESERVE_S,
+    MAX_RESERVE_SHARE,
     QUANTILE,
     REFRESH_S,
     SEED_S,
@@ -13,6 +13,7 @@ from serving.api.reply_times import (
 )
 from tests.serving.fakes import FakeClock
 
+BUDGET_S = 1.0
 NUM_ABOVE = int(WINDOW * (1 - QUANTILE))
 """Number of replies of a full window that may take longer than the reserve."""
 
@@ -29,11 +30,11 @@ def took(times: ReplyTimes, clock: FakeClock, seconds: float, count: int = 1) ->
 
 def reserve_s(times: ReplyTimes, clock: FakeClock) -> float:
     clock.now += REFRESH_S
-    return times.reserve_s()
+    return times.reserve_s(BUDGET_S)
 
 
 def test_nothing_is_known_at_first(clock: FakeClock) -> None:
-    assert ReplyTimes(clock).reserve_s() == SEED_S
+    assert ReplyTimes(clock).reserve_s(BUDGET_S) == SEED_S
 
 
 def test_nearly_all_replies_of_late_would_have_been_in_time(clock: FakeClock) -> None:
@@ -48,7 +49,7 @@ def test_nearly_all_replies_of_late_would_have_been_in_time(clock: FakeClock) ->
 def test_it_is_bounded_and_what_is_old_is_forgotten(clock: FakeClock) -> None:
     times = ReplyTimes(clock)
     took(times, clock, 1.0)
-    assert reserve_s(times, clock) == MAX_RESERVE_S
+    assert reserve_s(times, clock) == MAX_RESERVE_SHARE * BUDGET_S
     clock.now += WINDOW_S
     assert reserve_s(times, clock) == SEED_S
 
@@ -56,7 +57,7 @@ def test_it_is_bounded_and_what_is_old_is_forgotten(clock: FakeClock) -> None:
 def test_it_is_found_anew_now_and_then(clock: FakeClock) -> None:
     times = ReplyTimes(clock)
     took(times, clock, 0.009)
-    assert times.reserve_s() == SEED_S
+    assert times.reserve_s(BUDGET_S) == SEED_S
     assert reserve_s(times, clock) == pytest.approx(0.009)
 
 
