@@ -279,7 +279,10 @@ class PartsService:
         num_boxes = sum(len(each.scores) for _, each in found)
         if num_boxes <= MAX_MERGED_INLINE:
             return merge()
-        return await self._pool.run(merge, MERGE_S_PER_BOX * num_boxes)
+        try:
+            return await self._pool.run(merge, MERGE_S_PER_BOX * num_boxes)
+        except Overloaded:  # no reason to throw away what has been found
+            return merge()
 
     # -- counting --------------------------------------------------------------------------------
 

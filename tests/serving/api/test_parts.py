@@ -33,6 +33,9 @@ PNG = encode(picture(40, 30), "PNG")
 SIDEWAYS = 6  # as cameras that are held upright say
 
 
+OVERLOADED = Overloaded("Not now.", ShedReason.REJECTED_OVERLOAD, 0.5)
+
+
 async def several(gateway: Gateway, *images: bytes, **params: Any) -> httpx.Response:
     async with gateway.client() as client:
         files = [("image", ("image", image)) for image in images]
@@ -161,9 +164,10 @@ class TestTiles:
         assert gateway.outcomes() == {"invalid": 1}
 
     async def test_more_memory_than_there_is(self) -> None:
-        gateway = Gateway(max_decode_bytes=64 * 2**20, max_part_pixels=300_000_000)
-        large = encode(np.zeros((4000, 5000, 3), np.uint8), "PNG")
-        assert slug(await cut(gateway, large, tiles="2x2")) == "payload-too-large"
+        gateway = Gateway(max_decode_bytes=64 * 2**20)
+        large = encode(np.zeros((1700, 2200, 3), np.uint8), "PNG")
+        assert slug(await cut(gateway, large, tiles="4x4", overlap="0.5")) == "payload-too-large"
+        assert (await gateway.detect(large)).status_code == 200
 
     async def test_no_room_for_the_pixels(self) -> None:
         gateway = Gateway(max_bodies_bytes=600_000, max_body_bytes=100_000)
@@ -171,6 +175,18 @@ class TestTiles:
         assert problem(response)["reason"] == "rejected-saturated"
         assert gateway.outcomes() == {"rejected": 1}
         assert (await gateway.detect()).status_code == 200
+
+    async def test_merging_is_not_refused_for_want_of_a_thread(
+        self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def full(*_: object) -> None:
+            raise OVERLOADED
+
+        monkeypatch.setattr("serving.api.parts.MAX_MERGED_INLINE", 0)
+        threaded = await cut(gateway, tiles="2x2")
+        monkeypatch.setattr("serving.imaging.decode_pool.DecodePool.run", full)
+        inline = await cut(gateway, tiles="2x2")
+        assert inline.json()["detections"] == threaded.json()["detections"]
 
 
 class TestRegions:
@@ -187,9 +203,6 @@ class TestRegions:
         assert outcomes(response) == ["answered", "invalid-parameter"]
         assert response.json()["parts"][0]["region"] == [600, 400, 640, 480]
         assert slug(await cut(gateway, regions="640,0,700,50")) == "invalid-parameter"
-
-
-OVERLOADED = Overloaded("Not now.", ShedReason.REJECTED_OVERLOAD, 0.5)
 
 
 class TestEnds:
