@@ -227,7 +227,7 @@ class TritonBackend:
             now_s = self._clock()
             self._observer.ended(Shed(request, error.reason, now_s, error.retry_after_s))
             raise
-        except ServingError as error:
+        except Exception as error:  # a defect as well: it ends the request all the same
             self._observer.ended(Failed(request, error, self._clock()))
             raise
         self._observer.ended(answered)
@@ -304,7 +304,6 @@ class TritonBackend:
             wire.IN_HAND_RESERVE_US: max(1, round(request.in_hand_reserve_s * wire.MICROSECONDS)),
             **({wire.EVERY_EXIT: True} if request.streaming else {}),
             **({wire.STREAM: request.stream} if request.stream else {}),
-            **({wire.PROMISED: True} if request.is_promised else {}),
         }
         message = infer_request(self._model, name, parameters)
         shared = self._memory.registered
