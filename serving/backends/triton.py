@@ -304,6 +304,7 @@ class TritonBackend:
             wire.IN_HAND_RESERVE_US: max(1, round(request.in_hand_reserve_s * wire.MICROSECONDS)),
             **({wire.EVERY_EXIT: True} if request.streaming else {}),
             **({wire.STREAM: request.stream} if request.stream else {}),
+            **({wire.PROMISED: True} if request.is_promised else {}),
         }
         message = infer_request(self._model, name, parameters)
         shared = self._memory.registered
