@@ -7,7 +7,7 @@
 Each part is an engine request like any other, with the deadline of all: the policy spends depth
 where it buys most, over them as over everybody. Each counts as a request: in places, quotas, fair
 shares and metrics; and each ends once, with boxes or with a problem of its own. If none has boxes,
-the problem of the first is the reply.
+the problem of the first that could be tried is the reply.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ from serving.api.protocol_adapter import (
 )
 from serving.api.replies import Replies
 from serving.api.request_context import RequestContext, add_headers, result_of
-from serving.core.errors import Overloaded, RequestCancelled, ServingError, ShedReason
+from serving.core.errors import (
+    InvalidRequest,
+    Overloaded,
+    RequestCancelled,
+    ServingError,
+    ShedReason,
+)
 from serving.core.family import Family
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Clock
@@ -220,13 +226,11 @@ class PartsService:
     # -- all together ----------------------------------------------------------------------------
 
     async def _reply(self, split: _Split, parts: Parts, context: RequestContext) -> Response:
-        """Return the reply to all parts. Raises the error of the first if none has an answer."""
+        """Return the reply to all parts. Raises an error if none has an answer."""
         begun_s = self._clock()
         results = tuple(self._result(part, begun_s) for part in split.parts)
         if not any(isinstance(result.outcome, DetectionResult) for result in results):
-            error = split.parts[0].error
-            assert error is not None, "it has ended without an answer and without an error"
-            raise error
+            raise _error_of_all([part.error for part in split.parts])
         merged = None
         if isinstance(parts.cut, Tiles) and split.size is not None:
             merged = await self._merge(results, *split.size)
@@ -301,6 +305,15 @@ class PartsService:
         for part in parts:
             own = part.error
             self._intake.end(part.context, error if own is None else own)
+
+
+def _error_of_all(errors: Sequence[BaseException | None]) -> BaseException:
+    """Return what is told of a request of which no part has an answer.
+
+    It is the error of the first part that could be tried, since another try may help it.
+    """
+    known = [error for error in errors if error is not None]
+    return min(known, key=lambda error: isinstance(error, InvalidRequest))
 
 
 def _of_crop(crop: Crop | ServingError) -> tuple[EncodedImage | ServingError, Region | None]:

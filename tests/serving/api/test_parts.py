@@ -222,6 +222,12 @@ class TestEnds:
         assert slug(response) == "overloaded"
         assert gateway.outcomes() == {"rejected": 4}
 
+    async def test_what_could_be_tried_is_told_of(self, gateway: Gateway) -> None:
+        failing_at(gateway, Overloaded("Full.", ShedReason.REJECTED_SATURATED), 0)
+        response = await several(gateway, b"none", JPEG)
+        assert slug(response) == "overloaded"
+        assert gateway.outcomes() == {"invalid": 1, "rejected": 1}
+
     async def test_one_is_missed(self, gateway: Gateway) -> None:
         failing_at(gateway, DeadlineExceeded("Too late."), 3)
         assert outcomes(await cut(gateway, tiles="2x2")).count("deadline-exceeded") == 1
