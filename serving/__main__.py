@@ -156,14 +156,14 @@ class _Tools:
     def open_family(
         self,
         runtime: str,
-        folder: Path,
+        folders: Sequence[Path],
         num_threads: int | None,
         precision: str | None = None,
     ) -> SegmentRunner:
         from serving.imaging.decoding import refit
         from serving.model_repository import open_family
 
-        return open_family(runtime, [folder], num_threads, refit, precision)
+        return open_family(runtime, folders, num_threads, refit, precision)
 
     def load_image(
         self, data: bytes, model_input: ModelInput, inputs: Collection[ModelInput] = ()

@@ -111,7 +111,7 @@ def _evaluate_tiles(options: argparse.Namespace, tools: ServingTools) -> None:
     folder, entry = open_model(options.model_repository, options.model)
     family = Family((entry.at(options.precision),))
     dataset = _read(options)
-    runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
+    runner = open_runner(tools, options.runtime, [folder], options.threads, options.precision)
     rows, columns = options.tiles
     tiles = TileGrid(rows, columns, options.overlap)
     accuracies = tile_accuracies(runner, family, dataset, tools.load_image, tiles)
@@ -141,7 +141,7 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> None:
     folder, entry = open_model(options.model_repository, options.model)
     family = Family((entry.at(options.precision),))
     dataset = _read(options)
-    runner = open_runner(tools, options.runtime, folder, options.threads, options.precision)
+    runner = open_runner(tools, options.runtime, [folder], options.threads, options.precision)
     answers = detect_all(runner, family, dataset, tools.load_image)
     runner.close()
     _, data_name = data_of(options)
@@ -201,7 +201,7 @@ def _report(options: argparse.Namespace, tools: ServingTools) -> None:
     dataset = _read(options)
     names = dict.fromkeys(options.model)
     for folder, entry in [open_model(options.model_repository, name) for name in names]:
-        runner = open_runner(tools, options.runtime, folder, options.threads)
+        runner = open_runner(tools, options.runtime, [folder], options.threads)
         models += gather(
             runner, options.runtime, folder, entry, dataset, tools.load_image, options.images
         )

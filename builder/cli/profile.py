@@ -16,7 +16,7 @@ from builder.cli.options import (
     at_least,
     today,
 )
-from serving.core.command_errors import CommandError, files_of_the_user
+from serving.core.command_errors import CommandError, files_of_the_user, invalid_arguments
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -31,10 +31,10 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         commands,
         "profile",
         "Measure the latency of every segment.",
-        "Interleaved rounds over all segments, input sizes and batch sizes, then unit segments "
-        "against the fused one at every operating point, as a ratio within each round.",
+        "Interleaved rounds over all segments, models, input sizes and batch sizes, then unit "
+        "segments against the fused one at every operating point, as a ratio within each round.",
     )
-    add_model(parser)
+    add_model(parser, several=True)
     add_precision(parser)
     add_write(parser)
     parser.add_argument(
@@ -60,23 +60,30 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> None:
 
     if options.against and not options.path_rounds:
         raise CommandError("--against compares paths: --path-rounds is to be at least 1")
-    folder, entry = open_model(options.model_repository, options.model)
-    family = Family((entry.at(options.precision),))
+    names = dict.fromkeys(options.model)
+    found = [open_model(options.model_repository, name) for name in names]
+    folders = [folder for folder, _ in found]
+    with invalid_arguments():
+        family = Family(tuple(entry.at(options.precision) for _, entry in found))
     if options.depths and max(options.depths) > family.num_exits:
         raise CommandError(f"--depths are 1 to {family.num_exits}, not {max(options.depths)}")
     # All before the first is measured: the other may not be there.
     runners = [
-        open_runner(tools, options.runtime, folder, options.threads, precision)
+        open_runner(tools, options.runtime, folders, options.threads, precision)
         for precision in (options.precision, *filter(None, [options.against]))
     ]
     profiles = _measure(options, family, *runners)
     for runner in runners:
         runner.close()
     if options.write:
-        for catalog, profile in zip(family.catalogs, profiles, strict=False):
-            known = {**catalog.profiles, options.runtime: profile}
-            entry = entry.with_figures(replace(catalog, profiles=known))
-        write_entry(entry, folder)
+        of_sizes = iter(profiles)
+        for (folder, earlier), measured in zip(found, family.entries, strict=True):
+            entry = earlier
+            # Without rounds there are no profiles, and everything stays as it is.
+            for catalog, profile in zip(measured.catalogs, of_sizes, strict=False):
+                known = {**catalog.profiles, options.runtime: profile}
+                entry = entry.with_figures(replace(catalog, profiles=known))
+            write_entry(entry, folder)
 
 
 def _measure(

@@ -94,7 +94,7 @@ def _by_agreement(
     dataset = without_annotations(paths, largest.catalogs[0].classes)
     answers: list[Answers] = []
     for folder, entry in found:
-        runner = open_runner(tools, options.runtime, folder, options.threads)
+        runner = open_runner(tools, options.runtime, [folder], options.threads)
         answers.append(detect_all(runner, Family((entry,)), dataset, tools.load_image))
         runtime = runner.runtime
         runner.close()

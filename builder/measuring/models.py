@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +23,20 @@ def open_model(repository: Path, name: str) -> tuple[Path, ModelEntry]:
 def open_runner(
     tools: ServingTools,
     runtime: str,
-    folder: Path,
+    folders: Sequence[Path],
     num_threads: int | None,
     precision: str | None = None,
 ) -> SegmentRunner:
-    """Open a runner of ``runtime`` over all segments of all input sizes in ``folder``.
+    """Open a runner of ``runtime`` over all segments of all input sizes in ``folders``.
 
     Raises ModelError where they are not there or cannot be used.
     """
     try:
-        return tools.open_family(runtime, folder, num_threads, precision)
+        return tools.open_family(runtime, folders, num_threads, precision)
     except FileNotFoundError as error:
         raise ModelError(
             f"there is no {error.filename}: make it with punctual build --target {runtime}"
         ) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be run on {runtime}: {error}") from error
+        where = ", ".join(map(str, folders))
+        raise ModelError(f"{where} cannot be run on {runtime}: {error}") from error

@@ -37,11 +37,11 @@ class ServingTools(Protocol):
     def open_family(
         self,
         runtime: str,
-        folder: Path,
+        folders: Sequence[Path],
         num_threads: int | None,
         precision: str | None = None,
     ) -> SegmentRunner:
-        """Return one runner of ``runtime`` over all input sizes of the model in ``folder``."""
+        """Return one runner of ``runtime`` over all input sizes of the models in ``folders``."""
 
     def load_image(
         self, data: bytes, model_input: ModelInput, inputs: Collection[ModelInput] = ()

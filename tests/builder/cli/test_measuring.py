@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,14 @@ class Tools:
         self.opened: list[FakeRunner] = []
 
     def open_family(
-        self, runtime: str, folder: Path, num_threads: int | None, precision: str | None = None
+        self,
+        runtime: str,
+        folders: Sequence[Path],
+        num_threads: int | None,
+        precision: str | None = None,
     ) -> FakeRunner:
         if precision in self.absent:
-            raise self.error(folder / runtime)
+            raise self.error(folders[0] / runtime)
         self.opened.append(FakeRunner(FakeClock()))
         return self.opened[-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -15,16 +16,28 @@ from tests.builder.onnx_import.detectors import THINGS, known_detector, save
 from tests.trained import IMAGES
 
 
-@pytest.fixture
-def repository(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
     """A model that finds one object, and one that finds all."""
-    (tmp_path / "labels.txt").write_text("cat\ndog\nowl")
+    folder = tmp_path_factory.mktemp("imported")
+    (folder / "labels.txt").write_text("cat\ndog\nowl")
     for name, things in (("small", THINGS[:1]), ("large", THINGS)):
-        path = save(known_detector(LAYOUTS["yolov8"], things), tmp_path / f"{name}.onnx")
-        where = ["--classes", str(tmp_path / "labels.txt"), "--model-repository", str(tmp_path)]
+        path = save(known_detector(LAYOUTS["yolov8"], things), folder / f"{name}.onnx")
+        where = [
+            "--classes",
+            str(folder / "labels.txt"),
+            "--model-repository",
+            str(folder / "repo"),
+        ]
         assert main(["import-onnx", str(path), "--name", name, *where, "--threads", "1"]) == 0
+    return folder / "repo"
+
+
+@pytest.fixture
+def repository(imported, tmp_path, capsys):
+    """The two, in a repository of the test's own."""
     capsys.readouterr()
-    return tmp_path
+    return shutil.copytree(imported, tmp_path / "repo")
 
 
 def rank(repository, *options):
@@ -61,3 +74,14 @@ def test_mistakes(repository, capsys):
     write_entry(ModelEntry((replace(catalog, classes=("a", "b", "c")),)), folder)
     assert main(["rank", *models]) == 2
     assert "the models small, large are not for the same classes" in capsys.readouterr().err
+
+
+def test_several_are_profiled_in_the_same_rounds(repository, capsys):
+    models = ["--model", "small", "large", "--model-repository", str(repository)]
+    rounds = ["--rounds", "1", "--path-rounds", "0", "--threads", "1", "--write"]
+    assert main(["profile", *models, *rounds]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said if "p50" in line] == ["small@64x64", "large@64x64"]
+    for name in ("small", "large"):
+        (catalog,) = read_entry(version_folder(repository, name)).catalogs
+        assert {s.name for s, _ in catalog.profiles["openvino"].table} == {"exit_1"}
