@@ -125,7 +125,10 @@ def _ask(options: argparse.Namespace, path: str, within_s: float, message: Any =
         raise InvalidArgument(f"--url={options.url} is no address of a server: it is as {URL}")
     headers = {"Content-Type": "application/json", "Accept": "application/problem+json"}
     if options.key_file is not None:
-        key = options.key_file.read_text(encoding="utf-8").strip()
+        try:
+            key = options.key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument(f"--key-file: {options.key_file}: {error}") from error
         if not key.isascii() or not key.isprintable():
             raise InvalidArgument(f"{options.key_file} holds something else than a key")
         headers["Authorization"] = f"Bearer {key}"

@@ -60,6 +60,10 @@ MISTAKES = {
         ("file --url here", "'here' is not the URL of a server"),
         ("file --key-file nowhere", "--key-file: .*nowhere"),
     ],
+    "admin list": [("--url here", "--url=here is no address of a server")],
+    "admin load": [("--url here", "--url=here is no address of a server")],
+    "admin unload": [("--key-file nowhere", "--key-file: .*nowhere")],
+    "admin reload": [("--url here", "--url=here is no address of a server")],
     "plans": [("--store s --link l --wait-s soon", "--wait-s=soon is no number of seconds")],
     "cost": [
         ("--config bccd --set detector.x=1", "no field"),
@@ -152,6 +156,9 @@ MISTAKES = {
     "study restart": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
     "study soak": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
     "study alerts": [("--rules file", "apt-get install prometheus|file has no rules")],
+    "study clients": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
+    "study cameras": [("--images nowhere.jpg", "nowhere.jpg cannot be read")],
+    "study decisions": [("--profile none", "profile 'none'")],
     "study autoscaling": [
         ("--profile none", "profile 'none'"),
         ("--out file/x", "file"),
