@@ -212,13 +212,29 @@ def _plan(sized: _Sized, wanted: Wanted, create_images: CreateImages) -> Plan:
         max_batch=None,
     )
     of_images = [trial.alone(image, preprocessing) for image in images]
-    expected = [
-        [find_boxes(of_image, reading, sized.size, wanted.selection) for of_image in of_images]
-        for reading in readings
-    ]
-    plan, checked = _tried(plan, sized.model, images, expected)
+    selection, expected = _something_found(plan, of_images)
+    plan, checked = _tried(replace(plan, selection=selection), sized.model, images, expected)
     print(f"  checked against the file {checked}")
-    return plan
+    return replace(plan, selection=wanted.selection)
+
+
+def _something_found(
+    plan: Plan, of_images: Sequence[Mapping[str, Array]]
+) -> tuple[Selection, list[list[Rows]]]:
+    """Return which boxes to compare, and those of each exit in each image, some at every exit.
+
+    They are the answers or, where there are none, boxes of any score.
+    """
+    for selection in (plan.selection, replace(plan.selection, score_threshold=0.0)):
+        expected = [
+            [find_boxes(of_image, reading, plan.size, selection) for of_image in of_images]
+            for reading in plan.readings
+        ]
+        if all(any(of_exit) for of_exit in expected):
+            return selection, expected
+    raise ForeignModelError(
+        "it finds nothing in the images that it is to be checked on: give some with --images"
+    )
 
 
 def _preprocessing(usual: Preprocessing, image: ImageInput, wanted: Wanted) -> Preprocessing:

@@ -136,6 +136,15 @@ def test_plans_are_built_of_it(files, tmp_path, capsys):
     assert (tmp_path / "repo/mine_d1/1/model.plan").is_file()
 
 
+def test_runners_take_one_image_of_what_takes_one(files, tmp_path, capsys):
+    path = save(random_detector(batch=1, change=unbatched), tmp_path / "single.onnx")
+    where = ["--model-repository", str(tmp_path / "repo"), "--threads", "1"]
+    assert run(_Tools(), path, "--name", "mine", "--classes", files[1], *where) == 0
+    assert "ran all 4 segments once at batch 1\n" in capsys.readouterr().out
+    assert main(["build", "--model", "mine", "--target", "onnxruntime", *where]) == 0
+    assert "ran all 4 segments once at batch 1\n" in capsys.readouterr().out
+
+
 def test_plans_are_not_built_of_what_takes_one_image(files, tmp_path, capsys):
     model = random_detector(batch=1, change=unbatched)
     path = save(model, tmp_path / "single.onnx")

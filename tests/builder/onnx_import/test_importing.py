@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +26,7 @@ from tests.builder.onnx_import.detectors import (
     NAMES,
     NUM_ROWS,
     SIDE,
+    THINGS,
     decoder_detector,
     known_detector,
     model_of,
@@ -100,6 +104,29 @@ def test_rows_that_vary_are_padded(imported, find):
     (found,) = find(entry, images, at_once=1)
     assert [len(rows) for rows in found] == [0, 5, 2]
     assert found[1][0] == (1, 0.5, (1.0, 2.0, 30.0, 40.0))
+
+
+def test_what_scores_little_is_compared_whatever_it_scores(imported, capsys):
+    faint = [replace(thing, score=thing.score / 100) for thing in THINGS]
+    entry = imported(known_detector(LAYOUTS["yolov8"], faint))
+    assert entry.catalogs[0].score_threshold == 0.05
+    counted = re.search(r"on 3 images, (\d+) boxes", capsys.readouterr().out)
+    assert counted is not None
+    assert int(counted[1]) > 3 * len(THINGS)
+
+
+def test_what_finds_nothing_is_not_checked_and_not_written(imported):
+    nothing = [replace(thing, score=-1.0) for thing in THINGS]
+    layout = LAYOUTS["end-to-end"]
+    model = known_detector(layout, nothing)
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("known_"):
+            rows = numpy_helper.to_array(tensor).copy()
+            rows[..., 4] = 0.0
+            tensor.CopyFrom(numpy_helper.from_array(rows, tensor.name))
+    with pytest.raises(ForeignModelError, match="it finds nothing in the images"):
+        imported(model, layout=layout.name)
+    assert not imported.repository.exists()
 
 
 # -- sizes ----------------------------------------------------------------------------------------
