@@ -55,6 +55,36 @@ def test_only_what_is_copied_is_sent(path):
 
 
 @every_dockerfile
+def test_base_images_have_a_tag_and_may_have_a_digest(path):
+    """A digest is for whoever can ask the registry: ``docker build --build-arg``."""
+    text = path.read_text()
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE))
+    for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
+        if base in re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE):
+            continue  # a stage
+        name = re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], base)
+        assert re.fullmatch(r"[a-z0-9./-]+:(?!latest)[\w.-]+(@sha256:[0-9a-f]{64})?", name), name
+
+
+def test_the_image_says_what_it_is():
+    text = (IMAGES / "gateway.Dockerfile").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (version,) = re.findall(r"^ARG VERSION=(\S+)$", text, re.MULTILINE)
+    assert version == project["version"]
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', text))
+    assert labels["licenses"] == project["license"]
+    assert labels["description"] == project["description"]
+    assert (labels["version"], labels["base.name"]) == ("${VERSION}", "${BASE}")
+
+
+def test_without_a_registry_the_same_dockerfile_is_built():
+    script = (IMAGES / "without-registry.sh").read_text()
+    assert "--file k8s/images/gateway.Dockerfile" in script
+    assert "--ignorefile k8s/images/gateway.Dockerfile.dockerignore" in script
+    assert "pip install" not in script
+
+
+@every_dockerfile
 def test_images_end_as_an_unprivileged_user(path):
     users = re.findall(r"^USER (.*)$", path.read_text(), re.MULTILINE)
     assert users[-1] == "1000:1000"
