@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from serving.core import segment as segments
 from serving.core.segment import Segment
@@ -29,6 +29,10 @@ SLOWDOWN_WINDOW = 15
 """Number of recent runs, of whatever segment, that the slowdown comes from."""
 EXCESS_WINDOW = 256
 """Number of recent runs that show by how much runs exceed their typical times."""
+MIN_HOLD_UP_S = 0.010
+"""Seconds by which a run exceeds its typical time from which on something has held it up."""
+MAX_HOLD_UPS = 12
+"""Number of hold-ups that are told of, the longest of those in the window."""
 MIN_TAIL_SAMPLES = 34
 """Number of values below which their ``TAIL_QUANTILE`` is the largest of them: one hiccup."""
 MIN_BASE_SAMPLES = 6
@@ -41,6 +45,18 @@ it waits for all the others, and another batch size takes memory."""
 Times = tuple[float, float]
 """Tail and typical seconds of a run: what it seldom exceeds, and what it exceeds half of the
 time."""
+
+
+class HoldUps(NamedTuple):
+    """The times that something held up recent runs: a machine that stood still, a neighbour."""
+
+    lengths_s: tuple[float, ...]
+    """Seconds of each, shortest first."""
+    run_s: float
+    """Seconds that all recent runs took."""
+
+
+NO_HOLD_UPS = HoldUps((), 0.0)
 
 
 class Latency(Protocol):
@@ -72,6 +88,11 @@ class Latency(Protocol):
         They are counted in the runs that were seen; 0 where none are.
         """
         return 0.0
+
+    @property
+    def hold_ups(self) -> HoldUps:
+        """The hold-ups that were seen lately."""
+        return NO_HOLD_UPS
 
     def predict(self, segment: Segment, batch: int) -> float:
         """Return the seconds that a run seldom exceeds, the first of ``times``."""
@@ -212,6 +233,10 @@ class _Recent:
         """Return the ``quantile`` of the values."""
         return quantile_of_sorted(self._ordered, q)
 
+    def largest(self, count: int) -> list[float]:
+        """Return the ``count`` largest values, smallest first."""
+        return self._ordered[-count:]
+
     @property
     def largest_but_one(self) -> float:
         """The largest value but one; of one value that."""
@@ -259,6 +284,8 @@ class LatencyModel(Latency):
         self._ratios: deque[tuple[float, float]] = deque(maxlen=SLOWDOWN_WINDOW)
         self._excess = _Recent(EXCESS_WINDOW)
         self._excess_s = _Recent(EXCESS_WINDOW)
+        self._recent_s: deque[float] = deque(maxlen=EXCESS_WINDOW)
+        self._hold_ups = NO_HOLD_UPS
         self._slowdown = 1.0
         self._excess_tails = (0.0, 0.0)
         # Times without the slowdown, so that a run changes little of them, and what follows.
@@ -299,6 +326,11 @@ class LatencyModel(Latency):
         if window.num_seen > MIN_BASE_SAMPLES:
             self._excess.add(value / window.base)
             self._excess_s.add(value - window.base)
+            self._recent_s.append(seconds)
+            lengths_s = [s for s in self._excess_s.largest(MAX_HOLD_UPS) if s > MIN_HOLD_UP_S]
+            self._hold_ups = NO_HOLD_UPS
+            if lengths_s:
+                self._hold_ups = HoldUps(tuple(lengths_s), math.fsum(self._recent_s))
             tails = self._excess.quantile(TAIL_QUANTILE), self._excess_s.quantile(TAIL_QUANTILE)
             if tails != self._excess_tails or len(self._excess) == MIN_TAIL_SAMPLES:
                 self._excess_tails = tails
@@ -311,6 +343,11 @@ class LatencyModel(Latency):
         When one of these changes there is an empty dictionary in its place.
         """
         return self._derived.setdefault((model, batch), {})
+
+    @property
+    def hold_ups(self) -> HoldUps:
+        """The hold-ups of the latest ``EXCESS_WINDOW`` runs."""
+        return self._hold_ups
 
     def times(self, segment: Segment, batch: int) -> Times:
         """Return the tail and the typical seconds of a run.

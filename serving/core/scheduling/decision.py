@@ -13,8 +13,10 @@ A feasible plan is one in which everybody is in time at the shallowest exit they
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import NamedTuple
 
 from serving.core.errors import ShedReason
@@ -66,6 +68,8 @@ MAX_FLUID_LOAD = 2.0
 """Utilisation, if all left at an exit, beyond which no deeper one counts in what depth is worth to
 others."""
 
+_deadline_s = attrgetter("deadline_s")
+
 _FINAL = Why("the next exit could not be in time")
 _NO_CHANCE = Why("the batch that goes first leaves no time for these")
 
@@ -109,7 +113,19 @@ class DecisionMaker:
             backlogs_s = plan.backlogs_s(demand.budgets_s)
         else:  # it is never idle, so that whatever it does delays all that comes later
             backlogs_s = [plan.length_s] * len(demand.budgets_s)
-        return model.given(backlogs_s, plan.length_s)
+        return model.given(backlogs_s, plan.length_s, self._exposed_hz())
+
+    def _exposed_hz(self) -> float:
+        """Return how many of those who wait hold-ups make late in a second that they are delayed.
+
+        That is as often as runs were held up lately.
+        """
+        lengths_s, run_s = self._plan.models[0].hold_ups
+        if not lengths_s:
+            return 0.0
+        now_s, waiting = self._snapshot.now_s, self._snapshot.waiting
+        due = [bisect_left(waiting, now_s + seconds, key=_deadline_s) for seconds in lengths_s]
+        return sum(due) / run_s
 
     @cached_property
     def _selector(self) -> DepthSelector:

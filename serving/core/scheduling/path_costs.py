@@ -69,7 +69,7 @@ class Costs:
     exceeded half of the time; ``Times`` are both.
     """
 
-    __slots__ = ("_calm", "_latency", "_paying", "_slowdown", "late_odds", "paths")
+    __slots__ = ("_calm", "_latency", "_paying", "_slowdown", "hold_ups", "late_odds", "paths")
 
     def __init__(self, latency: Latency, paths: Paths) -> None:
         self._latency = latency
@@ -78,6 +78,7 @@ class Costs:
         """Batch size -> times without slowdown."""
         self._paying: dict[int, tuple[int, ...]] = {}
         self.paths = paths
+        self.hold_ups = latency.hold_ups
         self.late_odds = latency.late_odds
         """Function from the times of a run and a limit in seconds to the odds that it is late."""
 

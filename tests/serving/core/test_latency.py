@@ -10,6 +10,7 @@ from serving.core.latency import (
     EXCESS_WINDOW,
     MIN_BASE_SAMPLES,
     MIN_TAIL_SAMPLES,
+    NO_HOLD_UPS,
     LatencyModel,
     LatencyProfile,
     Quantiles,
@@ -185,3 +186,18 @@ def test_what_is_run_often_has_a_tail_of_its_own():
     for _ in range(EXCESS_WINDOW):
         model.observe(OFTEN, 1, 0.010)
     assert model.predict(SELDOM, 1) == pytest.approx(HICCUP_S)
+
+
+def test_runs_that_were_held_up_are_told_of_while_they_are_recent():
+    model = LatencyModel(None)
+    for _ in range(10):
+        model.observe(segments.STEM, 1, 0.004)
+    assert model.hold_ups == NO_HOLD_UPS
+    model.observe(segments.STEM, 1, 0.004 + 0.050)
+    model.observe(segments.STEM, 1, 0.004 + 0.030)
+    lengths_s, run_s = model.hold_ups
+    assert lengths_s == pytest.approx((0.030, 0.050))
+    assert run_s == pytest.approx(0.054 + 0.034 + 0.004 * (10 - MIN_BASE_SAMPLES))
+    for _ in range(EXCESS_WINDOW):
+        model.observe(segments.STEM, 1, 0.004)
+    assert model.hold_ups == NO_HOLD_UPS

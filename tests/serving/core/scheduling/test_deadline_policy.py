@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from loadtest.simulation.simulator import (
     ServiceTimes,
+    SimulatedOutcome,
     SimulatedServer,
     SlowPeriods,
     Stalls,
@@ -18,7 +19,7 @@ from serving.core import segment as segments
 from serving.core.demand import NUM_BUDGETS, Demand
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
-from serving.core.policy import Cohort, Run, ShedRequests, Snapshot, Wait
+from serving.core.policy import Cohort, Decision, Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Answered, Request, Shed
 from serving.core.scheduling.deadline_policy import IDLE_SHARE, DeadlinePolicy
 from tests.properties import examples
@@ -94,11 +95,18 @@ def test_nothing_is_run_for_whom_it_is_too_late(requests, offer, sizes, seed):
     """However wrong predictions are: runs are erratic, and the machine stands still at times."""
     runner = FakeRunner(FakeClock(), batch_sizes=sizes, **offer)
     profile = exact_profile(runner.cost, sizes)
-    trouble = {"stalls": Stalls(0.2, 0.03), "slow_periods": SlowPeriods(0.2, 0.1, 3.0)}
-    service = ServiceTimes(profile, 0.5, np.random.default_rng(seed), **trouble)
-    outcomes, decisions = [], []
+    service = ServiceTimes(
+        *(profile, 0.5, np.random.default_rng(seed)),
+        stalls=Stalls(0.2, 0.03),
+        slow_periods=SlowPeriods(0.2, 0.1, 3.0),
+    )
+    outcomes: list[SimulatedOutcome] = []
+    decisions: list[tuple[Snapshot, Decision]] = []
     server = SimulatedServer(
-        *(make_policy(runner), LatencyModel(profile), service, outcomes.append),
+        make_policy(runner),
+        LatencyModel(profile),
+        service,
+        outcomes.append,
         decided=lambda *both: decisions.append(both),
     )
     simulate(requests, server)

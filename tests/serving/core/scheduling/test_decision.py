@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from serving.core import segment as segments
 from serving.core.demand import UNKNOWN, Demand
 from serving.core.errors import ShedReason
-from serving.core.latency import Latency, LatencyModel, Times
+from serving.core.latency import HoldUps, Latency, LatencyModel, Times
 from serving.core.policy import Cohort, Decision, Merge, Run, ShedRequests, Snapshot, Wait
 from serving.core.request import Answered, Request, Shed
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
@@ -484,6 +484,29 @@ def test_every_decision_says_why(requests, offer, family):
         places = [name for _, name, _, _ in string.Formatter().parse(decision.why.text)]
         assert len([name for name in places if name is not None]) == len(decision.why.numbers)
         assert str(decision.why)
+
+
+class HeldUp(LatencyModel):
+    """An engine whose runs were held up so often, for 50 ms each, in a second of runs."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(exact_profile(GAINS, range(1, 9)))
+        self._told = HoldUps((0.050,) * count, 1.0)
+
+    @property
+    def hold_ups(self) -> HoldUps:
+        return self._told
+
+
+@pytest.mark.parametrize(
+    ("count", "budget_s", "depth"), [(0, 0.049, 5), (12, 0.049, 1), (12, 0.051, 5)]
+)
+def test_where_runs_are_held_up_those_who_could_be_late_by_that_go_first(count, budget_s, depth):
+    """Of two, the first one's depth delays the other."""
+    policy = make_policy(FakeRunner(FakeClock(), GAINS, units=False, batch_sizes=(1,)))
+    waiting = tuple(request(id, budget_s) for id in range(2))
+    decision = policy.decide(Snapshot(0.0, waiting, (), demand=CALM), HeldUp(count))
+    assert decision.segment == segments.fused_exit(depth)
 
 
 class Counting(Latency):

@@ -15,6 +15,7 @@ from serving.core.demand import UNKNOWN, Demand
 from serving.core.scheduling.depth_price import DepthPrice
 from serving.core.scheduling.opportunity_cost import (
     CAUTION,
+    HOLD_UP_WEIGHT,
     MAX_CV2,
     MIN_CV2,
     MIN_LIMIT,
@@ -295,3 +296,10 @@ def test_more_backlog_never_makes_time_cheaper(rate_hz, cv2, backlogs):
     demand = Demand(rate_hz, cv2, (0.2,))
     values = [of(demand, backlog_s) for backlog_s in sorted(backlogs)]
     assert all(high >= low - 1e-9 * FLOOD for low, high in pairwise(values))
+
+
+def test_a_delay_costs_those_who_wait_as_often_as_something_holds_runs_up():
+    safe, exposed = (price_of(BUSY).given([0.05], 0.05, hz) for hz in (0.0, 2.0))
+    lost = exposed.of_committed(0.010, 0.004) - safe.of_committed(0.010, 0.004)
+    assert lost == pytest.approx(HOLD_UP_WEIGHT * ACCURACY * 2.0 * 0.004)
+    assert exposed.of_committed(0.010, -0.004) == safe.of_committed(0.010, -0.004)
