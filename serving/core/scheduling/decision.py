@@ -121,9 +121,9 @@ class DecisionMaker:
         That is as often as runs were held up lately.
         """
         lengths_s, run_s = self._plan.models[0].hold_ups
-        if not lengths_s:
-            return 0.0
         now_s, waiting = self._snapshot.now_s, self._snapshot.waiting
+        if not lengths_s or not waiting or waiting[0].deadline_s >= now_s + lengths_s[-1]:
+            return 0.0
         due = [bisect_left(waiting, now_s + seconds, key=_deadline_s) for seconds in lengths_s]
         return sum(due) / run_s
 
