@@ -73,6 +73,18 @@ class Upgrade(NamedTuple):
     """Accuracy that it adds."""
 
 
+class _Quickest(NamedTuple):
+    """The upgrade of requests that are held alike which typically takes least."""
+
+    costs: Costs
+    depth: int
+    run_s: float
+    """Seconds that it typically takes one of them."""
+    left_share: float
+    """Share of the engine's time that newcomers leave, if their first answers are of the same
+    point."""
+
+
 Upgrades = Mapping[PointId, tuple[Upgrade, ...]]
 """Point of an answer in hand -> the points that are better, by model, then depth."""
 
@@ -136,6 +148,7 @@ class AnswersInHand:
         self._upgrades = upgrades
         self._batch_sizes = batch_sizes
         self._demand = demand
+        self._known: dict[tuple[int, int, int, int], _Quickest | None] = {}
         self._upgrades_s = 0.0  # what the upgrades of those who stay held typically take
 
     # -- those who will be held ------------------------------------------------------------------
@@ -173,16 +186,13 @@ class AnswersInHand:
         lefts_s = [one.request.conclude_by_s - plan.now_s for one in held]
         due_before_s = plan.backlogs_s(lefts_s)
         for one, left_s, before_s in zip(held, lefts_s, due_before_s, strict=True):
-            point = (one.model, one.depth)
-            upgrade = self._quickest(point, one.request)
-            if upgrade is not None:
-                costs, depth = self._models[upgrade.model], upgrade.depth
-                run_s = costs.fused(depth, 1)[1]
+            quickest = self._quickest(one)
+            if quickest is not None:
+                all_s = queued_s + quickest.run_s
                 # Those in the plan who are due later go first if they cannot wait for so much.
-                ahead_s = before_s if queued_s + run_s <= plan.slack_s else plan.length_s
-                end_s = (ahead_s + queued_s + run_s) / self._left_share(point)
-                if end_s <= left_s + EPSILON_S:
-                    queued_s += self._each_s(costs, depth, len(held))
+                ahead_s = before_s if all_s <= plan.slack_s else plan.length_s
+                if (ahead_s + all_s) / quickest.left_share <= left_s + EPSILON_S:
+                    queued_s += self._each_s(quickest.costs, quickest.depth, len(held))
                     continue
             final.append(one.request)
         self._upgrades_s = queued_s
@@ -206,20 +216,32 @@ class AnswersInHand:
         for one in held:
             if one.request.id in again:
                 continue
-            upgrade = self._quickest((one.model, one.depth), one.request)
-            assert upgrade is not None, "its end is final"
-            next_s = self._models[upgrade.model].fused(upgrade.depth, 1)[1]
-            if end_s + next_s > one.request.conclude_by_s:
+            quickest = self._quickest(one)
+            assert quickest is not None, "its end is final"
+            if end_s + quickest.run_s > one.request.conclude_by_s:
                 passed.append(one.request)
         return Conclude(tuple(passed), _PASSED) if passed else None
 
-    def _quickest(self, point: PointId, request: Request) -> Upgrade | None:
-        """Return the upgrade of an answer of ``point`` that typically takes least; None if none."""
-        return min(
-            [each for each in self._upgrades[point] if may_be_answered_at(request, each.depth)],
-            key=lambda each: self._models[each.model].fused(each.depth, 1)[1],
-            default=None,
-        )
+    def _quickest(self, held: Held) -> _Quickest | None:
+        """Return the upgrade of a held request that typically takes least; None if there is none.
+
+        It is found once for all who are held alike.
+        """
+        kind = _kind(held)
+        if kind not in self._known:
+            self._known[kind] = self._find_quickest(held)
+        return self._known[kind]
+
+    def _find_quickest(self, held: Held) -> _Quickest | None:
+        """Find what ``_quickest`` returns, and remembers."""
+        point = held.model, held.depth
+        found: _Quickest | None = None
+        for model, depth, _ in self._upgrades[point]:
+            if may_be_answered_at(held.request, depth):
+                run_s = self._models[model].fused(depth, 1)[1]
+                if found is None or run_s < found.run_s:
+                    found = _Quickest(self._models[model], depth, run_s, self._left_share(point))
+        return found
 
     def _left_share(self, point: PointId) -> float:
         """Return the share of the engine's time that first answers leave, if they are of ``point``.
