@@ -48,7 +48,7 @@ EXAMPLE_IMAGE = Path("docs/images/coffee.jpg")
 # Module -> an extra that installs it.
 EXTRAS = {
     "torch": "builder",
-    "onnx": "builder",
+    "onnx": "onnxruntime",
     "tensorboard": "builder",
     "pycocotools": "loadtest",
     "av": "watch",
