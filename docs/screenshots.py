@@ -20,7 +20,7 @@ IMAGES = Path(__file__).parent / "images"
 SIZES = {"wide": (1280, 900, "light"), "narrow": (390, 844, "dark")}
 """Name of a picture -> width, height and color scheme of its window."""
 _LONGEST_WAIT_MS = 120_000
-_NUM_COLORS = 192
+_NUM_COLORS = 256
 
 
 def _slide(page: Page, name: str, value: float) -> None:

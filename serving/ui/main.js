@@ -183,7 +183,7 @@ async function openCamera() {
   tell(null);
   $("camera").ariaPressed = true;
   $("camera-text").textContent = "Stop";
-  $("result").ariaLive = "off"; // it changes too often to be read out
+  hush();
   for (const each of $("samples").children) each.ariaPressed = false;
   state.stream = openStream(`${crowd.name}-camera`);
   film(state.camera, state.stream);
@@ -196,7 +196,14 @@ function closeCamera() {
   Object.assign(state, {camera: null, stream: null});
   $("camera").ariaPressed = false;
   $("camera-text").textContent = "Camera";
-  $("result").ariaLive = "polite";
+  hush();
+}
+
+// What changes several times a second is not read out; the charts say in a sentence what it amounts to.
+function hush() {
+  const often = crowd.size > 0 || state.camera !== null;
+  $("result").ariaLive = often ? "off" : "polite";
+  $("problem").ariaLive = often ? "off" : "assertive";
 }
 
 // Send picture after picture for as long as this camera is the one that is open.
@@ -237,26 +244,27 @@ const openStream = (name) => new FrameStream(name, budgetMs(), query(), (words) 
 
 const crowd = new Crowd({
   open: openStream,
-  ended: (sentMs, reply) => {
-    record(sentMs, budgetMs(), reply, false);
-  },
+  ended: (sentMs, reply) => record(sentMs, budgetMs(), reply, false),
 });
 let crowdFile = null;
 
 async function resizeCrowd() {
   labels();
-  const count = document.hidden ? 0 : Number($("others").value);
-  if (count && !crowdFile) {
-    const response = await fetch($("samples").querySelector("img").src);
-    crowdFile = await response.blob();
+  const wanted = () => document.hidden ? 0 : Number($("others").value);
+  try {
+    if (wanted() && !state.points) await connect();
+    if (wanted() && !crowdFile) crowdFile = await (await fetch($("samples").querySelector("img").src)).blob();
+  } catch (error) {
+    $("others").value = 0;
+    tell({title: "The server did not answer", detail: String(error)});
   }
-  crowd.resize(count, crowdFile);
+  crowd.resize(wanted(), crowdFile);
+  hush();
   wake();
 }
 
 // While others are there, one's own image is asked about again and again, to see what becomes of it.
 setInterval(() => {
-  $("result").ariaLive = crowd.size || state.camera ? "off" : "polite";
   if (crowd.size && !state.running) detect();
 }, AGAIN_MS);
 

@@ -69,6 +69,8 @@ class TestOthers:
         expect(page.locator("#figures-served")).to_contain_text("exit 3")
         expect(page.locator("#spoken")).to_contain_text("percent in time")
         assert in_time(page, "served") != "0 %"
+        for often in ("#result", "#problem"):
+            expect(page.locator(often)).to_have_attribute("aria-live", "off")
         assert site.metric(answered) > before + 3
         slide(page, "others", 0)
         expect(page.locator("#result")).to_have_attribute("aria-live", "polite")
@@ -87,6 +89,7 @@ class TestOthers:
         )
         slide(page, "others", 5)
         expect(page.locator("#problem-detail")).to_have_text("going")
+        expect(page.locator("#problem")).to_have_attribute("aria-live", "assertive")
         expect(page.locator("#others")).to_have_js_property("value", "0")
 
 

@@ -18,7 +18,7 @@ from serving.api.problems import PROBLEMS, TYPE_PREFIX
 
 
 def test_every_problem_of_the_server_has_its_class() -> None:
-    assert set(PROBLEMS) <= set(KINDS)
+    assert set(KINDS) == set(PROBLEMS)
     assert problems.TYPE_PREFIX == TYPE_PREFIX
 
 
