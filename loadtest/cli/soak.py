@@ -65,7 +65,7 @@ def _soak(options: argparse.Namespace, scratch: Path) -> int:
         options.runtime,
         None,
         model=options.model or "the default one",
-        share=options.share,
+        **({"share": options.share} if options.rate is None else {"rate": options.rate}),
         seconds_between_samples=options.every,
         seed=options.seed,
     )

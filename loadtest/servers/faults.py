@@ -26,7 +26,7 @@ ERRATIC_SHARE = 0.3
 ERRATIC_S = 0.4
 LEAKED_BYTES = 1000
 """Bytes that each turn keeps."""
-LEAKS_FILE_EVERY, LEAKS_THREAD_EVERY = 500, 1000
+LEAKS_FILE_EVERY, LEAKS_THREAD_EVERY = 50, 100
 """Number of turns after which one more file stays open, and one more thread waits for ever."""
 POLL_S = 0.01
 

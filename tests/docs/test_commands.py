@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.servers.processes import RunningServer
+from loadtest.studies.soak.samples import take
 from tests.docs.examples import ROOT, Example, examples, shape
 from tests.e2e.process import free_port
 
 SERVE, TEST = "make serve", "make test"
 QUICKSTART = ROOT / "docs/quickstart.md"
+MAX_RESIDENT_BYTES = 700 * 10**6
 ATTEMPTS = 50
 """At a request for a detection: a machine that is busy may refuse some."""
 REFUSED = "urn:punctual:problem:"
@@ -48,9 +51,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def ready(fresh: Path) -> Iterator[tuple[str, str]]:
-    """Where ``make serve`` says that it is ready, and the command that it says can be tried; ended
-    as Ctrl-C in its terminal ends it."""
+def ready(fresh: Path) -> Iterator[tuple[str, str, int]]:
+    """Where ``make serve`` says that it is ready, the command that it says can be tried, and its
+    process group; ended as Ctrl-C in its terminal ends it."""
     port = free_port()
     with subprocess.Popen(
         SERVE.split(),
@@ -71,14 +74,14 @@ def ready(fresh: Path) -> Iterator[tuple[str, str]]:
             else:
                 raise AssertionError(f"{SERVE} ended with {process.wait()}:\n{said}")
             assert found[0].replace(str(port), "8000") in QUICKSTART.read_text()
-            yield found[1], process.stdout.readline()
+            yield found[1], process.stdout.readline(), process.pid
         finally:
             os.killpg(process.pid, signal.SIGINT)
             process.communicate()
 
 
 @pytest.fixture
-def url(ready: tuple[str, str]) -> str:
+def url(ready: tuple[str, str, int]) -> str:
     return ready[0]
 
 
@@ -118,12 +121,18 @@ def test_every_command_does_what_the_page_says(example: Example, fresh: Path, ur
 
 
 def test_the_command_that_the_server_prints_finds_the_cup(
-    fresh: Path, ready: tuple[str, str]
+    fresh: Path, ready: tuple[str, str, int]
 ) -> None:
-    _, command = ready
+    _, command, _ = ready
     for _ in range(ATTEMPTS):
         output = _run(command, fresh)
         if "urn:punctual:problem:" not in output:
             break
     best, *_ = json.loads(output)["detections"]
     assert best["label"] == "cup"
+
+
+def test_the_server_that_has_done_all_this_is_small(ready: tuple[str, str, int]) -> None:
+    """The default model with all of its operating points."""
+    url, _, group = ready
+    assert take(RunningServer(url, group), 0.0, 0).resident_bytes < MAX_RESIDENT_BYTES
