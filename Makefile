@@ -30,7 +30,7 @@ test: $(DEV_ENV)/.installed  ## run the quick tests, one process a core (ARGS="-
 	$(BIN)/pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: $(DEV_ENV)/.installed  ## run the others, and property tests with all of their examples
-	$(BIN)/pytest -m "slow or hypothesis" --hypothesis-profile full $(ARGS)
+	$(BIN)/pytest -m "slow or hypothesis" --hypothesis-profile full --numprocesses 2 --dist loadfile $(ARGS)
 
 docs: $(DEV_ENV)/.installed  ## build the documentation into site/, strictly
 	$(BIN)/python -m docs.build

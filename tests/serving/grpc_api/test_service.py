@@ -46,7 +46,7 @@ class Calls:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Calls]:
         told: asyncio.Queue[Any] = asyncio.Queue()
-        lifespan = asyncio.create_task(
+        lifespan = asyncio.ensure_future(
             self.gateway.app({"type": "lifespan"}, told.get, self.startup.put)
         )
         told.put_nowait({"type": "lifespan.startup"})
