@@ -55,8 +55,8 @@ better by 7 %."""
 HOLD_UP_WEIGHT = 10.0
 """Weight of those who wait and would be late by a hold-up, in multiples of that accuracy. In the
 simulator (the default model, stalls of 50 ms a second apart and slow periods, loads .15 to .45,
-eight seeds), a tenth fewer requests are missed by it, and in-time accuracy is .001 lower to .004
-higher. With 30 it is the same within noise."""
+eight seeds), about a tenth fewer requests are missed by it, and in-time accuracy is .002 lower to
+.003 higher. With 30 it is the same within noise."""
 RATE_MARGIN = 1.1
 """Factor by which the rate of arrivals is taken to be higher than measured. Over a window the
 measured rate is often a tenth too low, and then depth is sold too cheaply by more than it is too
