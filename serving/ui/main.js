@@ -304,7 +304,7 @@ function figures(lane, nowMs) {
   const now = lane.summary(nowMs);
   const shown = [
     ["in time", now && `${Math.floor(100 * now.inTime)} %`, now?.inTime < .99],
-    [`${state.points.measure}, missed as 0`, now?.ap.toFixed(3).replace(/^0/, "")],
+    [`${state.points?.measure ?? "AP"}, missed as 0`, now?.ap.toFixed(3).replace(/^0/, "")],
     ["answers / s", now?.rate.toFixed(now.rate < 10 ? 1 : 0)],
     ["most often at", now?.point && state.points.name(now.point)],
   ];
