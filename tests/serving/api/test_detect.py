@@ -161,7 +161,7 @@ class TestReply:
             return Answered(request, DETECTIONS, depth, 0.0, gateway.clock.now, 0.0, 0.018)
 
         gateway.backend.behaviour = behaviour
-        reply = (await gateway.detect()).json()
+        reply = (await gateway.detect(headers={"X-Deadline-Ms": "10000"})).json()
         assert (reply["max_depth"], reply["degraded"]) == (3, depth != 2)
         ratios = gateway.sample("punctual_exit_depth_ratio_sum")
         assert ratios == pytest.approx(1 + depth / 3)
