@@ -42,6 +42,8 @@ class DetectOptions(TypedDict, total=False):
     """Name of the stream that the image is a frame of; a newer frame supersedes it."""
     frame: int
     """Number of that frame."""
+    track: bool
+    """Whether the boxes of a stream's frames are to say which object they are of (``track_id``)."""
     patience_s: float
     """Seconds in which a server that says when to try again is asked again."""
 
@@ -58,7 +60,7 @@ class Ask:
 def query(options: DetectOptions) -> dict[str, str]:
     """Return what the options say in a query string; a deadline has a header of its own."""
     params = {
-        name: str(value)
+        name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in options.items()
         if name not in ("deadline_ms", "classes", "patience_s") and value is not None
     }

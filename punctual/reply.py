@@ -27,6 +27,8 @@ class Detection:
     label: str
     class_id: int
     """Position of the label among the model's classes."""
+    track_id: int | None = None
+    """Which object of a stream it is, where ``track`` was asked for and that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ def read_reply(
 
 def _detection(found: Mapping[str, Any]) -> Detection:
     x1, y1, x2, y2 = found["box"]
-    return Detection((x1, y1, x2, y2), found["score"], found["label"], found["class_id"])
+    return Detection(
+        (x1, y1, x2, y2), found["score"], found["label"], found["class_id"], found.get("track_id")
+    )
 
 
 def read_server_timing(header: str) -> dict[str, float]:

@@ -42,6 +42,7 @@ from serving.api.lifecycle import Lifecycle
 from serving.api.middleware import Middleware
 from serving.api.routes import DETECT_PATH, create_router, detect_endpoint, vision_endpoint
 from serving.api.stream_session import MAX_UNREAD_ANSWERS, SessionLimits, StreamSessions
+from serving.api.tracking import Tracking
 from serving.api.upload import Upload
 from serving.artifacts.model_folders import ModelError
 from serving.backends.embedded import EmbeddedBackend, StartEngine
@@ -303,6 +304,7 @@ def create_app(
     streams = Streams(
         settings.max_streams, settings.max_stream_frames, settings.stream_idle_ms / 1e3
     )
+    tracking = Tracking(streams)
     detector = DetectionService(
         backend,
         pool,
@@ -311,11 +313,12 @@ def create_app(
         limits=limits,
         clock=clock,
         turns=FrameTurns(streams, clock),
+        tracking=tracking,
         bodies=bodies,
         charge=limiter.charge,
         tracing=tracing,
     )
-    upload = Upload(family, limits, pool)
+    upload = Upload(family, limits, pool, tracking)
     detect = detect_endpoint(detector, upload)
     deepstack = DeepStack(family, limits, settings.deepstack_budget_ms / 1e3)
     vision = vision_endpoint(detector, deepstack)

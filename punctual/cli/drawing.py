@@ -44,7 +44,8 @@ def draw_detections(picture: Image.Image, detections: Iterable[Detection]) -> No
         color = class_color(found.class_id)
         x1, y1, x2, y2 = found.box
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)
-        draw_label(pen, (x1, y1), f"{found.label} {found.score:.2f}", font, color)
+        number = "" if found.track_id is None else f" {found.track_id}"
+        draw_label(pen, (x1, y1), f"{found.label}{number} {found.score:.2f}", font, color)
 
 
 def draw_label(

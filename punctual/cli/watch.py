@@ -64,6 +64,9 @@ def add_parser(commands: Any) -> None:
         "--name", metavar="NAME", default="watch", help="what the server calls the stream (watch)"
     )
     parser.add_argument(
+        "--track", action="store_true", help="have objects numbered from frame to frame"
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write a video with the boxes there, such as x.mp4"
     )
     parser.add_argument(
@@ -95,6 +98,8 @@ def _watch(arguments: argparse.Namespace) -> None:
 
     source = Source(arguments.source, arguments.rate)
     options = detect_options(arguments)
+    if arguments.track:
+        options["track"] = True
     ledger, console = Ledger(time.monotonic()), Console(stderr=True)
     with contextlib.ExitStack() as opened:
         happened: Happened = queue.SimpleQueue()

@@ -34,6 +34,7 @@ from serving.api.protocol_adapter import ParsedRequest, ProtocolAdapter
 from serving.api.replies import AT_DEADLINE, Replies
 from serving.api.reply_times import ReplyTimes
 from serving.api.request_context import RequestContext
+from serving.api.tracking import Tracking
 from serving.core.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ServingError
 from serving.core.ports import Backend, Clock
 from serving.imaging.decode_pool import DecodePool
@@ -68,6 +69,7 @@ class DetectionService:
         limits: Limits,
         clock: Clock,
         turns: FrameTurns,
+        tracking: Tracking,
         bodies: BodyRoom | None = None,
         charge: Charge = lambda *_: None,
         tracing: Tracing | None = None,
@@ -85,6 +87,7 @@ class DetectionService:
             limits=limits,
             clock=clock,
             turns=turns,
+            tracking=tracking,
             bodies=bodies or BodyRoom(limits.max_bodies_bytes),
             charge=charge,
             tracing=tracing,
@@ -137,6 +140,11 @@ class DetectionService:
                 if message.parts is not None:
                     raise InvalidRequest(
                         "A request with several parts has one reply, not one exit by exit: ask for "
+                        "application/json."
+                    )
+                if message.options.track:
+                    raise InvalidRequest(
+                        "The boxes of a frame are tracked once, not exit by exit: ask for "
                         "application/json."
                     )
                 streaming = self.admission.inside(

@@ -24,6 +24,7 @@ from serving.api.options import parse_options
 from serving.api.problems import to_ms
 from serving.api.protocol_adapter import ParsedRequest, ProtocolAdapter
 from serving.api.request_context import RequestContext
+from serving.api.tracking import Tracking
 from serving.core.errors import BackendError, BodyTimeout, DeadlineExceeded, Overloaded
 from serving.core.fair_shares import Places
 from serving.core.ports import Backend, Clock
@@ -55,6 +56,7 @@ class Intake:
         limits: Limits,
         clock: Clock,
         turns: FrameTurns,
+        tracking: Tracking,
         bodies: BodyRoom,
         charge: Charge,
         tracing: Tracing | None = None,
@@ -70,6 +72,7 @@ class Intake:
         """What counts the further requests that come in one."""
         self._defaults = parse_options((), backend.family)
         self._turns = turns
+        self._tracking = tracking
         self._bodies = bodies
         self.places = Places(limits.max_requests)
 
@@ -177,6 +180,8 @@ class Intake:
         if (frame := context.options.frame) is not None:
             key = (context.principal.name, frame.stream)
             context.frame = context.exits.enter_context(self._turns.entered(key, frame.number))
+            if context.options.track:
+                context.track = self._tracking.of(context.frame, context.arrival_s)
 
     def _identify(self, http: HttpRequest, key: str | None, context: RequestContext) -> None:
         """Find out whose request it is, where its head did not say.

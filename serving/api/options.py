@@ -32,6 +32,8 @@ class Options:
     """Classes that boxes are wanted of, by label; None for all."""
     frame: FrameId | None = None
     """Which frame of which stream the image is; None if it is of none."""
+    track: bool = False
+    """Whether the boxes of a frame are to say which object they are of."""
     cut: Cut | None = None
     """How the image is cut into parts; None if it is not."""
 

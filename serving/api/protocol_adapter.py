@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,8 @@ class DetectionResult:
     labels: npt.NDArray[np.int32]  # (N,)
     facts: Mapping[str, str | float | bool]
     """Facts of how the result came about, under the names of ``schemas.DetectionResponse``."""
+    track_ids: Sequence[int | None] | None = None
+    """Which object each box is of, None if that is not known; None if nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from serving.api.budget import Budget
 from serving.api.options import Options
 from serving.api.problems import to_ms
 from serving.api.protocol_adapter import DetectionResult
+from serving.api.tracking import TrackBoxes
 from serving.core.family import Family
 from serving.core.ladder import PointId
 from serving.core.letterbox import Letterbox
@@ -59,6 +60,8 @@ class RequestContext:
     """Facts of the answer that was given, once it has been."""
     frame: Frame | None = None
     """Frame of a stream that it is, once its head has been read; None if it is of none."""
+    track: TrackBoxes | None = None
+    """What tracks its boxes, if it is a frame whose sender asks for that."""
     exits: ExitStack = field(default_factory=ExitStack)
     """What is to be left when the request ends."""
     trace: RequestTrace | None = None
@@ -160,18 +163,22 @@ def result_of(
     """Return what may be told, at ``now_s``, of an answer of ``family``."""
     detections = answered.detections
     kept = context.options.wanted(detections)
+    found = (
+        placement.to_original(detections.boxes_xyxy_input[kept]),
+        detections.scores[kept],
+        detections.labels[kept],
+    )
     return DetectionResult(
         context.request_id,
         family.names[answered.model],
         family.version,
         placement,
-        placement.to_original(detections.boxes_xyxy_input[kept]),
-        detections.scores[kept],
-        detections.labels[kept],
+        *found,
         {
             **context.facts(family, answered.points, now_s),
             "predicted_ms": to_ms(answered.predicted_s),
         },
+        None if context.track is None else context.track(*found),
     )
 
 

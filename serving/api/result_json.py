@@ -24,11 +24,15 @@ def encode_json(body: Mapping[str, Any]) -> bytes:
 def result_body(answer: DetectionResult, classes: Sequence[str]) -> dict[str, Any]:
     """Return the reply to a request for one image."""
     placement = answer.placement
+    found = detections(answer.boxes_xyxy, answer.scores, answer.labels, classes)
+    if answer.track_ids is not None:
+        for each, track_id in zip(found, answer.track_ids, strict=True):
+            each["track_id"] = track_id
     return {
         "model": answer.model,
         "request_id": answer.request_id,
         "image": {"width": placement.original_width, "height": placement.original_height},
-        "detections": detections(answer.boxes_xyxy, answer.scores, answer.labels, classes),
+        "detections": found,
         **answer.facts,
     }
 

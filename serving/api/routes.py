@@ -41,6 +41,7 @@ from serving.api.schemas import (
     VisionResponse,
 )
 from serving.api.stream_session import STREAM_PATH
+from serving.api.tracking import describe_track
 from serving.api.upload import FIELD, Upload
 from serving.core.catalog import Catalog, Exit
 from serving.core.errors import InvalidRequest
@@ -219,6 +220,7 @@ def _add_detect(router: APIRouter, detect: Endpoint, family: Family, max_parts: 
                     "waits when a newer one comes is answered 409.",
                     "schema": {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER},
                 },
+                describe_track(),
                 *describe_cut(max_parts),
             ],
             "requestBody": {

@@ -23,6 +23,10 @@ class Detection(BaseModel):
     score: float = Field(ge=0, le=1)
     label: str = Field(description="Name of the class.")
     class_id: int = Field(ge=0, description="Position of the class in /v1/models.")
+    track_id: int | None = Field(
+        default=None,
+        description="Which object of the stream it is, where that was asked for and is known.",
+    )
 
 
 class DetectionResponse(BaseModel):

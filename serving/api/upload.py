@@ -35,22 +35,28 @@ from serving.api.protocol_adapter import (
     PartsResult,
 )
 from serving.api.result_json import encode_json, result_body
+from serving.api.tracking import TRACK_PARAMETER, Tracking, parse_track
 from serving.core.errors import InvalidParameter, PayloadTooLarge, ServingError
 from serving.core.family import Family
 from serving.imaging.decode_pool import DecodePool
 from serving.imaging.probing import probe
 
 FIELD = "image"
+_HEAD_ALONE = (*PARAMETERS, TRACK_PARAMETER, *CUT_NAMES)
+"""Parameters that are in the query string and never in a message."""
 MEDIA_TYPES = (*IMAGE_TYPES, MULTIPART, base64_json.JSON_TYPE)
 
 
 class Upload:
     """``ProtocolAdapter`` for image files, bare, in a form or in JSON, answered in JSON."""
 
-    def __init__(self, family: Family, limits: Limits, pool: DecodePool) -> None:
+    def __init__(
+        self, family: Family, limits: Limits, pool: DecodePool, tracking: Tracking
+    ) -> None:
         self._family = family
         self._limits = limits
         self._pool = pool
+        self._tracking = tracking
         self._defaults = parse_options((), family)
 
     @property
@@ -60,7 +66,7 @@ class Upload:
 
     def read_head(self, http: HttpRequest) -> Options:
         """Return the options, which are in the query string, as a budget may be."""
-        query, others = http.query_params, (DEADLINE_PARAMETER, *PARAMETERS, *CUT_NAMES)
+        query, others = http.query_params, (DEADLINE_PARAMETER, *_HEAD_ALONE)
         given = query.multi_items()
         stated = [item for item in given if item[0] not in others]
         options = parse_options(stated, self._family, others) if stated else self._defaults
@@ -70,9 +76,12 @@ class Upload:
         check_head(http.headers, self._limits.max_body_bytes)
         if frame is not None and cut is not None:
             raise _one_part()
+        track = parse_track(query.getlist(TRACK_PARAMETER), is_frame=frame is not None)
+        if track:
+            self._tracking.ask()
         if frame is None and cut is None:
             return options
-        return replace(options, cut=cut, frame=frame)
+        return replace(options, cut=cut, frame=frame, track=track)
 
     async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
         """Read the image, or the images."""
@@ -100,14 +109,14 @@ class Upload:
             raise InvalidParameter(f"{DEADLINE_PARAMETER} was given more than once.")
         stated = [member for member in members if member[0] != DEADLINE_PARAMETER]
         if stated:
-            cut, frame = options.cut, options.frame
-            if options != replace(parse_options((), self._family), cut=cut, frame=frame):
+            cut, frame, track = options.cut, options.frame, options.track
+            if options != replace(self._defaults, cut=cut, frame=frame, track=track):
                 raise InvalidParameter(
                     "Options belong either in the message or in the query string, not in both."
                 )
             others = (FIELD, DEADLINE_PARAMETER)
             options = parse_options(stated, self._family, others)
-            options = replace(options, cut=cut, frame=frame)
+            options = replace(options, cut=cut, frame=frame, track=track)
         return self._one(data, options, min(budgets_s, default=None))
 
     def _one(self, data: bytes, options: Options, timeout_s: float | None) -> ParsedRequest:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 from serving.core.errors import FrameSuperseded, TooManyRequests
 from serving.core.token_bucket import TokenBucket
@@ -65,6 +66,8 @@ class Session:
     promised: TokenBucket | None = None
     """Frames that it may send within the rate that it was promised; None if it was promised none.
     """
+    rate_hz: float | None = None
+    """That rate, in frames a second."""
 
 
 @dataclass(slots=True)
@@ -83,6 +86,8 @@ class _Stream:
     waiting: Frame | None = None
     """Frame that waits for its turn."""
     session: Session | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What others remember of it, by their names for it."""
 
 
 class Streams:
@@ -118,7 +123,7 @@ class Streams:
         if promised_hz is not None:
             promised = TokenBucket(promised_hz, PROMISED_BURST, now_s)
         stream = self._open(key, now_s)
-        before, stream.session = stream.session, Session(key, promised)
+        before, stream.session = stream.session, Session(key, promised, promised_hz)
         stream.newest = NONE
         return stream.session, before
 
@@ -177,6 +182,18 @@ class Streams:
         """Note that a frame has an answer, so that it is the turn of other streams."""
         self._num_answered += 1
         self._streams[frame.key].answered = self._num_answered
+
+    def rate_hz(self, frame: Frame) -> float | None:
+        """Return the frames a second that the frame's stream has stated, or None."""
+        session = self._streams[frame.key].session
+        return None if session is None else session.rate_hz
+
+    def memory(self, frame: Frame) -> dict[str, Any]:
+        """Return what others remember of the frame's stream, which is forgotten with it.
+
+        Each may keep there what has a bound.
+        """
+        return self._streams[frame.key].memory
 
     def leave(self, frame: Frame, now_s: float) -> Frame | None:
         """Note that a frame has ended; return the one whose turn it is now, if any."""

@@ -30,6 +30,7 @@ def test_options_are_sent_as_the_server_reads_them() -> None:
         "classes": ["traffic light", 7],
         "stream": "door",
         "frame": 9,
+        "track": True,
         "patience_s": 2,
     }
     request = ask(JPEG, options)
@@ -40,6 +41,7 @@ def test_options_are_sent_as_the_server_reads_them() -> None:
         "classes": "traffic light,7",
         "stream": "door",
         "frame": "9",
+        "track": "true",
     }
     assert request.headers["X-Deadline-Ms"] == "80"
     assert request.headers["Content-Type"] == "image/jpeg"

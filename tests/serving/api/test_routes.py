@@ -136,7 +136,7 @@ async def test_description(gateway: Gateway) -> None:
     detect = paths["/v1/detect"]["post"]
     names = {parameter["name"] for parameter in detect["parameters"]}
     options = {"min_depth", "max_depth", "score_threshold", "classes", *CUT_NAMES}
-    assert names == {"X-Deadline-Ms", "deadline_ms", "stream", "frame", *options}
+    assert names == {"X-Deadline-Ms", "deadline_ms", "stream", "frame", "track", *options}
     assert set(detect["requestBody"]["content"]) == {
         *("image/jpeg", "image/png", "image/webp", "multipart/form-data", "application/json")
     }

@@ -154,6 +154,8 @@ class StreamsAndFrames(RuleBasedStateMachine):
         except FrameSuperseded:
             self.streams.leave(frame, self.now_s)
             return
+        if frame.order == 1:  # the first of a stream, which may have been forgotten before
+            self.submitted.pop(frame.key, None)
         assert superseded is (None if has_turn else self.waiting.get(frame.key))
         if has_turn:
             self.going.add(frame)
