@@ -57,8 +57,8 @@ class Calls:
         finally:
             told.put_nowait({"type": "lifespan.shutdown"})
             await lifespan
-            # What gRPC has yet to say of cancelled calls would meet a loop that is closed, and be an
-            # error of whichever test comes next.
+            # What gRPC has yet to say of cancelled calls would meet a loop that is closed, and be
+            # an error of whichever test comes next.
             await asyncio.sleep(LAST_EVENTS_S)
 
     @asynccontextmanager
