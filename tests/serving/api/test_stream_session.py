@@ -52,13 +52,13 @@ class Gate:
 class TestFrames:
     async def test_each_is_told_of_once(self) -> None:
         gateway = Gateway()
-        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=80") as cam:
+        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=8000") as cam:
             for number in (1, 2, 3):
                 await cam.send(JPEG)
                 told = await cam.next()
                 assert told["frame"] == number
                 assert told["outcome"] == "answered"
-                assert told["budget_ms"] == 80.0
+                assert told["budget_ms"] == 8000.0
                 assert len(told["detections"]) == 3
                 assert told["request_id"].endswith(f"-{number}")
         assert gateway.outcomes() == {"ok": 3}
@@ -128,10 +128,10 @@ class TestFrames:
 class TestBudgets:
     async def test_a_text_changes_that_of_the_frames_that_follow(self) -> None:
         gateway = Gateway()
-        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=80") as cam:
-            await cam.send(JPEG, '{"deadline_ms": 120.5}', JPEG)
+        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=8000") as cam:
+            await cam.send(JPEG, '{"deadline_ms": 9120.5}', JPEG)
             told = [await cam.next() for _ in range(2)]
-        assert {each["frame"]: each["budget_ms"] for each in told} == {1: 80.0, 2: 120.5}
+        assert {each["frame"]: each["budget_ms"] for each in told} == {1: 8000.0, 2: 9120.5}
 
     @pytest.mark.parametrize(
         "text",
@@ -151,13 +151,13 @@ class TestBudgets:
     )
     async def test_a_text_that_makes_no_sense_is_said_and_changes_nothing(self, text: str) -> None:
         gateway = Gateway()
-        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=80") as cam:
+        async with serving_streams(gateway) as server, server.stream("cam?deadline_ms=8000") as cam:
             await cam.send(text, JPEG)
             told = await cam.next()
             assert "frame" not in told
             assert told["outcome"] == "invalid-parameter"
             assert "deadline_ms" in told["detail"]
-            assert (await cam.next())["budget_ms"] == 80.0
+            assert (await cam.next())["budget_ms"] == 8000.0
         assert gateway.outcomes() == {"ok": 1}
 
 
