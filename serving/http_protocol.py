@@ -15,7 +15,7 @@ import asyncio
 import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httptools
 from uvicorn.config import Config
@@ -33,6 +33,9 @@ from serving.core.errors import (
     ShedReason,
 )
 from serving.http_transport import Flow, ReplyTransport, WebSocketTransport
+
+if TYPE_CHECKING:
+    from serving.websocket_protocol import WebSocketConnection
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -161,10 +164,11 @@ class Connections:
         return str(address), is_proxy
 
 
-OpenWebSocket = Callable[[Config, ServerState, dict[str, Any]], asyncio.Protocol]
+OpenWebSocket = Callable[[Config, ServerState, dict[str, Any]], "WebSocketConnection"]
 """Function that makes the protocol of a connection that becomes a WebSocket."""
 
 _WEBSOCKET_PREFIX = STREAM_PREFIX.encode()
+_HANDSHAKE_PREFIX = b"sec-websocket-"
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -185,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._open_websocket = open_websocket
-        self._websocket: asyncio.Protocol | None = None  # which has taken over
+        self._websocket: WebSocketConnection | None = None  # which has taken over
         self.address = ""
         """Address that it counts for, once it is connected."""
         self.idle_since_s = 0.0
@@ -372,6 +376,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _become_websocket(self, rest: memoryview) -> bool:
         """Leave the connection to the other protocol, which reads the head again."""
         assert self._open_websocket is not None, "there is none"
+        if not all(v.isascii() for n, v in self.headers if n.startswith(_HANDSHAKE_PREFIX)):
+            self._refuse(InvalidRequest("The headers of a WebSocket's handshake are ASCII."))
+            return False
         self._stop("late")
         self._in_head, self._has_begun, self._head_bytes = True, False, 0
         self.connections.discard(self)
@@ -381,7 +388,9 @@ class BoundedProtocol(HttpToolsProtocol):
         lines = [b"GET %b HTTP/1.1" % self.url]
         lines += [b"%b: %b" % header for header in self.headers]
         self._websocket.data_received(b"\r\n".join([*lines, b"", b""]))
-        if rest:
+        if (reason := self._websocket.unreadable) is not None:
+            self._write_refusal(InvalidRequest(f"This is no handshake of a WebSocket: {reason}."))
+        elif rest:
             self._websocket.data_received(bytes(rest))
         return False
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -24,6 +24,9 @@ from serving.api.body import BodyRoom
 from serving.api.lifecycle import Lifecycle
 from serving.core.command_errors import CommandFailed
 from serving.http_protocol import MAX_REFUSED_CONNECTIONS, BoundedProtocol, Connections
+
+if TYPE_CHECKING:
+    from serving.websocket_protocol import WebSocketConnection
 
 logger = logging.getLogger(__name__)
 
@@ -251,12 +254,12 @@ class Server(uvicorn.Server):
 
 def _open_websocket(
     bodies: BodyRoom, config: uvicorn.Config, state: ServerState, app_state: dict[str, Any]
-) -> asyncio.Protocol:
+) -> WebSocketConnection:
     """Return the protocol of a connection that becomes a WebSocket."""
     # Few have streams, and only they need what it is made of.
-    from serving.websocket_protocol import WebSocketConnection  # noqa: PLC0415
+    from serving import websocket_protocol  # noqa: PLC0415
 
-    return WebSocketConnection(bodies, config, state, app_state)
+    return websocket_protocol.WebSocketConnection(bodies, config, state, app_state)
 
 
 def _allow_descriptors(number: int) -> None:

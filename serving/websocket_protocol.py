@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from codecs import getincrementaldecoder
+from collections.abc import Iterable
 from typing import Any
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -34,7 +36,7 @@ PIECE_BYTES = 4096
 
 NO_ROOM = "there is no room for this message"
 
-_POLICY, _TRY_AGAIN = 1008, 1013  # close codes
+_NOT_UTF8, _POLICY, _TRY_AGAIN = 1007, 1008, 1013  # close codes
 
 _logger = logging.getLogger(__name__)
 _logger.setLevel(logging.WARNING)  # it would tell of every handshake, in the client's words
@@ -61,6 +63,14 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """Read what has come, as far as messages are taken."""
         self._held += data
         self._read()
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why the handshake, which has come, cannot be read; None if it can."""
+        error = self.conn.handshake_exc
+        if self.handshake_initiated or error is None:
+            return None
+        return str(error.__cause__ or error)
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message, and read on."""
@@ -119,6 +129,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         """Queue a message that is whole."""
+        if self.curr_msg_data_type == "text" and not _is_utf8(self.frames):
+            self.fail(_NOT_UTF8, "the text is not UTF-8")
+            return
         if not self.close_sent:
             self._num_queued_bytes += self._num_message_bytes
         self._num_message_bytes = 0
@@ -147,6 +160,17 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._num_message_bytes = 0
         self.conn.fail(code, reason)
         self.handle_parser_exception()
+
+
+def _is_utf8(pieces: Iterable[bytes]) -> bool:
+    decoder = getincrementaldecoder("utf-8")()
+    try:
+        for piece in pieces:
+            decoder.decode(piece)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _length(message: Any) -> int:

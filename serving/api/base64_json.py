@@ -52,7 +52,8 @@ def read_json(body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
         raise InvalidRequest("The message is not JSON.") from error
     if not isinstance(members, _Members):
         raise InvalidRequest("The message must be a JSON object.")
-    if [name for name, _ in members].count(IMAGE_KEY) != 1 or text is None:
+    # A list or an object may have the image in it, where it is not looked for.
+    if text is None or [value for name, value in members if name == IMAGE_KEY] != [None]:
         raise InvalidRequest(
             f"The message must have one member {IMAGE_KEY!r}, a string: the image file as base64."
         )

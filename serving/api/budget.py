@@ -87,10 +87,10 @@ _BOUNDS = {
 _WAIT = _Header(_whole_seconds, "wait= and a positive whole number of seconds, such as wait=2")
 
 
-def _seconds(name: str, header: _Header, text: str) -> float:
-    seconds = header.parse(text)
+def _seconds(name: str, header: _Header, given: object) -> float:
+    seconds = header.parse(given) if isinstance(given, str) else None
     if not seconds:
-        raise InvalidParameter(f"{name} must be {header.example}; it is {shown(text)}.")
+        raise InvalidParameter(f"{name} must be {header.example}; it is {shown(given)}.")
     return seconds
 
 
@@ -111,7 +111,7 @@ def deadline_parameter(given: object) -> float:
         seconds = float(str(given)) / 1e3  # an int may be too large for a division
         if 0.0 < seconds < math.inf:
             return seconds
-    return _seconds(DEADLINE_PARAMETER, _WISH, given if isinstance(given, str) else str(given))
+    return _seconds(DEADLINE_PARAMETER, _WISH, given)
 
 
 def _wait_preference(headers: Sequence[str]) -> str | None:

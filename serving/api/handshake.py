@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -32,5 +31,6 @@ def check_origin(scope: Scope, allowed: Collection[str] = ()) -> None:
     origin = headers.get("origin")
     if origin is None or origin in allowed or ANY_ORIGIN in allowed:
         return
-    if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    _, is_of_a_host, place = origin.partition("://")
+    if not is_of_a_host or place.lower() != headers.get("host", "").lower():
         raise Forbidden(f"Pages of {shown(origin)} may not open streams here.")

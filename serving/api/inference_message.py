@@ -106,7 +106,7 @@ def _timeout_s(given: object) -> float:
     # type(), since a bool is an int to isinstance().
     if type(given) is not int or not 0 < given <= MAX_TIMEOUT_US:
         raise InvalidParameter(
-            f"{TIMEOUT} must be a positive whole number of microseconds; it is {shown(str(given))}."
+            f"{TIMEOUT} must be a positive whole number of microseconds; it is {shown(given)}."
         )
     return given / wire.MICROSECONDS
 

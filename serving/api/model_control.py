@@ -225,7 +225,7 @@ def _wanted(given: Mapping[str, Any]) -> Wanted:
     if share is not None and not (type(share) in (int, float) and MIN_SHARE <= share < 1.0):
         raise InvalidParameter(
             f"{CANARY} must be a share of the requests, from {MIN_SHARE:g} up and below 1; it is "
-            f"{shown(str(share))}."
+            f"{shown(share)}."
         )
     shadow = _boolean(given, SHADOW)
     if shadow and share is not None:
@@ -236,7 +236,7 @@ def _wanted(given: Mapping[str, Any]) -> Wanted:
 def _boolean(given: Mapping[str, Any], name: str) -> bool:
     value = given.get(name, False)
     if not isinstance(value, bool):
-        raise InvalidParameter(f"{name} must be true or false; it is {shown(str(value))}.")
+        raise InvalidParameter(f"{name} must be true or false; it is {shown(value)}.")
     return value
 
 

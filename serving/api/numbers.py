@@ -6,6 +6,7 @@ threshold must not.
 
 from __future__ import annotations
 
+import json
 import re
 
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?")  # 0.1 + 0.2 prints seventeen places
@@ -27,6 +28,16 @@ def integer(text: str) -> int | None:
     return int(text) if _INTEGER.fullmatch(text) else None
 
 
-def shown(text: str) -> str:
-    """Return foreign text as it may appear in a sentence: quoted, and short."""
+def shown(given: object) -> str:
+    """Return what a client has stated as it may appear in a sentence: quoted, and short.
+
+    It is text, or what JSON holds. Lists and objects are not written out: they may be nested deeper
+    than that is possible.
+    """
+    if isinstance(given, str):
+        text = given
+    elif given is None or isinstance(given, (int, float)):
+        text = json.dumps(given)
+    else:
+        return "a list or an object"
     return repr(text if len(text) <= 40 else text[:40] + "...")

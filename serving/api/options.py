@@ -128,7 +128,7 @@ def _parse(name: str, parameter: _Parameter, given: object, family: Family) -> f
     if value is None or not (low <= value and (high is None or value <= high)):
         bounds = f"from {low:g}" + (f" to {high:g}" if high is not None else " up")
         raise InvalidParameter(
-            f"{name} must be one {parameter.kind} {bounds}; it is {shown(str(given))}."
+            f"{name} must be one {parameter.kind} {bounds}; it is {shown(given)}."
         )
     return value
 

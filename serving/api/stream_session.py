@@ -39,7 +39,7 @@ from serving.api.detect import DetectionService
 from serving.api.frames import FRAME_PARAMETER, STREAM_PARAMETER, stream_name
 from serving.api.handshake import http_request
 from serving.api.lifecycle import Lifecycle
-from serving.api.numbers import decimal, shown
+from serving.api.numbers import LARGEST, SMALLEST, decimal, shown
 from serving.api.problems import details_of, respond
 from serving.api.protocol_adapter import ProtocolAdapter
 from serving.core.errors import (
@@ -193,6 +193,12 @@ class _Frames:
         self._name = stream_name(scope["path"].removeprefix(STREAM_PREFIX))
         self.key: StreamKey = (scope["state"]["principal"].name, self._name)
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        for name, _ in query:
+            if name in (STREAM_PARAMETER, FRAME_PARAMETER):
+                raise InvalidParameter(
+                    f"There is no parameter {name} here: the path names the stream, and its frames "
+                    "are numbered as they come."
+                )
         budget = parse_budget(
             Headers(scope=scope),
             default_s=1.0,
@@ -264,7 +270,9 @@ class _Frames:
     def _request(self, number: int, receive: Receive) -> HttpRequest:
         query = [*self._query, (STREAM_PARAMETER, self._name), (FRAME_PARAMETER, str(number))]
         if self._wish_s is not None:
-            query.append((DEADLINE_PARAMETER, f"{self._wish_s * 1e3:.6f}"))
+            # JSON may state what no parameter can; beyond these it makes no difference.
+            wish_ms = min(max(self._wish_s * 1e3, SMALLEST), LARGEST)
+            query.append((DEADLINE_PARAMETER, f"{wish_ms:.6f}"))
         state = self._scope["state"]
         scope = {
             **self._scope,

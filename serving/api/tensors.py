@@ -28,6 +28,8 @@ from serving.core.errors import InvalidRequest, PayloadTooLarge
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
+MAX_DIMENSIONS = 8
+"""Most lengths in a shape."""
 MAX_JSON_BYTES = 64 * 2**10
 """Most bytes of a message without the numbers of its tensor; it is parsed in one go."""
 
@@ -49,7 +51,7 @@ class InputParameters(_Strict):
 class InferInput(_Strict):
     name: str
     datatype: str
-    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=8)
+    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=MAX_DIMENSIONS)
     parameters: InputParameters = InputParameters()
     data: Any = None
 

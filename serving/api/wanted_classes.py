@@ -30,7 +30,7 @@ def parse_classes(given: object, names: Sequence[str]) -> frozenset[int]:
     if not isinstance(text, str):
         raise InvalidParameter(
             f"{CLASSES} must be names or numbers of classes, with commas between them; it is "
-            f"{shown(str(given))}."
+            f"{shown(given)}."
         )
     if len(text) > MAX_LENGTH:
         raise InvalidParameter(

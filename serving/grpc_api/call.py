@@ -29,7 +29,7 @@ def scope_of(context: Any, path: str, clock: Clock) -> dict[str, Any]:
     The deadline of the call, which gRPC takes out of them, is put back.
     """
     headers = [
-        (name.lower().encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+        (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
         for name, value in context.invocation_metadata() or ()
     ]
     left_s = context.time_remaining()

@@ -18,7 +18,7 @@ from serving.api.inference_message import OUTPUTS, read_image, read_parameters, 
 from serving.api.numbers import shown
 from serving.api.options import Options, parse_options
 from serving.api.protocol_adapter import DetectionResult, ParsedRequest
-from serving.api.tensors import Tensor
+from serving.api.tensors import MAX_DIMENSIONS, Tensor
 from serving.core.errors import InvalidRequest, PayloadTooLarge
 from serving.core.family import Family
 
@@ -56,10 +56,7 @@ class InferMessages:
 
     async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
         """Read the message."""
-        try:
-            request = pb.ModelInferRequest.FromString(body)
-        except DecodeError as error:
-            raise InvalidRequest("The message is no ModelInferRequest.") from error
+        request = read_message(pb.ModelInferRequest, body)
         check_model(self._present(), request.model_name, request.model_version)
         data, header = read_image(*_input(request), self._limits.max_pixels)
         options, timeout_s, _ = read_parameters(_plain(request.parameters), self._family)
@@ -95,6 +92,14 @@ class InferMessages:
         return Response(message.SerializeToString())
 
 
+def read_message(kind: Any, message: bytes) -> Any:
+    """Return a message of protobuf's class ``kind``. Raises InvalidRequest for bytes of none."""
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise InvalidRequest(f"The message is no {kind.DESCRIPTOR.name}.") from error
+
+
 def check_model(family: Family, name: str, version: str) -> None:
     """Raise UnknownModel for what is not here. An empty version is any."""
     if name != family.name:
@@ -112,6 +117,10 @@ def _input(request: pb.ModelInferRequest) -> tuple[str, Tensor]:
     (stated,) = request.inputs
     for name in stated.parameters:
         raise InvalidRequest(f"The parameter {shown(name)} of an input is not served.")
+    if len(stated.shape) > MAX_DIMENSIONS:
+        raise InvalidRequest(
+            f"A shape may have {MAX_DIMENSIONS} lengths; there are {len(stated.shape)}."
+        )
     if any(length < 0 for length in stated.shape):
         raise InvalidRequest(f"No shape is {list(stated.shape)}.")
     raw, contents = request.raw_input_contents, stated.contents

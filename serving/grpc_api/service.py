@@ -37,7 +37,7 @@ from serving.api.lifecycle import Lifecycle
 from serving.core.errors import ServingError
 from serving.core.ports import Backend, Clock
 from serving.grpc_api.call import Body, again, one, scope_of
-from serving.grpc_api.messages import InferMessages, check_model
+from serving.grpc_api.messages import InferMessages, check_model, read_message
 from serving.grpc_api.status import code_of, metadata_of
 from serving.observability.metrics import Totals
 from serving.triton.wire import error_to_text
@@ -92,8 +92,7 @@ class InferenceService:
         }
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._answering(answer, is_public),
-                request_deserializer=request.FromString,
+                self._answering(request, answer, is_public),
                 response_serializer=_serialized,
             )
             for name, (request, answer, is_public) in questions.items()
@@ -182,15 +181,15 @@ class InferenceService:
     # -- questions -------------------------------------------------------------------------------
 
     def _answering(
-        self, answer: Answer, is_public: bool
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        """Return the method that answers a question, for anybody if it is public."""
+        self, question: Any, answer: Answer, is_public: bool
+    ) -> Callable[[bytes, Context], Awaitable[Any]]:
+        """Return the method that answers messages of a class, for anybody if it is public."""
 
-        async def method(request: Any, context: Context) -> Any:
+        async def method(message: bytes, context: Context) -> Any:
             try:
                 if not is_public:
                     self._gate.admit(scope_of(context, f"/{SERVICE}", self._clock))
-                return answer(request)
+                return answer(read_message(question, message))
             except Exception as error:
                 await _abort(context, error)
 

@@ -41,6 +41,8 @@ def test_the_image_and_what_is_beside_it(body: str) -> None:
         b'{"image": "data:image/jpeg,AAAA"}',
         b'{"other": {"image": "AAAA"}}',
         b'{"images": ["AAAA"]}',
+        b'{"image": {"image": "AAAA"}}',
+        b'{"image": [{"image": "AAAA"}]}',
         b"[" * 10_000 + b'"image": "AAAA"',
     ],
 )

@@ -160,8 +160,45 @@ class TestBudgets:
             assert (await cam.next())["budget_ms"] == 8000.0
         assert gateway.outcomes() == {"ok": 1}
 
+    @pytest.mark.parametrize(
+        ("stated", "outcome"),
+        [("1e300", "answered"), ("1e-300", "budget-infeasible"), ("1e308", "answered")],
+    )
+    async def test_any_number_is_one(self, stated: str, outcome: str) -> None:
+        """What JSON can state and a parameter cannot."""
+        async with serving_streams(Gateway()) as server, server.stream() as cam:
+            await cam.send(f'{{"deadline_ms": {stated}}}', JPEG)
+            assert await cam.outcomes(1) == {1: outcome}
+
 
 class TestHandshakes:
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Sec-WebSocket-Protocol: \xff\r\n",
+            b"Sec-WebSocket-Key: \xff\r\n",
+        ],
+    )
+    async def test_what_is_none_is_told_so(
+        self, lines: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        head = (
+            b"GET /v1/streams/cam HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        )
+        async with serving_streams(Gateway()) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(head + lines + b"\r\nhello")
+            reply = await reader.read()
+            writer.close()
+            assert reply.startswith(b"HTTP/1.1 400 ")
+            assert b"urn:punctual:problem:invalid-request" in reply
+            assert server.refused == ["invalid-request"]
+            await until(lambda: not server.state.connections)
+        assert not caplog.records
+
     @pytest.mark.parametrize(
         ("path", "status"),
         [
@@ -169,6 +206,7 @@ class TestHandshakes:
             ("cam?min_depth=9", 400),
             ("cam?unknown=1", 400),
             ("cam?frame=1", 400),
+            ("cam?stream=other", 400),
             ("cam?rate=0", 400),
             ("cam?rate=fast", 400),
             ("cam?rate=5&rate=5", 400),
@@ -232,7 +270,14 @@ class TestHandshakes:
 
     async def test_a_page_from_elsewhere_is_refused(self) -> None:
         async with serving_streams(Gateway()) as server:
-            for origin in ("https://example.com", "null"):
+            for origin in (
+                "https://example.com",
+                "null",
+                "//",
+                "http://[",
+                "http://a]",
+                "x://[::1",
+            ):
                 assert (await refusal(server, origin=origin)).response.status_code == 403
             async with server.stream(origin=f"http://127.0.0.1:{server.port}") as cam:
                 await cam.send(JPEG)
@@ -336,6 +381,15 @@ class TestBounds:
             await cam.send(bytes(MAX_MESSAGE_BYTES + 1))
             code, _ = await cam.closed()
             assert code == 1009
+
+    @pytest.mark.parametrize("pieces", [[b"\xff"], [b"{", b"\xc3", b"(}"], [b"{\xe2\x82"]])
+    async def test_a_text_that_is_none(
+        self, pieces: list[bytes], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serving_streams(Gateway()) as server, server.stream() as cam:
+            await cam.connection.send(pieces, text=True)
+            assert (await cam.closed())[0] == 1007
+        assert not caplog.records, "what a client gets wrong is not for the log"
 
     async def test_a_message_in_tiny_pieces(self) -> None:
         async with serving_streams(Gateway()) as server, server.stream() as cam:

@@ -23,6 +23,7 @@ from serving.core.command_errors import CommandFailed
 from serving.core.errors import BackendError, Overloaded, ShedReason
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
+from serving.grpc_api.call import scope_of
 from serving.grpc_api.messages import MAX_NUMBERS
 from serving.grpc_api.server import GrpcLimits, GrpcServer
 from tests.e2e.process import free_port
@@ -194,6 +195,19 @@ class TestInfer:
                     StatusCode.NOT_FOUND,
                 )
 
+    async def test_metadata_of_any_bytes(self) -> None:
+        headers = scope_of(_Called((("x-name", "\u20ac"), ("x-bin", b"\xff"))), "/", float)[
+            "headers"
+        ]
+        assert headers == [(b"x-name", "\u20ac".encode()), (b"x-bin", b"\xff")]
+
+    async def test_a_shape_has_a_bound(self, calls: Calls) -> None:
+        request = message()
+        request.inputs[0].shape.extend([1] * 10_000)
+        async with calls.stub() as stub:
+            with pytest.raises(grpc.aio.AioRpcError, match="there are 10001"):
+                await stub.ModelInfer(request)
+
     async def test_a_message_that_is_too_large(self) -> None:
         async with Calls(max_body_bytes=10_000).open() as calls:
             code, _ = await calls.refused(pixels(picture(640, 480)))
@@ -296,7 +310,32 @@ class TestStream:
         assert gateway.outcomes() == {"cancelled": 3}
 
 
+class _Called:
+    """Context of a call with metadata."""
+
+    def __init__(self, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return self._metadata
+
+    def time_remaining(self) -> None:
+        return None
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+
 class TestQuestions:
+    async def test_noise(self, calls: Calls, caplog: pytest.LogCaptureFixture) -> None:
+        async with grpc.aio.insecure_channel(f"{HERE}:{calls.port}") as channel:
+            for name in ("ServerLive", "ModelReady", "ModelStatistics"):
+                path = f"/inference.GRPCInferenceService/{name}"
+                with pytest.raises(grpc.aio.AioRpcError, match=f"no {name}Request") as refused:
+                    await channel.unary_unary(path)(b"\xff\xff\xff")
+                assert refused.value.code() is StatusCode.INVALID_ARGUMENT
+        assert not caplog.records
+
     async def test_health_and_descriptions(self, calls: Calls) -> None:
         async with calls.client() as client:
             assert await client.is_server_live()
