@@ -37,7 +37,7 @@ class DetectOptions(TypedDict, total=False):
     score_threshold: float
     """Boxes below it are left out."""
     classes: Iterable[str | int]
-    """Only boxes of these classes: names or numbers."""
+    """Only boxes of these classes: names or numbers, or one name."""
     stream: str
     """Name of the stream that the image is a frame of; a newer frame supersedes it."""
     frame: int
@@ -65,7 +65,9 @@ def query(options: DetectOptions) -> dict[str, str]:
         if name not in ("deadline_ms", "classes", "patience_s") and value is not None
     }
     if (classes := options.get("classes")) is not None:
-        params["classes"] = ",".join(str(each) for each in classes)
+        # A text is not taken for the names that its letters are.
+        names = (classes,) if isinstance(classes, str) else classes
+        params["classes"] = ",".join(str(each) for each in names)
     return params
 
 

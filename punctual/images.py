@@ -11,7 +11,9 @@ from typing import Any, Protocol
 QUALITY = 90
 """Of the JPEG that pixels are sent as."""
 
-OTHER = "application/octet-stream"
+OTHER = "image/jpeg"
+"""What bytes are called that begin as no image which a server takes. Whatever they are called, it
+looks at them, and says that they are none; of a name that nobody may send, it would say that."""
 SUFFIXES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 """Endings of names of files that are images which a server takes."""
 
@@ -31,12 +33,14 @@ def load_image(image: ImageLike) -> bytes:
     """Return the bytes of an image file.
 
     Pixels are encoded as a JPEG, which needs Pillow. Raises OSError of a file that cannot be read,
-    and ValueError of an array of another kind.
+    ValueError of an array of another kind, and TypeError of anything else.
     """
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
+    if not hasattr(image, "__array_interface__"):
+        raise TypeError(f"an image is a path, bytes or a numpy array, not {type(image).__name__}")
     return encode_pixels(image)
 
 
@@ -54,8 +58,8 @@ def encode_pixels(pixels: Pixels) -> bytes:
 
 
 def media_type(data: bytes) -> str:
-    """Return what kind of image ``data`` is by how it begins; ``OTHER``, which a server refuses in
-    words, if it is none that is served."""
+    """Return what kind of image ``data`` is by how it begins; ``OTHER`` if it is none that is
+    served."""
     if data.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -13,10 +13,12 @@ sentence on stderr and an exit code of it, of a missing extra and of a signal.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import os
 import signal
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points, version
@@ -28,11 +30,14 @@ from serving.core.command_errors import (
     EXIT_CODES,
     TERMINATED,
     CommandError,
+    CommandFailed,
     CommandStopped,
     InvalidArgument,
     MissingExtra,
+    OutputUnread,
     Terminated,
     files_of_the_user,
+    told,
 )
 
 if TYPE_CHECKING:
@@ -344,8 +349,11 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     arguments = parser.parse_args(argv)
     try:
         with _sigterm_interrupts():
-            return arguments.run(arguments) or 0
-    except (CommandError, ModuleNotFoundError, KeyboardInterrupt) as error:
+            code: int = arguments.run(arguments) or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where it can still be told that it cannot be written
+            return code
+    except (CommandError, ModuleNotFoundError, KeyboardInterrupt, OSError) as error:
         ending = _ending(error)
         if ending is None:
             raise
@@ -361,10 +369,28 @@ def _ending(error: BaseException) -> CommandError | None:
             return error
         case ModuleNotFoundError():
             return _missing_extra(error)
+        case OSError():
+            return _of_output(error)
         case Terminated():
             return CommandStopped("stopped", TERMINATED)
         case _:
             return CommandStopped("stopped")
+
+
+def _of_output(error: OSError) -> CommandError | None:
+    """Return what to say where nobody reads the output, or there is no room for it; None of any
+    other error."""
+    ending: CommandError
+    if isinstance(error, BrokenPipeError):
+        ending = OutputUnread()
+    elif error.errno == errno.ENOSPC:
+        ending = CommandFailed(told(error))
+    else:
+        return None
+    # What is left to be written goes nowhere: Python would try again as it ends, and fail again.
+    with contextlib.suppress(OSError):  # one that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ending
 
 
 def _missing_extra(error: ImportError) -> MissingExtra | None:
@@ -379,7 +405,7 @@ def _say(sentence: str) -> None:
     print(f"punctual: {sentence}", file=sys.stderr)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
     """SIGTERM is an exception, as Ctrl-C is, so that what a command has started ends with it. A
     server that answers has handlers of its own."""

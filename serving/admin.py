@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.core.command_errors import CommandFailed, InvalidArgument, files_of_the_user
+from serving.core.command_errors import CommandFailed, InvalidArgument, files_of_the_user, told
 
 URL = "http://127.0.0.1:8000"
 ANSWER_WITHIN_S = 10.0
@@ -16,6 +16,7 @@ ANSWER_WITHIN_S = 10.0
 CHANGE_WITHIN_S = 1200.0
 """Seconds that a change may take: more than the server gives a trial."""
 
+_VERSIONS = "/v1/admin/models"
 _MODEL = "the model's name, as list has it; by default the one that is there"
 
 
@@ -68,7 +69,10 @@ def _action(actions: Any, name: str, text: str, run: Any) -> argparse.ArgumentPa
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
     if not 0.0 < share < 1.0:
         raise argparse.ArgumentTypeError(f"a share of the requests is between 0 and 1, not {text}")
     return share
@@ -108,7 +112,7 @@ def _change(options: argparse.Namespace, what: str, parameters: Mapping[str, Any
 
 
 def _there(options: argparse.Namespace) -> Any:
-    return _ask(options, "/v1/admin/models", ANSWER_WITHIN_S)
+    return _ask(options, _VERSIONS, ANSWER_WITHIN_S)
 
 
 @files_of_the_user()
@@ -127,7 +131,9 @@ def _ask(options: argparse.Namespace, path: str, within_s: float, message: Any =
     if options.key_file is not None:
         try:
             key = options.key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise InvalidArgument(f"--key-file: {told(error)}") from error
+        except UnicodeDecodeError as error:
             raise InvalidArgument(f"--key-file: {options.key_file}: {error}") from error
         if not key.isascii() or not key.isprintable():
             raise InvalidArgument(f"{options.key_file} holds something else than a key")
@@ -138,7 +144,10 @@ def _ask(options: argparse.Namespace, path: str, within_s: float, message: Any =
         with urllib.request.urlopen(request, timeout=within_s) as reply:
             return json.load(reply)
     except urllib.error.HTTPError as error:
-        raise CommandFailed(_told(error.read(), f"{error.code} {error.reason}")) from error
+        said = _said(error.read(), f"{error.code} {error.reason}")
+        if error.code == http.client.NOT_FOUND and path == _VERSIONS:
+            said = f"{options.url} is not a server's side for admins (--admin-port): {said}"
+        raise CommandFailed(said) from error
     except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
         raise CommandFailed(f"no answer from {options.url}: {why}") from error
@@ -146,7 +155,7 @@ def _ask(options: argparse.Namespace, path: str, within_s: float, message: Any =
         raise CommandFailed(f"{options.url} is no server of Punctual: {error}") from error
 
 
-def _told(body: bytes, otherwise: str) -> str:
+def _said(body: bytes, otherwise: str) -> str:
     """Return what a problem says to people."""
     try:
         return str(json.loads(body)["detail"])

@@ -486,10 +486,10 @@ def _report_front(backend: Backend, runtime: str) -> None:
     on ``runtime`` or, without them, by what is predicted now.
     """
     family = backend.family
-    for catalog in family.catalogs:
-        if catalog.evaluation is None:
-            precision = f" in {catalog.precision}" if catalog.precision else ""
-            logger.warning("the accuracy of %s%s was not measured", catalog.name, precision)
+    unknown = ((each.name, each.precision) for each in family.catalogs if each.evaluation is None)
+    for name, precision in dict.fromkeys(unknown):  # once, however many sizes it has
+        where = f" in {precision}" if precision else ""
+        logger.warning("the accuracy of %s%s was not measured", name, where)
     try:
         front = measured_front(family, runtime)
     except ModelError:

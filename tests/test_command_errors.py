@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import os
 import re
 import signal
 import socket
@@ -24,6 +26,7 @@ from serving.core.command_errors import (
     MISTAKE,
     STOPPED,
     TERMINATED,
+    UNREAD,
     CommandError,
     CommandFailed,
     files_of_the_user,
@@ -398,6 +401,44 @@ def test_a_defect_is_none_of_the_users_mistakes(
     assert not capsys.readouterr().err
 
 
+def test_a_reader_that_has_ended_is_no_defect() -> None:
+    """As ``punctual models | head -1``; what is still to be written is not told of either."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "serving", *f"models {TRAINED}".split()],
+            cwd=ROOT,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (UNREAD, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(BrokenPipeError(errno.EPIPE, "x"), UNREAD), (OSError(errno.ENOSPC, "full"), FAILURE)],
+)
+def test_an_output_that_cannot_be_written_ends_a_command(
+    error: OSError, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends(error) == code
+    with pytest.raises((BrokenPipeError, CommandFailed)), files_of_the_user():
+        raise error
+    assert capsys.readouterr().err == ("" if code == UNREAD else "punctual: full\n")
+
+
+def test_of_a_file_its_name_and_what_is_wrong_are_told() -> None:
+    with pytest.raises(CommandError) as raised, files_of_the_user():
+        Path("nowhere/x").read_bytes()
+    assert str(raised.value) == "nowhere/x: No such file or directory"
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, STOPPED), (signal.SIGTERM, TERMINATED)]
 )
@@ -435,7 +476,7 @@ def test_help_explains_every_exit_code(capsys: pytest.CaptureFixture[str]) -> No
     told = capsys.readouterr().out
     for code, meaning in EXIT_CODES.items():
         assert re.search(rf"^  {code} +{re.escape(meaning)}$", told, re.MULTILINE)
-    assert set(EXIT_CODES) == {0, FAILURE, MISTAKE, STOPPED, TERMINATED}
+    assert set(EXIT_CODES) == {0, FAILURE, MISTAKE, STOPPED, UNREAD, TERMINATED}
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,10 @@ def at_least(least: int) -> Callable[[str], int]:
     """The type of an option that is a whole number from ``least`` on."""
 
     def number(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is less than {least}")
         return value

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 
 def positive(text: str) -> float:
-    """A finite number above 0. Raises ValueError or argparse.ArgumentTypeError."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    """A finite number above 0. Raises argparse.ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
 
 

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import cast
 
 from punctual.exchange import DEFAULT_URL, DetectOptions, base_url, key_headers
-from serving.core.command_errors import CommandError, InvalidArgument, invalid_arguments
+from serving.core.command_errors import CommandError, InvalidArgument, invalid_arguments, told
 
 _ASKED = ("deadline_ms", "min_depth", "max_depth", "score_threshold", "classes")
 
 
 def positive(text: str) -> float:
     """Return a number above 0, as argparse wants it."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value
 
 
@@ -78,7 +81,7 @@ def _read_key(path: Path) -> str:
         key = path.read_text(encoding="ascii").strip()
         key_headers(key)
     except OSError as error:
-        raise CommandError(f"--key-file: {error}") from error
+        raise CommandError(f"--key-file: {told(error)}") from error
     except ValueError as error:
         raise InvalidArgument(f"--key-file: {path} holds no key, or more than one") from error
     return key

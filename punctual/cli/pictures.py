@@ -30,7 +30,8 @@ def find_pictures(names: Iterable[str]) -> list[Picture]:
     for name in names:
         pictures = list(_named(name))
         if not pictures:
-            raise CommandError(f"there is no image {name}")
+            where = "in the folder " if Path(name).is_dir() else ""
+            raise CommandError(f"there is no image {where}{name}")
         for picture in pictures:
             found.setdefault(picture.path, picture)
     return list(found.values())

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from punctual.cli.options import add_options, detect_options, positive, read_server
-from serving.core.command_errors import files_of_the_user
+from serving.core.command_errors import InvalidArgument, files_of_the_user
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from punctual.cli.watching.ledger import Ledger
     from punctual.cli.watching.sources import Source
     from punctual.cli.watching.watcher import Sink, Watcher
     from punctual.stream import FrameStream
@@ -86,12 +89,13 @@ def add_parser(commands: Any) -> None:
 @files_of_the_user()
 def _watch(arguments: argparse.Namespace) -> None:
     url, key = read_server(arguments)
+    _check_outputs(arguments)
 
     from rich.console import Console
     from rich.live import Live
 
     from punctual.cli.watching.ledger import Ledger
-    from punctual.cli.watching.screen import render, summary
+    from punctual.cli.watching.screen import render
     from punctual.cli.watching.sources import Source
     from punctual.cli.watching.watcher import Watcher
     from punctual.stream import FrameStream
@@ -113,7 +117,7 @@ def _watch(arguments: argparse.Namespace) -> None:
         watcher = Watcher(connect, ledger, sinks, time.monotonic, arguments.give_up)
         opened.callback(watcher.close)
         watcher.open()  # before anything is read: whether there is a server
-        opened.callback(lambda: console.print(summary(ledger), highlight=False, soft_wrap=True))
+        opened.callback(lambda: _summarise(console, ledger))
         live = opened.enter_context(Live(console=console, auto_refresh=False, transient=True))
         feed = _Feed(source, watcher, happened, arguments.give_up)
         opened.callback(feed.stop.set)
@@ -127,6 +131,24 @@ def _watch(arguments: argparse.Namespace) -> None:
                 live.update(
                     render(arguments.source, url, ledger, now_s, watcher.is_connected), refresh=True
                 )
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise InvalidArgument where a file would be written over what is watched, or over another."""
+    taken = {Path(arguments.source).resolve(): "what is watched"}
+    for option, name in (("--out", arguments.out), ("--json", arguments.json)):
+        if name is None or name == "-":
+            continue
+        other = taken.setdefault(Path(name).resolve(), option)
+        if other is not option:
+            raise InvalidArgument(f"{option}: {name} is {other}, too")
+
+
+def _summarise(console: Console, ledger: Ledger) -> None:
+    from punctual.cli.watching.screen import summary
+
+    if ledger.num_frames:
+        console.print(summary(ledger), highlight=False, soft_wrap=True)
 
 
 def _text_file(name: str) -> contextlib.AbstractContextManager[IO[str]]:

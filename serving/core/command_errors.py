@@ -5,7 +5,7 @@
     |- InvalidArgument      a text or a number that no command could use
     |- MissingExtra         a package that the command needs is not installed
     |- CommandFailed        what was asked for is right, and could not be done
-    '- CommandStopped       it was told to end before its end
+    '- CommandStopped       it was told to end before its end, or nobody reads its output any longer
 
 An error class of this project that is to end a command derives from one of these, nothing else
 does; whatever else is raised is a defect and ends in a traceback. ``serving.__main__`` alone says
@@ -19,14 +19,16 @@ from contextlib import contextmanager
 
 MISTAKE, FAILURE = 2, 1
 """Exit codes; the first is also that of options which argparse refuses."""
-STOPPED, TERMINATED = 130, 143
-"""Exit codes after Ctrl-C and SIGTERM: as a shell has them, 128 and the signal's number."""
+STOPPED, UNREAD, TERMINATED = 130, 141, 143
+"""Exit codes after Ctrl-C, a pipe that nobody reads and SIGTERM: as a shell has them, 128 and the
+signal's number."""
 
 EXIT_CODES = {
     0: "done",
     FAILURE: "failed: what was asked for could not be done, or a measurement did not pass",
     MISTAKE: "asked for wrongly: an option, a setting, a file or an extra that is missing",
     STOPPED: "stopped by Ctrl-C; build, train and ablate also by SIGTERM",
+    UNREAD: "stopped, since what read its output has ended, as head does",
     TERMINATED: "stopped by SIGTERM",
 }
 """Exit code -> what it says of a command."""
@@ -69,6 +71,15 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived. What a command has started ends as it does at Ctrl-C."""
 
 
+class OutputUnread(CommandStopped):
+    """What read the standard output has ended, which is nothing to tell anybody."""
+
+    problems = ()
+
+    def __init__(self) -> None:
+        super().__init__("nobody reads the output", UNREAD)
+
+
 WRONG_PATHS = (
     FileNotFoundError,
     FileExistsError,
@@ -91,14 +102,23 @@ def invalid_arguments() -> Iterator[None]:
         raise InvalidArgument(str(error)) from error
 
 
+def told(error: OSError) -> str:
+    """Return what the operating system says, of which file if of one, for who named it."""
+    if error.filename is None or error.strerror is None:
+        return error.strerror or str(error)
+    return f"{error.filename}: {error.strerror}"
+
+
 @contextmanager
 def files_of_the_user() -> Iterator[None]:
     """Turn an OSError into a CommandError where the path is wrong, and into a CommandFailed where
     the machine is (a full disk): for the part of a command that reads and writes what its user
-    named."""
+    named. A pipe that nobody reads is left for ``serving.__main__``."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except WRONG_PATHS as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(told(error)) from error
     except OSError as error:
-        raise CommandFailed(str(error)) from error
+        raise CommandFailed(told(error)) from error

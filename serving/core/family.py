@@ -72,7 +72,8 @@ class Family:
         if len(measures) > 1:
             raise ValueError(
                 f"{self.name} cannot be served as one, for what is known of them is not alike: "
-                f"{', '.join(sorted(measures))}"
+                f"{', '.join(sorted(measures))}; measure all with punctual evaluate, or with "
+                "punctual rank"
             )
         names = [entry.name for entry in self.entries]
         for name in names:

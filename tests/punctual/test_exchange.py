@@ -47,6 +47,10 @@ def test_options_are_sent_as_the_server_reads_them() -> None:
     assert request.headers["Content-Type"] == "image/jpeg"
 
 
+def test_one_class_is_not_taken_for_its_letters() -> None:
+    assert ask(JPEG, {"classes": "cup"}).params == {"classes": "cup"}
+
+
 def test_what_is_left_out_is_the_servers_choice() -> None:
     request = ask(JPEG, {})
     assert not request.params

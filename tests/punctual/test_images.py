@@ -47,3 +47,9 @@ def test_what_is_served_is_known_by_how_it_begins(kind: str) -> None:
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"RIFF\0\0\0\0WAVE"])
 def test_anything_else_is_for_the_server_to_refuse(data: bytes) -> None:
     assert media_type(data) == OTHER
+    assert OTHER in IMAGE_TYPES, "or it would be refused for its name"
+
+
+def test_what_is_no_image_at_all_is_told_apart() -> None:
+    with pytest.raises(TypeError, match="not NoneType"):
+        load_image(None)  # type: ignore[arg-type]

@@ -65,6 +65,8 @@ class AnnotatedVideo:
         import av
 
         self._path = path
+        if not path.parent.is_dir():  # which is found out by the first frame otherwise
+            raise CommandError(f"{path} cannot be written: there is no folder {path.parent}")
         try:
             self._container = av.open(str(path), "w")
         except (av.FFmpegError, ValueError) as error:
@@ -75,8 +77,9 @@ class AnnotatedVideo:
 
     def ended(self, ended: Ended) -> None:
         """Write a frame that was sent."""
-        with Image.open(io.BytesIO(ended.frame.data)) as opened:
-            picture = opened.convert("RGB")
+        picture = _decoded(ended.frame.data)
+        if picture is None:  # it is no image; the one before stays for longer
+            return
         if ended.reply is not None:
             self._known = ended.reply.detections
             timings = ended.reply.timings
@@ -112,3 +115,12 @@ class AnnotatedVideo:
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
         self._container.close()
+
+
+def _decoded(data: bytes) -> Image.Image | None:
+    """Return the picture in the bytes of a file, None if they are damaged or are none."""
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
