@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import os
 import re
 import signal
@@ -433,10 +434,17 @@ def test_an_output_that_cannot_be_written_ends_a_command(
     assert capsys.readouterr().err == ("" if code == UNREAD else "punctual: full\n")
 
 
-def test_of_a_file_its_name_and_what_is_wrong_are_told() -> None:
-    with pytest.raises(CommandError) as raised, files_of_the_user():
-        Path("nowhere/x").read_bytes()
-    assert str(raised.value) == "nowhere/x: No such file or directory"
+def test_a_name_that_the_terminal_has_no_letters_for_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+
+    def add_parsers(commands: Any) -> None:
+        commands.add_parser("tell").set_defaults(run=lambda _: print("größe"))
+
+    assert run_command(add_parsers, "tell") == 0
+    assert written.getvalue() == b"gr\\xf6\\xdfe\n"
 
 
 @pytest.mark.parametrize(
@@ -494,7 +502,7 @@ def test_a_wrong_path_is_a_mistake_and_a_full_disk_a_failure(
     with pytest.raises(CommandError) as raised, files_of_the_user():
         raise error
     assert type(raised.value) is kind
-    assert str(raised.value) == str(error)
+    assert str(raised.value) == f"{error.filename}: {error.strerror}"
 
 
 def test_an_invalid_argument_is_still_a_value_error() -> None:

@@ -93,6 +93,9 @@ def _detect(arguments: argparse.Namespace) -> None:
                     raise InvalidArgument(str(problem)) from problem
                 num_refused += 1
                 bar.write(f"{picture.path}: {problem}", file=sys.stderr)
+            except OSError as error:
+                num_refused += 1
+                bar.write(f"{picture.path}: {error.strerror}", file=sys.stderr)
             except PunctualError as error:
                 raise CommandFailed(str(error)) from error
             else:

@@ -95,7 +95,9 @@ class Source:
 
 
 def _images(folder: Path) -> list[Path]:
-    images = sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES)
+    images = sorted(
+        each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file()
+    )
     if not images:
         raise CommandError(f"there is no image in {folder}")
     return images

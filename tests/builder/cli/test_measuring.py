@@ -95,7 +95,7 @@ MODEL = ["--model", "toy"]
         (["evaluate", *MODEL, "--threads", "-2"], "--threads: -2 is less than 1"),
         (["profile", *MODEL, "--threads", "0"], "--threads: 0 is less than 1"),
         (["build", *MODEL, "--threads", "0"], "--threads: 0 is less than 1"),
-        (["evaluate", *MODEL, "--threads", "many"], "--threads: invalid"),
+        (["evaluate", *MODEL, "--threads", "many"], "--threads: 'many' is no whole number"),
         (["evaluate", *MODEL, "--bootstrap", "-1"], "--bootstrap: -1 is less than 0"),
         (["report", *MODEL, "--images", "-1"], "--images: -1 is less than 0"),
         (["profile", *MODEL, "--rounds", "-1"], "--rounds: -1 is less than 0"),

@@ -113,6 +113,23 @@ def test_an_image_that_is_refused_does_not_end_the_others(
     ]
 
 
+def test_an_image_that_cannot_be_read_does_not_end_the_others(
+    images: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        (images / "b.png").unlink()
+        return httpx.Response(200, json=ANSWER)
+
+    serve(answer)
+    assert detect("in/a.jpg", "in/b.png") == FAILURE
+    told = capsys.readouterr()
+    assert told.out.startswith("in/a.jpg")
+    assert told.err.splitlines() == [
+        "in/b.png: No such file or directory",
+        "punctual: 1 of 2 images were not answered",
+    ]
+
+
 @pytest.mark.usefixtures("images")
 @pytest.mark.parametrize(
     ("slug", "status"), [("unauthenticated", 401), ("invalid-parameter", 400), ("not-found", 404)]

@@ -36,6 +36,8 @@ class Sleeper(FakeClock):
 def test_a_folder_is_a_film(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to("nowhere")
     source = Source(str(tmp_path), None)
     assert not source.is_live
     frames = list(source.frames())
