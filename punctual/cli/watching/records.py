@@ -13,7 +13,7 @@ from PIL import Image
 from punctual.cli.drawing import draw_caption, draw_detections
 from punctual.cli.watching.ledger import SKIPPED, Ended
 from punctual.reply import Detection
-from serving.core.command_errors import CommandError
+from serving.core.command_errors import CommandError, CommandFailed
 
 _TICKS_HZ = 1000
 """Of a video's time: frames are shown when they were there, not at a rate."""
@@ -58,7 +58,8 @@ class AnnotatedVideo:
     """A video of the frames that were sent, each with its boxes.
 
     One that was not answered has the boxes that were known then, and says what became of it.
-    Raises CommandError for a name that is not one of a kind of video.
+    Raises CommandError for a name that is not one of a kind of video that can hold H.264, and in a
+    folder that is not there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,14 +70,16 @@ class AnnotatedVideo:
             raise CommandError(f"{path} cannot be written: there is no folder {path.parent}")
         try:
             self._container = av.open(str(path), "w")
+            self._stream: Any = self._container.add_stream("libx264", rate=_NOMINAL_HZ)
         except (av.FFmpegError, ValueError) as error:
             raise CommandError(f"{path} cannot be written as video: {error}") from error
-        self._stream: Any = None
+        self._is_begun = self._has_failed = False
         self._known: tuple[Detection, ...] = ()
         self._last_tick = -1
 
     def ended(self, ended: Ended) -> None:
-        """Write a frame that was sent."""
+        """Write a frame that was sent. Raises CommandFailed where it cannot be encoded; nothing
+        follows it then."""
         picture = _decoded(ended.frame.data)
         if picture is None:  # it is no image; the one before stays for longer
             return
@@ -89,7 +92,8 @@ class AnnotatedVideo:
             caption = ended.outcome
         draw_detections(picture, self._known)
         draw_caption(picture, caption, MISSED_COLOR if ended.reply is None else ON_TIME_COLOR)
-        self._write(picture, ended.frame.at_s)
+        if not self._has_failed:
+            self._write(picture, ended.frame.at_s)
 
     def skipped(self, frames: range) -> None:
         """Leave out frames that were not sent: the one before stays for longer."""
@@ -97,8 +101,7 @@ class AnnotatedVideo:
     def _write(self, picture: Image.Image, at_s: float) -> None:
         import av
 
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=_NOMINAL_HZ)
+        if not self._is_begun:
             # The chroma of two pixels by two is one: sides are even.
             self._stream.width = picture.width + picture.width % 2
             self._stream.height = picture.height + picture.height % 2
@@ -108,11 +111,19 @@ class AnnotatedVideo:
         frame = av.VideoFrame.from_image(picture if picture.size == size else picture.resize(size))
         self._last_tick = frame.pts = max(self._last_tick + 1, round(at_s * _TICKS_HZ))
         frame.time_base = Fraction(1, _TICKS_HZ)
-        self._container.mux(self._stream.encode(frame))
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except av.FFmpegError as error:
+            self._has_failed = True
+            width, height = size
+            raise CommandFailed(
+                f"{self._path}: a frame of {width}x{height} cannot be written: {error.strerror}"
+            ) from error
+        self._is_begun = True
 
     def close(self) -> None:
         """Finish the file."""
-        if self._stream is not None:
+        if self._is_begun and not self._has_failed:
             self._container.mux(self._stream.encode(None))
         self._container.close()
 

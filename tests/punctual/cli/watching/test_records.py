@@ -11,7 +11,7 @@ from punctual.cli.registry import register
 from punctual.cli.watching.ledger import Ended
 from punctual.cli.watching.newest import Frame
 from punctual.cli.watching.records import AnnotatedVideo
-from serving.core.command_errors import MISTAKE, CommandError
+from serving.core.command_errors import MISTAKE, CommandError, CommandFailed
 from tests.commands import run_command
 from tests.serving.fakes import encode, picture
 
@@ -26,9 +26,29 @@ def test_a_frame_that_is_no_image_is_left_out_of_the_video(tmp_path: Path) -> No
         assert sum(1 for _ in written.decode(video=0)) == 2
 
 
-def test_a_video_needs_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="there is no folder"):
-        AnnotatedVideo(tmp_path / "nowhere" / "x.mp4")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("nowhere/x.mp4", "there is no folder"), ("x.gif", "cannot be written as video"), ("x", "x")],
+)
+def test_a_video_that_cannot_be_is_told_before_the_first_frame(
+    name: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CommandError, match=told):
+        AnnotatedVideo(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_frame_that_is_too_large_for_a_video_is_told_once(tmp_path: Path) -> None:
+    wide = Ended(Frame(1, 0.0, encode(picture(20000, 16), "JPEG")), "overloaded", 0.0, 0.0)
+    video = AnnotatedVideo(tmp_path / "x.mp4")
+    with pytest.raises(CommandFailed, match="a frame of 20000x16 cannot be written"):
+        video.ended(wide)
+    video.ended(wide)
+    video.close()
+
+
+def test_a_video_without_a_frame_can_be_closed(tmp_path: Path) -> None:
+    AnnotatedVideo(tmp_path / "x.mp4").close()
 
 
 @pytest.mark.parametrize(
