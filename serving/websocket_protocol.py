@@ -22,6 +22,7 @@ from websockets.frames import Frame
 from serving.api.body import BodyPlace, BodyRoom
 from serving.api.stream_session import SHUTDOWN
 from serving.core.errors import Overloaded
+from serving.http_transport import WebSocketTransport
 
 NUM_FREE_PIECES = 64
 """Number of pieces that a message may come in whatever their size."""
@@ -33,6 +34,11 @@ CLOSE_TIMEOUT_S = 2.0
 
 PIECE_BYTES = 4096
 """Number of bytes that are read at once: as many empty messages would be some hundreds."""
+
+MAX_TURN_S = 1e-3
+"""Seconds after which reading what has come waits for the event loop's next turn."""
+OTHERS = "it is the turn of others"
+"""Why nothing is read from the socket meanwhile."""
 
 NO_ROOM = "there is no room for this message"
 
@@ -54,6 +60,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._room = bodies
         self._place = _MessagePlace(bodies, self)
         self._held = bytearray()  # what came after a message that nobody has taken
+        self._reads_on = False  # in the event loop's next turn
         self._num_message_bytes = 0  # of the message that has come in part
         self._num_queued_bytes = 0  # of those that nobody has taken
 
@@ -82,13 +89,32 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         return message
 
     def _read(self) -> None:
+        """Read what has come, but not for so long that others have to wait."""
+        if self._reads_on:
+            return
+        ends_s = self.loop.time() + MAX_TURN_S
         while self._held and not self.read_paused:
             piece = bytes(self._held[:PIECE_BYTES])
             del self._held[:PIECE_BYTES]
             super().data_received(piece)
             if self.close_sent and not self.conn.close_rcvd:
                 break  # all that is of interest is its answer
+            if self._held and self.loop.time() > ends_s:
+                self._reads_on = True
+                self._socket.pause(OTHERS)
+                self.loop.call_soon(self._read_on)
+                break
         self._count()
+
+    def _read_on(self) -> None:
+        self._reads_on = False
+        self._socket.resume(OTHERS)
+        self._read()
+
+    @property
+    def _socket(self) -> WebSocketTransport:
+        assert isinstance(self.transport, WebSocketTransport)
+        return self.transport
 
     def _count(self) -> None:
         """Count what has come and is not taken."""

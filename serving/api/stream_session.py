@@ -372,6 +372,8 @@ class _Session:
                     self._frames.configure(message["text"])
                 except InvalidParameter as error:
                     await self._write(self._frames.refusal(error))
+                # Texts may have come by the hundreds, and then nothing of this waits for anything.
+                await asyncio.sleep(0)
                 continue
             return
 

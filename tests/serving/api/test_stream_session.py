@@ -12,9 +12,11 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from serving.access.keys import Keyring
+from serving.api.stream_session import _Frames
 from serving.core.errors import FrameSuperseded
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
+from serving.websocket_protocol import PIECE_BYTES, WebSocketConnection
 from tests.serving.api.test_access_gate import key, key_file
 from tests.serving.fakes import JPEG
 from tests.serving.gateway import Gateway
@@ -396,6 +398,40 @@ class TestBounds:
             await cam.connection.send([b"x"] * 100)
             code, _ = await cam.closed()
             assert code == 1008
+
+    @pytest.mark.parametrize("kind", ["texts", "pings"])
+    async def test_many_small_messages_are_not_read_in_one_go(
+        self, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Others have their turns in between."""
+        monkeypatch.setattr("serving.websocket_protocol.MAX_TURN_S", -1.0)
+        turn, seen = 0, []
+        read_text, read_ping = _Frames.configure, WebSocketConnection.handle_ping
+
+        def text(frames: _Frames, text: str) -> None:
+            seen.append(turn)
+            read_text(frames, text)
+
+        def ping(connection: WebSocketConnection) -> None:
+            seen.append(turn)
+            read_ping(connection)
+
+        async def others() -> None:
+            nonlocal turn
+            while True:
+                await asyncio.sleep(0)
+                turn += 1
+
+        monkeypatch.setattr(_Frames, "configure", text)
+        monkeypatch.setattr(WebSocketConnection, "handle_ping", ping)
+        opcode, number = {"texts": (0x81, 200), "pings": (0x89, 5 * PIECE_BYTES // 6)}[kind]
+        async with serving_streams(Gateway()) as server, server.stream() as cam:
+            counting = asyncio.create_task(others())
+            cam.connection.transport.write(bytes([opcode, 0x80, 0, 0, 0, 0]) * number)
+            await until(lambda: len(seen) == number)
+            counting.cancel()
+            cam.connection.transport.abort()
+        assert len(set(seen)) >= {"texts": number, "pings": 5}[kind]
 
     async def test_messages_that_there_is_no_room_for(self) -> None:
         """The largest that has come in part gives way, and a frame of ordinary size finds room."""
