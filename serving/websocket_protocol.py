@@ -118,6 +118,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def _count(self) -> None:
         """Count what has come and is not taken."""
+        if self.disconnected:  # and its end is only now being taken
+            return
         num_bytes = self._num_queued_bytes
         if not self.close_sent:
             num_bytes += len(self.conn.reader.buffer) + self._num_message_bytes
@@ -169,6 +171,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """Tell whoever serves this connection that nobody is there any longer."""
         self._room.give_back(self._place)
         self._held.clear()
+        self.frames.clear()
+        self.conn.reader.buffer.clear()  # it is kept for as long as anybody knows the connection
         super().connection_lost(exc)
 
     def shutdown(self) -> None:

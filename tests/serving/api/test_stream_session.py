@@ -433,6 +433,16 @@ class TestBounds:
             cam.connection.transport.abort()
         assert len(set(seen)) >= {"texts": number, "pings": 5}[kind]
 
+    async def test_of_a_message_that_is_broken_off_nothing_is_kept(self) -> None:
+        async with serving_streams(Gateway()) as server, server.stream() as cam:
+            begun = b"\x82\xfe" + (50_000).to_bytes(2, "big") + bytes(4 + 20_000)
+            cam.connection.transport.write(begun)
+            await until(lambda: server.bodies._num_bytes >= 20_000)
+            cam.connection.transport.abort()
+            await until(lambda: not server.state.connections and not server.state.tasks)
+            assert server.bodies._num_bytes == 0
+            assert not server.bodies._arriving
+
     async def test_messages_that_there_is_no_room_for(self) -> None:
         """The largest that has come in part gives way, and a frame of ordinary size finds room."""
         async with (
