@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 def _environment(**given: str) -> dict[str, str]:
     """The caller's, without what would make a copy anything but fresh."""
-    foreign = ("PUNCTUAL_", "PYTEST_", "PYTHON", "VIRTUAL_ENV", "MAKE", "MFLAGS")
+    foreign = ("PUNCTUAL_", "PYTEST_", "PYTHON", "VIRTUAL_ENV", "MAKE", "MFLAGS", "ARGS")
     return {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | given
 
 
