@@ -15,16 +15,14 @@ from punctual.exchange import (
     DEFAULT_URL,
     DETECT_PATH,
     MODELS_PATH,
+    Attempts,
     DetectOptions,
-    Patience,
-    ask,
     base_url,
     key_headers,
-    read_detections,
     read_json,
 )
 from punctual.images import ImageLike, load_image
-from punctual.problems import Problem, Unreachable
+from punctual.problems import Unreachable
 from punctual.reply import Reply
 
 
@@ -71,31 +69,13 @@ class AsyncClient:
         Files are read and pixels encoded in a thread.
         """
         content = image if isinstance(image, bytes) else await asyncio.to_thread(load_image, image)
-        request = ask(content, options)
-        patience = Patience(options.get("patience_s", self._patience_s), self._clock())
-        num_attempts = 0
+        attempts = Attempts(content, options, self._patience_s, self._clock)
         while True:
-            num_attempts += 1
-            started_s = self._clock()
-            response = await self._send(
-                "POST",
-                DETECT_PATH,
-                params=request.params,
-                headers=request.headers,
-                content=request.content,
-            )
-            now_s = self._clock()
-            try:
-                return read_detections(
-                    response.status_code,
-                    response.content,
-                    response.headers,
-                    round_trip_s=now_s - started_s,
-                    num_attempts=num_attempts,
-                )
-            except Problem as problem:
-                wait_s = patience.wait_s(problem, now_s)
-            await self._sleep(wait_s)
+            response = await self._send("POST", DETECT_PATH, **attempts.begin())
+            reply = attempts.read(response.status_code, response.content, response.headers)
+            if reply is not None:
+                return reply
+            await self._sleep(attempts.wait_s)
 
     async def models(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` says. Raises PunctualError."""

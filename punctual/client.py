@@ -13,16 +13,14 @@ from punctual.exchange import (
     DEFAULT_URL,
     DETECT_PATH,
     MODELS_PATH,
+    Attempts,
     DetectOptions,
-    Patience,
-    ask,
     base_url,
     key_headers,
-    read_detections,
     read_json,
 )
 from punctual.images import ImageLike, load_image
-from punctual.problems import Problem, Unreachable
+from punctual.problems import Unreachable
 from punctual.reply import Reply
 
 TIMEOUT_S = 30.0
@@ -77,31 +75,13 @@ class Client:
         ``options`` are those of ``DetectOptions``. Raises PunctualError, OSError of a file that
         cannot be read, and ValueError of options or pixels that can be none.
         """
-        request = ask(load_image(image), options)
-        patience = Patience(options.get("patience_s", self._patience_s), self._clock())
-        num_attempts = 0
+        attempts = Attempts(load_image(image), options, self._patience_s, self._clock)
         while True:
-            num_attempts += 1
-            started_s = self._clock()
-            response = self._send(
-                "POST",
-                DETECT_PATH,
-                params=request.params,
-                headers=request.headers,
-                content=request.content,
-            )
-            now_s = self._clock()
-            try:
-                return read_detections(
-                    response.status_code,
-                    response.content,
-                    response.headers,
-                    round_trip_s=now_s - started_s,
-                    num_attempts=num_attempts,
-                )
-            except Problem as problem:
-                wait_s = patience.wait_s(problem, now_s)
-            self._sleep(wait_s)
+            response = self._send("POST", DETECT_PATH, **attempts.begin())
+            reply = attempts.read(response.status_code, response.content, response.headers)
+            if reply is not None:
+                return reply
+            self._sleep(attempts.wait_s)
 
     def models(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` says. Raises PunctualError."""

@@ -159,3 +159,53 @@ class Patience:
         if now_s + wait_s > self._end_s:
             raise problem
         return min(wait_s * (1 + JITTER * self._draw()), self._end_s - now_s)
+
+
+class Attempts:
+    """The attempts at one detection request, for as long as the caller's patience lasts.
+
+    ``patience_s`` is for options that state none. Raises ValueError of options that can be none.
+    """
+
+    def __init__(
+        self,
+        image: bytes,
+        options: DetectOptions,
+        patience_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ask = ask(image, options)
+        self._clock = clock
+        self._patience = Patience(options.get("patience_s", patience_s), clock())
+        self._started_s = 0.0
+        self._num_begun = 0
+        self.wait_s = 0.0
+        """Seconds to wait before the next attempt."""
+
+    def begin(self) -> dict[str, Any]:
+        """Begin an attempt; return what is to be sent, by the names that httpx gives it."""
+        self._num_begun += 1
+        self._started_s = self._clock()
+        return {
+            "params": self._ask.params,
+            "headers": self._ask.headers,
+            "content": self._ask.content,
+        }
+
+    def read(self, status: int, content: bytes, headers: Mapping[str, str]) -> Reply | None:
+        """Return what came of the attempt; None if there is to be another one in ``wait_s``.
+
+        Raises the Problem that it is, or UnexpectedReply.
+        """
+        now_s = self._clock()
+        try:
+            return read_detections(
+                status,
+                content,
+                headers,
+                round_trip_s=now_s - self._started_s,
+                num_attempts=self._num_begun,
+            )
+        except Problem as problem:
+            self.wait_s = self._patience.wait_s(problem, now_s)
+            return None

@@ -131,3 +131,14 @@ def wanted_outputs(names: Sequence[str]) -> tuple[str, ...]:
         if name in names[:place]:
             raise InvalidRequest(f"The output {name} was asked for more than once.")
     return tuple(names) or tuple(OUTPUTS)
+
+
+def unknown_model(family: Family, name: str, version: str | None = None) -> str | None:
+    """Return, in a sentence, that there is no such model, or version of it; None if there is."""
+    if name != family.name:
+        return f"There is no model {shown(name)}; there is {family.name!r}."
+    if version not in (None, family.version):
+        return (
+            f"There is no version {shown(version)} of {family.name!r}; there is {family.version!r}."
+        )
+    return None

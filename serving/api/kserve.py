@@ -35,6 +35,7 @@ from serving.api.inference_message import (
     OUTPUTS,
     read_image,
     read_parameters,
+    unknown_model,
     wanted_outputs,
 )
 from serving.api.lifecycle import Lifecycle
@@ -205,17 +206,15 @@ def create_router(
     router.add_api_route("/models/stats", statistics, summary="Statistics of all models")
 
     async def check_model(model: str = Path(examples=[first.name])) -> None:
-        name = backend.family.name
-        if model != name:
-            raise UnknownModel(f"There is no model {shown(model)}; there is {name!r}.")
+        unknown = unknown_model(backend.family, model)
+        if unknown is not None:
+            raise UnknownModel(unknown)
 
     async def check_version(version: str = Path(examples=[first.version])) -> None:
         family = backend.family
-        if version != family.version:
-            raise UnknownModel(
-                f"There is no version {shown(version)} of {family.name!r}; there is "
-                f"{family.version!r}."
-            )
+        unknown = unknown_model(family, family.name, version)
+        if unknown is not None:
+            raise UnknownModel(unknown)
 
     one = APIRouter(responses=problem_responses({404}, ProtocolError))
 

@@ -265,7 +265,7 @@ class PartsService:
                 error = ServingError("The server failed on this part; its log says how.")
             return PartResult(part.region, error)
         placement, answered = part.found
-        family = answered.family or self._family
+        family = self._replies.family_of(answered)
         result = result_of(part.context, placement, answered, family, now_s)
         if part.region is not None:
             result = replace(result, boxes_xyxy=_moved(result.boxes_xyxy, part.region))

@@ -85,6 +85,9 @@ class UnknownModel(HTTPException):
         super().__init__(404, detail)
 
 
+DEFECT = "The server failed on this request; its log says how."
+"""What clients are told of a defect."""
+
 _SLUG_OF_STATUS = {404: "not-found", 405: "method-not-allowed"}
 _UNAVAILABLE_RETRY_S = 1.0
 
@@ -150,9 +153,7 @@ def details_of(request: Request, error: Exception) -> dict[str, Any]:
     """Return the problem that ``error`` is."""
     if isinstance(error, ServingError):
         return problem_details(request, error.slug, error.detail, _extensions(error))
-    return problem_details(
-        request, "internal", "The server failed on this request; its log says how."
-    )
+    return problem_details(request, "internal", DEFECT)
 
 
 def _response(

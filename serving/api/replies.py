@@ -52,7 +52,7 @@ class Replies:
         """
         begun_s = self._clock()
         in_hand = self.in_hand(answered)
-        family = self._family_of(answered)
+        family = self.family_of(answered)
         response = write_reply(context, message.write, placement, answered, family, begun_s)
         # Asked last: a reply that took too long to write is late as well.
         now_s = self.check_in_time(context)
@@ -88,7 +88,7 @@ class Replies:
 
         ``in_hand`` is what became of the answer that it had in hand, when that was begun.
         """
-        family = self._family_of(answered)
+        family = self.family_of(answered)
         return AnsweredFacts(
             operating_point=family.answer_label(answered.points),
             depth=answered.depth,
@@ -114,7 +114,7 @@ class Replies:
             reply = replace(reply, in_hand=AT_DEADLINE)
         if reply.degraded and waited:
             return reply, AT_DEADLINE
-        family = self._family_of(answered)
+        family = self.family_of(answered)
         is_only = len(family.catalogs) == 1
         is_deepest = reply.depth == family.deepest(reply.model, context.options.max_depth)
         if is_deepest and (is_only or not reply.degraded):
@@ -126,7 +126,7 @@ class Replies:
     ) -> dict[str, Any]:
         """Return the last event of a stream; see ``schemas.Done``."""
         assert context.answered is not None, "a stream is done without an answer"
-        family, point = self._family_of(context.answered), (reply.model, reply.depth)
+        family, point = self.family_of(context.answered), (reply.model, reply.depth)
         points = (*reply.earlier, point)
         return {
             "request_id": context.request_id,
@@ -145,7 +145,7 @@ class Replies:
             return AT_DEADLINE if self._waited(answered) else CONCLUDED
         return BETTER if answered.upgrades else None
 
-    def _family_of(self, answered: Answered) -> Family:
+    def family_of(self, answered: Answered) -> Family:
         """Return what gave an answer."""
         return answered.family or self._family
 

@@ -14,7 +14,13 @@ from starlette.responses import Response
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.api.admission import Limits
-from serving.api.inference_message import OUTPUTS, read_image, read_parameters, wanted_outputs
+from serving.api.inference_message import (
+    OUTPUTS,
+    read_image,
+    read_parameters,
+    unknown_model,
+    wanted_outputs,
+)
 from serving.api.numbers import shown
 from serving.api.options import Options, parse_options
 from serving.api.protocol_adapter import DetectionResult, ParsedRequest
@@ -102,12 +108,9 @@ def read_message(kind: Any, message: bytes) -> Any:
 
 def check_model(family: Family, name: str, version: str) -> None:
     """Raise UnknownModel for what is not here. An empty version is any."""
-    if name != family.name:
-        raise UnknownModel(f"There is no model {shown(name)}; there is {family.name!r}.")
-    if version not in ("", family.version):
-        raise UnknownModel(
-            f"There is no version {shown(version)} of {family.name!r}; there is {family.version!r}."
-        )
+    unknown = unknown_model(family, name, version or None)
+    if unknown is not None:
+        raise UnknownModel(unknown)
 
 
 def _input(request: pb.ModelInferRequest) -> tuple[str, Tensor]:

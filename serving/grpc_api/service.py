@@ -34,6 +34,7 @@ from serving.api.kserve import (
     last_inference_ms,
 )
 from serving.api.lifecycle import Lifecycle
+from serving.api.problems import DEFECT
 from serving.core.errors import ServingError
 from serving.core.ports import Backend, Clock
 from serving.grpc_api.call import Body, again, one, scope_of
@@ -254,7 +255,7 @@ def _told(error: Exception) -> ServingError:
     if isinstance(error, ServingError):
         return error
     logger.error("a request over gRPC failed", exc_info=error)
-    return ServingError("The server failed on this request; its log says how.")
+    return ServingError(DEFECT)
 
 
 async def _abort(context: Context, error: Exception) -> NoReturn:
