@@ -377,7 +377,10 @@ def create_app(
         origins=settings.origins,
     )
     if settings.grpc_port is not None:
-        calls = _create_calls(
+        # Few have it, and it is large.
+        from serving.grpc_api.wiring import create_calls  # noqa: PLC0415
+
+        calls = create_calls(
             settings, gate, detector, limits, backend, lifecycle, metrics, clock, wall_clock
         )
     outer = allow_origins(gate, settings.origins) if settings.origins else gate
@@ -419,43 +422,6 @@ async def _running(
         pool.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
-
-
-def _create_calls(
-    settings: Settings,
-    gate: AccessGate,
-    detector: DetectionService,
-    limits: Limits,
-    backend: Backend,
-    lifecycle: Lifecycle,
-    metrics: Metrics,
-    clock: Clock,
-    wall_clock: Clock,
-) -> GrpcServer:
-    """Return the server of the same service over gRPC. Raises ImportError without its extra."""
-    assert settings.grpc_port is not None, "it is not asked for"
-    # Few have it, and it is large.
-    from serving.grpc_api.messages import InferMessages  # noqa: PLC0415
-    from serving.grpc_api.server import GrpcLimits, GrpcServer  # noqa: PLC0415
-    from serving.grpc_api.service import InferenceService  # noqa: PLC0415
-
-    service = InferenceService(
-        gate,
-        detector,
-        InferMessages(lambda: backend.family, limits),
-        backend,
-        lifecycle,
-        metrics.totals,
-        clock=clock,
-        wall_clock=wall_clock,
-    )
-    bounds = GrpcLimits(
-        settings.max_connections,
-        settings.grpc_max_calls,
-        settings.max_body_bytes,
-        settings.max_head_bytes,
-    )
-    return GrpcServer(service.handler(), settings.host, settings.grpc_port, bounds)
 
 
 def _open_access(settings: Settings, metrics: Metrics) -> tuple[Identify, KeyFile | None]:

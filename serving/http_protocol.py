@@ -12,7 +12,6 @@ Who breaks a bound gets a problem and is hung up on, after the replies to what w
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,6 +21,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from serving.access.addresses import Network, parse_address, site_of
 from serving.api.problems import refusal
 from serving.api.stream_session import STREAM_PREFIX
 from serving.core.errors import (
@@ -33,11 +33,10 @@ from serving.core.errors import (
     ShedReason,
 )
 from serving.http_transport import Flow, ReplyTransport, WebSocketTransport
+from serving.observability.metrics import UNREAD
 
 if TYPE_CHECKING:
     from serving.websocket_protocol import WebSocketConnection
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_PIPELINED = 16
 """Most requests of one connection that wait for the reply to the one before."""
@@ -59,14 +58,8 @@ LINGER_BYTES = 32 * 2**20
 A socket that is closed with unread bytes is reset, and the client may never see the last reply.
 """
 
-UNREAD = "unread"
-"""What ``Connections.observe`` is told of a client that does not read its replies."""
-
 MAX_REFUSED_CONNECTIONS = 64
 """Most connections beyond the bound that are told so at once; others are reset."""
-
-_IPV6_SITE_BITS = 64
-"""Length of the prefix that one customer has of IPv6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +144,10 @@ class Connections:
 
     def _address(self, peer: str) -> tuple[str, bool]:
         """Return what stands for one client, and whether it is a proxy."""
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:  # of a socket that has no address
+        address = parse_address(peer)
+        if address is None:  # of a socket that has none
             return peer, True
-        if isinstance(address, ipaddress.IPv6Address):
-            address = address.ipv4_mapped or address
-        is_proxy = any(address in network for network in self.limits.proxies)
-        if isinstance(address, ipaddress.IPv6Address):
-            site = ipaddress.ip_network((address, _IPV6_SITE_BITS), strict=False)
-            return str(site), is_proxy
-        return str(address), is_proxy
+        return site_of(address), any(address in network for network in self.limits.proxies)
 
 
 OpenWebSocket = Callable[[Config, ServerState, dict[str, Any]], "WebSocketConnection"]

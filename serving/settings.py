@@ -275,8 +275,9 @@ class Settings(BaseSettings):
         64,
         ge=1,
         le=4096,
-        description="Calls over gRPC at once; each may hold a message of `max_body_bytes` before "
-        "it is looked at.",
+        description="Calls over gRPC at once, of which a stream of messages is one; where several "
+        "clients share it, an eighth more. As many messages arrive at once, and there are as many "
+        "streams, as `max_body_bytes` goes into `max_bodies_bytes`.",
     )
 
     max_waiting: int = Field(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from serving.access.addresses import parse_address, site_of
 from serving.access.keys import Keyring
 from serving.core.errors import Unauthenticated
 from serving.core.principals import NOBODY, Principal
@@ -19,9 +19,8 @@ KEY_PROTOCOL = b"punctual.key."
 
 Browsers let a page set nothing else of a WebSocket's handshake."""
 KEY_HEADERS = (b"authorization", b"x-api-key")
-_IPV6_PREFIX = 64
-"""Length of the prefixes that IPv6 hands out: whoever has one address has as many as they like."""
 _NUM_ADDRESSES = 4096
+_MAX_NAME = 64
 
 ADDRESS_LABEL = "address"
 """Label that all addresses are counted under."""
@@ -59,16 +58,10 @@ def by_key(keyring: Callable[[], Keyring]) -> Identify:
 
 @lru_cache(_NUM_ADDRESSES)
 def _of_address(host: str) -> Principal:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:  # a socket without addresses, or what a proxy makes up
-        return Principal(f"address {host[:64]}", ADDRESS_LABEL)
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return Principal(f"address {address.ipv4_mapped}", ADDRESS_LABEL)
-        network = ipaddress.ip_network((address, _IPV6_PREFIX), strict=False)
-        return Principal(f"address {network}", ADDRESS_LABEL)
-    return Principal(f"address {address}", ADDRESS_LABEL)
+    address = parse_address(host)
+    # Without one: a socket of another kind, or what a proxy makes up.
+    name = host[:_MAX_NAME] if address is None else site_of(address)
+    return Principal(f"address {name}", ADDRESS_LABEL)
 
 
 def _key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

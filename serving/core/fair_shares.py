@@ -138,8 +138,10 @@ def refusal(
 class Places:
     """The places for requests in one server: ``capacity`` of them, as ``refusal`` counts."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, things: str = "requests") -> None:
+        """Make places for ``things``, which is what refusals call them."""
         self._capacity = capacity
+        self._things = things
         self._held: Counter[str] = Counter()
         self._num_taken = 0
 
@@ -156,7 +158,7 @@ class Places:
             )
         reason = refusal(self._held.__getitem__, principal.name, self._num_taken, self._capacity)
         if reason is not None:
-            raise Overloaded(_NO_PLACE[reason], reason)
+            raise Overloaded(_NO_PLACE[reason].format(self._things), reason)
 
     def take(self, principal: Principal) -> None:
         """Take a place. Raises TooManyRequests or Overloaded."""
@@ -173,7 +175,7 @@ class Places:
 
 
 _NO_PLACE = {
-    ShedReason.REJECTED_SATURATED: "Too many requests are being served.",
-    ShedReason.REJECTED_SHARE: "Many requests of this client are being served; the places that are "
+    ShedReason.REJECTED_SATURATED: "Too many {} are being served.",
+    ShedReason.REJECTED_SHARE: "Many {} of this client are being served; the places that are "
     "left are for others.",
 }

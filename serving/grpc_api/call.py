@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 from starlette.types import Message
 
+from serving.access.addresses import parse_address
 from serving.api.middleware import identity_of
 from serving.core.ports import Clock
+from serving.grpc_api.sockets import Peer
 
 _PEER = re.compile(r"ipv[46]:(?P<host>.*):(?P<port>[0-9]+)")
 _MICROSECONDS, _MILLISECONDS = 1e6, 1e3
@@ -42,7 +44,7 @@ def scope_of(context: Any, path: str, clock: Clock) -> dict[str, Any]:
         "path": path,
         "query_string": b"",
         "headers": headers,
-        "client": _client(context.peer()),
+        "client": peer_of(context),
         "state": {"arrival_s": clock(), "request_id": echoed[0][1].decode("ascii")},
     }
 
@@ -65,17 +67,22 @@ def _timeout(seconds: float) -> bytes:
     return b"%dm" % min(_MAX_DIGITS - 1, round(seconds * _MILLISECONDS))
 
 
-def _client(peer: str) -> tuple[str, int] | None:
-    """Return the address of a call's other end; None if it has none, as on a Unix socket."""
-    matched = _PEER.fullmatch(unquote(peer))
-    return None if matched is None else (matched["host"].strip("[]"), int(matched["port"]))
+def peer_of(context: Any) -> Peer | None:
+    """Return the other end of a call's connection; None if it has no address, as on a Unix
+    socket."""
+    matched = _PEER.fullmatch(unquote(context.peer()))
+    address = None if matched is None else parse_address(matched["host"].strip("[]"))
+    return None if matched is None or address is None else (str(address), int(matched["port"]))
 
 
 class Body:
-    """The one message of a call, as the body of an HTTP request, and after that its client."""
+    """The one message of a call, as the body of an HTTP request, and after that its client.
 
-    def __init__(self, messages: AsyncIterator[bytes]) -> None:
-        self._messages = messages
+    ``read`` returns the message, and nothing if there is none.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[bytes]]) -> None:
+        self._read = read
         self._is_read = False
         self._left = asyncio.Event()
 
@@ -89,7 +96,7 @@ class Body:
             await self._left.wait()
             return {"type": "http.disconnect"}
         self._is_read = True
-        reading = asyncio.ensure_future(anext(self._messages, b""))
+        reading = asyncio.ensure_future(self._read())
         leaving = asyncio.ensure_future(self._left.wait())
         try:
             await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -101,6 +108,6 @@ class Body:
             leaving.cancel()
 
 
-async def one(message: bytes) -> AsyncIterator[bytes]:
-    """Yield a message that is there."""
-    yield message
+async def given(message: bytes) -> bytes:
+    """Return a message that is there."""
+    return message

@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 
 import grpc.aio
 
 from serving.core.command_errors import CommandFailed
+from serving.grpc_api.callers import Callers
 
 logger = logging.getLogger(__name__)
 
 IDLE_MS = 300_000
 """Milliseconds after which a connection without calls is closed."""
+MAX_AGE_MS = 600_000
+"""Milliseconds after which a connection takes no new calls, which then go to a new one: so clients
+come to know of servers that were added. Calls that are inside end on the old one."""
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+"""Milliseconds between two pings of a client, and until its connection is closed because none is
+answered: of a machine that is gone nothing else is heard."""
+MAX_SPARE_CONNECTIONS = 64
+"""Most connections beyond their bound, until the next look at who is to leave."""
+LOOK_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class GrpcLimits:
-    """Limits of one port."""
+    """Limits of one port, beside those of who calls."""
 
     max_connections: int
-    max_calls: int
-    """Calls at once, over all connections; a stream of messages is one."""
     max_message_bytes: int
     max_metadata_bytes: int
+    handshake_timeout_s: float
+    """Seconds for a client to say that it speaks HTTP/2."""
 
 
 class GrpcServer:
     """One port for calls, without TLS: on an event loop, from ``start`` to ``stop``."""
 
     def __init__(
-        self, handler: grpc.GenericRpcHandler, host: str, port: int, limits: GrpcLimits
+        self,
+        handler: grpc.GenericRpcHandler,
+        host: str,
+        port: int,
+        limits: GrpcLimits,
+        callers: Callers,
     ) -> None:
         self._address = f"[{host}]:{port}" if ":" in host else f"{host or '[::]'}:{port}"
         self._handler = handler
         self._limits = limits
+        self._callers = callers
         self._server: grpc.aio.Server | None = None
+        self._looking: asyncio.Task[None] | None = None
         self.port = port
         """Port that it listens on, once it does."""
 
@@ -46,14 +65,21 @@ class GrpcServer:
             handlers=(self._handler,),
             options=(
                 ("grpc.so_reuseport", 0),
-                ("grpc.max_allowed_incoming_connections", limits.max_connections),
-                ("grpc.max_concurrent_streams", limits.max_calls),
+                (
+                    "grpc.max_allowed_incoming_connections",
+                    limits.max_connections + MAX_SPARE_CONNECTIONS,
+                ),
+                ("grpc.max_concurrent_streams", self._callers.limits.max_calls),
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_metadata_size", limits.max_metadata_bytes),
                 ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),
+                ("grpc.server_handshake_timeout_ms", round(limits.handshake_timeout_s * 1e3)),
                 ("grpc.max_connection_idle_ms", IDLE_MS),
+                ("grpc.max_connection_age_ms", MAX_AGE_MS),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
             ),
-            maximum_concurrent_rpcs=limits.max_calls,
+            maximum_concurrent_rpcs=self._callers.limits.max_inside,
         )
         try:
             self.port = server.add_insecure_port(self._address)
@@ -61,9 +87,19 @@ class GrpcServer:
             raise CommandFailed(f"gRPC cannot be served at {self._address}: {error}") from error
         await server.start()
         self._server = server
+        self._callers.sockets.port = self.port
+        self._looking = asyncio.create_task(self._look())
         logger.info("gRPC at port %d", self.port)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, let those inside end for up to ``grace_s``, then cut them off."""
         if self._server is not None:
             await self._server.stop(grace_s)
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _look(self) -> None:
+        """See to it that no address has too many connections, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._callers.sockets.look()

@@ -12,35 +12,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import suppress
-from importlib import metadata
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc.aio
-from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
 from starlette.requests import Request as HttpRequest
 from tritonclient.grpc import service_pb2 as pb
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from serving.access.addresses import Network
 from serving.api.access_gate import AccessGate
 from serving.api.detect import DetectionService
-from serving.api.kserve import (
-    EXTENSIONS,
-    PLATFORM,
-    describe_config,
-    describe_model,
-    describe_statistics,
-    last_inference_ms,
-)
-from serving.api.lifecycle import Lifecycle
 from serving.api.problems import DEFECT
-from serving.core.errors import ServingError
-from serving.core.ports import Backend, Clock
-from serving.grpc_api.call import Body, again, one, scope_of
-from serving.grpc_api.messages import InferMessages, check_model, read_message
+from serving.core.errors import BodyTimeout, ServingError
+from serving.core.ports import Clock
+from serving.grpc_api.call import Body, again, given, scope_of
+from serving.grpc_api.callers import Call, Callers
+from serving.grpc_api.messages import InferMessages, read_message
+from serving.grpc_api.questions import Question, Questions
 from serving.grpc_api.status import code_of, metadata_of
-from serving.observability.metrics import Totals
 from serving.triton.wire import error_to_text
 
 logger = logging.getLogger(__name__)
@@ -51,8 +45,20 @@ MAX_STREAM_MESSAGES = 16
 
 Context: TypeAlias = Any
 """gRPC's ``ServicerContext``, which has no types."""
-Answer = Callable[[Any], Any]
-"""Function from a question, a message, to its answer."""
+Messages: TypeAlias = AsyncIterator[bytes]
+"""The messages of a call, as they come."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """Limits of one service; durations in seconds."""
+
+    question_timeout_s: float
+    """Time for the message of a call that asks for no boxes: those have a budget."""
+    idle_s: float
+    """Time without a message after which a stream ends."""
+    proxies: tuple[Network, ...] = ()
+    """Networks of those whose ``x-forwarded-for`` is believed."""
 
 
 class InferenceService:
@@ -63,58 +69,54 @@ class InferenceService:
         gate: AccessGate,
         detector: DetectionService,
         messages: InferMessages,
-        backend: Backend,
-        lifecycle: Lifecycle,
-        totals: Totals,
-        *,
+        questions: Questions,
+        callers: Callers,
+        limits: ServiceLimits,
         clock: Clock,
-        wall_clock: Clock,
     ) -> None:
         self._gate = gate
         self._detector = detector
         self._messages = messages
-        self._backend = backend
-        self._lifecycle = lifecycle
-        self._totals = totals
+        self._questions = questions
+        self._callers = callers
+        self._limits = limits
         self._clock = clock
-        self._wall_clock = wall_clock
+        # The rule of the HTTP server; it changes a scope that leads nowhere else.
+        proxies = [str(proxy) for proxy in limits.proxies]
+        self._forwarded: Any = ProxyHeadersMiddleware(_nowhere, proxies)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what answers calls of the service."""
-        questions: dict[str, tuple[Any, Answer, bool]] = {
-            "ServerLive": (pb.ServerLiveRequest, self._live, True),
-            "ServerReady": (pb.ServerReadyRequest, self._ready, True),
-            "ModelReady": (pb.ModelReadyRequest, self._model_ready, False),
-            "ServerMetadata": (pb.ServerMetadataRequest, self._server_metadata, False),
-            "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata, False),
-            "ModelConfig": (pb.ModelConfigRequest, self._model_config, False),
-            "ModelStatistics": (pb.ModelStatisticsRequest, self._statistics, False),
-            "RepositoryIndex": (pb.RepositoryIndexRequest, self._index, False),
-        }
+        # As a stream of one message each is the same on the wire, and read when it is to be.
         methods = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._answering(request, answer, is_public),
-                response_serializer=_serialized,
-            )
-            for name, (request, answer, is_public) in questions.items()
+            name: grpc.stream_unary_rpc_method_handler(partial(self._tell, question))
+            for name, question in self._questions.by_method().items()
         }
-        # As a stream of one message it is the same on the wire, and read when it is to be.
         methods["ModelInfer"] = grpc.stream_unary_rpc_method_handler(self._infer)
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream_infer)
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
+    async def _head(self, context: Context, method: str) -> tuple[Call, dict[str, Any]]:
+        """Return a call that has come, and its head as that of a request."""
+        scope = scope_of(context, f"/{SERVICE}/{method}", self._clock)
+        await self._forwarded(scope, None, None)
+        return Call(self._callers, context, scope), scope
+
     # -- inference -------------------------------------------------------------------------------
 
-    async def _infer(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
-        scope = scope_of(context, f"/{SERVICE}/ModelInfer", self._clock)
+    async def _infer(self, requests: Messages, context: Context) -> bytes:
+        call, scope = await self._head(context, "ModelInfer")
         left_s = context.time_remaining()
         due_s = math.inf if left_s is None else scope["state"]["arrival_s"] + left_s
         try:
+            call.enter()
             scope["state"]["principal"] = self._gate.admit(scope)
-            response = await self._answered(_Inside(self._answer, scope, requests), due_s)
+            inside = _Inside(self._answer, scope, Body(partial(call.read, requests)))
+            response = await self._answered(inside, due_s)
         except Exception as error:
-            await _abort(context, error)
+            await _abort(call, context, error)
         context.set_trailing_metadata((("x-request-id", scope["state"]["request_id"]),))
+        call.write()
         return response
 
     async def _answered(self, inside: _Inside, due_s: float = math.inf) -> bytes:
@@ -132,35 +134,57 @@ class InferenceService:
                 await inside.task
             raise
 
-    async def _stream_infer(
-        self, requests: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
+    async def _stream_infer(self, requests: Messages, context: Context) -> AsyncIterator[bytes]:
         """Yield an answer to each message, in their order."""
-        scope = scope_of(context, f"/{SERVICE}/ModelStreamInfer", self._clock)
-        asked: asyncio.Queue[_Inside | None] = asyncio.Queue(MAX_STREAM_MESSAGES)
+        call, scope = await self._head(context, "ModelStreamInfer")
+        try:
+            call.enter()
+            with call.streaming():
+                async with aclosing(self._answers(requests, scope)) as answers:
+                    async for answer in answers:
+                        with call.writing():
+                            yield answer
+        except ServingError as error:
+            await _abort(call, context, error)
+        call.write()
+
+    async def _answers(self, requests: Messages, scope: dict[str, Any]) -> AsyncGenerator[bytes]:
+        """Yield an answer to each message. Raises BodyTimeout where none comes for too long."""
+        asked: asyncio.Queue[_Inside | BodyTimeout | None] = asyncio.Queue(MAX_STREAM_MESSAGES)
         reading = asyncio.ensure_future(self._read(requests, scope, asked))
         try:
             while (inside := await asked.get()) is not None:
+                if isinstance(inside, BodyTimeout):
+                    raise inside
                 yield await self._answered(inside)
         finally:
             reading.cancel()
             while not asked.empty():
-                if (inside := asked.get_nowait()) is not None:
+                if isinstance(inside := asked.get_nowait(), _Inside):
                     inside.body.leave()
 
     async def _read(
         self,
-        requests: AsyncIterator[bytes],
+        requests: Messages,
         scope: dict[str, Any],
-        asked: asyncio.Queue[_Inside | None],
+        asked: asyncio.Queue[_Inside | BodyTimeout | None],
     ) -> None:
         """Read the messages of a stream, and put None when there are no more."""
+        end: BodyTimeout | None = None
         try:
-            async for message in requests:
-                await asked.put(_Inside(self._answer_message, scope, one(message), message))
+            while (message := await self._next(requests)) is not None:
+                body = Body(partial(given, message))
+                await asked.put(_Inside(self._answer_message, scope, body, message))
+        except TimeoutError:
+            end = BodyTimeout(f"No message had come for {self._limits.idle_s:g} seconds.")
         except Exception as error:
             logger.info("a stream of messages broke off: %s", error)
-        await asked.put(None)
+        await asked.put(end)
+
+    async def _next(self, requests: Messages) -> bytes | None:
+        """Return the next message of a stream, None after the last. Raises TimeoutError."""
+        async with asyncio.timeout(self._limits.idle_s):
+            return await anext(requests, None)
 
     async def _answer_message(self, scope: dict[str, Any], body: Body, message: bytes) -> bytes:
         """Return the answer to a message of a stream, be it that it has none."""
@@ -181,59 +205,28 @@ class InferenceService:
 
     # -- questions -------------------------------------------------------------------------------
 
-    def _answering(
-        self, question: Any, answer: Answer, is_public: bool
-    ) -> Callable[[bytes, Context], Awaitable[Any]]:
-        """Return the method that answers messages of a class, for anybody if it is public."""
+    async def _tell(self, question: Question, requests: Messages, context: Context) -> bytes:
+        """Return the answer to a question, for anybody if it is public."""
+        call, scope = await self._head(context, question.kind.DESCRIPTOR.name)
+        try:
+            call.enter()
+            if not question.is_public:
+                self._gate.admit(scope)
+            message = await self._question(call, requests)
+            answer = _serialized(question.answer(read_message(question.kind, message)))
+        except Exception as error:
+            await _abort(call, context, error)
+        call.write()
+        return answer
 
-        async def method(message: bytes, context: Context) -> Any:
-            try:
-                if not is_public:
-                    self._gate.admit(scope_of(context, f"/{SERVICE}", self._clock))
-                return answer(read_message(question, message))
-            except Exception as error:
-                await _abort(context, error)
-
-        return method
-
-    def _live(self, _: pb.ServerLiveRequest) -> Any:
-        return pb.ServerLiveResponse(live=self._backend.alive)
-
-    def _ready(self, _: pb.ServerReadyRequest) -> Any:
-        return pb.ServerReadyResponse(ready=self._lifecycle.ready)
-
-    def _model_ready(self, request: pb.ModelReadyRequest) -> Any:
-        check_model(self._backend.family, request.name, request.version)
-        return pb.ModelReadyResponse(ready=self._lifecycle.ready)
-
-    def _server_metadata(self, _: pb.ServerMetadataRequest) -> Any:
-        version = metadata.version("punctual")
-        return pb.ServerMetadataResponse(name=PLATFORM, version=version, extensions=EXTENSIONS)
-
-    def _model_metadata(self, request: pb.ModelMetadataRequest) -> Any:
-        family = self._backend.family
-        check_model(family, request.name, request.version)
-        return ParseDict(describe_model(family), pb.ModelMetadataResponse())
-
-    def _model_config(self, request: pb.ModelConfigRequest) -> Any:
-        family = self._backend.family
-        check_model(family, request.name, request.version)
-        return ParseDict({"config": describe_config(family)}, pb.ModelConfigResponse())
-
-    def _statistics(self, request: pb.ModelStatisticsRequest) -> Any:
-        family, totals = self._backend.family, self._totals
-        if request.name:
-            check_model(family, request.name, request.version)
-        last_ms = last_inference_ms(totals, self._clock, self._wall_clock)
-        statistics = describe_statistics(family, totals, last_ms)
-        return ParseDict({"model_stats": [statistics]}, pb.ModelStatisticsResponse())
-
-    def _index(self, _: pb.RepositoryIndexRequest) -> Any:
-        family = self._backend.family
-        response = pb.RepositoryIndexResponse()
-        state = "READY" if self._backend.ready else "UNAVAILABLE"
-        response.models.add(name=family.name, version=family.version, state=state)
-        return response
+    async def _question(self, call: Call, requests: Messages) -> bytes:
+        """Return the message of a question. Raises BodyTimeout where it does not come."""
+        timeout_s = self._limits.question_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await call.read(requests)
+        except TimeoutError as error:
+            raise BodyTimeout(f"No message had come after {timeout_s:g} seconds.") from error
 
 
 class _Inside:
@@ -243,11 +236,15 @@ class _Inside:
         self,
         answer: Callable[..., Coroutine[Any, Any, bytes]],
         scope: dict[str, Any],
-        messages: AsyncIterator[bytes],
+        body: Body,
         *more: bytes,
     ) -> None:
-        self.body = Body(messages)
+        self.body = body
         self.task = asyncio.create_task(answer(scope, self.body, *more))
+
+
+async def _nowhere(*_: object) -> None:
+    """Serve nothing, as an application."""
 
 
 def _told(error: Exception) -> ServingError:
@@ -258,9 +255,10 @@ def _told(error: Exception) -> ServingError:
     return ServingError(DEFECT)
 
 
-async def _abort(context: Context, error: Exception) -> NoReturn:
+async def _abort(call: Call, context: Context, error: Exception) -> NoReturn:
     """End a call with the status that says which problem ``error`` is."""
     told = _told(error)
+    call.write()
     await context.abort(code_of(told), told.detail, metadata_of(told))
     raise AssertionError("it raises an error of its own")
 

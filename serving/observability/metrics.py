@@ -80,8 +80,10 @@ EXPOSITION_BURST_S = 1.0
 DEMAND_WINDOW_S = 15.0
 _DEMAND_SLOT_S = 1.0
 
-CONNECTION_REFUSALS = ("head-timeout", "head-too-large", "invalid-request", "overloaded", "unread")
-"""Reasons why a connection is ended that belong to no detection request."""
+UNREAD = "unread"
+"""Why a connection is ended whose client does not read its replies."""
+CONNECTION_REFUSALS = ("head-timeout", "head-too-large", "invalid-request", "overloaded", UNREAD)
+"""Reasons why a connection is ended, or a call over gRPC refused, without a detection request."""
 
 OUTCOMES = (
     "ok",

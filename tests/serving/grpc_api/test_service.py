@@ -24,8 +24,10 @@ from serving.core.errors import BackendError, Overloaded, ShedReason
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.grpc_api.call import scope_of
+from serving.grpc_api.callers import CallerLimits, Callers
 from serving.grpc_api.messages import MAX_NUMBERS
 from serving.grpc_api.server import GrpcLimits, GrpcServer
+from serving.grpc_api.sockets import SocketLimits
 from tests.e2e.process import free_port
 from tests.serving.fakes import CATALOG, DETECTIONS, JPEG, forever, picture
 from tests.serving.gateway import Gateway
@@ -409,6 +411,7 @@ async def test_requests_inside_end_before_the_port_closes() -> None:
 
 async def test_a_port_that_is_taken(calls: Calls) -> None:
     handler = grpc.method_handlers_generic_handler("x", {})
-    server = GrpcServer(handler, HERE, calls.port, GrpcLimits(8, 8, 1000, 1000))
+    callers = Callers(CallerLimits(8, 8, 1.0), SocketLimits(8, 8), lambda _: None)
+    server = GrpcServer(handler, HERE, calls.port, GrpcLimits(8, 1000, 1000, 1.0), callers)
     with pytest.raises(CommandFailed, match=f"{HERE}:{calls.port}"):
         await server.start()

@@ -1,0 +1,115 @@
+"""Clients of gRPC that a good library would not be: from other addresses, and frame by frame."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+import grpc.aio
+
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
+"""Addresses of who behaves, and of who does not."""
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
+END_STREAM, END_HEADERS = 1, 4
+INITIAL_WINDOW_SIZE = 4
+
+
+def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def settings(**values: int) -> bytes:
+    """The first frame of a connection; ``window`` is how much may be sent on each stream."""
+    window = values.get("window")
+    stated = b"" if window is None else struct.pack(">HI", INITIAL_WINDOW_SIZE, window)
+    return frame(SETTINGS, payload=stated)
+
+
+def head(stream: int, method: str) -> bytes:
+    """The frame that a call of the service begins with; its fields are literals (RFC 7541)."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": f"/inference.GRPCInferenceService/{method}",
+        ":authority": "x",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    block = b"".join(
+        b"\0%c%b%c%b" % (len(name), name.encode(), len(value), value.encode())
+        for name, value in fields.items()
+    )
+    return frame(HEADERS, END_HEADERS, stream, block)
+
+
+def message(stream: int, data: bytes, *, length: int | None = None) -> bytes:
+    """A frame with a message, or with the beginning of one of ``length`` bytes."""
+    prefix = struct.pack(">BI", 0, len(data) if length is None else length)
+    flags = END_STREAM if length is None else 0
+    return frame(DATA, flags, stream, prefix + data)
+
+
+class RawCaller:
+    """A connection on which frames are sent as they are."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, *frames: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(b"".join(frames))
+            await self._writer.drain()
+
+    async def frames(self) -> AsyncIterator[int]:
+        """The kinds of the frames that come, until the server hangs up."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                start = await self._reader.readexactly(9)
+                yield start[3]
+                await self._reader.readexactly(int.from_bytes(start[:3]))
+
+    async def ended(self) -> list[int]:
+        """Wait until the server has hung up; the kinds of all frames that came before."""
+        return [kind async for kind in self.frames()]
+
+
+@contextlib.asynccontextmanager
+async def raw_caller(port: int, *, window: int | None = None) -> AsyncIterator[RawCaller]:
+    """A connection from elsewhere."""
+    reader, writer = await asyncio.open_connection(HERE, port, local_addr=(ELSEWHERE, 0))
+    caller = RawCaller(reader, writer)
+    await caller.send(PREFACE, settings() if window is None else settings(window=window))
+    try:
+        yield caller
+    finally:
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def channel_from_elsewhere(port: int) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel whose connections come from elsewhere: gRPC has no option for that."""
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(HERE, port, local_addr=(ELSEWHERE, 0))
+        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+
+    forwarder = await asyncio.start_server(forward, HERE, 0, family=socket.AF_INET)
+    address = "{}:{}".format(*forwarder.sockets[0].getsockname())
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield channel
+    forwarder.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
