@@ -16,7 +16,6 @@ from builder.cli.options import (
     RUNTIMES,
     add_command,
     add_threads,
-    at_least,
     files_of_glob,
     input_sizes,
 )
@@ -28,6 +27,7 @@ from serving.core.command_errors import (
     files_of_the_user,
     invalid_arguments,
 )
+from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from builder.modeling.architectures import AnyDetector

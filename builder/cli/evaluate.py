@@ -15,11 +15,11 @@ from builder.cli.options import (
     add_precision,
     add_split,
     add_write,
-    at_least,
     data_of,
     today,
 )
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from builder.data import Dataset

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.options import RUNTIMES, add_command, add_threads, at_least, today
+from builder.cli.options import RUNTIMES, add_command, add_threads, today
 from builder.cli.train import add_recipe, measured_recipe_of
 from serving.core.command_errors import (
     CommandError,
@@ -22,6 +22,7 @@ from serving.core.command_errors import (
     files_of_the_user,
     invalid_arguments,
 )
+from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from builder.config.named import DetectorConfig

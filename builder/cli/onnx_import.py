@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from builder.cli.options import (
     add_command,
     add_threads,
-    at_least,
     files_of_glob,
     input_sizes,
 )
@@ -23,6 +22,7 @@ from serving.core.command_errors import (
     CommandStopped,
     files_of_the_user,
 )
+from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from builder.onnx_import.checking import Image

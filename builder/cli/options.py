@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 from typing import Any
+
+from serving.core.command_numbers import at_least
 
 RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
 
@@ -55,21 +56,6 @@ def add_split(parser: argparse.ArgumentParser) -> None:
     """Which images a model is tried on."""
     parser.add_argument("--dataset", choices=DATASETS, default="bccd", help="how it is laid out")
     parser.add_argument("--split", default="test")
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number from ``least`` on."""
-
-    def number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-
-    return number
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,10 @@ from builder.cli.options import (
     add_model,
     add_precision,
     add_write,
-    at_least,
     today,
 )
 from serving.core.command_errors import CommandError, files_of_the_user, invalid_arguments
+from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools

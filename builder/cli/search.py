@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.model import add_assignments, configured
-from builder.cli.options import RUNTIMES, add_command, add_threads, at_least, today
+from builder.cli.options import RUNTIMES, add_command, add_threads, today
 from builder.config.named import CONFIGS, Config, DetectorConfig
 from serving.core.command_errors import (
     CommandError,
@@ -21,6 +21,7 @@ from serving.core.command_errors import (
     InvalidArgument,
     files_of_the_user,
 )
+from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from builder.config.pyramid_graphs import Graph

@@ -8,9 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from loadtest.cli.numbers import count, positive
 from loadtest.cli.progress import say
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import count, positive
 
 DEFAULT_DEMANDS = (0.2, 0.4, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from loadtest.cli.numbers import count, positive
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import count, positive
 
 PARTS = ("tiles", "frigate", "protocols")
 

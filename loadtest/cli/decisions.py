@@ -6,8 +6,8 @@ import argparse
 import time
 from typing import Any
 
-from loadtest.cli.numbers import count
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import count
 
 DEFAULT_PROFILES = ("three-by-three", "sizes", "wide")
 

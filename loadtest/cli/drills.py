@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from loadtest.cli.numbers import positive
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import positive
 
 if TYPE_CHECKING:
     from loadtest.studies.drills.report import Circumstances

@@ -8,9 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from loadtest.cli.numbers import count, positive
 from loadtest.cli.progress import say
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import count, positive
 
 DEFAULT_PROFILES = (
     *("wide", "gpu-like", "sizes", "sizes-batching", "three-by-three"),

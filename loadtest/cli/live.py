@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.cli.numbers import count, positive
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import count, positive
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools

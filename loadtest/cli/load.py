@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.cli.numbers import positive
 from serving.core.command_errors import InvalidArgument, files_of_the_user
+from serving.core.command_numbers import positive
 
 if TYPE_CHECKING:
     from loadtest.load.target import Target

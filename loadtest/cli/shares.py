@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from loadtest.cli.numbers import count, positive
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import count, positive
 
 DEFAULT_PROFILES = ("bccd", "cpu-lite", "sizes")
 

@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.cli.numbers import count
 from serving.core.command_errors import InvalidArgument, files_of_the_user
+from serving.core.command_numbers import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.cli.drills import add_common, circumstances_now, drilling, not_negative
-from loadtest.cli.numbers import positive
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import positive
 
 
 def add_parser(studies: Any) -> None:

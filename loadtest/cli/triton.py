@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.cli.numbers import count
 from loadtest.cli.progress import say
 from loadtest.servers import tritonserver
 from serving.core.command_errors import files_of_the_user, invalid_arguments
+from serving.core.command_numbers import count
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools

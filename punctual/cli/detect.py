@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from punctual.cli.options import add_options, detect_options, positive, read_server
+from punctual.cli.options import add_options, detect_options, read_server
 from punctual.cli.pictures import drawing_paths, find_pictures
 from punctual.problems import AccessDenied, Problem, PunctualError
 from serving.core.command_errors import (
@@ -18,6 +18,7 @@ from serving.core.command_errors import (
     InvalidArgument,
     files_of_the_user,
 )
+from serving.core.command_numbers import positive
 
 if TYPE_CHECKING:
     from punctual.reply import Reply

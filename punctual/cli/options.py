@@ -4,25 +4,14 @@ asked of an image."""
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import cast
 
 from punctual.exchange import DEFAULT_URL, DetectOptions, base_url, key_headers
 from serving.core.command_errors import CommandError, InvalidArgument, invalid_arguments, told
+from serving.core.command_numbers import positive
 
 _ASKED = ("deadline_ms", "min_depth", "max_depth", "score_threshold", "classes")
-
-
-def positive(text: str) -> float:
-    """Return a number above 0, as argparse wants it."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
 
 
 def add_options(parser: argparse.ArgumentParser, deadline_ms: float | None) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from serving.api.numbers import decimal, integer, shown
+from serving.api.numbers import boolean, decimal, integer, shown
 from serving.core.errors import InvalidParameter, PayloadTooLarge, ServingError
 from serving.core.tiling import Region, grid
 
@@ -28,7 +28,6 @@ MIN_SIDE = 16
 """Fewest pixels of a part's sides. There is nothing to see in less."""
 
 _GRID = re.compile(r"([1-9][0-9]?)x([1-9][0-9]?)")
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ def _tiles(values: dict[str, str]) -> Tiles:
             f"{OVERLAP} must be a share of a tile's side from 0 to {MAX_OVERLAP}; it is "
             f"{shown(values[OVERLAP])}."
         )
-    whole = _BOOLEANS.get(values.get(WHOLE, "false").lower())
+    whole = boolean(values.get(WHOLE, "false"))
     if whole is None:
         raise InvalidParameter(f"{WHOLE} must be true or false; it is {shown(values[WHOLE])}.")
     return Tiles(int(matched[1]), int(matched[2]), overlap, whole)

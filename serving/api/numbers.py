@@ -1,4 +1,4 @@
-"""Numbers as clients may write them: plain ASCII decimals and nothing else.
+"""Numbers and booleans as clients may write them: plain ASCII decimals and nothing else.
 
 ``float()`` and ``int()`` take "nan", "inf", "1_0", " 5" and digits of every script; a budget or a
 threshold must not.
@@ -11,6 +11,7 @@ import re
 
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?")  # 0.1 + 0.2 prints seventeen places
 _INTEGER = re.compile(r"[0-9]{1,15}")
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 LARGEST = 10**15 - 1
 """Largest number that may be written."""
@@ -26,6 +27,12 @@ def decimal(text: str) -> float | None:
 def integer(text: str) -> int | None:
     """Return ``12`` as an int, None for anything else."""
     return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def boolean(text: str) -> bool | None:
+    """Return ``true`` or ``1`` as True, ``false`` or ``0`` as False, in capitals as well, which
+    Python writes; None for anything else."""
+    return _BOOLEANS.get(text.lower())
 
 
 def shown(given: object) -> str:

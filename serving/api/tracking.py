@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.api.numbers import shown
+from serving.api.numbers import boolean, shown
 from serving.core.errors import InvalidParameter
 from serving.core.streams import Frame, Streams
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRACK_PARAMETER = "track"
-_BOOLEANS = {"true": True, "false": False}
 EXTRA = "track"
 """Extra of this project that installs the tracker."""
 LIBRARY = "trackers"
@@ -45,7 +44,7 @@ def parse_track(given: Sequence[str], *, is_frame: bool) -> bool:
     """Return whether a query asks for ids. Raises InvalidParameter, also if it is of no frame."""
     if not given:
         return False
-    wanted = _BOOLEANS.get(given[0]) if len(given) == 1 else None
+    wanted = boolean(given[0]) if len(given) == 1 else None
     if wanted is None:
         raise InvalidParameter(
             f"{TRACK_PARAMETER} must be true or false, once; it is {shown(', '.join(given))}."

@@ -111,7 +111,7 @@ def test_a_server_that_is_not_there_is_a_failure(tmp_path, capsys):
 def test_rates_are_positive(value, capsys):
     with pytest.raises(SystemExit):
         run("loadtest", "--image", IMAGE, "--rate", value)
-    assert "not a positive number" in capsys.readouterr().err
+    assert "no number above 0" in capsys.readouterr().err
 
 
 def test_seeds_count_from_zero(capsys):
