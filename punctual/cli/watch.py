@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from punctual.cli.options import add_options, detect_options, positive, read_server
+from punctual.cli.options import add_options, detect_options, read_server
 from serving.core.command_errors import InvalidArgument, files_of_the_user
+from serving.core.command_numbers import positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from punctual.stream import FrameStream
 
 DEADLINE_MS = 100.0
-Happened = queue.SimpleQueue[Callable[[], None]]
+Happened = queue.SimpleQueue[Callable[[], object]]
 """What other threads have seen, as what this one is to do about it."""
 TICK_S = 0.25
 """How often the screen is drawn anew, and a lost connection thought of, if nothing else happens."""
@@ -119,7 +120,8 @@ def _watch(arguments: argparse.Namespace) -> None:
         watcher.open()  # before anything is read: whether there is a server
         opened.callback(lambda: _summarise(console, ledger))
         live = opened.enter_context(Live(console=console, auto_refresh=False, transient=True))
-        feed = _Feed(source, watcher, happened, arguments.give_up)
+        say = partial(console.print, "punctual:", highlight=False, markup=False, soft_wrap=True)
+        feed = _Feed(source, watcher, happened, arguments.give_up, say)
         opened.callback(feed.stop.set)
         _start(feed.run)
         while feed.is_running or (watcher.num_unanswered and time.monotonic() < feed.last_s):
@@ -129,7 +131,7 @@ def _watch(arguments: argparse.Namespace) -> None:
             now_s = time.monotonic()
             if console.is_terminal:
                 live.update(
-                    render(arguments.source, url, ledger, now_s, watcher.is_connected), refresh=True
+                    render(source.shown, url, ledger, now_s, watcher.is_connected), refresh=True
                 )
 
 
@@ -178,7 +180,12 @@ class _Feed:
     """What reads a source in a thread of its own, and has its newest frame offered."""
 
     def __init__(
-        self, source: Source, watcher: Watcher, happened: Happened, give_up_s: float
+        self,
+        source: Source,
+        watcher: Watcher,
+        happened: Happened,
+        give_up_s: float,
+        say: Callable[[str], object],
     ) -> None:
         from punctual.cli.watching.newest import Newest
 
@@ -191,6 +198,7 @@ class _Feed:
         self._watcher = watcher
         self._happened = happened
         self._give_up_s = give_up_s
+        self._say = say
         self._newest = Newest()
 
     def run(self) -> None:
@@ -199,7 +207,9 @@ class _Feed:
 
         try:
             if self._source.is_live:
-                frames = as_filmed(self._source, time.monotonic, self.stop.wait, self._give_up_s)
+                frames = as_filmed(
+                    self._source, time.monotonic, self.stop.wait, self._give_up_s, self._tell
+                )
             else:
                 frames = in_real_time(self._source.frames(), time.monotonic, self.stop.wait)
             for frame in frames:
@@ -211,6 +221,9 @@ class _Feed:
             self._happened.put(partial(_raise, error))
         else:
             self._happened.put(self._end)
+
+    def _tell(self, text: str) -> None:
+        self._happened.put(partial(self._say, text))
 
     def _offer(self) -> None:
         frame, skipped = self._newest.take()

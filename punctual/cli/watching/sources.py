@@ -6,29 +6,24 @@ A source yields its frames as fast as they are asked for, with the instant at wh
 
 from __future__ import annotations
 
-import io
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from punctual.cli.watching.newest import Frame
 from punctual.images import SUFFIXES
 from serving.core.command_errors import CommandError, CommandFailed
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-
-QUALITY = 85
-"""Of the JPEG that a video's frame is sent as."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 5.0
 """Between two attempts to open a live source again; twice as long each time."""
 FOLDER_HZ = 10.0
-OPEN_TIMEOUT_S = 10.0
-_LIVE_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "udp://", "srt://")
-_WEB = ("http://", "https://")
+_LIVE = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt")
+_WEB = ("http", "https")
 _DEVICES = "/dev/video"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class Source:
@@ -37,61 +32,87 @@ class Source:
     Raises CommandError for a name that leads to nothing.
     """
 
-    def __init__(self, name: str, rate_hz: float | None) -> None:
+    def __init__(
+        self, name: str, rate_hz: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._name = f"{_DEVICES}{name}" if name.isdecimal() and len(name) < 3 else name
         self._rate_hz = rate_hz
+        self._clock = clock
+        self.shown = without_password(self._name)
+        """Its name as it may be shown to anybody."""
+        scheme = _SCHEME.match(self._name)
+        self._scheme = "" if scheme is None else scheme[1].lower()
+        self._is_device = self._name.startswith(_DEVICES)
         path = Path(self._name)
-        self.is_live = self._name.startswith((*_LIVE_SCHEMES, _DEVICES))
-        if not (self.is_live or self._name.startswith(_WEB) or path.exists()):
+        if scheme is not None and self._scheme not in (*_LIVE, *_WEB):
+            raise CommandError(
+                f"{self.shown}: a source's address begins with one of "
+                f"{', '.join(f'{each}://' for each in (*_LIVE, *_WEB))}"
+            )
+        if not (self._scheme or self._is_device or path.exists()):
             raise CommandError(f"there is no {self._name}")
         self._images = _images(path) if path.is_dir() else None
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it has pictures as they are filmed, and none that are held back.
+
+        What the web has is asked whether it ends: a camera's pictures do not. Raises CommandFailed
+        where it does not answer, and MissingExtra without PyAV.
+        """
+        if self._scheme in _WEB:
+            from punctual.cli.watching.videos import is_endless
+
+            return is_endless(self._name, self.shown)
+        return bool(self._scheme) or self._is_device
+
     def frames(self) -> Iterator[Frame]:
-        """Yield the frames. Raises CommandFailed where a live source cannot be read, and
-        CommandError for a file that is no video."""
+        """Yield the frames of what is not live. Raises CommandError for a file that is no video,
+        and CommandFailed for an address that cannot be read."""
         if self._images is not None:
             return self._files(self._images)
-        return self._decoded()
+        from punctual.cli.watching.videos import pictures_as_shown
+
+        kind = CommandFailed if self._scheme else CommandError
+        return _thinned(pictures_as_shown(self._name, self.shown, kind), self._rate_hz)
+
+    def live_frames(self) -> Iterator[Frame]:
+        """Yield the frames of what is live, at the instants at which they come, until it ends.
+        Raises CommandFailed where it cannot be read."""
+        from punctual.cli.watching.videos import pictures_as_filmed
+
+        pictures = pictures_as_filmed(self._name, self.shown, self._clock)
+        return _thinned(pictures, self._rate_hz)
 
     def _files(self, images: list[Path]) -> Iterator[Frame]:
         for index, path in enumerate(images):
             yield Frame(index + 1, index / (self._rate_hz or FOLDER_HZ), path.read_bytes())
 
-    def _decoded(self) -> Iterator[Frame]:
-        import av
 
-        kind = CommandFailed if self.is_live else CommandError
-        try:
-            with self._open() as container:
-                yield from self._thinned(_pictures(container))
-        except av.FFmpegError as error:
-            raise kind(f"{self._name} cannot be read as video: {error.strerror}") from error
+def without_password(name: str) -> str:
+    """Return an address as it may be shown: whoever may watch it is left out."""
+    try:
+        parts = urlsplit(name)
+        if "@" not in parts.netloc:
+            return name
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    except ValueError:  # none that can be taken apart, and nobody's then
+        return name
 
-    def _open(self) -> InputContainer:
-        import av
 
-        options: dict[str, str] = {}
-        if self._name.startswith("rtsp"):
-            options["rtsp_transport"] = "tcp"  # whole pictures, rather than those that came through
-        opened: InputContainer = av.open(
-            self._name,
-            format="v4l2" if self._name.startswith(_DEVICES) else None,
-            options=options,
-            timeout=OPEN_TIMEOUT_S if self.is_live else None,
-        )
-        return opened
-
-    def _thinned(self, pictures: Iterable[tuple[float, Any]]) -> Iterator[Frame]:
-        """The pictures that are not too soon after the one before, as files."""
-        next_s, number = 0.0, 0
-        for at_s, picture in pictures:
-            if at_s < next_s:
-                continue
-            if self._rate_hz is not None:
-                # What is a little late does not make all that follow later.
-                next_s = max(next_s, at_s - 1 / self._rate_hz) + 1 / self._rate_hz
-            number += 1
-            yield Frame(number, at_s, _encoded(picture))
+def _thinned(
+    pictures: Iterable[tuple[float, Callable[[], bytes]]], rate_hz: float | None
+) -> Iterator[Frame]:
+    """Yield the pictures that are not too soon after the one before, as files."""
+    next_s, number = 0.0, 0
+    for at_s, encode in pictures:
+        if at_s < next_s:
+            continue
+        if rate_hz is not None:
+            # What is a little late does not make all that follow later.
+            next_s = max(next_s, at_s - 1 / rate_hz) + 1 / rate_hz
+        number += 1
+        yield Frame(number, at_s, encode())
 
 
 def _images(folder: Path) -> list[Path]:
@@ -103,45 +124,37 @@ def _images(folder: Path) -> list[Path]:
     return images
 
 
-def _pictures(container: InputContainer) -> Iterator[tuple[float, Any]]:
-    """The pictures of a container's first video, and the seconds at which each is shown."""
-    if not container.streams.video:
-        return
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    rate = stream.average_rate or Fraction(25)
-    first_s: float | None = None
-    for index, picture in enumerate(container.decode(stream)):
-        shown_s = float(index / rate) if picture.time is None else picture.time
-        first_s = shown_s if first_s is None else first_s
-        yield shown_s - first_s, picture
-
-
-def _encoded(picture: Any) -> bytes:
-    written = io.BytesIO()
-    picture.to_image().save(written, "JPEG", quality=QUALITY)
-    return written.getvalue()
-
-
 def as_filmed(
-    source: Source, clock: Callable[[], float], sleep: Callable[[float], object], give_up_s: float
+    source: Source,
+    clock: Callable[[], float],
+    sleep: Callable[[float], object],
+    give_up_s: float,
+    say: Callable[[str], None],
 ) -> Iterator[Frame]:
     """Yield the frames of a live source, which is opened again if it breaks off.
 
-    Raises CommandFailed where there has been none, or none for `give_up_s`.
+    ``say`` is told when it does and when it is back. Raises CommandFailed where there has been no
+    frame, or none for ``give_up_s``.
     """
     started_s = seen_s = clock()
     number, delay_s = 0, FIRST_DELAY_S
+    is_broken = False
     while True:
-        why: CommandError = CommandFailed("the source has ended")
+        why: CommandError = CommandFailed(f"{source.shown} has ended")
         try:
-            for frame in source.frames():
+            for frame in source.live_frames():
+                if is_broken:
+                    say(f"{source.shown} is back after {clock() - seen_s:.0f} s")
+                is_broken = False
                 number, seen_s, delay_s = number + 1, clock(), FIRST_DELAY_S
                 yield replace(frame, number=number, at_s=seen_s - started_s)
         except CommandFailed as error:
             why = error
         if not number or clock() - seen_s + delay_s > give_up_s:
             raise why
+        if not is_broken:
+            say(f"{why}; trying again for {give_up_s:g} s")
+        is_broken = True
         sleep(delay_s)
         delay_s = min(MAX_DELAY_S, 2 * delay_s)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +46,7 @@ def test_a_folder_is_a_film(tmp_path: Path) -> None:
     assert [frame.at_s for frame in Source(str(tmp_path), 4).frames()] == [0, 0.25]
 
 
-@pytest.mark.parametrize("name", ["nowhere.mp4", "empty"])
+@pytest.mark.parametrize("name", ["nowhere.mp4", "empty", "ftp://x/a.mp4"])
 def test_a_source_that_is_not_there_is_told(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,7 +58,13 @@ def test_a_source_that_is_not_there_is_told(
 
 @pytest.mark.parametrize(
     ("name", "is_live"),
-    [("rtsp://camera/1", True), ("/dev/video0", True), ("0", True), ("http://x/a.mp4", False)],
+    [
+        ("rtsp://camera/1", True),
+        ("RTSP://camera/1", True),
+        ("/dev/video0", True),
+        ("0", True),
+        (__file__, False),
+    ],
 )
 def test_what_films_by_itself_is_live(name: str, is_live: bool) -> None:
     assert Source(name, None).is_live == is_live
@@ -83,25 +89,32 @@ def frames(count: int, error: Exception | None = None) -> Iterator[Frame]:
         raise error
 
 
+def live_source(open_it: Callable[[], Iterator[Frame]]) -> Any:
+    return SimpleNamespace(live_frames=open_it, shown="cam")
+
+
 def test_the_frames_of_all_openings_are_numbered_through() -> None:
     clock = Sleeper()
     opened = iter([frames(2), frames(0, CommandFailed("lost")), frames(1)])
-    source: Any = SimpleNamespace(frames=lambda: next(opened, frames(0)))
-    live = as_filmed(source, clock, clock.sleep, give_up_s=20)
+    source = live_source(lambda: next(opened, frames(0)))
+    said: list[str] = []
+    live = as_filmed(source, clock, clock.sleep, 20, said.append)
     seen = [next(live) for _ in range(3)]
     assert [frame.number for frame in seen] == [1, 2, 3]
     assert [frame.at_s for frame in seen] == [0, 0, sum(clock.slept)]
     assert clock.slept == [0.5, 1.0]
+    assert said == ["cam has ended; trying again for 20 s", "cam is back after 2 s"]
     with pytest.raises(CommandFailed, match="ended"):
         next(live)
     assert clock.now - seen[-1].at_s - 1000.0 <= 20
+    assert len(said) == 3, "each time that it breaks off once"
 
 
 def test_a_live_source_that_never_was_there_fails_at_once() -> None:
     clock = Sleeper()
-    source: Any = SimpleNamespace(frames=lambda: frames(0, CommandFailed("no such camera")))
+    source = live_source(lambda: frames(0, CommandFailed("no such camera")))
     with pytest.raises(CommandFailed, match="no such camera"):
-        next(as_filmed(source, clock, clock.sleep, give_up_s=20))
+        next(as_filmed(source, clock, clock.sleep, 20, print))
     assert not clock.slept
 
 
@@ -154,3 +167,17 @@ class TestFilms:
 
         with pytest.raises(CommandError, match="cannot be written as video"):
             AnnotatedVideo(tmp_path / "out.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("rtsp://me:secret@cam:554/1?x=y", "rtsp://cam:554/1?x=y"),
+        ("rtsp://me:s%40cret@[::1]/1", "rtsp://[::1]/1"),
+        ("rtsp://cam/a@b", "rtsp://cam/a@b"),
+        ("rtsp://[x", "rtsp://[x"),
+        ("/dev/video0", "/dev/video0"),
+    ],
+)
+def test_a_password_is_shown_to_nobody(name: str, shown: str) -> None:
+    assert Source(name, None).shown == shown
