@@ -22,12 +22,11 @@ from serving.http_protocol import (
     MAX_PIPELINED,
     MIN_CHUNK_BYTES,
     NUM_FREE_CHUNKS,
-    UNREAD,
     BoundedProtocol,
     ConnectionLimits,
     Connections,
 )
-from serving.observability.metrics import CONNECTION_REFUSALS
+from serving.observability.metrics import CONNECTION_REFUSALS, UNREAD
 
 pytestmark = pytest.mark.anyio
 
