@@ -4,14 +4,14 @@ one."""
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from builder.config.named import CONFIGS, replace
+from builder.config.named import CONFIGS
 from builder.exporting.catalog import build_catalog
 from builder.exporting.int8_segments import quantize_segments
 from builder.exporting.onnx_segments import export_segments

@@ -20,7 +20,8 @@ from builder.cli.options import (
     input_sizes,
 )
 from builder.cli.trying import run_all
-from builder.config.named import CONFIGS, MODEL_NAME
+from builder.config.detector import MODEL_NAME
+from builder.config.named import CONFIGS
 from serving.core.command_errors import (
     CommandError,
     CommandStopped,

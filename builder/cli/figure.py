@@ -25,7 +25,7 @@ from serving.core.command_errors import (
 from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
-    from builder.config.named import DetectorConfig
+    from builder.config.detector import DetectorConfig
     from builder.measuring.ablation import Trial
     from builder.measuring.figures import Ratio
     from serving.artifacts.serving_tools import ServingTools

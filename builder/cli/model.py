@@ -6,10 +6,13 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.config.named import CONFIGS, Config, DetectorConfig, override, replace
+from builder.config.configuration import Config, override
+from builder.config.detector import DetectorConfig
+from builder.config.named import CONFIGS
 from builder.config.pyramid_graphs import InvalidGraph
 from serving.core.command_errors import (
     CommandError,

@@ -16,7 +16,7 @@ from builder.cli.options import (
     input_sizes,
 )
 from builder.cli.trying import run_all
-from builder.config.named import MODEL_NAME
+from builder.config.detector import MODEL_NAME
 from serving.core.command_errors import (
     CommandError,
     CommandStopped,

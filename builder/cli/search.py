@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cli.model import add_assignments, configured
 from builder.cli.options import RUNTIMES, add_command, add_threads, today
-from builder.config.named import CONFIGS, Config, DetectorConfig
+from builder.config.configuration import Config
+from builder.config.detector import DetectorConfig
+from builder.config.named import CONFIGS
 from serving.core.command_errors import (
     CommandError,
     CommandStopped,

@@ -11,7 +11,8 @@ from typing import Any
 
 from builder.cli.model import add_assignments, add_neck, configured
 from builder.cli.options import DATASETS, add_command, add_data
-from builder.config.named import CONFIGS, Config, override
+from builder.config.configuration import Config, override
+from builder.config.named import CONFIGS
 from builder.config.pyramid_graphs import GRAPHS
 from serving.core.command_errors import (
     CommandError,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from builder.config.named import TrainConfig
+from builder.config.recipe import TrainConfig
 from builder.data.dataset import Sample
 from serving.core.letterbox import PAD_VALUE, Letterbox, fit
 

@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from builder.config.named import TrainConfig
+from builder.config.recipe import TrainConfig
 from builder.data.augment import Example, Placement, augment
 from builder.data.dataset import NUM_THREADS, Dataset
 from serving.core.letterbox import fit

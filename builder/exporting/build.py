@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.exporting.catalog import build_catalog
 from builder.exporting.contract import WEIGHTS
 from builder.exporting.installation import described, install

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from serving.core.catalog import Catalog, Exit, SegmentFile
 
 TITLES = {"retinanet": "RetinaNet", "ssdlite": "SSDLite"}

@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.frozen import freeze
 from serving.core.catalog import Catalog

@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from builder.config.named import CONFIGS, DetectorConfig
+from builder.config.detector import DetectorConfig
+from builder.config.named import CONFIGS
 from builder.exporting.catalog import build_catalog
 from builder.exporting.repository import write_entry
 from builder.exporting.torch_programs import export_programs

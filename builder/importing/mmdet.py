@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.importing.state_dict import (
     Source,
     StateDict,

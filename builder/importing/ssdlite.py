@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from builder.config.coco_ids import ID_GAPS
+from builder.config.coco import ID_GAPS
 from builder.importing.state_dict import WeightsError
 from builder.modeling.ssdlite import SSDLite
 

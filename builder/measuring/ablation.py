@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builder.config.named import Config, DetectorConfig, replace
+from builder.config.configuration import Config
+from builder.config.detector import DetectorConfig
 from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.cost import exit_costs, with_neck_of_equal_cost
 from builder.training.loop import CHECKPOINT, config_of, digests, read_split, train

@@ -16,12 +16,13 @@ import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from builder.config.named import Config, DetectorConfig, replace
+from builder.config.configuration import Config
+from builder.config.detector import DetectorConfig
 from builder.config.pyramid_graphs import GRAPHS
 from builder.measuring.ablation import FIGURES as ACCURACIES
 from builder.measuring.ablation import Results, Trial

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tqdm import tqdm
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.exporting.build import open_detector
 from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 
 
 def level_anchors(

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.modeling.exits import DetectorWithExits, RawOutputs
 from builder.modeling.layers import ACTIVATIONS
 from builder.modeling.pyramid import Pyramid, pool

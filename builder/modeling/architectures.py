@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from torch import nn
 
-from builder.config.named import DetectorConfig, replace
+from builder.config.detector import DetectorConfig
 from builder.modeling.anytime_ssd import AnytimeSSD
 from builder.modeling.backbones.amoebanet import AmoebaNetD
 from builder.modeling.backbones.mobilenet_v2 import MobileNetV2

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from builder.config.named import DetectorConfig, replace
+from builder.config.detector import DetectorConfig
 from builder.modeling.architectures import AnyDetector, make_detector
 from serving.core.command_errors import InvalidArgument
 

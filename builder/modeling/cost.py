@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from builder.config.named import DetectorConfig, replace
+from builder.config.detector import DetectorConfig
 from builder.modeling.architectures import make_detector
 
 WIDTH_STEP = 2

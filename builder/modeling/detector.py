@@ -11,11 +11,12 @@ many as the configuration puts between two exits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from builder.config.named import DetectorConfig, replace
+from builder.config.detector import DetectorConfig
 from builder.modeling.anchors import anchors_per_level, make_anchors
 from builder.modeling.backbones import make_backbone
 from builder.modeling.exits import DetectorWithExits, RawOutputs

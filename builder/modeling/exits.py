@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.modeling.postprocess import PostprocessFacts, decode_and_suppress
 
 RawOutputs = tuple[Tensor, Tensor]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.config.suppression import SUPPRESSION_ITERATIONS
 from builder.modeling.boxes import decode_boxes
 

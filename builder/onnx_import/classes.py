@@ -11,8 +11,7 @@ from typing import Any
 
 import onnx
 
-from builder.config.coco_ids import ID_GAPS
-from builder.config.named import COCO_CLASSES
+from builder.config.coco import COCO_CLASSES, ID_GAPS
 from builder.onnx_import.errors import ForeignModelError
 
 COCO, COCO_IDS, METADATA = "coco", "coco-ids", "metadata"

@@ -17,8 +17,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from builder.config.named import DetectorConfig, JsonRecord, TrainConfig
+from builder.config.detector import DetectorConfig
+from builder.config.json_record import JsonRecord
 from builder.config.pyramid_graphs import Graph, Row
+from builder.config.recipe import TrainConfig
 from serving.core.command_errors import CommandError
 
 JOURNAL = "journal.jsonl"

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.config.pyramid_graphs import FINEST_LEVEL, Graph
 from builder.search.statistics import kendall
 from serving.core.command_errors import CommandError, CommandFailed

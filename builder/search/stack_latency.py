@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.config.pyramid_graphs import Graph
 from builder.measuring.untrained import WARM_UP_ROUNDS, noise, open_untrained
 from builder.search.latency_table import MeasuredStack

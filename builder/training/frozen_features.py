@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from builder.config.named import TrainConfig
+from builder.config.recipe import TrainConfig
 from builder.data.loader import steps_per_epoch
 from builder.modeling.architectures import AnyDetector
 from builder.modeling.checkpoint import load_tensors, write_atomically

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from builder.config.named import PARTS, Config, DetectorConfig, TrainConfig, replace
+from builder.config.configuration import PARTS, Config
+from builder.config.detector import DetectorConfig
+from builder.config.recipe import TrainConfig
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.loader import steps_per_epoch
 from builder.modeling.architectures import (

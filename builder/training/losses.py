@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from builder.config.named import TrainConfig
+from builder.config.recipe import TrainConfig
 from builder.modeling.boxes import (
     BACKGROUND,
     box_iou,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from builder.config.named import TrainConfig
+from builder.config.recipe import TrainConfig
 
 STEP_FACTOR = 0.1
 """Factor by which the step schedule multiplies the learning rate at each milestone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from builder.config.named import TrainConfig
+from builder.config.recipe import TrainConfig
 from serving.artifacts.torch_programs import multiplies_bf16
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from builder.config.named import DetectorConfig
+from builder.config.detector import DetectorConfig
 from builder.data import AveragePrecision, Dataset, ScoredBoxes, average_precision
 from builder.data.augment import letterbox
 from builder.modeling.architectures import AnyDetector, make_detector

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from builder.config.named import Config, DetectorConfig
+from builder.config.configuration import Config
+from builder.config.detector import DetectorConfig
 from builder.data import Dataset
 from builder.data.augment import letterbox
 from builder.data.loader import epoch_batches

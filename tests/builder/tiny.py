@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from builder.config.named import CONFIGS, Config, replace
+from dataclasses import replace
+
+from builder.config.configuration import Config
+from builder.config.named import CONFIGS
 
 _BASE = CONFIGS["bccd"]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builder.config.named import Config
+from builder.config.configuration import Config
 from builder.search.evaluators.base import Evaluation, Job
 
 NECK = "searched"

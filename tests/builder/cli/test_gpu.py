@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from builder.cli import gpu
-from builder.config.named import CONFIGS, Config, replace
+from builder.config.configuration import Config
+from builder.config.named import CONFIGS
 from builder.exporting.onnx_weights import read_frozen
 from builder.exporting.repository import write_entry
 from builder.gpu.report import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
-from builder.config.named import CONFIGS, replace
+from builder.config.named import CONFIGS
 from builder.config.pyramid_graphs import GRAPHS, Graph
 from builder.modeling.backbones import make_backbone
 from builder.modeling.checkpoint import load_checkpoint, save_checkpoint

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from builder.cli import search as search_cli
-from builder.config.named import CONFIGS, override
+from builder.config.configuration import override
+from builder.config.named import CONFIGS
 from builder.config.pyramid_graphs import GRAPHS, Graph, graph_json, read_graph
 from builder.modeling.architectures import make_detector
 from builder.modeling.checkpoint import save_checkpoint

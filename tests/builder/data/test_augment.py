@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.config.named import TrainConfig
+from builder.config.recipe import TrainConfig
 from builder.data.augment import Example, adjust, augment, flip, letterbox, place
 from builder.data.dataset import Sample
 from serving.core.letterbox import PAD_VALUE, stretch

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.config.named import COCO_CLASSES
+from builder.config.coco import COCO_CLASSES
 from builder.data import Dataset, DatasetError, Sample, ScoredBoxes, average_precision
 from builder.data.class_names import in_names_of, relabelled
 from builder.data.voc import CLASSES

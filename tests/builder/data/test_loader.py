@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from builder.config.named import TrainConfig, replace
+from builder.config.recipe import TrainConfig
 from builder.data.dataset import Dataset
 from builder.data.loader import epoch_batches, input_size_of, steps_per_epoch
 from tests.builder.data.samples import make_sample

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from builder.cli.train import OPTIONS as NAMES
-from builder.config.named import Config, replace
+from builder.config.configuration import Config
 from builder.measuring import ablation
 from builder.measuring.ablation import (
     OPTIONS,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
-from builder.config.named import CONFIGS, Config, DetectorConfig, TrainConfig, replace
+from builder.config.configuration import Config
+from builder.config.detector import DetectorConfig
+from builder.config.named import CONFIGS
 from builder.config.pyramid_graphs import GRAPHS
+from builder.config.recipe import TrainConfig
 from builder.measuring.figures import (
     BACKBONES,
     DROP_BLOCK,

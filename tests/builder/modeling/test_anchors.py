@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from builder.config.named import CONFIGS, replace
+from builder.config.named import CONFIGS
 from builder.modeling.anchors import anchors_per_level, level_anchors, make_anchors
 
 

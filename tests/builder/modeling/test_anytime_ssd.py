@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from builder.config.named import CONFIGS, DetectorConfig, replace
+from builder.config.detector import DetectorConfig
+from builder.config.named import CONFIGS
 from builder.modeling.anytime_ssd import AnytimeSSD
 from builder.modeling.architectures import (
     at_size,

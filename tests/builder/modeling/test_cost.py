@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from builder.config.named import CONFIGS, replace
+from builder.config.named import CONFIGS
 from builder.modeling import cost
 from builder.modeling.cost import count_parameters, exit_costs, with_neck_of_equal_cost
 from builder.modeling.detector import Detector

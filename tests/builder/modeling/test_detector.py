@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from builder.config.named import CONFIGS, DetectorConfig, replace
+from builder.config.detector import DetectorConfig
+from builder.config.named import CONFIGS
 from builder.modeling.architectures import first_exits
 from builder.modeling.checkpoint import (
     load_checkpoint,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from builder.config.named import CONFIGS, replace
+from builder.config.named import CONFIGS
 from builder.modeling.architectures import AnyDetector, at_size, first_exits, make_detector
 from builder.modeling.recalibration import BATCH_SIZE, recalibrate
 from tests.builder.tiny import TINY

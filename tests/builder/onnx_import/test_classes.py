@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from builder.config.coco_ids import ID_GAPS
-from builder.config.named import COCO_CLASSES
+from builder.config.coco import COCO_CLASSES, ID_GAPS
 from builder.onnx_import.classes import ClassNumbers, possible_classes
 from builder.onnx_import.errors import ForeignModelError
 from builder.onnx_import.layouts import LAYOUTS

@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.config.named import Config
+from builder.config.configuration import Config
 from builder.search.controls import reference
 from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.evaluators.base import Evaluation, Evaluator, Job

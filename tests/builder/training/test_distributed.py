@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from builder.config.named import Config, replace
+from builder.config.configuration import Config
 from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.detector import Detector
 from builder.training import loop as training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from builder.config.named import CONFIGS, Config, TrainConfig, replace
+from builder.config.configuration import Config
+from builder.config.named import CONFIGS
+from builder.config.recipe import TrainConfig
 from builder.data import read_bccd
 from builder.data.loader import epoch_batches
 from builder.modeling.architectures import freeze_backbone, make_detector

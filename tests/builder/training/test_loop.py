@@ -7,6 +7,7 @@ import math
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from builder.config.named import CONFIGS, replace
+from builder.config.named import CONFIGS
 from builder.data import AveragePrecision, DatasetError, read_bccd
 from builder.modeling.architectures import make_detector
 from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint

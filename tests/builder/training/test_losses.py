@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from builder.config.named import TrainConfig, replace
+from builder.config.recipe import TrainConfig
 from builder.modeling.boxes import encode_boxes
 from builder.training.losses import (
     BOX_LOSSES,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from builder.config.named import CONFIGS, TrainConfig, replace
+from builder.config.named import CONFIGS
+from builder.config.recipe import TrainConfig
 from builder.training.optimization import (
     MovingAverage,
     learning_rate_at,

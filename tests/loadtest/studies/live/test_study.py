@@ -241,8 +241,9 @@ def test_points_are_chosen_to_be_best_together() -> None:
 @pytest.fixture(scope="module")
 def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with an untrained model of two input sizes, with accuracies made up for it."""
+    from dataclasses import replace as changed
+
     from builder.config.named import CONFIGS
-    from builder.config.named import replace as changed
     from builder.exporting.build import at_sizes, write_model
     from builder.exporting.repository import write_entry
     from builder.modeling.architectures import make_detector

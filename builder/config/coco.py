@@ -1,0 +1,21 @@
+"""The classes of COCO, and their ids, which leave some numbers out."""
+
+from __future__ import annotations
+
+COCO_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
+    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
+    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
+    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
+    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
+    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink"),
+    *("refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier"),
+    "toothbrush",
+)
+"""The eighty classes of COCO, in the order of their ids."""
+
+ID_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+"""Numbers among COCO's ids 1 to 90 that no class has."""
