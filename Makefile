@@ -4,7 +4,7 @@ DEV_ENV := .venv-dev
 BIN := $(DEV_ENV)/bin
 # What other programs host in a Python of their own (Triton's images, TensorRT 8.6).
 HOSTED := -p serving.core -p serving.artifacts -p serving.triton -p serving.triton_backend \
-	-p serving.runners -m serving.engine -m serving.model_repository -m builder.exporting.tensorrt_plans
+	-p serving.runners -p serving.execution -p serving.models -p serving.system -m builder.exporting.tensorrt_plans
 
 .DEFAULT_GOAL := help
 .PHONY: help serve check fmt test test-slow docs clean

@@ -155,9 +155,11 @@ class _Tools:
         precision: str | None = None,
         size: str | None = None,
     ) -> SegmentRunner:
-        from serving.model_repository import open_runner
+        from serving.models.opening import open_runner
+        from serving.models.runtime_options import RuntimeOptions
 
-        return open_runner(runtime, folder, num_threads, wanted, precision, size)
+        options = RuntimeOptions(runtime, num_threads, precision)
+        return open_runner(folder, options, wanted, size)
 
     def open_family(
         self,
@@ -167,9 +169,10 @@ class _Tools:
         precision: str | None = None,
     ) -> SegmentRunner:
         from serving.imaging.decoding import refit
-        from serving.model_repository import open_family
+        from serving.models.opening import open_family
+        from serving.models.runtime_options import RuntimeOptions
 
-        return open_family(runtime, folders, num_threads, refit, precision)
+        return open_family(folders, RuntimeOptions(runtime, num_threads, precision), refit)
 
     def load_image(
         self, data: bytes, model_input: ModelInput, inputs: Collection[ModelInput] = ()
@@ -205,7 +208,7 @@ def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = N
 def _models(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
     from serving.artifacts.model_folders import find_models
-    from serving.model_repository import measured_front, read_family
+    from serving.models.repository import measured_front, read_family
 
     folders = find_models(settings.model_repository, settings.models)
     family = read_family(folders, settings.precision)

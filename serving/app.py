@@ -53,13 +53,15 @@ from serving.core.latency import LatencyModel
 from serving.core.ports import Backend, Clock, CreatePolicy, Observer, SegmentRunner
 from serving.core.principals import NOBODY
 from serving.core.streams import Streams
-from serving.engine import Engine, start_engine
+from serving.execution.engine import Engine, start_engine
+from serving.execution.supervisor import threads_left
 from serving.http_protocol import ConnectionLimits, Connections
 from serving.imaging.decode_pool import DecodePool
 from serving.imaging.malloc import keep_freed_memory
-from serving.model_repository import measured_front
-from serving.model_source import FoundVersion, ModelSource, ModelVersion, Opening
-from serving.model_trial import trial_images
+from serving.models.repository import measured_front
+from serving.models.runtime_options import RuntimeOptions
+from serving.models.source import FoundVersion, ModelSource, ModelVersion, Opening
+from serving.models.trial import trial_images
 from serving.observability.decision_log import DecisionLog
 from serving.observability.log_rate import LogRate
 from serving.observability.metrics import Metrics
@@ -67,7 +69,6 @@ from serving.observability.version_metrics import VersionObserver
 from serving.runners.compiled_cache import CompiledCache, default_folder
 from serving.server import Server, end_now, end_within, listen
 from serving.settings import Settings
-from serving.supervisor import threads_left
 
 if TYPE_CHECKING:
     from serving.grpc_api.server import GrpcServer
@@ -196,15 +197,18 @@ def _open_source(settings: Settings, clock: Clock) -> ModelSource:
     num_threads, num_instances = settings.num_threads, settings.num_instances
     if num_instances > 1:
         num_threads = max(1, (num_threads or len(os.sched_getaffinity(0))) // num_instances)
+    options = RuntimeOptions(
+        runtime=settings.runtime,
+        num_threads=num_threads,
+        precision=settings.precision,
+        num_instances=num_instances,
+        cache=_open_cache(settings),
+    )
     return ModelSource(
         repository=settings.model_repository,
         names=settings.models,
-        runtime=settings.runtime,
-        precision=settings.precision,
-        num_threads=num_threads,
-        num_instances=num_instances,
+        options=options,
         engine_process=settings.engine_process,
-        cache=_open_cache(settings),
         max_second_bytes=settings.second_version_mb * 2**20,
         clock=clock,
     )

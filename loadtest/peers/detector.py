@@ -24,10 +24,11 @@ from serving.core.letterbox import Letterbox
 from serving.core.ports import Image
 from serving.core.request import Detections
 from serving.core.timing import time_every_segment
-from serving.engine import WARM_UP_ROUNDS
+from serving.execution.engine import WARM_UP_ROUNDS
 from serving.imaging.decoding import load_image
 from serving.imaging.malloc import keep_freed_memory
-from serving.model_repository import open_runner
+from serving.models.opening import open_runner
+from serving.models.runtime_options import RuntimeOptions
 from serving.runners.openvino import BATCH_SIZES
 
 RUNTIME = "openvino"
@@ -111,7 +112,7 @@ class PeerDetector:
         }
         self._input = catalog.input
         self._segment = segments.fused_exit(depth)
-        self._runner = open_runner(RUNTIME, folder, None, {self._segment}, size=size)
+        self._runner = open_runner(folder, RuntimeOptions(RUNTIME), {self._segment}, size)
         blank = np.zeros((catalog.input_height, catalog.input_width, 3), dtype=np.uint8)
         for _ in range(WARM_UP_ROUNDS):
             for _ in time_every_segment(self._runner, blank, catalog.num_exits, time.perf_counter):

@@ -2,9 +2,9 @@
 
     submit -> inbox -> waiting --Run--> busy until finish_s --> cohort, answered, ...
 
-It drives the same ``EngineState`` as ``serving.executor`` but moves no pixels and reads no clock: a
-run takes as long as ``ServiceTimes`` says. What happens is exact to the event, whenever ``advance``
-is called, so that a balancer may look at many servers at one instant.
+It drives the same ``EngineState`` as the executor that serves, but moves no pixels and reads no
+clock: a run takes as long as ``ServiceTimes`` says. What happens is exact to the event, whenever
+``advance`` is called, so that a balancer may look at many servers at one instant.
 """
 
 from __future__ import annotations

@@ -11,12 +11,11 @@ from serving.core.errors import BackendError
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.ports import SegmentRunner
-from serving.engine import Engine
+from serving.execution.engine import Engine
 
 
 class StartEngine(Protocol):
-    """Type of ``serving.engine.start_engine`` with all given but its runners, and what is known of
-    run times."""
+    """Type of ``engine.start_engine`` with all given but its runners and what is known of times."""
 
     def __call__(
         self, runners: Sequence[SegmentRunner], latencies: Sequence[LatencyModel] | None

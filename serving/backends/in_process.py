@@ -13,8 +13,8 @@ from serving.core.errors import BackendUnavailable
 from serving.core.family import Family
 from serving.core.ports import Clock, Image
 from serving.core.request import Answered, Request, Result
-from serving.engine import Engine, error_of
-from serving.supervisor import OpenEngine, Supervisor
+from serving.execution.engine import Engine, error_of
+from serving.execution.supervisor import OpenEngine, Supervisor
 
 
 class InProcessBackend:

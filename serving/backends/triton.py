@@ -41,7 +41,7 @@ from serving.core.family import Family
 from serving.core.latency import TAIL_QUANTILE, quantile
 from serving.core.ports import Clock, Image, Observer
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed, Superseded
-from serving.engine import error_of
+from serving.execution.engine import error_of
 from serving.triton import wire
 from serving.triton.answer import read_answer
 from serving.triton.registered_memory import TritonMemory

@@ -24,7 +24,7 @@ from serving.core.catalog import ModelEntry
 from serving.core.errors import BackendError
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
-from serving.engine import Engine
+from serving.execution.engine import Engine
 from serving.imaging.decoding import refit
 from serving.runners.family import FamilyRunner
 from serving.runners.triton import BATCH_SIZES, TritonRunner

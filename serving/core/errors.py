@@ -208,7 +208,7 @@ class BackendError(ServingError):
     slug = "backend-error"
 
 
-def nonsense(fault: str) -> BackendError:
+def malformed_output(fault: str) -> BackendError:
     """Return the error for an answer that no sound model gives, by a clause that says why."""
     return BackendError(f"The engine's answer makes no sense: {fault}.")
 

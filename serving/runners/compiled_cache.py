@@ -58,6 +58,10 @@ class CompiledCache:
         self._writing = Lock()
         self._complained = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes another one over the same folder, in a process that opens runners."""
+        return CompiledCache, (self.folder, self.max_bytes)
+
     def get(self, key: str) -> Blob | None:
         """Return what is kept under ``key``, whole and as it was put; None if there is none.
 

@@ -4,9 +4,9 @@
     run       segment, images or features            boxes come back; features stay there
     release   noted, and sent with what is sent next
 
-The other process is ``serving.engine_process``. All of it is one engine, which runs one segment at
-a time, and so are all its runners here, one for each model. When it has gone, by itself or by
-``abort``, every call raises EngineLost.
+The other process is ``serving.models.engine_process``. All of it is one engine, which runs one
+segment at a time, and so are all its runners here, one for each model. When it has gone, by itself
+or by ``abort``, every call raises EngineLost.
 """
 
 from __future__ import annotations

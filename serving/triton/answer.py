@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tritonclient.grpc import service_pb2 as pb
 
-from serving.core.errors import BackendError, nonsense
+from serving.core.errors import BackendError, malformed_output
 from serving.core.ladder import PointId
 from serving.core.output_check import FindFault
 from serving.core.request import Answered, Detections, Request
@@ -53,7 +53,7 @@ def read_answer(
         raise BackendError(f"Triton answered at exit {depth}, which was not asked for.")
     detections = Detections(boxes, scores, labels)
     if (fault := find_fault(detections)) is not None:
-        raise nonsense(fault)
+        raise malformed_output(fault)
     answered = Answered(
         request,
         detections,

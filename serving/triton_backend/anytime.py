@@ -39,16 +39,16 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.request import Answered, Request, Result
-from serving.engine import Engine, error_of, start_engine
-from serving.executor import Executor
-from serving.executor_group import ExecutorGroup
+from serving.execution.engine import Engine, error_of, start_engine
+from serving.execution.request_executor import RequestExecutor
+from serving.execution.supervisor import Supervisor
 from serving.imaging.decoding import refit
-from serving.model_repository import open_family
-from serving.parent import end_with_parent
-from serving.supervisor import Supervisor
+from serving.models.opening import open_family
+from serving.system.parent import end_with_parent
 from serving.triton import wire
 from serving.triton_backend.metrics import HostMetrics
-from serving.triton_backend.tensors import parameters, to_array, to_tensor
+from serving.triton_backend.model_config import parameters, runtime_options
+from serving.triton_backend.tensors import to_array, to_tensor
 
 DEFAULT_BUDGET_S = 1.0
 """Budget, in seconds, of a request without a ``timeout``."""
@@ -126,16 +126,14 @@ class TritonPythonModel:
         end_with_parent()
         options = parameters(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        threads = options.get("num_threads")
+        how = runtime_options(options)
         entry = read_entry(folder)
         self._digest = wire.short_digest(entry.digest)
         self._family = Family((entry,))
         self._metrics = HostMetrics(self._family)
 
         def open_engine(latencies: Sequence[LatencyModel] | None) -> Engine:
-            runner = open_family(
-                options["runtime"], (folder,), int(threads) if threads else None, refit
-            )
+            runner = open_family((folder,), how, refit)
             return start_engine(
                 [runner],
                 self._family,
@@ -255,7 +253,7 @@ class TritonPythonModel:
             end(number)
         self._outbox.put(_Outgoing(sender, None, last=True))
 
-    def _executor(self) -> Executor | ExecutorGroup:
+    def _executor(self) -> RequestExecutor:
         """Return the executor. Raises BackendUnavailable while one that hung is being replaced."""
         engine = self._supervisor.engine
         if engine is None:

@@ -19,10 +19,11 @@ import triton_python_backend_utils as pb_utils
 from serving.artifacts.model_folders import MODEL_SUFFIX, read_catalog
 from serving.core import segment as segments
 from serving.core.request import Detections
-from serving.model_repository import open_runner
-from serving.parent import end_with_parent
+from serving.models.opening import open_runner
+from serving.system.parent import end_with_parent
 from serving.triton import wire
-from serving.triton_backend.tensors import parameters, to_array, to_tensor
+from serving.triton_backend.model_config import parameters, runtime_options
+from serving.triton_backend.tensors import to_array, to_tensor
 
 
 class TritonPythonModel:
@@ -38,16 +39,9 @@ class TritonPythonModel:
             name = name.removesuffix(f"_{size}")
         repository = Path(args["model_repository"]).parent
         folder = repository / f"{name}{MODEL_SUFFIX}" / args["model_version"]
-        threads = options.get("num_threads")
         self._segment = segments.fused_exit(depth)
         self._max_detections = read_catalog(folder, size).max_detections
-        self._runner = open_runner(
-            options["runtime"],
-            folder,
-            int(threads) if threads else None,
-            {self._segment},
-            size=size,
-        )
+        self._runner = open_runner(folder, runtime_options(options), {self._segment}, size)
         self._max_batch = self._runner.batch_sizes[-1]
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -62,9 +60,3 @@ def to_array(tensor: Any) -> npt.NDArray[Any]:
     """Return the input ``tensor`` in its own memory, which goes with the request."""
     array: npt.NDArray[Any] = np.from_dlpack(tensor) if _BY_DLPACK else tensor.as_numpy()
     return array
-
-
-def parameters(model_config: str) -> Mapping[str, str]:
-    """Return the ``parameters`` of a model's configuration."""
-    entries = json.loads(model_config)["parameters"]
-    return {name: value["string_value"] for name, value in entries.items()}

@@ -11,15 +11,16 @@ import pytest
 
 from serving.core import segment as segments
 from serving.core.errors import BackendError, EngineLost
-from serving.engine_process import Job, open_family_in_process
 from serving.imaging.decoding import refit
+from serving.models.engine_process import open_family_in_process
+from serving.models.runtime_options import RuntimeOptions
 from serving.runners.process import ProcessRunner
 from tests.e2e.process import eventually
 
 
 @pytest.fixture
 def runner(exported):
-    opened = open_family_in_process(Job("onnxruntime", (exported.folder,), 1, None, None), refit)
+    opened = open_family_in_process((exported.folder,), RuntimeOptions("onnxruntime", 1), refit)
     assert isinstance(opened, ProcessRunner)
     yield opened
     opened.close()
@@ -90,7 +91,7 @@ def test_closing_ends_it(runner):
 
 def test_what_cannot_be_opened_is_said_in_its_words(exported, tmp_path):
     with pytest.raises(BackendError, match="cannot be used"):
-        open_family_in_process(Job("onnxruntime", (tmp_path,), 1, None, None), refit)
+        open_family_in_process((tmp_path,), RuntimeOptions("onnxruntime", 1), refit)
     eventually(lambda: not children())
 
 
@@ -101,5 +102,5 @@ def children() -> set[int]:
         found |= {int(pid) for pid in path.read_text().split()}
     return {
         pid for pid in found
-        if b"serving.engine_process" in Path("/proc", str(pid), "cmdline").read_bytes()
+        if b"serving.models.engine_process" in Path("/proc", str(pid), "cmdline").read_bytes()
     }  # fmt: skip

@@ -16,9 +16,10 @@ from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.ports import SegmentRunner
 from serving.core.request import Detections
-from serving.engine_process import Job, open_family_in_process
 from serving.imaging.decoding import refit
-from serving.model_repository import RUNNERS
+from serving.models.engine_process import open_family_in_process
+from serving.models.repository import RUNNERS
+from serving.models.runtime_options import RuntimeOptions
 from tests.captured import CapturedRunner
 from tests.cuda import open_fake_runner, open_real_runner
 
@@ -44,7 +45,7 @@ class Case:
 
 def in_process(folder: Path, catalog: Catalog, num_threads: int, **_: object) -> SegmentRunner:
     """The runner in a process of its own, with all segments."""
-    return open_family_in_process(Job("onnxruntime", (folder,), num_threads, None, None), refit)
+    return open_family_in_process((folder,), RuntimeOptions("onnxruntime", num_threads), refit)
 
 
 CASES = {

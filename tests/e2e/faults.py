@@ -120,7 +120,7 @@ class Subject:
     def signal_engine(self, number: signal.Signals) -> None:
         for path in Path("/proc", str(self.server.process.pid), "task").glob("*/children"):
             for pid in path.read_text().split():
-                if b"serving.engine_process" in Path("/proc", pid, "cmdline").read_bytes():
+                if b"serving.models.engine_process" in Path("/proc", pid, "cmdline").read_bytes():
                     os.kill(int(pid), number)
 
     def change_weights(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import app, model_repository, model_source
+from serving import app
 from serving.core.ladder import Ladder
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Policy, Snapshot
@@ -26,12 +26,13 @@ from serving.core.ports import SegmentRunner
 from serving.core.request import Detections
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
+from serving.models import opening, source
 from serving.settings import load
 
 SWITCH = Path(os.environ["FAULT"])
 OPENED = Path(os.environ["OPENED"])
 
-open_instances = model_repository.open_instances
+open_instances = opening.open_instances
 
 
 def happens(kind: str) -> bool:
@@ -96,7 +97,7 @@ def create_policy(*arguments: Any) -> Policy:
 
 
 if __name__ == "__main__":
-    setattr(model_source, "open_instances", open_faulty)  # noqa: B010  as a test would
+    setattr(source, "open_instances", open_faulty)  # noqa: B010  as a test would
     app.serve(
         load({}),
         lambda url, _: print(url, flush=True),

@@ -20,7 +20,8 @@ from serving.core.catalog import Exit, ModelEntry
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.letterbox import ModelInput
 from serving.imaging.decoding import refit
-from serving.model_repository import open_runner
+from serving.models.opening import open_runner
+from serving.models.runtime_options import RuntimeOptions
 from tests.e2e.backends import RUNTIME
 from tests.e2e.process import PATIENCE_S, Server, eventually
 from tests.exported import exported_detector
@@ -106,7 +107,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 def assert_found_by(serving: Serving, found: DetectionResponse) -> None:
     """The boxes are those that the model finds when it is run alone."""
     folder = serving.repository / f"{found.model}_anytime" / "1"
-    runner = open_runner(RUNTIME, folder, 1)
+    runner = open_runner(folder, RuntimeOptions(RUNTIME, 1))
     height, width = SIZES[found.model]
     model_input = ModelInput(width, height, "letterbox")
     placement = model_input.place(SIZES[LARGE][1], SIZES[LARGE][0])

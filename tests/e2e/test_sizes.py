@@ -19,7 +19,8 @@ from serving.artifacts.model_folders import read_entry, version_folder
 from serving.core import segment as segments
 from serving.core.catalog import Exit
 from serving.imaging.decoding import refit
-from serving.model_repository import open_runner
+from serving.models.opening import open_runner
+from serving.models.runtime_options import RuntimeOptions
 from tests.e2e.backends import BACKENDS, RUNTIME, gateway
 from tests.e2e.process import PATIENCE_S, Server
 from tests.e2e.triton import Triton
@@ -92,7 +93,9 @@ def test_each_size_answers(
     assert (found.exit_depth, found.expected_ap) == (int(depth), ACCURACY[size][int(depth) - 1])
     folder = version_folder(repository, MODEL)
     model_input = read_entry(folder).size(size).input
-    runner = open_runner(RUNTIME, folder, 1, {segments.fused_exit(int(depth))}, size=size)
+    runner = open_runner(
+        folder, RuntimeOptions(RUNTIME, 1), {segments.fused_exit(int(depth))}, size
+    )
     batch = runner.load([refit(PIXELS, model_input)])
     (alone,) = runner.detections(runner.run(segments.fused_exit(int(depth)), batch))
     runner.close()

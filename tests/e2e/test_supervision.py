@@ -180,7 +180,7 @@ def engine_of(server: Server) -> int:
     """The process of its engine."""
     for path in Path("/proc", str(server.process.pid), "task").glob("*/children"):
         for pid in path.read_text().split():
-            if b"serving.engine_process" in Path("/proc", pid, "cmdline").read_bytes():
+            if b"serving.models.engine_process" in Path("/proc", pid, "cmdline").read_bytes():
                 return int(pid)
     raise AssertionError("it has no engine")
 

@@ -17,7 +17,8 @@ from serving.core.observing import Trace
 from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
 from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.engine import Engine, start_engine
+from serving.execution.engine import Engine, start_engine
+from serving.execution.executor import Executor
 from tests.serving.fakes import CATALOG, family_of
 from tests.serving.world import ACCURACY, FakeBatch, FakeClock, FakeRunner
 
@@ -116,7 +117,8 @@ def gated_backend(
             create_policy=create_policy,
             latencies=latencies,
         )
-        engine.executor._expect = lambda seconds: None  # type: ignore[method-assign]
+        assert isinstance(engine.executor, Executor)
+        engine.executor._liveness.expect = lambda seconds=0.0: None  # type: ignore[method-assign]
         return engine
 
     return EmbeddedBackend(family, lambda: [runner], start)

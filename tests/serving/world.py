@@ -19,8 +19,8 @@ from serving.core.policy import Decision, Policy, Snapshot, Wait
 from serving.core.request import Answered, Cancelled, Detections, Request, Result
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
-from serving.executor import Executor
-from serving.jobs import MergeAnswers
+from serving.execution.executor import Executor
+from serving.execution.jobs import MergeAnswers
 
 NUM_EXITS = 5
 ACCURACY = (0.50, 0.55, 0.58, 0.60, 0.61)

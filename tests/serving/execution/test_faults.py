@@ -20,7 +20,8 @@ from serving.core.observing import FAULTS
 from serving.core.output_check import find_fault
 from serving.core.policy import Decision, Merge, Policy, Run, Snapshot
 from serving.core.request import Answered, Cancelled, Detections, Failed, Request, Result
-from serving.executor import Executor, _Abandoned
+from serving.execution.executor import Executor
+from serving.execution.liveness import Abandoned
 from tests.serving.upgrades import Upgrades, two_sizes
 from tests.serving.world import (
     IMAGE,
@@ -206,7 +207,7 @@ class Bench:
             try:
                 if self.executor.step():
                     continue
-            except _Abandoned:
+            except Abandoned:
                 self._open()
                 continue
             executor = self.executor

@@ -11,15 +11,12 @@ from collections.abc import Sequence
 
 from serving.core.ports import Clock, Image
 from serving.core.request import Request, Result
-from serving.executor import Executor
-from serving.jobs import Done, OnExit
+from serving.execution.executor import Executor
+from serving.execution.jobs import Done, OnExit
 
 
 class ExecutorGroup:
-    """Executors as one, with the methods of each; ``executors`` are not started.
-
-    All methods but ``start`` and ``stop`` may be called from any thread.
-    """
+    """A ``RequestExecutor`` over ``executors``, which are not started."""
 
     def __init__(self, executors: Sequence[Executor]) -> None:
         self._executors = tuple(executors)
@@ -28,37 +25,29 @@ class ExecutorGroup:
 
     @property
     def clock(self) -> Clock:
-        """Clock whose instants requests are given in."""
         return self._executors[0].clock
 
     @property
     def num_waiting(self) -> int:
-        """Number of requests that no segment has run for."""
         return sum(executor.num_waiting for executor in self._executors)
 
     @property
     def num_in_flight(self) -> int:
-        """Number of requests with features on the device."""
         return sum(executor.num_in_flight for executor in self._executors)
 
     @property
     def num_held(self) -> int:
-        """Number of requests with an answer in hand that may have a better one."""
         return sum(executor.num_held for executor in self._executors)
 
     def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """Return the least of what the executors' ``predicted_s`` are, in seconds."""
         return min(executor.predicted_s(depth, model) for executor in self._executors)
 
     def tail_s(self, depth: int, model: int | None = None) -> float:
-        """Return the most of what the executors' ``tail_s`` are, in seconds."""
         return max(executor.tail_s(depth, model) for executor in self._executors)
 
     def submit(
         self, request: Request, image: Image, done: Done, on_exit: OnExit | None = None
     ) -> None:
-        """Take a request, as ``Executor.submit`` does."""
-
         def ended(result: Result) -> None:
             del self._places[request.id]
             done(result)
@@ -69,24 +58,21 @@ class ExecutorGroup:
         executor.submit(request, image, ended, on_exit)
 
     def cancel(self, request_id: int) -> None:
-        """Drop a request at the next segment boundary; no effect once it has ended."""
         executor = self._places.get(request_id)
         if executor is not None:
             executor.cancel(request_id)
 
     def conclude(self, request_id: int) -> None:
-        """End a request with the answer it has, as ``Executor.conclude`` does."""
         executor = self._places.get(request_id)
         if executor is not None:
             executor.conclude(request_id)
 
     def start(self) -> None:
-        """Run each executor's loop in a thread of its own."""
         for executor in self._executors:
             executor.start()
 
     def stop(self, grace_s: float) -> bool:
-        """Stop all executors at once, each as ``Executor.stop`` does; return whether all ended."""
+        """Stop all executors at once; return whether the loops of all have ended."""
         ended: list[bool] = []
         stopping = [
             threading.Thread(target=lambda each=each: ended.append(each.stop(grace_s)))
@@ -102,17 +88,14 @@ class ExecutorGroup:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether any executor is stalled."""
         return any(executor.is_stalled for executor in self._executors)
 
     @property
     def is_lost(self) -> bool:
-        """Whether the engine of any has gone."""
         return any(executor.is_lost for executor in self._executors)
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread of any is there."""
         return any(executor.is_running for executor in self._executors)
 
     def abandon(self, error: Exception) -> bool:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from serving.core.errors import BackendError, EngineLost, EngineStalled
 from serving.core.latency import LatencyModel
 from serving.core.ports import Clock
-from serving.engine import Engine
-from serving.executor import EXECUTOR_THREAD, STALL_FLOOR_S, Executor
-from serving.executor_group import ExecutorGroup
+from serving.execution.engine import Engine
+from serving.execution.liveness import EXECUTOR_THREAD, STALL_FLOOR_S
+from serving.execution.request_executor import RequestExecutor
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Supervisor:
         self._stopping = False
         # Touched by one thread at a time: the starting one, then its own.
         self._learnt: Sequence[LatencyModel] | None = None
-        self._hanging: list[Executor | ExecutorGroup] = []
+        self._hanging: list[RequestExecutor] = []
         self._num_given_up = 0
         self._num_failures = 0
         self._retry_at_s: float | None = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -21,17 +21,13 @@ from serving.artifacts.model_folders import ModelError, find_models
 from serving.core.family import Family
 from serving.core.ports import Clock, SegmentRunner
 from serving.imaging.decoding import refit
-from serving.memory_room import available_bytes
-from serving.model_repository import (
-    check_entries,
-    check_precision,
-    find_precision,
-    open_instances,
-    read_family,
-)
-from serving.model_trial import TrialJob, try_version
-from serving.modest import in_modest_thread
-from serving.runners.compiled_cache import CompiledCache
+from serving.models.opening import open_instances
+from serving.models.precision import settle_precision
+from serving.models.repository import check_entries, check_precision, read_family
+from serving.models.runtime_options import RuntimeOptions
+from serving.models.trial import TrialJob, try_version
+from serving.system.low_priority import in_low_priority_thread
+from serving.system.memory import available_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +54,10 @@ class ModelSource:
     repository: Path
     names: tuple[str, ...]
     """Names of the entries that are served as one; none: that of the default one."""
-    runtime: str
-    precision: str | None
-    """What was asked for; None: what suits a version."""
-    num_threads: int | None
-    num_instances: int
+    options: RuntimeOptions
+    """How versions are run; without a precision, in the one that suits each."""
     engine_process: bool
     """Whether runners are in a process of their own."""
-    cache: CompiledCache | None
     max_second_bytes: int
     """Most bytes of memory that a version may take beside another."""
     clock: Clock = time.monotonic
@@ -74,44 +66,36 @@ class ModelSource:
         """Return the version that is there now, for nobody is served meanwhile.
 
         With ``may_choose``, in the precision that suits it where none was asked for, which takes
-        timing some. Raises ModelError, and as ``find_precision``.
+        timing some. Raises ModelError, and as ``settle_precision``.
         """
         folders = self._find()
-        precision, reason = self.precision, None
         for folder in folders:
-            check_precision(self.runtime, folder, precision)
-        if precision is None and may_choose:
-            choice = find_precision(self.runtime, folders, self.num_threads, self.clock, self.cache)
-            if choice is not None:
-                precision, reason = choice.precision, choice.reason
-                logger.info("precision: %s, for %s", precision or "the runtime's own", reason)
-        return ModelVersion(folders, read_family(folders, precision, reason), precision)
+            check_precision(folder, self.options)
+        options, reason = self.options, None
+        if may_choose:
+            options, reason = settle_precision(folders, options, self.clock)
+        if reason is not None:
+            logger.info("precision: %s, for %s", options.precision or "the runtime's own", reason)
+        family = read_family(folders, options.precision, reason)
+        return ModelVersion(folders, family, options.precision)
 
     def read(self) -> ModelVersion:
         """Return the version that is there now, whose files are as they were built.
 
         Its precision is not chosen yet. Raises ModelError.
         """
-        folders = self._find()
-        check_entries(self.runtime, folders, self.precision)
-        return ModelVersion(folders, read_family(folders, self.precision), self.precision)
+        folders, precision = self._find(), self.options.precision
+        check_entries(folders, self.options)
+        return ModelVersion(folders, read_family(folders, precision), precision)
 
-    def try_one(self, version: ModelVersion, *, modest: bool) -> ModelVersion:
+    def try_one(self, version: ModelVersion, *, low_priority: bool) -> ModelVersion:
         """Return ``version`` as it is to serve, once it has passed its trial.
 
-        With ``modest`` the trial keeps out of the way of what serves, and there must be room for
-        both. Raises TrialFailed, ModelError.
+        With ``low_priority`` the trial keeps out of the way of what serves, and there must be room
+        for both. Raises TrialFailed, ModelError.
         """
-        job = TrialJob(
-            version.folders,
-            self.runtime,
-            self.precision,
-            self.num_threads,
-            self.num_instances,
-            None if self.cache is None else (self.cache.folder, self.cache.max_bytes),
-            modest,
-        )
-        trial = try_version(job, self._room(), self.clock)
+        job = TrialJob(version.folders, self.options, low_priority)
+        trial = try_version(job, self._available_bytes(), self.clock)
         family = read_family(version.folders, trial.precision, trial.reason)
         if family.digest != version.family.digest:
             raise ModelError("its files were replaced while it was tried")
@@ -128,30 +112,20 @@ class ModelSource:
                 f"the files of {version.family.name} {version.family.release} are no longer in "
                 f"{', '.join(map(str, version.folders))}: there is {present.release}"
             )
+        options = replace(self.options, precision=version.precision)
         if self.engine_process:
             # Few have it in a process of its own.
-            from serving.engine_process import Job, open_in_processes  # noqa: PLC0415
+            from serving.models.engine_process import open_in_processes  # noqa: PLC0415
 
-            where = None if self.cache is None else (self.cache.folder, self.cache.max_bytes)
-            job = Job(self.runtime, version.folders, self.num_threads, version.precision, where)
-            return open_in_processes(job, self.num_instances, refit)
-        return open_instances(
-            self.runtime,
-            version.folders,
-            self.num_threads,
-            self.num_instances,
-            refit,
-            version.precision,
-            self.cache,
-            only_paying=True,
-        )
+            return open_in_processes(version.folders, options, refit)
+        return open_instances(version.folders, options, refit, only_paying=True)
 
     def _find(self) -> tuple[Path, ...]:
         """Return the folders of the entries, wherever links lead now. Raises ModelError."""
         # Resolved, so that a link which is led elsewhere leaves what serves where it is.
         return tuple(path.resolve() for path in find_models(self.repository, self.names))
 
-    def _room(self) -> int:
+    def _available_bytes(self) -> int:
         """Return the bytes of memory that a second version may take now."""
         available = available_bytes()
         return min(self.max_second_bytes, self.max_second_bytes if available is None else available)
@@ -168,7 +142,7 @@ class Opening:
     def __call__(self) -> Sequence[SegmentRunner]:
         """Return the runners. Raises as ``ModelSource.open``."""
         beside, self._beside = self._beside, False
-        return in_modest_thread(self._open) if beside else self._open()
+        return in_low_priority_thread(self._open) if beside else self._open()
 
 
 @dataclass(frozen=True)
@@ -189,4 +163,4 @@ class FoundVersion(Generic[B]):
 
         ``beside``: another one serves. Raises ModelError, TrialFailed.
         """
-        return self.create(self.source.try_one(self.version, modest=beside), beside)
+        return self.create(self.source.try_one(self.version, low_priority=beside), beside)

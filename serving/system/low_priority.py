@@ -14,7 +14,7 @@ NICENESS = 19
 """Least claim on a processor that Linux knows: a seventieth of the usual one."""
 
 
-def be_modest() -> None:
+def lower_priority() -> None:
     """Let this process have one processor, when nobody else wants it. It cannot be undone."""
     with suppress(AttributeError, OSError):  # where there is no such thing, it is as before
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -22,7 +22,7 @@ def be_modest() -> None:
         os.nice(NICENESS)
 
 
-def in_modest_thread(function: Callable[[], T]) -> T:
+def in_low_priority_thread(function: Callable[[], T]) -> T:
     """Return what ``function`` returns, or raise what it raises, from a thread that is nice.
 
     So are the threads that it starts. On Linux alone: elsewhere it is a thread like any other.
@@ -38,7 +38,7 @@ def in_modest_thread(function: Callable[[], T]) -> T:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="modest", daemon=True)
+    thread = threading.Thread(target=run, name="low-priority", daemon=True)
     thread.start()
     thread.join()
     if errors:

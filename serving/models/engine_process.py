@@ -1,6 +1,6 @@
 """The engine in a process of its own: how it is started, and what it does.
 
-    python -m serving.engine_process CONNECTION MEMORY
+    python -m serving.models.engine_process CONNECTION MEMORY
 
 It opens the runners that it is told to and runs segments on them as it is asked, both over the
 socket CONNECTION. Images come in the file MEMORY. It ends with the socket, and with its parent.
@@ -14,8 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,30 +23,21 @@ from typing import Any
 from serving.core.errors import BackendError
 from serving.core.ports import SegmentRunner
 from serving.core.segment import Segment
-from serving.model_repository import open_members, read_family
-from serving.parent import end_with_parent
-from serving.runners.compiled_cache import CompiledCache
+from serving.models.opening import open_members
+from serving.models.repository import read_family
+from serving.models.runtime_options import RuntimeOptions
 from serving.runners.family import FamilyRunner, Refit
 from serving.runners.process import EngineProcess, Facts, Place, runners_of, slots_of
+from serving.system.parent import end_with_parent
 
 OPEN, MEMORY = "open", "memory"
 """The first two messages: what to open, and how large the memory is that both share."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to open: the arguments of ``model_repository.open_members``."""
-
-    runtime: str
-    folders: tuple[Path, ...]
-    num_threads: int | None
-    precision: str | None
-    cache: tuple[Path, int] | None
-    """Where compiled segments are kept; None: nowhere."""
-
-
-def open_family_in_process(job: Job, refit: Refit) -> SegmentRunner:
-    """Return one runner over all sizes of the models, which run in a process of their own.
+def open_family_in_process(
+    folders: Sequence[Path], options: RuntimeOptions, refit: Refit
+) -> SegmentRunner:
+    """Return one runner over all sizes of the models in ``folders``, in a process of their own.
 
     ``refit`` brings images to the smaller sizes, in this one. Raises BackendError when they cannot
     be opened there.
@@ -61,7 +52,7 @@ def open_family_in_process(job: Job, refit: Refit) -> SegmentRunner:
         )
         engine = EngineProcess(process, Connection(mine.detach()))
     try:
-        facts: list[Facts] = engine.call(OPEN, job)
+        facts: list[Facts] = engine.call(OPEN, tuple(folders), replace(options, num_instances=1))
         os.ftruncate(memory, _size(facts))
         engine.call(MEMORY)
         runners = list(runners_of(engine, facts, mmap.mmap(memory, _size(facts))))
@@ -75,18 +66,20 @@ def open_family_in_process(job: Job, refit: Refit) -> SegmentRunner:
         os.close(memory)
     if len(runners) == 1:
         return runners[0]
-    return FamilyRunner(read_family(job.folders), runners, refit)
+    return FamilyRunner(read_family(folders), runners, refit)
 
 
-def open_in_processes(job: Job, num_instances: int, refit: Refit) -> list[SegmentRunner]:
-    """Return so many runners as ``open_family_in_process`` does one, each in a process of its own.
+def open_in_processes(
+    folders: Sequence[Path], options: RuntimeOptions, refit: Refit
+) -> list[SegmentRunner]:
+    """Return for each instance what ``open_family_in_process`` does, each in its own process.
 
     Raises BackendError.
     """
     opened: list[SegmentRunner] = []
     try:
-        for _ in range(num_instances):
-            opened.append(open_family_in_process(job, refit))
+        for _ in range(options.num_instances):
+            opened.append(open_family_in_process(folders, options, refit))
     except BaseException:
         for runner in opened:
             runner.close()
@@ -110,20 +103,11 @@ class _Engine:
         self._batches: dict[int, tuple[int, Any]] = {}
         """Model and batch, by handle."""
 
-    def open(self, job: Job) -> list[Facts]:
+    def open(self, folders: Sequence[Path], options: RuntimeOptions) -> list[Facts]:
         """Open the runners, and say what they are."""
-        cache = None if job.cache is None else CompiledCache(*job.cache)
-        members = open_members(
-            job.runtime,
-            job.folders,
-            job.num_threads,
-            1,
-            job.precision,
-            cache,
-            only_paying=True,
-        )
+        members = open_members(folders, options, only_paying=True)
         self._runners = [runner for (runner,) in members]
-        catalogs = read_family(job.folders).catalogs
+        catalogs = read_family(folders).catalogs
         for catalog, runner in zip(catalogs, self._runners, strict=True):
             shape = (catalog.input_height, catalog.input_width, 3)
             self._facts.append(Facts(runner.runtime, runner.segments, runner.batch_sizes, shape))

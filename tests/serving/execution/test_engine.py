@@ -10,7 +10,7 @@ from serving.core import segment as segments
 from serving.core.catalog import Exit
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.segment import Segment
-from serving.engine import start_engine
+from serving.execution.engine import start_engine
 from tests.serving.fakes import CATALOG, family_of
 from tests.serving.world import (
     ACCURACY,

@@ -1,6 +1,6 @@
 """A trial of a version of a model, in a process of its own, before it may serve.
 
-    python -m serving.model_trial        a TrialJob comes on the standard input, a Trial goes out
+    python -m serving.models.trial        a TrialJob comes on the standard input, a Trial goes out
 
 It compiles what is to be compiled into the cache that both processes share, and runs everything on
 an image that is known, so that a version which crashes, takes too much memory or talks nonsense
@@ -28,11 +28,13 @@ from serving.core.family import Family
 from serving.core.ports import Clock, Image, SegmentRunner
 from serving.core.scheduling.paths import paths_of
 from serving.imaging.decoding import load_image, refit
-from serving.memory_room import resident_bytes
-from serving.model_repository import find_precision, open_instances, read_family
-from serving.modest import be_modest
-from serving.parent import end_with_parent
-from serving.runners.compiled_cache import CompiledCache
+from serving.models.opening import open_instances
+from serving.models.precision import settle_precision
+from serving.models.repository import read_family
+from serving.models.runtime_options import RuntimeOptions
+from serving.system.low_priority import lower_priority
+from serving.system.memory import resident_bytes
+from serving.system.parent import end_with_parent
 
 LOOK_EVERY_S = 0.05
 """Seconds between two looks at how much memory a trial takes."""
@@ -51,13 +53,8 @@ class TrialJob:
     """What to try, as it would serve."""
 
     folders: tuple[Path, ...]
-    runtime: str
-    precision: str | None
-    num_threads: int | None
-    num_instances: int
-    cache: tuple[Path, int] | None
-    """Where compiled segments are kept, and how many bytes of them; None: nowhere."""
-    modest: bool
+    options: RuntimeOptions
+    low_priority: bool
     """Whether somebody is served meanwhile."""
 
 
@@ -123,23 +120,9 @@ def _watched(
 
 def undergo(job: TrialJob, clock: Clock = time.monotonic) -> Trial:
     """Compile a version, run it, and look at what it answers. Raises TrialFailed, CommandError."""
-    cache = None if job.cache is None else CompiledCache(*job.cache)
-    precision, reason = job.precision, None
-    if precision is None:
-        choice = find_precision(job.runtime, job.folders, job.num_threads, clock, cache)
-        if choice is not None:
-            precision, reason = choice.precision, choice.reason
-    family = read_family(job.folders, precision)
-    runner, *others = open_instances(
-        job.runtime,
-        job.folders,
-        job.num_threads,
-        job.num_instances,
-        refit,
-        precision,
-        cache,
-        only_paying=True,
-    )
+    options, reason = settle_precision(job.folders, job.options, clock)
+    family = read_family(job.folders, options.precision)
+    runner, *others = open_instances(job.folders, options, refit, only_paying=True)
     for image in trial_images(family):
         for path, found in _answers(runner, image):
             fault = family.find_fault(found)
@@ -147,7 +130,7 @@ def undergo(job: TrialJob, clock: Clock = time.monotonic) -> Trial:
                 raise TrialFailed(f"what {path} answers makes no sense: {fault}")
     for each in (runner, *others):
         each.close()
-    return Trial(precision, reason)
+    return Trial(options.precision, reason)
 
 
 def trial_images(family: Family) -> Iterator[Image]:
@@ -179,8 +162,8 @@ def main(undergo: Callable[[TrialJob], Trial] = undergo) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     job: TrialJob = pickle.load(sys.stdin.buffer)
     end_with_parent()
-    if job.modest:
-        be_modest()
+    if job.low_priority:
+        lower_priority()
     try:
         trial = undergo(job)
     except Exception as error:  # it is for the other side to say what becomes of it

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from serving.memory_room import available_bytes, resident_bytes
+from serving.system.memory import available_bytes, resident_bytes
 
 MIB = 2**20
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 
-from serving.core.errors import BackendUnavailable
+from serving.core.errors import BackendUnavailable, EngineLost
 from serving.core.ports import Clock, Observer
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ class Failures:
         self._observer = observer
         self._told: dict[str, tuple[float, int]] = {}
         """When the log last heard of a kind, and how many it has not heard of since."""
+        self.is_lost = False
+        """Whether one of them said that the engine has gone, which is its end."""
 
     def note(self, kind: str, what: str, error: Exception) -> None:
         """Count a failure of a ``kind`` of ``observing.FAULTS``, and say ``what`` failed.
@@ -32,6 +34,7 @@ class Failures:
         """
         with contextlib.suppress(Exception):  # nothing may fail here, where failures end
             self._observer.failed(kind)
+        self.is_lost = self.is_lost or isinstance(error, EngineLost)
         if isinstance(error, BackendUnavailable):
             log.debug("%s: %s", what, error)
             return

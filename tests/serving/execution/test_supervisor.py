@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from serving import executor
-from serving import supervisor as module
 from serving.core.errors import EngineStalled
 from serving.core.latency import LatencyModel
 from serving.core.request import Answered, Failed, Request
-from serving.engine import Engine
-from serving.executor import STALL_FACTOR, STALL_FLOOR_S, Executor
-from serving.executor_group import ExecutorGroup
-from serving.supervisor import (
+from serving.execution import executor
+from serving.execution import supervisor as module
+from serving.execution.engine import Engine
+from serving.execution.executor import Executor
+from serving.execution.group import ExecutorGroup
+from serving.execution.liveness import STALL_FACTOR, STALL_FLOOR_S
+from serving.execution.supervisor import (
     MAX_FAILURES,
     MAX_HANGING,
     OPEN_WITHIN_S,
@@ -172,8 +173,9 @@ def test_a_thread_that_returns_after_it_was_given_up_ends_and_tells_nobody(make:
     bench.until_given_up()
     bench.until_opened()
     hanging.free.set()
-    assert engine.executor._thread is not None
-    engine.executor._thread.join()
+    assert isinstance(engine.executor, Executor)
+    assert engine.executor._liveness._thread is not None
+    engine.executor._liveness._thread.join()
     assert len(bench.ends) == len(bench.recorder.results) == 1
     late: list[Any] = []
     engine.executor.submit(Request(1, 0.0, 1.0, 1, 1), IMAGE, late.append)
@@ -224,8 +226,9 @@ def test_a_thread_that_ended_without_being_told_is_replaced(make: Make) -> None:
     engine = bench.supervisor.engine
     assert engine is not None
     bench.submit(0)
-    assert engine.executor._thread is not None
-    engine.executor._thread.join()
+    assert isinstance(engine.executor, Executor)
+    assert engine.executor._liveness._thread is not None
+    engine.executor._liveness._thread.join()
     bench.supervisor.look()
     assert isinstance(bench.ends[0].error, EngineStalled)
     bench.until_opened()
@@ -346,7 +349,7 @@ def test_with_the_one_that_hangs_the_others_of_a_group_are_given_up() -> None:
     assert recorder.failures == ["stalled"]
     for runner, executor_ in zip(runners, executors, strict=True):
         runner.free.set()
-        assert executor_._thread is not None
-        executor_._thread.join()
+        assert executor_._liveness._thread is not None
+        executor_._liveness._thread.join()
     assert not group.is_running
     assert len(recorder.results) == 3

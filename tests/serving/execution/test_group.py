@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from serving.core.request import Answered, Cancelled, Request, Result, Superseded
-from serving.engine import Engine, start_engine
+from serving.execution.engine import Engine, start_engine
 from tests.e2e.process import eventually
 from tests.serving.gated import GATED_FAMILY, GatedRunner
 from tests.serving.world import IMAGE, Recorder

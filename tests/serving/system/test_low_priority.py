@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from serving.modest import NICENESS, in_modest_thread
+from serving.system.low_priority import NICENESS, in_low_priority_thread
 
 
 def niceness() -> int:
@@ -14,7 +14,7 @@ def niceness() -> int:
 
 def test_only_the_thread_is_nice() -> None:
     before = niceness()
-    assert in_modest_thread(niceness) == NICENESS
+    assert in_low_priority_thread(niceness) == NICENESS
     assert niceness() == before
 
 
@@ -23,4 +23,4 @@ def test_what_it_raises_comes_through() -> None:
         raise KeyError("gone")
 
     with pytest.raises(KeyError, match="gone"):
-        in_modest_thread(fails)
+        in_low_priority_thread(fails)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import model_trial
 from serving.core.request import Detections
-from serving.model_trial import Trial, TrialFailed, TrialJob, trial_images, try_version, undergo
+from serving.models import trial as module
+from serving.models.runtime_options import RuntimeOptions
+from serving.models.trial import Trial, TrialFailed, TrialJob, trial_images, try_version, undergo
 from tests.serving.fakes import FAMILY
 from tests.serving.world import NUM_EXITS, FakeBatch, FakeClock, FakeRunner
 
-JOB = TrialJob((Path("nowhere"),), "onnxruntime", None, 1, 1, None, modest=True)
+JOB = TrialJob((Path("nowhere"),), RuntimeOptions("onnxruntime", 1), low_priority=True)
 ROOM = 2**40
 
 
@@ -46,7 +47,7 @@ def test_a_version_that_takes_too_much_memory_is_stopped() -> None:
 
 
 def test_a_trial_that_never_ends_is_given_up() -> None:
-    instants = iter((0.0, model_trial.TRIAL_WITHIN_S + 1.0))
+    instants = iter((0.0, module.TRIAL_WITHIN_S + 1.0))
     command = python("import time; time.sleep(600)")
     with pytest.raises(TrialFailed, match="was not over"):
         try_version(JOB, ROOM, lambda: next(instants), command)
@@ -80,9 +81,9 @@ def test_the_images_are_as_the_model_takes_them() -> None:
 
 def test_every_exit_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[FakeRunner] = []
-    monkeypatch.setattr(model_trial, "find_precision", lambda *_: None)
-    monkeypatch.setattr(model_trial, "read_family", lambda *_: FAMILY)
-    monkeypatch.setattr(model_trial, "open_instances", lambda *_, **__: opened)
+    monkeypatch.setattr(module, "settle_precision", lambda _, options, __: (options, None))
+    monkeypatch.setattr(module, "read_family", lambda *_: FAMILY)
+    monkeypatch.setattr(module, "open_instances", lambda *_, **__: opened)
     clock = FakeClock()
     opened.append(Sound(clock))
     assert undergo(JOB, clock) == Trial()

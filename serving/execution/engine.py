@@ -21,8 +21,9 @@ from serving.core.request import Cancelled, Failed, Shed, Superseded
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.streams import superseded
 from serving.core.timing import warm_up
-from serving.executor import Executor, Watch
-from serving.executor_group import ExecutorGroup
+from serving.execution.executor import Executor, Watch
+from serving.execution.group import ExecutorGroup
+from serving.execution.request_executor import RequestExecutor
 
 WARM_UP_ROUNDS = 8
 """Number of rounds in which everything is run at first: enough for a median that one hiccup does
@@ -45,8 +46,7 @@ class Engine:
     """Runners, each with the executor that owns it, started."""
 
     runners: tuple[SegmentRunner, ...]
-    executor: Executor | ExecutorGroup
-
+    executor: RequestExecutor
     latencies: tuple[LatencyModel, ...]
     """What is known of the run times of each, for the engine that takes its place."""
 
@@ -116,7 +116,9 @@ def start_engine(
             find_fault=family.find_fault,
         )
         executors.append(one)
-    executor = executors[0] if len(executors) == 1 else ExecutorGroup(executors)
+    executor: RequestExecutor = executors[0]
+    if len(executors) > 1:
+        executor = ExecutorGroup(executors)
     executor.start()
     return Engine(tuple(runners), executor, tuple(latencies))
 

@@ -32,7 +32,8 @@ from serving.core.policy import (
 from serving.core.request import Answered, Cancelled, Failed, Request, Result, Shed
 from serving.core.segment import Segment
 from serving.core.timing import warm_up
-from serving.executor import NUM_RECHECKS, PROBE_AFTER_S, RECHECK_AFTER_S, Executor
+from serving.execution.executor import Executor
+from serving.execution.probe import NUM_RECHECKS, PROBE_AFTER_S, RECHECK_AFTER_S
 from tests.serving.upgrades import LARGE, LARGE_S, SMALL, SMALL_S, Upgrades, two_sizes
 from tests.serving.world import (
     IMAGE,
@@ -340,8 +341,8 @@ def test_stop_ends_a_growing_request_with_the_answer_it_has():
     answered.wait()
     stopper = threading.Thread(target=threaded.executor.stop, args=(0.0,))
     stopper.start()
-    with threaded.executor._changed:  # until then the loop would go on
-        threaded.executor._changed.wait_for(lambda: threaded.executor._stopping)
+    with threaded.executor._inbox.changed:  # until then the loop would go on
+        threaded.executor._inbox.changed.wait_for(lambda: threaded.executor._inbox.is_stopping)
     hold.set()
     stopper.join()
     assert [(type(end), end.depth) for end in ends] == [(Answered, 1)]
@@ -607,8 +608,8 @@ def test_stop_ends_a_held_request_with_the_answer_it_has():
     answered.wait()
     stopper = threading.Thread(target=threaded.executor.stop, args=(0.0,))
     stopper.start()
-    with threaded.executor._changed:  # until then the loop would go on
-        threaded.executor._changed.wait_for(lambda: threaded.executor._stopping)
+    with threaded.executor._inbox.changed:  # until then the loop would go on
+        threaded.executor._inbox.changed.wait_for(lambda: threaded.executor._inbox.is_stopping)
     hold.set()
     stopper.join()
     assert [points([end]) for end in ends] == [[SMALL]]
@@ -833,7 +834,7 @@ class FastForward(threading.Condition):
 
 def in_a_thread(world: World, num_waits: int) -> FastForward:
     """Start the loop, in a world where waiting is over at once; stop it after ``num_waits``."""
-    world.executor._changed = waits = FastForward(world.clock, num_waits)
+    world.executor._inbox.changed = waits = FastForward(world.clock, num_waits)
     world.executor.start()
     waits.over.wait()
     world.executor.stop(grace_s=0.0)

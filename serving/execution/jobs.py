@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from serving.core.engine_state import Completion
-from serving.core.errors import ShedReason, nonsense
+from serving.core.errors import ShedReason, malformed_output
 from serving.core.observing import CALLBACK, MERGE, OUTPUT
 from serving.core.output_check import FindFault
 from serving.core.ports import Clock, Image, Observer
@@ -25,7 +25,7 @@ from serving.core.request import (
     Superseded,
 )
 from serving.core.segment import Segment
-from serving.failures import Failures
+from serving.execution.failures import Failures
 
 Done = Callable[[Result], None]
 """Function that is given a request's result, in the executor's thread, or in the submitting one if
@@ -161,7 +161,7 @@ class Jobs:
             fault = f"it cannot be checked ({raised!r})"
         if fault is None:
             return None
-        error = nonsense(fault)
+        error = malformed_output(fault)
         self._failures.note(OUTPUT, "an answer was withheld", error)
         return error
 
