@@ -10,6 +10,8 @@
 ``AsyncClient`` is the same for asyncio. What a server says instead of boxes is raised, see
 ``punctual.problems``. The package needs httpx and no other part of this distribution; the clients
 are imported when they are first asked for, so that the program's help can be read without httpx.
+
+Begin with ``client``; ``exchange`` is what both clients have in common.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""HTML pages that fetch nothing, and their charts, for the reports of builder and load tests."""
+"""HTML pages that fetch nothing, and their charts, for the reports of builder and load tests.
+
+Depends on no other package. Begin with ``html``.
+"""

@@ -14,7 +14,7 @@ from serving.core.command_numbers import at_least
 RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
 
 PRECISIONS = ("f32", "bf16", "int8")
-"""As in ``serving.model_repository``: where a runtime can be asked for one."""
+"""As in ``serving.models.repository``: where a runtime can be asked for one."""
 
 LAYOUTS = ("coco", "voc", "yolo")
 """Of data sets of any name."""

@@ -1,4 +1,12 @@
-"""Data sets: their readers, augmentation, batches, and average precision on them."""
+"""Data sets: their readers, augmentation, batches, and average precision on them.
+
+    dataset      what a data set is, whoever reads it
+    coco_json, voc, yolo, deeppcb, mix   a reader each
+    augment, loader   samples to batches for training
+    coco         average precision; ``class_names`` matches what classes are called
+
+Depends on ``builder.config``, ``serving.core`` and ``serving.imaging``. Begin with ``dataset``.
+"""
 
 from __future__ import annotations
 

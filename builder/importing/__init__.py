@@ -3,6 +3,8 @@
     file -> state dict -> key map of its origin, every key accounted for -> a detector's weights
 
 A file that does not fit is refused with the first key that differs; nothing is skipped in silence.
+Depends on ``builder.config``, ``builder.modeling`` and ``serving.core``. Begin with ``state_dict``,
+then ``mmdet``, which has the longest key map.
 """
 
 from builder.importing.folding import load_folded_backbone

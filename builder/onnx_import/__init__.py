@@ -1,1 +1,11 @@
-"""Detectors that others exported as ONNX, made into models of a repository; without torch."""
+"""Detectors that others exported as ONNX, made into models of a repository; without torch.
+
+    importing     the whole of it
+    reading       the file, with limits; ``graphs`` and ``boundary`` are pieces of it
+    trial, recognising, layouts, classes   what its outputs mean, by shapes and then by values
+    sizing, cutting, assembling, postprocessing   pixels before it, segments in it, boxes behind it
+    checking      the same boxes as the file itself finds, or nothing is written
+
+Depends on ``builder.config``, ``builder.exporting`` and ``serving.core``. Begin with
+``importing``.
+"""

@@ -1,2 +1,14 @@
-"""Architecture search for the pyramids of the neck: spaces, searchers, evaluators, rewards, and the
-journal that a search is."""
+"""Architecture search for the pyramids of the neck.
+
+    run          the loop: ask for a batch, evaluate it, write it down, tell
+    space, canonical, controls, features   what is searched, and when two tables are one network
+    searchers/   what proposes tables       evaluators/  what says how accurate they are
+    rewards, in_time, latency_table, stack_latency   what accuracies and times are worth
+    pool, ray_pool, ray_tune   who evaluates, here or on many machines
+    journal      what a search is, on disk; ``report``, ``benchmark``, ``signal`` read it
+    regression, statistics, drawing   what these use
+
+Depends on ``builder.config``, ``builder.measuring``, ``builder.modeling``, ``loadtest.policies``,
+``loadtest.simulation``, ``loadtest.workload``, ``reporting``, ``serving.artifacts`` and
+``serving.core``. Begin with ``run``.
+"""

@@ -15,4 +15,6 @@ sheds the requests that it cannot serve, batches only where that pays, and idles
 says so. The exits of several input sizes are so many operating points to them, in the order of
 sizes, then depths. A request that does not accept the policy's point is served at the nearest that
 it accepts.
+
+Depends on ``serving.core``. Begin with ``exits``, then ``slack``.
 """

@@ -1,1 +1,4 @@
-"""The requests of a load test: arrivals, budgets and images."""
+"""The requests of a load test: arrivals, budgets and images.
+
+Depends on ``serving.core``. Begin with ``arrivals``.
+"""

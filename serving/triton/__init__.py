@@ -1,1 +1,4 @@
-"""Messages and memory that the gateway and Triton share."""
+"""Messages and memory that the gateway and Triton share.
+
+Depends on ``serving.core``. Begin with ``wire``, which names everything that is sent.
+"""

@@ -220,3 +220,13 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
         assert not fetched, page
     for style in (tmp_path / "site").rglob("*.css"):
         assert not re.search(r"url\(.?https?:", style.read_text()), style
+
+
+def test_the_glossary_is_in_alphabetical_order_and_explains_each_term_once() -> None:
+    text = (build.DOCS / "concepts/glossary.md").read_text()
+    terms = re.findall(r"^(\S.*)\n:   ", text, re.MULTILINE)
+    assert terms == sorted(set(terms), key=str.lower)
+    mentioned = {word.lower() for term in terms for word in term.split(", ")}
+    referred = set(re.findall(r"(?<!\*)\*([a-z ]+)\*(?!\*)", text))
+    assert referred
+    assert referred <= mentioned

@@ -1,7 +1,8 @@
 """Backbones: networks from an image to the feature maps C3, C4 and C5.
 
 Each backbone declares its outputs as data (channels and stride), so that a neck is built from the
-declaration and never by probing a tensor.
+declaration and never by probing a tensor. Depends on no package but the one that it is in. Begin
+with ``resnet``.
 """
 
 from __future__ import annotations

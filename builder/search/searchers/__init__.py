@@ -1,4 +1,7 @@
-"""What proposes the tables to try."""
+"""What proposes the tables to try.
+
+Depends on ``builder.config``. Begin with ``base``, then ``evolution``.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,6 @@
-"""Cameras on one server: how old what each camera knows is, by how many there are."""
+"""Cameras on one server: how old what each camera knows is, by how many there are.
+
+Depends on ``loadtest.load``, ``loadtest.policies``, ``loadtest.servers``,
+``loadtest.simulation``, ``loadtest.workload``, ``reporting`` and ``serving.core``. Begin with
+``frames``, then ``live``.
+"""

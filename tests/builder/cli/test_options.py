@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import serving.model_repository
+import serving.models.repository
 from builder.cli import options
 from builder.cli.build import RUNTIMES
 from builder.data import BAD_ANNOTATIONS, DATASETS
-from serving.model_repository import RUNNERS
+from serving.models.repository import RUNNERS
 
 
 def test_every_runtime_can_be_built_for_and_profiled():
@@ -14,7 +14,7 @@ def test_every_runtime_can_be_built_for_and_profiled():
 
 
 def test_every_precision_that_can_be_served_can_be_measured():
-    for offered in serving.model_repository.PRECISIONS.values():
+    for offered in serving.models.repository.PRECISIONS.values():
         assert offered == options.PRECISIONS
 
 

@@ -6,13 +6,13 @@ import contextlib
 import io
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from builder.config.named import replace
 from builder.exporting import build
 from builder.exporting.build import at_sizes, write_model
 from builder.exporting.onnx_segments import SegmentError
@@ -30,7 +30,8 @@ from serving.artifacts.model_folders import (
 from serving.core.catalog import MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.command_errors import CommandError
 from serving.core.segment import fused_exit
-from serving.model_repository import open_runner
+from serving.models.opening import open_runner
+from serving.models.runtime_options import RuntimeOptions
 from tests.builder.tiny import TINY
 from tests.exported import ssdlite
 from tests.serving.world import FakeClock
@@ -208,7 +209,9 @@ def test_every_size_finds_what_torch_finds(
             outputs = frozen(torch.from_numpy(image[None]), [1])[1]
             boxes, scores, *_ = (x[0].numpy() for x in frozen.postprocess(outputs))
         precision = "f32" if runtime == "openvino" else None
-        runner = open_runner(runtime, folder, 1, {fused_exit(1)}, precision, f"{width}x{height}")
+        runner = open_runner(
+            folder, RuntimeOptions(runtime, 1, precision), {fused_exit(1)}, f"{width}x{height}"
+        )
         (found,) = runner.detections(runner.run(fused_exit(1), runner.load([image])))
         runner.close()
         count = len(found.scores)

@@ -16,7 +16,8 @@ from serving.__main__ import main
 from serving.artifacts.int8_segments import read_quantized
 from serving.artifacts.model_folders import read_entry, version_folder
 from serving.core.segment import fused_exit
-from serving.model_repository import open_runner
+from serving.models.opening import open_runner
+from serving.models.runtime_options import RuntimeOptions
 from tests.builder.tiny import TINY
 from tests.cuda import fake_cuda
 from tests.serving.fakes import JPEG
@@ -87,7 +88,7 @@ def test_programs_of_each_size_run(repository: Path) -> None:
     for size in SIZES:
         assert {f"programs.{size}.json", f"head_1.{size}.pt2"} <= names(folder / "torch")
         catalog = read_entry(folder).size(size)
-        runner = open_runner("torch", folder, 1, {fused_exit(1)}, None, size)
+        runner = open_runner(folder, RuntimeOptions("torch", 1), {fused_exit(1)}, size)
         image = np.zeros((catalog.input_height, catalog.input_width, 3), np.uint8)
         assert len(runner.detections(runner.run(fused_exit(1), runner.load([image])))) == 1
         runner.close()
@@ -107,7 +108,9 @@ def test_int8_segments_share_their_weights(repository: Path, tmp_path: Path) -> 
              for each in (catalog, larger)]  # fmt: skip
     assert max(stems) < (folder / "int8/weights.bin").stat().st_size
     for each in entry.catalogs:
-        runner = open_runner("openvino", folder, 1, {fused_exit(1)}, "int8", each.size)
+        runner = open_runner(
+            folder, RuntimeOptions("openvino", 1, "int8"), {fused_exit(1)}, each.size
+        )
         image = np.zeros((each.input_height, each.input_width, 3), np.uint8)
         assert len(runner.detections(runner.run(fused_exit(1), runner.load([image])))) == 1
         runner.close()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from builder.config.named import replace
 from builder.importing import WeightsError, load_nas_fpn
 from builder.importing.mmdet import class_names
 from builder.modeling.detector import PIXEL_MEAN, PIXEL_STD, Detector
