@@ -135,7 +135,7 @@ def undergo(job: TrialJob, clock: Clock = time.monotonic) -> Trial:
 
 def trial_images(family: Family) -> Iterator[Image]:
     """Yield a photograph and noise, in the common frame of ``family``."""
-    photograph = files("serving").joinpath("ui", "coffee.jpg").read_bytes()
+    photograph = (files("serving") / "ui" / "coffee.jpg").read_bytes()
     yield load_image(photograph, family.input)[0]
     shape = (family.input_height, family.input_width, 3)
     yield np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
