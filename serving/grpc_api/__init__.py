@@ -1,6 +1,12 @@
 """The gateway's service over gRPC: KServe's ``GRPCInferenceService``, as Triton has it.
 
-Each call becomes a request of ``serving.api`` and is served as if it had come by HTTP. Depends on
-``serving.api``, ``serving.core``, ``serving.observability`` and ``serving.triton``. Begin with
-``service``.
+    service             every method; ``call`` makes a request of ``serving.api`` of each call, which
+                        is served as if it had come by HTTP
+    messages, status    what is read and written
+    server, sockets     the port, and the connections that it accepts
+    callers, turns      bounds for each address, and turns at sending a message
+    questions           what clients ask beside boxes: whether it lives, and what it serves
+
+Depends on ``serving.access``, ``serving.api``, ``serving.core``, ``serving.observability`` and
+``serving.triton``. Begin with ``service``.
 """
