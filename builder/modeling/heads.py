@@ -19,6 +19,12 @@ PRIOR_PROBABILITY = 0.01
 It is that of Lin et al., 2017.
 """
 
+PRIOR_LOGIT = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+"""The logit of that score: bias of a layer that predicts classes, before it is trained."""
+
+PREDICTION_STD = 0.01
+"""Standard deviation of a prediction layer's first weights (Lin et al., 2017)."""
+
 
 class Tower(nn.Module):
     """One tower of a head: convolution, normalisation, activation, repeated; then a prediction."""
@@ -52,7 +58,7 @@ class Tower(nn.Module):
                 if module.groups > 1:  # the first half of a separable one keeps the scale
                     nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
                 else:
-                    nn.init.normal_(module.weight, std=0.01)
+                    nn.init.normal_(module.weight, std=PREDICTION_STD)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -97,9 +103,8 @@ class RetinaHead(nn.Module):
             )
             for outputs in (num_classes, 4)
         )
-        prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         last = list(self.classes.predict.modules())[-1]
-        nn.init.constant_(last.bias, prior)
+        nn.init.constant_(last.bias, PRIOR_LOGIT)
 
     def forward(self, features: list[Tensor], exit: int) -> tuple[Tensor, Tensor]:
         """Return the predictions of the ``exit``-th exit (from 1) of those that this head serves.

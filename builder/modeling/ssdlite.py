@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from builder.modeling.heads import PREDICTION_STD, PRIOR_LOGIT
+
 WIDTHS = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
 """Channels that each block of the backbone puts out."""
 
@@ -191,6 +193,10 @@ class SSDLite(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+        for head in self.heads:
+            for predictor, first in ((head.classes, PRIOR_LOGIT), (head.boxes, 0.0)):
+                nn.init.normal_(predictor.pointwise.weight, std=PREDICTION_STD)
+                nn.init.constant_(predictor.pointwise.bias, first)
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the map at stride 8, and those at ``STRIDES``, for (B, H, W, 3) uint8 RGB."""

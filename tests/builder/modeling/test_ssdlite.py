@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from builder.modeling import ssdlite
+from builder.modeling.heads import PRIOR_PROBABILITY
 from builder.modeling.ssdlite import (
     EXTRAS,
     PADDED_BEFORE,
@@ -109,6 +110,19 @@ def test_maps_and_rows(size: tuple[int, int]) -> None:
     num_anchors = len(make_anchors(size))
     assert logits.shape == (1, num_anchors, 3)
     assert deltas.shape == (1, num_anchors, 4)
+
+
+def test_untrained_every_anchor_is_background() -> None:
+    """Wherever they begin: scores near the prior, so that a first step is of RetinaNet's size."""
+    torch.manual_seed(0)
+    model = SSDLite(3).eval()
+    images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        logits, deltas = model(images)
+    scores = logits.sigmoid()
+    assert scores.median().item() == pytest.approx(PRIOR_PROBABILITY, rel=0.1)
+    assert scores.max() < 0.1
+    assert deltas.abs().max() < 0.5
 
 
 def test_anchors_of_300_pixels() -> None:
