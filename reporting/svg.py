@@ -57,6 +57,16 @@ class Chart:
             f'stroke-linejoin="round"><title>{escape(label)}</title></polyline>'
         )
 
+    def band(self, bounds: Sequence[tuple[float, float, float]], colour: str, label: str) -> None:
+        """Draw a band between the low and the high y at each x."""
+        lows = [(x, low) for x, low, _ in bounds]
+        highs = [(x, high) for x, _, high in reversed(bounds)]
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in [*lows, *highs])
+        self._parts.append(
+            f'<polygon points="{path}" fill="var(--{colour})" fill-opacity="0.15">'
+            f"<title>{escape(label)}</title></polygon>"
+        )
+
     def dots(self, points: Iterable[tuple[float, float, str]], colour: str) -> None:
         """Draw a dot at each x and y, with its label."""
         self._parts.extend(

@@ -109,6 +109,9 @@ MISTAKES = {
     "search report": [("nowhere.jsonl --out x", "nowhere.jsonl")],
     "search benchmark": [("--evaluator table --journal nowhere.jsonl", "nowhere.jsonl")],
     "search latency": [("--config bccd_proxy_p5 --out x", "cannot have the levels of nas-fpn")],
+    "search times": [("nowhere.jsonl --out x", "nowhere.jsonl")],
+    "search agreement": [("nowhere.jsonl elsewhere.jsonl", "nowhere.jsonl")],
+    "search contest": [("nowhere.jsonl", "nowhere.jsonl")],
     "search space": [("--neck nowhere.json", "--neck: .*nowhere.json")],
     "build": [
         ("--model x --model-repository .", "there is no x_anytime/1/catalog.json"),

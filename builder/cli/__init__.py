@@ -2,6 +2,6 @@
 
 Depends on ``builder.config``, ``builder.data``, ``builder.exporting``, ``builder.gpu``,
 ``builder.importing``, ``builder.measuring``, ``builder.modeling``, ``builder.onnx_import``,
-``builder.search``, ``builder.training``, ``reporting``, ``serving.artifacts`` and ``serving.core``.
+``builder.training``, ``reporting``, ``serving.artifacts`` and ``serving.core``.
 Begin with ``registry``.
 """

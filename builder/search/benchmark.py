@@ -7,8 +7,9 @@ that any searcher came by in the comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,11 +26,19 @@ from builder.search.searchers import SEARCHERS
 from builder.search.searchers.listed import distinct_graphs
 from builder.search.space import MAX_ENUMERATED, SearchSpace
 from builder.search.statistics import bootstrap, running_best
-from reporting import markdown
+from reporting import html, markdown
+from reporting.svg import Chart
+
+CURVE_POINTS = 40
+"""Number of points of a curve of regret, evenly over the children."""
 
 
 class KnownEvaluator(Evaluator, Protocol):
     """An evaluator that knows what its results are without noise."""
+
+    def knows(self, graph: Graph) -> bool:
+        """Return whether there is a result for this pyramid: what has none is worth nothing."""
+        ...
 
     def truth(self, graph: Graph) -> tuple[float, ...]:
         """Return the AP by exit of a detector with this pyramid."""
@@ -43,6 +52,7 @@ class SearcherTrial:
     searcher: str
     seed: int
     chosen: tuple[float, ...]
+    """True worth of what it would choose, after each number of children that was asked about."""
     best_seen: float
     """Best true worth of all its children."""
     unique: float
@@ -104,34 +114,58 @@ def optimum(
     if space.size > MAX_ENUMERATED:
         return max(trial.best_seen for trial in trials), "the best that any searcher came by"
     graphs = distinct_graphs(space)
-    truths = [(graph, evaluator.truth(graph)) for graph in graphs]
+    known = [graph for graph in graphs if evaluator.knows(graph)]
+    truths = [(graph, evaluator.truth(graph)) for graph in known]
     worth = max(reward(aps, table.exits(graph, len(aps))) for graph, aps in truths)
-    return worth, f"the best of all {len(graphs)} graphs"
+    if len(known) == len(graphs):
+        return worth, f"the best of all {len(graphs)} graphs"
+    return worth, (
+        f"the best of the {len(known)} graphs of {len(graphs)} that are known; the others count as "
+        "failed children, worth nothing"
+    )
+
+
+def curve_points(budgets: Sequence[int]) -> list[int]:
+    """Return the numbers of children after which the choice is looked at: ``budgets``, and
+    ``CURVE_POINTS`` others up to the largest."""
+    last = max(budgets)
+    others = {max(1, round(last * part / CURVE_POINTS)) for part in range(1, CURVE_POINTS + 1)}
+    return sorted({*budgets, *others})
 
 
 def summary(
-    trials: Sequence[SearcherTrial], budgets: Sequence[int], best: float, head: Mapping[str, Any]
+    trials: Sequence[SearcherTrial],
+    points: Sequence[int],
+    budgets: Sequence[int],
+    best: float,
+    head: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the regrets by searcher and budget, with their intervals over seeds.
+    """Return the regrets by searcher and budget, with their intervals over seeds, and the curves.
 
-    Differences are to the first searcher, at the same seed.
+    ``points`` are what the trials chose after; ``budgets`` are some of them. Differences are to
+    the first searcher, at the same seed.
     """
     searchers = list(dict.fromkeys(trial.searcher for trial in trials))
     regret = {
         name: np.array([[best - v for v in t.chosen] for t in trials if t.searcher == name])
         for name in searchers
     }
+    curves = {
+        name: [_interval(regret[name][:, place]) for place in range(len(points))]
+        for name in searchers
+    }
     rows = [
         {
             "searcher": name,
-            "budget": budget,
-            "regret": _interval(regret[name][:, place]),
+            "budget": points[place],
+            "regret": curves[name][place],
             "less_that_of_first": None
             if name == searchers[0]
             else _interval(regret[name][:, place] - regret[searchers[0]][:, place]),
         }
         for name in searchers
-        for place, budget in enumerate(budgets)
+        for place in range(len(points))
+        if points[place] in budgets
     ]
     courses = [
         {
@@ -149,6 +183,8 @@ def summary(
         "optimum": round(best, 6),
         "regrets": rows,
         "courses": courses,
+        "points": list(points),
+        "curves": curves,
     }
 
 
@@ -161,39 +197,61 @@ def _mean(values: Iterable[float]) -> float:
     return round(float(np.mean(list(values))), 6)
 
 
+_COLUMNS: markdown.Columns[Mapping[str, Any]] = (
+    ("searcher", lambda row: row["searcher"]),
+    ("children", lambda row: str(row["budget"])),
+    ("regret of the choice", lambda row: _text(row["regret"])),
+    ("less that of the first", lambda row: _text(row["less_that_of_first"])),
+)
+
+_COURSE_COLUMNS: markdown.Columns[Mapping[str, Any]] = (
+    ("searcher", lambda row: row["searcher"]),
+    ("unique / all", lambda row: f"{row['unique']:.3f}"),
+    ("mean reward, first tenth", lambda row: f"{row['first_mean']:.4f}"),
+    ("last tenth", lambda row: f"{row['last_mean']:.4f}"),
+)
+
+
 def as_markdown(report: Mapping[str, Any]) -> str:
     """Return the report as tables: what the search was, regrets, and how searches went."""
-    return "\n".join(_lines(report)) + "\n"
+    lines = [f"`{report['command']}`", "", _says(report)]
+    lines += markdown.table(_COLUMNS, report["regrets"])
+    lines += markdown.table(_COURSE_COLUMNS, report["courses"])
+    return "\n".join(lines) + "\n"
 
 
-def _lines(report: Mapping[str, Any]) -> Iterator[str]:
-    first = report["regrets"][0]["searcher"]
-    yield f"`{report['command']}`"
-    yield ""
-    yield (
+def _says(report: Mapping[str, Any]) -> str:
+    return (
         f"Space {report['space']}, evaluator {report['evaluator']}, reward {report['reward']}, "
         f"{report['seeds']} seeds; {report['machine']}, {report['date']}. The optimum is "
         f"{report['optimum']:.4f}: {report['optimum_is']}. Means with 95 % bootstrap intervals "
-        f"over seeds; differences are to {first}, paired by seed, and negative ones are better."
+        f"over seeds; differences are to {report['regrets'][0]['searcher']}, paired by seed, and "
+        "negative ones are better."
     )
-    yield from markdown.table(
-        (
-            ("searcher", lambda row: row["searcher"]),
-            ("children", lambda row: str(row["budget"])),
-            ("regret of the choice", lambda row: _text(row["regret"])),
-            (f"less that of {first}", lambda row: _text(row["less_that_of_first"])),
-        ),
-        report["regrets"],
+
+
+def as_html(report: Mapping[str, Any]) -> str:
+    """Return a page with regret against children, and the tables. It fetches nothing."""
+    drawn = list(zip(report["curves"].items(), html.SERIES, strict=False))
+    highest = max(high for (_, curve), _ in drawn for _, _, high in curve)
+    points = report["points"]
+    chart = Chart(
+        "Regret of the choice", "children", "regret", (0, points[-1]), (0, 1.05 * highest or 1.0)
     )
-    yield from markdown.table(
-        (
-            ("searcher", lambda row: row["searcher"]),
-            ("unique / all", lambda row: f"{row['unique']:.3f}"),
-            ("mean reward, first tenth", lambda row: f"{row['first_mean']:.4f}"),
-            ("last tenth", lambda row: f"{row['last_mean']:.4f}"),
-        ),
-        report["courses"],
-    )
+    for (name, curve), colour in drawn:
+        bounds = [(n, low, high) for n, (_, low, high) in zip(points, curve, strict=True)]
+        chart.band(bounds, colour, f"{name}: 95 %")
+        chart.line([(n, row[0]) for n, row in zip(points, curve, strict=True)], colour, name)
+    figure = chart.render() + html.legend([(name, colour) for (name, _), colour in drawn])
+    content = f'<p class="muted">{escape(_says(report))}</p>'
+    content += html.section("Regret of the choice", figure)
+    for title, columns, rows in (
+        ("Regret", _COLUMNS, report["regrets"]),
+        ("How searches went", _COURSE_COLUMNS, report["courses"]),
+    ):
+        cells = [[cell(row) for _, cell in columns] for row in rows]
+        content += html.section(title, html.table([head for head, _ in columns], cells))
+    return html.document("Searchers compared", content)
 
 
 def _text(interval: Sequence[float] | None) -> str:

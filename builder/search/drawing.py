@@ -8,6 +8,13 @@ from builder.config.pyramid_graphs import Graph
 
 COLUMN, ROW, MARGIN, RADIUS = 62.0, 44.0, 34.0, 8.0
 
+STYLE = """
+.graphs { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 14px; }
+figure { margin: 0; } figcaption { font-size: 13px; color: var(--muted); }
+figure svg text.sign { fill: #fff; font-weight: 600; }
+"""
+"""Style of drawings that are figures in an element of the class graphs."""
+
 
 def draw(graph: Graph, title: str) -> str:
     """Return an SVG element.

@@ -40,7 +40,14 @@ BATCH_SIZES, BATCH_FIXED, FUSED = (1, 2, 4), 0.2, 0.93
 class InTime:
     """The mean accuracy in time over loads and arrivals, the same ones for all children."""
 
-    def __init__(self, reference: Sequence[float], stem: float, head: float) -> None:
+    def __init__(
+        self,
+        reference: Sequence[float],
+        stem: float,
+        head: float,
+        loads: Sequence[float] = LOADS,
+        arrivals: Sequence[str] = ARRIVALS,
+    ) -> None:
         """Set rates and budgets by the times to each exit of the reference.
 
         They are milliseconds, or what stands for them.
@@ -48,10 +55,11 @@ class InTime:
         self._stem_s, self._head_s = stem / 1e3, head / 1e3
         self._capacity_hz = 1e3 / reference[0]
         self._budgets_s = np.array(BUDGETS) * reference[-1] / 1e3
-        self._requests = [
-            self._draw(load * self._capacity_hz, arrivals, seed)
-            for seed, (load, arrivals) in enumerate((a, b) for a in LOADS for b in ARRIVALS)
-        ]
+        self._loads, self._arrivals = loads, arrivals
+        self._requests = {
+            f"{load:g}, {kind}": self._draw(load * self._capacity_hz, kind, seed)
+            for seed, (load, kind) in enumerate((a, b) for a in loads for b in arrivals)
+        }
 
     def _draw(self, rate_hz: float, arrivals: str, seed: int) -> list[tuple[float, float]]:
         """Return arrival and deadline of each request."""
@@ -65,20 +73,23 @@ class InTime:
         return {
             "name": "in-time",
             "policy": POLICY,
-            "rates_hz": [round(load * self._capacity_hz, 6) for load in LOADS],
-            "arrivals": list(ARRIVALS),
+            "rates_hz": [round(load * self._capacity_hz, 6) for load in self._loads],
+            "arrivals": list(self._arrivals),
             "budgets_s": self._budgets_s.round(9).tolist(),
             "requests": NUM_REQUESTS,
         }
 
     def __call__(self, aps: Sequence[float], times: Sequence[float]) -> float:
         """Return the mean over loads and arrivals of AP, 0 for what is late or shed."""
+        return float(np.mean(list(self.by_condition(aps, times).values())))
+
+    def by_condition(self, aps: Sequence[float], times: Sequence[float]) -> dict[str, float]:
+        """Return the same for each load and kind of arrivals, by a text that names them."""
         profile = self._profile(times)
-        means = [
-            self._simulate(requests, aps, profile, seed)
-            for seed, requests in enumerate(self._requests)
-        ]
-        return float(np.mean(means))
+        return {
+            name: self._simulate(requests, aps, profile, seed)
+            for seed, (name, requests) in enumerate(self._requests.items())
+        }
 
     def _profile(self, times: Sequence[float]) -> LatencyProfile:
         """Return the times of every segment of a child, at every batch size."""

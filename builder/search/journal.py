@@ -21,6 +21,7 @@ from builder.config.detector import DetectorConfig
 from builder.config.json_record import JsonRecord
 from builder.config.pyramid_graphs import Graph, Row
 from builder.config.recipe import TrainConfig
+from builder.search.latency_table import TERMS
 from serving.core.command_errors import CommandError
 
 JOURNAL = "journal.jsonl"
@@ -109,7 +110,7 @@ def _parse(path: Path, data: bytes) -> tuple[Contents, int]:
     try:
         head = json.loads(lines[0])
         known = head["format"] == FORMAT
-        search = head["search"]
+        search = _with_defaults(head["search"])
     except (KeyError, TypeError, ValueError) as error:
         raise JournalError(f"{path} is no journal of a search: {error}") from error
     if not known:
@@ -171,7 +172,7 @@ class SearchJournalFile(SearchJournal):
 
 
 def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    before, now = _with_defaults(before), json.loads(json.dumps(now))
+    now = json.loads(json.dumps(now))
     for name in [*before, *(name for name in now if name not in before)]:
         if before.get(name) != now.get(name):
             raise JournalError(
@@ -187,7 +188,8 @@ RECORDS: dict[str, type[JsonRecord]] = {"detector": DetectorConfig, "train": Tra
 def _with_defaults(search: Mapping[str, Any]) -> dict[str, Any]:
     """Return a description with the fields that its records have got since it was written.
 
-    They have their defaults, which is how everything was before.
+    They have their defaults, which is how everything was before. Terms that latency tables have got
+    since are nothing.
     """
     evaluator = dict(search.get("evaluator", {}))
     for name, record in RECORDS.items():
@@ -196,8 +198,10 @@ def _with_defaults(search: Mapping[str, Any]) -> dict[str, Any]:
                 evaluator[name] = record.from_dict(evaluator[name]).to_dict()
             except (TypeError, ValueError):
                 continue  # of a version that had other fields: another search, as comparing says
-    described: dict[str, Any] = json.loads(json.dumps({**search, "evaluator": evaluator}))
-    return described
+    found: dict[str, Any] = json.loads(json.dumps({**search, "evaluator": evaluator}))
+    if latency := found.get("latency"):
+        latency["terms"] = dict.fromkeys(TERMS, 0.0) | latency["terms"]
+    return found
 
 
 def same_but_for_machine(one: Sequence[Child], other: Sequence[Child]) -> bool:

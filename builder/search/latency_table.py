@@ -2,9 +2,13 @@
 
     exit k  =  stem + k stacks + head
     stack   =  constant + convolution * area of its cells + pooling * area of the maps that its
-               cells make coarser + attention * how many of its cells attend
+               cells make coarser + attention * how many of its cells attend + entry * area of the
+               inputs that a cell makes coarser + both_ways * area of those that another cell reads
+               at their own level
 
-Areas are in maps of the finest level: that of P4 is a quarter of that of P3. Children are not
+Areas are in maps of the finest level: that of P4 is a quarter of that of P3. The last two are of
+OpenVINO, which changes the layout of what goes from an input straight into a pooling, and changes
+it back for others; a fit to a runtime that does not finds them to be nothing. Children are not
 measured while a search runs: on a machine that is shared, the neighbours would be measured. The
 terms are fitted to some graphs that were measured, or follow from counts of multiply-accumulates,
 which are then the unit.
@@ -33,7 +37,13 @@ class PoorFit(CommandFailed, ValueError):
     """A latency table that does not foretell what was measured."""
 
 
-CONVOLUTION, POOLING, ATTENTION = TERMS = ("convolution", "pooling", "attention")
+CONVOLUTION, POOLING, ATTENTION, ENTRY, BOTH_WAYS = TERMS = (
+    "convolution",
+    "pooling",
+    "attention",
+    "entry",
+    "both_ways",
+)
 """What tells the time of one stack from that of another. A cell per level and op, and a move per
 pair of levels, would be some thirty terms, and foretell graphs worse that were not measured."""
 
@@ -46,12 +56,21 @@ def _area(level: int) -> float:
 def stack_terms(graph: Graph) -> dict[str, float]:
     """Return the terms of a stack: how much of each of ``TERMS`` there is in it."""
     terms = dict.fromkeys(TERMS, 0.0)
+    pooled, plain = set(), set()
     for step in graph.steps():
         level = step.cell.level
         terms[CONVOLUTION] += _area(level)
-        sources = (graph.map_levels[offset] for offset in (step.coarse, step.fine))
-        terms[POOLING] += sum(_area(source) for source in sources if source < level)
+        for offset in (step.coarse, step.fine, *step.unused):
+            source = graph.map_levels[offset]
+            if source < level:
+                pooled.add(offset)
+                terms[POOLING] += _area(source)
+            elif source == level:
+                plain.add(offset)
         terms[ATTENTION] += step.cell.op == "attention"
+    inputs = {offset: _area(level) for offset, level in enumerate(graph.levels)}
+    terms[ENTRY] = sum(inputs[offset] for offset in pooled & inputs.keys())
+    terms[BOTH_WAYS] = sum(inputs[offset] for offset in pooled & plain & inputs.keys())
     return terms
 
 
@@ -71,7 +90,8 @@ class LatencyTable:
     def stack(self, graph: Graph) -> float:
         """Return the time of one stack."""
         terms = stack_terms(graph).items()
-        return self.constant + sum(count * self.terms[name] for name, count in terms)
+        # Tables of before there was a term have it not: there it is nothing.
+        return self.constant + sum(count * self.terms.get(name, 0.0) for name, count in terms)
 
     def exits(self, graph: Graph, num_exits: int) -> tuple[float, ...]:
         """Return the time to every exit."""
@@ -89,10 +109,10 @@ class LatencyTable:
             table = cls(**json.loads(path.read_text()))
         except (TypeError, ValueError) as error:
             raise CommandError(f"{path} is no latency table: {error}") from error
-        if set(table.terms) != set(TERMS):
-            names = ", ".join(table.terms)
+        if unknown := set(table.terms) - set(TERMS):
             raise CommandError(
-                f"{path} is no latency table: terms {names or 'none'}, not {', '.join(TERMS)}"
+                f"{path} is no latency table: terms {', '.join(sorted(unknown))}, "
+                f"not {', '.join(TERMS)}"
             )
         return table
 
@@ -158,15 +178,26 @@ class FitQuality:
 
 
 def fit(measured: Sequence[MeasuredStack], unit: str, made_of: Mapping[str, Any]) -> LatencyTable:
-    """Return the table nearest to what was measured, by least squares."""
-    columns = [[1.0, *stack_terms(each.graph).values()] for each in measured]
-    weights = np.linalg.lstsq(np.array(columns), [each.stack for each in measured], rcond=None)[0]
+    """Return the table nearest to what was measured, by least squares.
+
+    Nothing takes less than no time: a term that would be negative is nothing.
+    """
+    columns = {name: [stack_terms(each.graph)[name] for each in measured] for name in TERMS}
+    names = list(TERMS)
+    while True:
+        rows = np.column_stack([np.ones(len(measured)), *(columns[name] for name in names)])
+        weights = np.linalg.lstsq(rows, [each.stack for each in measured], rcond=None)[0]
+        negative = [(w, name) for w, name in zip(weights[1:], names, strict=True) if w < 0]
+        if not negative:
+            break
+        names.remove(min(negative)[1])
+    terms = dict.fromkeys(TERMS, 0.0) | dict(zip(names, weights[1:].tolist(), strict=True))
     return LatencyTable(
         unit,
         float(np.median([each.stem for each in measured])),
         float(np.median([each.head for each in measured])),
         float(weights[0]),
-        dict(zip(TERMS, weights[1:].tolist(), strict=True)),
+        terms,
         made_of,
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from builder.config.pyramid_graphs import Graph
 from builder.search.canonical import canonical_key
 from builder.search.controls import controls
-from builder.search.drawing import draw
+from builder.search.drawing import STYLE, draw
 from builder.search.journal import FAILED, OK, REPEATED, Child, Contents
 from builder.search.signal import ENOUGH, Signal, signals
 from builder.search.statistics import rank_sum, running_best
@@ -144,6 +144,14 @@ def best_group(report: SearchReport) -> Group:
     return max((search.best[0] for search in report.searches if search.best), key=_reward)
 
 
+def median_group(report: SearchReport) -> Group | None:
+    """Return the network in the middle of those of the first random search, if there is one."""
+    for search in report.searches:
+        if search.search["searcher"] == "random" and search.best:
+            return search.best[len(search.best) // 2]
+    return None
+
+
 def _reward(group: Group) -> float:
     return group.reward
 
@@ -265,12 +273,7 @@ def _comparisons(report: SearchReport) -> Iterator[str]:
 
 # -- page ----------------------------------------------------------------------------------------
 
-_STYLE = """
-.graphs { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 14px; }
-figure { margin: 0; } figcaption { font-size: 13px; color: var(--muted); }
-figure svg text.sign { fill: #fff; font-weight: 600; }
-.warning { color: var(--bad); font-weight: 600; }
-"""
+_STYLE = STYLE + ".warning { color: var(--bad); font-weight: 600; }\n"
 
 
 def as_html(report: SearchReport) -> str:

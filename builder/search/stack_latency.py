@@ -1,30 +1,30 @@
 """Times of the stacks of several graphs, measured through the runner that serves.
 
 Rounds are interleaved: each one runs every graph once, so that a busy moment of the machine falls
-on all alike. Weights are random.
+on all alike. Weights are random. Each graph is compiled several times, since where a compiled
+network lies in memory may make it faster or slower than another one that is the same: by how much
+bounds how well anything can foretell a graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from builder.config.detector import DetectorConfig
 from builder.config.pyramid_graphs import Graph
 from builder.measuring.untrained import WARM_UP_ROUNDS, noise, open_untrained
-from builder.search.latency_table import MeasuredStack
+from builder.search.stack_rounds import NUM_EXITS, StackRounds
 from serving.artifacts.serving_tools import ServingTools
 from serving.core import segment as segments
 from serving.core.ports import Clock, Image, SegmentRunner
 from serving.core.segment import Segment
-
-QUANTILE = 0.05
-"""Quantile of a part's times that stands for it: about what it takes while the machine does nothing
-else. Graphs differ by a few percent, and neighbours move a median by more."""
 
 
 def measure_stacks(
@@ -35,38 +35,40 @@ def measure_stacks(
     *,
     runtime: str,
     threads: int | None,
+    instances: int,
     rounds: int,
     clock: Clock,
-) -> list[MeasuredStack]:
-    """Return the ``QUANTILE`` of the times, in milliseconds, of a detector's parts with each graph.
+    made_of: Mapping[str, Any],
+) -> StackRounds:
+    """Return the times of a detector's parts with each graph, each compiled ``instances`` times.
 
-    Segments are exported into ``folder``.
+    Segments are exported into ``folder``, those of the first ``NUM_EXITS`` exits.
     """
+    depth = NUM_EXITS * config.stacks_per_exit
     runners = []
     for number, graph in enumerate(tqdm(graphs, desc="exporting", unit="graph")):
-        of_graph = replace(config, neck="measured", graph=graph.rows)
-        where = folder / str(number)
-        runners.append(open_untrained(of_graph, tools, where, runtime, threads))
+        of_graph = replace(config, num_stacks=depth, neck="measured", graph=graph.rows)
+        runners.append(
+            [
+                open_untrained(of_graph, tools, folder / f"{number}-{copy}", runtime, threads)
+                for copy in range(instances)
+            ]
+        )
     image = noise(config)
-    # [graph][round] -> stem, mean stack, head
-    seconds: list[list[tuple[float, float, float]]] = [[] for _ in runners]
-    for round_index in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="measuring", unit="round"):
-        for found, runner in zip(seconds, runners, strict=True):
-            times = _time_parts(runner, image, config.num_exits, clock)
-            if round_index >= 0:
-                found.append(times)
-    for runner in runners:
+    ms = np.zeros((len(graphs), instances, rounds, 3))
+    for index in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="measuring", unit="round"):
+        for copy in range(instances):
+            for graph_ms, copies in zip(ms, runners, strict=True):
+                times = _time_parts(copies[copy], image, clock)
+                if index >= 0:
+                    graph_ms[copy, index] = times
+    for runner in (runner for copies in runners for runner in copies):
         runner.close()
-    parts_ms = 1e3 * np.quantile(seconds, QUANTILE, axis=1)  # [graph][stem, stack, head]
-    return [
-        MeasuredStack(graph, *row) for graph, row in zip(graphs, parts_ms.tolist(), strict=True)
-    ]
+    return StackRounds(tuple(graphs), ms, made_of)
 
 
-def _time_parts(
-    runner: SegmentRunner, image: Image, num_exits: int, clock: Clock
-) -> tuple[float, float, float]:
-    """Return the seconds of stem, of a stack on average, and of the last head."""
+def _time_parts(runner: SegmentRunner, image: Image, clock: Clock) -> NDArray[np.float64]:
+    """Return the milliseconds of stem, of a stack on average, and of the last head."""
     batch = runner.load([image])
 
     def step(segment: Segment) -> float:
@@ -76,10 +78,10 @@ def _time_parts(
         taken_s = clock() - started_s
         runner.release(batch)
         batch = output
-        return taken_s
+        return 1e3 * taken_s
 
-    stem_s = step(segments.STEM)
-    stack_s = sum(step(segments.stack(depth)) for depth in range(1, num_exits + 1)) / num_exits
-    head_s = step(segments.head(num_exits))
+    stem = step(segments.STEM)
+    stack = sum(step(segments.stack(depth)) for depth in range(1, NUM_EXITS + 1)) / NUM_EXITS
+    head = step(segments.head(NUM_EXITS))
     runner.release(batch)
-    return stem_s, stack_s, head_s
+    return np.array([stem, stack, head])

@@ -31,6 +31,15 @@ class Interval:
         return f"{self.middle:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
+def rank_agreement(one: Values, other: Values, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Return Kendall's tau-b with an interval over the things that are ordered (bootstrap)."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    random = np.random.default_rng(seed)
+    drawn = random.integers(len(a), size=(resamples, len(a)))
+    low, high = np.percentile([kendall(a[of], b[of]) for of in drawn], (2.5, 97.5))
+    return Interval(kendall(a, b), float(low), float(high))
+
+
 def bootstrap(
     values: Values | Sequence[Values],
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,

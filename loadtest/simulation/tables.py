@@ -11,11 +11,11 @@ from loadtest.simulation.report import (
     SHALLOWEST,
     SHIPPED,
     GridCell,
-    Interval,
     SimulationReport,
     Versus,
 )
 from loadtest.simulation.study import HINDSIGHT, Point
+from reporting.intervals import Interval
 
 NAMES = {HINDSIGHT: "best fixed point in hindsight"}
 """Name in the place of a policy's -> how a table calls it."""

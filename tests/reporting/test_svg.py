@@ -35,6 +35,7 @@ def test_data_is_mapped_to_the_box_within_the_margins():
 def test_what_was_drawn_is_there_and_escaped():
     drawn = chart()
     drawn.line([(0, 0), (10, 1)], "depth", "a < b")
+    drawn.band([(0, 0, 0.5), (10, 0.5, 1)], "depth", "from & to")
     drawn.bar((2, 4), 0.0, 0.5, "late", "3 late & more", 0.25)
     drawn.mark(5, "late")
     drawn.dots([(10, 0, "last & least")], "depth")
@@ -42,12 +43,17 @@ def test_what_was_drawn_is_there_and_escaped():
     line = root.find("polyline")
     assert line is not None
     assert line.get("points") == f"{LEFT},{HEIGHT - BOTTOM} {WIDTH - RIGHT},{TOP}"
+    band = root.find("polygon")
+    assert band is not None
+    corners = [tuple(map(float, point.split(","))) for point in band.get("points", "").split()]
+    assert corners == [(drawn.x(x), drawn.y(y)) for x, y in ((0, 0), (10, 0.5), (10, 1), (0, 0.5))]
     bar = root.find("rect")
     assert bar is not None
     assert float(bar.get("height", 0)) == pytest.approx(drawn.y(0) - drawn.y(0.5), abs=0.01)
     assert bar.get("fill-opacity") == "0.25"
     assert [title.text for title in root.iter("title")] == [
         "a < b",
+        "from & to",
         "3 late & more",
         "last & least",
     ]

@@ -40,6 +40,10 @@ class AnalyticEvaluator:
         """Return the constants."""
         return {"name": "analytic", "num_exits": self.num_exits, "noise": self.noise}
 
+    def knows(self, _: Graph) -> bool:
+        """Return that it has something to say of any graph."""
+        return True
+
     def truth(self, graph: Graph) -> tuple[float, ...]:
         """Return AP by exit, without noise."""
         one = DECAY ** hops(graph)

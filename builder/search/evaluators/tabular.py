@@ -26,12 +26,21 @@ class TabularEvaluator:
 
     is_light = True
 
-    def __init__(self, results: Mapping[str, Sequence[tuple[float, ...]]], name: str) -> None:
-        """Take results: the key of each graph -> AP by exit, with each seed."""
-        self._results, self._name = results, name
+    def __init__(
+        self,
+        results: Mapping[str, Sequence[tuple[float, ...]]],
+        name: str,
+        *,
+        is_partial: bool = False,
+    ) -> None:
+        """Take results: the key of each graph -> AP by exit, with each seed.
+
+        Of a partial table, graphs that it lacks fail; of a whole one, they are an error.
+        """
+        self._results, self._name, self._is_partial = results, name, is_partial
 
     @classmethod
-    def read(cls, paths: Sequence[Path]) -> Self:
+    def read(cls, paths: Sequence[Path], *, is_partial: bool = False) -> Self:
         """Return one of some journals. Raises JournalError, NotInTable and OSError."""
         results: dict[str, list[tuple[float, ...]]] = {}
         digest = hashlib.sha256()
@@ -44,12 +53,16 @@ class TabularEvaluator:
                     )
         if not results:
             raise NotInTable(f"there is nothing in {', '.join(map(str, paths))}")
-        return cls(results, digest.hexdigest())
+        return cls(results, digest.hexdigest(), is_partial=is_partial)
 
     @property
     def num_exits(self) -> int:
         """Number of exits of the detectors in the table."""
         return max(len(aps) for rows in self._results.values() for aps in rows)
+
+    def knows(self, graph: Graph) -> bool:
+        """Return whether the table has a graph."""
+        return canonical_key(graph) in self._results
 
     def truth(self, graph: Graph) -> tuple[float, ...]:
         """Return AP by exit, the mean over seeds; 0 of what always failed. Raises NotInTable."""
@@ -60,18 +73,23 @@ class TabularEvaluator:
 
     def describe(self) -> dict[str, Any]:
         """Return the digest of the table."""
-        return {"name": "table", "digest": self._name}
+        partial = {"partial": True} if self._is_partial else {}
+        return {"name": "table", "digest": self._name, **partial}
 
     def evaluate(self, job: Job) -> Evaluation:
         """Return what the table has. Raises NotInTable."""
-        rows = self._rows(job.key)
+        rows = self._rows(job.key) or [()]
         aps = rows[job.seed % len(rows)]
-        return Evaluation(aps, "" if aps else "it failed when the table was made")
+        return Evaluation(
+            aps, "" if aps else "it is not in the table, or failed when that was made"
+        )
 
     def _rows(self, key: str) -> Sequence[tuple[float, ...]]:
-        if key not in self._results:
-            raise NotInTable(f"the table has no graph with the key {key}: it is of another space")
-        return self._results[key]
+        if key not in self._results and not self._is_partial:
+            raise NotInTable(
+                f"the table has no graph with the key {key}: it is of another space, or partial"
+            )
+        return self._results.get(key, ())
 
     def forget(self, index: int) -> None:
         """Do nothing: nothing was kept."""

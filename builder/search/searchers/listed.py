@@ -50,3 +50,16 @@ def random_graphs(space: SearchSpace, seed: int, count: int) -> list[Graph]:
         graph = space.decode(space.sample(random))
         graphs.setdefault(canonical_key(graph), graph)
     return list(graphs.values())
+
+
+def spread(ranked: Sequence[Graph], count: int) -> list[Graph]:
+    """Return some of ranked tables: the best, as half of them, and the rest evenly from the others.
+
+    They are all of them where there are no more. That one order is another shows in tables that
+    differ, and whether it holds among the best in many of those.
+    """
+    if count >= len(ranked):
+        return list(ranked)
+    best = (count + 1) // 2
+    places = np.linspace(best, len(ranked) - 1, count - best).round().astype(int)
+    return [*ranked[:best], *(ranked[place] for place in places)]

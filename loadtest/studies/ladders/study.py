@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from loadtest.simulation.profiles import load_profile
-from loadtest.simulation.report import SHIPPED, Interval, SimulationReport
+from loadtest.simulation.report import SHIPPED, SimulationReport
 from loadtest.simulation.study import HINDSIGHT, Conditions, Point, policies_at
 from loadtest.simulation.study import study as simulate
 from loadtest.simulation.tables import HINDSIGHT_TEXT, difference_text
@@ -23,6 +23,7 @@ from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from reporting import html
 from reporting.files import write_whole
+from reporting.intervals import Interval
 from reporting.markdown import Columns, table
 from serving.core.command_errors import InvalidArgument
 

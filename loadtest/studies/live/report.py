@@ -14,10 +14,10 @@ from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.served_accuracy import ServedAp
 from loadtest.load.summary import Summary
 from loadtest.simulation.recovery import Recovery, recovery
-from loadtest.simulation.report import Interval
 from loadtest.simulation.study import Timeline
 from loadtest.studies.live.simulation import Simulated
 from loadtest.studies.live.systems import SHIPPED
+from reporting.intervals import Interval
 from serving.core.latency import LatencyProfile
 
 FORMAT = 2

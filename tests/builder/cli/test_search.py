@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from builder.cli import search as search_cli
+from builder.cli.search import kinds
+from builder.cli.search import run as search_run
+from builder.cli.search import times as search_times
 from builder.config.configuration import override
 from builder.config.named import CONFIGS
 from builder.config.pyramid_graphs import GRAPHS, Graph, graph_json, read_graph
@@ -19,11 +23,12 @@ from builder.modeling.architectures import make_detector
 from builder.modeling.checkpoint import save_checkpoint
 from builder.search import stack_latency
 from builder.search.journal import JOURNAL, read_journal, same_but_for_machine
-from builder.search.latency_table import LatencyTable, MeasuredStack, counted, made_up
+from builder.search.latency_table import LatencyTable, counted, fit, made_up
 from builder.search.report import WHAT_REWARDS_ARE
 from builder.search.rewards import REWARDS
 from builder.search.searchers import SEARCHERS
 from builder.search.space import SPACES
+from builder.search.stack_rounds import StackRounds
 from serving.__main__ import _Tools, main
 
 TINY = [
@@ -37,19 +42,22 @@ TINY = [
 ]
 
 
+RANDOM = np.random.default_rng(3)
+
+
 def search(*arguments: object) -> int:
     return main(["search", *map(str, arguments)])
 
 
 def test_names_are_those_of_the_package() -> None:
-    assert tuple(SPACES) == search_cli.SPACE_NAMES == tuple(search_cli.PROXIES)
-    assert tuple(SPACES) == tuple(search_cli.FROZEN_PROXIES)
-    of_spaces = {**search_cli.PROXIES, **search_cli.FROZEN_PROXIES, **search_cli.TIMES_OF}
+    assert tuple(SPACES) == kinds.SPACE_NAMES == tuple(kinds.PROXIES)
+    assert tuple(SPACES) == tuple(kinds.FROZEN_PROXIES)
+    of_spaces = {**kinds.PROXIES, **kinds.FROZEN_PROXIES, **kinds.TIMES_OF}
     assert {*of_spaces, *of_spaces.values()} - {*SPACES} <= {*CONFIGS}
-    assert tuple(SEARCHERS) == search_cli.SEARCHER_NAMES
-    assert tuple(REWARDS) == search_cli.REWARD_NAMES
-    assert tuple(search_cli.POOLS) == search_cli.POOL_NAMES
-    assert set(WHAT_REWARDS_ARE) == set(search_cli.EVALUATOR_NAMES)
+    assert tuple(SEARCHERS) == search_run.SEARCHER_NAMES
+    assert tuple(REWARDS) == kinds.REWARD_NAMES
+    assert tuple(search_run.POOLS) == search_run.POOL_NAMES
+    assert set(WHAT_REWARDS_ARE) == set(kinds.EVALUATOR_NAMES)
 
 
 def test_spaces_are_shown_with_a_graph_in_them(
@@ -79,7 +87,7 @@ def test_a_search_is_run_extended_reported_and_its_winner_read(
     random = run("random", "--searcher", "random", "--children", 60)
     controls = run("controls", "--searcher", "controls")
     finalists = run("finalists", "--searcher", "finalists", "--of", found, random, "--top", 2)
-    assert len(read_journal(controls).children) == 4 * search_cli.NUM_SEEDS
+    assert len(read_journal(controls).children) == 4 * search_run.NUM_SEEDS
     seeds = [child.training_seed for child in read_journal(finalists).children]
     assert seeds == [100, 100, 101, 101, 102, 102]
     capsys.readouterr()
@@ -107,17 +115,19 @@ def test_searchers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == out.with_suffix(".md").read_text()
 
 
-def stacks(noise: float) -> Callable[..., list[MeasuredStack]]:
+def stacks(noise: float) -> Callable[..., StackRounds]:
     """A machine on which a cell takes what its convolution does, and some luck."""
     random = np.random.default_rng(0)
 
     def measure(
-        _: object, graphs: Sequence[Graph], *__: object, **___: object
-    ) -> list[MeasuredStack]:
-        return [
-            MeasuredStack(g, 5.0, made_up().stack(g) * (1 + noise * random.normal()), 7.0)
-            for g in graphs
-        ]
+        _: object, graphs: Sequence[Graph], *__: object, made_of: dict[str, Any], **___: object
+    ) -> StackRounds:
+        ms = np.empty((len(graphs), 2, 3, 3))
+        ms[..., 0], ms[..., 2] = 5.0, 7.0
+        for of_graph, graph in zip(ms, graphs, strict=True):
+            luck = 1 + noise * random.normal(size=(2, 1))
+            of_graph[..., 1] = made_up().stack(graph) * luck
+        return StackRounds(tuple(graphs), ms, made_of)
 
     return measure
 
@@ -128,11 +138,17 @@ def test_a_latency_table_is_fitted_and_searched_with(
     monkeypatch.setattr(stack_latency, "measure_stacks", stacks(0.01))
     path = tmp_path / "tables" / "latency.json"
     assert search("latency", "--out", path) == 0
-    assert "each of 28 graphs is foretold" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "each of 28 graphs is foretold" in said
     table = LatencyTable.read(path)
     assert table.unit == "ms"
     expected = made_up().stack(GRAPHS["nas_fpn"])
     assert table.stack(GRAPHS["nas_fpn"]) == pytest.approx(expected, rel=0.05)
+    rounds = StackRounds.read(path.with_suffix(search_times.ROUNDS_SUFFIX))
+    assert f"agree with one of {rounds.repeats_with():.2f}" in said
+    again = fit(rounds.stacks(), "ms", {})
+    for graph in rounds.graphs:
+        assert again.stack(graph) == pytest.approx(table.stack(graph), rel=1e-4)
     out = tmp_path / "searched"
     run = ("run", "--evaluator", "analytic", "--latency", path, "--children", 2, "--out", out)
     assert search(*run) == 0
@@ -148,6 +164,60 @@ def test_a_latency_table_that_foretells_nothing_is_not_written(
     assert search("latency", "--out", path) == 1
     assert "not well enough" in capsys.readouterr().err
     assert not path.exists()
+    # What it took minutes to measure is there to be looked at.
+    assert len(StackRounds.read(path.with_suffix(search_times.ROUNDS_SUFFIX)).graphs) == 28
+
+
+def test_graphs_are_compared_seed_by_seed_and_at_measured_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(name: str, *more: object) -> Path:
+        out = tmp_path / name
+        assert search("run", "--evaluator", "analytic", "--out", out, *more) == 0
+        return out / JOURNAL
+
+    mine = tmp_path / "mine.json"
+    mine.write_text(graph_json(SPACES["nas-fpn"].decode(SPACES["nas-fpn"].sample(RANDOM))))
+    many = run("many", "--searcher", "necks", "--necks", mine, "nas_fpn", "--seeds", 4)
+    few = run("few", "--searcher", "necks", "--necks", "fpn")
+    assert [len(read_journal(path).children) for path in (many, few)] == [8, 3]
+    monkeypatch.setattr(stack_latency, "measure_stacks", stacks(0.01))
+    times = tmp_path / "measured" / "times.json"
+    assert search("times", many, few, "--out", times) == 0
+    assert "Kendall's tau" in capsys.readouterr().out
+    out = tmp_path / "figures" / "contest"
+    assert search("contest", many, few, "--times", times, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\| `nas_fpn` \| 4 \|", said)
+    assert re.search(r"\| `fpn` \| 3 \|", said)
+    assert out.with_suffix(".md").read_text().endswith(said)
+    assert "<svg" in out.with_suffix(".html").read_text()
+    capsys.readouterr()
+    assert search("contest", run("other", "--searcher", "controls"), "--times", times) == 2
+    assert "was not measured" in capsys.readouterr().err
+
+
+def test_two_ways_of_training_are_compared_on_the_graphs_of_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(name: str, *more: object) -> Path:
+        out = tmp_path / name
+        assert search("run", "--evaluator", "analytic", "--out", out, *more) == 0
+        return out / JOURNAL
+
+    proxy = run("proxy", "--searcher", "random", "--children", 30)
+    spread = ("--searcher", "spread", "--of", proxy, "--graphs", 12, "--seeds", 1)
+    other = run("other", *spread, "--training-seed", 7)
+    out = tmp_path / "tables" / "agreement.md"
+    capsys.readouterr()
+    assert search("agreement", proxy, other, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "12 graphs trained both ways" in said
+    assert out.read_text().endswith(said)
+    few = run("few", *spread[:-4], "--graphs", 4)
+    capsys.readouterr()
+    assert search("agreement", proxy, few) == 2
+    assert "have 4 graphs in common" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -162,11 +232,14 @@ def test_stacks_are_measured_on_the_runner_that_serves(tmp_path: Path) -> None:
         tmp_path,
         runtime="openvino",
         threads=1,
+        instances=2,
         rounds=2,
         clock=time.perf_counter,
+        made_of={},
     )
-    assert [each.graph for each in measured] == graphs
-    assert all(min(each.stem, each.stack, each.head) > 0 for each in measured)
+    assert measured.ms.shape == (2, 2, 2, 3)
+    assert [each.graph for each in measured.stacks()] == graphs
+    assert measured.ms.min() > 0
 
 
 @pytest.mark.slow
@@ -227,7 +300,11 @@ def test_children_with_a_backbone_in_common_are_a_signal_of_the_detector_they_st
         (("--evaluator", "table"), "need --journal"),
         (("--config", "bccd_frozen"), "needs to have learnt before: --backbone"),
         (("--evaluator", "analytic", "--journal", "x"), "need --journal, and no other does"),
-        (("--searcher", "finalists"), "needs --of"),
+        (("--searcher", "finalists"), "need --of"),
+        (("--of", "gone.jsonl"), "need --of, and no other does"),
+        (("--searcher", "necks"), "needs --necks"),
+        (("--searcher", "necks", "--necks", "gone"), "gone: neither of fpn, panet, bifpn, nas_fpn"),
+        (("--evaluator", "analytic", "--partial"), "--partial is for the evaluator table"),
         (("--ray-address", "auto"), "needs --pool ray"),
         (("--config", "bccd"), "measures on no images"),
         (("--config", "bccd_proxy_p5"), "cannot have the levels of nas-fpn"),

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
-from builder.search.benchmark import SearcherTrial, as_markdown, optimum, summary, try_searcher
+from builder.search.benchmark import (
+    SearcherTrial,
+    as_html,
+    as_markdown,
+    curve_points,
+    optimum,
+    summary,
+    try_searcher,
+)
+from builder.search.canonical import canonical_key
 from builder.search.controls import reference
 from builder.search.evaluators.analytic import AnalyticEvaluator
+from builder.search.evaluators.tabular import TabularEvaluator
 from builder.search.latency_table import made_up
 from builder.search.rewards import REWARDS
+from builder.search.searchers.listed import distinct_graphs
 from builder.search.space import SPACES
 
 HEAD = {
@@ -54,7 +68,7 @@ def test_evolution_has_less_regret_than_random() -> None:
         *trials("evolution", "nas-fpn", 5, [50, 200], 0.008),
     ]
     best = max(trial.best_seen for trial in found)
-    report = summary(found, [50, 200], best, HEAD)
+    report = summary(found, [50, 200], [50, 200], best, HEAD)
     rows = {(row["searcher"], row["budget"]): row for row in report["regrets"]}
     assert rows["evolution", 200]["less_that_of_first"][2] < 0
     assert rows["random", 200]["less_that_of_first"] is None
@@ -71,7 +85,45 @@ def test_differences_are_paired_by_seed() -> None:
     worth = np.linspace(0.1, 0.9, 20)
     found = [trial("random", seed, value) for seed, value in enumerate(worth)]
     found += [trial("evolution", seed, value + 0.01) for seed, value in enumerate(worth)]
-    row = summary(found, [10], 1.0, HEAD)["regrets"][1]
+    row = summary(found, [10], [10], 1.0, HEAD)["regrets"][1]
     assert row["less_that_of_first"] == pytest.approx([-0.01] * 3)
     low, high = row["regret"][1:]
     assert high - low > 0.1
+
+
+def test_a_curve_goes_through_the_budgets() -> None:
+    points = curve_points([50, 400])
+    assert points[0] == 10
+    assert points[-1] == 400
+    assert {50, 400} <= set(points)
+    assert curve_points([3]) == [1, 2, 3]
+
+
+def test_the_page_shows_regret_against_children() -> None:
+    points = curve_points([20])
+    found = [
+        *trials("random", "micro", 2, points, 0.0),
+        *trials("evolution", "micro", 2, points, 0.0),
+    ]
+    report = summary(found, points, [20], 1.0, HEAD)
+    assert [row["budget"] for row in report["regrets"]] == [20, 20]
+    assert set(report["curves"]) == {"random", "evolution"}
+    page = as_html(report)
+    assert "http" not in page
+    (picture,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    root = ElementTree.fromstring(picture)
+    assert len(root.findall("polyline")) == len(root.findall("polygon")) == 2
+
+
+def test_the_optimum_of_a_partial_table_is_the_best_that_is_known() -> None:
+    space, table = SPACES["micro"], made_up()
+    reward = REWARDS["anytime"](table, reference(space.levels), 3)
+    graphs = distinct_graphs(space)
+    known = {canonical_key(graph): [(0.1, 0.1, 0.1)] for graph in graphs[:40]}
+    known[canonical_key(graphs[0])] = [(0.3, 0.3, 0.3)]
+    evaluator = TabularEvaluator(known, "half of it", is_partial=True)
+    trial = try_searcher(space, "random", 0, evaluator, reward, table, [100])
+    best, how = optimum(space, evaluator, reward, table, [trial])
+    assert how.startswith("the best of the 40 graphs of 641 that are known")
+    assert best == reward((0.3, 0.3, 0.3), table.exits(graphs[0], 3))
+    assert trial.chosen[0] > 0

@@ -39,7 +39,22 @@ def test_the_terms_of_the_seven_cells() -> None:
         # P3 to P4; P4 and P3 to P5; P5 and P4 to P7; P5 to P6
         "pooling": p3 + (p4 + p3) + (p5 + p4) + p5,
         "attention": 4,
+        "entry": 0,
+        "both_ways": 0,
     }
+
+
+def test_inputs_that_go_straight_into_a_pooling() -> None:
+    p3, p4 = 1.0, 0.25
+    cells = [
+        (5, "sum", (0, 1), False),  # P3 and P4 are made coarser
+        (4, "sum", (1, 0), True),  # P4 is read as it is, P3 is made coarser again
+        (3, "sum", (3, 2), True),  # of maps that the stack makes, nothing is changed
+        (5, "sum", (2, 4), True),
+    ]
+    terms = stack_terms(Graph.from_rows(cells))
+    assert terms["entry"] == p3 + p4
+    assert terms["both_ways"] == p4
 
 
 @pytest.mark.parametrize("name", ["bccd_proxy", "bccd_proxy_lite", "bccd_proxy_p5"])
@@ -82,9 +97,29 @@ def test_a_fit_foretells_graphs_that_it_has_not_seen() -> None:
     assert first == pytest.approx(5.0 + 7.0 + second - first)
 
 
+def test_nothing_takes_less_than_no_time() -> None:
+    # Attention that saves time is luck.
+    found = [
+        replace(each, stack=4.0 - 0.1 * stack_terms(each.graph)["attention"])
+        for each in measured(40, 0.0)
+    ]
+    table = fit(found, "ms", {})
+    assert table.terms["attention"] == 0
+    assert min(table.terms.values()) >= 0
+
+
 def test_quality_tells_a_good_fit_from_noise() -> None:
     assert quality(measured(40, 0.01)).is_good
     assert not quality(measured(40, 0.5)).is_good
+
+
+def test_a_table_of_before_there_was_a_term_has_none_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    table = made_up()
+    named = {name: ms for name, ms in table.terms.items() if name not in ("entry", "both_ways")}
+    path.write_text(json.dumps(table.to_dict() | {"terms": named}))
+    for graph in graphs(3):
+        assert LatencyTable.read(path).stack(graph) == table.stack(graph)
 
 
 def test_a_table_comes_back_from_its_file(tmp_path: Path) -> None:

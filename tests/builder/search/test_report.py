@@ -20,6 +20,7 @@ from builder.search.report import (
     as_html,
     as_markdown,
     best_group,
+    median_group,
     ranked,
     summarise,
 )
@@ -118,3 +119,12 @@ def test_a_search_whose_children_failed_can_be_shown(
     )
     text = as_markdown(summarise(["bad"], [replace(searches["random"], children=failed)], None))
     assert "| 5 | 5 | 0 | 5 | 0.0000 |" in text
+
+
+def test_the_median_graph_is_that_of_random_search(report: SearchReport) -> None:
+    median = median_group(report)
+    assert median is not None
+    random = ranked(report.searches[0].children)
+    above = sum(group.reward > median.reward for group in random)
+    assert above == pytest.approx(len(random) / 2, abs=1)
+    assert median_group(replace(report, searches=report.searches[1:])) is None

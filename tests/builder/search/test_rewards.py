@@ -83,3 +83,12 @@ def test_of_one_exit_too() -> None:
     for name, make in REWARDS.items():
         reward = make(TABLE, REFERENCE, 1)
         assert 0 < reward((0.4,), TIMES[:1]) <= 0.4, name
+
+
+def test_accuracy_in_time_is_told_apart_by_load_and_arrivals() -> None:
+    reward = in_time.InTime(TIMES, TABLE.stem, TABLE.head, (0.2, 2.0), ("poisson", "constant"))
+    found = reward.by_condition(APS, TIMES)
+    assert list(found) == ["0.2, poisson", "0.2, constant", "2, poisson", "2, constant"]
+    assert found["0.2, poisson"] > found["2, poisson"]
+    assert reward(APS, TIMES) == pytest.approx(np.mean(list(found.values())))
+    assert len(reward.describe()["rates_hz"]) == 2

@@ -11,6 +11,7 @@ from builder.search.statistics import (
     consistency,
     intraclass_correlation,
     kendall,
+    rank_agreement,
     rank_sum,
     running_best,
 )
@@ -84,3 +85,16 @@ def test_an_intraclass_correlation_has_an_interval_that_covers_it() -> None:
 
 def test_running_best() -> None:
     assert running_best([1.0, 3.0, 2.0, 3.0, 4.0]) == [0, 1, 1, 1, 4]
+
+
+def test_an_agreement_of_ranks_has_an_interval_that_covers_it() -> None:
+    random = np.random.default_rng(0)
+    # Kendall's tau of a normal pair with correlation r is 2 / pi * asin(r).
+    tau = 2 / np.pi * np.arcsin(0.6)
+    found = []
+    for _ in range(40):
+        one = random.normal(size=30)
+        other = 0.6 * one + 0.8 * random.normal(size=30)
+        found.append(rank_agreement(one, other, resamples=300))
+    assert np.mean([each.low < tau < each.high for each in found]) > 0.8
+    assert found[0].low < found[0].middle < found[0].high

@@ -1,11 +1,10 @@
 """Reports: intervals, paired comparisons and what tables say of them."""
 
 import json
-import math
 
 import pytest
 
-from loadtest.simulation.report import Interval, SimulationReport
+from loadtest.simulation.report import SimulationReport
 from loadtest.simulation.study import Conditions, Point, RunResult, study
 from loadtest.simulation.tables import markdown
 
@@ -43,18 +42,6 @@ def report(**in_time: tuple[tuple[int, float], ...]) -> SimulationReport:
     ]
     policies = tuple(dict.fromkeys(r.policy for r in runs))
     return SimulationReport(CONDITIONS, [POINT], policies, reversed(runs))
-
-
-def test_an_interval_is_students() -> None:
-    # Mean 3, standard deviation sqrt(2.5), t of 4 degrees of freedom 2.776.
-    interval = Interval.of([1, 2, 3, 4, 5])
-    assert interval.mean == 3
-    assert interval.half == pytest.approx(2.776 * math.sqrt(2.5 / 5))
-    assert Interval.of([7.0]) == Interval(7.0, math.inf)
-    assert Interval.of([7.0]).to_json() == {"mean": 7.0, "half": None}
-    assert Interval.of([1.0] * 50) == Interval(1.0, 0.0)
-    with pytest.raises(ValueError, match="no values"):
-        Interval.of([])
 
 
 def test_metrics_of_a_cell() -> None:

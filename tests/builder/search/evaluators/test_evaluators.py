@@ -91,6 +91,21 @@ def test_a_graph_that_is_not_in_the_table_is_refused(
         TabularEvaluator.read([exhaustive[0]]).evaluate(job())
 
 
+def test_of_a_partial_table_what_is_not_there_fails(
+    exhaustive: tuple[Path, tuple[Child, ...]],
+) -> None:
+    path, children = exhaustive
+    found = TabularEvaluator.read([path], is_partial=True)
+    evaluation = found.evaluate(job())
+    assert evaluation.aps == ()
+    assert "not in the table" in evaluation.problem
+    assert found.truth(GRAPHS["nas_fpn"]) == (0.0,) * found.num_exits
+    assert not found.knows(GRAPHS["nas_fpn"])
+    assert found.knows(children[0].graph)
+    assert found.truth(children[0].graph) == TabularEvaluator.read([path]).truth(children[0].graph)
+    assert found.describe() != TabularEvaluator.read([path]).describe()
+
+
 def test_searching_a_table_is_searching_what_it_was_made_of(
     exhaustive: tuple[Path, tuple[Child, ...]], tmp_path: Path
 ) -> None:

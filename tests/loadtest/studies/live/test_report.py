@@ -7,8 +7,8 @@ import pytest
 
 from loadtest.environment.spread import Spread
 from loadtest.load.outcomes import Outcome
-from loadtest.simulation.report import Interval
 from loadtest.studies.live.report import ACCURACY, ATTAINMENT, METRICS, to_json, worth_of
+from reporting.intervals import Interval
 from tests.loadtest.load.runs import answer, failure
 from tests.loadtest.studies.live.runs import REFERENCE, report
 
