@@ -279,9 +279,3 @@ class _Typing:
                     raise ValueError(f"the quantisation scale {tensor.name} is too small for half")
             self._initializers[name] = numpy_helper.from_array(half, name)
         return name
-
-
-def half_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Return the nodes of a typed model that have a float16 result."""
-    halves = {port.name for port in _inferred(model) if port.type.tensor_type.elem_type == HALF}
-    return (node for node in model.graph.node if halves.intersection(node.output))

@@ -41,7 +41,7 @@ MAX_BODY_BYTES = 2**16
 BODY_WITHIN_S = 10.0
 """Seconds that it may take to arrive."""
 
-READY, UNAVAILABLE, LOADING = "READY", "UNAVAILABLE", "LOADING"
+READY, UNAVAILABLE = "READY", "UNAVAILABLE"
 """States of models, in the words of the protocol."""
 
 CANARY, SHADOW, AGAIN, CANDIDATE = "canary", "shadow", "again", "candidate"

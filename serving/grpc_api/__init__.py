@@ -1,7 +1,7 @@
 """The gateway's service over gRPC: KServe's ``GRPCInferenceService``, as Triton has it.
 
-    service             every method; ``call`` makes a request of ``serving.api`` of each call, which
-                        is served as if it had come by HTTP
+    service             every method; ``call`` makes of each call a request of ``serving.api``,
+                        which is served as if it had come by HTTP
     messages, status    what is read and written
     server, sockets     the port, and the connections that it accepts
     callers, turns      bounds for each address, and turns at sending a message

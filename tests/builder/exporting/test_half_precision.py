@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.exporting.half_precision import half_nodes, to_float, to_half
+from builder.exporting.half_precision import to_float, to_half
 from serving.core import segment as segments
+from tests.builder.exporting.half_nodes import half_nodes
 from tests.exported import exported_detector
 
 FEATURE_ERROR = 5e-3

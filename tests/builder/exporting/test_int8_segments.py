@@ -11,11 +11,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from builder.exporting.half_precision import half_nodes, to_half
+from builder.exporting.half_precision import to_half
 from builder.exporting.int8_segments import MAX_IMAGES, calibration_order, quantize_segments
 from serving.artifacts.int8_segments import read_quantized
 from serving.core import segment as segments
 from serving.core.catalog import ModelEntry
+from tests.builder.exporting.half_nodes import half_nodes
 from tests.exported import exported_detector, trained_detector
 
 

@@ -402,6 +402,16 @@ def test_a_runner_that_cannot_be_scheduled_is_refused():
         )
 
 
+def test_a_probe_is_no_part_of_the_run_that_follows() -> None:
+    """Whoever comes while its last segment runs is decided about right after it."""
+    world = World()
+    world.executor.probe()
+    num_probed = len(world.recorder.runs)
+    world.play([request(0)])
+    name, _, _, seconds = world.recorder.runs[num_probed]
+    assert seconds == pytest.approx(world.runner.cost(segments.parse(name), 1))
+
+
 def test_a_probe_makes_way_for_a_request_after_a_segment():
     """One it runs, or a flood of requests that are all refused would keep it from ever learning."""
     world = World()
