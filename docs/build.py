@@ -86,7 +86,7 @@ def source(page: str) -> Path:
 
 
 def _relinked(path: Path, text: str, found: Callable[[Path], None]) -> str:
-    """The page with every link as it is between staged files; ``found`` is told of each."""
+    """Return the page with every link as between staged files; ``found`` is told of each."""
     for link in reversed(list(links(text))):
         target, _, anchor = link["target"].partition("#")
         file = Path(os.path.normpath(path.parent / target))

@@ -69,7 +69,7 @@ def make_film(path: Path) -> None:
 
 
 def _fitted(path: Path) -> np.ndarray:
-    """The middle of a picture at the size of the film, ``(HEIGHT, WIDTH, 3)``."""
+    """Return the middle of a picture at the size of the film, ``(HEIGHT, WIDTH, 3)``."""
     picture = Image.open(path).convert("RGB")
     scale = max(WIDTH / picture.width, HEIGHT / picture.height)
     size = (round(picture.width * scale), round(picture.height * scale))

@@ -61,7 +61,7 @@ def _facts(field: Any) -> str:
 
 
 def _literals(annotation: Any) -> Iterator[Any]:
-    """The values of every ``Literal`` in a type."""
+    """Return the values of every ``Literal`` in a type."""
     for part in get_args(annotation):
         if isinstance(part, str):
             yield part
@@ -124,7 +124,7 @@ def _section(name: str, parser: Parser) -> str:
 
 
 def _epilog(parser: Parser) -> list[str]:
-    """What a parser's help ends with, as it is set there."""
+    """Return what a parser's help ends with, as it is set there."""
     return ["```text", parser.epilog.strip(), "```", ""] if parser.epilog else []
 
 
@@ -294,7 +294,7 @@ def _ms(seconds: float) -> str:
 
 
 def _circumstances(catalog: Catalog) -> str:
-    """What the figures of a catalogue were measured on."""
+    """Return what the figures of a catalogue were measured on."""
     sentences = []
     if measured := catalog.evaluation:
         sentences.append(

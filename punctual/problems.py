@@ -168,7 +168,7 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    """A number that is not negative, or None."""
+    """Return ``value`` as a number that is not negative, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value < math.inf else None

@@ -370,7 +370,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
 
 
 def _ending(error: BaseException) -> CommandError | None:
-    """What to say of ``error``; None of one that is a defect."""
+    """Return what to say of ``error``; None of one that is a defect."""
     match error:
         case CommandError():
             return error
@@ -401,7 +401,7 @@ def _of_output(error: OSError) -> CommandError | None:
 
 
 def _missing_extra(error: ImportError) -> MissingExtra | None:
-    """What installs the module that was not found; None of one that no extra has."""
+    """Return what installs the module that was not found; None of one that no extra has."""
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         return None

@@ -173,7 +173,7 @@ def _refusal(options: argparse.Namespace, targets: Sequence[str]) -> str | None:
 
 
 def _in_the_way(folder: Path) -> Path | None:
-    """What is a file where ``folder`` is to be, or a folder that it is to be in."""
+    """Return what is a file where ``folder``, or a folder that it is to be in, is to be."""
     return next((path for path in (folder, *folder.parents) if path.is_file()), None)
 
 
@@ -182,7 +182,7 @@ def _flag(name: str) -> str:
 
 
 def _tensorrt_only(options: argparse.Namespace) -> list[str]:
-    """Those options of the target tensorrt that were given."""
+    """Return those options of the target tensorrt that were given."""
     names = ("precision", "level", "timing_cache")
     return [name for name in names if getattr(options, name) is not None]
 
@@ -282,7 +282,7 @@ def _print_front(entry: ModelEntry, runtime: str) -> None:
 
 
 def _detector(options: argparse.Namespace) -> tuple[AnyDetector, str]:
-    """The detector of the checkpoint or the configuration, and the command that made it."""
+    """Return the detector of checkpoint or configuration, and the command that made it."""
     from builder.exporting.build import open_detector
 
     source, made_by = options.checkpoint, ""
@@ -297,7 +297,7 @@ def _detector(options: argparse.Namespace) -> tuple[AnyDetector, str]:
 def _recalibrated(
     detectors: Sequence[AnyDetector], images: Iterable[Sequence[Image]]
 ) -> tuple[AnyDetector, ...]:
-    """The detector at each input size with the statistics of images of that size."""
+    """Return the detector at each input size with the statistics of images of that size."""
     from builder.modeling.recalibration import recalibrate
 
     with invalid_arguments():
@@ -308,8 +308,11 @@ def _recalibrated(
 def _read_images(
     pattern: str | None, inputs: Iterable[ModelInput], tools: ServingTools
 ) -> dict[str, list[Image]]:
-    """The images that ``pattern`` is a glob of, as inputs of each of these sizes, by its name; none
-    without a pattern. All are decoded before anything is changed. Raises UnreadableImage."""
+    """Return the images that ``pattern`` is a glob of, as inputs of each of these sizes, by name.
+
+    There are none without a pattern. All are decoded before anything is changed. Raises
+    UnreadableImage.
+    """
     if not pattern:
         return {}
     from builder.exporting.int8_segments import MAX_IMAGES
@@ -345,7 +348,7 @@ def _quantize(folder: Path, entry: ModelEntry, images: Mapping[str, Sequence[Ima
 
 
 def _entry_there(repository: Path, name: str) -> ModelEntry:
-    """The entry of a model whose segments are all there."""
+    """Return the entry of a model whose segments are all there."""
     from builder.exporting.repository import check_segments
     from serving.artifacts.model_folders import (
         CATALOG,

@@ -33,8 +33,10 @@ def add_parsers(commands: Any, tools: ServingTools) -> None:
 
 
 def _read(options: argparse.Namespace) -> Dataset:
-    """The split to try a model on; what is left out is printed. Raises DatasetError, also where
-    there is nothing to find."""
+    """Return the split to try a model on; what is left out is printed.
+
+    Raises DatasetError, also where there is nothing to find.
+    """
     from builder.data import DatasetError, read_dataset
 
     data, _ = data_of(options)

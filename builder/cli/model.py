@@ -43,7 +43,7 @@ NAME, INPUT_SIZE = "nas_fpn", (640, 640)
 
 
 def add_neck(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """The option of every command that takes a configuration."""
+    """Add the option of every command that takes a configuration."""
     parser.add_argument(
         "--neck",
         type=Path,
@@ -56,7 +56,7 @@ def add_neck(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
 def add_assignments(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, metavar: str = "detector.FIELD=JSON"
 ) -> None:
-    """The option that sets single fields of a configuration."""
+    """Add the option that sets single fields of a configuration."""
     parser.add_argument(
         "--set",
         action="append",
@@ -180,7 +180,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _mmdet(options: argparse.Namespace) -> tuple[AnyDetector, int]:
-    """The detector in the file, and of how many keys."""
+    """Return the detector in the file, and of how many keys."""
     from builder.importing import class_names, load_nas_fpn, read_state_dict
 
     state, beside = read_state_dict(options.file)
@@ -196,7 +196,7 @@ def _mmdet(options: argparse.Namespace) -> tuple[AnyDetector, int]:
 
 
 def _backbone(options: argparse.Namespace) -> tuple[AnyDetector, int]:
-    """A random detector with the backbone in the file, and of how many keys."""
+    """Return a random detector with the backbone in the file, and of how many keys."""
     import torch
 
     from builder.importing import load_backbone, read_state_dict

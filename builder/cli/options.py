@@ -24,7 +24,7 @@ BAD_ANNOTATIONS = ("skip", "refuse")
 
 
 def add_command(commands: Any, name: str, summary: str, details: str) -> argparse.ArgumentParser:
-    """A command among the subparsers ``commands``."""
+    """Add a command to the subparsers ``commands``, and return its parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -35,7 +35,7 @@ def add_command(commands: Any, name: str, summary: str, details: str) -> argpars
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Where a data set is, and what to do about what is wrong in it."""
+    """Add where a data set is, and what to do about what is wrong in it."""
     parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
     parser.add_argument(
         "--bad-annotations",
@@ -46,25 +46,27 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def data_of(options: argparse.Namespace) -> tuple[Path, str]:
-    """Where the data set is, and its name: that of its folder, where ``--dataset`` says only how it
-    is laid out."""
+    """Return where the data set is, and its name.
+
+    That is the name of its folder, where ``--dataset`` says only how it is laid out.
+    """
     data = options.data or Path("data") / options.dataset
     return data, data.resolve().name if options.dataset in LAYOUTS else options.dataset
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:
-    """Which images a model is tried on."""
+    """Add which images a model is tried on."""
     parser.add_argument("--dataset", choices=DATASETS, default="bccd", help="how it is laid out")
     parser.add_argument("--split", default="test")
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    """How many threads a runner on a CPU has."""
+    """Add how many threads a runner on a CPU has."""
     parser.add_argument("--threads", type=at_least(1), help="CPU threads of the runner [all cores]")
 
 
 def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Which model of which repository, and what runs it."""
+    """Add which model of which repository, and what runs it."""
     parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
     text = "name of the model, without _anytime"
     parser.add_argument("--model", required=True, nargs="+" if several else None, help=text)
@@ -73,7 +75,7 @@ def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """What to measure it in; the figures are kept apart from those of other precisions."""
+    """Add what to measure it in; figures are kept apart from those of other precisions."""
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -83,17 +85,17 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 
 def add_write(parser: argparse.ArgumentParser) -> None:
-    """Whether what was measured is kept."""
+    """Add whether what was measured is kept."""
     parser.add_argument("--write", action="store_true", help="record the figures in the catalogue")
 
 
 def today() -> str:
-    """The date in UTC."""
+    """Return the date in UTC."""
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def input_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """The input sizes, (height, width) in pixels, that an option lists."""
+    """Return the input sizes, (height, width) in pixels, that an option lists."""
     sizes = []
     for part in text.split(","):
         matched = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", part.strip())
@@ -105,5 +107,5 @@ def input_sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def files_of_glob(pattern: str) -> list[Path]:
-    """The files that ``pattern`` is a glob of, in the order of their names."""
+    """Return the files that ``pattern`` is a glob of, in the order of their names."""
     return sorted(path for path in map(Path, glob(pattern)) if path.is_file())

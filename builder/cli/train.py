@@ -33,7 +33,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def add_recipe(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """What is trained, on what; ``default`` says what is where there is no ``--config``."""
+    """Add what is trained, on what; ``default`` says what is where there is no ``--config``."""
     parser.add_argument(
         "--config",
         choices=sorted(CONFIGS),
@@ -55,8 +55,10 @@ def add_recipe(parser: argparse.ArgumentParser, default: str | None = None) -> N
 
 
 def recipe_of(options: argparse.Namespace, *more: str) -> tuple[Config, Path]:
-    """The configuration that the options describe, ``more`` of them by name, and where its data
-    is."""
+    """Return the configuration that the options describe, and where its data is.
+
+    ``more`` are names of options that only some commands have.
+    """
     config = configured(options.config, options.neck, options.assignments)
     names = ("dataset", "split", "validation_split", "epochs", *more)
     given = {name: getattr(options, name) for name in names}
@@ -67,7 +69,7 @@ def recipe_of(options: argparse.Namespace, *more: str) -> tuple[Config, Path]:
 
 
 def measured_recipe_of(options: argparse.Namespace) -> tuple[Config, Path]:
-    """The same, of a detector whose accuracy is measured as well."""
+    """Return what ``recipe_of`` does, of a detector whose accuracy is measured as well."""
     config, data = recipe_of(options)
     if config.train.validation_split is None:
         raise CommandError("which images to measure accuracy on: give --validation-split")
@@ -169,7 +171,7 @@ def _add_ablate(commands: Any) -> None:
 
 
 def _option(text: str) -> str:
-    """``OPTION`` or ``NECK/OPTION``. Raises ArgumentTypeError."""
+    """Return ``text``, ``OPTION`` or ``NECK/OPTION``. Raises ArgumentTypeError."""
     neck, separator, name = text.rpartition("/")
     if name not in OPTIONS:
         raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(OPTIONS)}")

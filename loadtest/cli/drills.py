@@ -33,7 +33,7 @@ def add_parser(studies: Any) -> None:
 
 
 def not_negative(text: str) -> float:
-    """A finite number from 0 on. Raises ValueError or argparse.ArgumentTypeError."""
+    """Return a finite number from 0 on. Raises ValueError or argparse.ArgumentTypeError."""
     return 0.0 if float(text) == 0 else positive(text)
 
 

@@ -30,7 +30,7 @@ def _natural(text: str) -> int:
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
-    """Which server, and what it is sent."""
+    """Add which server, and what it is sent."""
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the server")
     parser.add_argument("--target", default="punctual", help="what the report calls the server")
     parser.add_argument("--path", default="/v1/detect", help="that is posted to")
@@ -161,7 +161,7 @@ def _loadtest(options: argparse.Namespace) -> int:
 def _model(
     folder: Path | None, server: Mapping[str, Any] | None
 ) -> tuple[tuple[str, ...], dict[int, float]]:
-    """The model's classes and the AP of each exit, from its catalogue or else from the server."""
+    """Return the model's classes and the AP of each exit, by its catalogue or the server."""
     from serving.artifacts.model_folders import read_entry
 
     if folder is not None:
@@ -172,7 +172,7 @@ def _model(
 
 
 def _full_depth_ms(options: argparse.Namespace, server: Mapping[str, Any] | None) -> float:
-    """Raises ValueError if nobody says it."""
+    """Return the milliseconds of the deepest exit. Raises ValueError if nobody says them."""
     if options.full_depth_ms is not None:
         return float(options.full_depth_ms)
     try:

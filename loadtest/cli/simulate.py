@@ -136,7 +136,7 @@ def _not_negative(text: str) -> float:
 
 
 def _numbers(text: str, form: str) -> list[float]:
-    """As many as ``form`` has names; finite and not negative."""
+    """Return as many numbers as ``form`` has names, finite and not negative."""
     try:
         numbers = [_not_negative(part) for part in text.split(":")]
     except ValueError:

@@ -84,7 +84,7 @@ def _core() -> ov.Core:
 
 
 def multiplies_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively."""
+    """Return whether this CPU multiplies bfloat16 natively."""
     return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -71,7 +71,7 @@ def _rates(ledger: Ledger, figures: Figures) -> Text:
 
 
 def _used(ledger: Ledger) -> Text:
-    """How much of their budgets the last frames used; full is the deadline."""
+    """Return bars of how much of their budgets the last frames used; full is the deadline."""
     text = Text()
     for share in ledger.used(_NUM_BARS):
         if share is None:
