@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from serving.access.addresses import Network, parse_address, site_of
+from serving.api.connection import DEPARTURE, Departure
 from serving.api.problems import refusal
 from serving.api.stream_session import STREAM_PREFIX
 from serving.core.errors import (
@@ -186,6 +187,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._replies: ReplyTransport
         self._flow: Flow
         self._running: RequestResponseCycle | None = None
+        self._departure: Departure
         self._held = bytearray()  # what came after requests that wait for their turn
         self._refusal: ServingError | None = None
         self._cause: ServingError | None = None  # of what the parser is about to report
@@ -208,6 +210,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._replies = ReplyTransport(self.loop.call_soon, transport, self._hang_up)
         super().connection_made(self._replies)
         self.flow = self._flow = Flow(self.transport)
+        # Reading is paused while a long body is taken, and would stay so.
+        self._departure = Departure(self._flow.resume_reading)
         self.idle_since_s = self.loop.time()
         if self._connections.enter(self, self.client[0] if self.client else ""):
             self._start("late", self._limits.head_timeout_s, self._late)
@@ -220,6 +224,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever serves this connection that nobody is there any longer."""
+        self._departure.leave()
         if self._websocket is not None:
             self._websocket.connection_lost(exc)
         super().connection_lost(exc)
@@ -412,6 +417,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
         super().on_message_begin()
+        self.scope["state"][DEPARTURE] = self._departure
         self._has_begun = True
 
     def on_header(self, name: bytes, value: bytes) -> None:

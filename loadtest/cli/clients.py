@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,8 +45,8 @@ def add_parser(studies: Any) -> None:
         type=positive,
         nargs="+",
         default=[0.5, 1.0, 2.0],
-        help="of clients as Frigate is: frames a second, in multiples of what the most accurate "
-        "operating point can serve by what it is predicted to take",
+        help="of clients as Frigate is: frames a second, in multiples of what a server answers at "
+        "most that knows the most accurate operating point alone, and of what its engine could",
     )
     parser.add_argument("--seconds", type=positive, default=20.0, help="of each load")
     parser.add_argument(
@@ -61,13 +62,17 @@ def add_parser(studies: Any) -> None:
 def _study(options: argparse.Namespace) -> None:
     from loadtest.servers import tritonserver
     from loadtest.servers.processes import free_port, gateway
+    from loadtest.simulation.profiles import load_profile
     from loadtest.studies.clients import frigate, protocols, tiles
     from loadtest.studies.clients.report import Report, markdown, write
     from loadtest.studies.triton.perf import PerfAnalyzer
     from loadtest.workload.images import read_images
     from reporting.machine import machine
+    from serving.artifacts.model_folders import find_model
 
     images = read_images(options.images)
+    folder = find_model(options.model_repository, options.model)
+    profile = load_profile(str(folder / "catalog.json"))
     grpc_port = free_port()
     settings: dict[str, object] = {
         "model_repository": options.model_repository,
@@ -77,27 +82,34 @@ def _study(options: argparse.Namespace) -> None:
     if "protocols" in options.parts:
         settings["grpc_port"] = grpc_port
     tiled, asked, compared = [], [], []
-    with (
-        TemporaryDirectory(prefix="punctual-clients-") as scratch,
-        gateway(options.model, settings, Path(scratch) / "gateway.log") as url,
-    ):
+    capacity = None
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="punctual-clients-")))
+        if "frigate" in options.parts:
+            point = profile.ladder.label(profile.best_point)
+            say_with_time(f"full depth: a server that knows {point} alone")
+            capacity = frigate.measure_capacity(point, settings, images, scratch / "full.log")
+            say_with_time(
+                f"it answers {capacity.server_hz:.1f} frames a second, its engine alone "
+                f"{capacity.engine_hz:.1f}"
+            )
+        url = stack.enter_context(gateway(options.model, settings, scratch / "gateway.log"))
         if "tiles" in options.parts:
             say_with_time("tiles")
             budgets_ms = sorted(options.budgets_ms)
             picture = tiles.picture(images)
             tiled = tiles.measure(url, picture, budgets_ms, options.requests)
-        if "frigate" in options.parts:
-            capacity_hz, ap = frigate.full_depth(url)
-            say_with_time(f"full depth: {capacity_hz:.1f} frames a second, AP {ap:.3f}")
+        if capacity is not None:
             for load in options.loads:
-                say_with_time(f"clients as Frigate is, at {load:g} times that")
-                asked.append(
-                    frigate.run(url, images, load, capacity_hz, options.seconds, options.seed)
-                )
+                for of in (frigate.SERVER, frigate.ENGINE):
+                    say_with_time(f"clients as Frigate is, at {load:g} times what the {of} can")
+                    asked.append(
+                        frigate.run(url, images, load, of, capacity, options.seconds, options.seed)
+                    )
         if "protocols" in options.parts:
-            folder = tritonserver.default_folder()
-            binary = tritonserver.assemble_perf_analyzer(folder)
-            analyzer = PerfAnalyzer(binary, tritonserver.server_environment(folder), 1000)
+            triton = tritonserver.default_folder()
+            binary = tritonserver.assemble_perf_analyzer(triton)
+            analyzer = PerfAnalyzer(binary, tritonserver.server_environment(triton), 1000)
             compared = protocols.measure(
                 analyzer,
                 (url.removeprefix("http://"), f"127.0.0.1:{grpc_port}"),
@@ -108,7 +120,7 @@ def _study(options: argparse.Namespace) -> None:
                 say_with_time,
             )
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    report = Report(machine(), date, options.model, tiled, asked, compared)
+    report = Report(machine(), date, options.model, tiled, capacity, asked, compared)
     path = write(report, options.out)
     print("\n".join(markdown(report)))
     say_with_time(f"wrote {path}")

@@ -119,10 +119,10 @@ class AccessGate:
                 scope["state"]["principal"] = self.admit(scope)
             if scope["type"] == "websocket":
                 check_origin(scope, self._origins)
+                scope["state"]["admit_frame"] = partial(self.admit, scope)
         except ServingError as error:
             await respond(http_request(scope), error)(scope, receive, send)
             return
-        scope["state"]["admit_frame"] = partial(self.admit, scope)
         await self._app(scope, receive, send)
 
     def _has_key_in_body(self, scope: Scope) -> bool:

@@ -28,7 +28,8 @@ from serving.core.ports import Backend, Clock
 from serving.core.promises import Promises
 from serving.core.recent_values import RecentValues
 from serving.core.request import Answered
-from serving.imaging.decode_pool import Claim, DecodePool
+from serving.imaging.decode_lane import Claim
+from serving.imaging.decode_pool import DecodePool
 from serving.imaging.probing import Header
 
 T = TypeVar("T")
@@ -162,6 +163,20 @@ class Admission:
                 "The budget is below the smallest that this key may state", least_s
             )
 
+    def check_turn(self, context: RequestContext) -> None:
+        """Raise Overloaded if the requests that are due before leave no time for any image.
+
+        It is checked before the body is read, which would be in vain. What no image could make good
+        on an idle server either is left to ``check_feasible``, which says what could.
+        """
+        engine_s = self._backend.predicted_s(context.options.min_depth)
+        least_s = max(self._limits.min_budget_s, self._limits.network_reserve_s + engine_s)
+        if context.budget.seconds < least_s:
+            return
+        wait_s = self._wait_s(context, least_s)
+        if wait_s > 0.0 and self._clock() + wait_s + least_s > context.deadline_s:
+            raise self._behind(context, wait_s)
+
     def check_feasible(
         self, header: Header, context: RequestContext, num_cut_pixels: int = 0
     ) -> float:
@@ -229,8 +244,7 @@ class Admission:
         before the image is decoded: decoding takes the time from those that are served.
         """
         needed_s = context.deadline_s - claim.latest_start_s
-        wait_s = self._backlog.wait_s(context.deadline_s, context.principal, needed_s, context.turn)
-        wait_s *= REJECT_WAIT_FACTOR
+        wait_s = self._wait_s(context, needed_s)
         decode_wait_s = self._pool.wait_s(header, claim) * REJECT_WAIT_FACTOR
         if context.read_s + decode_wait_s > claim.latest_start_s and decode_wait_s > wait_s:
             raise Overloaded(
@@ -239,12 +253,21 @@ class Admission:
                 decode_wait_s,
             )
         if context.read_s + wait_s > claim.latest_start_s and wait_s > 0.0:
-            num_ahead = self._backlog.num_ahead(context.deadline_s)
-            raise Overloaded(
-                f"The {num_ahead} requests that are due before leave no time for this one.",
-                ShedReason.REJECTED_OVERLOAD,
-                wait_s,
-            )
+            raise self._behind(context, wait_s)
+
+    def _wait_s(self, context: RequestContext, needed_s: float) -> float:
+        """Return the seconds until a request that needs ``needed_s`` has its turn, at least."""
+        wait_s = self._backlog.wait_s(context.deadline_s, context.principal, needed_s, context.turn)
+        return wait_s * REJECT_WAIT_FACTOR
+
+    def _behind(self, context: RequestContext, wait_s: float) -> Overloaded:
+        """Return the error of a request that would have its turn too late, after ``wait_s``."""
+        num_ahead = self._backlog.num_ahead(context.deadline_s)
+        return Overloaded(
+            f"The {num_ahead} requests that are due before leave no time for this one.",
+            ShedReason.REJECTED_OVERLOAD,
+            wait_s,
+        )
 
     def not_read(self) -> Overloaded | DeadlineExceeded:
         """Return the error of a request whose deadline came while it waited to be read."""

@@ -1,40 +1,76 @@
-"""Work for a client that ends when the client leaves."""
+"""Clients' leaving, and work for a client that ends with it.
+
+Whoever serves a connection says when its client has left: nobody has to wait for that in a task of
+its own. What a request is served over is in its scope's state, under ``DEPARTURE``.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from starlette.types import Receive
+from starlette.requests import Request as HttpRequest
 
 from serving.core.errors import RequestCancelled
 
 T = TypeVar("T")
 
+DEPARTURE = "departure"
+"""Name in the state of a request's scope under which the ``Departure`` of its client is."""
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+
+class Departure:
+    """The leaving of one client, which ends what is done for it. For the event loop."""
+
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
+        """Make one; ``look`` is called whenever something begins that it would end.
+
+        So whoever would have to read on to notice it does.
+        """
+        self.has_left = False
+        self._look = look
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def leave(self) -> None:
+        """Let the client have left, which cancels every task that works for it."""
+        self.has_left = True
+        for task in self._tasks:
+            task.cancel()
+        self._tasks.clear()
+
+    def watch(self, task: asyncio.Task[object]) -> None:
+        """Have a task cancelled when the client leaves, or now if it has."""
+        if self.has_left:
+            task.cancel()
+        else:
+            self._tasks.add(task)
+            self._look()
+
+    def unwatch(self, task: asyncio.Task[object]) -> None:
+        """Leave a task alone from now on."""
+        self._tasks.discard(task)
+
+
+def departure_of(http: HttpRequest) -> Departure:
+    """Return the departure of the client that has sent a request."""
+    departure: Departure = http.scope["state"][DEPARTURE]
+    return departure
+
+
+async def while_connected(departure: Departure, work: Awaitable[T]) -> T:
     """Return the result of ``work``, unless the client leaves first.
 
     Then ``work`` is cancelled, and RequestCancelled raised.
     """
     task = asyncio.current_task()
     assert task is not None, "there is no task to cancel"
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        left = True
-        task.cancel()
-
-    watching = asyncio.create_task(watch())
+    departure.watch(task)
     try:
         return await work
     except asyncio.CancelledError:
-        if left and task.uncancel() == 0:  # by nobody else
+        if departure.has_left and task.uncancel() == 0:  # by nobody else
             raise RequestCancelled("The client left.") from None
         raise
     finally:
-        watching.cancel()
+        departure.unwatch(task)

@@ -54,6 +54,10 @@ class DeepStack:
         """Budget in seconds of a request that states none."""
         return self._default_budget_s
 
+    def may_state_budget(self, headers: Headers) -> bool:
+        """Return False: a form has no field for that."""
+        return False
+
     def read_head(self, http: HttpRequest) -> Options:
         """Return the options in the query string, where a budget may be as well."""
         query = http.query_params.multi_items()

@@ -22,7 +22,7 @@ from starlette.types import Send
 
 from serving.api.admission import Admission, Limits
 from serving.api.body import BodyRoom
-from serving.api.connection import while_connected
+from serving.api.connection import departure_of, while_connected
 from serving.api.event_stream import DONE, ERROR, EventStream
 from serving.api.frames import FrameTurns
 from serving.api.inference import Inference, no_answer, no_boxes
@@ -118,7 +118,7 @@ class DetectionService:
             inference = self.admission.inside(
                 context, message.header, self._inference.infer(message, context)
             )
-            found = await while_connected(http.receive, inference)
+            found = await while_connected(departure_of(http), inference)
             with self._metrics.processor_time.spending(REPLY):
                 try:
                     response, context.reply = self._replies.write(message, context, *found)
@@ -150,7 +150,9 @@ class DetectionService:
                 streaming = self.admission.inside(
                     context, message.header, self._stream(message, context, stream)
                 )
-                context.reply, reason = reply, _ = await while_connected(http.receive, streaming)
+                context.reply, reason = reply, _ = await while_connected(
+                    departure_of(http), streaming
+                )
             event, details = (
                 DONE,
                 self._replies.done(context, reply, reason, stream.num_answers),
@@ -181,16 +183,15 @@ class DetectionService:
         request = self._inference.request(context, streaming=True)
         reply: AnsweredFacts | None = None
         try:
-            async with (
-                asyncio.timeout(context.deadline_s - context.decoded_s),
-                aclosing(self._backend.stream(image, request)) as answers,
-            ):
-                async for answered in answers:
-                    self._inference.answered(answered, context)
-                    with self._metrics.processor_time.spending(REPLY):
-                        response, sent = self._replies.write(message, context, placement, answered)
-                    await stream.answer(response)
-                    reply = sent
+            with context.timer.by(context.deadline_s):
+                async with aclosing(self._backend.stream(image, request)) as answers:
+                    async for answered in answers:
+                        self._inference.answered(answered, context)
+                        with self._metrics.processor_time.spending(REPLY):
+                            written = self._replies.write(message, context, placement, answered)
+                        response, sent = written
+                        await stream.answer(response)
+                        reply = sent
         except DeadlineExceeded:
             if reply is None:
                 raise

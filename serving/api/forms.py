@@ -9,7 +9,6 @@ what is left: boundaries and heads.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,8 +75,9 @@ def _contents(body: bytes, boundary: bytes, max_fields: int) -> list[tuple[int, 
     It is empty for what is no form. Raises InvalidRequest for one with too many fields.
     """
     delimiter = b"--" + boundary
-    after_content = re.compile(re.escape(b"\r\n" + delimiter) + rb"(\r\n|--)")
+    following, closing = (b"\r\n" + delimiter + tail for tail in (b"\r\n", b"--"))
     head = body.find(delimiter, 0, MAX_FORM_BYTES)
+    end = -1  # of the last field; it is looked for once, or a form of many fields would take long
     spans: list[tuple[int, int]] = []
     while head >= 0:
         blank = body.find(b"\r\n\r\n", head, head + MAX_FORM_BYTES)
@@ -85,13 +85,20 @@ def _contents(body: bytes, boundary: bytes, max_fields: int) -> list[tuple[int, 
             break
         if len(spans) == max_fields:
             raise InvalidRequest(f"The form has more than {max_fields} fields.")
-        found = after_content.search(body, blank + 4)
-        if found is None:
-            spans.append((blank + 4, len(body)))
-            break
-        spans.append((blank + 4, found.start()))
-        head = -1 if found[1] == b"--" else found.start() + 2
+        start = blank + 4
+        if end < start:
+            end = _find(body, closing, start)
+        # What ends in the last boundary may begin before it: both have a line break in common.
+        stop = min(end, _find(body, following, start, end + len(following)))
+        spans.append((start, stop))
+        head = -1 if stop == end else stop + 2
     return spans
+
+
+def _find(body: bytes, sought: bytes, start: int, end: int | None = None) -> int:
+    """Return where something begins in ``body``; its length if it does nowhere."""
+    found = body.find(sought, start, end)
+    return len(body) if found < 0 else found
 
 
 def _names(outline: Iterable[bytes], boundary: bytes) -> list[str]:

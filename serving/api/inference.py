@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Callable
 from contextlib import aclosing
@@ -58,7 +57,7 @@ class Inference:
         """
         pixels, placement = await self.decode(image, context)
         try:
-            async with asyncio.timeout(context.boxes_due_s - context.decoded_s):
+            with context.timer.by(context.boxes_due_s):
                 answers = self._backend.stream(pixels, self.request(context, streaming=False))
                 async with aclosing(answers):
                     async for answered in answers:
@@ -84,7 +83,7 @@ class Inference:
         Raises Overloaded, FrameSuperseded, PayloadTooLarge or InvalidImage.
         """
         try:
-            async with asyncio.timeout(context.boxes_due_s - self._clock()):
+            with context.timer.by(context.boxes_due_s):
                 if context.frame is not None:
                     await self._turns.turn(context.frame)
                 decoded = await self._pool.decode(image.data, image.header, context.claim)

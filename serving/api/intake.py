@@ -1,13 +1,12 @@
 """Intake of detection requests: each is read, checked and counted here, before it is decoded.
 
-    budget -> admission -> head -> body -> message -> feasibility
+    budget -> admission -> head -> turn -> body -> message -> feasibility
 
 Whichever way a request ends afterwards, it is counted once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from serving.api.options import parse_options
 from serving.api.problems import to_ms
 from serving.api.protocol_adapter import ParsedRequest, ProtocolAdapter
 from serving.api.request_context import RequestContext
+from serving.api.request_timer import RequestTimer
 from serving.api.tracking import Tracking
 from serving.core.errors import BackendError, BodyTimeout, DeadlineExceeded, Overloaded
 from serving.core.fair_shares import Places
@@ -85,6 +85,7 @@ class Intake:
             Budget(adapter.default_budget_s, limits.max_budget_s),
             self._defaults,
             self._bodies.place(),
+            RequestTimer(self._clock),
             state["principal"],
             trace=None if self._tracing is None else self._tracing.start(http),
         )
@@ -107,6 +108,7 @@ class Intake:
             ending = error
             raise
         finally:
+            context.timer.stop()
             if not context.is_split:
                 assert ending is not None
                 self.end(context, ending, None if num_answers is None else num_answers())
@@ -182,16 +184,18 @@ class Intake:
             context.frame = context.exits.enter_context(self._turns.entered(key, frame.number))
             if context.options.track:
                 context.track = self._tracking.of(context.frame, context.arrival_s)
+        if not adapter.may_state_budget(http.headers) and not _has_key_in_body(http):
+            with self._demanded():
+                self._admission.check_turn(context)
 
     def _identify(self, http: HttpRequest, key: str | None, context: RequestContext) -> None:
         """Find out whose request it is, where its head did not say.
 
         Raises Unauthenticated, TooManyRequests, BudgetInfeasible or Overloaded.
         """
-        admit_by_key = http.scope["state"].get("admit_by_key")
-        if admit_by_key is None:
+        if not _has_key_in_body(http):
             return
-        principal = admit_by_key(key)
+        principal = http.scope["state"]["admit_by_key"](key)
         self.places.leave(context.principal)
         context.has_place = False
         context.principal = principal
@@ -221,7 +225,7 @@ class Intake:
         patience_s = max(context.budget.seconds, engine_s + self._limits.network_reserve_s)
         body = None
         try:
-            async with asyncio.timeout(context.arrival_s + patience_s - self._clock()):
+            with context.timer.by(context.arrival_s + patience_s):
                 body = await context.body.read(http.receive, self._limits.max_body_bytes)
                 # Only now: whoever takes its time to send keeps nobody else waiting.
                 with self._demanded():
@@ -234,6 +238,11 @@ class Intake:
                     f"The body had not arrived after {to_ms(patience_s)} ms."
                 ) from error
             raise self._admission.not_read() from error
+
+
+def _has_key_in_body(http: HttpRequest) -> bool:
+    """Return whether the body says whose request it is."""
+    return "admit_by_key" in http.scope["state"]
 
 
 def _set_budget(http: HttpRequest, context: RequestContext, budget: Budget) -> None:

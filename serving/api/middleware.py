@@ -1,8 +1,8 @@
 """Outermost layer of the server: what every request and every reply passes through.
 
-Pure ASGI, since wrapping ``receive`` any other way hides a client's leaving. It stamps the instant
-a request's head had been read, gives the request its identity, refuses what is for another host,
-and ends the connections of clients that are still sending when the reply is written.
+Pure ASGI. It stamps the instant a request's head had been read, gives the request its identity,
+refuses what is for another host, and ends the connections of clients that are still sending when
+the reply is written.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.access_gate import HEALTH_PATHS
+from serving.api.connection import DEPARTURE, Departure
 from serving.api.handshake import http_request
 from serving.api.numbers import integer, shown
 from serving.api.problems import respond
@@ -71,9 +72,10 @@ class Middleware:
             return
         arrival_s = self._clock()
         echoed = identity_of(scope["headers"])
-        scope.setdefault("state", {}).update(
-            arrival_s=arrival_s, request_id=echoed[0][1].decode("ascii")
-        )
+        state = scope.setdefault("state", {})
+        state.update(arrival_s=arrival_s, request_id=echoed[0][1].decode("ascii"))
+        if DEPARTURE not in state:
+            state[DEPARTURE] = Departure()  # of one that nobody says has left
         if scope.get("method") == "HEAD":
             scope = {**scope, "method": "GET"}
         exchange = _Exchange(scope, receive, send, echoed, self._leaving)

@@ -25,7 +25,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from serving.api.admission import Admission
-from serving.api.connection import while_connected
+from serving.api.connection import departure_of, while_connected
 from serving.api.cutting import Cut, Tiles
 from serving.api.inference import Inference
 from serving.api.intake import Intake
@@ -127,7 +127,8 @@ class PartsService:
 
         Raises ServingError if no part has an answer.
         """
-        return await while_connected(http.receive, self._serve(message, parts, context))
+        work = self._serve(message, parts, context)
+        return await while_connected(departure_of(http), work)
 
     async def _serve(
         self, message: ParsedRequest, parts: Parts, context: RequestContext
@@ -181,7 +182,7 @@ class PartsService:
         header = message.header
         num_pixels = cut.num_pixels(header.width, header.height)
         try:
-            async with asyncio.timeout(context.deadline_s - self._clock()):
+            with context.timer.by(context.deadline_s):
                 crops = await self._pool.cut(
                     message.data, header, cut.parts, num_pixels, context.claim
                 )
@@ -208,6 +209,8 @@ class PartsService:
         except Exception as error:
             logger.error("a part of request %s failed", part.context.request_id, exc_info=error)
             part.error = error
+        finally:
+            part.context.timer.stop()
 
     async def _infer(
         self, image: EncodedImage, context: RequestContext

@@ -104,6 +104,9 @@ class ProtocolAdapter(Protocol):
     def default_budget_s(self) -> float:
         """Budget in seconds of a request that states none."""
 
+    def may_state_budget(self, headers: Headers) -> bool:
+        """Return whether the body of such a request may state a budget, larger than the default."""
+
     def read_head(self, http: HttpRequest) -> Options:
         """Return what is known of the options before the body.
 

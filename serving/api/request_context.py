@@ -15,6 +15,7 @@ from serving.api.budget import Budget
 from serving.api.options import Options
 from serving.api.problems import to_ms
 from serving.api.protocol_adapter import DetectionResult
+from serving.api.request_timer import RequestTimer
 from serving.api.tracking import TrackBoxes
 from serving.core.family import Family
 from serving.core.ladder import PointId
@@ -22,7 +23,7 @@ from serving.core.letterbox import Letterbox
 from serving.core.principals import NOBODY, Principal
 from serving.core.request import Answered
 from serving.core.streams import Frame
-from serving.imaging.decode_pool import Claim
+from serving.imaging.decode_lane import Claim
 from serving.observability.metrics import AnsweredFacts
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class RequestContext:
     options: Options
     body: BodyPlace
     """Place of its body among those of all requests."""
+    timer: RequestTimer
+    """What ends its waits."""
     principal: Principal = NOBODY
     """Who sent it."""
     read_s: float = 0.0
@@ -75,7 +78,14 @@ class RequestContext:
 
     def part(self, write_s: float, group: int) -> RequestContext:
         """Return the context of a part, with the same deadline, which has no place of its own."""
-        return replace(self, has_place=False, trace=None, write_s=write_s, group=group)
+        return replace(
+            self,
+            timer=RequestTimer(self.timer.clock),
+            has_place=False,
+            trace=None,
+            write_s=write_s,
+            group=group,
+        )
 
     @property
     def deadline_s(self) -> float:

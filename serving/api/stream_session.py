@@ -35,6 +35,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.budget import DEADLINE_PARAMETER, deadline_parameter, parse_budget
+from serving.api.connection import DEPARTURE, Departure
 from serving.api.detect import DetectionService
 from serving.api.frames import FRAME_PARAMETER, STREAM_PARAMETER, stream_name
 from serving.api.handshake import http_request
@@ -189,6 +190,8 @@ class _Frames:
         self._detector = detector
         self._adapter = adapter
         self._clock = clock
+        self.departure = Departure()
+        """The client's, which ends all of its frames."""
         self._admit: AdmitFrame = scope["state"]["admit_frame"]
         self._name = stream_name(scope["path"].removeprefix(STREAM_PREFIX))
         self.key: StreamKey = (scope["state"]["principal"].name, self._name)
@@ -220,13 +223,10 @@ class _Frames:
         """What the client is told to be spoken, if it offers it."""
         return SUBPROTOCOL if SUBPROTOCOL in self._scope["subprotocols"] else None
 
-    def next(self, data: bytes, gone: asyncio.Event) -> HttpRequest:
-        """Return the request of the next frame, which has just come.
-
-        ``gone`` says that the client has left.
-        """
+    def next(self, data: bytes) -> HttpRequest:
+        """Return the request of the next frame, which has just come."""
         self._num_frames += 1
-        return self._request(self._num_frames, _body(data, gone))
+        return self._request(self._num_frames, _body(data))
 
     def configure(self, text: str) -> None:
         """Do what a text message says. Raises InvalidParameter."""
@@ -284,6 +284,7 @@ class _Frames:
                 **state,
                 "arrival_s": self._clock(),
                 "request_id": f"{state['request_id']}-{number}",
+                DEPARTURE: self.departure,
             },
         }
         return HttpRequest(scope, receive)
@@ -305,7 +306,6 @@ class _Session:
         self._send = send
         self._limits = limits
         self._is_leaving = is_leaving
-        self._gone = asyncio.Event()
         self._open: set[asyncio.Task[None]] = set()
         self._end: asyncio.Future[Close | None] = asyncio.get_running_loop().create_future()
         """What it ends with; None if the client has left."""
@@ -324,16 +324,16 @@ class _Session:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             if close is None:
-                self._gone.set()
+                self._frames.departure.leave()
             else:
                 reading = asyncio.create_task(self._drop())
             while self._open:
                 await asyncio.wait(self._open)
-            if close is not None and not self._gone.is_set():
+            if close is not None and not self._frames.departure.has_left:
                 with contextlib.suppress(OSError):
                     await self._send({"type": "websocket.close", **close._asdict()})
         finally:
-            self._gone.set()
+            self._frames.departure.leave()
             reading.cancel()
             for task in self._open:
                 task.cancel()
@@ -364,7 +364,7 @@ class _Session:
             elif message["type"] == "websocket.disconnect":
                 self.end(None)
             elif (data := message.get("bytes")) is not None:
-                task = asyncio.create_task(self._tell(self._frames.next(data, self._gone)))
+                task = asyncio.create_task(self._tell(self._frames.next(data)))
                 self._open.add(task)
                 task.add_done_callback(self._open.discard)
             else:
@@ -381,7 +381,7 @@ class _Session:
         """Drop messages, until the client has left."""
         while (await self._receive())["type"] != "websocket.disconnect":
             pass
-        self._gone.set()
+        self._frames.departure.leave()
 
     async def _tell(self, frame: HttpRequest) -> None:
         """Serve one frame, and tell the client of it."""
@@ -412,15 +412,11 @@ def _rate(given: list[str]) -> float | None:
     return rate_hz
 
 
-def _body(data: bytes, gone: asyncio.Event) -> Receive:
-    """Return what a frame's request receives: its body, then that the client has left."""
-    bodies = [data]
+def _body(data: bytes) -> Receive:
+    """Return what a frame's request receives: its body, which is all that there is."""
 
     async def receive() -> Message:
-        if bodies:
-            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
-        await gone.wait()
-        return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": data, "more_body": False}
 
     return receive
 

@@ -64,6 +64,10 @@ class Upload:
         """Budget in seconds of a request that states none."""
         return self._limits.default_budget_s
 
+    def may_state_budget(self, headers: Headers) -> bool:
+        """Return whether the body is JSON."""
+        return media_type(headers) == base64_json.JSON_TYPE
+
     def read_head(self, http: HttpRequest) -> Options:
         """Return the options, which are in the query string, as a budget may be."""
         query, others = http.query_params, (DEADLINE_PARAMETER, *_HEAD_ALONE)

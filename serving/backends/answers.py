@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections import deque
+from typing import Generic, TypeVar
 
 from serving.core.ports import Clock
 
@@ -14,24 +15,50 @@ MAX_UNREAD = 32
 request may have answers, one of each operating point at most."""
 
 
-def put_latest(messages: asyncio.Queue[T], message: T) -> None:
-    """Put a message of one request; if the queue is full, it takes the place of the oldest.
+class Mailbox(Generic[T]):
+    """Messages about one request, for one reader. For the event loop.
 
-    A later answer is better than those before.
+    It holds ``max_unread``: a further one takes the place of the oldest, since a later answer is
+    better than those before.
     """
-    if messages.full():
-        messages.get_nowait()
-    messages.put_nowait(message)
 
+    def __init__(self, max_unread: int) -> None:
+        self._unread: deque[T] = deque(maxlen=max_unread)
+        self._waking: asyncio.Future[None] | None = None
 
-async def next_by(until_s: float, messages: asyncio.Queue[T], clock: Clock) -> T | None:
-    """Return the next of ``messages``, or None if there is none by ``until_s`` of ``clock``.
+    def put(self, message: T) -> None:
+        """Put a message in."""
+        self._unread.append(message)
+        self._wake()
 
-    Whoever has an answer in hand waits so for a better one: it needs nothing of the engine but the
-    messages, and is sent in time also while the engine stands still.
-    """
-    try:
-        async with asyncio.timeout(until_s - clock()):
-            return await messages.get()
-    except TimeoutError:
-        return None if messages.empty() else messages.get_nowait()
+    async def get(self) -> T:
+        """Return the next message."""
+        while not self._unread:
+            await self._wait()
+        return self._unread.popleft()
+
+    async def get_by(self, until_s: float, clock: Clock) -> T | None:
+        """Return the next message, or None if there is none by ``until_s`` of ``clock``.
+
+        Whoever has an answer in hand waits so for a better one: it needs nothing of the engine but
+        the messages, and is sent in time also while the engine stands still.
+        """
+        if not self._unread:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(until_s - clock(), self._wake)
+            try:
+                await self._wait()
+            finally:
+                timer.cancel()
+        return self._unread.popleft() if self._unread else None
+
+    async def _wait(self) -> None:
+        self._waking = asyncio.get_running_loop().create_future()
+        try:
+            await self._waking
+        finally:
+            self._waking = None
+
+    def _wake(self) -> None:
+        if self._waking is not None and not self._waking.done():
+            self._waking.set_result(None)

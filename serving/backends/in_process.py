@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
 
-from serving.backends.answers import MAX_UNREAD, next_by, put_latest
+from serving.backends.answers import MAX_UNREAD, Mailbox
 from serving.core.errors import BackendUnavailable
 from serving.core.family import Family
 from serving.core.ports import Clock, Image
@@ -86,10 +86,10 @@ class InProcessBackend:
         """Yield each answer to one image as it comes; see ``Backend.stream``."""
         executor = self._started().executor
         loop = asyncio.get_running_loop()
-        results: asyncio.Queue[tuple[Result, bool]] = asyncio.Queue(MAX_UNREAD)
+        results: Mailbox[tuple[Result, bool]] = Mailbox(MAX_UNREAD)
 
         def deliver(result: Result, last: bool) -> None:
-            loop.call_soon_threadsafe(put_latest, results, (result, last))
+            loop.call_soon_threadsafe(results.put, (result, last))
 
         executor.submit(request, image, partial(deliver, last=True), partial(deliver, last=False))
         answer: Answered | None = None
@@ -99,7 +99,7 @@ class InProcessBackend:
                 if answer is None:
                     result, last = await results.get()
                 else:
-                    following = await next_by(request.conclude_by_s, results, executor.clock)
+                    following = await results.get_by(request.conclude_by_s, executor.clock)
                     if following is None:  # so that it is the best there will be in time
                         last = True
                         executor.conclude(request.id)

@@ -26,7 +26,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.artifacts.model_folders import MODEL_SUFFIX
-from serving.backends.answers import MAX_UNREAD, next_by, put_latest
+from serving.backends.answers import MAX_UNREAD, Mailbox
 from serving.core.catalog import ModelEntry
 from serving.core.errors import (
     BackendError,
@@ -82,8 +82,8 @@ class _Arrived:
 class _Pending:
     """One request that Triton has not ended, though its sender may have left."""
 
-    messages: asyncio.Queue[_Arrived | ServingError | None]
-    """Queue of the responses, then of an error or, at the end of all, None."""
+    messages: Mailbox[_Arrived | ServingError | None]
+    """The responses, then an error or, at the end of all, None."""
     shared: SharedImages | None
     slot: Slot | None
     principal: str
@@ -244,7 +244,7 @@ class TritonBackend:
                 if answered is None:
                     message = await entry.messages.get()
                 else:
-                    message = await next_by(request.conclude_by_s, entry.messages, self._clock)
+                    message = await entry.messages.get_by(request.conclude_by_s, self._clock)
                 if isinstance(message, _Arrived):
                     arrived_s = message.arrived_s
                     try:
@@ -309,7 +309,7 @@ class TritonBackend:
         message = infer_request(self._model, name, parameters)
         shared = self._memory.registered
         slot = add_images(message, wire.IMAGE, image.shape, [image], shared)
-        entry = _Pending(asyncio.Queue(MAX_UNREAD), shared, slot, request.principal)
+        entry = _Pending(Mailbox(MAX_UNREAD), shared, slot, request.principal)
         self._pending[name] = entry
         self._outgoing.put_nowait(message)
         return name, entry
@@ -396,7 +396,7 @@ class TritonBackend:
         answer = response.infer_response
         final = answer.parameters[wire.FINAL].bool_param
         if answer.outputs:
-            put_latest(entry.messages, _Arrived(answer, self._clock(), final))
+            entry.messages.put(_Arrived(answer, self._clock(), final))
         if final:
             self._end(name, None)
 
@@ -404,7 +404,7 @@ class TritonBackend:
         entry = self._pending.pop(name)
         if entry.shared is not None and entry.slot is not None:
             entry.shared.free(entry.slot)
-        put_latest(entry.messages, error)
+        entry.messages.put(error)
         entry.ended.set()
 
     def _heard(self, response: pb.ModelStreamInferResponse) -> None:

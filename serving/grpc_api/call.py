@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +11,9 @@ from urllib.parse import unquote
 from starlette.types import Message
 
 from serving.access.addresses import parse_address
+from serving.api.connection import Departure, while_connected
 from serving.api.middleware import identity_of
+from serving.core.errors import RequestCancelled
 from serving.core.ports import Clock
 from serving.grpc_api.sockets import Peer
 
@@ -76,36 +77,22 @@ def peer_of(context: Any) -> Peer | None:
 
 
 class Body:
-    """The one message of a call, as the body of an HTTP request, and after that its client.
+    """The one message of a call, as the body of an HTTP request, and its client.
 
     ``read`` returns the message, and nothing if there is none.
     """
 
     def __init__(self, read: Callable[[], Awaitable[bytes]]) -> None:
         self._read = read
-        self._is_read = False
-        self._left = asyncio.Event()
-
-    def leave(self) -> None:
-        """Let the client have left."""
-        self._left.set()
+        self.departure = Departure()
 
     async def receive(self) -> Message:
-        """Return the message, and then wait until the client has left."""
-        if self._is_read:
-            await self._left.wait()
-            return {"type": "http.disconnect"}
-        self._is_read = True
-        reading = asyncio.ensure_future(self._read())
-        leaving = asyncio.ensure_future(self._left.wait())
+        """Return the message, or that the client has left."""
         try:
-            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                return {"type": "http.disconnect"}
-            return {"type": "http.request", "body": reading.result()}
-        finally:
-            reading.cancel()
-            leaving.cancel()
+            body = await while_connected(self.departure, self._read())
+        except RequestCancelled:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": body}
 
 
 async def given(message: bytes) -> bytes:

@@ -56,6 +56,10 @@ class InferMessages:
         """Budget in seconds of a request that states none."""
         return self._limits.default_budget_s
 
+    def may_state_budget(self, headers: Headers) -> bool:
+        """Return True: any message may."""
+        return True
+
     def read_head(self, http: HttpRequest) -> Options:
         """Return the default options, since a message has its own in it."""
         return self._defaults

@@ -26,6 +26,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from serving.access.addresses import Network
 from serving.api.access_gate import AccessGate
+from serving.api.connection import DEPARTURE
 from serving.api.detect import DetectionService
 from serving.api.problems import DEFECT
 from serving.core.errors import BodyTimeout, ServingError
@@ -129,7 +130,7 @@ class InferenceService:
             return await asyncio.shield(inside.task)
         except asyncio.CancelledError:
             if self._clock() < due_s:
-                inside.body.leave()
+                inside.body.departure.leave()
             with suppress(ServingError):
                 await inside.task
             raise
@@ -161,7 +162,7 @@ class InferenceService:
             reading.cancel()
             while not asked.empty():
                 if isinstance(inside := asked.get_nowait(), _Inside):
-                    inside.body.leave()
+                    inside.body.departure.leave()
 
     async def _read(
         self,
@@ -200,6 +201,7 @@ class InferenceService:
             return _serialized(answer)
 
     async def _answer(self, scope: dict[str, Any], body: Body) -> bytes:
+        scope["state"][DEPARTURE] = body.departure
         response = await self._detector.serve(HttpRequest(scope, body.receive), self._messages)
         return bytes(response.body)
 

@@ -11,31 +11,22 @@ block by block, and between two of them it can be stopped.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any, Generic, TypeVar, cast
+from typing import TypeVar, cast
 
-from serving.core.errors import (
-    Overloaded,
-    PayloadTooLarge,
-    RequestCancelled,
-    ServingError,
-    ShedReason,
-)
-from serving.core.fair_queue import FairQueue, Waiting
+from serving.core.errors import PayloadTooLarge, RequestCancelled
 from serving.core.letterbox import Letterbox, ModelInput
 from serving.core.ports import Clock, Image
 from serving.core.recent_values import RecentValues
-from serving.core.streams import superseded
 from serving.imaging.cropping import RGB_BYTES, Crops, FindRegions, cut_out
 from serving.imaging.decode_cost import memory_bytes, work_ns
+from serving.imaging.decode_lane import Claim, Cost, Job, Lane
 from serving.imaging.decoding import LazyPixels, decode_all
 from serving.imaging.pixels import BLOCK_BYTES, Checkpoint
 from serving.imaging.probing import KINDS, Header
@@ -121,235 +112,8 @@ class ExpectedInput:
         return min(newest_first, key=lambda seen: abs(seen[0] - left_s))[1]
 
 
-# ---- lanes ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a request's turn depends on. Instants are seconds of the server's clock."""
-
-    deadline_s: float = math.inf
-    latest_start_s: float = math.inf
-    """Instant after which its deadline cannot be met any more."""
-    principal: Hashable = None
-    """Whom its time is charged to."""
-    weight: float = 1.0
-    """Share of its principal, in proportion to those of the others."""
-    stream: str = ""
-    """Name of the principal's stream that it is a frame of; empty if it is of none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a piece of work is expected to cost."""
-
-    seconds: float
-    num_bytes: int = 0
-
-
 _NO_COST: tuple[Header | None, Cost, float] = (None, Cost(0.0), 0.0)
 """An image's header, what it is expected to cost, and the instant of that: of none."""
-
-
-@dataclass(eq=False, slots=True)
-class _Job(Generic[T]):
-    work: Callable[[Checkpoint], T]
-    cost: Cost
-    claim: Claim
-    future: Future[T] = field(default_factory=Future)
-    due_s: float = math.inf
-    """Instant by whose order it has its turn, if that is before its deadline."""
-    started_s: float = 0.0
-    has_waited: bool = False
-    """Whether it had to wait for a thread."""
-    is_stopped: bool = False
-    """Whether nobody wants its result any longer."""
-
-
-class _Lane:
-    """Some threads and what waits for them, within a number of bytes. Its lock guards it all."""
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        num_workers: int,
-        max_pending: int,
-        max_bytes: int,
-        clock: Clock,
-        processor_clock: Clock,
-        do: Callable[[_Job[Any]], Any],
-    ) -> None:
-        """Make one of which each thread does its jobs as ``do`` does."""
-        self.max_bytes = max_bytes
-        self._clock = clock
-        self._processor_clock = processor_clock
-        self._do = do
-        self._num_workers = num_workers
-        self._capacity = num_workers + max_pending
-        self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix=name)
-        self._changed = threading.Condition()
-        self._queue: FairQueue[_Job[Any]] = FairQueue()
-        self._running: set[_Job[Any]] = set()
-        self._num_coming = 0
-        """Number of calls that the executor has been given and has not begun."""
-
-    def wait_s(self, cost: Cost, claim: Claim) -> float:
-        """Return the seconds until a newcomer would have its turn, as expected."""
-        with self._changed:
-            if len(self._running) < self._num_workers and not self._queue:
-                return 0.0
-            now_s = self._clock()
-            running_s = sum(
-                max(0.0, job.started_s + job.cost.seconds - now_s) for job in self._running
-            )
-            ahead_s = self._queue.ahead_s(
-                claim.principal, claim.deadline_s, cost.seconds, claim.weight
-            )
-            return (running_s + ahead_s) / self._num_workers
-
-    async def run(self, job: _Job[T]) -> T:
-        """Return what comes of a job, once it has had its turn.
-
-        Raises Overloaded when too much waits, or its time has passed while it did.
-        """
-        waiting = self._enter(job)
-        try:
-            return await asyncio.wrap_future(job.future)
-        except asyncio.CancelledError:
-            job.is_stopped = True
-            with self._changed:
-                self._queue.remove(waiting)
-                self._changed.notify_all()
-            raise
-        finally:
-            # An error knows this frame and the job knows the error: with what else both know, such
-            # as the file, they would stay until the next collection.
-            del job, waiting
-
-    def supersede(self, claim: Claim) -> float:
-        """End what waits of the stream of a newer frame.
-
-        Returns the instant that it was due at, or infinity if nothing waited.
-        """
-        with self._changed:
-            waiting = self._queue.waiting_of(claim.principal)
-            older = [each for each in waiting if each.item.claim.stream == claim.stream]
-            for each in older:
-                self._queue.remove(each)
-            self._changed.notify_all()
-        for each in older:
-            _fail(each.item, superseded())
-        return min((each.deadline_s for each in older), default=math.inf)
-
-    def close(self) -> None:
-        """Drop what waits, stop what runs, and let the threads end."""
-        with self._changed:
-            while waiting := self._queue.take():
-                waiting.item.future.cancel()
-            for job in self._running:
-                job.is_stopped = True
-            self._changed.notify_all()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def _enter(self, job: _Job[Any]) -> Waiting[_Job[Any]]:
-        claim, displaced = job.claim, None
-        with self._changed:
-            if len(self._running) + len(self._queue) >= self._capacity:
-                displaced = self._queue.displaced_by(claim.principal)
-                if displaced is None:
-                    raise self._full(job)
-                self._queue.remove(displaced)
-            job.has_waited = len(self._running) + len(self._queue) >= self._num_workers
-            waiting = self._queue.push(
-                job,
-                claim.principal,
-                min(claim.deadline_s, job.due_s),
-                job.cost.seconds,
-                claim.weight,
-            )
-            is_short = self._num_coming < len(self._queue)
-            self._num_coming += is_short
-        if displaced is not None:
-            _fail(displaced.item, self._full(displaced.item))
-        if is_short:
-            self._executor.submit(self._serve)
-        return waiting
-
-    def _full(self, job: _Job[Any]) -> Overloaded:
-        return Overloaded(
-            "Too many images are waiting to be decoded.",
-            ShedReason.REJECTED_SATURATED,
-            job.cost.seconds * self._capacity / self._num_workers,
-        )
-
-    def _serve(self) -> None:
-        """Do what is next, in a thread."""
-        with self._changed:
-            self._num_coming -= 1
-            job = self._next()
-            if job is None:
-                return
-            job.started_s = self._clock()
-            self._running.add(job)
-        before_s = self._processor_clock()
-        result: Any = None
-        failure: BaseException | None = None
-        try:
-            result = self._do(job)
-        except BaseException as error:
-            failure = error
-        with self._changed:
-            self._running.discard(job)
-            beyond_s = self._processor_clock() - before_s - job.cost.seconds
-            self._queue.charge(job.claim.principal, beyond_s, job.claim.weight)
-            self._changed.notify_all()
-        if failure is None:
-            job.future.set_result(result)
-        else:
-            job.future.set_exception(_without_frames(failure))
-        del failure
-
-    def _next(self) -> _Job[Any] | None:
-        """Take out what is next, once there is memory for it; None if nothing is left."""
-        while (waiting := self._queue.first()) is not None:
-            job = waiting.item
-            if job.has_waited and self._clock() > job.claim.latest_start_s:
-                self._queue.remove(waiting)
-                _fail(
-                    job,
-                    Overloaded(
-                        "The image waited to be decoded until its deadline could not be met.",
-                        ShedReason.REJECTED_EXPIRED,
-                        job.cost.seconds,
-                    ),
-                )
-                continue
-            taken = sum(each.cost.num_bytes for each in self._running)
-            if self._running and taken + job.cost.num_bytes > self.max_bytes:
-                self._changed.wait()
-                continue
-            self._queue.take()
-            if job.future.set_running_or_notify_cancel():
-                return job
-        return None
-
-
-def _without_frames(error: BaseException) -> BaseException:
-    """Return an error that holds no frames, and so no pixels, if it is for who sent the image."""
-    each: BaseException | None = error
-    while isinstance(error, ServingError) and each is not None:
-        each.__traceback__ = None
-        each = each.__cause__ or each.__context__
-    return error
-
-
-def _fail(job: _Job[Any], error: ServingError) -> None:
-    if job.future.set_running_or_notify_cancel():
-        job.future.set_exception(error)
-
-
-# ---- the pool ---------------------------------------------------------------------------------
 
 
 class DecodePool:
@@ -398,7 +162,7 @@ class DecodePool:
         self._latest_cost = _NO_COST
         self._dear_bytes = min(DEAR_BYTES, max_bytes // (4 * num_workers))
         lane = partial(
-            _Lane,
+            Lane,
             max_pending=max_pending,
             clock=clock,
             processor_clock=processor_clock,
@@ -501,7 +265,7 @@ class DecodePool:
             processor_s = self._processor_clock() - before_s
             return result, self._clock() - started_s, processor_s
 
-        result, seconds, processor_s = await self._run(_Job(timed, cost, claim))
+        result, seconds, processor_s = await self._run(Job(timed, cost, claim))
         # By the clock it takes longer when others want the processor, which is no reason to call a
         # budget too small for an idle server.
         self._times.observe(header.coding.kind, self._estimate(header).work_s, processor_s)
@@ -517,14 +281,14 @@ class DecodePool:
         """
         # What comes before an image's turn is not to wait for the images.
         claim = claim or Claim(deadline_s=self._clock())
-        return await self._run(_Job(lambda _: work(), Cost(expected_s), claim))
+        return await self._run(Job(lambda _: work(), Cost(expected_s), claim))
 
     def close(self) -> None:
         """Drop what waits, stop what is being decoded, and let the threads end."""
         self._prompt.close()
         self._dear.close()
 
-    def _lane(self, cost: Cost) -> _Lane:
+    def _lane(self, cost: Cost) -> Lane:
         is_dear = cost.seconds > DEAR_S or cost.num_bytes > self._dear_bytes
         return self._dear if is_dear else self._prompt
 
@@ -542,7 +306,7 @@ class DecodePool:
         seconds = self._times.predict(header.coding.kind, estimate.work_s)
         return Cost(seconds, estimate.num_bytes)
 
-    def _run(self, job: _Job[T]) -> Awaitable[T]:
+    def _run(self, job: Job[T]) -> Awaitable[T]:
         if job.claim.stream:
             # It takes the older one's place: by its own deadline it would be behind all others
             # again, each time that another came, and its stream might never have a turn.
@@ -571,7 +335,7 @@ class DecodePool:
         # Between here and the family's runner nobody looks into an image.
         return cast(Image, lazy), self._input.place(placed.original_width, placed.original_height)
 
-    def _accounted(self, job: _Job[T]) -> T:
+    def _accounted(self, job: Job[T]) -> T:
         """Return what a job does, and account for this thread's time since the last call."""
 
         def stopped() -> None:

@@ -18,6 +18,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from serving import http_protocol
+from serving.api.connection import DEPARTURE, while_connected
+from serving.core.errors import RequestCancelled
 from serving.http_protocol import (
     MAX_PIPELINED,
     MIN_CHUNK_BYTES,
@@ -119,13 +121,11 @@ class Served:
             body += message["body"]
             trailing = message  # type: ignore[assignment]
         if scope["path"] == "/wait":
-            leaving = asyncio.ensure_future(receive())
-            going = asyncio.ensure_future(self.go_on.wait())
-            await asyncio.wait((leaving, going), return_when=asyncio.FIRST_COMPLETED)
-            if leaving.done():
+            try:
+                await while_connected(scope["state"][DEPARTURE], self.go_on.wait())
+            except RequestCancelled:
                 self.left.set()
-            leaving.cancel()
-            going.cancel()
+                return
         told = {
             "path": scope["path"],
             "body": body.decode("latin-1"),
@@ -485,6 +485,17 @@ class TestBodies:
         async with serving() as served:
             for _ in range(20):
                 assert await asyncio.to_thread(_send_all_and_read, served.port, message) == 400
+
+    @pytest.mark.parametrize("num_bytes", [10, 1_000_000])
+    async def test_of_a_client_that_leaves_when_they_are_read(self, num_bytes: int) -> None:
+        """Reading is paused while a long one is taken, and who does not read sees nobody leave."""
+        async with serving() as served:
+            client = await served.connect()
+            client.send(post(bytes(num_bytes), path=b"wait"))
+            await client.writer.drain()
+            await until(lambda: served.seen == ["/wait"])
+            client.writer.close()
+            await served.left.wait()
 
     async def test_are_not_dropped_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_protocol, "LINGER_BYTES", 100_000)

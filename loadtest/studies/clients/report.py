@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loadtest.environment.spread import Spread
-from loadtest.studies.clients.frigate import FrigateFigures
+from loadtest.studies.clients.frigate import PROCESSOR, Capacity, FrigateFigures
 from loadtest.studies.clients.protocols import ProtocolFigures
 from loadtest.studies.clients.tiles import TileFigures
 from reporting.markdown import Columns, table
@@ -22,6 +22,8 @@ class Report:
     date: str
     model: str
     tiles: Sequence[TileFigures]
+    capacity: Capacity | None
+    """What clients as Frigate is are compared with, if there are any."""
     frigate: Sequence[FrigateFigures]
     protocols: Sequence[ProtocolFigures]
 
@@ -49,10 +51,15 @@ def markdown(report: Report) -> list[str]:
             "## Nine tiles of a picture of 2000 x 1500 pixels",
             *table(_TILES, report.tiles),
         ]
-    if report.frigate:
+    if report.capacity is not None:
+        capacity = report.capacity
         lines += [
             "",
             "## Clients as Frigate is, which wait 100 ms",
+            "",
+            f"A server that knows {capacity.point} alone (AP {capacity.ap:.3f}) answers "
+            f"{capacity.server_hz:.1f} such frames a second at most; its engine alone could do "
+            f"{capacity.engine_hz:.1f}.",
             *table(_FRIGATE, report.frigate),
         ]
     if report.protocols:
@@ -78,7 +85,7 @@ _TILES: Columns[TileFigures] = (
     ("refused", lambda each: _counts(each.refused)),
 )
 _FRIGATE: Columns[FrigateFigures] = (
-    ("load", lambda each: f"{each.load:g}"),
+    ("load", lambda each: f"{each.load:g} x {each.of}"),
     ("frames/s", lambda each: f"{each.rate_hz:.0f}"),
     ("frames", lambda each: str(each.num_frames)),
     ("in time", lambda each: f"{each.in_time:.2%}"),
@@ -89,6 +96,10 @@ _FRIGATE: Columns[FrigateFigures] = (
     ("p99, ms", lambda each: f"{each.latency_ms[1]:.1f}"),
     ("exits", lambda each: _counts(each.points)),
     ("mean AP", lambda each: f"{each.expected_ap:.3f}"),
+    (
+        f"processor, ms a frame: {', '.join(PROCESSOR)}",
+        lambda each: ", ".join(f"{each.ms_each[whose]:.1f}" for whose in PROCESSOR),
+    ),
 )
 _PROTOCOLS: Columns[ProtocolFigures] = (
     ("protocol", lambda each: each.protocol),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import struct
 import threading
+from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from serving.api.admission import (
     REJECT_WAIT_FACTOR,
 )
 from serving.api.backlog import MIN_ANSWERS
+from serving.api.connection import DEPARTURE, Departure
 from serving.api.reply_times import REFRESH_S, SEED_S
 from serving.api.schemas import DetectionResponse
 from serving.core.catalog import Exit, MergedAccuracy, Merging, ModelEntry, SizedExit
@@ -548,29 +550,27 @@ class TestEndings:
 
         gateway.backend.behaviour = behaviour
         sent: list[Message] = []
-        body: list[Message] = [{"type": "http.request", "body": JPEG, "more_body": False}]
+        departure = Departure()
 
         async def receive() -> Message:
-            if body:
-                return body.pop()
-            while not gateway.backend.seen:
-                await asyncio.sleep(0.001)
-            return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": JPEG, "more_body": False}
 
         async def send(message: Message) -> None:
             sent.append(message)
 
-        await gateway.app(
-            {
-                "type": "http",
-                "method": "POST",
-                "path": "/v1/detect",
-                "query_string": b"",
-                "headers": [(b"content-type", b"image/jpeg")],
-            },
-            receive,
-            send,
-        )
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/detect",
+            "query_string": b"",
+            "headers": [(b"content-type", b"image/jpeg")],
+            "state": {DEPARTURE: departure},
+        }
+        asking = asyncio.ensure_future(gateway.app(scope, receive, send))
+        while not gateway.backend.seen:
+            await asyncio.sleep(0.001)
+        departure.leave()
+        await asking
         assert cancelled.is_set()
         assert sent[0]["status"] == 499
         assert gateway.outcomes() == {"cancelled": 1}
@@ -582,10 +582,11 @@ class TestDoor:
         ("depth", "min_depth", "has_room"), [(1, 1, False), (3, 1, True), (3, 3, False)]
     )
     async def test_who_is_late_even_if_all_hurry_is_refused(
-        self, gateway: Gateway, depth: int, min_depth: int, has_room: bool
+        self, depth: int, min_depth: int, has_room: bool
     ) -> None:
         """Three are due before the last one, and answers take a second each: too long for it, but
         not if they went deeper than they had to."""
+        gateway = Gateway(default_budget_ms=2000.0)
         backend = gateway.backend
         backend.behaviour = forever
         headers, params = {"X-Deadline-Ms": "10000"}, {"min_depth": min_depth}
@@ -602,7 +603,18 @@ class TestDoor:
             for _ in range(MIN_ANSWERS + 1):
                 reply = await gateway.detect(headers={"X-Deadline-Ms": "5000"}, params=params)
                 assert reply.status_code == 200
-            last = await gateway.detect(headers={"X-Deadline-Ms": "2000"}, params=params)
+            read: list[bytes] = []
+
+            async def body() -> AsyncIterator[bytes]:
+                read.append(JPEG)
+                yield JPEG
+
+            last = await gateway.detect(body(), params=params)
+            assert bool(read) == has_room, "it is refused before it is read"
+            stated = json.dumps({"image": b64encode(JPEG).decode(), "deadline_ms": 5000})
+            kind = {"Content-Type": "application/json"}
+            patient = await gateway.detect(stated, headers=kind, params=params)
+            assert patient.status_code == 200, "a message may allow more than the default"
         finally:
             for request in ahead:
                 request.cancel()

@@ -70,6 +70,10 @@ class TestForm:
         ):
             check_fields(fields, ("image",))
 
+    def test_a_boundary_whose_line_ends_in_the_last_one(self) -> None:
+        with pytest.raises(InvalidRequest):
+            read(b"--b o\r\n" + part() + b"\r\n--b o\r\n--b o--\r\n")
+
     def test_leading_lines_and_what_follows_the_end(self) -> None:
         assert read(b"\r\n\r\n" + form(part()) + b"epilogue") == [("image", IMAGE)]
 

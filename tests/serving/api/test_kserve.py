@@ -14,6 +14,7 @@ import pytest
 from starlette.types import Message
 
 from serving.api import kserve
+from serving.api.connection import DEPARTURE, Departure
 from serving.api.inference_message import MAX_TIMEOUT_US
 from serving.api.kserve import EXTENSIONS, INLINE_JSON_BYTES
 from serving.api.tensors import LENGTH_HEADER
@@ -503,22 +504,23 @@ class TestErrors:
         gateway.backend.behaviour = forever
         request, binary = file_message(JPEG)
         text = json.dumps(request).encode()
-        body: list[Message] = [{"type": "http.request", "body": text + binary}]
         sent: list[Message] = []
+        departure = Departure()
 
         async def receive() -> Message:
-            if body:
-                return body.pop()
-            while not gateway.backend.seen:
-                await asyncio.sleep(0.001)
-            return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": text + binary}
 
         async def send_(message: Message) -> None:
             sent.append(message)
 
         head = [(LENGTH_HEADER.lower().encode(), str(len(text)).encode())]
         scope = {"type": "http", "method": "POST", "path": MODEL + "/infer", "query_string": b""}
-        await gateway.app({**scope, "headers": head}, receive, send_)
+        more = {"headers": head, "state": {DEPARTURE: departure}}
+        asking = asyncio.ensure_future(gateway.app({**scope, **more}, receive, send_))
+        while not gateway.backend.seen:
+            await asyncio.sleep(0.001)
+        departure.leave()
+        await asking
         assert sent[0]["status"] == 499
         assert gateway.outcomes() == {"cancelled": 1}
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
+from serving.api.connection import DEPARTURE, Departure
 from serving.api.schemas import DetectionResponse, Done, ProblemDetails
 from serving.core.catalog import Exit
 from serving.core.errors import (
@@ -296,14 +297,13 @@ class TestEnds:
 
 class Conversation:
     """One request by ASGI itself, for clients that httpx is too good for. The client leaves once
-    ``left`` is set; nothing more is read by it once ``unread`` messages have been sent."""
+    the departure says so; nothing more is read by it once ``unread`` messages have been sent."""
 
     def __init__(self, gateway: Gateway, sent: list[Message], unread: int = 100) -> None:
         self.gateway = gateway
         self.sent = sent
         self.unread = unread
-        self.left = asyncio.Event()
-        self.body: list[Message] = [{"type": "http.request", "body": JPEG, "more_body": False}]
+        self.departure = Departure()
 
     async def hold(self, budget_ms: float = 1000.0) -> None:
         headers = {"content-type": "image/jpeg", "accept": SSE, "x-deadline-ms": str(budget_ms)}
@@ -313,14 +313,12 @@ class Conversation:
             "path": "/v1/detect",
             "query_string": b"",
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "state": {DEPARTURE: self.departure},
         }
         await self.gateway.app(scope, self.receive, self.send)
 
     async def receive(self) -> Message:
-        if self.body:
-            return self.body.pop()
-        await self.left.wait()
-        return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": JPEG, "more_body": False}
 
     async def send(self, message: Message) -> None:
         if len(self.sent) >= self.unread:
@@ -335,7 +333,7 @@ class TestClients:
 
         async def growth(image: Image, request: Request) -> AsyncGenerator[Answered, None]:
             yield await gateway.backend.answer(image, request, 1)
-            conversation.left.set()
+            conversation.departure.leave()
             try:
                 await forever()
             finally:
@@ -356,7 +354,7 @@ class TestClients:
         holding = asyncio.create_task(conversation.hold())
         while not gateway.backend.seen:
             await asyncio.sleep(0)
-        conversation.left.set()
+        conversation.departure.leave()
         await holding
         assert closed.is_set()
         assert conversation.sent[0]["status"] == 499

@@ -15,6 +15,7 @@ import pytest
 from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 from serving.backends import triton as module
+from serving.backends.answers import Mailbox
 from serving.core.errors import BackendUnavailable, ServingError
 from tests.serving.backends.test_triton import Bench, FakeTriton
 
@@ -23,8 +24,9 @@ pytestmark = pytest.mark.anyio
 NUM_REQUESTS = 3
 HEARTBEAT = "arrays"
 """What reads heartbeats alone, whether or not anybody asks for anything."""
-SEAMS = ("add_images", "infer_request", "read_answer", HEARTBEAT, "put_latest", "ended")
-"""Names of functions that the backend calls, and ``ended``, by which it tells of each end."""
+SEAMS = ("add_images", "infer_request", "read_answer", HEARTBEAT, "put", "ended")
+"""Names of functions that the backend calls, ``put`` of a mailbox, and ``ended``, by which it tells
+of each end."""
 ERRORS = (RuntimeError("a fault"), BackendUnavailable("a fault"))
 
 
@@ -101,6 +103,8 @@ async def test_whichever_call_fails_requests_end_once_and_others_are_answered(
                 await bench.backend.start()
                 if seam == "ended":
                     patch.setattr(bench.recorder, seam, fault.at(bench.recorder.ended))
+                elif seam == "put":
+                    patch.setattr(Mailbox, seam, fault.at(Mailbox.put))
                 else:
                     patch.setattr(module, seam, fault.at(getattr(module, seam)))
                 where = f"call {number} of {seam}"

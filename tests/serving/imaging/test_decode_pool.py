@@ -19,12 +19,12 @@ from serving.core.errors import (
     ShedReason,
 )
 from serving.core.letterbox import Letterbox, ModelInput
+from serving.imaging.decode_lane import Claim
 from serving.imaging.decode_pool import (
     DEAR_BYTES,
     DEAR_S,
     OVERRUN_FACTOR,
     OVERRUN_S,
-    Claim,
     DecodePool,
     DecodeTimes,
     ExpectedInput,
@@ -512,3 +512,32 @@ def test_thread_time_is_what_it_charges_by_default() -> None:
     """Not the clock on the wall: a busy machine is nobody's fault."""
     defaults: Any = DecodePool.__init__.__kwdefaults__
     assert defaults["processor_clock"] is time.thread_time
+
+
+class TestThreads:
+    async def test_they_end_with_the_pool_closed_or_not(self) -> None:
+        before = set(threading.enumerate())
+        pool = DecodePool(
+            letterboxed(64, 48),
+            num_workers=2,
+            max_pending=1,
+            max_bytes=512 * MEBIBYTE,
+            clock=FakeClock(),
+            observe=lambda *_: None,
+        )
+        await pool.decode(PNG_DATA, probe(PNG_DATA))
+        assert set(threading.enumerate()) - before
+        del pool
+
+        def are_gone() -> bool:
+            gc.collect()
+            return not set(threading.enumerate()) - before
+
+        await until(are_gone)
+
+    async def test_a_closed_pool_takes_nothing(self, make: Make) -> None:
+        pool = make()
+        pool.close()
+        with pytest.raises(Overloaded) as refused:
+            await pool.decode(PNG_DATA, probe(PNG_DATA))
+        assert refused.value.reason is ShedReason.REJECTED_DRAINING

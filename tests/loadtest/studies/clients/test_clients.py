@@ -61,6 +61,9 @@ def reply(status: int, **body: object) -> HttpReply:
     return HttpReply(0.0, 0.05, status, json.dumps(body).encode())
 
 
+EACH = {"gateway": 3.0, "engine": 4.0, "client": 1.0}
+
+
 def test_no_answer_counts_as_such() -> None:
     told = {"operating_point": "1x1/1", "expected_ap": 0.5}
     found = frigate._figures(
@@ -72,7 +75,9 @@ def test_no_answer_counts_as_such() -> None:
             HttpReply(0.0, 0.1, failure=Failure.TIMEOUT),
         ],
         2.0,
+        frigate.SERVER,
         60.0,
+        EACH,
     )
     assert (found.in_time, found.timed_out, found.refused) == (0.4, 1, {"503": 2})
     assert found.malformed == 2
@@ -81,17 +86,21 @@ def test_no_answer_counts_as_such() -> None:
 
 def test_the_page(tmp_path) -> None:
     spread = Spread(1.0, 2.0, 3.0)
+    refused = reply(503, success=False, error="No.", code=503)
     report = Report(
         "a machine",
         "2026-01-01",
         "cells",
         [tiles.TileFigures(100.0, 3, None, None, {}, {"503": 3})],
-        [frigate._figures([reply(503, success=False, error="No.", code=503)], 2.0, 60.0)],
+        frigate.Capacity("300x300/1", 0.5, 30.0, 60.0),
+        [frigate._figures([refused], 2.0, frigate.ENGINE, 120.0, EACH)],
         [ProtocolFigures("gRPC", 1, *[spread] * 5)],
     )
     text = "\n".join(markdown(report))
     assert "| 100 | 3 | - | - | - | 503: 3 |" in text
-    assert "| 2 | 60 | 1 | 0.00% | 0 | 503: 1 | 0 |" in text
+    assert "answers 30.0 such frames a second at most" in text
+    assert "| 2 x engine alone | 120 | 1 | 0.00% | 0 | 503: 1 | 0 |" in text
+    assert "| 3.0, 4.0, 1.0 |" in text
     assert "| gRPC | 1 | 2.00 (1.00 .. 3.00) |" in text
     path = write(report, tmp_path)
     assert path.name == "clients-cells-2026-01-01.md"
