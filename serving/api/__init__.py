@@ -1,11 +1,12 @@
 """HTTP interface of the server; the only place that knows status codes.
 
-    around every request  middleware, cross_origin, access_gate, direct, lifecycle, problems
+    around every request  middleware, cross_origin, access_gate, direct, lifecycle, connection,
+                          problems
     detection             detect (the service), intake, budget, body, admission, backlog,
-                          inference, replies, reply_times, request_context
+                          inference, replies, reply_times, request_context, request_timer
     its protocols         protocol_adapter (what each is), upload, forms, base64_json, options,
                           wanted_classes, result_json; kserve, tensors, inference_message; deepstack
-    streaming answers     event_stream, connection
+    streaming answers     event_stream
     streams of frames     stream_session, handshake, frames, tracking, box_tracker
     parts of images       parts, cutting, parts_reply
     other routes          routes, model_control, web_page, pages, accept, numbers
