@@ -5,16 +5,21 @@ Whoever has an answer in hand then still has that. So a start at an operating po
 with what may follow, a run at a better point ``t`` from the same image, also by a fused segment:
 
     worth(s) = ap(s) (1 - late(s)) - cost(s)
-               + max(0, max over t of (ap(s then t) - ap(s)) (1 - late(s + t)) - cost(t))
+               + max(0, max over t of
+                        comes(t) ((ap(s then t) - ap(s)) (1 - late(s + t)) - cost(t)))
 
 ``late`` are the odds to be late (``Latency.late_odds``), ``s + t`` is both runs in a row, ``cost``
 the opportunity cost of a run that cannot be stopped (see ``opportunity_cost``), and
 ``ap(s then t)`` that of both answers merged where that was measured, else that of the better one.
-Against ``t`` at once, worth ``ap(t) (1 - late(t)) - cost(t)``, the cheap
-answer is thus bought first where the odds to be late times what is lost exceed its price, or where
-both together are worth more than ``t``. It is not where that would save nothing: of equals the one
-run is chosen. And in a model with unit segments the way to a better answer leads through its
-features, not from the image again.
+``comes`` are the odds that there is time for ``t``: what first answers leave of the engine, if all
+are of ``s``, over what second ones would take, if all were of ``t``. Else requests would start at
+smaller points for second answers that do not come.
+
+Against ``t`` at once, worth ``ap(t) (1 - late(t)) - cost(t)``, the cheap answer is thus bought
+first where the odds to be late times what is lost exceed its price, or where both together are
+worth more than ``t``. It is not where that would save nothing: of equals the one run is chosen. And
+in a model with unit segments the way to a better answer leads through its features, not from the
+image again.
 
 Nothing is owed to a held request. Its *upgrade* is run if it fits the slack of the plan, can be in
 time, and is worth more than its time; the plan goes first as long as the upgrade can be in time
@@ -172,7 +177,8 @@ class AnswersInHand:
                 continue
             late = costs.late_odds(in_a_row(times, then), left_s)
             lost = cost.of_upgrade(then[1]) + lost_by_a_stall(costs, cost, then)
-            best = max(best, gain * batch * (1.0 - late) - lost)
+            comes = self._odds_to_come(share, costs, depth)
+            best = max(best, comes * (gain * batch * (1.0 - late) - lost))
         return best
 
     # -- those who are held ----------------------------------------------------------------------
@@ -253,6 +259,16 @@ class AnswersInHand:
         each_s = self._each_s(self._models[model], depth, self._batch_sizes[-1])
         taken = min(self._demand.rate_hz * each_s, self._demand.busy_share, MAX_NEWCOMERS_SHARE)
         return 1.0 - taken
+
+    def _odds_to_come(self, left_share: float, costs: Costs, depth: int) -> float:
+        """Return the odds that there is time for a second run, if all newcomers want one as well.
+
+        They are the share of the engine's time that first answers leave, over what second runs at
+        exit ``depth`` of the model with these ``costs`` would take.
+        """
+        each_s = self._each_s(costs, depth, self._batch_sizes[-1])
+        wanted = min(self._demand.rate_hz * each_s, self._demand.busy_share)
+        return 1.0 if wanted <= left_share else left_share / wanted
 
     def _each_s(self, costs: Costs, depth: int, most: int) -> float:
         """Return the seconds that an image typically takes to exit ``depth``, in paying batches."""

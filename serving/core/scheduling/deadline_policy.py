@@ -46,7 +46,7 @@ from serving.core.policy import Decision, ShedRequests, Snapshot, Wait, Why
 from serving.core.scheduling.answers_in_hand import Merged, upgrades_of
 from serving.core.scheduling.decision import DecisionMaker, Setup
 from serving.core.scheduling.edf_plan import EdfPlan
-from serving.core.scheduling.fair_part import FairPart, fair_part
+from serving.core.scheduling.fair_part import FairPart, fair_part, next_in_turn
 from serving.core.scheduling.path_costs import EPSILON_S, Costs
 from serving.core.scheduling.paths import paths_of
 from serving.core.segment import Segment
@@ -112,12 +112,17 @@ class DeadlinePolicy:
         plan = make_plan(snapshot)
         if not plan.batches and not snapshot.held:
             return Wait()
+        batch_sizes = self._setup.batch_sizes
         if plan.slack_s < 0.0 and snapshot.virtual_s:
-            part = fair_part(snapshot, make_plan, models, self._setup.batch_sizes, streaming)
+            part = fair_part(snapshot, plan, make_plan, models, batch_sizes, streaming)
             if self._needs_place(part):
                 last = part.parked[-1].requests
                 return ShedRequests(last, ShedReason.EVICTED_SHARE, plan.length_s, _NO_PLACE)
             snapshot, plan = part.snapshot, part.plan
+        elif snapshot.stream_turns:
+            first = next_in_turn(snapshot, plan, models, batch_sizes, streaming)
+            in_turn = make_plan(snapshot, first=first) if first else plan
+            plan = in_turn if in_turn.slack_s >= 0.0 else plan
         return DecisionMaker(self._setup, snapshot, plan).decide()
 
     def _needs_place(self, part: FairPart) -> bool:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -108,7 +108,7 @@ PathChoices = dict[tuple[int, bool, bool], _PathChoice]
 _Step = tuple[float, float, Times, PlannedBatch | None]
 """A step as it is laid out: the instant that orders it, the instant by which it must end, its tail
 and typical seconds, and its ``PlannedBatch`` if a decision may be about it."""
-_due_s, _deadline_s = itemgetter(0), attrgetter("deadline_s")
+_due_s, _must_end_s, _deadline_s = itemgetter(0), itemgetter(1), attrgetter("deadline_s")
 _bounds = attrgetter("min_depth", "max_depth")
 
 
@@ -123,12 +123,14 @@ class EdfPlan:
         streaming_ids: frozenset[int],
         useful_exits: Sequence[UsefulExits],
         path_choices: PathChoices | None = None,
+        first: tuple[Request, ...] = (),
     ) -> None:
         """Plan ``snapshot`` with the costs of each of ``models``, in batches of ``batch_sizes``.
 
         ``streaming_ids`` are the requests of the snapshot that can be answered more than once,
         ``useful_exits`` those of each model, and ``path_choices`` what other plans of the same
-        decision have found.
+        decision have found. ``first`` are waiting requests, in order of deadline, that go right
+        after all cohorts, however urgent the others are.
         """
         self.now_s = snapshot.now_s
         self.slack_s = math.inf
@@ -151,8 +153,15 @@ class EdfPlan:
         self._useful_exits = useful_exits
         self._path_choices = {} if path_choices is None else path_choices
         self._steps = [self._plan_cohort(cohort, snapshot.answered) for cohort in snapshot.cohorts]
-        self._add_waiting(snapshot.waiting)
-        self._steps.sort(key=_due_s)
+        if first:
+            self._steps.sort(key=_due_s)
+            self._add_waiting(first, self._steps)
+            ids = {request.id for request in first}
+            rest = [request for request in snapshot.waiting if request.id not in ids]
+            self._add_waiting(tuple(rest), self._steps)
+        else:
+            self._add_waiting(snapshot.waiting, self._steps)
+            self._steps.sort(key=_due_s)
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -175,6 +184,7 @@ class EdfPlan:
             slack_s = left_s if left_s < slack_s else slack_s
             if left_s < share_s * num_waiting:
                 share_s = left_s / num_waiting
+        self.num_waiting_steps = num_waiting
         self.length_s, self.slack_s = length_s, slack_s + EPSILON_S
         self.share_s = min(self.slack_s, share_s + EPSILON_S)
 
@@ -199,8 +209,8 @@ class EdfPlan:
                 )
         return planned.deadline_s, planned.deadline_s, planned.times, planned
 
-    def _add_waiting(self, waiting: tuple[Request, ...]) -> None:
-        """Add the steps of waiting requests, each a batch as large as pays off.
+    def _add_waiting(self, waiting: tuple[Request, ...], steps: list[_Step]) -> None:
+        """Add to ``steps`` those of waiting requests, each a batch as large as pays off.
 
         A batch is of requests that have the same depth bounds and follow each other in the queue.
         """
@@ -208,32 +218,34 @@ class EdfPlan:
             return
         depth, max_depth = _bounds(waiting[0])
         if not [r for r in waiting if r.min_depth != depth or r.max_depth != max_depth]:
-            self._add_group(waiting, depth)
+            self._add_group(waiting, depth, steps)
             return
         for (depth, _), group in groupby(waiting, key=_bounds):
-            self._add_group(tuple(group), depth)
+            self._add_group(tuple(group), depth, steps)
 
-    def _add_group(self, waiting: tuple[Request, ...], depth: int) -> None:
+    def _add_group(self, waiting: tuple[Request, ...], depth: int, steps: list[_Step]) -> None:
         """Add the steps of waiting requests that all have the same depth bounds, in batches.
 
         ``depth`` is the shallowest exit that they accept.
         """
         if self.streaming_ids:
-            self._add_group_with_streaming(waiting, depth)
+            self._add_group_with_streaming(waiting, depth, steps)
             return
         choice = self._path_choice(depth, False)
         if waiting[0].deadline_s < choice.hurried_before_s:
             num_hurried = bisect_left(waiting, choice.hurried_before_s, key=_deadline_s)
-            self._add_batches(waiting[:num_hurried], self._path_choice(depth, False, True))
+            self._add_batches(waiting[:num_hurried], self._path_choice(depth, False, True), steps)
             waiting = waiting[num_hurried:]
-        self._add_batches(waiting, choice)
+        self._add_batches(waiting, choice, steps)
 
-    def _add_batches(self, waiting: tuple[Request, ...], choice: _PathChoice) -> None:
+    def _add_batches(
+        self, waiting: tuple[Request, ...], choice: _PathChoice, steps: list[_Step]
+    ) -> None:
         """Add steps of waiting requests that all take one path, in batches as large as pays off.
 
         While batches are not needed, they are smaller if the first request would be late otherwise.
         """
-        steps, earliest_end_s, sizes = self._steps, choice.earliest_end_s, choice.sizes
+        earliest_end_s, sizes = choice.earliest_end_s, choice.sizes
         may_be_smaller = len(sizes) > 1 and not self.needs_batches(choice.costs)
         start, count, previous, largest = 0, len(waiting), 0, sizes[-1]
         typical_s, variance = self.now_s, 0.0  # of what goes before, as ``CompletionTime`` has it
@@ -257,7 +269,6 @@ class EdfPlan:
                 previous, batch = size, waiting[start : start + size]
                 planned = self._first_of_its_kind(batch, deadline_s, times, choice, 0)
             steps.append((due_s, deadline_s, times, planned))
-            self.num_waiting_steps += 1
             start += size
 
     @staticmethod
@@ -273,7 +284,9 @@ class EdfPlan:
                 return smaller
         return size
 
-    def _add_group_with_streaming(self, waiting: tuple[Request, ...], depth: int) -> None:
+    def _add_group_with_streaming(
+        self, waiting: tuple[Request, ...], depth: int, steps: list[_Step]
+    ) -> None:
         """Add such steps where some requests can be answered more than once."""
         streaming_ids = self.streaming_ids
         start, count, previous = 0, len(waiting), (0, 0)
@@ -293,8 +306,7 @@ class EdfPlan:
             if (size, num_streaming) != previous:
                 previous = size, num_streaming
                 planned = self._first_of_its_kind(batch, deadline_s, times, choice, num_streaming)
-            self._steps.append((due_s, deadline_s, times, planned))
-            self.num_waiting_steps += 1
+            steps.append((due_s, deadline_s, times, planned))
             start += size
 
     def _first_of_its_kind(
@@ -359,7 +371,8 @@ class EdfPlan:
         That is how long everything typically takes that is due before its deadline. ``budgets_s``
         come smallest first.
         """
-        backlogs_s, seconds, steps = [], 0.0, iter(self._steps)
+        backlogs_s, seconds = [], 0.0
+        steps = iter(sorted(self._steps, key=_must_end_s))
         step = next(steps, None)
         for budget_s in budgets_s:
             due_s = self.now_s + budget_s
@@ -391,6 +404,22 @@ class EdfPlan:
             left_s = deadline_s - completion.add(each)
             slack_s, share_s = min(slack_s, left_s), min(share_s, left_s / number)
         return slack_s, share_s, len(rest) * one[1]
+
+    def slack_of(self, waiting: tuple[Request, ...], cohorts: Collection[int]) -> float:
+        """Return the slack of a plan of some who wait, by deadline, and of some of the cohorts.
+
+        ``cohorts`` are the ids of those that it is without.
+        """
+        steps = [
+            step
+            for step in self._steps
+            if (planned := step[3]) and planned.cohort and planned.cohort.id not in cohorts
+        ]
+        self._add_waiting(waiting, steps)
+        completion, slack_s = CompletionTime(self.now_s), math.inf
+        for _, deadline_s, times, _ in sorted(steps, key=_due_s):
+            slack_s = min(slack_s, deadline_s - completion.add(times))
+        return slack_s + EPSILON_S
 
     def slack_without(self, planned: PlannedBatch) -> float:
         """Return the seconds by which the other steps can be put off once ``planned`` is done."""

@@ -115,6 +115,15 @@ def test_a_cheap_answer_is_not_bought_first_where_its_time_is_worth_more():
     assert not decision.hold
 
 
+@pytest.mark.parametrize(("rate_hz", "first", "hold"), [(0.0, SMALL, True), (55.0, MIDDLE, False)])
+def test_a_smaller_first_answer_needs_odds_that_the_second_comes(rate_hz, first, hold):
+    """Both, in 25 ms, are worth .45, and the middle point .40 in 10. At 55 a second first answers
+    leave .72 of the engine, of which second ones would take 1.1."""
+    asked, others = request(), Demand(rate_hz, 1.0, (0.5,) * 6)
+    decision = decide([asked], merged={SMALL: {LARGE: 0.45}}, demand=others)
+    assert decision == Run(exit_of(first), (asked,), None, hold=hold)
+
+
 # ---- who is run again ---------------------------------------------------------------------------
 
 

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.core import segment as segments
+from serving.core.demand import NUM_BUDGETS, Demand
 from serving.core.errors import ShedReason
 from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Run, ShedRequests, Snapshot
 from serving.core.request import Answered, Request, Shed, Superseded
 from serving.core.scheduling.edf_plan import EdfPlan
-from serving.core.scheduling.fair_part import _line, fair_part
+from serving.core.scheduling.fair_part import Line, fair_part
 from serving.core.scheduling.path_costs import Costs
 from serving.core.scheduling.paths import paths_of
 from serving.core.useful_exits import UsefulExits
@@ -29,6 +31,7 @@ from tests.serving.world import (
     FakeClock,
     FakeRunner,
     World,
+    cost_s,
     exact_profile,
     make_policy,
     unit_s,
@@ -83,7 +86,7 @@ def test_who_is_furthest_behind_is_in_the_part_whatever_the_deadlines_say():
     modest = waiting(10, "modest", 0.025)
     snapshot = Snapshot(0.0, (*greedy, modest), (), virtual_s={"greedy": 1.0, "modest": 0.5})
     assert plan(snapshot).slack_s < 0.0
-    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
     assert modest in part.snapshot.waiting
     assert part.plan.slack_s >= 0.0
     assert len(part.snapshot.waiting) > 1, "what is left is given to who comes after"
@@ -95,7 +98,7 @@ def test_turns_go_by_share():
     double = [waiting(i, "double", 0.1, 3.0) for i in range(20)]
     single = [waiting(20 + i, "single", 0.1) for i in range(20)]
     snapshot = Snapshot(0.0, (*double, *single), (), virtual_s={"double": 0.0, "single": 0.0})
-    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
     count = sum(request.principal == "double" for request in part.snapshot.waiting)
     assert count / len(part.snapshot.waiting) == pytest.approx(0.75, abs=0.1)
 
@@ -105,7 +108,7 @@ def test_cohorts_of_who_is_ahead_are_put_off_and_keep_their_place():
     modest = waiting(10, "modest", FIRST_S * 1.2)
     snapshot = Snapshot(0.0, (modest,), (cohort,), virtual_s={"greedy": 0.1, "modest": 0.1})
     assert plan(snapshot).slack_s < 0.0
-    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
     assert part.snapshot.waiting == (modest,)
     assert part.parked == (cohort,)
     assert (part.snapshot.cohorts, part.snapshot.num_parked) == ((), 1)
@@ -114,7 +117,7 @@ def test_cohorts_of_who_is_ahead_are_put_off_and_keep_their_place():
 def test_one_is_served_even_if_nobody_can_be_in_time():
     late = waiting(0, "one", 1e-3)
     snapshot = Snapshot(0.0, (late, waiting(1, "two", 2e-3)), (), virtual_s={"one": 0, "two": 1})
-    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
     assert part.snapshot.waiting == (late,)
 
 
@@ -146,7 +149,7 @@ def test_streams_take_turns_whatever_their_deadlines_say():
     orders = {each.stream_key: 8 - each.id for each in due}  # the most urgent was served last
     snapshot = Snapshot(0.0, tuple(due), (), virtual_s={"": 0.0}, stream_turns=orders)
     assert plan(snapshot).slack_s < 0.0
-    part = fair_part(snapshot, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
     served = {each.id for each in part.snapshot.waiting}
     assert served == set(range(8 - len(served), 8)) != set(range(8))
 
@@ -157,7 +160,7 @@ def test_what_is_of_no_stream_is_one_stream_more():
     orders = {("", ""): 1, ("", "cam 0"): 2, ("", "cam 1"): 3, ("", "cam 2"): 4}
     everybody = (*frames, *singles)
     snapshot = Snapshot(0.0, everybody, (), virtual_s={"": 0.0}, stream_turns=orders)
-    line = _line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
+    line = Line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
     assert [each.id for each in line] == [10, 0, 1, 2, 11, 12, 13, 14, 15]
 
 
@@ -166,7 +169,7 @@ def test_who_was_promised_goes_before_the_others():
     due[7] = replace(due[7], is_promised=True)
     orders = {each.stream_key: each.id for each in due}
     snapshot = Snapshot(0.0, tuple(due), (), virtual_s={"": 0.0}, stream_turns=orders)
-    line = _line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
+    line = Line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
     assert [each.id for each in line] == [7, 0, 1, 2, 3, 4, 5, 6]
 
 
@@ -215,6 +218,65 @@ def test_a_promise_is_kept_beside_a_flood():
     others = [isinstance(ends[r.id], Answered) for r in requests if not r.is_promised]
     assert all(kept)
     assert sum(others) < 0.8 * len(others)
+
+
+# ---- how much of the line is looked at ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_waiting", [24, 200])
+@pytest.mark.parametrize("gap_s", [0.0, 0.2 * FIRST_S, 0.4 * FIRST_S])
+def test_the_part_is_as_much_of_the_line_as_can_be_in_time(num_waiting: int, gap_s: float):
+    names = "abc"
+    everybody = tuple(waiting(i, names[i % 3], 4 * FIRST_S + gap_s * i) for i in range(num_waiting))
+    snapshot = Snapshot(0.0, everybody, (), virtual_s={"a": 0.0, "b": FIRST_S, "c": 5 * FIRST_S})
+    whole = plan(snapshot)
+    assert whole.slack_s < 0.0
+    part = fair_part(snapshot, whole, plan, MODELS, RUNNER.batch_sizes, frozenset())
+    line = [*Line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())]
+    count = len(part.snapshot.waiting)
+    assert set(part.snapshot.waiting) == set(line[:count])
+    assert part.plan.slack_s >= 0.0
+    more = sorted(line[: count + 1], key=lambda request: (request.deadline_s, request.id))
+    assert plan(replace(snapshot, waiting=tuple(more))).slack_s < 0.0
+
+
+# ---- frames that give way -----------------------------------------------------------------------
+
+BATCH_S = cost_s(segments.fused_exit(1), 4)
+
+
+def next_run(rate_hz: float) -> list[int]:
+    """Who runs next of eight frames, of which the most urgent had its turn last."""
+    frames = [frame(i, f"cam {i}", 2.2 * BATCH_S) for i in range(8)]
+    orders = {each.stream_key: 8 - each.id for each in frames}
+    demand = Demand(rate_hz, 1.0, (4 * BATCH_S,) * NUM_BUDGETS)
+    snapshot = Snapshot(
+        0.0, tuple(frames), (), demand=demand, virtual_s={"": 0.0}, stream_turns=orders
+    )
+    assert plan(snapshot).slack_s > 0.0
+    decision = make_policy(RUNNER, max_cohorts=4).decide(snapshot, LATENCY)
+    assert isinstance(decision, Run)
+    return [request.id for request in decision.requests]
+
+
+def test_while_frames_give_way_who_had_no_turn_for_longest_goes_first():
+    many_hz, few_hz = 1.2 * 4 / BATCH_S, 0.8 * 4 / BATCH_S
+    assert next_run(many_hz) == [4, 5, 6, 7]
+    assert 0 in next_run(few_hz), "all of them are answered, so the most urgent goes first"
+
+
+def test_nobody_is_late_for_the_turn_of_another():
+    """The first four have time for one batch before theirs, or not."""
+    many_hz = 1.2 * 4 / BATCH_S
+    frames = [frame(i, f"cam {i}", (2.1 if i > 3 else 1.1) * BATCH_S) for i in range(8)]
+    orders = {each.stream_key: 8 - each.id for each in frames}
+    demand = Demand(many_hz, 1.0, (4 * BATCH_S,) * NUM_BUDGETS)
+    snapshot = Snapshot(
+        0.0, tuple(frames), (), demand=demand, virtual_s={"": 0.0}, stream_turns=orders
+    )
+    decision = make_policy(RUNNER, max_cohorts=4).decide(snapshot, LATENCY)
+    assert isinstance(decision, Run)
+    assert [request.id for request in decision.requests] == [0, 1, 2, 3]
 
 
 # ---- whole runs ---------------------------------------------------------------------------------
