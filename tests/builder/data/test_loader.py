@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -57,9 +58,12 @@ def test_an_epoch_is_a_function_of_seed_and_number(images: Dataset) -> None:
 
 
 def test_leaving_early_ends_the_threads(images: Dataset) -> None:
+    before = set(threading.enumerate())
     batches = epoch_batches(images, SIZE, PLAIN, 0)
     next(batches)
+    assert set(threading.enumerate()) - before
     batches.close()  # type: ignore[attr-defined]
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_epoch_of_some_images(images: Dataset) -> None:

@@ -37,6 +37,13 @@ def test_boxes_are_matched_by_class_and_overlap() -> None:
     assert (agreement.num_matched, agreement.num_unmatched) == (0, (1, 1))
 
 
+def test_boxes_that_just_overlap_enough_are_of_one_object() -> None:
+    half = (BOX[0], BOX[1], BOX[2], (BOX[1] + BOX[3]) / 2)
+    assert compare(found((BOX, 0.9, 1)), found((half, 0.9, 1)), 0.3).num_matched == 1
+    less = (*half[:3], half[3] - 0.1)
+    assert compare(found((BOX, 0.9, 1)), found((less, 0.9, 1)), 0.3).num_matched == 0
+
+
 def test_a_box_is_matched_once_by_the_best() -> None:
     agreement = compare(found((NEAR, 0.5, 1), (BOX, 0.9, 1)), found((BOX, 0.8, 1)), 0.3)
     assert agreement.num_unmatched == (1, 0)

@@ -8,9 +8,18 @@ import pytest
 
 from serving.core import segment as segments
 from serving.core.catalog import Exit
+from serving.core.errors import (
+    BackendError,
+    EngineLost,
+    FrameSuperseded,
+    Overloaded,
+    RequestCancelled,
+    ShedReason,
+)
 from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.request import Cancelled, Failed, Request, Shed, Superseded
 from serving.core.segment import Segment
-from serving.execution.engine import start_engine
+from serving.execution.engine import error_of, start_engine
 from tests.serving.fakes import CATALOG, family_of
 from tests.serving.world import (
     ACCURACY,
@@ -58,3 +67,29 @@ def test_predictions_are_of_this_machine_from_the_start(offer: dict[str, bool], 
             assert engine.executor.predicted_s(depth) == pytest.approx(slower * quickest_s)
     finally:
         engine.stop(0.0)
+
+
+REQUEST = Request(1, 0.0, 1.0, 1, 1)
+
+
+@pytest.mark.parametrize("reason", ShedReason)
+def test_whoever_was_shed_is_told_why_and_when_to_come_again(reason: ShedReason) -> None:
+    error = error_of(Shed(REQUEST, reason, 0.5, retry_after_s=2.0))
+    assert isinstance(error, Overloaded)
+    assert (error.reason, error.retry_after_s) == (reason, 2.0)
+    assert error.detail.endswith(".")
+
+
+def test_a_failure_is_the_engines_own_word_or_a_word_for_it() -> None:
+    lost = EngineLost("The engine's process ended.")
+    assert error_of(Failed(REQUEST, lost, 0.5)) is lost
+    defect = ZeroDivisionError("a defect")
+    error = error_of(Failed(REQUEST, defect, 0.5))
+    assert type(error) is BackendError
+    assert error.__cause__ is defect, "it is for the log, and not for the client"
+    assert "defect" not in error.detail
+
+
+def test_who_left_and_what_was_superseded_are_told_so() -> None:
+    assert isinstance(error_of(Cancelled(REQUEST, 0.5)), RequestCancelled)
+    assert isinstance(error_of(Superseded(REQUEST, 0.5)), FrameSuperseded)
