@@ -15,6 +15,7 @@ from builder.cli.model import add_assignments, add_neck, changed, configured
 from builder.cli.options import (
     RUNTIMES,
     add_command,
+    add_repository,
     add_threads,
     files_of_glob,
     input_sizes,
@@ -24,9 +25,9 @@ from builder.config.detector import MODEL_NAME
 from builder.config.named import CONFIGS
 from serving.core.command_errors import (
     CommandError,
-    CommandStopped,
     files_of_the_user,
     invalid_arguments,
+    stoppable,
 )
 from serving.core.command_numbers import at_least
 
@@ -90,7 +91,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         dest="targets",
         help=f"what will run it; may be repeated [{CPU_RUNTIMES[0]}]",
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     parser.add_argument("--model", help="the model's name [the configuration's]")
     parser.add_argument(
         "--store",
@@ -193,10 +194,8 @@ def _build(options: argparse.Namespace, tools: ServingTools) -> None:
     problem = _refusal(options, targets)
     if problem:
         raise CommandError(problem)
-    try:
+    with stoppable("the same command builds it from the start"):
         _build_or_store(targets, options, tools)
-    except KeyboardInterrupt as stopped:
-        raise CommandStopped("stopped; the same command builds it from the start") from stopped
 
 
 def _build_or_store(

@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.options import RUNTIMES, add_command, add_threads, today
-from builder.cli.train import add_recipe, measured_recipe_of
+from builder.cli.options import (
+    add_command,
+    add_cpu_runtime,
+    command_line,
+    today,
+)
+from builder.cli.train import add_recipe, add_seeds, measured_recipe_of
 from serving.core.command_errors import (
     CommandError,
-    CommandStopped,
     InvalidArgument,
     files_of_the_user,
     invalid_arguments,
+    stoppable,
 )
 from serving.core.command_numbers import at_least
 
@@ -61,7 +64,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     )
     parser.add_argument("figure", choices=sorted(CONFIG_OF), help="which one")
     add_recipe(parser, "what it is made of [one of a proxy's size]")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add_seeds(parser)
     parser.add_argument("--count", action="store_true", help="what each costs; train nothing")
     parser.add_argument(
         "--equal",
@@ -82,8 +85,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         default=0,
         help="interleaved rounds in which the time to each exit is measured; 0: it is not",
     )
-    parser.add_argument("--runtime", choices=RUNTIMES[:2], default=RUNTIMES[0])
-    add_threads(parser)
+    add_cpu_runtime(parser)
     parser.add_argument("--out", type=Path, required=True, help="runs, and the figure")
     parser.set_defaults(run=lambda options: _figure(options, tools))
 
@@ -114,7 +116,7 @@ def _figure(options: argparse.Namespace, tools: ServingTools) -> None:
         variants = list(figure.variants(config, _ratio(options, tools)))
         planned = trials(variants, dict.fromkeys(options.seeds), _folder(options.backbone))
     _check_backbone(options.backbone, planned[: len(variants)])
-    command = "punctual " + shlex.join(sys.argv[1:])
+    command = command_line()
     about = {
         "command": command,
         "figure": options.figure,
@@ -135,20 +137,17 @@ def _figure(options: argparse.Namespace, tools: ServingTools) -> None:
         times = _times(options, tools, wanted)
     results: Any = {}
     if not options.count:
-        with TemporaryDirectory() as scratch:
-            try:
-                results = ablate(
-                    planned,
-                    data,
-                    options.out,
-                    device=options.device,
-                    bad_annotations=options.bad_annotations,
-                    classes_of_data=options.dataset is not None,
-                    command=command,
-                    start=lambda trial: _start(trial, options.backbone, Path(scratch)),
-                )["results"]
-            except KeyboardInterrupt as stopped:
-                raise CommandStopped("stopped; the same command goes on") from stopped
+        with TemporaryDirectory() as scratch, stoppable():
+            results = ablate(
+                planned,
+                data,
+                options.out,
+                device=options.device,
+                bad_annotations=options.bad_annotations,
+                classes_of_data=options.dataset is not None,
+                command=command,
+                start=lambda trial: _start(trial, options.backbone, Path(scratch)),
+            )["results"]
     points = points_of(variants, times, results)
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(as_json(about, points), indent=1)

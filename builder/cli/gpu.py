@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.cli.options import add_repository
 from builder.config.named import CONFIGS
 from builder.gpu.report import markdown
 from serving.core.command_errors import files_of_the_user
@@ -34,7 +35,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         "set, through the runners that serve. OUT is written after every step.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     parser.add_argument("--model", nargs="*", default=["bccd"], help="models in the repository")
     parser.add_argument(
         "--config", nargs="*", default=[], choices=sorted(CONFIGS), help="with random weights"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.cli.options import command_line
 from builder.config.configuration import Config, override
 from builder.config.detector import DetectorConfig
 from builder.config.named import CONFIGS
@@ -171,7 +170,7 @@ def _import(options: argparse.Namespace) -> None:
             detector, num_keys = LAYOUTS[options.layout](options)
     except WeightsError as error:
         raise WeightsError(f"{options.file}: {error}") from error
-    metadata = {"command": "punctual " + shlex.join(sys.argv[1:]), "imported": options.layout}
+    metadata = {"command": command_line(), "imported": options.layout}
     try:
         save_checkpoint(options.out, detector.config, detector.state_dict(), metadata)
     except (OSError, RuntimeError) as error:  # torch raises the latter for a folder

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.options import (
     add_command,
+    add_repository,
     add_threads,
+    command_line,
     files_of_glob,
     input_sizes,
 )
@@ -19,8 +19,8 @@ from builder.cli.trying import run_all
 from builder.config.detector import MODEL_NAME
 from serving.core.command_errors import (
     CommandError,
-    CommandStopped,
     files_of_the_user,
+    stoppable,
 )
 from serving.core.command_numbers import at_least
 
@@ -98,7 +98,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         metavar="TENSOR[+TENSOR...],...",
         help="tensors that each exit ends in, the first exit first [one exit, with all outputs]",
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     parser.add_argument(
         "--images", metavar="GLOB", help="image files to check on [images are made up]"
     )
@@ -169,15 +169,13 @@ def _import(options: argparse.Namespace, tools: ServingTools) -> None:
         raise CommandError("--sizes: only of a single file, for images of any size")
     if options.images and not files_of_glob(options.images):
         raise CommandError(f"no file is called {options.images}")
-    try:
+    with stoppable("the same command imports it from the start"):
         entry = import_model(
             _wanted(options),
             options.model_repository,
             lambda model_input: _images(options, model_input, tools),
             lambda folder, entry: _try_out(folder, entry, options, tools),
         )
-    except KeyboardInterrupt as stopped:
-        raise CommandStopped("stopped; the same command imports it from the start") from stopped
     num_texts = write_texts(options.model_repository, entry, RUNTIME)
     print(f"wrote {num_texts} configurations and adapters for Triton")
     folder = version_folder(options.model_repository, entry.name)
@@ -204,7 +202,7 @@ def _wanted(options: argparse.Namespace) -> Wanted:
         selection=Selection(**given(SELECTION)),
         license=options.license,
         origin=options.origin,
-        command="punctual " + shlex.join(sys.argv[1:]),
+        command=command_line(),
     )
 
 

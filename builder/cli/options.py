@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
+import sys
 import time
 from glob import glob
 from pathlib import Path
@@ -65,9 +67,20 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=at_least(1), help="CPU threads of the runner [all cores]")
 
 
+def add_repository(parser: argparse.ArgumentParser) -> None:
+    """Add which model repository is read or written."""
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+
+
+def add_cpu_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add which runtime of a CPU runs segments that are not in a repository, and its threads."""
+    parser.add_argument("--runtime", choices=RUNTIMES[:2], default=RUNTIMES[0])
+    add_threads(parser)
+
+
 def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add which model of which repository, and what runs it."""
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     text = "name of the model, without _anytime"
     parser.add_argument("--model", required=True, nargs="+" if several else None, help=text)
     parser.add_argument("--runtime", choices=RUNTIMES, default="openvino")
@@ -87,6 +100,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 def add_write(parser: argparse.ArgumentParser) -> None:
     """Add whether what was measured is kept."""
     parser.add_argument("--write", action="store_true", help="record the figures in the catalogue")
+
+
+def command_line() -> str:
+    """Return the command that this process was started with, for the record."""
+    return "punctual " + shlex.join(sys.argv[1:])
 
 
 def today() -> str:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from builder.cli.model import add_assignments, add_neck, configured
-from builder.cli.options import DATASETS, add_command, add_data
+from builder.cli.options import DATASETS, add_command, add_data, command_line
 from builder.config.configuration import Config, override
 from builder.config.named import CONFIGS
 from builder.config.pyramid_graphs import GRAPHS
 from serving.core.command_errors import (
     CommandError,
-    CommandStopped,
     InvalidArgument,
     files_of_the_user,
     invalid_arguments,
+    stoppable,
 )
 
 OPTIONS = ("joint", "random", "separate")
@@ -52,6 +50,11 @@ def add_recipe(parser: argparse.ArgumentParser, default: str | None = None) -> N
     parser.add_argument("--epochs", type=int, help="overrides the recipe's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     add_assignments(parser, "{detector,train}.FIELD=JSON")
+
+
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """Add the seeds that everything compared is trained with."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
 
 
 def recipe_of(options: argparse.Namespace, *more: str) -> tuple[Config, Path]:
@@ -121,7 +124,7 @@ def _train(options: argparse.Namespace) -> None:
         except (OSError, ValueError) as error:
             raise InvalidArgument(f"--init: {error}") from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
+    with stoppable("--resume continues after the last whole epoch"):
         train(
             config,
             data,
@@ -129,13 +132,11 @@ def _train(options: argparse.Namespace) -> None:
             device=options.device,
             resume=options.resume,
             initial=options.init,
-            command="punctual " + shlex.join(sys.argv[1:]),
+            command=command_line(),
             bad_annotations=options.bad_annotations,
             classes_of_data=options.dataset is not None,
             tensorboard=options.tensorboard,
         )
-    except KeyboardInterrupt as stopped:
-        raise CommandStopped("stopped; --resume continues after the last whole epoch") from stopped
 
 
 # -- ablate --------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def _add_ablate(commands: Any) -> None:
         metavar="[NECK/]OPTION",
         help="the first is what the others are compared with",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add_seeds(parser)
     parser.add_argument("--depths", nargs="+", type=int, help="of separate models [all]")
     parser.add_argument("--out", type=Path, required=True, help="runs, OUT/ablation.json and .md")
     parser.set_defaults(run=_ablate)
@@ -192,7 +193,7 @@ def _ablate(options: argparse.Namespace) -> None:
     depths = sorted(set(options.depths)) if options.depths else None
     with invalid_arguments():
         planned = trials(config, names, seeds, depths)
-    try:
+    with stoppable():
         report = ablate(
             planned,
             data,
@@ -200,8 +201,6 @@ def _ablate(options: argparse.Namespace) -> None:
             device=options.device,
             bad_annotations=options.bad_annotations,
             classes_of_data=options.dataset is not None,
-            command="punctual " + shlex.join(sys.argv[1:]),
+            command=command_line(),
         )
-    except KeyboardInterrupt as stopped:
-        raise CommandStopped("stopped; the same command goes on") from stopped
     print(markdown(report), end="")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import date
-from pathlib import Path
 from typing import Any
 
+from loadtest.cli.options import add_results
 from loadtest.cli.progress import say
 from serving.core.command_errors import files_of_the_user
 from serving.core.command_numbers import count, positive
@@ -48,7 +48,7 @@ def add_parser(studies: Any) -> None:
     )
     parser.add_argument("--duration", type=positive, default=720.0, help="of a run, in seconds")
     parser.add_argument("--seeds", type=count, default=3)
-    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    add_results(parser)
     parser.set_defaults(run=_study)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from loadtest.cli.options import add_repository, add_results, add_runtime
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
 from serving.core.command_numbers import count, positive
@@ -27,9 +28,9 @@ def add_parser(studies: Any) -> None:
         "part fetches NVIDIA's perf_analyzer the first time.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     parser.add_argument("--model", default="everyday", help="the model's name")
-    parser.add_argument("--runtime", default="openvino", help="of the gateway: a CPU runtime")
+    add_runtime(parser)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--images", type=Path, nargs="+", default=[Path("docs/images/coffee.jpg")])
     parser.add_argument(
@@ -54,7 +55,7 @@ def add_parser(studies: Any) -> None:
     )
     parser.add_argument("--rounds", type=count, default=5, help="of the protocols")
     parser.add_argument("--seed", type=count, default=1, help="of the random numbers")
-    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    add_results(parser)
     parser.set_defaults(run=_study)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from loadtest.cli.options import add_repository, add_results, add_runtime
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
 from serving.core.command_numbers import positive
@@ -39,8 +40,8 @@ def not_negative(text: str) -> float:
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what all drills are asked for: model repository, runtime, images, seed, results."""
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
-    parser.add_argument("--runtime", default="openvino", help="of the gateways: a CPU runtime")
+    add_repository(parser)
+    add_runtime(parser)
     parser.add_argument(
         "--images",
         type=Path,
@@ -48,7 +49,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help=f"JPEG, PNG or WebP files [those in {IMAGES}]",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the requests")
-    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    add_results(parser)
 
 
 def drilling(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from datetime import date
-from pathlib import Path
 from typing import Any
 
+from loadtest.cli.options import add_results
 from loadtest.cli.progress import say
 from serving.core.command_errors import files_of_the_user
 from serving.core.command_numbers import count, positive
@@ -57,7 +57,7 @@ def add_parser(studies: Any) -> None:
     parser.add_argument(
         "--jobs", type=count, default=len(os.sched_getaffinity(0)), help="processes"
     )
-    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    add_results(parser)
     parser.set_defaults(run=_study)
 
 

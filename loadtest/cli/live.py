@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.cli.options import add_repository, add_results, add_runtime
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
 from serving.core.command_numbers import count, positive
@@ -40,9 +41,9 @@ def _add_live(studies: Any) -> None:
         "plots.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     parser.add_argument("--model", default="bccd", help="the model's name")
-    parser.add_argument("--runtime", default="openvino", help="of the gateways: a CPU runtime")
+    add_runtime(parser)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(
         "--data",
@@ -118,7 +119,7 @@ def _add_live(studies: Any) -> None:
         "measured",
     )
     parser.add_argument("--seed", type=int, default=0, help="of requests and order")
-    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    add_results(parser)
     parser.set_defaults(run=_live)
 
 

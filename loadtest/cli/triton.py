@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.cli.options import add_repository, add_results
 from loadtest.cli.progress import say
 from loadtest.servers import tritonserver
 from serving.core.command_errors import files_of_the_user, invalid_arguments
@@ -34,7 +35,7 @@ def add_parser(commands: Any) -> None:
         "the package index into a cache folder. Then: punctual serve --backend triton.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     parser.add_argument(
         "--config-name", default="cpu", help="which configuration of each model: <name>.pbtxt"
     )
@@ -95,7 +96,7 @@ def _add_triton_study(studies: Any) -> None:
         "nothing else to do. Writes OUT/triton-DATE.json and .md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     parser.add_argument("--model", help="the model's name [the default one]")
     parser.add_argument("--parts", nargs="+", choices=STUDY_PARTS, default=list(STUDY_PARTS))
     parser.add_argument("--rounds", type=count, default=3, help="of perf and memory")
@@ -111,7 +112,7 @@ def _add_triton_study(studies: Any) -> None:
     )
     parser.add_argument("--config-name", default="cpu", help="which configuration Triton takes")
     parser.add_argument("--seed", type=int, default=0, help="of the order within a turn")
-    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    add_results(parser)
     parser.add_argument(
         "--server-folder",
         type=Path,

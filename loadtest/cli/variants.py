@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from loadtest.cli.options import add_repository, add_results
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
 from serving.core.command_numbers import count, positive
@@ -23,7 +24,7 @@ def add_parser(studies: Any) -> None:
         "and .md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repo"))
+    add_repository(parser)
     parser.add_argument("--model", help="the model's name [the default one]")
     parser.add_argument(
         "--data",
@@ -52,7 +53,7 @@ def add_parser(studies: Any) -> None:
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--seconds", type=positive, default=5.0, help="of each run")
     parser.add_argument("--seed", type=int, default=0, help="of requests and order")
-    parser.add_argument("--out", type=Path, default=Path("loadtest/results"))
+    add_results(parser)
     parser.set_defaults(run=_variants)
 
 

@@ -102,6 +102,15 @@ def invalid_arguments() -> Iterator[None]:
         raise InvalidArgument(str(error)) from error
 
 
+@contextmanager
+def stoppable(how: str = "the same command goes on") -> Iterator[None]:
+    """Turn Ctrl-C into a CommandStopped that says how the command goes on, or that it does not."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        raise CommandStopped(f"stopped; {how}") from stopped
+
+
 def told(error: OSError) -> str:
     """Return what the operating system says, of which file if of one, for who named it."""
     if error.filename is None or error.strerror is None:

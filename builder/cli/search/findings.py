@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-from builder.cli.options import add_command, today
+from builder.cli.options import add_command, command_line, today
 from builder.cli.search.kinds import KNOWN, add_kind, open_evaluator, reference_of
 from builder.cli.search.run import SEARCHER_NAMES
 from serving.core.command_errors import files_of_the_user
@@ -118,7 +116,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     ]
     best, known = optimum(space, evaluator, reward, table, trials)
     head = {
-        "command": "punctual " + shlex.join(sys.argv[1:]),
+        "command": command_line(),
         "space": options.space,
         "evaluator": options.evaluator,
         "reward": options.reward,
@@ -214,6 +212,6 @@ def _tell(tables: str, out: Path | None) -> None:
 
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        command = "punctual " + shlex.join(sys.argv[1:])
+        command = command_line()
         write_whole(out, f"`{command}`; {machine()}, {today()}.\n\n{tables}")
     print(tables, end="")

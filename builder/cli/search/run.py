@@ -14,9 +14,9 @@ from builder.cli.search.kinds import EVALUATOR_NAMES, add_kind, open_evaluator, 
 from builder.config.named import CONFIGS
 from serving.core.command_errors import (
     CommandError,
-    CommandStopped,
     InvalidArgument,
     files_of_the_user,
+    stoppable,
 )
 from serving.core.command_numbers import at_least
 
@@ -177,10 +177,8 @@ def _run(options: argparse.Namespace) -> None:
         max_seeds=options.seeds if listed else MAX_SEEDS,
     )
     num_children = options.children or (options.seeds * len(listed) or 100)
-    try:
+    with stoppable():
         children = run(search, options.out, num_children, options.workers, pool)
-    except KeyboardInterrupt as stopped:
-        raise CommandStopped("stopped; the same command goes on") from stopped
     best = max(children, key=lambda child: child.reward)
     print(
         f"{len(children)} children in {options.out / JOURNAL}; the best as observed is child "

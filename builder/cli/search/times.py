@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.model import add_assignments
-from builder.cli.options import RUNTIMES, add_command, add_threads, today
+from builder.cli.options import (
+    add_command,
+    add_cpu_runtime,
+    command_line,
+    today,
+)
 from builder.cli.search.kinds import SPACE_NAMES, proxy_of
 from builder.config.named import CONFIGS
 from serving.core.command_errors import files_of_the_user
@@ -67,8 +70,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="times that each graph is compiled: what they differ by, nothing can foretell",
     )
-    parser.add_argument("--runtime", choices=RUNTIMES[:2], default=RUNTIMES[0])
-    add_threads(parser)
+    add_cpu_runtime(parser)
 
 
 @files_of_the_user()
@@ -138,7 +140,7 @@ def _measured(
 
     config = proxy_of(options, SPACES[options.space]).detector
     made_of = {
-        "command": "punctual " + shlex.join(sys.argv[1:]),
+        "command": command_line(),
         "config": config.name,
         "runtime": options.runtime,
         "machine": machine(),
