@@ -29,7 +29,7 @@ from serving.access.identity import ADDRESS_LABEL, Identify, by_address, by_key,
 from serving.access.key_file import KeyFile
 from serving.api import description, kserve, model_control, problems, web_page
 from serving.api.access_gate import AccessGate, RateLimiter
-from serving.api.admission import Limits
+from serving.api.admission import Admission, Limits
 from serving.api.body import BodyRoom
 from serving.api.cross_origin import allow_origins
 from serving.api.deepstack import PATH as DEEPSTACK_PATH
@@ -38,6 +38,7 @@ from serving.api.described_problems import OF_ANY_ROUTE, problem_responses
 from serving.api.detect import DetectionService
 from serving.api.direct import DirectRoutes
 from serving.api.frames import FrameTurns
+from serving.api.intake import Intake
 from serving.api.lifecycle import Lifecycle
 from serving.api.middleware import Middleware
 from serving.api.routes import DETECT_PATH, create_router, detect_endpoint, vision_endpoint
@@ -309,18 +310,30 @@ def create_app(
         settings.max_streams, settings.max_stream_frames, settings.stream_idle_ms / 1e3
     )
     tracking = Tracking(streams)
-    detector = DetectionService(
+    turns = FrameTurns(streams, clock)
+    admission = Admission(backend, pool, limits, clock)
+    intake = Intake(
         backend,
-        pool,
+        admission,
         lifecycle=lifecycle,
         metrics=metrics,
         limits=limits,
         clock=clock,
-        turns=FrameTurns(streams, clock),
+        turns=turns,
         tracking=tracking,
-        bodies=bodies,
+        bodies=bodies or BodyRoom(limits.max_bodies_bytes),
         charge=limiter.charge,
         tracing=tracing,
+    )
+    detector = DetectionService(
+        backend,
+        pool,
+        admission,
+        intake,
+        metrics=metrics,
+        limits=limits,
+        clock=clock,
+        turns=turns,
     )
     upload = Upload(family, limits, pool, tracking)
     detect = detect_endpoint(detector, upload)

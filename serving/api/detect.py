@@ -14,35 +14,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Send
 
 from serving.api.admission import Admission, Limits
-from serving.api.body import BodyRoom
 from serving.api.connection import departure_of, while_connected
 from serving.api.event_stream import DONE, ERROR, EventStream
 from serving.api.frames import FrameTurns
 from serving.api.inference import Inference, no_answer, no_boxes
-from serving.api.intake import Charge, Intake
-from serving.api.lifecycle import Lifecycle
+from serving.api.intake import Intake
 from serving.api.parts import PartsService
 from serving.api.problems import details_of
 from serving.api.protocol_adapter import ParsedRequest, ProtocolAdapter
 from serving.api.replies import AT_DEADLINE, Replies
 from serving.api.reply_times import ReplyTimes
 from serving.api.request_context import RequestContext
-from serving.api.tracking import Tracking
 from serving.core.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ServingError
 from serving.core.ports import Backend, Clock
 from serving.imaging.decode_pool import DecodePool
 from serving.observability.metrics import AnsweredFacts, Metrics
 from serving.observability.processor_time import REPLY
-
-if TYPE_CHECKING:
-    from serving.observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -63,35 +56,19 @@ class DetectionService:
         self,
         backend: Backend,
         pool: DecodePool,
+        admission: Admission,
+        intake: Intake,
         *,
-        lifecycle: Lifecycle,
         metrics: Metrics,
         limits: Limits,
         clock: Clock,
         turns: FrameTurns,
-        tracking: Tracking,
-        bodies: BodyRoom | None = None,
-        charge: Charge = lambda *_: None,
-        tracing: Tracing | None = None,
     ) -> None:
-        """Make one; ``charge`` counts the further requests of a principal that come in one."""
         self._backend = backend
         self._metrics = metrics
         self._clock = clock
-        self.admission = Admission(backend, pool, limits, clock)
-        self._intake = Intake(
-            backend,
-            self.admission,
-            lifecycle=lifecycle,
-            metrics=metrics,
-            limits=limits,
-            clock=clock,
-            turns=turns,
-            tracking=tracking,
-            bodies=bodies or BodyRoom(limits.max_bodies_bytes),
-            charge=charge,
-            tracing=tracing,
-        )
+        self.admission = admission
+        self._intake = intake
         times = ReplyTimes(clock)
         self._inference = Inference(
             backend, pool, self.admission, turns, limits, clock, times.reserve_s
@@ -100,8 +77,8 @@ class DetectionService:
         self._parts = PartsService(
             backend.family,
             pool,
-            admission=self.admission,
-            intake=self._intake,
+            admission=admission,
+            intake=intake,
             inference=self._inference,
             replies=self._replies,
             metrics=metrics,
