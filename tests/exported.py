@@ -21,7 +21,8 @@ from builder.modeling.anytime_ssd import AnytimeSSD
 from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.frozen import freeze
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog
+from serving.core.model_entry import ModelEntry
 from serving.imaging.decoding import load_image
 from tests import trained
 

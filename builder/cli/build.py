@@ -34,8 +34,8 @@ from serving.core.command_numbers import at_least
 if TYPE_CHECKING:
     from builder.modeling.architectures import AnyDetector
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import ModelEntry
     from serving.core.letterbox import ModelInput
+    from serving.core.model_entry import ModelEntry
     from serving.core.ports import Image
 
 CPU_RUNTIMES = ("openvino", "onnxruntime")

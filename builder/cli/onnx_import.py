@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from builder.onnx_import.checking import Image
     from builder.onnx_import.importing import Wanted
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import ModelEntry
     from serving.core.letterbox import ModelInput
+    from serving.core.model_entry import ModelEntry
 
 AUTO = "auto"
 LAYOUTS = (

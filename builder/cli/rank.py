@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from builder.measuring.accuracy import Answers
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import ModelEntry
+    from serving.core.model_entry import ModelEntry
 
 Found = tuple["Path", "ModelEntry"]
 

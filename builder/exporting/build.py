@@ -24,8 +24,8 @@ from builder.exporting.shared_weights import share_weights
 from builder.modeling.architectures import AnyDetector, at_size, first_exits, make_detector
 from builder.modeling.checkpoint import load_checkpoint
 from builder.modeling.frozen import freeze
-from serving.core.catalog import Merging, ModelEntry
 from serving.core.command_errors import CommandError
+from serving.core.model_entry import Merging, ModelEntry
 from serving.core.ports import Clock
 
 POSTPROCESS_ROUNDS = 200

@@ -15,7 +15,8 @@ from builder.exporting.repository import (
     write_entry,
 )
 from serving.artifacts.model_folders import CATALOG, ModelError, read_entry, version_folder
-from serving.core.catalog import ModelEntry, SegmentFile
+from serving.core.catalog import SegmentFile
+from serving.core.model_entry import ModelEntry
 
 
 def described(folder: Path, file: str) -> SegmentFile:

@@ -39,7 +39,8 @@ from builder.exporting.repository import sha256
 from builder.exporting.shared_weights import share_weights
 from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST, TENSORRT_FOLDER, Quantized
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog
+from serving.core.model_entry import ModelEntry
 from serving.core.ports import Image
 from serving.core.segment import Segment
 

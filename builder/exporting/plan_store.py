@@ -20,8 +20,8 @@ from serving.artifacts import torch_programs as programs
 from serving.artifacts.cuda import Gpu
 from serving.artifacts.model_folders import version_folder
 from serving.artifacts.tensorrt_plans import PlansError
-from serving.core.catalog import ModelEntry
 from serving.core.command_errors import CommandError
+from serving.core.model_entry import ModelEntry
 
 
 class StoreError(CommandError):

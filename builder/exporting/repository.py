@@ -21,7 +21,8 @@ from serving.artifacts import int8_segments as quantized
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts import torch_programs as programs
 from serving.artifacts.model_folders import CATALOG, VERSION, depth_model, version_folder
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog
+from serving.core.model_entry import ModelEntry
 
 PARTIAL = ".partial-"
 """Prefix of the names of files and folders that a build has not finished."""

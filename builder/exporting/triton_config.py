@@ -23,7 +23,8 @@ from typing import Any
 
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts.model_folders import MODEL_SUFFIX, VERSION, depth_model
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog
+from serving.core.model_entry import ModelEntry
 
 CONFIG = "config.pbtxt"
 CPU_CONFIG = "configs/cpu.pbtxt"

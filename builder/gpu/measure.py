@@ -36,10 +36,11 @@ from reporting.machine import machine
 from serving.artifacts.model_folders import ModelError, read_catalog, version_folder
 from serving.artifacts.serving_tools import ServingTools
 from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog
 from serving.core.command_errors import CommandError
 from serving.core.family import Family
 from serving.core.latency import quantile
+from serving.core.model_entry import ModelEntry
 from serving.core.ports import SegmentRunner
 
 CEILING_SIDE = {"cuda": 8192, "cpu": 512}

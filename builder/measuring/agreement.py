@@ -15,7 +15,8 @@ import numpy as np
 
 from builder.data import Dataset, Sample
 from builder.measuring.accuracy import Answers
-from serving.core.catalog import AGREEMENT, ORDER, Evaluation, Exit, ModelEntry
+from serving.core.catalog import AGREEMENT, ORDER, Evaluation, Exit
+from serving.core.model_entry import ModelEntry
 
 UNLABELLED = "unlabelled"
 """What is said in the place of a split."""

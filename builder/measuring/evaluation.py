@@ -9,9 +9,10 @@ from typing import Any
 
 from builder.measuring.accuracy import Accuracy, Answers, accuracy_of
 from builder.measuring.fronts import AnswerFigures
-from serving.core.catalog import Evaluation, Exit, MergedAccuracy, ModelEntry, SizedExit
+from serving.core.catalog import Evaluation, Exit
 from serving.core.family import Family
 from serving.core.ladder import PointId
+from serving.core.model_entry import MergedAccuracy, ModelEntry, SizedExit
 
 DIGITS = 4
 """Decimal places of accuracies in catalogues and JSON."""

@@ -10,7 +10,7 @@ from serving.artifacts.model_folders import ModelError, find_model, read_entry
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
-    from serving.core.catalog import ModelEntry
+    from serving.core.model_entry import ModelEntry
     from serving.core.ports import SegmentRunner
 
 

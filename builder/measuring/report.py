@@ -23,9 +23,10 @@ from builder.measuring.accuracy import detect_all
 from builder.measuring.images import LoadImage
 from builder.measuring.onnx_cost import exit_macs
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog
 from serving.core.family import Family
 from serving.core.latency import LatencyProfile
+from serving.core.model_entry import ModelEntry
 from serving.core.ports import SegmentRunner
 
 MAX_SIDE = 480

@@ -20,7 +20,7 @@ from builder.exporting.onnx_segments import export_segments
 from builder.exporting.repository import write_entry
 from serving.artifacts.serving_tools import ServingTools
 from serving.core import segment as segments
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from serving.core.ports import Clock, Image, SegmentRunner
 from serving.core.segment import Segment
 

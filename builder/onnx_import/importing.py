@@ -49,9 +49,10 @@ from builder.onnx_import.sizing import (
     sizes_of,
 )
 from builder.onnx_import.trial import Trial
-from serving.core.catalog import Catalog, Exit, ModelEntry, sized_file_name
+from serving.core.catalog import Catalog, Exit, sized_file_name
 from serving.core.command_errors import invalid_arguments
 from serving.core.letterbox import ModelInput
+from serving.core.model_entry import ModelEntry
 
 CreateImages = Callable[[ModelInput], Sequence[Image]]
 """Function that returns the images to check on as inputs of a model; none: they are made up."""

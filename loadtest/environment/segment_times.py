@@ -23,8 +23,8 @@ import numpy as np
 from loadtest.servers.processes import QUOTED_LINES, SETTING_PREFIX, StudyError
 from reporting.machine import machine
 from serving.artifacts.serving_tools import ServingTools
-from serving.core.catalog import ModelEntry
 from serving.core.latency import LatencyProfile, Quantiles, quantile
+from serving.core.model_entry import ModelEntry
 from serving.core.ports import Clock
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment

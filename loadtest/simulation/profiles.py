@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.core.catalog import ModelEntry
 from serving.core.command_errors import InvalidArgument, invalid_arguments
 from serving.core.family import Family
 from serving.core.ladder import SIZE, Ladder, PointId
 from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.model_entry import ModelEntry
 from serving.core.segment import Segment, every_segment, fused_exit, unit_path
 
 FORMAT = 2

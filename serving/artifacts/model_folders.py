@@ -14,8 +14,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from serving.core.catalog import Catalog, ModelEntry, SegmentFile
+from serving.core.catalog import Catalog, SegmentFile
 from serving.core.command_errors import CommandError
+from serving.core.model_entry import ModelEntry
 
 MODEL_SUFFIX = "_anytime"
 """Of the folder of a model, behind the model's name: what Triton calls the model's executor."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.artifacts.cuda import Gpu
-from serving.core.catalog import ModelEntry
 from serving.core.command_errors import CommandError
+from serving.core.model_entry import ModelEntry
 
 FORMAT = 1
 """Version of the manifest's form; others are refused."""

@@ -27,7 +27,6 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.artifacts.model_folders import MODEL_SUFFIX
 from serving.backends.answers import MAX_UNREAD, Mailbox
-from serving.core.catalog import ModelEntry
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -39,6 +38,7 @@ from serving.core.errors import (
 from serving.core.fair_shares import refusal
 from serving.core.family import Family
 from serving.core.latency import TAIL_QUANTILE, quantile
+from serving.core.model_entry import ModelEntry
 from serving.core.ports import Clock, Image, Observer
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed, Superseded
 from serving.execution.engine import error_of

@@ -20,10 +20,10 @@ from serving.artifacts.model_folders import depth_model
 from serving.backends.embedded import StartEngine
 from serving.backends.in_process import InProcessBackend
 from serving.backends.threads import in_daemon_thread
-from serving.core.catalog import ModelEntry
 from serving.core.errors import BackendError
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
+from serving.core.model_entry import ModelEntry
 from serving.execution.engine import Engine
 from serving.imaging.decoding import refit
 from serving.runners.family import FamilyRunner

@@ -1,6 +1,7 @@
 """The pure core: standard library and numpy only; time and randomness come in as arguments.
 
-    the model      segment, catalog, family, ladder, pareto_front, letterbox, merging, class_names
+    the model      segment, catalog, model_entry, family, ladder, pareto_front, letterbox, merging,
+                   class_names, fact_checks
     a request      request (the five ways it can end), errors, streams, tiling
     scheduling     policy (what it sees and answers), latency, demand, engine_state, scheduling/
     who asks       principals, fair_queue, fair_shares, token_bucket, promises

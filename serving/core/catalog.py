@@ -1,36 +1,30 @@
 """The catalogue: every fact about a model that the server needs, as the builder measured it.
 
-A model's entry in a repository is one set of weights at one or several input sizes, each with its
-exits; an *operating point* is an exit of one size. ``model_repo/<model>_anytime/1/catalog.json`` is
-the only form of it on disk. Nothing about a model is a setting of the server.
+It is of one input size, with its exits; an *operating point* is an exit of one size. Several sizes
+with one set of weights are a ``ModelEntry``, which is what lies on disk.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from numbers import Real
-from typing import Any, TypeVar
+from typing import Any
 
+from serving.core.fact_checks import (
+    check_keys,
+    check_share,
+    check_texts,
+    is_number,
+    is_plain_name,
+    optional_record,
+)
 from serving.core.latency import LatencyProfile
-from serving.core.letterbox import PLACEMENTS, ModelInput
-
-FORMAT = 2
-"""Version of the catalogue's form on disk; others are refused."""
+from serving.core.letterbox import ModelInput
 
 MOST_PIXELS = 2**16
 """Most pixels of a side of an input, and most boxes of an image, that a catalogue may ask for: what
 is beyond is a mistake, or an attempt on the memory."""
-
-ABOUT_WIDTH = 100
-"""Most characters of a list or a licence in what ``ModelEntry.about`` says."""
-
-T = TypeVar("T")
-
 
 AP, AGREEMENT, ORDER = MEASURES = ("AP", "agreement", "order")
 """What figures in the place of accuracies are: COCO AP on annotated images; COCO AP with the boxes
@@ -102,7 +96,7 @@ class Figures:
 
         Raises KeyError, TypeError or ValueError on anything else.
         """
-        _check_keys(data, FIGURES, "figures")
+        check_keys(data, FIGURES, "figures")
         figures = cls(
             exits=tuple(Exit(**entry) for entry in data["exits"]),
             evaluation=Evaluation(**data["evaluation"]) if data["evaluation"] else None,
@@ -110,10 +104,10 @@ class Figures:
         )
         for entry in figures.exits:
             for name, share in (("ap", entry.ap), ("ap50", entry.ap50), *entry.ap_by_class.items()):
-                _check_share(share, f"the accuracy {name!r} of exit {entry.depth}")
+                check_share(share, f"the accuracy {name!r} of exit {entry.depth}")
         for runtime, profile in figures.profiles.items():
             for (segment, batch), times in profile.table.items():
-                if not all(_is_number(each, 0.0) for each in times.spread()):
+                if not all(is_number(each, 0.0) for each in times.spread()):
                     raise ValueError(
                         f"the times of {segment.name} at batch {batch} on {runtime} are no seconds"
                     )
@@ -153,7 +147,6 @@ SHARED_IF_ANY = ("origin", "max_batch")
 """More of those, which are on disk only where they are anything but the usual."""
 OF_SIZE = ("input_width", "input_height", "segments", *FIGURES, "precisions")
 """Facts of a catalogue that each size of an entry has for itself."""
-ENTRY = ("format", *SHARED, "merging", "sizes", "merged")
 
 
 @dataclass(frozen=True)
@@ -283,7 +276,7 @@ class Catalog:
         Raises KeyError, TypeError or ValueError on anything else than ``ModelEntry.to_json``
         writes.
         """
-        _check_keys(of_size, OF_SIZE, "entry of a size")
+        check_keys(of_size, OF_SIZE, "entry of a size")
         if isinstance(shared["classes"], str):
             raise ValueError("the classes are a list of names, not one text")
         chosen = Figures.from_json({name: of_size[name] for name in FIGURES})
@@ -305,7 +298,7 @@ class Catalog:
             segments={k: SegmentFile(**v) for k, v in of_size["segments"].items()},
             profiles=chosen.profiles,
             command=shared["command"],
-            weights=_optional(SegmentFile, shared["weights"]),
+            weights=optional_record(SegmentFile, shared["weights"]),
             precisions=asked_for,
             origin=shared.get("origin", ""),
             max_batch=shared.get("max_batch"),
@@ -327,7 +320,7 @@ class Catalog:
     def _check(self) -> None:
         """Raise ValueError for facts that no model has."""
         texts = ("name", "version", "description", "license", "flavour", "command", "origin")
-        _check_texts(self, texts)
+        check_texts(self, texts)
         if not is_plain_name(self.name):
             raise ValueError(f"the model's name, {self.name!r}, cannot be that of a folder")
         if not self.classes or not all(isinstance(n, str) and n.strip() for n in self.classes):
@@ -338,9 +331,9 @@ class Catalog:
         for name in ("input_width", "input_height", "max_detections"):
             if not 1 <= getattr(self, name) <= MOST_PIXELS:
                 raise ValueError(f"{name!r} is from 1 to {MOST_PIXELS}, not {getattr(self, name)}")
-        if self.max_batch is not None and not _is_number(self.max_batch, 1.0):
+        if self.max_batch is not None and not is_number(self.max_batch, 1.0):
             raise ValueError(f"'max_batch' is a number of images, not {self.max_batch!r}")
-        _check_share(self.score_threshold, "'score_threshold'")
+        check_share(self.score_threshold, "'score_threshold'")
         for entry in self.files:
             if not (isinstance(entry.file, str) and is_plain_name(entry.file)):
                 raise ValueError(
@@ -363,261 +356,3 @@ class Catalog:
             **own.to_json(),
             "precisions": {name: each.to_json() for name, each in sorted(self.precisions.items())},
         }
-
-
-# -- the sizes of an entry ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Merging:
-    """How an answer of a larger input size takes in one of a smaller size; see ``core.merging``."""
-
-    border_side: float
-    """Side in pixels of the larger input about which both answers are heard: below it the larger
-    one alone, above it the smaller one."""
-    iou_threshold: float
-    """Overlap above which of two boxes of one class the better one is kept, in 0..1."""
-
-
-@dataclass(frozen=True)
-class SizedExit:
-    """An operating point of an entry: an exit of the size called ``size``."""
-
-    size: str
-    depth: int
-
-
-@dataclass(frozen=True)
-class MergedAccuracy:
-    """Accuracy of the answer of ``then`` after that of ``first``, of a smaller size, is merged in.
-
-    It is on the data set of the sizes' evaluations.
-    """
-
-    first: SizedExit
-    then: SizedExit
-    ap: float
-    ap50: float
-    precision: str | None = None
-    """Precision that was asked for; None: what the runtime chose."""
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A model of a repository: one set of weights at one or several input sizes.
-
-    Raises ValueError for sizes that are not those of one model.
-    """
-
-    catalogs: tuple[Catalog, ...]
-    """Catalogues of the sizes, smallest first, at least one."""
-    default: bool = False
-    """Whether this is the model that a server without a name of one means."""
-    merging: Merging | None = None
-    """How answers of two sizes become one; None: the later one stands alone."""
-    merged: tuple[MergedAccuracy, ...] = ()
-    """Accuracies of merged answers, as far as measured."""
-
-    def __post_init__(self) -> None:
-        if not self.catalogs:
-            raise ValueError("the catalogue has no size")
-        several = len(self.catalogs) > 1
-        marked = tuple(replace(catalog, one_of_several=several) for catalog in self.catalogs)
-        object.__setattr__(self, "catalogs", marked)
-        first, *others = self.catalogs
-        for other in others:
-            for fact in (*SHARED, *SHARED_IF_ANY, "precision"):
-                if getattr(other, fact) != getattr(first, fact):
-                    raise ValueError(f"the sizes of {first.name} differ in {fact!r}")
-        if first.resize not in PLACEMENTS:
-            raise ValueError(f"'resize' is one of {', '.join(PLACEMENTS)}, not {first.resize!r}")
-        areas = [catalog.input_width * catalog.input_height for catalog in self.catalogs]
-        if areas != sorted(areas) or len(set(self.sizes)) < len(self.sizes):
-            raise ValueError(
-                f"the sizes of {first.name} are to be given once each, smallest first: they are "
-                f"{', '.join(self.sizes)}"
-            )
-        if self.merging is not None:
-            _check_share(self.merging.iou_threshold, "'iou_threshold'")
-            if not _is_number(self.merging.border_side, 0.0):
-                raise ValueError(
-                    f"'border_side' is no number of pixels: {self.merging.border_side}"
-                )
-        for each in self.merged:
-            self._check_merged(each)
-
-    def _check_merged(self, merged: MergedAccuracy) -> None:
-        for name in ("ap", "ap50"):
-            _check_share(getattr(merged, name), f"the accuracy {name!r} of a merged answer")
-        if self.merging is None:
-            raise ValueError("the catalogue has accuracies of merged answers, but no 'merging'")
-        for point in (merged.first, merged.then):
-            if not 1 <= point.depth <= self.size(point.size).num_exits:
-                raise ValueError(f"there is no exit {point.depth} of size {point.size}")
-        if self.sizes.index(merged.first.size) >= self.sizes.index(merged.then.size):
-            raise ValueError(
-                f"an answer of {merged.then.size} takes in one of a smaller size, not of "
-                f"{merged.first.size}"
-            )
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.catalogs[0].name
-
-    @cached_property
-    def sizes(self) -> tuple[str, ...]:
-        """Names of the sizes, such as ``300x300``, smallest first."""
-        return tuple(catalog.size for catalog in self.catalogs)
-
-    def about(self) -> list[str]:
-        """Return lines of text about the model that are no figures."""
-        first = self.catalogs[0]
-        several = f"{len(first.classes)} classes: {', '.join(first.classes)}"
-        return [
-            f"{self.name}: {first.description}",
-            f"  sizes: {', '.join(self.sizes)}",
-            f"  {textwrap.shorten(several, ABOUT_WIDTH, placeholder=' ...')}",
-            f"  licence: {textwrap.shorten(first.license, ABOUT_WIDTH, placeholder=' ...')}",
-            f"  origin: {first.origin or 'trained here'}",
-        ]
-
-    def size(self, name: str | None) -> Catalog:
-        """Return the catalogue of the size called ``name``; None: of the only one.
-
-        Raises ValueError if there is none, or there are several.
-        """
-        if name is None and len(self.catalogs) > 1:
-            raise ValueError(
-                f"{self.name} has several input sizes, of which one is to be named: "
-                f"{', '.join(self.sizes)}"
-            )
-        if name is None:
-            return self.catalogs[0]
-        if name not in self.sizes:
-            raise ValueError(f"{self.name} has no size {name!r}: it has {', '.join(self.sizes)}")
-        return self.catalogs[self.sizes.index(name)]
-
-    @property
-    def digest(self) -> str:
-        """Digest of the weights of all sizes, as hexadecimal digits; of one size, that size's."""
-        if len(self.catalogs) == 1:
-            return self.catalogs[0].digest
-        lines = (f"{catalog.size} {catalog.digest}\n" for catalog in self.catalogs)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-    def at(self, precision: str | None) -> ModelEntry:
-        """Return the entry with the figures of ``precision`` in place of its own.
-
-        See ``Catalog.at``.
-        """
-        if precision is None:
-            return self
-        return replace(self, catalogs=tuple(catalog.at(precision) for catalog in self.catalogs))
-
-    def merged_in(self, precision: str | None) -> tuple[MergedAccuracy, ...]:
-        """Return the accuracies of merged answers that were measured in ``precision``."""
-        return tuple(each for each in self.merged if each.precision == precision)
-
-    def with_figures(self, measured: Catalog) -> ModelEntry:
-        """Return the entry with the figures of ``measured``, of one of its sizes; see
-        ``Catalog.with_figures``."""
-        catalogs = tuple(
-            catalog.with_figures(measured) if catalog.size == measured.size else catalog
-            for catalog in self.catalogs
-        )
-        return replace(self, catalogs=catalogs)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ModelEntry:
-        """Parse what ``to_json`` writes. Raises ValueError naming what is wrong."""
-        if not isinstance(data, Mapping):
-            raise ValueError("the catalogue is not a JSON object")
-        if data.get("format") != FORMAT:
-            raise ValueError(f"catalogue format {data.get('format')!r}, this server reads {FORMAT}")
-        try:
-            _check_keys(data, ENTRY, "catalogue", optional=("default", *SHARED_IF_ANY))
-            shared = {name: data[name] for name in (*SHARED, *SHARED_IF_ANY) if name in data}
-            return cls(
-                catalogs=tuple(Catalog.from_json(shared, size) for size in data["sizes"]),
-                default=_boolean(data.get("default", False), "default"),
-                merging=_optional(Merging, data["merging"]),
-                merged=tuple(
-                    MergedAccuracy(
-                        **{**each, **{k: SizedExit(**each[k]) for k in ("first", "then")}}
-                    )
-                    for each in data["merged"]
-                ),
-            )
-        except KeyError as error:
-            raise ValueError(f"the catalogue lacks {error.args[0]!r}") from error
-        except (TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"the catalogue has a malformed entry: {error}") from error
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry in a JSON-serialisable form.
-
-        It must not be one ``at`` a precision.
-        """
-        first = self.catalogs[0]
-        shared = {name: getattr(first, name) for name in SHARED}
-        return {
-            "format": FORMAT,
-            **shared,
-            "classes": list(first.classes),
-            "weights": asdict(first.weights) if first.weights else None,
-            **{name: getattr(first, name) for name in SHARED_IF_ANY if getattr(first, name)},
-            **({"default": True} if self.default else {}),
-            "merging": asdict(self.merging) if self.merging else None,
-            "sizes": [catalog.facts_of_size() for catalog in self.catalogs],
-            "merged": [asdict(each) for each in self.merged],
-        }
-
-
-def _check_keys(
-    data: Mapping[str, Any], keys: Sequence[str], what: str, optional: Collection[str] = ()
-) -> None:
-    """Raise KeyError with the first of ``keys`` that is missing, ValueError for any other key."""
-    for key in keys:
-        if key not in data:
-            raise KeyError(key)
-    for key in data:
-        if key not in keys and key not in optional:
-            raise ValueError(f"the {what} has {key!r}, which is nothing that it can have")
-
-
-def _optional(create: Callable[..., T], data: Mapping[str, Any] | None) -> T | None:
-    return None if data is None else create(**data)
-
-
-def is_plain_name(name: str) -> bool:
-    """Return whether ``name`` is that of something in a folder, and leads nowhere else."""
-    return (
-        bool(name) and name not in (".", "..") and name.isprintable() and not set(name) & set("/\\")
-    )
-
-
-def _is_number(value: object, least: float) -> bool:
-    """Return whether ``value`` is a finite number, of at least ``least``."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    return least <= float(value) < math.inf
-
-
-def _check_share(value: object, what: str) -> None:
-    """Raise ValueError unless ``value`` is a number from 0 to 1; NaN is none."""
-    if not (_is_number(value, 0.0) and float(value) <= 1.0):  # type: ignore[arg-type]
-        raise ValueError(f"{what} is a number from 0 to 1, not {value!r}")
-
-
-def _check_texts(facts: object, names: Sequence[str]) -> None:
-    """Raise ValueError unless these facts are texts."""
-    for name in names:
-        if not isinstance(getattr(facts, name), str):
-            raise ValueError(f"{name!r} is a text, not {getattr(facts, name)!r}")
-
-
-def _boolean(value: object, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name!r} is true or false, not {value!r}")
-    return value

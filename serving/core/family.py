@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import combinations
 
-from serving.core.catalog import AP, Catalog, ModelEntry
+from serving.core.catalog import AP, Catalog
 from serving.core.ladder import Ladder, PointId
 from serving.core.latency import LatencyProfile
 from serving.core.letterbox import ModelInput
 from serving.core.merging import merge
+from serving.core.model_entry import ModelEntry
 from serving.core.output_check import find_fault
 from serving.core.pareto_front import Front, OperatingPoint, pareto_front
 from serving.core.request import Detections

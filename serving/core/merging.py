@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from serving.core.catalog import Merging
+from serving.core.model_entry import Merging
 from serving.core.request import Detections
 
 OVERLAP = 1.25

@@ -18,7 +18,7 @@ import pytest
 from builder.exporting.int8_segments import quantize_segments
 from serving.artifacts.int8_segments import CPU_FOLDER
 from serving.core import segment as segments
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from serving.core.request import Detections
 from serving.runners import openvino
 from serving.runners.compiled_cache import HEADER_BYTES, CompiledCache

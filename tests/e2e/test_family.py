@@ -16,9 +16,10 @@ import pytest
 from builder.exporting.repository import write_entry
 from serving.api.schemas import DetectionResponse, Models
 from serving.core import segment as segments
-from serving.core.catalog import Exit, ModelEntry
+from serving.core.catalog import Exit
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.letterbox import ModelInput
+from serving.core.model_entry import ModelEntry
 from serving.imaging.decoding import refit
 from serving.models.opening import open_runner
 from serving.models.runtime_options import RuntimeOptions

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from serving.core.catalog import Catalog, Evaluation, Exit, ModelEntry
+from serving.core.catalog import Catalog, Evaluation, Exit
 from serving.core.errors import BackendUnavailable
 from serving.core.family import Family
+from serving.core.model_entry import ModelEntry
 from serving.core.ports import Image
 from serving.core.request import Answered, Detections, Request
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from serving.backends.embedded import EmbeddedBackend
-from serving.core.catalog import Exit, Merging, ModelEntry
+from serving.core.catalog import Exit
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
+from serving.core.model_entry import Merging, ModelEntry
 from serving.core.observing import Trace
 from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
 from serving.core.request import Detections

@@ -8,7 +8,7 @@ import pytest
 
 from builder.exporting.repository import write_entry
 from serving.artifacts.model_folders import version_folder
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from tests.exported import exported_detector
 
 

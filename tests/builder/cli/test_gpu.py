@@ -24,7 +24,7 @@ from builder.gpu.report import (
     with_rate,
 )
 from serving.artifacts.model_folders import version_folder
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from serving.imaging.decoding import load_image
 from serving.runners.torch import TorchRunner
 from tests.commands import run_command

@@ -15,9 +15,9 @@ from builder.cli.registry import register
 from builder.exporting.repository import write_entry
 from serving.__main__ import main
 from serving.artifacts.model_folders import read_catalog, version_folder
-from serving.core.catalog import ModelEntry
 from serving.core.errors import InvalidImage
 from serving.core.letterbox import Letterbox, ModelInput
+from serving.core.model_entry import ModelEntry
 from tests.builder.conftest import COLOURS, HEIGHT, WIDTH
 from tests.builder.measuring.test_latency import CATALOG
 from tests.commands import run_command

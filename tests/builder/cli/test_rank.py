@@ -11,7 +11,7 @@ from builder.exporting.repository import write_entry
 from builder.onnx_import.layouts import LAYOUTS
 from serving.__main__ import main
 from serving.artifacts.model_folders import read_entry, version_folder
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from tests.builder.onnx_import.detectors import THINGS, known_detector, save
 from tests.trained import IMAGES
 

@@ -27,8 +27,8 @@ from serving.artifacts.model_folders import (
     read_entry,
     version_folder,
 )
-from serving.core.catalog import MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.command_errors import CommandError
+from serving.core.model_entry import MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.segment import fused_exit
 from serving.models.opening import open_runner
 from serving.models.runtime_options import RuntimeOptions

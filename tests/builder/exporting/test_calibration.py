@@ -12,7 +12,8 @@ from builder.exporting.repository import write_entry
 from serving.__main__ import main
 from serving.artifacts.int8_segments import read_quantized
 from serving.artifacts.model_folders import read_catalog, version_folder
-from serving.core.catalog import Catalog, ModelEntry
+from serving.core.catalog import Catalog
+from serving.core.model_entry import ModelEntry
 from tests.exported import exported_detector
 from tests.serving.fakes import JPEG
 

@@ -15,7 +15,7 @@ from builder.exporting.half_precision import to_half
 from builder.exporting.int8_segments import MAX_IMAGES, calibration_order, quantize_segments
 from serving.artifacts.int8_segments import read_quantized
 from serving.core import segment as segments
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from tests.builder.exporting.half_nodes import half_nodes
 from tests.exported import exported_detector, trained_detector
 

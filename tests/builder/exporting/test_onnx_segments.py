@@ -14,7 +14,7 @@ from builder.exporting.onnx_segments import SegmentError, _detections_error, ver
 from builder.exporting.repository import sha256, write_entry
 from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core import segment as segments
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from tests.exported import exported_detector
 
 

@@ -14,7 +14,7 @@ from serving.__main__ import main
 from serving.artifacts.cuda import GpuError
 from serving.artifacts.model_folders import version_folder
 from serving.artifacts.tensorrt_plans import PlansError
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from tests.cuda import VERSIONS, fake_cuda
 from tests.exported import exported_detector
 

@@ -18,7 +18,8 @@ from builder.exporting.repository import (
 )
 from builder.exporting.triton_config import repository_files
 from serving.artifacts.model_folders import version_folder
-from serving.core.catalog import Exit, ModelEntry, SegmentFile
+from serving.core.catalog import Exit, SegmentFile
+from serving.core.model_entry import ModelEntry
 from tests.builder.measuring.test_latency import CATALOG as EMPTY
 
 CATALOG = replace(EMPTY, exits=EMPTY.exits[:2])

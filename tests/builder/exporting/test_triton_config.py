@@ -17,7 +17,7 @@ from builder.exporting.triton_config import repository_files
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core import segment as segments
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from serving.runners import onnxruntime, openvino
 from serving.triton import wire
 

@@ -16,9 +16,10 @@ from builder.measuring.agreement import (
     without_annotations,
 )
 from builder.measuring.evaluation import evaluate
-from serving.core.catalog import Evaluation, ModelEntry
+from serving.core.catalog import Evaluation
 from serving.core.family import Family
 from serving.core.letterbox import stretch
+from serving.core.model_entry import ModelEntry
 from serving.core.request import Detections
 from tests.builder.measuring.test_evaluation import ENTRY, SIDE, sized
 

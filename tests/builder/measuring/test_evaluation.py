@@ -14,10 +14,11 @@ from builder.measuring.accuracy import Answers
 from builder.measuring.evaluation import Evaluated, evaluate
 from builder.measuring.fronts import answers_of, on_no_front, table
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, Evaluation, Merging, ModelEntry
+from serving.core.catalog import Catalog, Evaluation
 from serving.core.family import Family
 from serving.core.latency import LatencyProfile, Quantiles
 from serving.core.letterbox import stretch
+from serving.core.model_entry import Merging, ModelEntry
 from serving.core.request import Detections
 from tests.builder.measuring.test_latency import CATALOG
 

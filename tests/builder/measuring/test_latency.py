@@ -18,8 +18,9 @@ from builder.measuring.latency import (
     measure_segments,
 )
 from serving.core import segment as segments
-from serving.core.catalog import Catalog, Exit, Merging, ModelEntry
+from serving.core.catalog import Catalog, Exit
 from serving.core.family import Family
+from serving.core.model_entry import Merging, ModelEntry
 from serving.core.request import Detections
 from tests.serving.world import FUSED_GAIN, NUM_EXITS, FakeClock, FakeRunner, cost_s, unit_s
 

@@ -14,8 +14,8 @@ from builder.data import Dataset
 from builder.measuring import report
 from builder.measuring.report import gather, spread
 from serving.core import segment as segments
-from serving.core.catalog import ModelEntry
 from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.model_entry import ModelEntry
 from tests.builder.data.samples import make_sample
 from tests.builder.measuring.test_latency import CATALOG, Oracle
 from tests.serving.world import FakeClock

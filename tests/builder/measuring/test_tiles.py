@@ -12,8 +12,8 @@ from PIL import Image
 from builder.data import Dataset, Sample
 from builder.measuring.images import UnreadableImage
 from builder.measuring.tiles import BOTH, TILES, WHOLE, TileGrid, table, tile_accuracies
-from serving.core.catalog import ModelEntry
 from serving.core.family import Family
+from serving.core.model_entry import ModelEntry
 from serving.core.request import Detections
 from serving.imaging.decoding import load_image
 from tests.builder.measuring.test_latency import CATALOG

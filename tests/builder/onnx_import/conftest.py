@@ -12,7 +12,7 @@ import pytest
 from builder.onnx_import.checking import run_segments
 from builder.onnx_import.importing import Wanted, import_model
 from serving.artifacts.model_folders import version_folder
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from tests.builder.onnx_import.detectors import NAMES, save
 
 

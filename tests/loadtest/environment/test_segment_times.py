@@ -15,8 +15,8 @@ from loadtest.environment.segment_times import (
 )
 from loadtest.servers.processes import StudyError
 from loadtest.simulation.profiles import load_profile, one_sided_quantiles
-from serving.core.catalog import ModelEntry
 from serving.core.latency import LatencyProfile
+from serving.core.model_entry import ModelEntry
 from serving.core.segment import fused_exit
 from tests.serving.fakes import CATALOG
 from tests.serving.world import FakeClock, FakeRunner, cost_s

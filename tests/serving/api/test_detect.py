@@ -24,7 +24,7 @@ from serving.api.backlog import MIN_ANSWERS
 from serving.api.connection import DEPARTURE, Departure
 from serving.api.reply_times import REFRESH_S, SEED_S
 from serving.api.schemas import DetectionResponse
-from serving.core.catalog import Exit, MergedAccuracy, Merging, ModelEntry, SizedExit
+from serving.core.catalog import Exit
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -36,6 +36,7 @@ from serving.core.errors import (
     TooManyRequests,
 )
 from serving.core.family import Family
+from serving.core.model_entry import MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.imaging.decoding import decode_all

@@ -9,8 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.api.cutting import NAMES as CUT_NAMES
 from serving.api.problems import PROBLEMS
 from serving.api.schemas import DetectionResponse, Done, Models
-from serving.core.catalog import Exit, MergedAccuracy, Merging, ModelEntry, SizedExit
+from serving.core.catalog import Exit
 from serving.core.family import Family
+from serving.core.model_entry import MergedAccuracy, Merging, ModelEntry, SizedExit
 from tests.serving.events import NDJSON, SSE, read_events
 from tests.serving.fakes import CATALOG, family_of
 from tests.serving.gateway import Gateway, slug

@@ -15,7 +15,7 @@ from serving.artifacts.model_folders import (
     read_entry,
     version_folder,
 )
-from serving.core.catalog import ModelEntry
+from serving.core.model_entry import ModelEntry
 from tests.serving.fakes import CATALOG, write_catalogs
 
 

@@ -20,10 +20,10 @@ from tritonclient.grpc.service_pb2_grpc import (
 )
 
 from serving.backends.triton import TritonBackend
-from serving.core.catalog import ModelEntry
 from serving.core.errors import BackendUnavailable, FrameSuperseded
 from serving.core.family import Family
 from serving.core.ladder import PointId
+from serving.core.model_entry import ModelEntry
 from serving.core.request import Answered, Cancelled, Request, Superseded
 from serving.core.streams import superseded
 from serving.triton import wire

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serving.core.catalog import Merging, ModelEntry
 from serving.core.family import Family
 from serving.core.merging import merge
+from serving.core.model_entry import Merging, ModelEntry
 from serving.core.request import Detections
 from tests.serving.fakes import CATALOG
 

@@ -7,13 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from serving.core.catalog import (
-    Evaluation,
-    MergedAccuracy,
-    Merging,
-    ModelEntry,
-    SizedExit,
-)
+from serving.core.catalog import Evaluation
+from serving.core.model_entry import MergedAccuracy, Merging, ModelEntry, SizedExit
 from serving.core.precision_choice import PrecisionChoice, choose_precision
 from tests.serving.fakes import CATALOG
 
