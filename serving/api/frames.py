@@ -102,6 +102,7 @@ class FrameTurns:
         turn = self._turns.get(frame)
         if turn is not None and not await turn:
             raise superseded()
+        self.streams.begin(frame)
 
     def _tell(self, frame: Frame | None, may_go_on: bool) -> None:
         turn = None if frame is None else self._turns.get(frame)

@@ -1,8 +1,8 @@
 """Streams: named sequences of frames, of each of which only the newest that waits is worth work.
 
-    enter -> admit -> waits for its turn -> in flight -> submit -> leave
-      |        |            |                              |
-      '--------'------------'-- superseded by a newer one -'
+    enter -> admit -> waits for its turn -> begin -> in flight -> submit -> leave
+      |        |            |                 |                     |
+      '--------'------------'-----------------'-- superseded by a newer one
 
 A stream belongs to its principal, and so does its name. Its frames are numbered by whoever sends
 them, each larger than those before. A frame gives way to a newer one wherever both wait for the
@@ -76,6 +76,8 @@ class _Stream:
     newest: int = NONE
     """Largest number of its admitted frames, since its latest session began."""
     num_admitted: int = 0
+    begun: int = 0
+    """Order of the newest frame that has had its turn."""
     submitted: int = 0
     """Order of the newest frame that the engine was given."""
     answered: int = 0
@@ -170,6 +172,14 @@ class Streams:
             return True, None
         superseded, stream.waiting = stream.waiting, frame
         return False, superseded
+
+    def begin(self, frame: Frame) -> None:
+        """Let a frame have its turn. Raises FrameSuperseded if a newer one has had its own before:
+        one that waited hears of it a moment later than one that need not wait goes on."""
+        stream = self._streams[frame.key]
+        if frame.order < stream.begun:
+            raise superseded()
+        stream.begun = frame.order
 
     def submit(self, frame: Frame) -> None:
         """Let a frame go to the engine. Raises FrameSuperseded if a newer one has gone before."""

@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 import tritonclient.http as triton_http
 
+from punctual.images import media_type
+from punctual.reply import ANSWERED
+from punctual.stream import FrameStream
 from tests.e2e.backends import BACKENDS, MODEL, NUM_EXITS, Load, counted, gateway, noise
-from tests.e2e.process import Server, eventually
+from tests.e2e.process import PATIENCE_S, Server, eventually
 from tests.serving.events import NDJSON, SSE, read_events
+from tests.serving.fakes import encode
 from tests.serving.gateway import slug
 
 PNG = {"Content-Type": "image/png"}
@@ -177,6 +181,77 @@ def test_hanging_up_after_the_first_answer_frees_the_place(server):
     assert set(counted(server) - before) <= {"cancelled", "ok"}
     eventually(lambda: server.metric("punctual_in_flight_requests") == 0)
     assert detect(server).status_code == 200
+
+
+NUM_FRAMES = 24
+
+
+def frames() -> list[bytes]:
+    """A stream that comes faster than any engine has done with it; ``noise`` is its last frame."""
+    flat = encode(np.zeros((128, 256, 3), np.uint8), "JPEG")
+    return [*[flat] * (NUM_FRAMES - 1), noise()]
+
+
+def ended(server: Server) -> Counter[str]:
+    """What the server says has become of all requests, whether or not at the deepest exit."""
+    outcomes = counted(server)
+    answered = outcomes.pop("ok", 0) + outcomes.pop("degraded", 0)
+    return outcomes + Counter({ANSWERED: answered})
+
+
+def ended_since(before: Counter[str], server: Server) -> Counter[str]:
+    """What has become of a stream's frames since ``before``."""
+    eventually(lambda: (ended(server) - before).total() == NUM_FRAMES)
+    return ended(server) - before
+
+
+def test_a_stream_is_told_of_each_frame_once(server):
+    """Frames come faster than any engine can have them: the newest is answered, and of the others
+    those that were begun; the rest has given way."""
+    before = ended(server)
+    with FrameStream("door", server.url, deadline_ms=5000) as stream:
+        sent = [stream.send(frame) for frame in frames()]
+        told = [stream.receive(PATIENCE_S) for _ in sent]
+        assert sorted(each.frame for each in told) == sent
+        last = max(told, key=lambda each: each.frame)
+        assert last.outcome == ANSWERED
+        depth = last.reply.exit_depth
+        alone = detect(server, min_depth=depth, max_depth=depth).json()["detections"]
+        assert last.reply.labels == tuple(found["label"] for found in alone)
+        said = Counter(each.outcome for each in told)
+        assert set(said) == {ANSWERED, "superseded"}
+        assert ended_since(before + Counter(answered=1), server) == said
+        stream.allow(1.5)  # as small a budget is refused as elsewhere
+        stream.send(noise())
+        assert stream.receive(PATIENCE_S).outcome in ("budget-infeasible", "body-timeout")
+
+
+def test_a_newer_frame_supersedes_over_plain_http(server):
+    before = ended(server)
+
+    async def send_all() -> list[httpx.Response]:
+        headers = {"X-Deadline-Ms": "5000"}
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=PATIENCE_S, limits=limits
+        ) as client:
+            posts = [
+                client.post(
+                    "/v1/detect",
+                    content=frame,
+                    headers={**headers, "Content-Type": media_type(frame)},
+                    params={"stream": "yard", "frame": number},
+                )
+                for number, frame in enumerate(frames(), 1)
+            ]
+            return await asyncio.gather(*posts)
+
+    replies = asyncio.run(send_all())
+    assert replies[-1].status_code == 200
+    statuses = Counter(reply.status_code for reply in replies)
+    assert set(statuses) == {200, 409}
+    assert {slug(reply) for reply in replies if reply.status_code == 409} == {"superseded"}
+    assert ended_since(before, server) == {ANSWERED: statuses[200], "superseded": statuses[409]}
 
 
 def test_every_request_of_a_flood_ends_once_and_in_time(server):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving.api.frames import FrameTurns
+from serving.core.errors import FrameSuperseded
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
+from serving.core.streams import Streams
 from tests.serving.api.test_access_gate import key, key_file
 from tests.serving.gateway import Gateway, problem, slug
 
@@ -77,3 +81,25 @@ async def test_one_that_was_refused_supersedes_nobody() -> None:
     assert slug(hasty) == "budget-infeasible"
     go_on.set()
     assert {(await each).status_code for each in running} == {200}
+
+
+async def test_who_waited_does_not_supersede_a_newer_one_that_did_not() -> None:
+    """Two turns end at once: one goes to whoever waits, who hears of it a moment later than a frame
+    that has come meanwhile takes the other."""
+    turns = FrameTurns(Streams(8, 2, 60.0), float)
+    with contextlib.ExitStack() as inside:
+        ends = [contextlib.ExitStack() for _ in range(2)]
+        for number, end in enumerate(ends, 1):
+            first = end.enter_context(turns.entered(("", "cam"), number))
+            turns.admit(first)
+            await turns.turn(first)
+        waits, comes = (inside.enter_context(turns.entered(("", "cam"), n)) for n in (3, 4))
+        turns.admit(waits)
+        waiting = asyncio.ensure_future(turns.turn(waits))
+        await asyncio.sleep(0)
+        for end in ends:
+            end.close()
+        turns.admit(comes)
+        await turns.turn(comes)
+        with pytest.raises(FrameSuperseded):
+            await waiting
