@@ -36,11 +36,18 @@ LAYOUTS = (
     "boxes-scores",
     "detr",
     "detr-softmax",
+    "rf-detr",
+    "rtdetr-rows",
+    "rtdetr-scores",
     "yolov8",
     "yolov5",
     "yolox",
+    "yolox-decoded",
     "end-to-end",
     "boxes-labels-scores",
+    "torchvision",
+    "tensorflow",
+    "paddle",
 )
 """As in ``builder.onnx_import.layouts``, which --help need not import; a test compares them."""
 CHANGES = {
@@ -49,7 +56,7 @@ CHANGES = {
     "activation": ("none", "sigmoid", "softmax"),
 }
 """Fields of a layout that an option replaces, and what they can be."""
-RESIZES = ("letterbox", "stretch")
+RESIZES = ("letterbox", "letterbox-centre", "stretch")
 """As in ``serving.core.letterbox``."""
 PIXELS = ("resize", "color", "scale", "mean", "std")
 """Fields of a layout's preprocessing that an option replaces."""

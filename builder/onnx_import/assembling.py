@@ -18,6 +18,7 @@ from onnx import TensorProto
 
 from builder.exporting.contract import DETECTIONS, IMAGES
 from builder.onnx_import.boundary import Tensor
+from builder.onnx_import.branches import rename
 from builder.onnx_import.cutting import Names, assign_slots, cut
 from builder.onnx_import.errors import ForeignModelError
 from builder.onnx_import.graphs import Operators, batched, make_segment, port
@@ -193,10 +194,10 @@ def _renamed(named: onnx.NodeProto | TensorProto) -> onnx.NodeProto | TensorProt
     """Return a copy of a node or a weight whose names begin with ``NET``."""
     copied = type(named)()
     copied.CopyFrom(named)
-    copied.name = named.name and f"{NET}{named.name}"
     if isinstance(copied, onnx.NodeProto):
-        for names in (copied.input, copied.output):
-            names[:] = [f"{NET}{name}" if name else name for name in names]
+        rename(copied, f"{NET}{{}}".format)
+    else:
+        copied.name = f"{NET}{named.name}"
     return copied
 
 

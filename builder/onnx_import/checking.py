@@ -7,7 +7,6 @@ it gives. The segments run one after the other on all images at once. Both are t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,16 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from builder.onnx_import.comparing import CheckFailed, Expected, Rows, iou
 from builder.onnx_import.errors import ForeignModelError
-from builder.onnx_import.layouts import BOXES, LABELS, OBJECTNESS, SCORES, Preprocessing
+from builder.onnx_import.layouts import (
+    BOXES,
+    LABELS,
+    OBJECTNESS,
+    SCORES,
+    Layout,
+    Preprocessing,
+)
 from builder.onnx_import.postprocessing import Selection
 from builder.onnx_import.recognising import Reading
 from builder.onnx_import.sizing import TYPES, ImageInput, Size
@@ -24,40 +31,9 @@ from serving.core import segment as segments
 
 Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
-Rows = list[tuple[int, float, tuple[float, ...]]]
-"""Boxes of one image: label, score, box xyxy in pixels of the input; best first."""
 
 NUM_IMAGES = 3
 """Number of images that are made up where none are given."""
-
-MAX_SCORE_ERROR = 2e-3
-MAX_BOX_ERROR = 2e-3
-"""Most difference of two boxes taken for the same: of score, and of corners in sides of the
-input."""
-MAX_UNMATCHED = 0.02
-"""Share of boxes that may have no counterpart: rounding decides about those that overlap by just
-the threshold, or score just as much."""
-
-
-class CheckFailed(ForeignModelError):
-    """The segments do not find what the file finds."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What a check has found."""
-
-    num_images: int
-    num_boxes: int
-    """Number of boxes that the file finds, at all exits."""
-    num_unmatched: int
-    """Number of boxes, of the file or of the segments, without a counterpart."""
-
-    def __str__(self) -> str:
-        return (
-            f"on {self.num_images} images, {self.num_boxes} boxes, of which {self.num_unmatched} "
-            "have no counterpart"
-        )
 
 
 def made_up_images(size: Size) -> list[Image]:
@@ -105,9 +81,10 @@ def _short(error: BaseException) -> str:
 
 def pixels_for(image: Image, found: ImageInput, wanted: Preprocessing) -> Array:
     """Return an RGB image as the file takes it, by itself."""
-    pixels = image[..., ::-1] if wanted.color == "bgr" else image
+    pixels: Array = image[..., ::-1] if wanted.color == "bgr" else image
     if found.element_type != onnx.TensorProto.UINT8:
-        pixels = (pixels * wanted.scale - np.array(wanted.mean)) / np.array(wanted.std)
+        mean, std = (np.array(each, np.float32) for each in (wanted.mean, wanted.std))
+        pixels = (pixels.astype(np.float32) * np.float32(wanted.scale) - mean) / std
     pixels = pixels.astype(TYPES[found.element_type])
     if not found.channels_last:
         pixels = pixels.transpose(2, 0, 1)
@@ -117,11 +94,11 @@ def pixels_for(image: Image, found: ImageInput, wanted: Preprocessing) -> Array:
 # -- boxes in plain numpy -------------------------------------------------------------------------
 
 
-def find_boxes(
-    values: Mapping[str, Array], reading: Reading, size: Size, selection: Selection
+def find_candidates(
+    values: Mapping[str, Array], reading: Reading, size: Size, score_threshold: float
 ) -> Rows:
-    """Return the boxes that outputs (1, ...) of one image stand for."""
-    layout, numbers = reading.layout, reading.numbers
+    """Return all boxes that outputs (1, ...) of one image stand for, best first."""
+    numbers = reading.numbers
     parts = {part: array[0].astype(np.float64) for part, array in reading.parts(values).items()}
     boxes = _corners(parts[BOXES], reading, size)
     rows: Rows = []
@@ -134,12 +111,26 @@ def find_boxes(
     else:
         scores = _probabilities(parts, reading)
         for label, number in enumerate(numbers.kept):
-            chosen = np.flatnonzero(scores[:, number] > selection.score_threshold)
+            chosen = np.flatnonzero(scores[:, number] > score_threshold)
             rows += [(label, float(scores[row, number]), tuple(boxes[row])) for row in chosen]
-    rows = sorted((row for row in rows if row[1] > selection.score_threshold), key=lambda r: -r[1])
+    return sorted((row for row in rows if row[1] > score_threshold), key=lambda r: -r[1])
+
+
+def select(candidates: Rows, layout: Layout, selection: Selection) -> Rows:
+    """Return which of the boxes of one image, best first, are answers."""
     if not layout.suppressed:
-        rows = _suppressed(rows[: selection.max_candidates], selection.iou_threshold)
-    return rows[: selection.max_detections]
+        best = candidates[: selection.max_candidates]
+        candidates = _suppressed(best, selection.iou_threshold)
+    return candidates[: selection.max_detections]
+
+
+def expect(
+    values: Mapping[str, Array], reading: Reading, size: Size, selection: Selection
+) -> Expected:
+    """Return the boxes that outputs (1, ...) of one image stand for."""
+    candidates = find_candidates(values, reading, size, selection.score_threshold)
+    rows = select(candidates, reading.layout, selection)
+    return Expected(rows, candidates, selection.iou_threshold)
 
 
 def _probabilities(parts: Mapping[str, npt.NDArray[np.float64]], reading: Reading) -> Array:
@@ -160,9 +151,9 @@ def _corners(
 ) -> npt.NDArray[np.float64]:
     height, width = size
     a, b, c, d = boxes.T.copy()
-    if reading.layout.strides:
+    if reading.layout.offsets:
         row = 0
-        for stride in reading.layout.strides:
+        for stride in reading.layout.grids:
             for y in range(height // stride):
                 for x in range(width // stride):
                     a[row], b[row] = (a[row] + x) * stride, (b[row] + y) * stride
@@ -184,17 +175,9 @@ def _suppressed(rows: Rows, iou_threshold: float) -> Rows:
     """Return the rows, best first, without those that a better one of their class overlaps."""
     kept: Rows = []
     for row in rows:
-        if all(row[0] != other[0] or _iou(row[2], other[2]) <= iou_threshold for other in kept):
+        if all(row[0] != other[0] or iou(row[2], other[2]) <= iou_threshold for other in kept):
             kept.append(row)
     return kept
-
-
-def _iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    across = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    down = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (one, other))
-    union = areas - across * down
-    return across * down / union if union > 0 else 0.0
 
 
 # -- the segments ---------------------------------------------------------------------------------
@@ -228,36 +211,3 @@ def run_segments(
 def _run(session: onnxruntime.InferenceSession, arrays: Sequence[Array]) -> list[Array]:
     names = [port.name for port in session.get_inputs()]
     return run_session(session, dict(zip(names, arrays, strict=True)))
-
-
-def compare(
-    found: Sequence[Sequence[Rows]], expected: Sequence[Sequence[Rows]], size: Size
-) -> Checked:
-    """Return how far the boxes of each exit in each image are the same.
-
-    Raises CheckFailed beyond ``MAX_UNMATCHED``.
-    """
-    num_boxes = num_rows = num_unmatched = 0
-    for of_exit, other in zip(found, expected, strict=True):
-        for mine, theirs in zip(of_exit, other, strict=True):
-            num_boxes += len(theirs)
-            num_rows += len(mine) + len(theirs)
-            num_unmatched += _unmatched(mine, theirs, max(size)) + _unmatched(
-                theirs, mine, max(size)
-            )
-    checked = Checked(len(expected[0]), num_boxes, num_unmatched)
-    if num_unmatched > MAX_UNMATCHED * max(1, num_rows):
-        raise CheckFailed(f"the segments do not find what the file finds: {checked}")
-    return checked
-
-
-def _unmatched(rows: Rows, others: Rows, side: int) -> int:
-    """Return how many of ``rows`` are not among ``others``."""
-    if not rows or not others:
-        return len(rows)
-    one, other = (
-        np.array([(label, score, *box) for label, score, box in some]) for some in (rows, others)
-    )
-    apart = np.abs(one[:, None] - other[None])  # (rows, others, 6)
-    limits = np.array([0.0, MAX_SCORE_ERROR, *[MAX_BOX_ERROR * side] * 4])
-    return int((~(apart <= limits).all(axis=2).any(axis=1)).sum())

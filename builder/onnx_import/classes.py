@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +11,13 @@ import onnx
 
 from builder.config.coco import COCO_CLASSES, ID_GAPS
 from builder.onnx_import.errors import ForeignModelError
+from builder.onnx_import.metadata import MAX_TEXT, entries_of, parsed
 
 COCO, COCO_IDS, METADATA = "coco", "coco-ids", "metadata"
-NO_CLASS = "-"
-"""Line of a file of names for a number that no class has, such as background."""
+NO_CLASS = ("-", "__background__", "N/A")
+"""Lines of a file of names for a number that no class has, such as background; the last two are
+those of torchvision."""
 
-MAX_TEXT = 2**20
-"""Most characters of a list of names."""
 METADATA_KEYS = ("names", "classes", "labels")
 """Keys of a file's metadata that names are looked for under; Ultralytics writes the first."""
 
@@ -75,7 +73,13 @@ def possible_classes(source: str, model: onnx.ModelProto) -> tuple[ClassNumbers,
     if len(text) > MAX_TEXT:
         raise ForeignModelError(f"--classes {source} is longer than {MAX_TEXT} characters")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (ClassNumbers(tuple(None if line == NO_CLASS else line for line in lines)),)
+    return (ClassNumbers(tuple(None if line in NO_CLASS else line for line in lines)),)
+
+
+def numbered_from_one(possible: Sequence[ClassNumbers]) -> tuple[ClassNumbers, ...]:
+    """Return those of ``possible`` where 0 is no class; if there are none, with names from 1 on."""
+    having = tuple(numbers for numbers in possible if numbers.names[0] is None)
+    return having or tuple(ClassNumbers((None, *numbers.names)) for numbers in possible)
 
 
 def _coco_ids() -> tuple[str | None, ...]:
@@ -89,7 +93,7 @@ _COCO = (ClassNumbers(COCO_CLASSES), ClassNumbers(_coco_ids()), ClassNumbers(_co
 
 
 def _of_metadata(model: onnx.ModelProto) -> tuple[str | None, ...]:
-    entries = {entry.key: entry.value for entry in model.metadata_props}
+    entries = entries_of(model)
     found = [key for key in METADATA_KEYS if key in entries]
     if not found:
         there = f"; it has {', '.join(sorted(entries))}" if entries else ""
@@ -97,22 +101,13 @@ def _of_metadata(model: onnx.ModelProto) -> tuple[str | None, ...]:
             f"its metadata has no names of classes ({', '.join(METADATA_KEYS)}{there}): give them "
             "with --classes"
         )
-    names = _numbered(_parsed(entries[found[0]]))
+    text = entries[found[0]]
+    stated = parsed(text)
+    listed = stated is None and "," in text and len(text) <= MAX_TEXT
+    names = _numbered(text.split(",") if listed else stated)
     if names is None:
         raise ForeignModelError(f"what its metadata has as {found[0]!r} is no list of names")
     return names
-
-
-def _parsed(text: str) -> Any:
-    """Return what a text means in JSON or as a literal of Python; None for anything else."""
-    if len(text) > MAX_TEXT:
-        return None
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return text.split(",") if "," in text else None
 
 
 def _numbered(found: Any) -> tuple[str | None, ...] | None:
@@ -129,4 +124,5 @@ def _numbered(found: Any) -> tuple[str | None, ...] | None:
         return None
     if not all(isinstance(name, str) and name.strip() for name in found):
         return None
-    return tuple(name.strip() for name in found) or None
+    names = (name.strip() for name in found)
+    return tuple(None if name in NO_CLASS else name for name in names) or None

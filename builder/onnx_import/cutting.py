@@ -21,6 +21,7 @@ from itertools import pairwise
 
 import onnx
 
+from builder.onnx_import.branches import inputs_of
 from builder.onnx_import.errors import ForeignModelError
 
 Names = tuple[str, ...]
@@ -70,7 +71,7 @@ def cut(graph: onnx.GraphProto, image: str, exits: Sequence[Names]) -> Cut:
     live = []
     for depth in range(len(exits) + 1):
         behind = [*heads[max(depth, 1) - 1 :], set().union(*trunk[depth:]) - trunk[depth]]
-        wanted = [name for some in behind for index in some for name in nodes[index].input]
+        wanted = [name for some in behind for index in some for name in inputs_of(nodes[index])]
         wanted += [name for names in exits[max(depth, 1) - 1 :] for name in names]
         done = {name for index in trunk[depth] for name in nodes[index].output} | {image}
         live.append(tuple(dict.fromkeys(name for name in wanted if name in done)))
@@ -84,11 +85,24 @@ def cut(graph: onnx.GraphProto, image: str, exits: Sequence[Names]) -> Cut:
     )
 
 
+def outputs_of(graph: onnx.GraphProto, image: str) -> Names:
+    """Return the outputs of ``graph`` that are made of its input ``image``.
+
+    Raises ForeignModelError where there are none.
+    """
+    nodes = list(graph.node)
+    made = {name for index in _fed(nodes, image) for name in nodes[index].output}
+    names = tuple(port.name for port in graph.output if port.name in made)
+    if not names:
+        raise ForeignModelError(f"none of its outputs depends on {image}")
+    return names
+
+
 def _fed(nodes: Sequence[onnx.NodeProto], image: str) -> set[int]:
     """Return the nodes that depend on the image; the others are constants."""
     reached, found = {image}, set()
     for index, node in enumerate(nodes):
-        if reached.intersection(node.input):
+        if reached.intersection(inputs_of(node)):
             reached.update(node.output)
             found.add(index)
     return found
@@ -103,7 +117,7 @@ def _ancestors(
         index = goals.pop()
         if index not in found:
             found.add(index)
-            goals += [producers[name] for name in nodes[index].input if name in producers]
+            goals += [producers[name] for name in inputs_of(nodes[index]) if name in producers]
     return found
 
 
@@ -114,7 +128,7 @@ def _in_order(
     fed: Collection[int],
 ) -> tuple[onnx.NodeProto, ...]:
     """Return the nodes of a part, and those that make the constants which they read."""
-    read = [name for index in part for name in nodes[index].input if name in producers]
+    read = [name for index in part for name in inputs_of(nodes[index]) if name in producers]
     constants = _ancestors(nodes, producers, [n for n in read if producers[n] not in fed])
     return tuple(nodes[index] for index in sorted({*part, *constants}))
 

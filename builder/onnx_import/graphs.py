@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from builder.onnx_import.branches import inputs_of
 from builder.onnx_import.sizing import BATCH
 
 REDUCE_AXES_AS_INPUT = 18
@@ -115,7 +116,7 @@ def make_segment(
     Operator set and version of the format are those of ``like``.
     """
     nodes = list(nodes)
-    used = {tensor for node in nodes for tensor in node.input}
+    used = {tensor for node in nodes for tensor in inputs_of(node)}
     used |= {value.name for value in outputs}
     graph = helper.make_graph(
         nodes,

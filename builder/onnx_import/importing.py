@@ -25,18 +25,17 @@ from builder.exporting.shared_weights import share_weights
 from builder.onnx_import.assembling import Plan, make_segments
 from builder.onnx_import.checking import (
     Array,
-    Checked,
     Image,
-    Rows,
-    compare,
-    find_boxes,
+    expect,
     made_up_images,
     run_segments,
 )
 from builder.onnx_import.classes import METADATA, ClassNumbers, possible_classes
-from builder.onnx_import.cutting import Names, cut
-from builder.onnx_import.errors import ForeignModelError
+from builder.onnx_import.comparing import Checked, Expected, compare
+from builder.onnx_import.cutting import Names, cut, outputs_of
+from builder.onnx_import.errors import ForeignModelError, printable
 from builder.onnx_import.layouts import LAYOUTS, Preprocessing
+from builder.onnx_import.metadata import check_task, size_of
 from builder.onnx_import.postprocessing import Selection
 from builder.onnx_import.reading import read_model
 from builder.onnx_import.recognising import AUTO, Reading, recognise
@@ -159,12 +158,13 @@ def _read_all(wanted: Wanted) -> list[_Sized]:
     for path in wanted.files:
         model = read_model(path)
         with _naming(path):
+            check_task(model)
             image = find_image_input(model)
             possible = possible_classes(wanted.classes, model)
             asked = wanted.sizes if len(wanted.files) == 1 else ()
             found += [
                 _Sized(path, at_size(model, image, size), image, size, possible)
-                for size in sizes_of(image, asked)
+                for size in sizes_of(image, asked, size_of(model))
             ]
     found.sort(key=lambda each: (each.size[0] * each.size[1], each.size))
     names = [_size_name(each.size) for each in found]
@@ -188,18 +188,22 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _plan(sized: _Sized, wanted: Wanted, create_images: CreateImages) -> Plan:
     """Return what the segments of one size are made of, checked on images."""
-    exits = wanted.exits or (tuple(port.name for port in sized.model.graph.output),)
+    exits = wanted.exits or (outputs_of(sized.model.graph, sized.image.name),)
     parts = cut(sized.model.graph, sized.image.name, exits)
     trial = Trial(sized.model, sized.image, exits, parts.live)
     usual = Preprocessing() if wanted.layout == AUTO else LAYOUTS[wanted.layout].preprocessing
     images = made_up_images(sized.size)
     values = trial.together(images, _preprocessing(usual, sized.image, wanted))
-    readings, why = _read_outputs(sized, wanted, exits, values)
+    readings, why = _read_outputs(sized, wanted, exits, values, trial.has_batch)
+    if not wanted.exits:
+        exits = (readings[0].outputs,)  # others are not read
+        parts = cut(sized.model.graph, sized.image.name, exits)
+    crossing = {name for some in (*exits, *parts.live) for name in some}
     layout, numbers = readings[0].layout, readings[0].numbers
     preprocessing = _preprocessing(layout.preprocessing, sized.image, wanted)
     model_input = ModelInput(sized.size[1], sized.size[0], preprocessing.resize)
     images = list(create_images(model_input)) or images
-    print(f"{sized.path} at {model_input.size}: {layout.name}: {why}")
+    print(printable(f"{sized.path} at {model_input.size}: {layout.name}: {why}"))
     print(f"  pixels: {preprocessing}; {len(numbers.classes)} classes")
     plan = Plan(
         model=for_any_batch(sized.model, sized.image),
@@ -207,7 +211,7 @@ def _plan(sized: _Sized, wanted: Wanted, create_images: CreateImages) -> Plan:
         size=sized.size,
         preprocessing=preprocessing,
         exits=exits,
-        tensors=trial.tensors,
+        tensors={name: trial.tensors[name] for name in trial.tensors if name in crossing},
         readings=readings,
         selection=wanted.selection,
         max_batch=None,
@@ -221,17 +225,17 @@ def _plan(sized: _Sized, wanted: Wanted, create_images: CreateImages) -> Plan:
 
 def _something_found(
     plan: Plan, of_images: Sequence[Mapping[str, Array]]
-) -> tuple[Selection, list[list[Rows]]]:
+) -> tuple[Selection, list[list[Expected]]]:
     """Return which boxes to compare, and those of each exit in each image, some at every exit.
 
     They are the answers or, where there are none, boxes of any score.
     """
     for selection in (plan.selection, replace(plan.selection, score_threshold=0.0)):
         expected = [
-            [find_boxes(of_image, reading, plan.size, selection) for of_image in of_images]
+            [expect(of_image, reading, plan.size, selection) for of_image in of_images]
             for reading in plan.readings
         ]
-        if all(any(of_exit) for of_exit in expected):
+        if all(any(each.rows for each in of_exit) for of_exit in expected):
             return selection, expected
     raise ForeignModelError(
         "it finds nothing in the images that it is to be checked on: give some with --images"
@@ -247,14 +251,18 @@ def _preprocessing(usual: Preprocessing, image: ImageInput, wanted: Wanted) -> P
 
 
 def _read_outputs(
-    sized: _Sized, wanted: Wanted, exits: Sequence[Names], values: Mapping[str, Array]
+    sized: _Sized,
+    wanted: Wanted,
+    exits: Sequence[Names],
+    values: Mapping[str, Array],
+    has_batch: bool,
 ) -> tuple[list[Reading], str]:
     """Return how the outputs of each exit are read, all alike, and why."""
     readings: list[Reading] = []
     name, possible, why = wanted.layout, sized.possible, ""
     for names in exits:
         of_exit = {each: values[each] for each in names}
-        reading, reason = recognise(name, wanted.changes, possible, of_exit, sized.size)
+        reading, reason = recognise(name, wanted.changes, possible, of_exit, sized.size, has_batch)
         if readings:
             reading = replace(reading, layout=readings[0].layout)
         why = why or reason
@@ -264,7 +272,10 @@ def _read_outputs(
 
 
 def _tried(
-    plan: Plan, for_one: onnx.ModelProto, images: Sequence[Image], expected: Sequence[list[Rows]]
+    plan: Plan,
+    for_one: onnx.ModelProto,
+    images: Sequence[Image],
+    expected: Sequence[list[Expected]],
 ) -> tuple[Plan, Checked]:
     """Return the plan for any number of images if its segments then find what the file does, or
     that for one image at a time.
@@ -279,11 +290,11 @@ def _tried(
             why = str(error)
     alone = replace(plan, model=for_one, max_batch=1)
     checked = _check(alone, images, expected)
-    print(f"  it is run on one image at a time: {why}")
+    print(printable(f"  it is run on one image at a time: {why}"))
     return alone, checked
 
 
-def _check(plan: Plan, images: Sequence[Image], expected: Sequence[list[Rows]]) -> Checked:
+def _check(plan: Plan, images: Sequence[Image], expected: Sequence[list[Expected]]) -> Checked:
     at_once = plan.max_batch or len(images)
     found = run_segments(make_segments(plan), len(plan.readings), images, at_once)
     return compare(found, expected, plan.size)

@@ -96,9 +96,18 @@ class Layout:
     boxes: str = "xyxy"
     units: str = "pixels"
     activation: str = "none"
-    strides: tuple[int, ...] = ()
-    """Strides of the grids that boxes are offsets in, one row a cell, from the finest; empty: they
-    are boxes."""
+    grids: tuple[int, ...] = ()
+    """Strides of the grids that have one row for each cell, from the finest; empty: rows are
+    others."""
+    offsets: bool = False
+    """Whether boxes are offsets in cells of the grids."""
+    for_one_image: bool = False
+    """Whether outputs have no axis of images."""
+    by_name: bool = False
+    """Whether shapes and values do not tell it from others, so that all outputs must be called as
+    in the table."""
+    from_one: bool = False
+    """Whether classes are numbered from 1, for 0 is the background."""
     suppressed: bool = False
     """Whether duplicates are suppressed, or do not arise, in the graph."""
     last_is_background: bool = False
@@ -122,9 +131,13 @@ class Layout:
 
 
 _UNIT = 1 / 255
+_PLAIN = Preprocessing("stretch", scale=_UNIT)
 _IMAGENET = Preprocessing(
     "stretch", scale=_UNIT, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
+_ULTRALYTICS = Preprocessing("letterbox-centre", scale=_UNIT)
+_YOLOX = Preprocessing(color="bgr")
+_YOLOX_STRIDES = (8, 16, 32)
 
 _TABLE = (
     Layout(
@@ -146,11 +159,11 @@ _TABLE = (
         units="shares",
         activation="sigmoid",
         suppressed=True,
-        preprocessing=Preprocessing("stretch", scale=_UNIT),
+        preprocessing=_PLAIN,
     ),
     Layout(
         name="detr-softmax",
-        about="DETR: logits for a softmax, of which the last is for no object",
+        about="DETR and YOLOS: logits for a softmax, of which the last is for no object",
         outputs=(
             Output(((SCORES, CLASSES),), names=("logit", "score", "class")),
             Output(((BOXES, 4),), names=("box",)),
@@ -163,44 +176,121 @@ _TABLE = (
         preprocessing=_IMAGENET,
     ),
     Layout(
+        name="rf-detr",
+        about="RF-DETR, by their names: logits for a sigmoid",
+        outputs=(
+            Output(((BOXES, 4),), names=("dets",)),
+            Output(((SCORES, CLASSES),), names=("labels",)),
+        ),
+        by_name=True,
+        boxes="cxcywh",
+        units="shares",
+        activation="sigmoid",
+        suppressed=True,
+        preprocessing=_IMAGENET,
+    ),
+    Layout(
+        name="rtdetr-rows",
+        about="RT-DETR of Ultralytics: rows of box, score, class",
+        outputs=(Output(((BOXES, 4), (SCORES, 1), (LABELS, 1))),),
+        boxes="cxcywh",
+        units="shares",
+        suppressed=True,
+        preprocessing=_PLAIN,
+    ),
+    Layout(
+        name="rtdetr-scores",
+        about="RT-DETR of Ultralytics before 8.4: a probability for each class",
+        outputs=(Output(((BOXES, 4), (SCORES, CLASSES))),),
+        boxes="cxcywh",
+        units="shares",
+        suppressed=True,
+        preprocessing=_PLAIN,
+    ),
+    Layout(
         name="yolov8",
         about="YOLOv8, YOLO11 and others of Ultralytics",
         outputs=(Output(((BOXES, 4), (SCORES, CLASSES)), axis=1),),
         boxes="cxcywh",
-        preprocessing=Preprocessing(scale=_UNIT),
+        preprocessing=_ULTRALYTICS,
     ),
     Layout(
         name="yolov5",
-        about="YOLOv5, YOLOv7, and YOLOX with its boxes decoded",
+        about="YOLOv5, YOLOv6 and YOLOv7",
         outputs=(Output(((BOXES, 4), (OBJECTNESS, 1), (SCORES, CLASSES))),),
         boxes="cxcywh",
-        preprocessing=Preprocessing(scale=_UNIT),
+        preprocessing=_ULTRALYTICS,
     ),
     Layout(
         name="yolox",
         about="YOLOX as its own tool exports it: offsets in grids of strides 8, 16, 32",
         outputs=(Output(((BOXES, 4), (OBJECTNESS, 1), (SCORES, CLASSES))),),
         boxes="cxcywh",
-        strides=(8, 16, 32),
-        preprocessing=Preprocessing(color="bgr"),
+        grids=_YOLOX_STRIDES,
+        offsets=True,
+        preprocessing=_YOLOX,
+    ),
+    Layout(
+        name="yolox-decoded",
+        about="YOLOX with its boxes decoded",
+        outputs=(Output(((BOXES, 4), (OBJECTNESS, 1), (SCORES, CLASSES))),),
+        boxes="cxcywh",
+        grids=_YOLOX_STRIDES,
+        preprocessing=_YOLOX,
     ),
     Layout(
         name="end-to-end",
-        about="YOLOv10 and others that end in rows of box, score, class",
+        about="YOLOv10, YOLO26 and others that end in rows of box, score, class",
         outputs=(Output(((BOXES, 4), (SCORES, 1), (LABELS, 1))),),
         suppressed=True,
-        preprocessing=Preprocessing(scale=_UNIT),
+        preprocessing=_ULTRALYTICS,
     ),
     Layout(
         name="boxes-labels-scores",
-        about="RT-DETR and D-FINE of their authors, detectors of torchvision",
+        about="RT-DETR, D-FINE and DEIM as their authors export them",
         outputs=(
             Output(((LABELS, 0),), names=("label", "class")),
             Output(((BOXES, 4),), names=("box",)),
             Output(((SCORES, 0),), names=("score", "conf", "prob")),
         ),
         suppressed=True,
-        preprocessing=Preprocessing("stretch", scale=_UNIT),
+        preprocessing=_PLAIN,
+    ),
+    Layout(
+        name="torchvision",
+        about="detectors of torchvision, of one image, whose class 0 is the background",
+        outputs=(
+            Output(((BOXES, 4),), names=("box",)),
+            Output(((LABELS, 0),), names=("label", "class")),
+            Output(((SCORES, 0),), names=("score", "conf", "prob")),
+        ),
+        for_one_image=True,
+        from_one=True,
+        suppressed=True,
+        preprocessing=_PLAIN,
+    ),
+    Layout(
+        name="tensorflow",
+        about="TensorFlow's detectors, by their names, whose class 0 is the background",
+        outputs=(
+            Output(((BOXES, 4),), names=("detection_boxes",)),
+            Output(((LABELS, 0),), names=("detection_classes",)),
+            Output(((SCORES, 0),), names=("detection_scores",)),
+        ),
+        by_name=True,
+        from_one=True,
+        boxes="yxyx",
+        units="shares",
+        suppressed=True,
+        preprocessing=Preprocessing("stretch"),
+    ),
+    Layout(
+        name="paddle",
+        about="PaddleDetection: rows of class, score, box, of one image",
+        outputs=(Output(((LABELS, 1), (SCORES, 1), (BOXES, 4))),),
+        for_one_image=True,
+        suppressed=True,
+        preprocessing=_PLAIN,
     ),
 )
 

@@ -102,10 +102,10 @@ def _parts(
 def _corners(ops: Operators, boxes: str, layout: Layout, size: Size) -> str:
     """Return boxes (B, N, 4) xyxy in pixels of the input."""
     first, second = ops.columns(boxes, 0, 2), ops.columns(boxes, 2, 4)
-    if layout.strides:
+    if layout.offsets:
         cells = [
             np.stack([*np.meshgrid(range(columns), range(rows)), np.full((rows, columns), stride)])
-            for rows, columns, stride in grid_cells(size, layout.strides)
+            for rows, columns, stride in grid_cells(size, layout.grids)
         ]
         table = np.concatenate([each.reshape(3, -1).T for each in cells])[None]  # (1, N, 3)
         corner, stride = ops.constant(table[..., :2]), ops.constant(table[..., 2:])

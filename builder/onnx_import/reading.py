@@ -8,23 +8,31 @@ segments can be made of.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush
 from pathlib import Path, PurePosixPath
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, TensorProto, checker, defs, helper, inliner, version_converter
+from onnx import TensorProto, checker, defs, helper, inliner, version_converter
 
 from builder.exporting.contract import OPSET
+from builder.onnx_import.branches import branches_of, inputs_of, with_inner
 from builder.onnx_import.errors import ForeignModelError
 
 MAX_BYTES = 2**31 - 1
 """Most bytes of a file and the weights beside it: what one message of protobuf can be."""
 MAX_NODES = 100_000
 """Most operators of a graph; detectors have some hundreds or thousands."""
+MAX_FUNCTIONS = 1_000
+"""Most functions that operators may be called by; exporters of torch write some dozens."""
+MAX_OUTPUTS = 64
+"""Most outputs; detectors that give what every layer sees have a dozen or two."""
 MIN_OPSET = 9
 """Oldest operator set that is raised to the one of segments."""
 
+BRANCH = "If"
+"""The only operator that may have graphs inside it: one of them runs, once."""
 STANDARD = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
 MIN_IR = 8
@@ -39,11 +47,14 @@ def read_model(path: Path) -> onnx.ModelProto:
     """
     try:
         model = _parse(path)
-        _check_control_flow(model.graph)
+        _check_loops(model)
+        _check_functions(model)
         _read_weights(model, path.parent)
         if model.functions:
             model = inliner.inline_local_functions(model)
+            _check_loops(model)  # what an operator is given may be a graph, too
         _check_operators(model)
+        _sort(model.graph)
         checker.check_model(model)
         return _raised(model)
     except checker.ValidationError as error:
@@ -70,8 +81,13 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ForeignModelError("it is not ONNX, or not all of it") from error
     if not model.graph.node:
         raise ForeignModelError("it is not ONNX, or has no graph")
-    if not model.graph.output:
-        raise ForeignModelError("its graph has no outputs")
+    if not 0 < len(model.graph.output) <= MAX_OUTPUTS:
+        count = len(model.graph.output) or "no"
+        raise ForeignModelError(f"its graph has {count} outputs; 1 to {MAX_OUTPUTS} are read")
+    for port in (*model.graph.input, *model.graph.output):
+        kind = port.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise ForeignModelError(f"{port.name!r} is of {kind}, not a tensor")
     if len(model.graph.node) > MAX_NODES:
         raise ForeignModelError(
             f"its graph has {len(model.graph.node)} operators; no more than {MAX_NODES} are read"
@@ -82,11 +98,12 @@ def _parse(path: Path) -> onnx.ModelProto:
 # -- weights beside the file ----------------------------------------------------------------------
 
 
+_SPARSE = "it has sparse weights, which are not read"
+
+
 def _read_weights(model: onnx.ModelProto, folder: Path) -> None:
     """Read the tensors that lie in other files into the model."""
-    if model.graph.sparse_initializer:
-        raise ForeignModelError("it has sparse weights, which are not read")
-    left = MAX_BYTES
+    left = MAX_BYTES - model.ByteSize()
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
@@ -97,14 +114,28 @@ def _read_weights(model: onnx.ModelProto, folder: Path) -> None:
         tensor.raw_data = data
 
 
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the operators of the graph and of functions, and those in branches."""
+    yield from with_inner(model.graph.node)
+    for function in model.functions:
+        yield from with_inner(function.node)
+
+
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    yield from model.graph.initializer
-    nodes = [model.graph.node, *(function.node for function in model.functions)]
-    for node in (node for some in nodes for node in some):
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
+    branches = [branch for node in _nodes(model) for branch in branches_of(node)]
+    for graph in (model.graph, *branches):
+        if graph.sparse_initializer:
+            raise ForeignModelError(_SPARSE)
+        yield from graph.initializer
+    attributes = [node.attribute for node in _nodes(model)]
+    attributes += [function.attribute_proto for function in model.functions]
+    for attribute in (each for some in attributes for each in some):
+        # By what is there, whatever the type says: not everybody who reads it looks at that.
+        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+            raise ForeignModelError(_SPARSE)
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
 
 
 def _external(tensor: TensorProto, folder: Path, most: int) -> bytes:
@@ -154,14 +185,43 @@ def _num_bytes(tensor: TensorProto) -> int:
 # -- operators ------------------------------------------------------------------------------------
 
 
-def _check_control_flow(graph: onnx.GraphProto) -> None:
-    for node in graph.node:
-        kinds = {attribute.type for attribute in node.attribute}
-        if kinds & {AttributeProto.GRAPH, AttributeProto.GRAPHS}:
+def _check_loops(model: onnx.ModelProto) -> None:
+    for node in _nodes(model):
+        if node.op_type != BRANCH and any(branches_of(node)):
             raise ForeignModelError(
-                f"it branches or loops ({_called(node)}), and segments are straight: export it "
-                "with constant shapes, or simplify it"
+                f"it loops ({_called(node)}), and nobody knows how long: export it with constant "
+                "shapes, or simplify it"
             )
+
+
+def _check_functions(model: onnx.ModelProto) -> None:
+    """Raise ForeignModelError for functions that call themselves, or more than can be inlined."""
+    if len(model.functions) > MAX_FUNCTIONS:
+        raise ForeignModelError(
+            f"it has {len(model.functions)} functions; no more than {MAX_FUNCTIONS} are read"
+        )
+    waiting = {(x.domain, x.name, x.overload): x.node for x in model.functions}
+    calls = {key: set(map(_function, with_inner(nodes))) for key, nodes in waiting.items()}
+    counts: dict[tuple[str, str, str], int] = {}
+
+    def inlined(nodes: Iterable[onnx.NodeProto]) -> int:
+        every = (counts.get(_function(node), 1) for node in with_inner(nodes))
+        return min(sum(every), MAX_NODES + 1)
+
+    while waiting:
+        ready = [key for key in waiting if not calls[key] & waiting.keys()]
+        if not ready:
+            raise ForeignModelError(f"its function {next(iter(waiting))[1]} calls itself")
+        counts.update({key: inlined(waiting.pop(key)) for key in ready})
+    if inlined(model.graph.node) > MAX_NODES:
+        raise ForeignModelError(
+            f"its graph has more than {MAX_NODES} operators, with those of its functions"
+        )
+
+
+def _function(node: onnx.NodeProto) -> tuple[str, str, str]:
+    """Return what names the function that a node calls, if it calls one."""
+    return node.domain, node.op_type, node.overload
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
@@ -171,7 +231,7 @@ def _check_operators(model: onnx.ModelProto) -> None:
         raise ForeignModelError(
             f"it is of operator set {opset or 'unknown'}; {MIN_OPSET} to {newest} are read"
         )
-    for node in model.graph.node:
+    for node in _nodes(model):
         if node.domain not in STANDARD or not defs.has(node.op_type, opset, ""):
             domain = f"{node.domain}." if node.domain else ""
             raise ForeignModelError(
@@ -180,14 +240,54 @@ def _check_operators(model: onnx.ModelProto) -> None:
             )
 
 
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put nodes behind those that they read from, as ONNX wants it and not every exporter has it.
+
+    Raises ForeignModelError for nodes that read from each other.
+    """
+    nodes = list(graph.node)
+    readers: dict[str, list[int]] = {}
+    made = {name for node in nodes for name in node.output if name}
+    missing = []
+    for index, node in enumerate(nodes):
+        read = made.intersection(inputs_of(node))
+        missing.append(len(read))
+        for name in read:
+            readers.setdefault(name, []).append(index)
+    ready = [index for index, count in enumerate(missing) if not count]
+    heapify(ready)
+    order = []
+    while ready:
+        order.append(heappop(ready))
+        for name in nodes[order[-1]].output:
+            for index in readers.pop(name, ()):
+                missing[index] -= 1
+                if not missing[index]:
+                    heappush(ready, index)
+    if len(order) < len(nodes):
+        left = min(set(range(len(nodes))) - set(order))
+        raise ForeignModelError(f"its graph goes in a circle ({_called(nodes[left])})")
+    if order != sorted(order):
+        sorted_nodes = [nodes[index] for index in order]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in sorted_nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
 def _called(node: onnx.NodeProto) -> str:
-    return f"{node.op_type} {node.name or node.output[0]!r}"
+    return f"{node.op_type} {node.name or list(node.output)!r}"
 
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model in the operator set of segments, unless it is in a later one."""
     opset = opset_of(model)
     if opset < OPSET:
+        branching = [node for node in model.graph.node if node.op_type == BRANCH]
+        if branching:
+            raise ForeignModelError(
+                f"it branches ({_called(branching[0])}), and what is in branches cannot be raised "
+                f"from operator set {opset} to {OPSET}: export it with that or a later one"
+            )
         try:
             model = version_converter.convert_version(model, OPSET)
         except RuntimeError as error:
@@ -197,7 +297,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", max(opset, OPSET)))
     model.ir_version = max(model.ir_version, MIN_IR)
-    for node in model.graph.node:
+    for node in _nodes(model):
         node.domain = ""
     return model
 

@@ -7,7 +7,9 @@ for one image may have the number one anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +34,20 @@ TYPES = {
 }
 """Types that an image may be taken in."""
 
-SIZE_INPUTS = ("orig_target_sizes", "orig_image_size", "target_sizes", "image_size")
-"""Names of an input for the size of the original image, by which boxes are multiplied: (1, 2),
-width first. The size of the network's own input goes in."""
+AUXILIARY: Mapping[str, Callable[[int, int], Any]] = {
+    "orig_target_sizes": lambda height, width: [[width, height]],
+    "orig_image_size": lambda height, width: [[width, height]],
+    "target_sizes": lambda height, width: [[width, height]],
+    "image_size": lambda height, width: [[width, height]],
+    "im_shape": lambda height, width: [[height, width]],
+    "image_shape": lambda height, width: [[height, width]],
+    "scale_factor": lambda height, width: [[1, 1]],
+    "pixel_mask": lambda height, width: np.ones((1, height, width)),
+}
+"""Inputs beside the image, by name, and what goes in for one of (height, width). By the size of the
+original image boxes are multiplied: that of the network's own input goes in. D-FINE and RT-DETR
+have the first, PaddleDetection has ``im_shape`` and ``scale_factor``, Transformers a mask of what
+is no padding."""
 
 Size = tuple[int, int]
 """An input size, (height, width) in pixels."""
@@ -68,7 +81,7 @@ def find_image_input(model: onnx.ModelProto) -> ImageInput:
     weights = {tensor.name for tensor in model.graph.initializer}
     ports = [port for port in model.graph.input if port.name not in weights]
     described = ", ".join(map(describe_port, ports)) or "none"
-    images = [port for port in ports if port.name not in SIZE_INPUTS]
+    images = [port for port in ports if port.name not in AUXILIARY]
     if len(images) != 1:
         raise ForeignModelError(f"it should have one input, for images; its inputs are {described}")
     (port,) = images
@@ -84,6 +97,11 @@ def find_image_input(model: onnx.ModelProto) -> ImageInput:
         raise ForeignModelError(
             f"an image is [B, 3, H, W] or [B, H, W, 3]; the input is {described}"
         )
+    if has_batch and (dims[0] or 1) > 1:
+        raise ForeignModelError(
+            f"it was exported for {dims[0]} images at a time ({described}): export it for one, or "
+            "for any number"
+        )
     height, width = sides[:2] if last else sides[1:]
     return ImageInput(port.name, tensor.elem_type, last, has_batch, height, width)
 
@@ -98,8 +116,10 @@ def describe_port(port: onnx.ValueInfoProto) -> str:
     return f"{port.name} {kind} [{', '.join(dims)}]"
 
 
-def sizes_of(found: ImageInput, asked: tuple[Size, ...]) -> tuple[Size, ...]:
-    """Return the input sizes that a file is to be imported at.
+def sizes_of(
+    found: ImageInput, asked: tuple[Size, ...], usual: tuple[Size, ...] = ()
+) -> tuple[Size, ...]:
+    """Return the input sizes that a file is to be imported at; ``usual`` if it may be any.
 
     Raises ForeignModelError where none is known, or it has another.
     """
@@ -111,6 +131,7 @@ def sizes_of(found: ImageInput, asked: tuple[Size, ...]) -> tuple[Size, ...]:
                 "each size, or with sides that may be any"
             )
         asked = asked or ((fixed[0] or 0, fixed[1] or 0),)
+    asked = asked or usual
     if not asked:
         raise ForeignModelError(
             f"its input is {found}, for images of any size: say which ones with --sizes"
@@ -142,9 +163,10 @@ def at_size(model: onnx.ModelProto, found: ImageInput, size: Size) -> onnx.Model
         graph.input.remove(port)
         if port.name not in weights:
             kind = onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type)
-            graph.initializer.append(
-                numpy_helper.from_array(np.array([[width, height]], kind), port.name)
-            )
+            value = np.array(AUXILIARY[port.name](height, width)).astype(kind)
+            if len(port.type.tensor_type.shape.dim) == value.ndim - 1:
+                value = value[0]  # it has no axis of images
+            graph.initializer.append(numpy_helper.from_array(value, port.name))
     for port in graph.output:
         port.type.tensor_type.ClearField("shape")
     del graph.value_info[:]

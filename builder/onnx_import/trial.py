@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from builder.onnx_import.boundary import PADDED_ROWS, Tensor
+from builder.onnx_import.branches import with_inner
 from builder.onnx_import.checking import Array, Image, open_session, pixels_for, run_session
 from builder.onnx_import.cutting import Names
 from builder.onnx_import.errors import ForeignModelError
@@ -40,17 +42,19 @@ class Trial:
         self._crossing = names
         self._session = open_session(_with_outputs(model, self._names))
         self._shapes = _inferred_shapes(model)
-        self._varies = any(node.op_type in VARYING for node in model.graph.node)
+        self._varies = any(node.op_type in VARYING for node in with_inner(model.graph.node))
         self.tensors: dict[str, Tensor] = {}
         """What crosses a boundary, by name; known once it has run."""
+        self.has_batch = True
+        """Whether outputs have an axis of images; known then."""
 
     def together(self, images: Sequence[Image], wanted: Preprocessing) -> dict[str, Array]:
         """Return the outputs of exits for some images, (B, ...) float32."""
         found = [self._run(image, wanted) for image in images]
-        # A table has rows and columns; a third axis is that of images.
-        has_batch = max(found[0][name].ndim for name in self._outputs) > 2
+        # A table has rows and columns; a third axis is that of images. Masks of rows have four.
+        self.has_batch = any(found[0][name].ndim == 3 for name in self._outputs)
         self.tensors = {
-            name: self._described(name, found[0][name], has_batch) for name in self._crossing
+            name: self._described(name, [x[name] for x in found]) for name in self._crossing
         }
         return {
             name: np.concatenate([self._batched(name, x[name]) for x in found])
@@ -68,18 +72,18 @@ class Trial:
         pixels = pixels_for(image, self._image, wanted)
         arrays = run_session(self._session, {self._image.name: pixels})
         found = dict(zip(self._names, arrays, strict=True))
-        empty = [name for name in self._outputs if found[name].ndim == 0]
-        if empty:
-            raise ForeignModelError(f"its output {empty[0]} is a single number")
-        return {self._image.name: pixels, **found}
+        return {self._image.name: pixels, **{name: np.atleast_1d(x) for name, x in found.items()}}
 
-    def _described(self, name: str, first: Array, has_batch: bool) -> Tensor:
-        """Return what crosses a boundary as ``name``, of which ``first`` is for one image."""
+    def _described(self, name: str, found: Sequence[Array]) -> Tensor:
+        """Return what crosses a boundary as ``name``, of which ``found`` are those of images."""
+        first = found[0]
+        has_batch = self.has_batch
         if name not in self._outputs or has_batch:
             has_batch = first.shape[:1] == (1,)
         shape = first.shape[1:] if has_batch else first.shape
         inferred = self._shapes.get(name)
         rows_vary = self._varies and not (inferred and all(inferred))
+        rows_vary = rows_vary or any(each.shape != first.shape for each in found)
         if name not in self._outputs and (rows_vary or not has_batch):
             raise ForeignModelError(
                 f"--exits: {name!r} {list(first.shape)} is at a boundary without an axis of images"
@@ -97,6 +101,11 @@ class Trial:
             rows = table[0] if tensor.has_batch else table
             padding = np.zeros((tensor.shape[0], *rows.shape[1:]), np.float32)
             table = np.concatenate([rows, padding])[: tensor.shape[0]]
+        elif table.size != math.prod(tensor.shape):
+            raise ForeignModelError(
+                f"its output {name} is {list(found.shape)} for one image and {list(tensor.shape)} "
+                "for another"
+            )
         return table.reshape(1, *tensor.shape)
 
 

@@ -6,7 +6,7 @@ load, and the builder, share it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -14,8 +14,8 @@ def compose(parts: Sequence[Any]) -> Any:
     """Return an ``onnx.ModelProto`` that feeds each part's outputs to the next part's inputs.
 
     ``parts`` are in their order. The whole's inputs are called as those of the first part, its
-    outputs as those of the last; all other names get the part's number in front. Parts (without
-    subgraphs) are left alone. Raises ValueError when the parts' operator sets or the number of
+    outputs as those of the last; all other names get the part's number in front, in branches as
+    well. Parts are left alone. Raises ValueError when the parts' operator sets or the number of
     their ports differ.
     """
     first, last = parts[0], parts[-1]
@@ -47,10 +47,21 @@ def _append(graph: Any, part: Any, names: Mapping[str, str], prefix: str) -> Non
     for node in part.node:
         copied = graph.node.add()
         copied.CopyFrom(node)
-        copied.name = node.name and prefix + node.name
-        copied.input[:] = map(rename, node.input)
-        copied.output[:] = map(rename, node.output)
+        _rename(copied, rename, prefix)
     for tensor in part.initializer:
         copied = graph.initializer.add()
         copied.CopyFrom(tensor)
         copied.name = rename(tensor.name)
+
+
+def _rename(node: Any, rename: Callable[[str], str], prefix: str) -> None:
+    """Call what a node reads and gives otherwise, and so inside its branches."""
+    node.name = node.name and prefix + node.name
+    node.input[:] = [rename(name) for name in node.input]
+    node.output[:] = [rename(name) for name in node.output]
+    for branch in (each.g for each in node.attribute if each.HasField("g")):
+        del branch.value_info[:]
+        for named in (*branch.initializer, *branch.output):
+            named.name = rename(named.name)
+        for inner in branch.node:
+            _rename(inner, rename, prefix)

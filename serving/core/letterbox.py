@@ -1,14 +1,15 @@
 """Letterbox geometry: how an image of any size lies in the model's fixed input.
 
-The image is scaled by one factor so that it fits and is put in the top-left corner; the rest is
-padding. A model may also be trained on images stretched to its input, each axis by a factor of its
-own. Pixels are treated as areas: a box edge at 0 is the left edge of the first pixel.
+The image is scaled by one factor so that it fits, and is put in the top-left corner or in the
+centre; the rest is padding. A model may also be trained on images stretched to its input, each axis
+by a factor of its own. Pixels are treated as areas: a box edge at 0 is the left edge of the first
+pixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,10 @@ class Letterbox:
     original_height: int
     resized_width: int
     resized_height: int
+    left: int = 0
+    """Width of the padding to the left of the image."""
+    top: int = 0
+    """Height of the padding above the image."""
 
     def to_original(self, boxes_xyxy_input: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Map boxes from pixels of the model's input to pixels of the original image.
@@ -38,8 +43,9 @@ class Letterbox:
             ],
             dtype=np.float32,
         )
+        corner = np.array([self.left, self.top], dtype=np.float32)
         limit = np.array([self.original_width, self.original_height], dtype=np.float32)
-        corners = boxes_xyxy_input.reshape(-1, 2, 2) * scale  # (N, 2 corners, xy)
+        corners = (boxes_xyxy_input.reshape(-1, 2, 2) - corner) * scale  # (N, 2 corners, xy)
         clipped: npt.NDArray[np.float32] = np.clip(corners, 0, limit).reshape(-1, 4)
         return clipped
 
@@ -60,6 +66,21 @@ def fit(
     )
 
 
+def fit_centre(
+    original_width: int, original_height: int, input_width: int, input_height: int
+) -> Letterbox:
+    """Return the placement of ``fit`` with as much padding on both sides of the image.
+
+    An odd pixel is to the right of it or below it, where Ultralytics has it.
+    """
+    placement = fit(original_width, original_height, input_width, input_height)
+    return replace(
+        placement,
+        left=(input_width - placement.resized_width) // 2,
+        top=(input_height - placement.resized_height) // 2,
+    )
+
+
 def stretch(
     original_width: int, original_height: int, input_width: int, input_height: int
 ) -> Letterbox:
@@ -69,6 +90,7 @@ def stretch(
 
 PLACEMENTS: dict[str, Callable[[int, int, int, int], Letterbox]] = {
     "letterbox": fit,
+    "letterbox-centre": fit_centre,
     "stretch": stretch,
 }
 """Placements by name: functions of the image's width and height and those of the input."""

@@ -98,7 +98,7 @@ def decode_all(
         checkpoint()
         images = _decode_upright(data, header, inputs, checkpoint, block_bytes)
         return {
-            model_input: (_padded(np.asarray(image), model_input), placement)
+            model_input: (_padded(np.asarray(image), placement, model_input), placement)
             for model_input, (image, placement) in images.items()
         }
 
@@ -139,15 +139,19 @@ def decode(data: bytes, header: Header, model_input: ModelInput) -> tuple[Image,
     return decode_all(data, header, (model_input,))[model_input]
 
 
-def _padded(pixels: Image, model_input: ModelInput) -> Image:
-    """Return ``pixels`` in the top-left corner of the input; itself, if it has its size."""
+def _padded(pixels: Image, placement: Letterbox, model_input: ModelInput) -> Image:
+    """Return ``pixels`` where they lie in the input; themselves, if they have its size."""
     height, width = pixels.shape[:2]
     if (height, width) == (model_input.height, model_input.width):
         return pixels
+    top, left = placement.top, placement.left
+    bottom, right = top + height, left + width
     canvas = np.empty((model_input.height, model_input.width, 3), dtype=np.uint8)
-    canvas[:height, :width] = pixels
-    canvas[height:] = PAD_VALUE
-    canvas[:height, width:] = PAD_VALUE
+    canvas[top:bottom, left:right] = pixels
+    canvas[:top] = PAD_VALUE
+    canvas[bottom:] = PAD_VALUE
+    canvas[top:bottom, :left] = PAD_VALUE
+    canvas[top:bottom, right:] = PAD_VALUE
     return canvas
 
 
@@ -208,7 +212,7 @@ def refit(image: Image | LazyPixels, model_input: ModelInput) -> Image:
     placement = model_input.place(width, height)
     size = (placement.resized_width, placement.resized_height)
     scaled = resized(PIL.Image.fromarray(image), size)
-    return _padded(np.asarray(scaled), model_input)
+    return _padded(np.asarray(scaled), placement, model_input)
 
 
 def load_image(

@@ -121,7 +121,7 @@ def test_layouts_are_named(files, tmp_path, capsys):
     where = ["--classes", files[1], "--name", "mine", "--model-repository", str(tmp_path / "repo")]
     assert run(_Tools(), path, *where, "--layout", layout.name, "--threads", "1") == 0
     assert (
-        "end-to-end: the outputs boxes+scores+labels [1, 84, 6] are as" in capsys.readouterr().out
+        "end-to-end: the outputs boxes+scores+labels [1, 84, 6], for 3 " in capsys.readouterr().out
     )
 
 

@@ -62,17 +62,20 @@ def image_port(batch: int | str = "n", side: int | str = SIDE) -> onnx.ValueInfo
 
 def outputs_for(layout: Layout, things: Sequence[Thing] = THINGS) -> dict[str, np.ndarray]:
     """What a detector of this layout gives for one image with these objects, by output."""
-    rows = {part: np.zeros((NUM_ROWS, width)) for part, width in ((BOXES, 4), (OBJECTNESS, 1))}
+    parts_of = {part for output in layout.outputs for part, _ in output.columns}
+    has_objectness = OBJECTNESS in parts_of
+    num_rows = NUM_ROWS * (3 if has_objectness and not layout.grids else 1)
+    rows = {part: np.zeros((num_rows, width)) for part, width in ((BOXES, 4), (OBJECTNESS, 1))}
     wide = len(NAMES) + layout.last_is_background
-    probabilities = np.full((NUM_ROWS, wide), SMALL)
-    labels, scores = np.zeros(NUM_ROWS), np.full(NUM_ROWS, SMALL)
-    rows[BOXES][:] = _as_in(layout, np.array([[0.0, 0.0, 1.0, 1.0]] * NUM_ROWS))
+    probabilities = np.full((num_rows, wide), SMALL)
+    labels, scores = np.zeros(num_rows), np.full(num_rows, SMALL)
+    rows[BOXES][:] = _as_in(layout, np.array([[0.0, 0.0, 1.0, 1.0]] * num_rows))
     rows[BOXES][: len(things)] = _as_in(layout, np.array([thing.box for thing in things]))
-    has_objectness = any(part == OBJECTNESS for x in layout.outputs for part, _ in x.columns)
     rows[OBJECTNESS][:] = 0.95
     for row, thing in enumerate(things):
-        labels[row], scores[row] = thing.label, thing.score
-        probabilities[row, thing.label] = thing.score / (0.95 if has_objectness else 1.0)
+        labels[row], scores[row] = thing.label + layout.from_one, thing.score
+        if thing.label < wide:
+            probabilities[row, thing.label] = thing.score / (0.95 if has_objectness else 1.0)
     if layout.last_is_background:
         probabilities[:, -1] = 1 - probabilities[:, :-1].sum(axis=1)
     inverse = {
@@ -89,8 +92,11 @@ def outputs_for(layout: Layout, things: Sequence[Thing] = THINGS) -> dict[str, n
             else:
                 table = labels[:, None] if part == LABELS else rows[part]
             parts.append(table if width else table[:, 0])
-        array = np.concatenate(parts, axis=-1)[None]
-        name = "+".join(part for part, _ in output.columns)
+        array = np.concatenate(parts, axis=-1)
+        if not layout.for_one_image:
+            array = array[None]
+        part_names = "+".join(part for part, _ in output.columns)
+        name = output.names[0] if layout.by_name else part_names
         found[name] = array.swapaxes(1, 2) if output.axis == 1 else array
     return {name: array.astype(np.float32) for name, array in found.items()}
 
@@ -107,12 +113,12 @@ def _as_in(layout: Layout, corners: np.ndarray) -> np.ndarray:
     if layout.boxes == "xyxy":
         return np.stack([x1, y1, x2, y2], axis=1)
     centred = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
-    if layout.strides:
+    if layout.offsets:
         number = np.arange(len(corners))
         assert len(corners) <= SIDE // STRIDES[0] or len(corners) == NUM_ROWS
         cells = [
             (x, y, stride)
-            for stride in layout.strides
+            for stride in layout.grids
             for y in range(SIDE // stride)
             for x in range(SIDE // stride)
         ]
@@ -140,11 +146,12 @@ def known_detector(
     outputs = []
     for name, array in outputs_for(layout, things).items():
         weights.append(numpy_helper.from_array(array, f"known_{name}"))
-        zeros = f"zeros_{array.ndim - 1}"
+        zeros = "zero" if layout.for_one_image else f"zeros_{array.ndim - 1}"
         nodes.append(helper.make_node("Add", [f"known_{name}", zeros], [name]))
-        dims = ["n", *array.shape[1:]]
+        dims = array.shape if layout.for_one_image else ["n", *array.shape[1:]]
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
-    return model_of(nodes, weights, [image_port()], outputs, opset)
+    image = image_port(1 if layout.for_one_image else "n")
+    return model_of(nodes, weights, [image], outputs, opset)
 
 
 # -- random weights -------------------------------------------------------------------------------
@@ -194,6 +201,36 @@ def unbatched(model: onnx.ModelProto) -> None:
     graph.output[0].name = "rows"
     graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
     graph.node.append(helper.make_node("Gather", ["output0", "first"], ["rows"], axis=0))
+
+
+def branched(model: onnx.ModelProto) -> None:
+    """Let dark images go another way than light ones, as torch does where rows may be missing."""
+    graph = model.graph
+
+    def branch(name: str, factor: float) -> onnx.GraphProto:
+        return helper.make_graph(
+            [helper.make_node("Mul", ["output0", f"{name}_factor"], [f"{name}_rows"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_rows", TensorProto.FLOAT, [None] * 3)],
+            [numpy_helper.from_array(np.array(factor, np.float32), f"{name}_factor")],
+        )
+
+    graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "grey"))
+    graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0),
+            helper.make_node("Greater", ["mean", "grey"], ["light"]),
+            helper.make_node(
+                "If",
+                ["light"],
+                ["rows"],
+                then_branch=branch("light_branch", 1.0),
+                else_branch=branch("dark_branch", 0.5),
+            ),
+        ]
+    )
+    graph.output[0].name = "rows"
 
 
 def decoder_detector(num_exits: int = 3, num_queries: int = 12, width: int = 8) -> onnx.ModelProto:

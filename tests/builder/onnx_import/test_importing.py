@@ -10,13 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.onnx_import.checking import (
-    compare,
-    find_boxes,
-    made_up_images,
-    open_session,
-    run_session,
-)
+from builder.onnx_import.checking import expect, made_up_images, open_session, run_session
+from builder.onnx_import.comparing import Expected, compare
 from builder.onnx_import.errors import ForeignModelError
 from builder.onnx_import.layouts import LAYOUTS
 from builder.onnx_import.postprocessing import Selection
@@ -27,6 +22,7 @@ from tests.builder.onnx_import.detectors import (
     NUM_ROWS,
     SIDE,
     THINGS,
+    branched,
     decoder_detector,
     known_detector,
     model_of,
@@ -44,11 +40,18 @@ def without_order(found):
     return [[sorted((a, round(s, 3)) for a, s, _ in rows) for rows in each] for each in found]
 
 
+def assert_alike(found, others):
+    """The same boxes, whatever comes first of what scores alike."""
+    expected = [[Expected(rows, rows) for rows in each] for each in others]
+    checked = compare(found, expected, (SIDE, SIDE))
+    assert (checked.num_unmatched, checked.num_undecided) == (0, 0)
+
+
 def test_random_weights_find_alike_in_a_batch_and_alone(imported, find):
     entry = imported(random_detector(), selection=LOW)
     together, alone = (find(entry, IMAGES, at_once) for at_once in (3, 1))
     assert all(rows for (images,) in [together] for rows in images)
-    assert compare(together, alone, (SIDE, SIDE)).num_unmatched == 0
+    assert_alike(together, alone)
 
 
 def test_a_graph_for_one_image_takes_several_where_it_only_reshapes(imported, find):
@@ -65,6 +68,19 @@ def test_a_graph_that_takes_the_first_image_is_run_on_one_at_a_time(imported, fi
     assert entry.catalogs[0].max_batch == 1
     assert read_entry(imported.folder) == entry
     assert find(entry, IMAGES, at_once=1) == for_any
+
+
+def test_a_graph_that_branches_takes_the_branch_of_each_image(imported, find):
+    plain = imported(random_detector(), selection=LOW)
+    images = [*IMAGES, IMAGES[0] // 4]
+    (whole,) = find(plain, images)
+    entry = imported(random_detector(change=branched), selection=LOW)
+    assert entry.catalogs[0].max_batch == 1, "one condition is for all images"
+    (found,) = find(entry, images, 1)
+    shares = [mine[0][1] / theirs[0][1] for mine, theirs in zip(found, whole, strict=True)]
+    light = [image.mean() > 255 / 2 for image in images]
+    assert shares == pytest.approx([1.0 if each else 0.5 for each in light], rel=1e-3)
+    assert len(set(light)) == 2
 
 
 def test_rows_that_vary_are_padded(imported, find):
@@ -103,7 +119,7 @@ def test_rows_that_vary_are_padded(imported, find):
     images[1][:, :5], images[2][:, :2] = 255, 255
     (found,) = find(entry, images, at_once=1)
     assert [len(rows) for rows in found] == [0, 5, 2]
-    assert found[1][0] == (1, 0.5, (1.0, 2.0, 30.0, 40.0))
+    assert found[1][0] == (0, 0.5, (1.0, 2.0, 30.0, 40.0))
 
 
 def test_what_scores_little_is_compared_whatever_it_scores(imported, capsys):
@@ -267,8 +283,8 @@ def test_a_graph_that_is_cut_finds_what_the_whole_finds(imported, find):
             pixels = (image / 255).astype(np.float32).transpose(2, 0, 1)[None]
             every = run_session(session, {"image": pixels})
             outputs = dict(zip([port.name for port in session.get_outputs()], every, strict=True))
-            whole = find_boxes(outputs, reading, (SIDE, SIDE), LOW)
-            assert whole
+            whole = expect(outputs, reading, (SIDE, SIDE), LOW)
+            assert whole.rows
             assert compare([[mine]], [[whole]], (SIDE, SIDE)).num_unmatched == 0
     first, last = together[0][0], together[2][0]
     assert without_order([[first]]) != without_order([[last]]), "exits differ"
@@ -310,7 +326,7 @@ def test_one_exit_may_be_any_tensors(imported, find):
     every = imported(decoder_detector(), exits=EXITS, layout="detr", selection=LOW)
     every_found = find(every, IMAGES)
     entry = imported(decoder_detector(), exits=EXITS[1:2], layout="detr", selection=LOW)
-    assert compare(find(entry, IMAGES), every_found[1:2], (SIDE, SIDE)).num_unmatched == 0
+    assert_alike(find(entry, IMAGES), every_found[1:2])
 
 
 # -- the catalogue --------------------------------------------------------------------------------

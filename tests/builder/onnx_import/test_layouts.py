@@ -29,8 +29,8 @@ def test_a_layout_is_recognised_and_read(layout, imported, find, capsys):
     (catalog,) = entry.catalogs
     assert catalog.classes == NAMES
     assert catalog.resize == layout.preprocessing.resize
-    assert catalog.max_batch is None
-    (images,) = find(entry, [BLACK, BLACK])
+    assert catalog.max_batch == (1 if layout.for_one_image else None)
+    (images,) = find(entry, [BLACK, BLACK], catalog.max_batch)
     for rows in images:
         assert_things(rows, layout)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from serving.core.errors import InvalidImage, InvalidRequest, RequestCancelled
-from serving.core.letterbox import PAD_VALUE, Letterbox, ModelInput, fit
+from serving.core.letterbox import PAD_VALUE, PLACEMENTS, Letterbox, ModelInput, fit
 from serving.core.ports import Image
 from serving.imaging.decoding import LazyPixels, decode_all, load_image, refit
 from serving.imaging.pixels import BACKGROUND, PNG_SIGNATURE
@@ -60,7 +60,7 @@ def test_refit_of_a_stretched_picture_is_a_plain_resize() -> None:
 
 
 @pytest.mark.parametrize("size", [(640, 480), (500, 333), (333, 500), (1280, 960), (90, 200)])
-@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize("resize", PLACEMENTS)
 def test_lazy_pixels_are_those_that_accuracy_is_measured_on(
     size: tuple[int, int], resize: str
 ) -> None:
@@ -78,7 +78,9 @@ def test_lazy_pixels_are_those_that_accuracy_is_measured_on(
     assert used == [small], "told once, of the first"
     # Where the image lies, mapped from the small input to the frame and on to the image.
     _, placement = load_image(data, small)
-    corner = np.array([[0, 0, placement.resized_width, placement.resized_height]], np.float32)
+    left, top = placement.left, placement.top
+    right, bottom = left + placement.resized_width, top + placement.resized_height
+    corner = np.array([[left, top, right, bottom]], np.float32)
     boxes = in_frame.to_original(small.place(428, 428).to_original(corner))
     np.testing.assert_allclose(boxes, [[0, 0, *size]], atol=max(size) / 300)
 
@@ -121,6 +123,21 @@ class TestDecode:
         assert_upright(pixels, placement)
         corners = placement.to_original(np.array([[64, 64, 128, 128]], np.float32))
         assert corners.tolist() == [[32, 24, 64, 48]]
+
+    @pytest.mark.parametrize(("width", "height"), [(128, 128), (129, 96), (64, 129)])
+    def test_centred_with_an_odd_pixel_behind(self, width: int, height: int) -> None:
+        pixels, placement = load_image(
+            SAMPLES["png"], ModelInput(width, height, "letterbox-centre")
+        )
+        corner, _ = load_image(SAMPLES["png"], letterboxed(width, height))
+        across, down = placement.resized_width, placement.resized_height
+        left, top = (width - across) // 2, (height - down) // 2
+        assert (placement.left, placement.top) == (left, top)
+        inside = np.s_[top : top + down, left : left + across]
+        assert (pixels[inside] == corner[:down, :across]).all()
+        around = np.ones((height, width), bool)
+        around[inside] = False
+        assert (pixels[around] == PAD_VALUE).all()
 
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
     def test_one_pixel(self, kind: str) -> None:
