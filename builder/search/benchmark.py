@@ -7,7 +7,9 @@ that any searcher came by in the comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Protocol
@@ -101,6 +103,40 @@ def try_searcher(
         float(np.mean(rewards[:tenth])),
         float(np.mean(rewards[-tenth:])),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A comparison of searchers: where, and what their children are worth."""
+
+    space: SearchSpace
+    evaluator: KnownEvaluator
+    reward: Reward
+    table: LatencyTable
+    points: tuple[int, ...]
+    """Numbers of children after which a choice is looked at."""
+
+    def trials(self, plan: Sequence[tuple[str, int]], workers: int) -> Iterator[SearcherTrial]:
+        """Yield the trial of each searcher and seed, in order, in so many processes."""
+        if workers == 1:
+            yield from map(self._try, plan)
+            return
+        # Fresh processes: a fork would take along whatever threads and locks this one has.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
+            yield from pool.map(self._try, plan)
+
+    def _try(self, trial: tuple[str, int]) -> SearcherTrial:
+        return try_searcher(
+            self.space, *trial, self.evaluator, self.reward, self.table, self.points
+        )
+
+
+def _prepare() -> None:
+    """Keep a process to one thread: there is a process for each core."""
+    import torch  # noqa: PLC0415  only in the process that searches
+
+    torch.set_num_threads(1)
 
 
 def optimum(

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from builder.config.pyramid_graphs import Graph, Step
 
 KEY_LENGTH = 16
 """Length of a key in hexadecimal digits."""
+NUM_REMEMBERED = 4096
+"""Number of tables whose keys are remembered: searchers come back to those they like."""
 
 
+@lru_cache(NUM_REMEMBERED)
 def canonical_key(graph: Graph) -> str:
     """Return the key of a table: equal ones are the same network.
 

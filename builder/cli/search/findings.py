@@ -82,6 +82,9 @@ def _add_benchmark(actions: Any) -> None:
     parser.add_argument(
         "--budgets", type=at_least(1), nargs="+", default=[50, 100, 200, 400], help="children"
     )
+    parser.add_argument(
+        "--workers", type=at_least(1), default=1, help="searches at a time; figures do not change"
+    )
     parser.add_argument("--out", type=Path, help="where figures go, without a suffix")
     parser.set_defaults(run=_benchmark)
 
@@ -91,12 +94,12 @@ def _benchmark(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from builder.search.benchmark import (
+        Comparison,
         as_html,
         as_markdown,
         curve_points,
         optimum,
         summary,
-        try_searcher,
     )
     from builder.search.rewards import REWARDS
     from builder.search.space import SPACES
@@ -110,10 +113,9 @@ def _benchmark(options: argparse.Namespace) -> None:
     budgets = sorted(set(options.budgets))
     points = curve_points(budgets)
     plan = [(name, seed) for name in options.searchers for seed in range(options.seeds)]
-    trials = [
-        try_searcher(space, name, seed, evaluator, reward, table, points)
-        for name, seed in tqdm(plan, unit="search")
-    ]
+    comparison = Comparison(space, evaluator, reward, table, tuple(points))
+    found = comparison.trials(plan, options.workers)
+    trials = list(tqdm(found, total=len(plan), unit="search"))
     best, known = optimum(space, evaluator, reward, table, trials)
     head = {
         "command": command_line(),

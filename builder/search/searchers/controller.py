@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.config.pyramid_graphs import Graph
-from builder.search.space import SearchSpace
+from builder.search.space import Decision, SearchSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,7 @@ class ChoicePolicy(nn.Module):
         for step, decision in enumerate(decisions):
             state = self.cell(x, state)
             logits = self.heads[step](state[0])
-            closed = torch.ones(count, decision.num_choices, dtype=torch.bool)
-            for row, of_row in enumerate(made):
-                closed[row, list(self._space.open_choices(decision, of_row))] = False
+            closed = self._closed(decision, made)
             scores = logits.masked_fill(closed, float("-inf")).log_softmax(dim=1)
             if given is None:
                 column = torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
@@ -139,6 +137,16 @@ class ChoicePolicy(nn.Module):
             torch.stack(log_probabilities, dim=1),
             torch.stack(entropies, dim=1),
         )
+
+    def _closed(self, decision: Decision, made: Sequence[Sequence[int]]) -> Tensor:
+        """Return (B, choices) whether a choice is closed, after the decisions made before."""
+        rows = []
+        for of_row in made:
+            row = [True] * decision.num_choices
+            for choice in self._space.open_choices(decision, of_row):
+                row[choice] = False
+            rows.append(row)
+        return torch.tensor(rows)
 
 
 class Controller:
@@ -172,10 +180,10 @@ class Controller:
         if settings.normalised:
             advantages = advantages / (advantages.std() + 1e-8)
         weight = self._entropy_weight()
-        with torch.no_grad():
-            before, _ = self.policy(self._choices)
+        before: Tensor | None = None
         for _ in range(settings.epochs):
             now, entropies = self.policy(self._choices)
+            before = now.detach() if before is None else before
             ratio = (now - before).exp()
             clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
             gains = torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None])

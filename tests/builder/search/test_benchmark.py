@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from builder.search.benchmark import (
+    Comparison,
     SearcherTrial,
     as_html,
     as_markdown,
@@ -60,6 +61,17 @@ def test_a_searcher_that_sees_everything_has_no_regret() -> None:
     assert known == "the best of all 641 graphs"
     assert trial.chosen[0] < best
     assert trial.unique == 1.0
+
+
+@pytest.mark.slow
+def test_processes_find_what_one_does() -> None:
+    space, table = SPACES["micro"], made_up()
+    reward = REWARDS["anytime"](table, reference(space.levels), 3)
+    comparison = Comparison(space, AnalyticEvaluator(), reward, table, (10, 20))
+    plan = [("random", 0), ("evolution", 1), ("random", 2)]
+    found = list(comparison.trials(plan, 2))
+    assert [(trial.searcher, trial.seed) for trial in found] == plan
+    assert found == list(comparison.trials(plan, 1))
 
 
 def test_evolution_has_less_regret_than_random() -> None:
