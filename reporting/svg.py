@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 720.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 12.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 62.0, 14.0, 12.0, 42.0
 NUM_TICKS = 8
 
 Point = tuple[float, float]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import Any
@@ -54,7 +55,11 @@ def _is_ahead(standing: Standing) -> bool:
 
 
 def _text(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval.mean:.4f} ± {interval.half:.4f}"
+    if interval is None:
+        return "-"
+    # One seed has no interval.
+    half = f" ± {interval.half:.4f}" if math.isfinite(interval.half) else ""
+    return f"{interval.mean:.4f}{half}"
 
 
 def _columns(contest: Contest) -> markdown.Columns[Standing]:
@@ -116,7 +121,7 @@ def _ahead_of(standing: Standing) -> Callable[[str], str]:
 def as_html(contest: Contest) -> str:
     """Return a page with AP against time, the tables and the graphs. It fetches nothing."""
     content = f'<p class="muted">{escape(_says(contest).replace("`", ""))}</p>'
-    content += html.section("AP by exit against time", _chart(contest))
+    content += html.section(_chart_title(contest), _chart(contest))
     content += html.section("How they did", _table(_columns(contest), contest.standings))
     if contest.rivals:
         text = f"<p>{escape(_verdict(contest).replace('`', ''))}</p>"
@@ -132,6 +137,11 @@ def as_html(contest: Contest) -> str:
     )
     content += html.section("The graphs", f'<div class="graphs">{figures}</div>')
     return html.document("Graphs compared", content, STYLE)
+
+
+def _chart_title(contest: Contest) -> str:
+    more = len(contest.standings) > len(html.SERIES)
+    return "AP by exit against time" + (f", of the first {len(html.SERIES)}" if more else "")
 
 
 def _table(columns: markdown.Columns[Any], rows: Sequence[Any]) -> str:
@@ -152,7 +162,7 @@ def _chart(contest: Contest) -> str:
     aps = [ap.mean for line in lines for _, ap in line]
     beside, above = 0.05 * (max(times) - min(times)), 0.1 * (max(aps) - min(aps)) or 0.01
     chart = Chart(
-        "AP by exit against time",
+        _chart_title(contest),
         f"time, {contest.timing.unit}",
         "AP",
         (min(times) - beside, max(times) + beside),

@@ -203,8 +203,10 @@ def _contest(options: argparse.Namespace) -> None:
 
 
 def _name(path: Path) -> str:
-    """Return what to call a search: its folder, in which all journals are called alike."""
-    return path.parent.name or path.stem
+    """Return what to call a search: its folder, where all journals are called alike."""
+    from builder.search.journal import JOURNAL
+
+    return path.parent.name if path.name == JOURNAL and path.parent.name else path.stem
 
 
 def _tell(tables: str, out: Path | None) -> None:

@@ -109,6 +109,12 @@ def test_accuracy_in_time_is_simulated_at_each_load(monkeypatch: pytest.MonkeyPa
     assert page.count("<svg") == 3
 
 
+def test_one_seed_has_no_interval() -> None:
+    contest = hold([journal(*results(MINE, 0.0)[:1], *results(FPN, 0.0)[:1])], None, in_time=False)
+    assert "inf" not in as_markdown(contest)
+    assert "| `fpn` | 1 |" in as_markdown(contest)
+
+
 def test_journals_of_different_kinds_are_no_contest() -> None:
     one = journal(*results(MINE, 0.0))
     other = replace(one, search=SEARCH | {"latency": {}})
