@@ -29,8 +29,11 @@ LOOK_EVERY_S = 0.05
 PAUSE_S = 0.5
 """Seconds between two looks from which on the whole process is taken to have stood still, so that
 being late says nothing about the engine."""
+START_WITHIN_S = 900.0
+"""Seconds that opening the first engine may take before it is taken to hang: it may have to be
+compiled, beside others that do the same."""
 OPEN_WITHIN_S = 120.0
-"""Seconds that opening an engine may take before it is taken to hang as well."""
+"""Seconds that opening another engine may take before it is taken to hang as well."""
 RETRY_S, MAX_RETRY_S = 1.0, 30.0
 """Seconds before an engine that could not be opened is tried again: the first, doubled each time,
 and the most."""
@@ -78,8 +81,8 @@ class Supervisor:
         self._stopping = False
         # Touched by one thread at a time: the starting one, then its own.
         self._learnt: Sequence[LatencyModel] | None = None
-        self._hanging: list[RequestExecutor] = []
-        self._num_given_up = 0
+        self._abandoned: list[RequestExecutor] = []
+        self._given_up: list[_Opening] = []
         self._num_failures = 0
         self._retry_at_s: float | None = None
         self._looked_s = clock()
@@ -99,7 +102,9 @@ class Supervisor:
     def start(self) -> None:
         """Open the engine, and watch it from then on. Raises what opening it does."""
         opening = self._begin()
-        opening.over.wait()
+        if not opening.over.wait(START_WITHIN_S):
+            self._give_up(opening)
+            raise BackendError(f"opening it took longer than {START_WITHIN_S:g} s")
         if opening.error is not None:
             raise opening.error
         self._take(opening)
@@ -127,7 +132,9 @@ class Supervisor:
                 log.exception("the supervisor failed")
 
     def look(self) -> None:
-        """Replace an engine that hangs, and take in one that has been opened."""
+        """Replace an engine that hangs, take in one that was opened, forget what has returned."""
+        self._abandoned = [each for each in self._abandoned if each.is_running]
+        self._given_up = [each for each in self._given_up if not each.over.is_set()]
         now_s = self._clock()
         if now_s - self._looked_s > PAUSE_S:
             self._trusted_s = now_s + STALL_FLOOR_S
@@ -156,8 +163,7 @@ class Supervisor:
         except Exception:  # it is given up, whatever it says
             log.exception("what hangs could not be ended")
         self._learnt = engine.latencies
-        self._hanging = [each for each in self._hanging if each.is_running]
-        self._hanging.append(executor)
+        self._abandoned.append(executor)
         if not self._stopping:
             self._begin()
 
@@ -181,9 +187,9 @@ class Supervisor:
             opening.error = error
         else:
             with self._lock:
-                if not (opening.is_given_up or self._stopping):
-                    opening.engine = engine
-            if opening.engine is None:
+                is_wanted = not (opening.is_given_up or self._stopping)
+                opening.engine = engine if is_wanted else None
+            if not is_wanted:
                 engine.stop(0.0)
                 opening.error = BackendError("The engine was no longer wanted.")
         opening.over.set()
@@ -196,18 +202,25 @@ class Supervisor:
         elif opening.over.is_set():
             self._fail(opening, f"another engine could not be opened: {opening.error}")
         elif now_s - opening.started_s > OPEN_WITHIN_S:
-            self._num_given_up += 1
             self._fail(opening, "opening another engine hung")
 
     def _fail(self, opening: _Opening, why: str) -> None:
         """Note that an engine could not be opened, and try again after a while."""
-        with self._lock:
-            opening.is_given_up = True
-            self._opening = None
+        self._give_up(opening)
         retry_s = min(MAX_RETRY_S, RETRY_S * 2**self._num_failures)
         self._num_failures += 1
         self._retry_at_s = self._clock() + retry_s
         log.error("%s; again in %g s", why, retry_s)
+
+    def _give_up(self, opening: _Opening) -> None:
+        """Wait no longer for an engine. If it comes all the same it is freed."""
+        with self._lock:
+            opening.is_given_up = True
+            engine, opening.engine = opening.engine, None
+            self._opening = None
+        self._given_up.append(opening)
+        if engine is not None:  # it came at this very instant
+            engine.stop(0.0)
 
     def _take(self, opening: _Opening) -> None:
         """Serve with the engine that was opened."""
@@ -222,7 +235,8 @@ class Supervisor:
 
     def _num_hanging(self) -> int:
         """Return how many threads hang, of those that were given up."""
-        return sum(executor.is_running for executor in self._hanging) + self._num_given_up
+        hanging = sum(executor.is_running for executor in self._abandoned)
+        return hanging + sum(not opening.over.is_set() for opening in self._given_up)
 
 
 def threads_left() -> bool:

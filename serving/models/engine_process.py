@@ -33,6 +33,10 @@ from serving.system.parent import end_with_parent
 OPEN, MEMORY = "open", "memory"
 """The first two messages: what to open, and how large the memory is that both share."""
 
+OPEN_WITHIN_S = 900.0
+"""Seconds that the other process may take to open what it is told to, all of which may have to be
+compiled, before it is taken to hang and ended."""
+
 
 def open_family_in_process(
     folders: Sequence[Path], options: RuntimeOptions, refit: Refit
@@ -40,7 +44,7 @@ def open_family_in_process(
     """Return one runner over all sizes of the models in ``folders``, in a process of their own.
 
     ``refit`` brings images to the smaller sizes, in this one. Raises BackendError when they cannot
-    be opened there.
+    be opened there, in time.
     """
     memory = os.memfd_create("punctual-images")
     mine, its = socket.socketpair()
@@ -52,9 +56,10 @@ def open_family_in_process(
         )
         engine = EngineProcess(process, Connection(mine.detach()))
     try:
-        facts: list[Facts] = engine.call(OPEN, tuple(folders), replace(options, num_instances=1))
+        opened = (tuple(folders), replace(options, num_instances=1))
+        facts: list[Facts] = engine.call(OPEN, *opened, within_s=OPEN_WITHIN_S)
         os.ftruncate(memory, _size(facts))
-        engine.call(MEMORY)
+        engine.call(MEMORY, within_s=OPEN_WITHIN_S)
         runners = list(runners_of(engine, facts, mmap.mmap(memory, _size(facts))))
     except RuntimeError as error:
         engine.end(0.0)

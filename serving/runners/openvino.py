@@ -284,10 +284,18 @@ class OpenVinoRunner:
         """Do nothing: a call into the runtime cannot be ended."""
 
     def close(self) -> None:
-        """Free models and buffers."""
+        """Free models and buffers.
+
+        One model after the other: freeing one keeps the interpreter lock for some 20 ms, in which
+        nobody who is served can be answered.
+        """
         self._closed = True
         self._compiled, self._images, self._pools = {}, {}, {}
-        self._models, self._held_weights, self._held_blobs = {}, [], []
+        models = list(self._models.values())
+        self._models = {}
+        while models:
+            models.pop()
+        self._held_weights, self._held_blobs = [], []
 
     # -- inside -----------------------------------------------------------------------------------
 

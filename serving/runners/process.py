@@ -101,14 +101,17 @@ class EngineProcess:
         """Let features go, when something is sent next."""
         self._dropped.append(handle)
 
-    def call(self, *message: Any) -> Any:
+    def call(self, *message: Any, within_s: float | None = None) -> Any:
         """Return what the other process makes of ``message``.
 
-        Raises EngineLost when it has gone, and RuntimeError for what a runtime raised there.
+        Raises EngineLost when it has gone, or was ended since it did not answer within ``within_s``
+        seconds, and RuntimeError for what a runtime raised there.
         """
         dropped, self._dropped = self._dropped, []
         try:
             self._connection.send((dropped, message))
+            if within_s is not None and not self._connection.poll(within_s):
+                raise TimeoutError
             failure, reply = self._connection.recv()
         except (EOFError, OSError) as error:
             code = self.end(0.0)

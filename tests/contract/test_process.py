@@ -12,6 +12,7 @@ import pytest
 from serving.core import segment as segments
 from serving.core.errors import BackendError, EngineLost
 from serving.imaging.decoding import refit
+from serving.models import engine_process
 from serving.models.engine_process import open_family_in_process
 from serving.models.runtime_options import RuntimeOptions
 from serving.runners.process import ProcessRunner
@@ -93,6 +94,13 @@ def test_what_cannot_be_opened_is_said_in_its_words(exported, tmp_path):
     with pytest.raises(BackendError, match="cannot be used"):
         open_family_in_process((tmp_path,), RuntimeOptions("onnxruntime", 1), refit)
     eventually(lambda: not children())
+
+
+def test_a_process_that_opens_nothing_in_time_is_ended(exported, monkeypatch):
+    monkeypatch.setattr(engine_process, "OPEN_WITHIN_S", 0.0)
+    with pytest.raises(EngineLost):
+        open_family_in_process((exported.folder,), RuntimeOptions("onnxruntime", 1), refit)
+    assert not children()
 
 
 def children() -> set[int]:

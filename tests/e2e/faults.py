@@ -3,8 +3,11 @@
     python -m tests.e2e.faults --out loadtest/results
 
 prints a table: of each fault, how many requests were sent, answered, and failed for which reason;
-how many were lost, that is ended without a reply; and how long the server was not ready. Half load
-is half of the rate at which some clients are answered that each wait for their answer.
+how many were lost, that is ended without a reply; how many were sent while it happened and were not
+answered, beside those sent when nothing did; and how long the server was not ready. Half load is
+half of the rate at which some clients are answered that each wait for their answer.
+
+A fault that strikes nobody, or a request that the server has not counted, ends it.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ import httpx
 from reporting.machine import machine
 from serving.artifacts.model_folders import find_model, read_entry
 from tests.e2e.attacks import photograph
-from tests.e2e.backends import Ended, Load
-from tests.e2e.process import ROOT, Server, free_port
+from tests.e2e.backends import Ended, Load, counted
+from tests.e2e.process import ROOT, Server, eventually, free_port
 
 MODEL_REPOSITORY = ROOT / "model_repo"
 NUM_CLIENTS = 8
@@ -41,6 +44,9 @@ NUM_CLIENTS = 8
 BUDGETS_MS = (100.0, 300.0, 1000.0)
 LOST = "lost"
 READY_WITHIN_S = 120.0
+MAX_STRIKES = 20
+"""Number of times that a fault is tried which struck nobody: it may have met a probe of an idle
+engine, or one who had an answer in hand and ended with that."""
 LOOK_EVERY_S = 0.005
 
 
@@ -117,6 +123,11 @@ class Subject:
     def fail(self, kind: str) -> None:
         self.switch.write_text(kind)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the fault has happened that it was told of."""
+        return not self.switch.exists()
+
     def signal_engine(self, number: signal.Signals) -> None:
         for path in Path("/proc", str(self.server.process.pid), "task").glob("*/children"):
             for pid in path.read_text().split():
@@ -152,10 +163,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, and whether the server is expected to be unready for a while."""
+    """What happens, and what is expected to come of it."""
 
     happen: Callable[[Subject], None]
     unready: bool = False
+    """Whether the server is not ready for a while."""
+    strikes: bool = False
+    """Whether a request fails by it, and nothing else happens."""
     engine_process: bool = False
 
 
@@ -178,9 +192,9 @@ FAULTS: dict[str, Fault] = {
     "the engine's process crashes": Fault(
         lambda subject: subject.signal_engine(signal.SIGSEGV), unready=True, engine_process=True
     ),
-    "a run raises an error": Fault(lambda subject: subject.fail("raise")),
-    "a run gives NaN": Fault(lambda subject: subject.fail("nonsense")),
-    "the policy raises an error": Fault(lambda subject: subject.fail("policy")),
+    "a run raises an error": Fault(lambda subject: subject.fail("raise"), strikes=True),
+    "a run gives NaN": Fault(lambda subject: subject.fail("nonsense"), strikes=True),
+    "the policy raises an error": Fault(lambda subject: subject.fail("policy"), strikes=True),
     "a new version has a damaged file": Fault(load_damaged),
     "a new version is loaded": Fault(swap),
 }
@@ -204,16 +218,28 @@ class Outcome:
         if self.gaps_s:
             began_s, unready = self.gaps_s[0]
             noticed_s, unready_s = f"{began_s - self.happened_s:.2f}", f"{unready:.2f}"
+        apart = [each for each in self.ended if not self._is_meanwhile(each)]
+        meanwhile = [each for each in self.ended if self._is_meanwhile(each)]
         cells = (
-            name, f"{self.rate:.0f}", len(self.ended), answered, failed, lost, noticed_s, unready_s,
-            f"{self.took_s:.1f}",
+            name, f"{self.rate:.0f}", len(self.ended), answered, failed, lost, _unanswered(apart),
+            _unanswered(meanwhile), noticed_s, unready_s, f"{self.took_s:.1f}",
         )  # fmt: skip
         return f"| {' | '.join(map(str, cells))} |"
 
+    def _is_meanwhile(self, each: Ended) -> bool:
+        """Whether a request was under way while it happened."""
+        over_s = self.happened_s + self.took_s
+        return each.sent_s <= over_s and each.sent_s + each.elapsed_s >= self.happened_s
+
+
+def _unanswered(ended: list[Ended]) -> str:
+    return f"{sum(each.status != 200 for each in ended)} of {len(ended)}"
+
 
 HEAD = (
-    "| what happens | requests/s | sent | answered | failed | lost | unready after (s) | "
-    "ready again after (s) | took (s) |\n|---|---|---|---|---|---|---|---|---|"
+    "| what happens | requests/s | sent | answered | failed | lost | "
+    "not answered before and after | not answered meanwhile | unready after (s) | ready again after (s) | took (s) |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -235,11 +261,15 @@ async def half_rate(url: str, seconds: float) -> float:
 
 async def suffer(subject: Subject, fault: Fault, rate: float, seconds: float) -> Outcome:
     """Send at a rate, let the fault happen after ``seconds``, and go on for as long again."""
+    before = counted(subject.server)
     with Readiness(subject.server.url) as readiness:
         async with LossyLoad(subject.server.url, rate) as load:
             await asyncio.sleep(seconds)
             happened_s = time.monotonic()
-            await asyncio.to_thread(fault.happen, subject)
+            if fault.strikes:
+                happened_s = await strike(subject, fault, load)
+            else:
+                await asyncio.to_thread(fault.happen, subject)
             if fault.unready:
                 async with asyncio.timeout(READY_WITHIN_S):
                     while readiness.ready or not readiness.changes[1:]:
@@ -249,7 +279,36 @@ async def suffer(subject: Subject, fault: Fault, rate: float, seconds: float) ->
             took_s = time.monotonic() - happened_s
             await asyncio.sleep(seconds)
             ended = await load.ended()
+    outcomes = counted(subject.server) - before
+    if outcomes.total() != len(ended):
+        raise AssertionError(f"{len(ended)} requests were sent, and counted were {outcomes}")
     return Outcome(rate, ended, happened_s, took_s, readiness.gaps_s())
+
+
+async def strike(subject: Subject, fault: Fault, load: Load) -> float:
+    """Let a fault happen until a request has failed by it; return when that happened."""
+    for _ in range(MAX_STRIKES):
+        happened_s = time.monotonic()
+        fault.happen(subject)
+        await asyncio.to_thread(eventually, lambda: subject.has_failed)
+        # Whoever was inside then has ended when those have that came after.
+        over_s = time.monotonic() + max(BUDGETS_MS) / 1e3
+
+        def is_over(
+            ended: list[Ended], since_s: float = happened_s, until_s: float = over_s
+        ) -> bool:
+            return time.monotonic() > until_s or _has_struck(ended, since_s)
+
+        if _has_struck(await load.until(is_over), happened_s):
+            return happened_s
+    raise AssertionError(f"it struck nobody in {MAX_STRIKES} attempts")
+
+
+def _has_struck(ended: list[Ended], since_s: float) -> bool:
+    """Whether a request that ended since then failed as the engine's faults make it."""
+    return any(
+        each.slug == "backend-error" and each.sent_s + each.elapsed_s >= since_s for each in ended
+    )
 
 
 def main() -> None:

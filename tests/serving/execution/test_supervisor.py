@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.core.errors import EngineStalled
+from serving.core.errors import BackendError, EngineStalled
 from serving.core.latency import LatencyModel
 from serving.core.request import Answered, Failed, Request
 from serving.execution import executor
@@ -294,7 +294,42 @@ def test_opening_that_hangs_is_given_up(make: Make) -> None:
     never.set()
     stuck.over.wait()
     bench.supervisor.look()
+    assert not bench.supervisor._given_up, "it holds nothing any more"
     assert bench.supervisor.engine is served, "one that came too late is not taken"
+
+
+def test_a_first_engine_that_never_opens_ends_the_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "START_WITHIN_S", 0.0)
+    bench, free = make(FakeRunner(FakeClock())), threading.Event()
+    opened = bench._open
+    bench.supervisor._open_engine = lambda latencies: opened(latencies) if free.wait() else None  # type: ignore[assignment, return-value]
+    with pytest.raises(BackendError, match="opening it took longer"):
+        bench.supervisor.start()
+    (stuck,) = bench.supervisor._given_up
+    free.set()
+    stuck.over.wait()
+    assert bench.supervisor.engine is None
+    assert stuck.engine is None, "one that came too late is freed"
+
+
+def test_what_was_given_up_is_held_no_longer_than_it_hangs(make: Make) -> None:
+    """An engine holds hundreds of megabytes."""
+    hanging = Hanging(FakeClock())
+    bench = make(hanging, FakeRunner(FakeClock()))
+    bench.supervisor.start()
+    bench.submit(0)
+    hanging.entered.wait()
+    bench.until_given_up()
+    bench.until_opened()
+    (given_up,) = bench.supervisor._abandoned
+    hanging.free.set()
+    assert isinstance(given_up, Executor)
+    assert given_up._thread is not None
+    given_up._thread.join()
+    bench.supervisor.look()
+    assert bench.supervisor._abandoned == []
 
 
 def test_an_engine_that_is_no_longer_wanted_is_freed(make: Make) -> None:
