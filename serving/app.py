@@ -51,7 +51,15 @@ from serving.backends.model_changes import ChangeableBackend
 from serving.core.command_errors import CommandError, CommandFailed
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
-from serving.core.ports import Backend, Clock, CreatePolicy, Observer, SegmentRunner
+from serving.core.ports import (
+    Backend,
+    Clock,
+    CreatePolicy,
+    Observer,
+    Pause,
+    SegmentRunner,
+    at_once,
+)
 from serving.core.principals import NOBODY
 from serving.core.streams import Streams
 from serving.execution.engine import Engine, start_engine
@@ -126,9 +134,7 @@ def create_backend(
         else _open_decisions(settings.decision_log, first.family)
     )
 
-    def starting(
-        family: Family, observer: Observer, pause: Callable[[], None] | None = None
-    ) -> StartEngine:
+    def starting(family: Family, observer: Observer, pause: Pause = at_once) -> StartEngine:
         def start(
             runners: Sequence[SegmentRunner], latencies: Sequence[LatencyModel] | None = None
         ) -> Engine:
@@ -149,11 +155,14 @@ def create_backend(
         return start
 
     def embedded() -> Backend:
+        def pause() -> None:
+            versions.wait_until_quiet()  # they are not there yet when the first is created
+
         def create(version: ModelVersion, beside: bool = False) -> EmbeddedBackend:
             family = version.family
             observer = VersionObserver(metrics, metrics.versions, family.release)
             opening = Opening(partial(source.open, version), beside)
-            start = starting(family, observer, versions.wait_until_quiet if beside else None)
+            start = starting(family, observer, pause)
             return EmbeddedBackend(family, opening, start)
 
         versions = ChangeableBackend(

@@ -27,6 +27,14 @@ CreatePolicy = Callable[[Collection[Segment], Ladder, Sequence[int], int], Polic
 one executor. Raises ValueError if it cannot do with these."""
 
 
+Pause = Callable[[], None]
+"""Function that returns when something may be done once that holds up the rest of the process."""
+
+
+def at_once() -> None:
+    """Do not pause: a ``Pause`` where nobody is held up."""
+
+
 class SegmentRunner(Protocol):
     """A runtime on one device, which runs one segment at a time.
 
@@ -80,8 +88,11 @@ class SegmentRunner(Protocol):
         The runner is of no further use.
         """
 
-    def close(self) -> None:
-        """Free everything; any later call raises RuntimeError."""
+    def close(self, pause: Pause = at_once, /) -> None:
+        """Free everything; any later call raises RuntimeError.
+
+        ``pause`` is called before each part of it that holds up the rest of the process.
+        """
 
 
 class Observer(Protocol):

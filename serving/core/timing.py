@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 from serving.core import segment as segments
 from serving.core.latency import LatencyModel
-from serving.core.ports import Clock, Image, SegmentRunner
+from serving.core.ports import Clock, Image, Pause, SegmentRunner, at_once
 from serving.core.segment import Segment
 
 
@@ -66,7 +66,7 @@ def warm_up(
     num_exits: int,
     clock: Clock,
     rounds: int,
-    pause: Callable[[], None] | None = None,
+    pause: Pause = at_once,
 ) -> None:
     """Run every segment ``rounds`` times at every batch size, and let ``latency`` learn from it.
 
@@ -76,7 +76,6 @@ def warm_up(
     """
     for number in range(rounds + 1):
         for segment, batch, seconds in time_every_segment(runner, image, num_exits, clock):
-            if pause is not None:
-                pause()
+            pause()
             if number > 0:
                 latency.observe(segment, batch, seconds)

@@ -6,7 +6,7 @@ Whoever hosts the executor (the gateway, Triton's Python backend) starts it here
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.observing import Trace
 from serving.core.policy import Policy
-from serving.core.ports import Clock, CreatePolicy, Observer, SegmentRunner
+from serving.core.ports import Clock, CreatePolicy, Observer, Pause, SegmentRunner, at_once
 from serving.core.request import Cancelled, Failed, Shed, Superseded
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.streams import superseded
@@ -49,12 +49,14 @@ class Engine:
     executor: RequestExecutor
     latencies: tuple[LatencyModel, ...]
     """What is known of the run times of each, for the engine that takes its place."""
+    pause: Pause = at_once
+    """What is called before each part of freeing it that holds up the rest of the process."""
 
     def stop(self, grace_s: float) -> None:
         """Drain for up to ``grace_s`` seconds, then free the device, unless a thread hangs."""
         if self.executor.stop(grace_s):
             for runner in self.runners:
-                runner.close()
+                runner.close(self.pause)
 
     def abort(self) -> None:
         """Let calls into the runtime return, if that can be done; from any thread."""
@@ -74,14 +76,14 @@ def start_engine(
     watch: Watch | None = None,
     trace: Trace | None = None,
     latencies: Sequence[LatencyModel] | None = None,
-    pause: Callable[[], None] | None = None,
+    pause: Pause = at_once,
 ) -> Engine:
     """Warm each of ``runners`` up, and start their executors.
 
     Of several, each runs beside the others, and has its share of the ``max_waiting`` requests.
     ``create_policy`` makes another policy than the one that serves; ``watch`` is told of each
     decision, ``trace`` of each run of a segment; ``pause`` is called between runs of the warm-up,
-    beside others that are not to suffer from it.
+    and between what is freed at the end, beside others that are not to suffer from it.
 
     Predictions begin with what the warm-up took, which runs everything that can be scheduled. A
     profile of another machine would be taken for what this one could do, were it not slow. With
@@ -120,7 +122,7 @@ def start_engine(
     if len(executors) > 1:
         executor = ExecutorGroup(executors)
     executor.start()
-    return Engine(tuple(runners), executor, tuple(latencies))
+    return Engine(tuple(runners), executor, tuple(latencies), pause)
 
 
 def error_of(result: Shed | Failed | Cancelled | Superseded) -> ServingError:

@@ -18,7 +18,7 @@ import onnxruntime
 from serving.artifacts.onnx_composition import compose
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.core.ports import Image
+from serving.core.ports import Image, Pause, at_once
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
@@ -121,10 +121,12 @@ class OnnxRuntimeRunner:
     def abort(self) -> None:
         """Do nothing: a call into the runtime cannot be ended."""
 
-    def close(self) -> None:
-        """Free the sessions."""
+    def close(self, pause: Pause = at_once, /) -> None:
+        """Free the sessions, one after the other."""
         self._closed = True
-        self._sessions.clear()
+        while self._sessions:
+            pause()
+            self._sessions.popitem()
 
     def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
         """Return a copy of these rows of features."""

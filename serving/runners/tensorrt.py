@@ -46,7 +46,7 @@ from serving.artifacts.tensorrt_plans import (
 )
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.core.ports import Image
+from serving.core.ports import Image, Pause, at_once
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment
@@ -409,10 +409,11 @@ class TensorRtRunner:
     def abort(self) -> None:
         """Do nothing: a call into the runtime cannot be ended."""
 
-    def close(self) -> None:
+    def close(self, pause: Pause = at_once, /) -> None:
         """Free graphs, plans, memory and the stream."""
         if self._closed:
             return
+        pause()
         self._closed = True
         with ExitStack() as stack:
             stack.callback(self._device.close)

@@ -41,7 +41,7 @@ from torch import Tensor
 from serving.artifacts.torch_programs import multiplies_bf16
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.core.ports import Image
+from serving.core.ports import Image, Pause, at_once
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
@@ -149,9 +149,10 @@ class TorchRunner:
     def abort(self) -> None:
         """Do nothing: a call into the runtime cannot be ended."""
 
-    def close(self) -> None:
+    def close(self, pause: Pause = at_once, /) -> None:
         """Free programs, graphs and buffers."""
         self._closed = True
+        pause()
         self._lane.close()
 
     def _open_lane(self, programs: Mapping[Segment, Program], device: torch.device) -> Lane:

@@ -423,3 +423,13 @@ def test_what_is_damaged_is_compiled_again(opened, exported, tmp_path, damage):
     for expected, found in zip(boxes(first, images), boxes(again, images), strict=True):
         assert np.array_equal(expected, found)
     assert opened("f32")[1] == 0
+
+
+def test_models_are_freed_one_after_the_other(exported):
+    """With each goes the interpreter lock for a while, and whoever is served has to wait."""
+    runner = OpenVinoRunner(exported.folder, exported.catalog, 1, batch_sizes=(1,))
+    models = [weakref.ref(model) for model in runner._models.values()]
+    left: list[int] = []
+    runner.close(lambda: left.append(sum(model() is not None for model in models)))
+    assert left == list(range(len(models), 0, -1)), "each is freed before the next pause"
+    assert all(model() is None for model in models)

@@ -238,7 +238,8 @@ def _unanswered(ended: list[Ended]) -> str:
 
 HEAD = (
     "| what happens | requests/s | sent | answered | failed | lost | "
-    "not answered before and after | not answered meanwhile | unready after (s) | ready again after (s) | took (s) |\n"
+    "not answered before and after | not answered meanwhile | "
+    "unready after (s) | ready again after (s) | took (s) |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 

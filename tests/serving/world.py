@@ -16,6 +16,7 @@ from serving.core import segment as segments
 from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
 from serving.core.observing import MERGE, RUN
 from serving.core.policy import Decision, Policy, Snapshot, Wait
+from serving.core.ports import Pause, at_once
 from serving.core.request import Answered, Cancelled, Detections, Request, Result
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
@@ -176,8 +177,8 @@ class FakeRunner:
     def abort(self) -> None:
         pass
 
-    def close(self) -> None:
-        pass
+    def close(self, pause: Pause = at_once, /) -> None:
+        pause()
 
 
 class Recorder:

@@ -93,3 +93,21 @@ def test_a_failure_is_the_engines_own_word_or_a_word_for_it() -> None:
 def test_who_left_and_what_was_superseded_are_told_so() -> None:
     assert isinstance(error_of(Cancelled(REQUEST, 0.5)), RequestCancelled)
     assert isinstance(error_of(Superseded(REQUEST, 0.5)), FrameSuperseded)
+
+
+def test_whoever_is_served_beside_it_is_waited_for_in_the_warm_up_and_at_the_end():
+    clock, told = FakeClock(), []
+    runner = FakeRunner(clock, exits=(CATALOG.num_exits,))
+    engine = start_engine(
+        [runner],
+        family_of(CATALOG),
+        clock=clock,
+        observer=Recorder(),
+        max_waiting=8,
+        max_cohorts=4,
+        pause=lambda: told.append(len(runner.log)),
+    )
+    assert len(set(told)) == len(told) > 1, "a run lies between any two"
+    told.clear()
+    engine.stop(0.0)
+    assert told, "what is freed is freed when nobody minds"

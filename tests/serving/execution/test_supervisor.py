@@ -11,6 +11,7 @@ import pytest
 
 from serving.core.errors import BackendError, EngineStalled
 from serving.core.latency import LatencyModel
+from serving.core.ports import Pause, at_once
 from serving.core.request import Answered, Failed, Request
 from serving.execution import executor
 from serving.execution import supervisor as module
@@ -44,7 +45,7 @@ class Hanging(FakeRunner):
         self.free.wait()
         return super().run(segment, batch)
 
-    def close(self) -> None:
+    def close(self, pause: Pause = at_once, /) -> None:
         self.closed = True
 
 
@@ -326,8 +327,8 @@ def test_what_was_given_up_is_held_no_longer_than_it_hangs(make: Make) -> None:
     (given_up,) = bench.supervisor._abandoned
     hanging.free.set()
     assert isinstance(given_up, Executor)
-    assert given_up._thread is not None
-    given_up._thread.join()
+    assert given_up._liveness._thread is not None
+    given_up._liveness._thread.join()
     bench.supervisor.look()
     assert bench.supervisor._abandoned == []
 
