@@ -11,22 +11,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 NICENESS = 19
-"""Least claim on a processor that Linux knows of a thread that is scheduled like any other: a
-seventieth of the usual one."""
+"""Least claim on a processor that Linux knows: a seventieth of the usual one."""
 
 
 def lower_priority() -> None:
-    """Let this process have one processor, when nobody else wants it. It cannot be undone.
-
-    So do the threads that it starts from now on.
-    """
+    """Let this process have one processor, when nobody else wants it. It cannot be undone."""
     with suppress(AttributeError, OSError):  # where there is no such thing, it is as before
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with suppress(OSError):
         os.nice(NICENESS)
-    # Unlike one that is merely nice, it is put off the processor as soon as anybody else wakes up.
-    with suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def in_low_priority_thread(function: Callable[[], T]) -> T:

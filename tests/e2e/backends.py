@@ -142,9 +142,9 @@ class Load:
         return Ended(sent_s, budget_ms / 1e3, elapsed_s, reply.status_code, slug, depth, slack_s)
 
 
-def counted(server: Server) -> Counter[str]:
-    """Requests that the gateway says have ended, by outcome."""
-    text = httpx.get(f"{server.url}/metrics", timeout=PATIENCE_S).text
+def counted(server: Server, url: str | None = None) -> Counter[str]:
+    """Requests that the gateway says have ended, by outcome, at ``url`` if not at its own."""
+    text = httpx.get(f"{url or server.url}/metrics", timeout=PATIENCE_S).text
     found: Counter[str] = Counter()
     for line in text.splitlines():
         if line.startswith("punctual_requests_total{"):

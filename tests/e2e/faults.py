@@ -109,13 +109,14 @@ class Subject:
         self.version = self.repository / f"{model}_anytime" / "1"
         shutil.copytree(source, self.version)
         self.switch = folder / "fault"
-        self.admin_port = free_port()
+        admin_port = free_port()
+        self.admin_url = f"http://127.0.0.1:{admin_port}"
         self.server = Server(
             "tests.e2e.faulty_server",
             FAULT=self.switch,
             OPENED=folder / "opened",
             PUNCTUAL_MODEL_REPOSITORY=self.repository,
-            PUNCTUAL_ADMIN_PORT=self.admin_port,
+            PUNCTUAL_ADMIN_PORT=admin_port,
             PUNCTUAL_ENGINE_PROCESS=str(engine_process).lower(),
             PUNCTUAL_LOG_LEVEL="error",
         )
@@ -155,9 +156,11 @@ class Subject:
         data[len(data) // 2] ^= 4
         path.write_bytes(data)
 
+    def counted(self) -> Counter[str]:
+        return counted(self.server, self.admin_url)
+
     def load(self) -> None:
-        url = f"http://127.0.0.1:{self.admin_port}"
-        command = (sys.executable, "-m", "serving", "admin", "load", "--url", url)
+        command = (sys.executable, "-m", "serving", "admin", "load", "--url", self.admin_url)
         subprocess.run(command, cwd=ROOT, check=False)
 
 
@@ -262,7 +265,7 @@ async def half_rate(url: str, seconds: float) -> float:
 
 async def suffer(subject: Subject, fault: Fault, rate: float, seconds: float) -> Outcome:
     """Send at a rate, let the fault happen after ``seconds``, and go on for as long again."""
-    before = counted(subject.server)
+    before = subject.counted()
     with Readiness(subject.server.url) as readiness:
         async with LossyLoad(subject.server.url, rate) as load:
             await asyncio.sleep(seconds)
@@ -280,7 +283,7 @@ async def suffer(subject: Subject, fault: Fault, rate: float, seconds: float) ->
             took_s = time.monotonic() - happened_s
             await asyncio.sleep(seconds)
             ended = await load.ended()
-    outcomes = counted(subject.server) - before
+    outcomes = subject.counted() - before
     if outcomes.total() != len(ended):
         raise AssertionError(f"{len(ended)} requests were sent, and counted were {outcomes}")
     return Outcome(rate, ended, happened_s, took_s, readiness.gaps_s())
