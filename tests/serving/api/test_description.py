@@ -44,6 +44,8 @@ async def test_every_route_is_on_the_page(gateway: Gateway) -> None:
     for path, methods in openapi["paths"].items():
         for method in methods:
             assert f"<b>{method.upper()}</b> {path}</h2>" in page
+    anchors = re.findall(r"<li><a href='#([^']+)'>", page)
+    assert len(set(anchors)) == sum(map(len, openapi["paths"].values())), "one for each route"
     for text in ("X-Deadline-Ms (header)", "DetectionResponse", "multipart/form-data", "503"):
         assert text in page
 
