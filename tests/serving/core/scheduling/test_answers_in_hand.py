@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,12 +38,19 @@ BUSY = Demand(rate_hz=60.0, cv2=1.0, budgets_s=(0.05,) * 6)
 SEGMENTS = tuple(segments.fused_exit(1).of(model) for model in range(3))
 
 
-def latency(seconds: Sequence[float] = SECONDS, *, batching: bool = False) -> LatencyModel:
+def latency(
+    seconds: Sequence[float] = SECONDS,
+    *,
+    batching: bool = False,
+    spread: Mapping[PointId, Quantiles] | None = None,
+) -> LatencyModel:
     table = {
         (segment, batch): Quantiles(*[one_s * (1 if batching else batch)] * 3)
         for segment, one_s in zip(SEGMENTS, seconds, strict=True)
         for batch in (1, 2, 4)
     }
+    for point, quantiles in (spread or {}).items():
+        table |= {(exit_of(point), batch): quantiles for batch in (1, 2, 4)}
     return LatencyModel(LatencyProfile("fake 1", "nowhere", "2026-01-01", 1, table))
 
 
@@ -150,6 +157,14 @@ def test_an_upgrade_that_cannot_wait_goes_first_if_that_makes_nobody_late():
     asked = request(1, budget_s=0.021)
     decision = decide([request(0, budget_s=0.5)], [(asked, MIDDLE)])
     assert decision == Run(exit_of(LARGE), (asked,), None)
+
+
+def test_whether_it_makes_anybody_late_is_asked_of_what_it_seldom_exceeds():
+    model = latency(spread={LARGE: Quantiles(0.020, 0.030, 0.040)})
+    asked = request(1, budget_s=0.021)
+    for left_s, is_first in ((0.5, True), (0.040, False)):  # it typically leaves time for either
+        decision = decide([request(0, left_s)], [(asked, MIDDLE)], model=model)
+        assert (decision == Run(exit_of(LARGE), (asked,), None)) is is_first
 
 
 # ---- who is let go ------------------------------------------------------------------------------
