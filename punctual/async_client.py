@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack
 import httpx
 
 from punctual.client import TIMEOUT_S
+from punctual.environment import usable_environment, way_to
 from punctual.exchange import (
     DEFAULT_URL,
     DETECT_PATH,
@@ -44,9 +45,11 @@ class AsyncClient:
         self._patience_s = patience_s
         self._clock = clock
         self._sleep = sleep
-        self._http = httpx.AsyncClient(
-            base_url=self.url, headers=key_headers(key), timeout=timeout_s, transport=transport
-        )
+        headers = key_headers(key)
+        with usable_environment():
+            self._http = httpx.AsyncClient(
+                base_url=self.url, headers=headers, timeout=timeout_s, transport=transport
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,4 +90,4 @@ class AsyncClient:
             return await self._http.request(method, path, **what)
         except httpx.RequestError as error:
             why = str(error) or type(error).__name__
-            raise Unreachable(f"{self.url} does not answer: {why}") from error
+            raise Unreachable(f"{way_to(self.url)} does not answer: {why}") from error

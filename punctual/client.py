@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack
 
 import httpx
 
+from punctual.environment import usable_environment, way_to
 from punctual.exchange import (
     DEFAULT_URL,
     DETECT_PATH,
@@ -32,7 +33,7 @@ class Client:
 
     ``key`` is sent with every request. ``patience_s`` is for calls that state none: 0 asks once.
     ``transport``, ``clock`` and ``sleep`` are for tests. Raises ValueError for a URL or a key that
-    can be none.
+    can be none, and for a proxy or certificates of the environment that cannot be used.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Client:
         self._patience_s = patience_s
         self._clock = clock
         self._sleep = sleep
-        self._http = httpx.Client(
-            base_url=self.url, headers=key_headers(key), timeout=timeout_s, transport=transport
-        )
+        headers = key_headers(key)
+        with usable_environment():
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, timeout=timeout_s, transport=transport
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -93,4 +96,4 @@ class Client:
             return self._http.request(method, path, **what)
         except httpx.RequestError as error:
             why = str(error) or type(error).__name__
-            raise Unreachable(f"{self.url} does not answer: {why}") from error
+            raise Unreachable(f"{way_to(self.url)} does not answer: {why}") from error

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
+from punctual.environment import way_to
 from punctual.exchange import (
     DEFAULT_URL,
     DetectOptions,
@@ -65,8 +66,9 @@ class FrameStream:
             response = refused.response
             read_json(response.status_code, bytes(response.body), response.headers)
             raise UnexpectedReply(f"status {response.status_code} instead of a stream") from refused
-        except (OSError, WebSocketException) as error:
-            raise Unreachable(f"{url} does not answer: {error or type(error).__name__}") from error
+        except (OSError, WebSocketException, ImportError) as error:  # the last of a SOCKS proxy
+            why = str(error) or type(error).__name__
+            raise Unreachable(f"{way_to(url)} does not answer: {why}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from serving.core.command_errors import (
     CommandFailed,
     InvalidArgument,
     files_of_the_user,
+    invalid_arguments,
 )
 from serving.core.command_numbers import positive
 
@@ -81,8 +82,10 @@ def _detect(arguments: argparse.Namespace) -> None:
 
     describe = _as_json if arguments.json else _as_text
     num_refused = 0
+    with invalid_arguments():
+        made = Client(url, key=key, patience_s=arguments.patience)
     with (
-        Client(url, key=key, patience_s=arguments.patience) as client,
+        made as client,
         # Nobody watches what is no terminal, and one image is soon done.
         tqdm(pictures, unit="image", disable=True if len(pictures) == 1 else None) as bar,
     ):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from punctual.images import SUFFIXES
 from serving.core.command_errors import CommandError, InvalidArgument
 
 _PATTERN = frozenset("*?[")
+_NUM_FOLDERS = 256
+"""Number of folders of which it is remembered where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,15 @@ def drawing_paths(pictures: list[Picture], out: Path) -> dict[Path, Path]:
         raise InvalidArgument(f"--draw: {out} is a file, not a folder")
     else:
         paths = {picture.path: out / picture.below for picture in pictures}
-    taken: dict[Path, Path] = {path.resolve(): path for path in paths}
+    resolve = lru_cache(_NUM_FOLDERS)(Path.resolve)
+
+    def place(path: Path) -> Path:
+        return path.resolve() if path.is_symlink() else resolve(path.parent) / path.name
+
+    taken: dict[Path, Path] = {place(path): path for path in paths}
     for path, drawing in paths.items():
-        other = taken.setdefault(drawing.resolve(), path)
-        if other is not path or drawing.resolve() == path.resolve():
+        to = place(drawing)
+        other = taken.setdefault(to, path)
+        if other is not path or to == place(path):
             raise InvalidArgument(f"--draw: {drawing} would be drawn over {other}")
     return paths
