@@ -69,7 +69,7 @@ from serving.imaging.decode_pool import DecodePool
 from serving.imaging.malloc import keep_freed_memory
 from serving.models.repository import measured_front
 from serving.models.runtime_options import RuntimeOptions
-from serving.models.source import FoundVersion, ModelSource, ModelVersion, Opening
+from serving.models.source import FoundVersion, ModelSource, ModelVersion, RunnerOpener
 from serving.models.trial import trial_images
 from serving.observability.decision_log import DecisionLog
 from serving.observability.log_rate import LogRate
@@ -161,9 +161,9 @@ def create_backend(
         def create(version: ModelVersion, beside: bool = False) -> EmbeddedBackend:
             family = version.family
             observer = VersionObserver(metrics, metrics.versions, family.release)
-            opening = Opening(partial(source.open, version), beside)
+            opener = RunnerOpener(partial(source.open, version), beside)
             start = starting(family, observer, pause)
-            return EmbeddedBackend(family, opening, start)
+            return EmbeddedBackend(family, opener, start)
 
         versions = ChangeableBackend(
             create(first),

@@ -17,7 +17,7 @@ from builder.measuring.images import LoadImage, UnreadableImage
 from serving.core.family import Family
 from serving.core.ladder import PointId
 from serving.core.ports import SegmentRunner
-from serving.core.tiling import Found, Region, grid, merge_tiles
+from serving.core.tiling import ImageDetections, Region, grid, merge_tiles
 from serving.imaging.pixels import open_stored, orientation, to_rgb, upright
 
 WHOLE, TILES, BOTH = WAYS = ("whole", "tiles", "tiles and whole")
@@ -59,7 +59,7 @@ def tile_accuracies(
         width, height = image.size
         whole = Region(0, 0, width, height)
         regions = [*grid(width, height, tiles.rows, tiles.columns, tiles.overlap), whole]
-        by_point: dict[PointId, list[tuple[Region, Found]]] = {}
+        by_point: dict[PointId, list[tuple[Region, ImageDetections]]] = {}
         for region in regions:
             buffer = io.BytesIO()
             image.crop(region).save(buffer, "PNG", compress_level=1)
@@ -76,7 +76,7 @@ def tile_accuracies(
 
 def _points(
     runner: SegmentRunner, family: Family, load_image: LoadImage, data: bytes, region: Region
-) -> Iterator[tuple[PointId, Found]]:
+) -> Iterator[tuple[PointId, ImageDetections]]:
     """Yield what each operating point finds in a region, in pixels of the image that it is of."""
     pixels, placement = load_image(data, family.input, family.scaled_inputs)
     offset = np.array([region.x1, region.y1] * 2, np.float32)
@@ -86,11 +86,11 @@ def _points(
             (boxes,) = runner.detections(batch)
             runner.release(batch)
             original = placement.to_original(boxes.boxes_xyxy_input) + offset
-            yield (model, depth), Found(original, boxes.scores, boxes.labels)
+            yield (model, depth), ImageDetections(original, boxes.scores, boxes.labels)
     runner.release(images)
 
 
-def _scored(found: Found, family: Family, dataset: Dataset) -> ScoredBoxes:
+def _scored(found: ImageDetections, family: Family, dataset: Dataset) -> ScoredBoxes:
     scored = ScoredBoxes(found.boxes_xyxy, found.scores, found.labels.astype(np.int64))
     return relabelled(scored, family.classes, dataset)
 

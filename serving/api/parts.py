@@ -51,7 +51,7 @@ from serving.core.family import Family
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Clock
 from serving.core.request import Answered
-from serving.core.tiling import Found, Region, merge_tiles
+from serving.core.tiling import ImageDetections, Region, merge_tiles
 from serving.imaging.cropping import Crop, Crops
 from serving.imaging.decode_pool import DecodePool
 from serving.observability.metrics import AnsweredFacts, Metrics
@@ -274,10 +274,15 @@ class PartsService:
             result = replace(result, boxes_xyxy=_moved(result.boxes_xyxy, part.region))
         return PartResult(part.region, result)
 
-    async def _merge(self, results: Sequence[PartResult], width: int, height: int) -> Found:
+    async def _merge(
+        self, results: Sequence[PartResult], width: int, height: int
+    ) -> ImageDetections:
         """Return the boxes of all tiles as one answer."""
         found = [
-            (each.region, Found(each.outcome.boxes_xyxy, each.outcome.scores, each.outcome.labels))
+            (
+                each.region,
+                ImageDetections(each.outcome.boxes_xyxy, each.outcome.scores, each.outcome.labels),
+            )
             for each in results
             if each.region is not None and isinstance(each.outcome, DetectionResult)
         ]

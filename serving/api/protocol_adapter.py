@@ -16,7 +16,7 @@ from serving.api.cutting import Cut
 from serving.api.options import Options
 from serving.core.errors import ServingError
 from serving.core.letterbox import Letterbox
-from serving.core.tiling import Found, Region
+from serving.core.tiling import ImageDetections, Region
 from serving.imaging.probing import Header
 
 
@@ -65,7 +65,7 @@ class PartsResult:
     parts: tuple[PartResult, ...]
     size: tuple[int, int] | None
     """Upright width and height of the image that was cut; None of several images."""
-    merged: Found | None
+    merged: ImageDetections | None
     """Boxes of all tiles as one answer, if they are tiles."""
     facts: Mapping[str, float]
     """Facts of the whole request: budget, and what was left of it."""

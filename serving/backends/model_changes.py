@@ -29,7 +29,7 @@ CHECK_WITHIN_S = 30.0
 """Budget in seconds of each answer of a version that is looked at before it may serve."""
 
 
-class Found(Protocol):
+class LoadableVersion(Protocol):
     """A version that lies in the repository."""
 
     @property
@@ -50,7 +50,7 @@ class ChangesObserver(VersionsObserver, Protocol):
         """Take note of how a change has ended, by one of ``observing.MODEL_CHANGES``."""
 
 
-Find = Callable[[], Found]
+Find = Callable[[], LoadableVersion]
 """Function that returns the version that lies in the repository now, in a thread. Raises
 CommandError."""
 
@@ -166,7 +166,7 @@ class ModelChanges:
             )
         return UNCHANGED, f"{family.name} {family.release} serves already"
 
-    async def _opened(self, found: Found) -> Backend:
+    async def _opened(self, found: LoadableVersion) -> Backend:
         """Return a backend of a version that is ready and was looked at. Raises ModelRefused.
 
         What was a candidate has made room for it.

@@ -54,21 +54,21 @@ class Region(NamedTuple):
         return self.width * self.height
 
 
-class Found(NamedTuple):
+class ImageDetections(NamedTuple):
     """Boxes of one picture, or of a part of it, in the picture's pixels, best first."""
 
     boxes_xyxy: npt.NDArray[np.float32]  # (N, 4)
     scores: npt.NDArray[np.float32]  # (N,)
     labels: npt.NDArray[np.int32]  # (N,)
 
-    def at(self, rows: Any) -> Found:
+    def at(self, rows: Any) -> ImageDetections:
         """Return these rows of it: indices, a mask or a slice."""
-        return Found(self.boxes_xyxy[rows], self.scores[rows], self.labels[rows])
+        return ImageDetections(self.boxes_xyxy[rows], self.scores[rows], self.labels[rows])
 
-    def beside(self, *others: Found) -> Found:
+    def beside(self, *others: ImageDetections) -> ImageDetections:
         """Return all boxes of this and of others, in their order."""
         every = (self, *others)
-        return Found(
+        return ImageDetections(
             np.concatenate([found.boxes_xyxy for found in every]),
             np.concatenate([found.scores for found in every]),
             np.concatenate([found.labels for found in every]),
@@ -91,8 +91,8 @@ def _cells(length: int, count: int, overlap: float) -> list[tuple[int, int]]:
 
 
 def merge_tiles(
-    parts: Sequence[tuple[Region, Found]], width: int, height: int, max_detections: int
-) -> Found:
+    parts: Sequence[tuple[Region, ImageDetections]], width: int, height: int, max_detections: int
+) -> ImageDetections:
     """Return one answer of those of a picture's tiles, best first: ``max_detections`` at most.
 
     A part may be the whole picture.
@@ -107,7 +107,7 @@ def merge_tiles(
     return _best(whole.beside(joined)).at(slice(max_detections))
 
 
-def _cut(region: Region, found: Found, width: int, height: int) -> npt.NDArray[np.bool_]:
+def _cut(region: Region, found: ImageDetections, width: int, height: int) -> npt.NDArray[np.bool_]:
     """Return which boxes end at which edges of the tile that are inside the picture.
 
     ``(N, 4)``: left, top, right, bottom.
@@ -121,14 +121,14 @@ def _cut(region: Region, found: Found, width: int, height: int) -> npt.NDArray[n
     return ends
 
 
-def _best(found: Found) -> Found:
+def _best(found: ImageDetections) -> ImageDetections:
     """Return the boxes without those that a better one of their class overlaps, best first."""
     order = np.argsort(-found.scores, kind="stable")
     kept = suppress(found.boxes_xyxy[order], found.labels[order], IOU_THRESHOLD)
     return found.at(order[kept])
 
 
-def _covered(fragments: Found, whole: Found) -> npt.NDArray[np.bool_]:
+def _covered(fragments: ImageDetections, whole: ImageDetections) -> npt.NDArray[np.bool_]:
     """Return which fragments some whole box of their class covers for the most part, ``(N,)``."""
     if not len(whole.scores):
         return np.zeros(len(fragments.scores), np.bool_)
@@ -144,7 +144,7 @@ def _covered(fragments: Found, whole: Found) -> npt.NDArray[np.bool_]:
     return covered
 
 
-def _joined(fragments: Found, cut: npt.NDArray[np.bool_]) -> Found:
+def _joined(fragments: ImageDetections, cut: npt.NDArray[np.bool_]) -> ImageDetections:
     """Return the fragments with those joined that are of one object.
 
     ``cut`` is as ``_cut`` returns it.
@@ -156,12 +156,12 @@ def _joined(fragments: Found, cut: npt.NDArray[np.bool_]) -> Found:
         for members in (fragments.boxes_xyxy[group] for group in groups)
     ]
     best = [group[int(np.argmax(fragments.scores[group]))] for group in groups]
-    return Found(
+    return ImageDetections(
         np.array(boxes, np.float32).reshape(-1, 4), fragments.scores[best], fragments.labels[best]
     )
 
 
-def _facing(fragments: Found, cut: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _facing(fragments: ImageDetections, cut: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return which fragments go on in which others, ``(N, N)``: to the right or further down."""
     low, high = fragments.boxes_xyxy[:, :2], fragments.boxes_xyxy[:, 2:]
     goes_on = np.zeros((len(low), len(low)), np.bool_)

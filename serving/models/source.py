@@ -131,8 +131,8 @@ class ModelSource:
         return min(self.max_second_bytes, self.max_second_bytes if available is None else available)
 
 
-class Opening:
-    """What opens the runners of a version: at first beside another, then whenever they are lost."""
+class RunnerOpener:
+    """An opener of a version's runners: first beside another one, then whenever they are lost."""
 
     def __init__(self, open_runners: OpenRunners, beside: bool) -> None:
         """Make one. With ``beside``, the first time keeps out of the way of what serves."""

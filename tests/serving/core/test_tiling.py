@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core.tiling import Found, Region, grid, merge_tiles
+from serving.core.tiling import ImageDetections, Region, grid, merge_tiles
 
 MANY = 100
 
 
-def found(*boxes: tuple[float, float, float, float], scores=None, labels=None) -> Found:
+def found(*boxes: tuple[float, float, float, float], scores=None, labels=None) -> ImageDetections:
     count = len(boxes)
-    return Found(
+    return ImageDetections(
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(scores or [0.9 - 0.1 * i for i in range(count)], np.float32),
         np.array(labels or [0] * count, np.int32),
