@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.config.named import COCO_CLASSES
+from builder.config.coco import COCO_CLASSES
 from builder.onnx_import.errors import ForeignModelError
 from builder.onnx_import.layouts import LAYOUTS
 from tests.builder.onnx_import.detectors import (
