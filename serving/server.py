@@ -24,6 +24,7 @@ from serving.api.body import BodyRoom
 from serving.api.lifecycle import Lifecycle
 from serving.core.command_errors import CommandFailed
 from serving.http_protocol import MAX_REFUSED_CONNECTIONS, BoundedProtocol, Connections
+from serving.system.selector import new_event_loop
 
 if TYPE_CHECKING:
     from serving.websocket_protocol import WebSocketConnection
@@ -168,6 +169,11 @@ class Server(uvicorn.Server):
         """URL where the server listens, once it does."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to end, on an event loop that asks the kernel less often."""
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(self.serve(sockets))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, unless ``sockets`` do, and start the application. Raises CommandFailed."""

@@ -38,7 +38,8 @@ class RecentValues:
         if now_s > self._known_until_s:
             self._known.clear()
         if q not in self._known:
-            recent = [each for each in self._values if each[0] + self._period_s >= now_s]
-            self._known_until_s = recent[0][0] + self._period_s if recent else math.inf
-            self._known[q] = quantile([*self._seeds, *(value for _, value in recent)], q)
+            period_s = self._period_s
+            recent = [each for each in self._values if each[0] + period_s >= now_s]
+            self._known_until_s = recent[0][0] + period_s if recent else math.inf
+            self._known[q] = quantile([*self._seeds, *[value for _, value in recent]], q)
         return self._known[q]

@@ -1,4 +1,4 @@
-"""What is asked of the operating system: memory, priority, and the end of a parent process.
+"""What is asked of the operating system: memory, priority, the end of a parent process, sockets.
 
 Depends on no other package. Begin with ``low_priority``; each module stands alone.
 """
