@@ -35,6 +35,12 @@ MAX_HOLD_UPS = 12
 """Number of hold-ups that are told of, the longest of those in the window."""
 MIN_TAIL_SAMPLES = 34
 """Number of values below which their ``TAIL_QUANTILE`` is the largest of them: one hiccup."""
+MAX_OWN_EXCESS = 2.0
+"""Multiple of what the latest runs of all segments seldom exceed their typical times by, beyond
+which the tail of one (segment, batch) is its own only if it is frequent."""
+OWN_QUANTILE = 0.94
+"""Quantile of its runs that must lie beyond that as well for the tail to be frequent: twice as many
+as exceed a tail. Two hold-ups in forty runs are not."""
 MIN_BASE_SAMPLES = 6
 """Number of runs of a (segment, batch) from which on its profile entry is no longer consulted."""
 
@@ -409,13 +415,17 @@ class LatencyModel(Latency):
 
         Of few runs, or of a profile, it would be the largest one, and stay it while there are few:
         one hiccup while the engine warmed up. By how much the latest runs of all segments have
-        exceeded their typical times is a better guess, which old hiccups leave as others run.
+        exceeded their typical times is a better guess, which old hiccups leave as others run. For
+        the same reason it bounds what more runs tell, unless many of them were as slow: a batch
+        that was held up twice would look too slow to be run, and nothing would show that it is not.
         """
-        if window.num_seen >= MIN_TAIL_SAMPLES:
-            return window.tail
-        if len(self._excess) < MIN_TAIL_SAMPLES:
-            known = window.num_seen > MIN_BASE_SAMPLES
-            return window.runs.largest_but_one if known else window.tail
-        # Short runs exceed theirs by a larger share, long ones by more time.
         times, seconds = self._excess_tails
+        if len(self._excess) < MIN_TAIL_SAMPLES:
+            known = MIN_BASE_SAMPLES < window.num_seen < MIN_TAIL_SAMPLES
+            return window.runs.largest_but_one if known else window.tail
+        if window.num_seen >= MIN_TAIL_SAMPLES:
+            excess_s = MAX_OWN_EXCESS * max(seconds, window.base * (times - 1.0))
+            is_own = window.runs.quantile(OWN_QUANTILE) > window.base + excess_s
+            return window.tail if is_own else min(window.tail, window.base + excess_s)
+        # Short runs exceed theirs by a larger share, long ones by more time.
         return min(window.base + seconds, window.base * times)

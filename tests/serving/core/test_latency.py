@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from serving.core import segment as segments
 from serving.core.latency import (
     EXCESS_WINDOW,
+    MAX_OWN_EXCESS,
     MIN_BASE_SAMPLES,
     MIN_TAIL_SAMPLES,
     NO_HOLD_UPS,
@@ -186,6 +187,21 @@ def test_what_is_run_often_has_a_tail_of_its_own():
     for _ in range(EXCESS_WINDOW):
         model.observe(OFTEN, 1, 0.010)
     assert model.predict(SELDOM, 1) == pytest.approx(HICCUP_S)
+
+
+@pytest.mark.parametrize(
+    ("num_runs", "num_held_up", "is_its_own"), [(40, 2, False), (120, 6, False), (120, 12, True)]
+)
+def test_a_few_hold_ups_are_no_tail_where_others_have_none(num_runs, num_held_up, is_its_own):
+    """Else a batch that was held up twice would look too slow to be ever run again."""
+    gap = num_runs // num_held_up
+    model = observed([*[TYPICAL_S] * (gap - 1), HICCUP_S] * num_held_up, SELDOM)
+    for _ in range(EXCESS_WINDOW // 10 + 1):
+        for ratio in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.2):
+            model.observe(OFTEN, 1, 0.010 * ratio)
+    bound_s = TYPICAL_S + MAX_OWN_EXCESS * 0.002
+    assert bound_s < HICCUP_S
+    assert model.predict(SELDOM, 1) == pytest.approx(HICCUP_S if is_its_own else bound_s)
 
 
 def test_runs_that_were_held_up_are_told_of_while_they_are_recent():
