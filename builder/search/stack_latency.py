@@ -1,9 +1,9 @@
 """Times of the stacks of several graphs, measured through the runner that serves.
 
-Rounds are interleaved: each one runs every graph once, so that a busy moment of the machine falls
-on all alike. Weights are random. Each graph is compiled several times, since where a compiled
-network lies in memory may make it faster or slower than another one that is the same: by how much
-bounds how well anything can foretell a graph.
+Rounds are interleaved: each one runs every graph once, beginning with another one each time, so
+that a busy moment of the machine falls on all alike. Weights are random. Each graph is compiled
+several times, since where a compiled network lies in memory may make it faster or slower than
+another one that is the same: by how much bounds how well anything can foretell a graph.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ def measure_stacks(
     ms = np.zeros((len(graphs), instances, rounds, 3))
     for index in tqdm(range(-WARM_UP_ROUNDS, rounds), desc="measuring", unit="round"):
         for copy in range(instances):
-            for graph_ms, copies in zip(ms, runners, strict=True):
-                times = _time_parts(copies[copy], image, clock)
+            # Whoever is first in a round may find the machine otherwise than those that follow.
+            for place in np.roll(np.arange(len(graphs)), index):
+                times = _time_parts(runners[place][copy], image, clock)
                 if index >= 0:
-                    graph_ms[copy, index] = times
+                    ms[place, copy, index] = times
     for runner in (runner for copies in runners for runner in copies):
         runner.close()
     return StackRounds(tuple(graphs), ms, made_of)
