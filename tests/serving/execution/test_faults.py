@@ -191,9 +191,6 @@ class Bench:
             self._fault.at("on_exit", on_exit),
         )
 
-    def _cancel(self, id: int) -> None:
-        self.executor.cancel(id)
-
     def play(self, requests: tuple[Request, ...], cancels: tuple[tuple[float, int], ...]) -> None:
         """Run until nothing is left to do."""
         start_s = self.clock()
