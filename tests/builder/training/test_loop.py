@@ -141,6 +141,17 @@ def test_learns(bccd: Path, tmp_path: Path) -> None:
     assert all(isinstance(result, AveragePrecision) for result in results.values())
 
 
+def test_steps_are_as_long_as_the_schedule_says(bccd: Path, tmp_path: Path) -> None:
+    """At the beginning of a long warm-up weights stay what they are, whatever comes after it."""
+    weights = []
+    for rate in (1e-3, 1e-1):
+        recipe = replace(TINY.train, epochs=1, learning_rate=rate, warmup_steps=10**9)
+        path = train(replace(TINY, train=recipe), bccd, tmp_path / str(rate))
+        detector, _, _ = load_checkpoint(path)
+        weights.append(torch.cat([each.flatten() for each in detector.parameters()]))
+    torch.testing.assert_close(*weights, rtol=0.0, atol=1e-6)
+
+
 def test_wrong_classes_are_refused(bccd: Path, tmp_path: Path) -> None:
     config = replace(TINY, detector=replace(TINY.detector, classes=("a", "b", "c")))
     with pytest.raises(InvalidRecipe, match="classes"):
