@@ -169,7 +169,8 @@ KINDS = (
     Kind("hopeless budget", 5, frozenset({422}), lambda m: m.detect(_budget(TINY_MS))),
     Kind("no budget", 2, frozenset({400}), lambda m: m.detect({"X-Deadline-Ms": "soon"})),
     Kind("unknown parameter", 2, frozenset({400}), lambda m: m.detect({}, "?depth=3")),
-    Kind("no image", 2, frozenset({400, 415}), _no_image),
+    # Whoever is too late whatever the image is told so before the body is looked at.
+    Kind("no image", 2, frozenset({400, 415, 503}), _no_image),
     Kind("half of an image", 2, frozenset({400}), _truncated),
     Kind(
         "wrong type",
