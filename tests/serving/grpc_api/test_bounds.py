@@ -23,6 +23,7 @@ from tests.serving.grpc_api.callers import (
     GOAWAY,
     HERE,
     PING,
+    RST_STREAM,
     channel_from_elsewhere,
     frame,
     head,
@@ -119,10 +120,14 @@ async def test_streams_leave_room_for_others() -> None:
 async def test_messages_that_never_end_leave_turns_for_others() -> None:
     bounds = {"max_body_bytes": 100_000, "max_bodies_bytes": 200_000}
     async with Calls(**bounds).open() as calls, raw_caller(calls.port) as attacker:
-        for stream in (1, 3, 5, 7):
+        for stream in (1, 3):
             await attacker.send(head(stream, "ModelInfer"), message(stream, b"x", length=90_000))
+        await attacker.send(head(5, "ModelInfer"), message(5, request().SerializeToString()))
         await serves_the_victim(calls)
-        assert len(calls.gateway.backend.seen) == 2, "both of the victim"
+        asked = [asked.principal for _, asked in calls.gateway.backend.seen]
+        assert asked == [f"address {HERE}"] * 2, "the attacker has sent one, and it has to wait"
+        await attacker.send(frame(RST_STREAM, stream=1, payload=bytes(4)))
+        await until(lambda: len(calls.gateway.backend.seen) == 3)
 
 
 async def test_a_question_that_does_not_come_is_not_waited_for() -> None:
