@@ -52,6 +52,7 @@ class MessageTurns:
     def _leave(self, caller: Principal) -> None:
         self._places.leave(caller)
         for turn, next_caller in list(self._waiting.items()):
-            if self._take(next_caller):
+            # Who has been cancelled is about to take itself out.
+            if not turn.done() and self._take(next_caller):
                 del self._waiting[turn]
                 turn.set_result(None)

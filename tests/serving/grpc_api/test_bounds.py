@@ -232,3 +232,19 @@ async def test_turns_go_to_whoever_may_have_one() -> None:
     both = [asyncio.ensure_future(have(one, leave)) for _ in range(2)]
     await asyncio.gather(*both)
     assert had[-2:] == ["one"] * 2, "all turns were given back"
+
+
+async def test_a_turn_goes_past_who_is_being_cancelled() -> None:
+    turns = MessageTurns(1)
+    caller = Principal("one", "")
+
+    async def have() -> bool:
+        async with turns.turn(caller):
+            return True
+
+    async with turns.turn(caller):
+        waiting = [asyncio.ensure_future(have()) for _ in range(2)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()  # of which it hears only once it runs
+    async with asyncio.timeout(PATIENCE_S):
+        assert await waiting[1]
