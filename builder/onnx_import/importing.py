@@ -206,7 +206,7 @@ def _plan(sized: _Sized, wanted: Wanted, create_images: CreateImages) -> Plan:
     print(printable(f"{sized.path} at {model_input.size}: {layout.name}: {why}"))
     print(f"  pixels: {preprocessing}; {len(numbers.classes)} classes")
     plan = Plan(
-        model=for_any_batch(sized.model, sized.image),
+        model=sized.model,
         image=sized.image,
         size=sized.size,
         preprocessing=preprocessing,
@@ -284,10 +284,12 @@ def _tried(
     """
     why = "it takes a single image"
     if plan.image.has_batch and not any(each.rows_vary for each in plan.tensors.values()):
-        try:
-            return plan, _check(plan, images, expected)
-        except ForeignModelError as error:
-            why = str(error)
+        for guess in (False, True):
+            freed = replace(plan, model=for_any_batch(for_one, guess))
+            try:
+                return freed, _check(freed, images, expected)
+            except ForeignModelError as error:
+                why = str(error)
     alone = replace(plan, model=for_one, max_batch=1)
     checked = _check(alone, images, expected)
     print(printable(f"  it is run on one image at a time: {why}"))

@@ -97,7 +97,8 @@ def recognise(
         wanted = "; ".join(map(str, layouts))
         raise ForeignModelError(
             f"its outputs {shapes} are those of no detector of {of} classes that is known here"
-            f"{_fitting_otherwise(layouts, values, size)}: {wanted}"
+            f"{_unnamed(layouts, possible, values) or _fitting_otherwise(layouts, values, size)}: "
+            f"{wanted}"
         )
     if name != AUTO:
         reading = fitting[name]
@@ -174,17 +175,7 @@ def _fit(
     Of more outputs than it has, those are meant that are called as its are or, of a single one, the
     only one of its shape.
     """
-    wide = len(numbers.names) + layout.last_is_background
-    rows = [
-        {name: count for name, x in values.items() if (count := _rows(output, x.shape, wide))}
-        for output in layout.outputs
-    ]
-    fits = [
-        Reading(layout, numbers, names, rows[0][names[0]])
-        for names in product(*rows)
-        if len(set(names)) == len(names)
-        and len({counts[name] for counts, name in zip(rows, names, strict=True)}) == 1
-    ]
+    fits = _fits(layout, numbers, values)
     if len(values) > len(layout.outputs) and (len(fits) > 1 or len(layout.outputs) > 1):
         fits = [reading for reading in fits if _is_named(reading)]
     if not fits:
@@ -194,6 +185,21 @@ def _fit(
     if layout.grids and best.num_rows != _cells(layout, size):
         return None
     return best
+
+
+def _fits(layout: Layout, numbers: ClassNumbers, values: Mapping[str, Array]) -> list[Reading]:
+    """Return all ways in which a layout reads outputs of these shapes with these classes."""
+    wide = len(numbers.names) + layout.last_is_background
+    rows = [
+        {name: count for name, x in values.items() if (count := _rows(output, x.shape, wide))}
+        for output in layout.outputs
+    ]
+    return [
+        Reading(layout, numbers, names, rows[0][names[0]])
+        for names in product(*rows)
+        if len(set(names)) == len(names)
+        and len({counts[name] for counts, name in zip(rows, names, strict=True)}) == 1
+    ]
 
 
 def _rows(output: Output, shape: tuple[int, ...], num_classes: int) -> int:
@@ -214,6 +220,22 @@ def _num_named(reading: Reading) -> int:
 
 def _is_named(reading: Reading) -> bool:
     return _num_named(reading) == len(reading.outputs)
+
+
+def _unnamed(
+    layouts: Sequence[Layout], possible: Sequence[ClassNumbers], values: Mapping[str, Array]
+) -> str:
+    """Return what is to be said of outputs some of which fit, but are not called so."""
+    fits = (
+        each
+        for layout in layouts
+        for numbers in possible
+        for each in _fits(layout, numbers, values)
+    )
+    first = next((each for each in fits if len(each.outputs) < len(values)), None)
+    if not first:
+        return ""
+    return f" (some may be: say which with --exits, such as {'+'.join(first.outputs)})"
 
 
 def _fitting_otherwise(layouts: Sequence[Layout], values: Mapping[str, Array], size: Size) -> str:

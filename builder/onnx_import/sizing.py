@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, numpy_helper, shape_inference
 
 from builder.onnx_import.errors import ForeignModelError
+from builder.onnx_import.first_image import with_all_images
 
 CHANNELS = 3
 MAX_SIDE = 4096
@@ -194,10 +195,12 @@ def shape_of(port: onnx.ValueInfoProto) -> tuple[int, ...] | None:
     return tuple(max(0, dim.dim_value) for dim in tensor.shape.dim)
 
 
-def for_any_batch(model: onnx.ModelProto, found: ImageInput) -> onnx.ModelProto:
+def for_any_batch(model: onnx.ModelProto, guess: bool = False) -> onnx.ModelProto:
     """Return a model that ``at_size`` gave, for any number of images as far as that can be said.
 
-    Where it reshapes to one image, the first dimension is left as it is instead.
+    Where it reshapes to one image, the first dimension is left as it is instead, and where it takes
+    the first image, it goes on with all. ``guess`` takes a dimension of unknown size for that of
+    images, too.
     """
     freed = onnx.ModelProto()
     freed.CopyFrom(model)
@@ -205,7 +208,9 @@ def for_any_batch(model: onnx.ModelProto, found: ImageInput) -> onnx.ModelProto:
     shapes = {
         port.name: shape_of(port) for port in (*graph.input, *graph.value_info, *graph.output)
     }
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     constants = _constants(graph)
+    with_all_images(graph, shapes, constants)
     for port in graph.input:
         port.type.tensor_type.shape.dim[0].dim_param = BATCH
     for port in graph.output:
@@ -215,13 +220,13 @@ def for_any_batch(model: onnx.ModelProto, found: ImageInput) -> onnx.ModelProto:
         if node.op_type != "Reshape" or node.input[1] not in constants:
             continue
         before, target = shapes.get(node.input[0]), constants[node.input[1]]
-        if not before or before[0] != 1 or target.ndim != 1 or not len(target):
+        if target.ndim != 1 or not len(target):
             continue
         changed = target.copy()
-        if target[0] == 1:
+        if (target > 0).all():
+            changed[0] = -1  # images side by side, or the same as before
+        elif target[0] == 1 and (before or (0,))[0] in ((0, 1) if guess else (1,)):
             changed[0] = 0  # as it is
-        elif (target > 0).all():
-            changed[0] = -1  # images side by side
         name = f"{node.output[0]}/any_batch"
         graph.initializer.append(numpy_helper.from_array(changed, name))
         node.input[1] = name
@@ -229,7 +234,7 @@ def for_any_batch(model: onnx.ModelProto, found: ImageInput) -> onnx.ModelProto:
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the one-dimensional integer constants of a graph."""
+    """Return the integer constants of a graph that are one number or a list."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
@@ -238,7 +243,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, npt.NDArray[np.int64]]:
     return {
         name: numpy_helper.to_array(tensor)
         for name, tensor in tensors.items()
-        if tensor.data_type == TensorProto.INT64 and len(tensor.dims) == 1
+        if tensor.data_type == TensorProto.INT64 and len(tensor.dims) <= 1
     }
 
 

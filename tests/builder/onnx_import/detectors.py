@@ -195,12 +195,46 @@ def random_detector(
     return made
 
 
+def first_image(model: onnx.ModelProto) -> None:
+    """Take the first image and decode it, as graphs do that were traced for one."""
+    graph = model.graph
+    ones = np.ones(NUM_ROWS, np.float32)
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(0), "first"),
+            numpy_helper.from_array(np.array([0]), "front"),
+            numpy_helper.from_array(ones, "ones"),
+        ]
+    )
+    graph.node.append(helper.make_node("Gather", ["output0", "first"], ["table"], axis=0))
+    names = []
+    for number in range(4 + len(NAMES)):
+        number_of = numpy_helper.from_array(np.array(number), f"number_{number}")
+        graph.initializer.append(number_of)
+        graph.node.extend(
+            [
+                helper.make_node("Gather", ["table", number_of.name], [f"of_{number}"], axis=0),
+                helper.make_node("Mul", [f"of_{number}", "ones"], [f"same_{number}"]),
+                helper.make_node("Unsqueeze", [f"same_{number}", "front"], [f"row_{number}"]),
+            ]
+        )
+        names.append(f"row_{number}")
+    graph.node.append(helper.make_node("Concat", names, ["rows"], axis=0))
+    graph.output[0].name = "rows"
+
+
 def unbatched(model: onnx.ModelProto) -> None:
-    """Take the first image, as graphs do that were traced for one."""
+    """Take the first image, and put the axes of that in another order and back."""
     graph = model.graph
     graph.output[0].name = "rows"
     graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
-    graph.node.append(helper.make_node("Gather", ["output0", "first"], ["rows"], axis=0))
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["output0", "first"], ["table"], axis=0),
+            helper.make_node("Transpose", ["table"], ["turned"], perm=[1, 0]),
+            helper.make_node("Transpose", ["turned"], ["rows"], perm=[1, 0]),
+        ]
+    )
 
 
 def branched(model: onnx.ModelProto) -> None:

@@ -103,8 +103,9 @@ def test_outputs_that_do_not_depend_on_the_image_are_not_read(imported):
 
 def test_of_two_that_are_alike_the_names_decide_or_nothing_does(imported):
     two = with_outputs(known("yolov8"), other=(1, 7, 84))
-    with pytest.raises(ForeignModelError, match="are those of no detector of 3 classes"):
+    with pytest.raises(ForeignModelError, match="say which with --exits, such as other"):
         imported(two)
+    assert imported(two, exits=(("boxes+scores",),)).catalogs[0].classes == NAMES
 
 
 @pytest.mark.parametrize(

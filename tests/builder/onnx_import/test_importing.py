@@ -24,6 +24,7 @@ from tests.builder.onnx_import.detectors import (
     THINGS,
     branched,
     decoder_detector,
+    first_image,
     known_detector,
     model_of,
     random_detector,
@@ -61,7 +62,14 @@ def test_a_graph_for_one_image_takes_several_where_it_only_reshapes(imported, fi
     assert find(for_one, IMAGES) == for_any
 
 
-def test_a_graph_that_takes_the_first_image_is_run_on_one_at_a_time(imported, find, capsys):
+def test_a_graph_that_takes_the_first_image_takes_several(imported, find):
+    for_any = find(imported(random_detector(), selection=LOW), IMAGES)
+    for_one = imported(random_detector(batch=1, change=first_image), selection=LOW)
+    assert for_one.catalogs[0].max_batch is None
+    assert_alike(find(for_one, IMAGES), for_any)
+
+
+def test_a_graph_that_turns_the_first_image_is_run_on_one_at_a_time(imported, find, capsys):
     for_any = find(imported(random_detector(), selection=LOW), IMAGES)
     entry = imported(random_detector(batch=1, change=unbatched), selection=LOW)
     assert "it is run on one image at a time" in capsys.readouterr().out
