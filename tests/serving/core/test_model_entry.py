@@ -119,7 +119,11 @@ MERGED = MergedAccuracy(SizedExit("64x48", 1), SizedExit("128x96", 2), 0.7, 0.8)
         ((CATALOG, CATALOG), {}, "once each"),
         ((SIZES[0], replace(CATALOG, resize="stretch")), {}, "cells differ in 'resize'"),
         ((SIZES[0], replace(CATALOG, classes=("circle",))), {}, "differ in 'classes'"),
-        ((replace(CATALOG, resize="crop"),), {}, "one of letterbox, letterbox-centre, stretch, not 'crop'"),
+        (
+            (replace(CATALOG, resize="crop"),),
+            {},
+            "one of letterbox, letterbox-centre, stretch, not 'crop'",
+        ),
         (SIZES, {"merged": (MERGED,)}, "but no 'merging'"),
         (
             SIZES,
