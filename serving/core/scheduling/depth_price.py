@@ -51,6 +51,8 @@ MIN_RATE_HZ = 1e-9
 """Arrivals per second below which it is as if nothing arrived."""
 MIN_DRIFT = 1e-6
 """Drift of the backlog, in seconds per second, below which it counts as none."""
+MIN_GAIN = 1e-6
+"""Accuracy that a slower point must add to count: less is what floats make of equal ones."""
 
 
 def concave_envelope(points: Iterable[CostAndAp]) -> list[CostAndAp]:
@@ -61,7 +63,7 @@ def concave_envelope(points: Iterable[CostAndAp]) -> list[CostAndAp]:
     envelope: list[CostAndAp] = []
     for point in sorted(points):
         cost_s, ap = point
-        if envelope and ap <= envelope[-1][1]:
+        if envelope and ap < envelope[-1][1] + MIN_GAIN:
             continue
         if envelope and cost_s == envelope[-1][0]:
             envelope.pop()
@@ -129,7 +131,7 @@ class DepthPrice:
         rest_s = limit_s - sum(lengths_s)
         if rest_s > 0.0:  # the price stays where H is least
             dual = pieces[least - 1][1] if least else 0.0
-            found.insert(least, (rest_s, (dual, dual, 0.0, 0.0, 0.0, 1.0)))
+            found.insert(least, (rest_s, (dual, dual, 0.0, 0.0, 0.0, math.inf)))
         return found
 
     def is_highest(self, backlog_s: float) -> bool:
@@ -200,6 +202,8 @@ def _solve(pieces: Sequence[_Piece], limit_s: float) -> tuple[float, list[float]
                 slope_s -= length_s * gap / start_gap
         short_s = limit_s - total_s
         if abs(short_s) <= TOLERANCE * limit_s or (short_s > 0.0 and log_gap == MIN_LOG_GAP):
+            break
+        if slope_s >= 0.0:  # too flat beside the gap for floats to tell its ends apart
             break
         log_gap += max(-MAX_STRIDE, short_s / slope_s)
     return gap, [

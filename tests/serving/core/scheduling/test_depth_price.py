@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from serving.core.scheduling.depth_price import CostAndAp, DepthPrice, concave_envelope, fluid_dual
@@ -25,6 +25,11 @@ def test_the_envelope_is_of_points_that_a_mix_of_others_does_not_beat():
 def test_the_envelope_begins_with_the_quickest_point():
     steep = [(0.010, 0.1), (0.012, 0.5)]
     assert concave_envelope([(0.010, 0.05), *steep]) == steep
+
+
+def test_points_that_only_rounding_tells_apart_are_one():
+    least, most = np.nextafter(1.0, 0.0), 1.0
+    assert concave_envelope([(0.25, least), (1.0, most)]) == [(0.25, least)]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,15 @@ def test_it_is_what_backlog_costs_a_random_walk_that_chooses_by_it(rate_hz):
     assert np.allclose(walk, expected, rtol=0.12, atol=0.25), "near the limit g counts for much"
 
 
+@example(points=[(1.5, 1.0), (0.5, 1.0 - 2e-6)], rate_hz=1.0, cv2=1.0, limit_s=1e-6, shares=[0, 1])
+@example(points=[(1.0, 1.0), (0.25, 1.0 - 2e-6)], rate_hz=2.0, cv2=1.0, limit_s=1.0, shares=[1, 2])
+@example(
+    points=[(1.5, 0.75), (0.5, 0.53125), (0.625, 0.5625)],
+    rate_hz=10.0,
+    cv2=1.0,
+    limit_s=4.0,
+    shares=[1, 2],
+)
 @given(
     points=st.lists(st.tuples(st.floats(1e-6, 10.0), st.floats(0.0, 1.0)), min_size=1, max_size=8),
     rate_hz=st.floats(0.0, 1e6),
