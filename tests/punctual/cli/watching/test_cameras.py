@@ -63,8 +63,9 @@ def test_what_is_wrong_is_told_without_the_password(
     assert camera.url(path=path) in str(error.value)
 
 
-@pytest.mark.parametrize("url", [f"rtsp://127.0.0.1:{free_port()}/cam", "/dev/video63"])
-def test_nobody_there_is_told(url: str) -> None:
+@pytest.mark.parametrize("source", ["rtsp://127.0.0.1:{port}/cam", "/dev/video63"])
+def test_nobody_there_is_told(source: str) -> None:
+    url = source.format(port=free_port())
     with pytest.raises(CommandFailed, match=f"{url} cannot be read as video"):
         seen(url)
 
