@@ -26,7 +26,7 @@ from builder.config.rules import (
 
 CHOICES = {
     "architecture": ("retinanet", "ssdlite"),
-    "resize": ("letterbox", "stretch"),
+    "resize": ("letterbox", "letterbox-centre", "stretch"),
     "backbone": ("resnet10", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "amoebanet_d"),
     "conv": ("dense", "separable"),
     "light_head_conv": ("dense", "separable"),

@@ -53,7 +53,15 @@ Placement = Callable[[int, int, int, int], Letterbox]
 
 def letterbox(sample: Sample, input_size: tuple[int, int], placement: Placement = fit) -> Example:
     """Place a sample in the input as the server does."""
-    return place(sample, input_size, 1.0, (0.0, 0.0), placement)
+    input_height, input_width = input_size
+    height, width = sample.size
+    box = placement(width, height, input_width, input_height)
+    # Without room on an axis there is one position.
+    position = (
+        box.left / max(1, input_width - box.resized_width),
+        box.top / max(1, input_height - box.resized_height),
+    )
+    return place(sample, input_size, 1.0, position, placement)
 
 
 def place(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from builder.config.recipe import TrainConfig
 from builder.data.augment import Example, adjust, augment, flip, letterbox, place
 from builder.data.dataset import Sample
-from serving.core.letterbox import PAD_VALUE, stretch
+from serving.core.letterbox import PAD_VALUE, PLACEMENTS, stretch
 from tests.builder.data.samples import make_sample
 from tests.properties import examples
 
@@ -98,6 +98,18 @@ def test_same_seed_same_view(sample: Sample) -> None:
 def test_boxes_follow_stretched_pixels(sample: Sample, zooms: tuple[float, float]) -> None:
     example = place(sample, (128, 128), zooms, (0.0, 0.0), stretch)
     assert np.abs(example.boxes_xyxy[0] - bright_extent(example.image)).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(64, 96), (97, 64), (64, 64)])
+def test_boxes_lie_where_the_server_has_them(sample: Sample, size: tuple[int, int]) -> None:
+    """Height, then width of the input; also in the centre of it, to the pixel."""
+    height, width = sample.size
+    for placement in PLACEMENTS.values():
+        placed = placement(width, height, size[1], size[0])
+        example = letterbox(sample, size, placement)
+        kept = placed.to_original(example.boxes_xyxy)
+        np.testing.assert_allclose(kept, sample.boxes_xyxy, atol=1e-3)
+        assert np.abs(example.boxes_xyxy[0] - bright_extent(example.image)).max() <= 2
 
 
 def test_stretching_fills_the_input(sample: Sample) -> None:
