@@ -127,7 +127,36 @@ class Observer(Protocol):
         """
 
 
-class Backend(Protocol):
+class Occupancy(Protocol):
+    """Who is inside an engine, and how long it takes: what admission goes by."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of requests that no segment has run for."""
+
+    @property
+    def num_in_flight(self) -> int:
+        """Number of requests with features on the device."""
+
+    @property
+    def num_held(self) -> int:
+        """Number of requests with an answer in hand that may have a better one."""
+
+    def predicted_s(self, depth: int, model: int | None = None) -> float:
+        """Return the seconds that an idle engine typically takes from an image to exit ``depth``.
+
+        The exit is that of ``model``, or of whichever is there first.
+        """
+
+    def tail_s(self, depth: int, model: int | None = None) -> float:
+        """Return the seconds that the engine, as it is now, seldom exceeds to exit ``depth``.
+
+        They are those of one image by itself, to the exit of ``model``, or of whichever is there
+        first.
+        """
+
+
+class Backend(Occupancy, Protocol):
     """An engine, wherever it runs, that the gateway sends its images to."""
 
     family: Family
@@ -145,33 +174,8 @@ class Backend(Protocol):
         """False if it will not recover, so that the process had better be restarted."""
 
     @property
-    def num_waiting(self) -> int:
-        """Number of requests that no segment has run for."""
-
-    @property
-    def num_in_flight(self) -> int:
-        """Number of requests with features on the device."""
-
-    @property
-    def num_held(self) -> int:
-        """Number of requests with an answer in hand that may have a better one."""
-
-    @property
     def num_instances(self) -> int:
         """Number of runs that may be under way at a time."""
-
-    def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """Return the seconds that an idle engine typically takes from an image to exit ``depth``.
-
-        The exit is that of ``model``, or of whichever is there first.
-        """
-
-    def tail_s(self, depth: int, model: int | None = None) -> float:
-        """Return the seconds that the engine, as it is now, seldom exceeds to exit ``depth``.
-
-        They are those of one image by itself, to the exit of ``model``, or of whichever is there
-        first.
-        """
 
     async def start(self) -> None:
         """Load, warm up, and become ready. Raises BackendError if it never will."""

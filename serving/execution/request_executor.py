@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from serving.core.ports import Clock, Image
+from serving.core.ports import Clock, Image, Occupancy
 from serving.core.request import Request
 from serving.execution.jobs import Done, OnExit
 
 
-class RequestExecutor(Protocol):
+class RequestExecutor(Occupancy, Protocol):
     """An executor of requests: one (``Executor``), or a group of them (``ExecutorGroup``).
 
     All of it but ``start`` and ``stop`` may be called from any thread.
@@ -18,32 +18,6 @@ class RequestExecutor(Protocol):
     @property
     def clock(self) -> Clock:
         """Clock whose instants requests are given in."""
-
-    @property
-    def num_waiting(self) -> int:
-        """Number of requests that no segment has run for."""
-
-    @property
-    def num_in_flight(self) -> int:
-        """Number of requests with features on the device."""
-
-    @property
-    def num_held(self) -> int:
-        """Number of requests with an answer in hand that may have a better one."""
-
-    def predicted_s(self, depth: int, model: int | None = None) -> float:
-        """Return the seconds that an idle engine typically takes from an image to exit ``depth``.
-
-        The exit is that of ``model``, or of whichever is there first. The figure is as of the last
-        ``exit_times.IDLE_PERIOD_S``.
-        """
-
-    def tail_s(self, depth: int, model: int | None = None) -> float:
-        """Return the seconds that the engine, as it is now, seldom exceeds to exit ``depth``.
-
-        They are those of one image by itself, to the exit of ``model``, or of whichever is there
-        first.
-        """
 
     def submit(
         self, request: Request, image: Image, done: Done, on_exit: OnExit | None = None

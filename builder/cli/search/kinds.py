@@ -20,16 +20,7 @@ if TYPE_CHECKING:
     from builder.search.space import SearchSpace
 
 SPACE_NAMES = ("nas-fpn", "lite", "lite-15", "micro")
-SEARCHER_NAMES = (
-    "random",
-    "evolution",
-    "screened-evolution",
-    "controller-paper",
-    "controller-small",
-    "exhaustive",
-)
 REWARD_NAMES = ("ap", "anytime", "in-time")
-POOL_NAMES = ("processes", "ray")
 """Names of what ``builder.search`` has, which --help need not import."""
 KNOWN = ("analytic", "table")
 EVALUATOR_NAMES = ("train", *KNOWN, "surrogate")
