@@ -1,6 +1,6 @@
-"""One client of a request a second beside another that sends as much as it likes of what may hurt.
+"""One client of few requests a second beside another that sends as much as it likes of what may hurt.
 
-    python -m tests.e2e.attacks --requests 100
+    python -m tests.e2e.attacks --requests 300 --rate 3
 
 prints a table: of each attack, how many of the victim's requests were answered. Victim and attacker
 have addresses of their own, and are processes of their own.
@@ -215,6 +215,7 @@ def serving(model: str, **environment: Any) -> Server:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100, help="of the victim")
+    parser.add_argument("--rate", type=float, default=VICTIM_HZ, help="of the victim, in Hz")
     parser.add_argument("--only", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--attack", choices=ATTACKS, help=argparse.SUPPRESS)
     parser.add_argument("address", nargs="*", help=argparse.SUPPRESS)
@@ -229,7 +230,7 @@ def main() -> None:
             for name in options.only:
                 if ATTACKS[name].model == model:
                     with attacking(server, name):
-                        seen = victim(server, options.requests)
+                        seen = victim(server, options.requests, options.rate)
                     others = {status: count for status, count in seen.items() if status != "200"}
                     share = seen["200"] / seen.total()
                     print(f"| {name} | {seen.total()} | {share:.1%} | {others} |", flush=True)
