@@ -127,6 +127,15 @@ def add_parser(actions: Any) -> None:
     parser.add_argument(
         "--necks", nargs="+", default=[], metavar="NECK", help="controls by name, or GRAPH.json"
     )
+    parser.add_argument(
+        "--reuse",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="journals of the same evaluator, whose children are not evaluated again where the "
+        "search asks for them",
+    )
     parser.add_argument("--top", type=at_least(1), default=10, help="finalists")
     parser.add_argument(
         "--graphs", type=at_least(2), default=24, help="of the lists signal and spread"
@@ -147,6 +156,7 @@ def add_parser(actions: Any) -> None:
 @files_of_the_user()
 def _run(options: argparse.Namespace) -> None:
     from builder.search.journal import JOURNAL
+    from builder.search.reuse import read_known, reusing
     from builder.search.rewards import REWARDS
     from builder.search.run import MAX_SEEDS, Search, run
     from builder.search.space import SPACES
@@ -164,6 +174,7 @@ def _run(options: argparse.Namespace) -> None:
     if of_list and not listed:
         raise CommandError("there is no graph to be evaluated in what --of names")
     evaluator, table = open_evaluator(options, space)
+    pool = reusing(read_known(options.reuse, evaluator), pool)
     first_seed = FINALISTS_SEED if options.searcher == FINALISTS else 0
     search = Search(
         space=options.space,
