@@ -44,10 +44,29 @@ def test_every_path_that_is_named_exists(page: Path) -> None:
 
 
 @every_page
+def test_every_image_that_is_to_be_sent_is_there(page: Path) -> None:
+    """Those that ``curl`` sends: whoever copies the command need not look for a picture first."""
+    for path in re.findall(r"@([\w./-]+\.(?:jpg|png))", page.read_text()):
+        assert (ROOT / path).is_file(), path
+
+
+@every_page
+def test_packages_are_installed_from_the_repository(page: Path) -> None:
+    """No registry has this project; what is called so there is somebody else's."""
+    assert not re.findall(r"pip install .?punctual", page.read_text())
+
+
+@every_page
 def test_every_setting_that_is_named_exists(page: Path) -> None:
     known = {variable(name) for name in Settings.model_fields}
     named = set(re.findall(r"PUNCTUAL_[A-Z_]*[A-Z]", page.read_text()))
     assert named <= known
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    led = {link["target"] for link in build.links((ROOT / "README.md").read_text())}
+    pages = {path.relative_to(ROOT).as_posix() for path in build.pages()} - {"docs/index.md"}
+    assert pages <= led
 
 
 def test_every_command_is_written_as_the_program_has_it() -> None:
