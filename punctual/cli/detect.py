@@ -129,13 +129,13 @@ def _as_text(path: Path, reply: Reply) -> Iterator[str]:
 
 
 def _draw(path: Path, reply: Reply, out: Path) -> None:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
-    from punctual.cli.drawing import draw_detections
+    from punctual.cli.drawing import as_seen, draw_detections
 
     try:
         with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            picture = as_seen(opened)
     except UnidentifiedImageError as error:
         raise CommandError(f"--draw: {path} can be read by the server alone") from error
     draw_detections(picture, reply.detections)

@@ -6,7 +6,7 @@ import colorsys
 from collections.abc import Iterable
 from functools import lru_cache
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from punctual.reply import Detection
 
@@ -20,6 +20,8 @@ _REFERENCE_SIDE = 640
 _TEXT_SIZE = 14
 _SMALLEST_TEXT = 11
 _NUM_FONTS = 16
+_GROUND = "white"
+"""Behind transparent pixels."""
 
 
 def class_color(class_id: int) -> Color:
@@ -32,6 +34,20 @@ def class_color(class_id: int) -> Color:
 @lru_cache(_NUM_FONTS)
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
+
+
+def as_seen(opened: Image.Image) -> Image.Image:
+    """Return an opened image as the server sees it, and as boxes lie in it: upright, 16 bits scaled
+    to 8, transparency over white, RGB."""
+    picture = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
+        picture = picture.point(lambda value: value * (1 / 256)).convert("L")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGB", picture.size, _GROUND)
+        ground.paste(picture, mask=picture)
+        return ground
+    return picture.convert("RGB")
 
 
 def draw_detections(picture: Image.Image, detections: Iterable[Detection]) -> None:
@@ -55,13 +71,16 @@ def draw_label(
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     color: Color,
 ) -> None:
-    """Write white text on ``color`` above ``corner``, or below it where there is no room."""
+    """Write white text on ``color`` above ``corner``, or below it where there is no room; moved to
+    the left where the picture is not wide enough."""
     x, y = corner
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     padding = (bottom - top) * 0.3
     height = bottom - top + 2 * padding
     y = max(0.0, y - height if y >= height else y)
-    pen.rectangle((x, y, x + right - left + 2 * padding, y + height), fill=color)
+    width = right - left + 2 * padding
+    x = max(0.0, min(x, pen.im.size[0] - width))
+    pen.rectangle((x, y, x + width, y + height), fill=color)
     pen.text((x + padding - left, y + padding - top), text, fill="white", font=font)
 
 

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from punctual.cli.drawing import draw_caption, draw_detections
+from punctual.cli.drawing import as_seen, draw_caption, draw_detections
 from punctual.cli.watching.ledger import SKIPPED, Ended
 from punctual.reply import Detection
 from serving.core.command_errors import CommandError, CommandFailed
@@ -132,6 +132,6 @@ def _decoded(data: bytes) -> Image.Image | None:
     """Return the picture in the bytes of a file, None if they are damaged or are none."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            return opened.convert("RGB")
+            return as_seen(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

@@ -84,7 +84,7 @@ def test_json_is_a_line_for_each_image(serve: Serve, capsys: pytest.CaptureFixtu
 @pytest.mark.usefixtures("images")
 def test_boxes_are_drawn_where_they_are(serve: Serve) -> None:
     box = [8, 24, 40, 44]
-    found = {"box": box, "score": 0.9, "label": "square", "class_id": 1}
+    found = {"box": box, "score": 0.9, "label": "s", "class_id": 1}
     serve(lambda _: httpx.Response(200, json={**ANSWER, "detections": [found]}))
     assert detect("in", "--draw", "out/new") == 0
     before, after = (np.asarray(Image.open(Path(of) / "b.png"), int) for of in ("in", "out/new"))

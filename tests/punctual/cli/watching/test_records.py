@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 
 from punctual.cli.registry import register
 from punctual.cli.watching.ledger import Ended
@@ -24,6 +25,18 @@ def test_a_frame_that_is_no_image_is_left_out_of_the_video(tmp_path: Path) -> No
     video.close()
     with av.open(str(tmp_path / "x.mp4")) as written:
         assert sum(1 for _ in written.decode(video=0)) == 2
+
+
+def test_a_frame_stands_upright_in_the_video_as_its_boxes_do(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(picture(64, 48), "JPEG", exif=exif.tobytes())
+    video = AnnotatedVideo(tmp_path / "x.mp4")
+    video.ended(Ended(Frame(1, 0.0, data), "overloaded", 0.0, 0.0))
+    video.close()
+    with av.open(str(tmp_path / "x.mp4")) as written:
+        shown = next(written.decode(video=0))
+        assert (shown.width, shown.height) == (48, 64)
 
 
 @pytest.mark.parametrize(
