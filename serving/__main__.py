@@ -17,6 +17,7 @@ import contextlib
 import errno
 import io
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -405,7 +406,8 @@ def _missing_extra(error: ImportError) -> MissingExtra | None:
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         return None
-    return MissingExtra(f"this needs {module}; pip install 'punctual[{EXTRAS[module]}]'")
+    pip = f"{shlex.quote(sys.executable)} -m pip"  # of this environment, whatever else pip is
+    return MissingExtra(f"this needs {module}; {pip} install 'punctual[{EXTRAS[module]}]'")
 
 
 def _say(sentence: str) -> None:

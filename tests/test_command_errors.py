@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -311,9 +312,9 @@ NEEDS = {
     "onnxruntime": f"profile {TRAINED} --runtime onnxruntime",
     "tensorrt": "plans --store s --link l",
     "cuda": "plans --store s --link l",
-    "grpc": f"serve {TRAINED} --backend triton",
-    "tritonclient": f"serve {TRAINED} --backend triton-depth",
-    "opentelemetry": f"serve {TRAINED}",
+    "grpc": f"serve {TRAINED} --port 0 --backend triton",
+    "tritonclient": f"serve {TRAINED} --port 0 --backend triton-depth",
+    "opentelemetry": f"serve {TRAINED} --port 0",
     "ray": "search run --evaluator analytic --pool ray --out x",
 }
 """Module of an extra -> a command that needs it."""
@@ -348,7 +349,8 @@ def test_a_missing_extra_is_named(
     )
     assert done.returncode == MISTAKE, done.stderr
     extra = program.EXTRAS[module]
-    told = f"punctual: this needs {module}; pip install 'punctual[{extra}]'"
+    pip = f"{shlex.quote(sys.executable)} -m pip"
+    told = f"punctual: this needs {module}; {pip} install 'punctual[{extra}]'"
     assert done.stderr.splitlines()[-1] == told
     assert "Traceback" not in done.stderr
 

@@ -79,7 +79,7 @@ class Tracking:
             if find_spec(LIBRARY) is None:
                 raise InvalidParameter(
                     "This server cannot track: it was installed without the extra "
-                    f"{EXTRA}; pip install 'punctual[{EXTRA}]'."
+                    f"{EXTRA}; pip install 'punctual[{EXTRA}]' there."
                 )
             self._loading = threading.Thread(target=self._load, name="load tracker")
             self._loading.start()
