@@ -1,10 +1,15 @@
 // The pictures of a camera of this device, as JPEG files, one when it is asked for.
 
+// There is none, or it may not be used; the message is for people.
+class NoCamera extends Error {
+  title = "No camera";
+}
+
 const LONGER_SIDE = 640;
 const QUALITY = .8;
 
 const REASONS = {
-  NotAllowedError: "This browser was not allowed to use the camera.",
+  NotAllowedError: "This browser was not allowed to use the camera. Allow it beside the address of this page, and try again.",
   NotFoundError: "This device has no camera.",
   NotReadableError: "Another program is using the camera.",
 };
@@ -13,18 +18,19 @@ export class Camera {
   #media;
   #video = document.createElement("video");
 
-  // Fails with a sentence for people.
-  static async open() {
+  // Fails with NoCamera. `ended` is called if the camera goes away by itself.
+  static async open(ended) {
     if (!navigator.mediaDevices)
-      throw new Error("Browsers give cameras only to pages over https, and to those of this machine itself.");
+      throw new NoCamera("Browsers give cameras only to pages over https, and to those of this machine itself.");
     const camera = new Camera();
     try {
       camera.#media = await navigator.mediaDevices.getUserMedia({
         video: {width: {ideal: LONGER_SIDE}, facingMode: "environment"},
       });
     } catch (error) {
-      throw new Error(REASONS[error.name] ?? String(error));
+      throw new NoCamera(REASONS[error.name] ?? String(error));
     }
+    for (const track of camera.#media.getTracks()) track.addEventListener("ended", ended);
     camera.#video.srcObject = camera.#media;
     camera.#video.muted = camera.#video.playsInline = true;
     await camera.#video.play();

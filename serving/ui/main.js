@@ -1,25 +1,26 @@
 // The page: one image or a camera, what the server answers, and a crowd of others beside it.
 
 import {Camera} from "./camera.js";
+import {Charts} from "./charts.js";
 import {Crowd} from "./crowd.js";
-import {FixedPoint} from "./fixed.js";
-import {node, showProblem, showReply} from "./panel.js";
+import {showProblem, showReply} from "./panel.js";
 import {drawBoxes, upright} from "./picture.js";
 import {Points} from "./points.js";
-import {ask, json, lines, useKey} from "./server.js";
+import {Unanswered, ask, json, lines, useKey} from "./server.js";
 import {FrameStream} from "./stream.js";
-import {Lane} from "./timeline.js";
 
 const $ = (id) => document.getElementById(id);
 const MIN_MS = 2, MAX_MS = 2000;
+// Whatever a file is called, the server looks at it; of a name that nobody may send it would say just that.
+const SERVED = ["image/jpeg", "image/png", "image/webp"];
 const FRAME_MS = 66; // least time between two pictures of the camera
 const AGAIN_MS = 400; // while there are others, how often one's own image is asked about again
-const DRAW_MS = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 50;
 const LEARN_MS = 5000; // while there are others, how often what the points take is learnt anew
-const SPEAK_MS = 6000; // how often what the charts show is said
+const RETURN_MS = 3000; // while nobody answers, how often the server is looked for
 
 const state = {
   points: null,
+  away: false, // whether nobody has answered the last time
   file: null, picture: null, running: false, again: false,
   answers: [], // what has come for the present image: one, or one of each exit
   reply: null, // the one of them that is shown
@@ -28,6 +29,7 @@ const state = {
   done: false, // whether there will be no deeper one
   problem: null,
   budgetChosen: false, // whether somebody has moved that slider
+  maxMs: MAX_MS, // the budget at its right end: more, where the server asks for more
   camera: null, stream: null,
 };
 
@@ -36,47 +38,70 @@ const state = {
 // The slider is logarithmic: milliseconds matter at its left end, not at its right one. Rounded up, so that
 // a budget that was set is not cut.
 const budgetMs = () => {
-  const exact = MIN_MS * (MAX_MS / MIN_MS) ** ($("budget").value / 100);
+  const exact = MIN_MS * (state.maxMs / MIN_MS) ** ($("budget").value / 100);
   return exact < 20 ? Math.ceil(exact * 2 - 1e-6) / 2 : Math.ceil(exact - 1e-6);
 };
 const setBudget = (ms) => {
-  const position = 100 * Math.log(ms / MIN_MS) / Math.log(MAX_MS / MIN_MS);
-  $("budget").value = Math.min(100, Math.ceil(position));
+  state.maxMs = Math.max(state.maxMs, ms);
+  const position = 100 * Math.log(ms / MIN_MS) / Math.log(state.maxMs / MIN_MS);
+  $("budget").value = Math.min(100, Math.ceil(position - 1e-9));
 };
 const query = () =>
   new URLSearchParams({max_depth: $("depth").value, score_threshold: $("score").value});
 
 function labels() {
-  $("budget-out").textContent = budgetMs() + " ms";
+  $("budget").ariaValueText = $("budget-out").textContent = budgetMs() + " ms";
   $("depth-out").textContent = $("depth").value;
   $("score-out").textContent = Number($("score").value).toFixed(2);
   $("others-out").textContent = $("others").value;
 }
 
+// ---- the server ----------------------------------------------------------------------------------
+
 async function connect() {
   const response = await ask("v1/models");
   const known = await json(response);
   if (response.status === 401) $("access").open = true;
-  if (!known.models) throw new Error(known.detail ?? `v1/models: ${response.status}`);
+  if (!known.models) {
+    const {title = "Not a reply of this server", detail = "v1/models names no models.", status} = known;
+    throw response.status < 500 ? Object.assign(new Error(detail), {title, status}) : new Unanswered(detail);
+  }
   const points = state.points = new Points(known);
+  state.away = false;
+  charts.learn(points);
   $("model").textContent = points.summary;
   $("reached").textContent = points.several ? "Operating point reached" : "Exit reached";
+  const isDeepest = $("depth").value === $("depth").max;
   // In this order: a value above its input's maximum is cut to it.
   $("depth").max = points.maxDepth;
-  $("depth").value = $("depth").max;
+  if (isDeepest) $("depth").value = $("depth").max;
   $("depth").hidden = $("depth-label").hidden = $("depth").max === "1";
   $("score").min = points.minScore;
   // Enough for the deepest exit, with room.
   if (points.neededMs && !state.budgetChosen) setBudget(2 * points.neededMs);
-  $("fixed").replaceChildren(...points.all.map(({point}) => {
-    const option = node("option", points.name(point));
-    option.value = point;
-    option.selected = point === points.best.point;
-    return option;
-  }));
-  $("scale").style.background = `linear-gradient(to right, ${[0, .25, .5, .75, 1].map((share) =>
-    points.color(points.lowest + share * (points.highest - points.lowest))).join()})`;
   labels();
+}
+
+// Connect, and ask about the image that is there. While nobody answers, try again.
+async function start() {
+  const wasAway = state.away;
+  try {
+    await connect();
+  } catch (error) {
+    return lose(error);
+  }
+  if (wasAway && !state.file) tell(null);
+  detect();
+}
+
+let returning = null;
+
+function lose(error) {
+  $("model").textContent = `not connected: ${error.message}`;
+  if (!(error instanceof Unanswered)) return;
+  state.away = true;
+  clearTimeout(returning);
+  returning = setTimeout(start, RETURN_MS);
 }
 
 // ---- one image -----------------------------------------------------------------------------------
@@ -95,28 +120,32 @@ function show(reply) {
   showReply({reply, answers, points, maxDepth, done, serverTiming, choose: (other) => { show(other); draw(); }});
 }
 
+// Of what is no problem of the server's own: who failed says what it is called.
+const asProblem = ({title = "This page failed", status, message}) => ({title, status, detail: message});
+
 function tell(problem) {
   state.problem = problem;
   showProblem(problem, (enough) => { setBudget(enough); changed(); });
 }
 
 async function askOnce() {
-  if (!state.points) await connect(); // it may have failed when the page was opened
-  const streaming = $("streaming").checked, sentMs = performance.now(), budget = budgetMs();
+  if (!state.points || state.away) await connect();
+  const streaming = $("streaming").checked, sentMs = performance.now(), budget = budgetMs(), {file} = state;
   Object.assign(state, {
     answers: [], reply: null, maxDepth: Number($("depth").value), done: !streaming, problem: null,
   });
   const response = await ask(`v1/detect?${query()}`, {
-    method: "POST", body: state.file,
+    method: "POST", body: file,
     headers: {
       "Accept": streaming ? "application/x-ndjson" : "application/json",
-      "Content-Type": state.file.type, "X-Deadline-Ms": budget,
+      "Content-Type": SERVED.includes(file.type) ? file.type : SERVED[0], "X-Deadline-Ms": budget,
     },
-  });
+  }, budget);
   state.serverTiming = streaming ? null : response.headers.get("Server-Timing");
   let problem = response.ok ? null : await json(response);
   if (!problem)
     for await (const reply of streaming ? lines(response.body) : [await json(response)]) {
+      if (state.file !== file) return; // another one has been chosen, which is asked about next
       if (reply.event === "error" || reply.title) problem = reply;
       if (problem) break;
       state.done ||= reply.event === "done";
@@ -124,8 +153,9 @@ async function askOnce() {
       show(state.answers.at(-1));
       draw();
     }
+  if (state.file !== file) return;
   if (problem) tell(problem);
-  record(sentMs, budget, state.answers.at(-1) ?? problem ?? {}, true);
+  charts.record(sentMs, budget, state.answers.at(-1) ?? problem ?? {}, true);
 }
 
 // One request at a time; the sliders' last position always gets its own.
@@ -135,12 +165,15 @@ async function detect() {
   state.again = state.running;
   if (state.running) return;
   state.running = true;
+  $("viewer").ariaBusy = "true";
   try {
     await askOnce();
   } catch (error) {
-    tell({title: "The server did not answer", detail: String(error)});
+    if (error instanceof Unanswered) lose(error);
+    tell(asProblem(error));
   }
   state.running = false;
+  $("viewer").ariaBusy = "false";
   if (state.camera) return; // which has begun meanwhile
   $("result").hidden = !state.reply;
   showProblem(state.problem, (enough) => { setBudget(enough); changed(); });
@@ -148,47 +181,73 @@ async function detect() {
   if (state.again) detect();
 }
 
-async function choose(file) {
-  if (!file) return;
+let numChosen = 0; // of pictures and cameras that were asked for, the last one counts
+
+// Take the picture that `open` returns the file of; `sample` is the button that stands for it, if one does.
+async function choose(open, sample = null) {
+  const mine = ++numChosen;
   closeCamera();
-  let picture;
+  let file, picture;
   try {
+    file = await open();
     picture = await upright(file);
-  } catch {
-    tell({title: "Not an image", detail: `This browser cannot show ${file.name}.`});
+  } catch (error) {
+    if (mine === numChosen) tell(asProblem(error));
     return;
   }
+  if (mine !== numChosen) return;
+  press(sample);
   Object.assign(state, {file, picture, answers: [], reply: null});
   draw();
   detect();
 }
 
-async function chooseSample(button) {
-  for (const each of $("samples").children) each.ariaPressed = each === button;
+function chooseFile(file) {
+  if (file) choose(() => file);
+}
+
+function chooseSample(button) {
   const image = button.firstElementChild;
-  const response = await fetch(image.src);
-  choose(new File([await response.blob()], image.alt, {type: "image/jpeg"}));
+  choose(async () => {
+    const response = await ask(image.src);
+    return new File([await response.blob()], image.alt, {type: "image/jpeg"});
+  }, button);
+}
+
+function press(sample) {
+  for (const each of $("samples").children) each.ariaPressed = each === sample;
 }
 
 // ---- a camera ------------------------------------------------------------------------------------
 
 async function openCamera() {
+  const mine = ++numChosen;
+  const ended = () => {
+    if (mine !== numChosen) return;
+    closeCamera();
+    tell({title: "No camera", detail: "The camera was unplugged, or this page may not use it any longer."});
+  };
+  let camera;
   try {
-    if (!state.points) await connect();
-    state.camera = await Camera.open();
+    if (!state.points || state.away) await connect();
+    camera = await Camera.open(ended);
   } catch (error) {
-    tell({title: "No camera", detail: error.message});
+    if (error instanceof Unanswered) lose(error);
+    tell(asProblem(error));
     return;
   }
+  if (mine !== numChosen) return camera.close();
+  state.camera = camera;
   tell(null);
   $("camera").ariaPressed = true;
   $("camera-text").textContent = "Stop";
   hush();
-  for (const each of $("samples").children) each.ariaPressed = false;
+  press(null);
   state.stream = openStream(`${crowd.name}-camera`);
   film(state.camera, state.stream);
 }
 
+// Its last picture stays.
 function closeCamera() {
   if (!state.camera) return;
   state.camera.close();
@@ -221,10 +280,10 @@ async function film(camera, stream) {
     const reply = await stream.send(file);
     if (state.camera !== camera) return;
     const answered = reply.outcome === "answered";
-    record(sentMs, budget, reply, true);
-    state.picture = picture;
+    charts.record(sentMs, budget, reply, true);
     Object.assign(state, {
-      answers: answered ? [reply] : [], maxDepth: Number($("depth").value), done: true, serverTiming: null,
+      file, picture, answers: answered ? [reply] : [], maxDepth: Number($("depth").value), done: true,
+      serverTiming: null,
     });
     if (answered) show(reply);
     tell(answered ? null : reply.title ? reply : {title: "Not answered", detail: reply.outcome});
@@ -240,11 +299,13 @@ const openStream = (name) => new FrameStream(name, budgetMs(), query(), (words) 
   $("others").value = 0;
   resizeCrowd();
   tell({title: "The stream of pictures has ended", detail: words});
+  start();
 });
 
+const charts = new Charts(() => crowd.size > 0);
 const crowd = new Crowd({
   open: openStream,
-  ended: (sentMs, reply) => record(sentMs, budgetMs(), reply, false),
+  ended: (sentMs, reply) => charts.record(sentMs, budgetMs(), reply, false),
 });
 let crowdFile = null;
 
@@ -252,15 +313,17 @@ async function resizeCrowd() {
   labels();
   const wanted = () => document.hidden ? 0 : Number($("others").value);
   try {
-    if (wanted() && !state.points) await connect();
-    if (wanted() && !crowdFile) crowdFile = await (await fetch($("samples").querySelector("img").src)).blob();
+    if (wanted() && (!state.points || state.away)) await connect();
+    if (wanted() && !crowdFile) crowdFile = await (await ask($("samples").querySelector("img").src)).blob();
   } catch (error) {
     $("others").value = 0;
-    tell({title: "The server did not answer", detail: String(error)});
+    labels();
+    lose(error);
+    tell(asProblem(error));
   }
   crowd.resize(wanted(), crowdFile);
   hush();
-  wake();
+  charts.wake();
 }
 
 // While others are there, one's own image is asked about again and again, to see what becomes of it.
@@ -272,75 +335,9 @@ setInterval(() => {
 setInterval(async () => {
   if (!crowd.size) return;
   const response = await ask("v1/models").catch(() => null);
-  if (response?.ok) state.points = new Points(await json(response));
+  const known = response?.ok ? await json(response) : {};
+  if (known.models) charts.learn(state.points = new Points(known));
 }, LEARN_MS);
-
-// ---- the charts ----------------------------------------------------------------------------------
-
-const served = new Lane($("lane-served"), $("figures-served"));
-const fixed = new Lane($("lane-fixed"), $("figures-fixed"));
-let fixedPoint = new FixedPoint();
-
-// Of pictures that nobody needs any longer: a newer one has come, or the stream is over.
-const GONE = ["superseded", "lost"];
-
-// Note what one picture ended with.
-function record(atMs, budget, reply, own) {
-  if (GONE.includes(reply.outcome)) return;
-  const {points} = state;
-  served.add(reply.detections
-    ? {atMs, own, share: reply.elapsed_ms / reply.budget_ms, ap: reply.expected_ap, point: reply.operating_point}
-    : {atMs, own, share: null, ap: 0, point: null});
-  const point = points.all.find((each) => each.point === $("fixed").value);
-  if (point.ms !== null)
-    fixed.add({
-      atMs, own, share: fixedPoint.arrive(atMs, budget, point),
-      ap: point.ap, point: point.point,
-    });
-  wake();
-}
-
-function figures(lane, nowMs) {
-  const now = lane.summary(nowMs);
-  const shown = [
-    ["in time", now && `${Math.floor(100 * now.inTime)} %`, now?.inTime < .99],
-    [`${state.points?.measure ?? "AP"}, missed as 0`, now?.ap.toFixed(3).replace(/^0/, "")],
-    ["answers / s", now?.rate.toFixed(now.rate < 10 ? 1 : 0)],
-    ["most often at", now?.point && state.points.name(now.point)],
-  ];
-  lane.figures.replaceChildren(...shown.map(([name, value, bad]) => {
-    const pair = node("div", ""), data = node("dd", value ?? "\u2013");
-    data.className = bad ? "bad" : "";
-    pair.append(node("dt", name), data);
-    return pair;
-  }));
-  return now;
-}
-
-let awake = false, drawnMs = 0, spokenMs = 0;
-
-function wake() {
-  if (awake) return;
-  awake = true;
-  requestAnimationFrame(drawLanes);
-}
-
-function drawLanes() {
-  const nowMs = performance.now();
-  if (nowMs - drawnMs >= DRAW_MS && state.points) {
-    drawnMs = nowMs;
-    served.draw(nowMs, state.points);
-    fixed.draw(nowMs, state.points);
-    const [real, computed] = [figures(served, nowMs), figures(fixed, nowMs)];
-    if (crowd.size && real && computed && nowMs - spokenMs > SPEAK_MS) {
-      spokenMs = nowMs;
-      const percent = ({inTime}) => `${Math.floor(100 * inTime)} percent in time`;
-      $("spoken").textContent = `Punctual: ${percent(real)}. At one point: ${percent(computed)}.`;
-    }
-  }
-  awake = !served.isEmpty(nowMs);
-  if (awake) requestAnimationFrame(drawLanes);
-}
 
 // ---- events --------------------------------------------------------------------------------------
 
@@ -351,35 +348,36 @@ function changed() {
   detect();
 }
 
-$("file").addEventListener("change", (event) => choose(event.target.files[0]));
+$("file").addEventListener("change", ({target}) => {
+  chooseFile(target.files[0]);
+  target.value = ""; // or nothing would happen if the same one is chosen again
+});
 for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", false]])
   $("stage").addEventListener(name, (event) => {
     event.preventDefault();
     $("stage").classList.toggle("over", over);
-    if (name === "drop") choose(event.dataTransfer.files[0]);
+    if (name === "drop") chooseFile(event.dataTransfer.files[0]);
   });
 for (const button of $("samples").children) button.addEventListener("click", () => chooseSample(button));
 $("camera").addEventListener("click", () => state.camera ? closeCamera() : openCamera());
 $("budget").addEventListener("input", () => { state.budgetChosen = true; });
 for (const id of ["budget", "depth", "score", "streaming"]) $(id).addEventListener("input", changed);
 $("others").addEventListener("input", resizeCrowd);
-$("fixed").addEventListener("input", () => {
-  fixedPoint = new FixedPoint();
-  fixed.clear();
-});
 $("access-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey($("key").value);
-  $("access").open = false;
+  closeAccess();
   start();
 });
+$("access").addEventListener("keydown", (event) => {
+  if (event.key === "Escape") closeAccess();
+});
 document.addEventListener("visibilitychange", resizeCrowd); // nobody looks: nobody else need wait
-addEventListener("resize", wake);
 
-function start() {
-  connect().then(detect, (error) => { $("model").textContent = `not connected: ${error.message}`; });
+function closeAccess() {
+  $("access").open = false;
+  $("access").querySelector("summary").focus();
 }
+
 labels();
-figures(served, 0);
-figures(fixed, 0);
 start();

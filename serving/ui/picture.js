@@ -47,8 +47,14 @@ function turned(picture, orientation) {
   return canvas;
 }
 
-// The pixels of an image file; fails for what this browser cannot show.
+// The file is no image that this browser can show; the message is for people.
+class NotAnImage extends Error {
+  title = "Not an image";
+}
+
+// The pixels of an image file. Fails with NotAnImage.
 export async function upright(file) {
+  if (!file.size) throw new NotAnImage(`${file.name} is empty.`);
   const view = new DataView(await file.arrayBuffer());
   const found = webpOrientation(view);
   const turn = found && TURNS[found.orientation] ? found.orientation : null;
@@ -61,6 +67,8 @@ export async function upright(file) {
   try {
     picture.src = url;
     await picture.decode();
+  } catch {
+    throw new NotAnImage(`This browser cannot show ${file.name}. Choose a JPEG, PNG or WebP file.`);
   } finally {
     URL.revokeObjectURL(url);
   }
@@ -83,10 +91,11 @@ export function drawBoxes(canvas, picture, reply) {
   for (const {box: [x1, y1, x2, y2], label, score, class_id} of [...reply.detections].reverse()) {
     const text = `${label} ${score.toFixed(2)}`, width = pen.measureText(text).width + height * .6;
     const top = y1 > height * 1.35 ? y1 - height * 1.35 : y1;
+    const left = Math.max(0, Math.min(x1 - pen.lineWidth / 2, canvas.width - width)); // all of it in the picture
     pen.strokeStyle = pen.fillStyle = classColor(class_id);
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
-    pen.fillRect(x1 - pen.lineWidth / 2, top, width, height * 1.35);
+    pen.fillRect(left, top, width, height * 1.35);
     pen.fillStyle = "#fff";
-    pen.fillText(text, x1 + height * .3 - pen.lineWidth / 2, top + height);
+    pen.fillText(text, left + height * .3, top + height);
   }
 }

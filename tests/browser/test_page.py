@@ -32,7 +32,8 @@ def pixel(page: Page, x: int, y: int) -> tuple[int, int, int]:
 
 
 def size(page: Page) -> tuple[int, int]:
-    return tuple(page.locator("#canvas").evaluate("canvas => [canvas.width, canvas.height]"))
+    width, height = page.locator("#canvas").evaluate("canvas => [canvas.width, canvas.height]")
+    return width, height
 
 
 class TestOpening:
@@ -84,13 +85,12 @@ class TestOpening:
     ):
         page = browser.new_page(base_url=site.url)
         if answer == "nobody":
-            page.route("**/v1/models", lambda route: route.abort(), times=1)
+            page.route("**/v1/models", lambda route: route.abort())
         else:
-            page.route(
-                "**/v1/models", lambda route: route.fulfill(status=502, body="<html>"), times=1
-            )
+            page.route("**/v1/models", lambda route: route.fulfill(status=502, body="<html>"))
         page.goto("/")
         expect(page.locator("#model")).to_contain_text("not connected")
+        page.unroute("**/v1/models")
         slide(page, "budget", 100)
         upload(page)
         expect(page.locator("#exits .reached")).to_be_visible()
@@ -315,9 +315,10 @@ class TestErrors:
         expect(page.locator("#problem-title")).to_have_text("The server did not answer")
 
     def test_the_next_image_makes_good(self, page: Page):
-        page.route("**/v1/detect*", lambda route: route.abort(), times=1)
+        page.route("**/v1/detect*", lambda route: route.abort())
         upload(page)
         expect(page.locator("#problem")).to_be_visible()
+        page.unroute("**/v1/detect*")
         upload(page)
         expect(page.locator("#problem")).to_be_hidden()
         expect(page.locator("#exits .reached")).to_have_text("3")
