@@ -31,6 +31,16 @@ def class_color(class_id: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def _ink_on(color: Color) -> str:
+    """Return which of black and white can be read better on a color, by WCAG's contrast ratio."""
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+        for share in (value / 255 for value in color)
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
+
+
 @lru_cache(_NUM_FONTS)
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
@@ -71,7 +81,7 @@ def draw_label(
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     color: Color,
 ) -> None:
-    """Write white text on ``color`` above ``corner``, or below it where there is no room; moved to
+    """Write text on ``color`` above ``corner``, or below it where there is no room; moved to
     the left where the picture is not wide enough."""
     x, y = corner
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
@@ -81,7 +91,7 @@ def draw_label(
     width = right - left + 2 * padding
     x = max(0.0, min(x, pen.im.size[0] - width))
     pen.rectangle((x, y, x + width, y + height), fill=color)
-    pen.text((x + padding - left, y + padding - top), text, fill="white", font=font)
+    pen.text((x + padding - left, y + padding - top), text, fill=_ink_on(color), font=font)
 
 
 def draw_caption(picture: Image.Image, text: str, color: Color) -> None:

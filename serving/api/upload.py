@@ -156,8 +156,8 @@ class Upload:
     def _check_pixels(self, num_pixels: int) -> None:
         if num_pixels > self._limits.max_part_pixels:
             raise PayloadTooLarge(
-                f"The parts have {num_pixels} pixels together; at most "
-                f"{self._limits.max_part_pixels} are served."
+                f"The parts have {num_pixels:,} pixels together; at most "
+                f"{self._limits.max_part_pixels:,} are served."
             )
 
     def _write(self, answer: DetectionResult) -> Response:

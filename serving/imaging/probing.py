@@ -258,5 +258,6 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raise PayloadTooLarge for a size above ``max_pixels``."""
     if width * height > max_pixels:
         raise PayloadTooLarge(
-            f"The image has {width} x {height} pixels; at most {max_pixels} are served."
+            f"The image has {width} x {height} pixels, {width * height:,} in all; at most "
+            f"{max_pixels:,} are served."
         )

@@ -38,7 +38,7 @@ export class Charts {
     const names = [...$("fixed").options].map(({value}) => value);
     if (names.join() === points.all.map(({point}) => point).join()) return;
     $("fixed").replaceChildren(...points.all.map(({point}) => {
-      const option = node("option", points.name(point));
+      const option = node("option", points.name(point) + points.unit);
       option.value = point;
       option.selected = point === points.best.point;
       return option;
@@ -97,7 +97,7 @@ export class Charts {
       ["in time", now && `${Math.floor(100 * now.inTime)} %`, now?.inTime < .99],
       [`${this.#points?.measure ?? "AP"}, missed as 0`, now?.ap.toFixed(3).replace(/^0/, "")],
       ["answers / s", now?.rate.toFixed(now.rate < 10 ? 1 : 0)],
-      ["most often at", now?.point && this.#points.name(now.point)],
+      [`most often at${this.#points?.unit ? ", px" : ""}`, now?.point && this.#points.name(now.point)],
     ];
     lane.figures.replaceChildren(...shown.map(([name, value, bad]) => {
       const pair = node("div", ""), data = node("dd", value ?? "\u2013");

@@ -70,7 +70,7 @@ async function connect() {
   state.away = false;
   charts.learn(points);
   $("model").textContent = points.summary;
-  $("reached").textContent = points.several ? "Operating point reached" : "Exit reached";
+  $("reached").textContent = `${points.kind} reached${points.unit && ","}${points.unit}`;
   const isDeepest = $("depth").value === $("depth").max;
   // In this order: a value above its input's maximum is cut to it.
   $("depth").max = points.maxDepth;

@@ -48,7 +48,7 @@ export function showReply({reply, answers, points, maxDepth, done, serverTiming,
   $("bar").replaceChildren(...spent.map(([, paint, time]) =>
     node("i", "", `background:${paint};width:${100 * time / reply.budget_ms}%`)));
   $("timing").replaceChildren(...spent.flatMap(([name, paint, time]) => [term(name, paint), node("dd", ms(time))]),
-    node("dt", "Total"), node("dd", `${ms(latest.elapsed_ms)} of ${ms(reply.budget_ms)}`));
+    node("dt", "Total"), node("dd", `${latest.elapsed_ms.toFixed(1)} of ${reply.budget_ms} ms`));
   const counts = new Map();
   for (const {label, class_id} of reply.detections)
     counts.set(class_id, {label, count: (counts.get(class_id)?.count ?? 0) + 1});

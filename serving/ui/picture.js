@@ -77,6 +77,16 @@ export async function upright(file) {
 
 export const classColor = (id) => `hsl(${(id * 137.5 + 175) % 360} 80% 42%)`;
 
+// Black or white, whichever can be read better on a color that is written as "#rrggbb": WCAG's contrast.
+export function inkOn(color) {
+  const [red, green, blue] = [1, 3, 5].map((at) => {
+    const share = parseInt(color.slice(at, at + 2), 16) / 255;
+    return share <= .04045 ? share / 12.92 : ((share + .055) / 1.055) ** 2.4;
+  });
+  const luminance = .2126 * red + .7152 * green + .0722 * blue;
+  return (luminance + .05) ** 2 > 1.05 * .05 ? "#000000" : "#ffffff";
+}
+
 // Draw a picture into a canvas of its size, with the boxes of a reply, if there is one, the best on top.
 export function drawBoxes(canvas, picture, reply) {
   const pen = canvas.getContext("2d");
@@ -95,7 +105,7 @@ export function drawBoxes(canvas, picture, reply) {
     pen.strokeStyle = pen.fillStyle = classColor(class_id);
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
     pen.fillRect(left, top, width, height * 1.35);
-    pen.fillStyle = "#fff";
+    pen.fillStyle = inkOn(pen.fillStyle);
     pen.fillText(text, left + height * .3, top + height);
   }
 }

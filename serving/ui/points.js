@@ -4,11 +4,14 @@ export class Points {
   constructor({models, merged = []}) {
     this.models = models;
     this.several = models.length > 1; // input sizes
+    // Whether a side in pixels says which point is meant.
+    this.isSide = this.several && new Set(models.map(({name}) => name)).size === 1 &&
+      models.every((model) => model.exits.length === 1 && model.input_width === model.input_height);
     // In order of size and depth, with what each is called among the others.
-    this.all = models.flatMap(({exits, reserve_ms}) => exits.map((exit) => ({
+    this.all = models.flatMap(({exits, input_width, reserve_ms}) => exits.map((exit) => ({
       point: exit.operating_point, depth: exit.depth, ap: exit.ap,
       ms: exit.predicted_ms, reserveMs: reserve_ms,
-      text: !this.several ? `${exit.depth}`
+      text: !this.several ? `${exit.depth}` : this.isSide ? `${input_width}`
         : exits.length === 1 ? exit.operating_point.split("/")[0] : exit.operating_point,
     })));
     this.measure = models[0].evaluation?.measure ?? "AP"; // or agreement, or order
@@ -22,8 +25,19 @@ export class Points {
     this.neededMs = Math.max(...models.flatMap(({exits}) => exits.map((exit) => exit.min_budget_ms ?? 0)));
   }
 
+  // What the points are.
+  get kind() {
+    return this.isSide ? "Input size" : this.several ? "Operating point" : "Exit";
+  }
+
+  // What the numbers in their names are of.
+  get unit() {
+    return this.isSide ? " px" : "";
+  }
+
   // What the models are: their exits, if they have several, and their input sizes.
   get summary() {
+    if (this.isSide) return `${this.models[0].name}, ${this.all.map(({text}) => text).join(", ")} px`;
     return [...new Set(this.models.map(({name}) => name))].map((name) => {
       const sizes = this.models.filter((model) => model.name === name);
       const most = Math.max(...sizes.map(({exits}) => exits.length));

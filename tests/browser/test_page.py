@@ -255,12 +255,12 @@ class TestSeveralSizes:
         page.route("**/v1/detect*", lambda route: route.fulfill(json=merged, headers=timing))
         page.goto("/")
         upload(page)
-        expect(page.locator("#reached")).to_have_text("Operating point reached")
         yield page
         page.close()
 
     def test_every_point_that_an_answer_is_of_is_shown(self, browser: Browser, site: Server):
         with self.page(browser, site, {172: 1, 300: 2}) as page:
+            expect(page.locator("#reached")).to_have_text("Operating point reached")
             expect(page.locator("#model")).to_have_text("cells, 2 exits, 172 x 172, 300 x 300")
             expect(page.locator("#exits span")).to_have_text(["172x172", "300x300/1", "300x300/2"])
             expect(page.locator("#exits .reached")).to_have_text(["172x172", "300x300/1"])
@@ -268,8 +268,12 @@ class TestSeveralSizes:
 
     def test_where_each_has_one_exit_none_is_to_be_chosen(self, browser: Browser, site: Server):
         with self.page(browser, site, {172: 1, 300: 1}) as page:
-            expect(page.locator("#model")).to_have_text("cells, 172 x 172, 300 x 300")
-            expect(page.locator("#exits span")).to_have_text(["172x172", "300x300"])
+            expect(page.locator("#reached")).to_have_text("Input size reached, px")
+            expect(page.locator("#model")).to_have_text("cells, 172, 300 px")
+            expect(page.locator("#exits span")).to_have_text(["172", "300"])
+            expect(page.locator("#exits .reached")).to_have_text(["172", "300"])
+            expect(page.locator("#fixed option")).to_have_text(["172 px", "300 px"])
+            expect(page.locator("#figures-served")).to_contain_text("most often at, px172 + 300")
             for hidden in ("#depth", "#depth-label"):
                 expect(page.locator(hidden)).to_be_hidden()
 
@@ -348,6 +352,38 @@ class TestLooks:
         expect(page.locator("#exits .reached")).to_have_text("3")
         for place in ("#model", "#timing", "#expected", "label[for=budget]"):
             assert contrast(page, place) >= 4.5, place
+        page.close()
+
+    def test_a_label_is_read_on_every_color(self, page: Page):
+        """WCAG's ratio of what is written to what it is written on, of the colors of classes."""
+        ratios = page.evaluate(
+            """async () => {
+                const {classColor, inkOn} = await import("/ui/picture.js");
+                const pen = document.createElement("canvas").getContext("2d");
+                const luminance = (hex) => {
+                    const [r, g, b] = [1, 3, 5].map((at) => {
+                        const share = parseInt(hex.slice(at, at + 2), 16) / 255;
+                        return share <= .04045 ? share / 12.92 : ((share + .055) / 1.055) ** 2.4;
+                    });
+                    return .2126 * r + .7152 * g + .0722 * b;
+                };
+                return [...Array(90).keys()].map((id) => {
+                    pen.fillStyle = classColor(id);
+                    const both = [luminance(pen.fillStyle), luminance(inkOn(pen.fillStyle))];
+                    return (Math.max(...both) + .05) / (Math.min(...both) + .05);
+                });
+            }"""
+        )
+        assert min(ratios) >= 4.5
+
+    def test_all_of_the_sources_can_be_seen(self, browser: Browser, site: Server):
+        page = browser.new_page(base_url=site.url, viewport={"width": 320, "height": 700})
+        page.goto("/")
+        expect(page.locator("#model")).to_contain_text("cells")
+        inside, camera = (page.locator(each).bounding_box() for each in ("#viewer", "#camera"))
+        assert inside is not None
+        assert camera is not None
+        assert camera["x"] + camera["width"] < inside["x"] + inside["width"]
         page.close()
 
 

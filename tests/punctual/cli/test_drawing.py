@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from punctual.cli.drawing import as_seen, draw_label
+from punctual.cli.drawing import as_seen, class_color, draw_label
 from serving.imaging.pixels import orientation, to_rgb, upright
 from tests.serving.fakes import encode, picture
 
@@ -60,3 +60,13 @@ def test_all_of_a_label_is_in_the_picture(corner: tuple[int, int]) -> None:
     _, expected = np.nonzero((np.asarray(wide) == COLOR).all(axis=2))
     assert np.ptp(columns) == pytest.approx(np.ptp(expected), abs=1)
     assert rows.max() < 31
+
+
+@pytest.mark.parametrize(
+    ("color", "ink"), [((255, 255, 0), 0), ((0, 0, 120), 255), (class_color(0), 0)]
+)
+def test_a_label_can_be_read(color: tuple[int, int, int], ink: int) -> None:
+    picture = Image.new("RGB", (100, 60))
+    draw_label(ImageDraw.Draw(picture), (0, 30), "a label", ImageFont.load_default(11), color)
+    inside = np.asarray(picture)[19:28, 3:40]
+    assert (inside == ink).all(axis=2).any()
