@@ -373,7 +373,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop("late")
         self._in_head, self._has_begun, self._head_bytes = True, False, 0
         self.connections.discard(self)
-        self._websocket = self._open_websocket(self.config, self.server_state, self.app_state)
+        state = {**self.app_state, DEPARTURE: self._departure}
+        self._websocket = self._open_websocket(self.config, self.server_state, state)
         self.transport = transport = WebSocketTransport(self._socket, self._hang_up)
         self._websocket.connection_made(transport)
         lines = [b"GET %b HTTP/1.1" % self.url]

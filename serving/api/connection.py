@@ -7,8 +7,8 @@ its own. What a request is served over is in its scope's state, under ``DEPARTUR
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 
@@ -40,12 +40,10 @@ class Departure:
         self._tasks.clear()
 
     def watch(self, task: asyncio.Task[object]) -> None:
-        """Have a task cancelled when the client leaves, or now if it has."""
-        if self.has_left:
-            task.cancel()
-        else:
-            self._tasks.add(task)
-            self._look()
+        """Have a task cancelled when the client leaves, who has not yet."""
+        assert not self.has_left, "it has left"
+        self._tasks.add(task)
+        self._look()
 
     def unwatch(self, task: asyncio.Task[object]) -> None:
         """Leave a task alone from now on."""
@@ -58,11 +56,14 @@ def departure_of(http: HttpRequest) -> Departure:
     return departure
 
 
-async def while_connected(departure: Departure, work: Awaitable[T]) -> T:
+async def while_connected(departure: Departure, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of ``work``, unless the client leaves first.
 
-    Then ``work`` is cancelled, and RequestCancelled raised.
+    Then ``work`` is cancelled, or not begun, and RequestCancelled raised.
     """
+    if departure.has_left:
+        work.close()
+        raise RequestCancelled("The client left.")
     task = asyncio.current_task()
     assert task is not None, "there is no task to cancel"
     departure.watch(task)

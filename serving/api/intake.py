@@ -17,6 +17,7 @@ from starlette.requests import Request as HttpRequest
 from serving.api.admission import Admission, Limits
 from serving.api.body import BodyRoom
 from serving.api.budget import DEADLINE_PARAMETER, Budget, parse_budget
+from serving.api.connection import departure_of, while_connected
 from serving.api.frames import FrameTurns
 from serving.api.lifecycle import Lifecycle
 from serving.api.options import parse_options
@@ -231,7 +232,8 @@ class Intake:
                 with self._demanded():
                     self.places.take(context.principal)
                 context.has_place = True
-                return await adapter.read_body(http.headers, body, context.options)
+                reading = adapter.read_body(http.headers, body, context.options)
+                return await while_connected(departure_of(http), reading)
         except TimeoutError as error:
             if body is None:
                 raise BodyTimeout(

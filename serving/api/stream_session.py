@@ -190,8 +190,8 @@ class _Frames:
         self._detector = detector
         self._adapter = adapter
         self._clock = clock
-        self.departure = Departure()
-        """The client's, which ends all of its frames."""
+        self.departure: Departure = scope["state"][DEPARTURE]
+        """The client's, which ends all of its frames; so does the end of the session."""
         self._admit: AdmitFrame = scope["state"]["admit_frame"]
         self._name = stream_name(scope["path"].removeprefix(STREAM_PREFIX))
         self.key: StreamKey = (scope["state"]["principal"].name, self._name)
@@ -284,7 +284,6 @@ class _Frames:
                 **state,
                 "arrival_s": self._clock(),
                 "request_id": f"{state['request_id']}-{number}",
-                DEPARTURE: self.departure,
             },
         }
         return HttpRequest(scope, receive)

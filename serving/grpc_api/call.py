@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from grpc.aio import EOF
 from starlette.types import Message
 
 from serving.access.addresses import parse_address
@@ -76,13 +77,22 @@ def peer_of(context: Any) -> Peer | None:
     return None if matched is None or address is None else (str(address), int(matched["port"]))
 
 
+async def next_message(context: Any) -> bytes | None:
+    """Return the next message of a call, None after the last.
+
+    Nobody else keeps it: iterators of gRPC do, until there is another or a collection finds them.
+    """
+    message = await context.read()
+    return None if message is EOF else bytes(message)
+
+
 class Body:
     """The one message of a call, as the body of an HTTP request, and its client.
 
     ``read`` returns the message, and nothing if there is none.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, read: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
         self._read = read
         self.departure = Departure()
 
@@ -93,8 +103,3 @@ class Body:
         except RequestCancelled:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": body}
-
-
-async def given(message: bytes) -> bytes:
-    """Return a message that is there."""
-    return message

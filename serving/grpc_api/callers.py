@@ -22,7 +22,7 @@ from typing import Any
 from serving.access.identity import by_address
 from serving.core.errors import Overloaded
 from serving.core.fair_shares import FREE_MULTIPLE, Places
-from serving.grpc_api.call import peer_of
+from serving.grpc_api.call import next_message, peer_of
 from serving.grpc_api.sockets import AcceptedSockets, Peer, SocketLimits
 from serving.grpc_api.turns import MessageTurns
 
@@ -98,11 +98,10 @@ class Call:
         finally:
             self._callers.streams.leave(self._caller)
 
-    async def read(self, messages: Any) -> bytes:
+    async def read(self, context: Any) -> bytes:
         """Return the next message, once it has had its turn; nothing if there is none."""
         async with self._callers.turns.turn(self._caller):
-            message: bytes = await anext(messages, b"")
-            return message
+            return await next_message(context) or b""
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,9 +28,7 @@ from serving.api.protocol_adapter import DetectionResult, ParsedRequest
 from serving.api.tensors import MAX_DIMENSIONS, Tensor
 from serving.core.errors import InvalidRequest, PayloadTooLarge
 from serving.core.family import Family
-
-MAX_NUMBERS = 2**16
-"""Most numbers of a tensor that is not sent as raw bytes: each is looked at on the event loop."""
+from serving.grpc_api.outline import MAX_NUMBERS, check_outline
 
 
 class UnknownModel(InvalidRequest):
@@ -66,7 +65,10 @@ class InferMessages:
 
     async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
         """Read the message."""
-        request = read_message(pb.ModelInferRequest, body)
+        return self.parsed(read_inference(body))
+
+    def parsed(self, request: pb.ModelInferRequest) -> ParsedRequest:
+        """Return what a message asks. Raises InvalidRequest."""
         check_model(self._present(), request.model_name, request.model_version)
         data, header = read_image(*_input(request), self._limits.max_pixels)
         options, timeout_s, _ = read_parameters(_plain(request.parameters), self._family)
@@ -102,12 +104,64 @@ class InferMessages:
         return Response(message.SerializeToString())
 
 
+class MessageInHand:
+    """``ProtocolAdapter`` for one message that is there, of which its id alone is kept.
+
+    The message goes as soon as it has been read, since its answer may wait for others, or for a
+    client to take it.
+    """
+
+    def __init__(self, message: bytes, messages: InferMessages) -> None:
+        self._message: bytes | None = message
+        self._messages = messages
+        self._id = ""
+
+    async def message(self) -> bytes:
+        """Return the message, which has not been read."""
+        assert self._message is not None, "it has been read"
+        return self._message
+
+    def end(self) -> str:
+        """Return its id, empty if it has none that can be read; no more is asked of it."""
+        message, self._message = self._message, None
+        if message is not None:
+            with suppress(InvalidRequest):
+                self._id = read_inference(message).id
+        return self._id
+
+    @property
+    def default_budget_s(self) -> float:
+        """Budget in seconds of a request that states none."""
+        return self._messages.default_budget_s
+
+    def may_state_budget(self, headers: Headers) -> bool:
+        """Return True: any message may."""
+        return self._messages.may_state_budget(headers)
+
+    def read_head(self, http: HttpRequest) -> Options:
+        """Return the default options."""
+        return self._messages.read_head(http)
+
+    async def read_body(self, headers: Headers, body: bytes, options: Options) -> ParsedRequest:
+        """Read the message, and let go of it."""
+        self._message = None
+        request = read_inference(body)
+        self._id = request.id
+        return self._messages.parsed(request)
+
+
 def read_message(kind: Any, message: bytes) -> Any:
     """Return a message of protobuf's class ``kind``. Raises InvalidRequest for bytes of none."""
     try:
         return kind.FromString(message)
     except DecodeError as error:
         raise InvalidRequest(f"The message is no {kind.DESCRIPTOR.name}.") from error
+
+
+def read_inference(message: bytes) -> pb.ModelInferRequest:
+    """Return an inference message. Raises InvalidRequest for none, or one with too much in it."""
+    check_outline(message)
+    return read_message(pb.ModelInferRequest, message)
 
 
 def check_model(family: Family, name: str, version: str) -> None:

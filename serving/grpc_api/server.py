@@ -24,6 +24,9 @@ KEEPALIVE_TIMEOUT_MS = 20_000
 answered: of a machine that is gone nothing else is heard."""
 MAX_SPARE_CONNECTIONS = 64
 """Most connections beyond their bound, until the next look at who is to leave."""
+WINDOW_BYTES = 2**16 - 1
+"""Bytes of a message that a client may send before it is read: what HTTP/2 begins with. By itself
+gRPC takes four megabytes, and more of a fast client."""
 LOOK_EVERY_S = 0.25
 
 
@@ -70,6 +73,8 @@ class GrpcServer:
                     limits.max_connections + MAX_SPARE_CONNECTIONS,
                 ),
                 ("grpc.max_concurrent_streams", self._callers.limits.max_calls),
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_metadata_size", limits.max_metadata_bytes),
                 ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),

@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc.aio
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from starlette.requests import Request as HttpRequest
 from tritonclient.grpc import service_pb2 as pb
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -29,11 +29,12 @@ from serving.api.access_gate import AccessGate
 from serving.api.connection import DEPARTURE
 from serving.api.detect import DetectionService
 from serving.api.problems import DEFECT
+from serving.api.protocol_adapter import ProtocolAdapter
 from serving.core.errors import BodyTimeout, ServingError
 from serving.core.ports import Clock
-from serving.grpc_api.call import Body, again, given, scope_of
+from serving.grpc_api.call import Body, again, next_message, scope_of
 from serving.grpc_api.callers import Call, Callers
-from serving.grpc_api.messages import InferMessages, read_message
+from serving.grpc_api.messages import InferMessages, MessageInHand, read_message
 from serving.grpc_api.questions import Question, Questions
 from serving.grpc_api.status import code_of, metadata_of
 from serving.triton.wire import error_to_text
@@ -42,12 +43,13 @@ logger = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
 MAX_STREAM_MESSAGES = 16
-"""Messages of one stream that are inside at once; the next is read when the first is answered."""
+"""Messages of one stream that are inside at once, until the client takes their answers; the next is
+read when the first is gone."""
 
 Context: TypeAlias = Any
 """gRPC's ``ServicerContext``, which has no types."""
 Messages: TypeAlias = AsyncIterator[bytes]
-"""The messages of a call, as they come."""
+"""An iterator over the messages of a call, which nobody uses: see ``next_message``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +107,15 @@ class InferenceService:
 
     # -- inference -------------------------------------------------------------------------------
 
-    async def _infer(self, requests: Messages, context: Context) -> bytes:
+    async def _infer(self, _: Messages, context: Context) -> bytes:
         call, scope = await self._head(context, "ModelInfer")
         left_s = context.time_remaining()
         due_s = math.inf if left_s is None else scope["state"]["arrival_s"] + left_s
         try:
             call.enter()
             scope["state"]["principal"] = self._gate.admit(scope)
-            inside = _Inside(self._answer, scope, Body(partial(call.read, requests)))
+            body = Body(partial(call.read, context))
+            inside = _Inside(body, self._answer(scope, body, self._messages))
             response = await self._answered(inside, due_s)
         except Exception as error:
             await _abort(call, context, error)
@@ -135,29 +138,34 @@ class InferenceService:
                 await inside.task
             raise
 
-    async def _stream_infer(self, requests: Messages, context: Context) -> AsyncIterator[bytes]:
-        """Yield an answer to each message, in their order."""
+    async def _stream_infer(self, _: Messages, context: Context) -> None:
+        """Write an answer to each message, in their order."""
         call, scope = await self._head(context, "ModelStreamInfer")
         try:
             call.enter()
             with call.streaming():
-                async with aclosing(self._answers(requests, scope)) as answers:
+                async with aclosing(self._answers(context, scope)) as answers:
                     async for answer in answers:
                         with call.writing():
-                            yield answer
+                            await context.write(answer)
         except ServingError as error:
             await _abort(call, context, error)
+        except grpc.aio.InternalError:
+            logger.info("a client has left a stream without reading its answers")
+            return
         call.write()
 
-    async def _answers(self, requests: Messages, scope: dict[str, Any]) -> AsyncGenerator[bytes]:
+    async def _answers(self, context: Context, scope: dict[str, Any]) -> AsyncGenerator[bytes]:
         """Yield an answer to each message. Raises BodyTimeout where none comes for too long."""
-        asked: asyncio.Queue[_Inside | BodyTimeout | None] = asyncio.Queue(MAX_STREAM_MESSAGES)
-        reading = asyncio.ensure_future(self._read(requests, scope, asked))
+        asked: asyncio.Queue[_Inside | BodyTimeout | None] = asyncio.Queue()
+        room = asyncio.Semaphore(MAX_STREAM_MESSAGES)
+        reading = asyncio.ensure_future(self._read(context, scope, asked, room))
         try:
             while (inside := await asked.get()) is not None:
                 if isinstance(inside, BodyTimeout):
                     raise inside
                 yield await self._answered(inside)
+                room.release()
         finally:
             reading.cancel()
             while not asked.empty():
@@ -166,67 +174,73 @@ class InferenceService:
 
     async def _read(
         self,
-        requests: Messages,
+        context: Context,
         scope: dict[str, Any],
         asked: asyncio.Queue[_Inside | BodyTimeout | None],
+        room: asyncio.Semaphore,
     ) -> None:
-        """Read the messages of a stream, and put None when there are no more."""
+        """Read the messages of a stream as there is room, and put None when there are no more."""
         end: BodyTimeout | None = None
         try:
-            while (message := await self._next(requests)) is not None:
-                body = Body(partial(given, message))
-                await asked.put(_Inside(self._answer_message, scope, body, message))
+            while await room.acquire():
+                if (message := await self._next(context)) is None:
+                    break
+                in_hand = MessageInHand(message, self._messages)
+                del message  # it is let go of as soon as it is read
+                body = Body(in_hand.message)
+                asked.put_nowait(_Inside(body, self._answer_message(scope, body, in_hand)))
         except TimeoutError:
             end = BodyTimeout(f"No message had come for {self._limits.idle_s:g} seconds.")
         except Exception as error:
             logger.info("a stream of messages broke off: %s", error)
-        await asked.put(end)
+        asked.put_nowait(end)
 
-    async def _next(self, requests: Messages) -> bytes | None:
+    async def _next(self, context: Context) -> bytes | None:
         """Return the next message of a stream, None after the last. Raises TimeoutError."""
         async with asyncio.timeout(self._limits.idle_s):
-            return await anext(requests, None)
+            return await next_message(context)
 
-    async def _answer_message(self, scope: dict[str, Any], body: Body, message: bytes) -> bytes:
+    async def _answer_message(
+        self, scope: dict[str, Any], body: Body, in_hand: MessageInHand
+    ) -> bytes:
         """Return the answer to a message of a stream, be it that it has none."""
         own = again(scope, self._clock)
         try:
             own["state"]["principal"] = self._gate.admit(own)
-            found = pb.ModelInferResponse.FromString(await self._answer(own, body))
+            found = pb.ModelInferResponse.FromString(await self._answer(own, body, in_hand))
             return _serialized(pb.ModelStreamInferResponse(infer_response=found))
         except Exception as error:
             answer = pb.ModelStreamInferResponse(error_message=error_to_text(_told(error)))
-            with suppress(DecodeError):
-                answer.infer_response.id = pb.ModelInferRequest.FromString(message).id
+            answer.infer_response.id = in_hand.end()
             return _serialized(answer)
 
-    async def _answer(self, scope: dict[str, Any], body: Body) -> bytes:
+    async def _answer(self, scope: dict[str, Any], body: Body, messages: ProtocolAdapter) -> bytes:
         scope["state"][DEPARTURE] = body.departure
-        response = await self._detector.serve(HttpRequest(scope, body.receive), self._messages)
+        response = await self._detector.serve(HttpRequest(scope, body.receive), messages)
         return bytes(response.body)
 
     # -- questions -------------------------------------------------------------------------------
 
-    async def _tell(self, question: Question, requests: Messages, context: Context) -> bytes:
+    async def _tell(self, question: Question, _: Messages, context: Context) -> bytes:
         """Return the answer to a question, for anybody if it is public."""
         call, scope = await self._head(context, question.kind.DESCRIPTOR.name)
         try:
             call.enter()
             if not question.is_public:
                 self._gate.admit(scope)
-            message = await self._question(call, requests)
+            message = await self._question(call, context)
             answer = _serialized(question.answer(read_message(question.kind, message)))
         except Exception as error:
             await _abort(call, context, error)
         call.write()
         return answer
 
-    async def _question(self, call: Call, requests: Messages) -> bytes:
+    async def _question(self, call: Call, context: Context) -> bytes:
         """Return the message of a question. Raises BodyTimeout where it does not come."""
         timeout_s = self._limits.question_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                return await call.read(requests)
+                return await call.read(context)
         except TimeoutError as error:
             raise BodyTimeout(f"No message had come after {timeout_s:g} seconds.") from error
 
@@ -234,15 +248,9 @@ class InferenceService:
 class _Inside:
     """A request that is being answered, with its body."""
 
-    def __init__(
-        self,
-        answer: Callable[..., Coroutine[Any, Any, bytes]],
-        scope: dict[str, Any],
-        body: Body,
-        *more: bytes,
-    ) -> None:
+    def __init__(self, body: Body, answering: Coroutine[Any, Any, bytes]) -> None:
         self.body = body
-        self.task = asyncio.create_task(answer(scope, self.body, *more))
+        self.task = asyncio.create_task(answering)
 
 
 async def _nowhere(*_: object) -> None:

@@ -56,6 +56,7 @@ def cut_out(
     image = decode_whole(data, header, checkpoint, block_bytes)
     parts: list[Crop | ServingError] = []
     for region in regions(*image.size):
+        checkpoint()
         if isinstance(region, ServingError):
             parts.append(region)
         else:

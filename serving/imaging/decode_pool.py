@@ -343,6 +343,7 @@ class DecodePool:
                 raise RequestCancelled("Nobody waits for this image any longer.")
 
         try:
+            stopped()
             return job.work(stopped)
         finally:
             now_s = self._processor_clock()

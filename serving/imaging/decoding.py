@@ -73,8 +73,10 @@ def _decode_upright(
         drafted = stored.draft(None, group[0][2])
         box = drafted[1] if drafted else None
         image = to_rgb(stored)
+        image.load()
         del stored  # its memory is wanted
         for model_input, placement, target in group:
+            checkpoint()
             scaled = image if image.size == target else resized(image, target, box)
             found[model_input] = (upright(scaled, turned), placement)
     return found

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import grpc.aio
@@ -14,9 +15,11 @@ HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 """Addresses of who behaves, and of who does not."""
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
-END_STREAM, END_HEADERS = 1, 4
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM, END_HEADERS, ACK = 1, 4, 1
+FRAME_BYTES = 2**14
 INITIAL_WINDOW_SIZE = 4
+DEFAULT_WINDOW = 2**16 - 1
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
@@ -48,6 +51,11 @@ def head(stream: int, method: str) -> bytes:
     return frame(HEADERS, END_HEADERS, stream, block)
 
 
+def prefixed(data: bytes) -> bytes:
+    """A message as it goes over the wire."""
+    return struct.pack(">BI", 0, len(data)) + data
+
+
 def message(stream: int, data: bytes, *, length: int | None = None) -> bytes:
     """A frame with a message, or with the beginning of one of ``length`` bytes."""
     prefix = struct.pack(">BI", 0, len(data) if length is None else length)
@@ -61,6 +69,9 @@ class RawCaller:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._window = DEFAULT_WINDOW
+        self._more: Counter[int] = Counter()  # by stream; that of the connection is 0
+        self._num_sent: Counter[int] = Counter()
 
     async def send(self, *frames: bytes) -> None:
         with contextlib.suppress(ConnectionError):
@@ -72,8 +83,38 @@ class RawCaller:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 start = await self._reader.readexactly(9)
+                payload = await self._reader.readexactly(int.from_bytes(start[:3]))
+                self._note(start[3], start[4], int.from_bytes(start[5:]), payload)
                 yield start[3]
-                await self._reader.readexactly(int.from_bytes(start[:3]))
+
+    def _note(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == WINDOW_UPDATE:
+            self._more[stream] += int.from_bytes(payload)
+        elif kind == SETTINGS and not flags & ACK:
+            self._writer.write(frame(SETTINGS, ACK))
+            stated = dict(struct.iter_unpack(">HI", payload))
+            self._window = stated.get(INITIAL_WINDOW_SIZE, self._window)
+
+    def allowed(self, stream: int) -> int:
+        """How many bytes the server has said that it would take on a stream, in all."""
+        return self._window + self._more[stream]
+
+    async def pour(self, stream: int, data: bytes) -> None:
+        """Send a part of a message, as fast as the server allows."""
+        frames = self.frames()
+        while data:
+            room = min(
+                self.allowed(stream) - self._num_sent[stream],
+                DEFAULT_WINDOW + self._more[0] - self._num_sent[0],
+                FRAME_BYTES,
+            )
+            if room <= 0:
+                await anext(frames)
+                continue
+            await self.send(frame(DATA, 0, stream, data[:room]))
+            self._num_sent[stream] += len(data[:room])
+            self._num_sent[0] += len(data[:room])
+            data = data[room:]
 
     async def ended(self) -> list[int]:
         """Wait until the server has hung up; the kinds of all frames that came before."""

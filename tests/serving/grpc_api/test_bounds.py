@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc.aio
@@ -16,10 +18,15 @@ from tritonclient.grpc import service_pb2_grpc
 from serving.core.ports import Image
 from serving.core.principals import Principal
 from serving.core.request import Answered, Request
+from serving.grpc_api.outline import MAX_FIELDS
+from serving.grpc_api.server import WINDOW_BYTES
+from serving.grpc_api.service import MAX_STREAM_MESSAGES
 from serving.grpc_api.turns import MessageTurns
 from tests.serving.fakes import forever
 from tests.serving.grpc_api.callers import (
+    DATA,
     ELSEWHERE,
+    END_STREAM,
     GOAWAY,
     HERE,
     PING,
@@ -28,6 +35,7 @@ from tests.serving.grpc_api.callers import (
     frame,
     head,
     message,
+    prefixed,
     raw_caller,
 )
 from tests.serving.grpc_api.test_service import Calls
@@ -128,6 +136,105 @@ async def test_messages_that_never_end_leave_turns_for_others() -> None:
         assert asked == [f"address {HERE}"] * 2, "the attacker has sent one, and it has to wait"
         await attacker.send(frame(RST_STREAM, stream=1, payload=bytes(4)))
         await until(lambda: len(calls.gateway.backend.seen) == 3)
+
+
+async def test_of_a_message_that_has_no_turn_yet_little_is_taken() -> None:
+    bounds = {"max_body_bytes": 1_000_000, "max_bodies_bytes": 1_000_000}
+    async with Calls(**bounds).open() as calls, raw_caller(calls.port) as attacker:
+        for stream in (1, 3):
+            await attacker.send(head(stream, "ModelInfer"), message(stream, b"x", length=900_000))
+        async with asyncio.timeout(PATIENCE_S):
+            async for _ in attacker.frames():
+                if attacker.allowed(1) >= 900_000:  # it has the only turn
+                    break
+        assert attacker.allowed(3) <= WINDOW_BYTES
+
+
+async def test_what_compressed_messages_become_is_bounded() -> None:
+    async with Calls(max_body_bytes=100_000).open() as calls, calls.stub() as stub:
+        assert (await stub.ModelInfer(request(), compression=grpc.Compression.Gzip)).outputs
+        bomb = request()
+        bomb.raw_input_contents.append(bytes(10_000_000))
+        code, details = await refused(stub.ModelInfer(bomb, compression=grpc.Compression.Gzip))
+        assert code is StatusCode.RESOURCE_EXHAUSTED
+        assert "larger than max" in details
+
+
+def large() -> bytes:
+    """A message with nine hundred kilobytes of pixels."""
+    pixels = pb.ModelInferRequest(model_name=request().model_name)
+    pixels.inputs.add(name="image", datatype="UINT8", shape=[500, 600, 3])
+    pixels.raw_input_contents.append(bytes(500 * 600 * 3))
+    return prefixed(pixels.SerializeToString())
+
+
+@contextlib.contextmanager
+def without_collections() -> Iterator[None]:
+    """Let what is not needed be freed by counts of references, or be traced."""
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+async def test_of_messages_of_calls_that_have_ended_nothing_is_kept() -> None:
+    data = large()
+    async with Calls().open() as calls, raw_caller(calls.port) as caller:
+        with without_collections():
+            for stream in (1, 3, 5, 7):
+                await caller.send(head(stream, "ModelInfer"))
+                await caller.pour(stream, data)
+                await caller.send(frame(DATA, END_STREAM, stream))
+            await until(lambda: calls.gateway.outcomes() == {"ok": 4})
+            num_bytes, _ = tracemalloc.get_traced_memory()
+    assert num_bytes < 2 * len(data)
+
+
+async def test_of_messages_whose_answers_nobody_reads_nothing_is_kept() -> None:
+    data = large()
+    async with (
+        Calls(unread_timeout_ms=600_000).open() as calls,
+        raw_caller(calls.port, window=0) as attacker,
+    ):
+        await attacker.send(head(1, "ModelStreamInfer"))
+        with without_collections():
+            async with asyncio.timeout(PATIENCE_S):
+                for _ in range(MAX_STREAM_MESSAGES):
+                    await attacker.pour(1, data)
+            answered = {"ok": MAX_STREAM_MESSAGES}
+            await until(lambda: calls.gateway.outcomes() == answered)
+            num_bytes, _ = tracemalloc.get_traced_memory()
+    assert num_bytes < 2 * len(data)
+
+
+async def test_of_who_leaves_unread_answers_all_is_cancelled() -> None:
+    async with Calls().open() as calls:
+        backend = calls.gateway.backend
+
+        async def first_alone(image: Image, asked: Request) -> Answered:
+            return await (forever() if len(backend.seen) > 1 else backend.answer(image, asked))
+
+        backend.behaviour = first_alone
+        async with raw_caller(calls.port, window=0) as attacker:
+            await attacker.send(head(1, "ModelStreamInfer"))
+            for _ in range(3):
+                await attacker.pour(1, prefixed(request().SerializeToString()))
+            await until(lambda: len(backend.seen) == 3)
+        await until(lambda: calls.gateway.outcomes() == {"ok": 1, "cancelled": 2})
+
+
+async def test_messages_of_a_great_many_fields_are_not_parsed() -> None:
+    async with Calls().open() as calls, calls.stub() as stub:
+        many = request()
+        for _ in range(MAX_FIELDS):
+            many.outputs.add(name="boxes")
+        code, details = await refused(stub.ModelInfer(many))
+        assert code is StatusCode.INVALID_ARGUMENT
+        assert details == f"The message has more than {MAX_FIELDS} fields."
 
 
 async def test_a_question_that_does_not_come_is_not_waited_for() -> None:

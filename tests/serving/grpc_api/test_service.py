@@ -25,7 +25,7 @@ from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.grpc_api.call import scope_of
 from serving.grpc_api.callers import CallerLimits, Callers
-from serving.grpc_api.messages import MAX_NUMBERS
+from serving.grpc_api.outline import MAX_NUMBERS
 from serving.grpc_api.server import GrpcLimits, GrpcServer
 from serving.grpc_api.sockets import SocketLimits
 from tests.e2e.process import free_port
