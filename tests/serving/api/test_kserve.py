@@ -247,7 +247,7 @@ class TestImages:
 
     async def test_limits(self) -> None:
         gateway = Gateway(max_pixels=64 * 48 - 1, max_body_bytes=20_000)
-        assert "3071" in refused(await infer(gateway), 413)
+        assert "3,071" in refused(await infer(gateway), 413)
         huge = {"inputs": [entry(shape=[10**15, 10**15, 3])]}
         refused(await send(gateway, huge, PIXELS.tobytes()), 413)
         refused(await send(gateway, {"inputs": [entry()]}, bytes(20_000)), 413)
