@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 import httpx
 
 from punctual.client import TIMEOUT_S
-from punctual.environment import usable_environment, way_to
+from punctual.environment import url_and_proxy, usable_environment
 from punctual.exchange import (
     DEFAULT_URL,
     DETECT_PATH,
@@ -90,4 +90,4 @@ class AsyncClient:
             return await self._http.request(method, path, **what)
         except httpx.RequestError as error:
             why = str(error) or type(error).__name__
-            raise Unreachable(f"{way_to(self.url)} does not answer: {why}") from error
+            raise Unreachable(f"{url_and_proxy(self.url)} does not answer: {why}") from error

@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from punctual.environment import usable_environment, way_to
+from punctual.environment import url_and_proxy, usable_environment
 from punctual.exchange import (
     DEFAULT_URL,
     DETECT_PATH,
@@ -96,4 +96,4 @@ class Client:
             return self._http.request(method, path, **what)
         except httpx.RequestError as error:
             why = str(error) or type(error).__name__
-            raise Unreachable(f"{way_to(self.url)} does not answer: {why}") from error
+            raise Unreachable(f"{url_and_proxy(self.url)} does not answer: {why}") from error

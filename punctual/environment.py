@@ -26,7 +26,7 @@ def usable_environment() -> Iterator[None]:
         raise ValueError(f"certificates cannot be read ({_CERTIFICATES}): {why}") from error
 
 
-def way_to(url: str) -> str:
+def url_and_proxy(url: str) -> str:
     """Return ``url``, and, if there is one, the proxy it is reached through, without a password."""
     parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme, proxies.get("all"))

@@ -49,7 +49,7 @@ class DetectOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Ask:
+class PreparedRequest:
     """One detection request, ready to be sent."""
 
     params: Mapping[str, str]
@@ -71,18 +71,22 @@ def query(options: DetectOptions) -> dict[str, str]:
     return params
 
 
-def ask(image: bytes, options: DetectOptions) -> Ask:
-    """Return the request for the boxes of an image file. Raises ValueError for a deadline that is
-    no time."""
+def prepare(image: bytes, options: DetectOptions) -> PreparedRequest:
+    """Return the request for the boxes of an image file.
+
+    Raises ValueError for a deadline that is no time.
+    """
     headers = {"Content-Type": media_type(image), "Accept": "application/json"}
     if (deadline_ms := options.get("deadline_ms")) is not None:
         headers[DEADLINE_HEADER] = decimal_ms(deadline_ms)
-    return Ask(query(options), headers, image)
+    return PreparedRequest(query(options), headers, image)
 
 
 def decimal_ms(deadline_ms: float) -> str:
-    """Return a budget as the server reads it, to the microsecond. Raises ValueError if it is not
-    positive."""
+    """Return a budget as the server reads it, to the microsecond.
+
+    Raises ValueError if it is not positive.
+    """
     if not 0 < deadline_ms < math.inf:
         raise ValueError(f"deadline_ms must be a positive number of milliseconds: {deadline_ms}")
     return f"{deadline_ms:.3f}".rstrip("0").rstrip(".")
@@ -127,7 +131,7 @@ def read_detections(
     round_trip_s: float,
     num_attempts: int,
 ) -> Reply:
-    """Return what a reply to ``ask`` says. Raises the Problem that it is, or UnexpectedReply."""
+    """Return what a reply to a request says. Raises the Problem that it is, or UnexpectedReply."""
     return read_reply(
         read_json(status, content, headers),
         round_trip_s=round_trip_s,
@@ -151,8 +155,11 @@ class Patience:
         self._draw = draw
 
     def wait_s(self, problem: Problem, now_s: float) -> float:
-        """Return how long to wait before the next attempt. Raises ``problem`` where the server says
-        nothing of another, or it would come too late for the caller."""
+        """Return how long to wait before the next attempt, in seconds.
+
+        Raises ``problem`` where the server says nothing of another, or it would come too late for
+        the caller.
+        """
         if problem.retry_after_s is None:
             raise problem
         wait_s = max(MIN_WAIT_S, problem.retry_after_s)
@@ -174,7 +181,7 @@ class Attempts:
         patience_s: float,
         clock: Callable[[], float],
     ) -> None:
-        self._ask = ask(image, options)
+        self._request = prepare(image, options)
         self._clock = clock
         self._patience = Patience(options.get("patience_s", patience_s), clock())
         self._started_s = 0.0
@@ -187,9 +194,9 @@ class Attempts:
         self._num_begun += 1
         self._started_s = self._clock()
         return {
-            "params": self._ask.params,
-            "headers": self._ask.headers,
-            "content": self._ask.content,
+            "params": self._request.params,
+            "headers": self._request.headers,
+            "content": self._request.content,
         }
 
     def read(self, status: int, content: bytes, headers: Mapping[str, str]) -> Reply | None:

@@ -58,8 +58,10 @@ def encode_pixels(pixels: Pixels) -> bytes:
 
 
 def media_type(data: bytes) -> str:
-    """Return what kind of image ``data`` is by how it begins; ``OTHER`` if it is none that is
-    served."""
+    """Return what kind of image ``data`` is, by how it begins.
+
+    It is ``OTHER`` if it is none that is served.
+    """
     if data.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
-from punctual.environment import way_to
+from punctual.environment import url_and_proxy
 from punctual.exchange import (
     DEFAULT_URL,
     DetectOptions,
@@ -68,7 +68,7 @@ class FrameStream:
             raise UnexpectedReply(f"status {response.status_code} instead of a stream") from refused
         except (OSError, WebSocketException, ImportError) as error:  # the last of a SOCKS proxy
             why = str(error) or type(error).__name__
-            raise Unreachable(f"{way_to(url)} does not answer: {why}") from error
+            raise Unreachable(f"{url_and_proxy(url)} does not answer: {why}") from error
 
     def __enter__(self) -> Self:
         return self

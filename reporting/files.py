@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -13,3 +16,16 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def write_report(path: Path, data: Mapping[str, Any], markdown: str) -> tuple[Path, Path]:
+    """Write a report with its figures as JSON and with tables to be read; return both paths.
+
+    They are ``path`` with ``.json`` and ``.md`` behind its name, each written whole or not at all.
+    The folder is made where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures, tables = (path.with_name(path.name + suffix) for suffix in (".json", ".md"))
+    write_whole(figures, json.dumps(data, indent=1) + "\n")
+    write_whole(tables, markdown)
+    return figures, tables

@@ -15,14 +15,14 @@ _STUDENT_T = (
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class MeanInterval:
     """A mean and how far its 95 % interval reaches to either side; infinitely with one value."""
 
     mean: float
     half: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
+    def of(cls, values: Sequence[float]) -> MeanInterval:
         """Compute the interval by Student's t; from 31 values on with the t of 31.
 
         Raises ValueError for no values.

@@ -39,7 +39,7 @@ from serving.core.command_errors import (
     OutputUnread,
     Terminated,
     files_of_the_user,
-    told,
+    os_error_text,
 )
 
 if TYPE_CHECKING:
@@ -201,7 +201,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = None) -> None:
     settings = _settings(arguments)
-    from serving.app import create_backend, serve
+    from serving.composition.backend import create_backend
+    from serving.composition.process import serve
 
     serve(settings, _announce, partial(create_backend, create_policy=create_policy))
 
@@ -328,8 +329,10 @@ def _add_options(
 
 
 def _add_foreign(commands: Any) -> None:
-    """Commands of other packages. One that cannot be imported is reported and left out: it must
-    not take ``serve`` with it."""
+    """Add the commands of other packages.
+
+    One that cannot be imported is reported and left out: it must not take ``serve`` with it.
+    """
     for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
         try:
             register = entry.load()
@@ -349,8 +352,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Run the command that ``argv`` asks ``parser`` for, and say why if it ends early; returns the
-    exit code."""
+    """Run the command that ``argv`` asks ``parser`` for, and say why if it ends early.
+
+    Returns the exit code.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # Names of files may have letters that a terminal has not.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -386,13 +391,15 @@ def _ending(error: BaseException) -> CommandError | None:
 
 
 def _of_output(error: OSError) -> CommandError | None:
-    """Return what to say where nobody reads the output, or there is no room for it; None of any
-    other error."""
+    """Return what to say where nobody reads the output, or there is no room for it.
+
+    It is None of any other error.
+    """
     ending: CommandError
     if isinstance(error, BrokenPipeError):
         ending = OutputUnread()
     elif error.errno == errno.ENOSPC:
-        ending = CommandFailed(told(error))
+        ending = CommandFailed(os_error_text(error))
     else:
         return None
     # What is left to be written goes nowhere: Python would try again as it ends, and fail again.
@@ -416,8 +423,10 @@ def _say(sentence: str) -> None:
 
 @contextlib.contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM is an exception, as Ctrl-C is, so that what a command has started ends with it. A
-    server that answers has handlers of its own."""
+    """Have SIGTERM raise an exception, as Ctrl-C does.
+
+    So what a command has started ends with it. A server that answers has handlers of its own.
+    """
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield

@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.core.command_errors import CommandFailed, InvalidArgument, files_of_the_user, told
+from serving.core.command_errors import (
+    CommandFailed,
+    InvalidArgument,
+    files_of_the_user,
+    os_error_text,
+)
 
 URL = "http://127.0.0.1:8000"
 ANSWER_WITHIN_S = 10.0
@@ -132,7 +137,7 @@ def _ask(options: argparse.Namespace, path: str, within_s: float, message: Any =
         try:
             key = options.key_file.read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise InvalidArgument(f"--key-file: {told(error)}") from error
+            raise InvalidArgument(f"--key-file: {os_error_text(error)}") from error
         except UnicodeDecodeError as error:
             raise InvalidArgument(f"--key-file: {options.key_file}: {error}") from error
         if not key.isascii() or not key.isprintable():

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from serving.runners.torch import Captured, TorchRunner
+from serving.runners.torch.cuda_graphs import CudaGraphMode
+from serving.runners.torch.runner import TorchRunner
 
 POISON = 0x7F
 
@@ -52,9 +53,9 @@ class CapturedRunner(TorchRunner):
 
     device: FakeDevice
 
-    def _open_lane(self, programs, device):
+    def _open_mode(self, programs, device):
         self.device = FakeDevice()
-        return Captured(programs, self._image_shape, self.device)
+        return CudaGraphMode(programs, self._image_shape, self.device)
 
     def load(self, images):
         return self._waited(super().load(images))

@@ -47,7 +47,9 @@ FAKED_MODULES = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.runtime")
 USERS = (
     "builder.exporting.tensorrt_plans",
     "builder.exporting.plan_store",
-    "serving.runners.tensorrt",
+    "serving.runners.tensorrt.engines",
+    "serving.runners.tensorrt.memory",
+    "serving.runners.tensorrt.runner",
     "serving.triton_backend.plans",
 )
 VERSIONS = ("8.6.1", "10.13.3.9", "11.4.0.106")
@@ -792,10 +794,10 @@ def build_fake_plans(folder: Path, catalog: Catalog, version: str) -> Path:
 
 @contextlib.contextmanager
 def fake_runners(version: str = VERSIONS[1]) -> Iterator[tuple[Any, FakeDevice]]:
-    """The module ``serving.runners.tensorrt``, and the device that it works on. What the module
+    """The module of ``TensorRtRunner``, and the device that it works on. What the module
     imported stays with it."""
     with fake_cuda(version) as device:
-        yield importlib.import_module("serving.runners.tensorrt"), device
+        yield importlib.import_module("serving.runners.tensorrt.runner"), device
 
 
 def open_fake_runner(
@@ -823,5 +825,5 @@ def open_real_runner(
         importlib.import_module("builder.exporting.tensorrt_plans").build_plans(
             folder, catalog, level=0
         )
-    module = importlib.import_module("serving.runners.tensorrt")
+    module = importlib.import_module("serving.runners.tensorrt.runner")
     return module.TensorRtRunner(folder, catalog, num_threads, wanted)

@@ -325,8 +325,10 @@ def _read_images(
 
 
 def _quantize(folder: Path, entry: ModelEntry, images: Mapping[str, Sequence[Image]]) -> ModelEntry:
-    """Quantise the segments in ``folder``; the catalogue without figures of earlier scales, which
-    say nothing of these."""
+    """Quantise the segments in ``folder``.
+
+    Returns the catalogue without figures of earlier scales, which say nothing of these.
+    """
     from builder.exporting.int8_segments import quantize_segments
     from builder.exporting.repository import write_entry
     from serving.artifacts.int8_segments import CPU_FOLDER

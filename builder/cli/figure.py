@@ -17,7 +17,7 @@ from builder.cli.options import (
     command_line,
     today,
 )
-from builder.cli.train import add_recipe, add_seeds, measured_recipe_of
+from builder.cli.train import add_recipe, add_seeds, measured_recipe_of, train_arguments
 from serving.core.command_errors import (
     CommandError,
     InvalidArgument,
@@ -116,9 +116,8 @@ def _figure(options: argparse.Namespace, tools: ServingTools) -> None:
         variants = list(figure.variants(config, _ratio(options, tools)))
         planned = trials(variants, dict.fromkeys(options.seeds), _folder(options.backbone))
     _check_backbone(options.backbone, planned[: len(variants)])
-    command = command_line()
     about = {
-        "command": command,
+        "command": command_line(),
         "figure": options.figure,
         "machine": machine(),
         "date": today(),
@@ -142,10 +141,7 @@ def _figure(options: argparse.Namespace, tools: ServingTools) -> None:
                 planned,
                 data,
                 options.out,
-                device=options.device,
-                bad_annotations=options.bad_annotations,
-                classes_of_data=options.dataset is not None,
-                command=command,
+                **train_arguments(options),
                 start=lambda trial: _start(trial, options.backbone, Path(scratch)),
             )["results"]
     points = points_of(variants, times, results)

@@ -26,7 +26,7 @@ from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from builder.onnx_import.checking import Image
-    from builder.onnx_import.importing import Wanted
+    from builder.onnx_import.importing import ImportOptions
     from serving.artifacts.serving_tools import ServingTools
     from serving.core.letterbox import ModelInput
     from serving.core.model_entry import ModelEntry
@@ -190,14 +190,14 @@ def _import(options: argparse.Namespace, tools: ServingTools) -> None:
     print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")
 
 
-def _wanted(options: argparse.Namespace) -> Wanted:
-    from builder.onnx_import.importing import Wanted
+def _wanted(options: argparse.Namespace) -> ImportOptions:
+    from builder.onnx_import.importing import ImportOptions
     from builder.onnx_import.postprocessing import Selection
 
     def given(names: Any) -> dict[str, Any]:
         return {name: x for name in names if (x := getattr(options, name)) is not None}
 
-    return Wanted(
+    return ImportOptions(
         files=tuple(options.files),
         name=options.name,
         layout=options.layout,

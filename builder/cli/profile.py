@@ -21,7 +21,7 @@ from serving.core.command_numbers import at_least
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
     from serving.core.family import Family
-    from serving.core.latency import LatencyProfile
+    from serving.core.latency_profile import LatencyProfile
     from serving.core.ports import SegmentRunner
 
 
@@ -105,7 +105,7 @@ def _measure(
     )
     from reporting.machine import machine
     from serving.core import segment as segments
-    from serving.core.latency import LatencyProfile
+    from serving.core.latency_profile import LatencyProfile
 
     threads = options.threads or len(os.sched_getaffinity(0))
     asked = f" in {options.precision}" if options.precision else ""

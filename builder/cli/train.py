@@ -71,6 +71,19 @@ def recipe_of(options: argparse.Namespace, *more: str) -> tuple[Config, Path]:
     return config, options.data or Path("data") / config.train.dataset
 
 
+def train_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options of ``add_recipe`` say to ``builder.training.loop.train``, by keyword.
+
+    It is what is no part of the recipe, and the command, for the record.
+    """
+    return {
+        "device": options.device,
+        "bad_annotations": options.bad_annotations,
+        "classes_of_data": options.dataset is not None,
+        "command": command_line(),
+    }
+
+
 def measured_recipe_of(options: argparse.Namespace) -> tuple[Config, Path]:
     """Return what ``recipe_of`` does, of a detector whose accuracy is measured as well."""
     config, data = recipe_of(options)
@@ -129,12 +142,9 @@ def _train(options: argparse.Namespace) -> None:
             config,
             data,
             options.out,
-            device=options.device,
+            **train_arguments(options),
             resume=options.resume,
             initial=options.init,
-            command=command_line(),
-            bad_annotations=options.bad_annotations,
-            classes_of_data=options.dataset is not None,
             tensorboard=options.tensorboard,
         )
 
@@ -198,9 +208,6 @@ def _ablate(options: argparse.Namespace) -> None:
             planned,
             data,
             options.out,
-            device=options.device,
-            bad_annotations=options.bad_annotations,
-            classes_of_data=options.dataset is not None,
-            command=command_line(),
+            **train_arguments(options),
         )
     print(markdown(report), end="")

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 
 def run_all(runner: SegmentRunner, catalog: Catalog, where: str) -> str:
-    """Run every segment once at every batch size and close ``runner``; a sentence about it, which
-    says ``where``."""
+    """Run every segment once at every batch size, and close ``runner``.
+
+    Returns a sentence about it, which says ``where``.
+    """
     import numpy as np
 
     from serving.core.timing import time_every_segment

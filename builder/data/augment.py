@@ -52,16 +52,11 @@ Placement = Callable[[int, int, int, int], Letterbox]
 
 
 def letterbox(sample: Sample, input_size: tuple[int, int], placement: Placement = fit) -> Example:
-    """Place a sample in the input as the server does."""
-    input_height, input_width = input_size
-    height, width = sample.size
-    box = placement(width, height, input_width, input_height)
-    # Without room on an axis there is one position.
-    position = (
-        box.left / max(1, input_width - box.resized_width),
-        box.top / max(1, input_height - box.resized_height),
+    """Place a sample in the input, of (height, width) pixels, as the server does."""
+    box = _placement_of(sample, input_size, placement)
+    return _put(
+        sample, input_size, (box.resized_width, box.resized_height), np.array([box.left, box.top])
     )
-    return place(sample, input_size, 1.0, position, placement)
 
 
 def place(
@@ -73,22 +68,39 @@ def place(
 ) -> Example:
     """Scale a sample to ``zoom`` times the size that the server gives it, and put it in the input.
 
-    ``zoom`` is for both axes, or (x, y). ``position`` (x, y) in 0..1 says where: which part is cut
-    away on an axis where the image is larger than the input, how the padding is split on one where
-    it is smaller. Boxes are clipped; those that lose more than 1 - MIN_VISIBLE of their area are
-    dropped.
+    ``input_size`` is (height, width) in pixels. ``zoom`` is for both axes, or (x, y). ``position``
+    (x, y) in 0..1 says where: which part is cut away on an axis where the image is larger than the
+    input, how the padding is split on one where it is smaller. Boxes are clipped; those that lose
+    more than 1 - MIN_VISIBLE of their area are dropped.
     """
     input_height, input_width = input_size
-    height, width = sample.size
-    box = placement(width, height, input_width, input_height)
+    box = _placement_of(sample, input_size, placement)
     zooms = zoom if isinstance(zoom, tuple) else (zoom, zoom)
     resized = (
         max(1, round(box.resized_width * zooms[0])),
         max(1, round(box.resized_height * zooms[1])),
     )
     room = np.array([input_width - resized[0], input_height - resized[1]])
-    offset = np.rint(room * np.array(position)).astype(int)  # negative where it is cut
+    return _put(sample, input_size, resized, np.rint(room * np.array(position)).astype(int))
 
+
+def _placement_of(sample: Sample, input_size: tuple[int, int], placement: Placement) -> Letterbox:
+    (input_height, input_width), (height, width) = input_size, sample.size
+    return placement(width, height, input_width, input_height)
+
+
+def _put(
+    sample: Sample,
+    input_size: tuple[int, int],
+    resized: tuple[int, int],
+    offset: npt.NDArray[np.int64],
+) -> Example:
+    """Scale a sample to ``resized``, (width, height) in pixels, and put it in the input.
+
+    ``offset`` (x, y) is where its corner comes to lie, negative where it is cut.
+    """
+    input_height, input_width = input_size
+    height, width = sample.size
     picture = Image.fromarray(sample.image).resize(resized, Image.Resampling.BILINEAR)
     canvas = Image.new("RGB", (input_width, input_height), (PAD_VALUE,) * 3)
     canvas.paste(picture, (int(offset[0]), int(offset[1])))
@@ -142,7 +154,10 @@ def flip(example: Example, axis: int) -> Example:
 def adjust(
     image: npt.NDArray[np.uint8], brightness: float, contrast: float
 ) -> npt.NDArray[np.uint8]:
-    """Scale grey levels about 128 by ``contrast`` and shift them by ``brightness`` * 255."""
+    """Scale grey levels about 128 by ``contrast`` and shift them by ``brightness`` * 255.
+
+    They are those of an image of any shape, and stay within 0..255.
+    """
     levels = (np.arange(256) - 128) * contrast + 128 + brightness * 255
     table: npt.NDArray[np.uint8] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     return table[image]

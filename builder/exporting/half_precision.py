@@ -24,8 +24,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference, version_converter
 from onnx.reference import ReferenceEvaluator
 
+from serving.core.segment import FEATURE_RANK
+
 FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
-FEATURE_RANK = 4
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 HALF_SCALES_OPSET = 19
 """First operator set whose (de)quantisation takes scales in half precision."""
@@ -71,7 +72,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
-def body(graph: onnx.GraphProto) -> set[str]:
+def half_tensors(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the tensors that are to be in half precision.
 
     They are the outputs of all nodes that a convolution or a feature map is made of, without those
@@ -213,7 +214,7 @@ class _Typing:
             port.name for port in _inferred(model) if port.type.tensor_type.elem_type == FLOAT
         } | {tensor.name for tensor in model.graph.initializer if tensor.data_type == FLOAT}
         self._model = model
-        self._body = body(model.graph)
+        self._body = half_tensors(model.graph)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._types = dict.fromkeys(self._floats, FLOAT)
         self._cast: dict[tuple[str, int], str] = {}

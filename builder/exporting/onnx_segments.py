@@ -36,8 +36,8 @@ from builder.modeling.frozen import (
 from serving.core import segment as segments
 from serving.core.catalog import SegmentFile, sized_file_name
 from serving.core.command_errors import CommandFailed
-from serving.core.latency import quantile
 from serving.core.ports import Clock
+from serving.core.quantiles import quantile
 
 __all__ = [
     "SegmentError",

@@ -40,7 +40,7 @@ from serving.artifacts.tensorrt_plans import FOLDER, MANIFEST, PROFILES, Plan, P
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.command_errors import CommandFailed, InvalidArgument
-from serving.core.segment import Segment
+from serving.core.segment import FEATURE_RANK, Segment
 
 SINCE_10 = int(trt.__version__.split(".")[0]) >= 10
 """Whether TensorRT is 10 or newer: it has strong typing, and the names that came with it.
@@ -59,7 +59,6 @@ WORKSPACE_BYTES = 4 << 30
 TACTIC_SOURCES = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
 """Sources of kernels, TensorRT's own alone: neither cuBLAS nor cuDNN need be installed."""
 TIMING_CACHE = "timing.cache"
-FEATURE_RANK = 4
 DEPTH_PLAN = "model.plan"
 
 

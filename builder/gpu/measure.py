@@ -28,7 +28,7 @@ from builder.exporting.catalog import build_catalog
 from builder.exporting.repository import write_entry
 from builder.exporting.torch_programs import export_programs
 from builder.gpu.report import GpuReport, ModelFigures, PathFigures, RuntimeFigures, with_rate
-from builder.measuring.latency import compare_paths
+from builder.measuring.latency import WARM_UP_ROUNDS, compare_paths
 from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.cost import exit_costs
 from builder.modeling.frozen import freeze
@@ -39,14 +39,13 @@ from serving.artifacts.torch_programs import FOLDER, RECORD, Programs
 from serving.core.catalog import Catalog
 from serving.core.command_errors import CommandError
 from serving.core.family import Family
-from serving.core.latency import quantile
 from serving.core.model_entry import ModelEntry
 from serving.core.ports import SegmentRunner
+from serving.core.quantiles import quantile
 
 CEILING_SIDE = {"cuda": 8192, "cpu": 512}
 """Side of the square matrices by device: large enough to fill it."""
 CEILING_ROUNDS = 20
-WARM_UP_ROUNDS = 5
 HALF = {"cuda": torch.float16, "cpu": torch.bfloat16}
 """Half-precision type that convolutions are computed in, by device."""
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from reporting.markdown import table
+
 
 @dataclass(frozen=True)
 class PathFigures:
@@ -108,18 +110,16 @@ def markdown(report: GpuReport) -> str:
         lines += ["", f"## {model.model} ({model.weights})", ""]
         lines.append(f"Half-precision matrix product: {model.ceiling_tflops:.1f} TFLOP/s")
         for runtime in model.runtimes:
-            lines += ["", f"### {runtime.runtime}", "", *_runtime_lines(runtime)]
+            lines += ["", f"### {runtime.runtime}", *_runtime_lines(runtime)]
     return "\n".join(lines) + "\n"
 
 
 def _runtime_lines(figures: RuntimeFigures) -> Iterable[str]:
     if figures.skipped:
+        yield ""
         yield f"Not measured: {figures.skipped}"
         return
-    yield "| " + " | ".join(name for name, _ in COLUMNS) + " |"
-    yield "|" + "---|" * len(COLUMNS)
-    for row in figures.paths:
-        yield "| " + " | ".join(cell(row) for _, cell in COLUMNS) + " |"
+    yield from table(COLUMNS, figures.paths)
     if figures.ap:
         yield ""
         yield "AP by exit: " + ", ".join(f"{depth}: {ap:.4f}" for depth, ap in figures.ap.items())

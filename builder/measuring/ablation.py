@@ -19,8 +19,10 @@ from builder.config.configuration import Config
 from builder.config.detector import DetectorConfig
 from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.cost import exit_costs, with_neck_of_equal_cost
-from builder.training.loop import CHECKPOINT, config_of, digests, read_split, train
+from builder.training.loop import CHECKPOINT, digests, read_split, train
+from builder.training.recipe_checks import config_of
 from reporting.machine import machine
+from reporting.markdown import table_of_cells
 from serving.core.command_errors import InvalidArgument
 
 SEPARATE = "separate"
@@ -302,12 +304,12 @@ def markdown(report: Mapping[str, Any]) -> str:
         ]
         for option, row in structures.items()
     ]
-    lines += _lines(["GMAC", "neck", "channels", *exits, "seeds", "minutes"], rows)
+    lines += table_of_cells(["GMAC", "neck", "channels", *exits, "seeds", "minutes"], rows)
     for title, table in report["tables"].items():
         if not table:
             continue
         sign = "+z" if "less" in title else ""
-        lines += _lines(
+        lines += table_of_cells(
             [title, *exits],
             [
                 [option, *(_spread(row.get(depth), sign) for depth in depths)]
@@ -315,12 +317,6 @@ def markdown(report: Mapping[str, Any]) -> str:
             ],
         )
     return "\n".join(lines) + "\n"
-
-
-def _lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a Markdown table, after a blank line."""
-    cells = [head, ["---"] * len(head), *rows]
-    return ["", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
 def _spread(cell: Mapping[str, Any] | None, sign: str) -> str:

@@ -17,8 +17,6 @@ from serving.core.model_entry import MergedAccuracy, ModelEntry, SizedExit
 DIGITS = 4
 """Decimal places of accuracies in catalogues and JSON."""
 
-Interval = tuple[float, float] | None
-
 
 def evaluate(
     answers: Answers, merge_depths: Collection[int] | None = None, num_resamples: int = 0
@@ -145,7 +143,7 @@ def _span(interval: tuple[float, float], form: str = ".4f") -> str:
     return f"({low:{form}} .. {high:{form}})"
 
 
-def _rounded(interval: Interval) -> list[float] | None:
+def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else [round(value, DIGITS) for value in interval]
 
 

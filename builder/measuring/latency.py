@@ -19,9 +19,11 @@ from reporting.machine import machine
 from serving.core import segment as segments
 from serving.core.family import Family
 from serving.core.ladder import PointId
-from serving.core.latency import LatencyModel, LatencyProfile, Quantiles, quantile
+from serving.core.latency import LatencyModel
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.policy import Cohort, Snapshot
 from serving.core.ports import Clock, SegmentRunner
+from serving.core.quantiles import quantile
 from serving.core.request import Request
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.scheduling.path_costs import Costs
@@ -32,6 +34,7 @@ from serving.core.timing import time_every_segment
 Key = TypeVar("Key")
 
 WARM_UP_ROUNDS = 5
+"""Number of rounds before those that are timed, in which what is measured settles."""
 WAITING, IN_FLIGHT = 64, 3
 """Number of requests that wait, and of cohorts in flight, while a decision is timed."""
 DECISIONS = 2000

@@ -25,7 +25,7 @@ from builder.measuring.onnx_cost import exit_macs
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.family import Family
-from serving.core.latency import LatencyProfile
+from serving.core.latency_profile import LatencyProfile
 from serving.core.model_entry import ModelEntry
 from serving.core.ports import SegmentRunner
 
@@ -112,7 +112,7 @@ def gather(
             _report_image(
                 dataset.samples[index], {depth: rows[index] for depth, rows in found.items()}
             )
-            for index in spread(len(dataset.samples), num_images)
+            for index in evenly_spaced(len(dataset.samples), num_images)
         )
         name = f"{catalog.name} {catalog.size}" if catalog.one_of_several else catalog.name
         counts = count_objects(dataset)
@@ -124,7 +124,7 @@ def gather(
     return summaries
 
 
-def spread(count: int, wanted: int) -> Sequence[int]:
+def evenly_spaced(count: int, wanted: int) -> Sequence[int]:
     """Return ``wanted`` of ``count`` positions, evenly spaced; all, if there are fewer.
 
     Even spacing means that nobody chose them.

@@ -18,13 +18,12 @@ from builder.exporting.build import open_detector
 from builder.exporting.catalog import build_catalog
 from builder.exporting.onnx_segments import export_segments
 from builder.exporting.repository import write_entry
+from builder.measuring.latency import WARM_UP_ROUNDS
 from serving.artifacts.serving_tools import ServingTools
 from serving.core import segment as segments
 from serving.core.model_entry import ModelEntry
 from serving.core.ports import Clock, Image, SegmentRunner
 from serving.core.segment import Segment
-
-WARM_UP_ROUNDS = 5
 
 
 def open_untrained(

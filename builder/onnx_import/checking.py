@@ -36,7 +36,7 @@ NUM_IMAGES = 3
 """Number of images that are made up where none are given."""
 
 
-def made_up_images(size: Size) -> list[Image]:
+def synthetic_images(size: Size) -> list[Image]:
     """Return images of rectangles in noise, of (height, width), always the same ones."""
     random = np.random.default_rng(0)
     height, width = size

@@ -17,8 +17,10 @@ def printable(text: str) -> str:
 
 
 class ForeignModelError(CommandError):
-    """A file is no detector that can be imported; the message is one sentence that says why, with
-    names and shapes."""
+    """A file is no detector that can be imported.
+
+    The message is one sentence that says why, with names and shapes.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))

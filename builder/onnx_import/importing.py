@@ -27,8 +27,8 @@ from builder.onnx_import.checking import (
     Array,
     Image,
     expect,
-    made_up_images,
     run_segments,
+    synthetic_images,
 )
 from builder.onnx_import.classes import METADATA, ClassNumbers, possible_classes
 from builder.onnx_import.comparing import Checked, Expected, compare
@@ -58,7 +58,7 @@ CreateImages = Callable[[ModelInput], Sequence[Image]]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImportOptions:
     """What is to be imported, and how. What is left out, the layout says."""
 
     files: tuple[Path, ...]
@@ -92,7 +92,7 @@ class _Sized:
 
 
 def import_model(
-    wanted: Wanted,
+    wanted: ImportOptions,
     repository: Path,
     create_images: CreateImages,
     try_out: Callable[[Path, ModelEntry], None],
@@ -152,7 +152,7 @@ def _size_name(size: Size) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _read_all(wanted: Wanted) -> list[_Sized]:
+def _read_all(wanted: ImportOptions) -> list[_Sized]:
     """Return the files at each input size, smallest first."""
     found: list[_Sized] = []
     for path in wanted.files:
@@ -186,13 +186,13 @@ def _naming(path: Path) -> Iterator[None]:
 # -- one input size -------------------------------------------------------------------------------
 
 
-def _plan(sized: _Sized, wanted: Wanted, create_images: CreateImages) -> Plan:
+def _plan(sized: _Sized, wanted: ImportOptions, create_images: CreateImages) -> Plan:
     """Return what the segments of one size are made of, checked on images."""
     exits = wanted.exits or (outputs_of(sized.model.graph, sized.image.name),)
     parts = cut(sized.model.graph, sized.image.name, exits)
     trial = Trial(sized.model, sized.image, exits, parts.live)
     usual = Preprocessing() if wanted.layout == AUTO else LAYOUTS[wanted.layout].preprocessing
-    images = made_up_images(sized.size)
+    images = synthetic_images(sized.size)
     values = trial.together(images, _preprocessing(usual, sized.image, wanted))
     readings, why = _read_outputs(sized, wanted, exits, values, trial.has_batch)
     if not wanted.exits:
@@ -242,7 +242,7 @@ def _something_found(
     )
 
 
-def _preprocessing(usual: Preprocessing, image: ImageInput, wanted: Wanted) -> Preprocessing:
+def _preprocessing(usual: Preprocessing, image: ImageInput, wanted: ImportOptions) -> Preprocessing:
     """Return what is done to pixels: what is usual, with what was asked for instead."""
     if image.element_type == TensorProto.UINT8:
         usual = Preprocessing(usual.resize, usual.color)  # the network does the rest
@@ -252,7 +252,7 @@ def _preprocessing(usual: Preprocessing, image: ImageInput, wanted: Wanted) -> P
 
 def _read_outputs(
     sized: _Sized,
-    wanted: Wanted,
+    wanted: ImportOptions,
     exits: Sequence[Names],
     values: Mapping[str, Array],
     has_batch: bool,
@@ -277,10 +277,9 @@ def _tried(
     images: Sequence[Image],
     expected: Sequence[list[Expected]],
 ) -> tuple[Plan, Checked]:
-    """Return the plan for any number of images if its segments then find what the file does, or
-    that for one image at a time.
+    """Return the plan for any number of images, if it is sound, or that for one image at a time.
 
-    ``for_one`` is the graph for one image.
+    It is sound if its segments find what the file does. ``for_one`` is the graph for one image.
     """
     why = "it takes a single image"
     if plan.image.has_batch and not any(each.rows_vary for each in plan.tensors.values()):
@@ -302,7 +301,7 @@ def _check(plan: Plan, images: Sequence[Image], expected: Sequence[list[Expected
     return compare(found, expected, plan.size)
 
 
-def _catalog(sized: _Sized, plan: Plan, wanted: Wanted, max_batch: int | None) -> Catalog:
+def _catalog(sized: _Sized, plan: Plan, wanted: ImportOptions, max_batch: int | None) -> Catalog:
     """Return the catalogue of one size, without its files and whatever is measured later."""
     reading, selection = plan.readings[0], plan.selection
     digest = hashlib.sha256(sized.path.read_bytes()).hexdigest()

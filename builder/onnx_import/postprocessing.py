@@ -82,8 +82,10 @@ def add_detections(
 def _parts(
     ops: Operators, outputs: Sequence[str], layout: Layout, num_classes: int
 ) -> dict[str, str]:
-    """Return the parts of all outputs: (B, N, columns), or (B, N) of scores beside labels and of
-    labels."""
+    """Return the parts of all outputs by name.
+
+    They are (B, N, columns), or (B, N) of scores beside labels and of labels.
+    """
     parts = {}
     for given, output in zip(outputs, layout.outputs, strict=True):
         tensor = ops("Transpose", given, perm=[0, 2, 1]) if output.axis == 1 else given
@@ -146,8 +148,10 @@ def _candidates(
     num_rows: int,
     count: int,
 ) -> tuple[str, str, str]:
-    """Return boxes (B, K, 4), scores (B, K) and labels (B, K) int64 of the best K = ``count`` pairs
-    of row and class, best first."""
+    """Return the best K = ``count`` pairs of row and class, best first.
+
+    They are boxes (B, K, 4), scores (B, K) and labels (B, K) int64.
+    """
     scores = parts[SCORES]
     # A sigmoid keeps the order, so that only what is chosen by it needs it.
     late = layout.activation == "sigmoid" and OBJECTNESS not in parts

@@ -23,7 +23,7 @@ from builder.search.journal import SearchJournal
 from builder.search.latency_table import LatencyTable
 from builder.search.pool import ThisProcess
 from builder.search.rewards import Reward
-from builder.search.run import Search, go_on
+from builder.search.run import Search, extend
 from builder.search.searchers import SEARCHERS
 from builder.search.searchers.listed import distinct_graphs
 from builder.search.space import MAX_ENUMERATED, SearchSpace
@@ -85,7 +85,7 @@ def try_searcher(
         first_training_seed=1000 * seed,  # other luck for every seed
     )
     journal = SearchJournal()
-    go_on(search, journal, max(budgets), ThisProcess(evaluator), tqdm(disable=True))
+    extend(search, journal, max(budgets), ThisProcess(evaluator), tqdm(disable=True))
     worth: dict[str, float] = {}
     for child in journal.children:
         if child.key not in worth:
@@ -162,8 +162,10 @@ def optimum(
 
 
 def curve_points(budgets: Sequence[int]) -> list[int]:
-    """Return the numbers of children after which the choice is looked at: ``budgets``, and
-    ``CURVE_POINTS`` others up to the largest."""
+    """Return the numbers of children after which the choice is looked at.
+
+    They are ``budgets``, and ``CURVE_POINTS`` others up to the largest.
+    """
     last = max(budgets)
     others = {max(1, round(last * part / CURVE_POINTS)) for part in range(1, CURVE_POINTS + 1)}
     return sorted({*budgets, *others})

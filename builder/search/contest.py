@@ -19,8 +19,8 @@ from builder.search.journal import Child, Contents, JournalError
 from builder.search.latency_table import LatencyTable
 from builder.search.rewards import Anytime
 from builder.search.stack_rounds import StackRounds
-from builder.search.statistics import Interval as Bootstrapped
-from reporting.intervals import Interval
+from builder.search.statistics import BootstrapInterval
+from reporting.intervals import MeanInterval
 
 LOADS = (0.3, 0.6, 0.9, 1.2, 1.8)
 """Loads, as shares of what the published graph could answer at exit 1, one at a time."""
@@ -42,7 +42,7 @@ class Timing:
     """Times to each exit of the published graph."""
     exits: Mapping[str, tuple[float, ...]]
     """The same of each graph, by its key."""
-    ratios: Mapping[str, Bootstrapped]
+    ratios: Mapping[str, BootstrapInterval]
     """Time to the last exit in that of the first graph, if it was measured, by key."""
 
 
@@ -54,9 +54,9 @@ class Standing:
     key: str
     graph: Graph
     num_seeds: int
-    figures: Mapping[str, Interval]
+    figures: Mapping[str, MeanInterval]
     """Mean of each figure over seeds."""
-    first_ahead: Mapping[str, Interval]
+    first_ahead: Mapping[str, MeanInterval]
     """By how much the first graph is ahead in each figure, over the seeds that both have."""
 
 
@@ -85,7 +85,7 @@ def ap_of(depth: int) -> str:
     return f"AP of exit {depth}"
 
 
-def hold(journals: Sequence[Contents], rounds: StackRounds | None, in_time: bool) -> Contest:
+def compare(journals: Sequence[Contents], rounds: StackRounds | None, in_time: bool) -> Contest:
     """Return how the graphs in some journals compare with the first one of the first.
 
     Times are those in ``rounds``, or else those of the journals. With ``in_time``, every child goes
@@ -117,7 +117,7 @@ def hold(journals: Sequence[Contents], rounds: StackRounds | None, in_time: bool
             key,
             graphs[key],
             len(of_graph),
-            {f: Interval.of([s[f] for s in of_graph.values()]) for f in _figures(of_graph)},
+            {f: MeanInterval.of([s[f] for s in of_graph.values()]) for f in _figures(of_graph)},
             _ahead(scores[first], of_graph),
         )
         for key, of_graph in scores.items()
@@ -133,12 +133,12 @@ def _figures(scores: Scores) -> list[str]:
     return list(next(iter(scores.values())))
 
 
-def _ahead(first: Scores, other: Scores) -> dict[str, Interval]:
+def _ahead(first: Scores, other: Scores) -> dict[str, MeanInterval]:
     seeds = [seed for seed in first if seed in other]
     if not seeds or first is other:
         return {}
     return {
-        figure: Interval.of([first[seed][figure] - other[seed][figure] for seed in seeds])
+        figure: MeanInterval.of([first[seed][figure] - other[seed][figure] for seed in seeds])
         for figure in _figures(first)
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 from builder.search.contest import IN_TIME, REWARD, Contest, Standing, ap_of
 from builder.search.drawing import STYLE, draw
 from reporting import html, markdown
-from reporting.intervals import Interval
+from reporting.intervals import MeanInterval
 from reporting.svg import Chart
 
 
@@ -54,7 +54,7 @@ def _is_ahead(standing: Standing) -> bool:
     return found is not None and found.mean - found.half > 0
 
 
-def _text(interval: Interval | None) -> str:
+def _text(interval: MeanInterval | None) -> str:
     if interval is None:
         return "-"
     # One seed has no interval.

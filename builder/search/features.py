@@ -28,11 +28,11 @@ def hops(graph: Graph) -> NDArray[np.float64]:
 
 
 def features(graph: Graph) -> NDArray[np.float64]:
-    """Return numbers that are the same for tables of one network.
+    """Return what a graph is described by for a regression, the same for tables of one network.
 
-    They are cells by level and op, and by how far
-    apart the levels are that they merge; edges by their two levels; unused maps by level; how often
-    maps are read; influence of every input on every output; and cost.
+    They are (features,), as many for all graphs of the same levels: cells by level and op, and by
+    how far apart the levels are that they merge; edges by their two levels; unused maps by level;
+    how often maps are read; influence of every input on every output; and cost.
     """
     levels = {level: place for place, level in enumerate(graph.levels)}
     cells = np.zeros((len(levels), len(OPS)))

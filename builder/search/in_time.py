@@ -18,7 +18,8 @@ from loadtest.simulation.profiles import one_sided_quantiles
 from loadtest.simulation.simulator import ServiceTimes, SimulatedOutcome, SimulatedServer
 from loadtest.workload.arrivals import parse_arrivals
 from serving.core.ladder import Ladder
-from serving.core.latency import LatencyModel, LatencyProfile
+from serving.core.latency import LatencyModel
+from serving.core.latency_profile import LatencyProfile
 from serving.core.request import Request
 from serving.core.segment import STEM, every_segment
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +202,3 @@ def _with_defaults(search: Mapping[str, Any]) -> dict[str, Any]:
     if latency := found.get("latency"):
         latency["terms"] = dict.fromkeys(TERMS, 0.0) | latency["terms"]
     return found
-
-
-def same_but_for_machine(one: Sequence[Child], other: Sequence[Child]) -> bool:
-    """Return whether two journals are the same in all but seconds, machine and versions."""
-    names = [each.name for each in fields(Child) if each.name != "made_by"]
-    return [[getattr(c, n) for n in names] for c in one] == [
-        [getattr(c, n) for n in names] for c in other
-    ]

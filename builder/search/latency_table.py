@@ -125,13 +125,13 @@ def by_convolutions(unit: str, stem: float, head: float, finest: float) -> Laten
     return LatencyTable(unit, stem, head, 0.0, dict.fromkeys(TERMS, 0.0) | {CONVOLUTION: finest})
 
 
-MADE_UP_MS = (5.3, 7.3, 2.3)
+SYNTHETIC_MS = (5.3, 7.3, 2.3)
 """Times of stem, head and a cell at P3 that are about those of the repository's model."""
 
 
-def made_up() -> LatencyTable:
+def synthetic_table() -> LatencyTable:
     """Return the table of a detector that there is not, for evaluators that train none."""
-    stem, head, finest = MADE_UP_MS
+    stem, head, finest = SYNTHETIC_MS
     return by_convolutions("made-up ms", stem, head, finest)
 
 

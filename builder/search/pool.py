@@ -40,7 +40,7 @@ class JobResult:
     evaluation: Evaluation
     seconds: float
     where: Mapping[str, str]
-    """Machine and versions that evaluated it, of ``here``."""
+    """Machine and versions that evaluated it, of ``machine_and_versions``."""
 
 
 class Pool(Protocol):
@@ -115,7 +115,7 @@ class Processes:
                 for job in list(left.values())[: self._count]:
                     deaths[job.index] += 1
                     if deaths[job.index] == MAX_DEATHS:
-                        yield died(left.pop(job.index))
+                        yield crash_result(left.pop(job.index))
 
     def __enter__(self) -> Self:
         return self
@@ -128,8 +128,10 @@ class Processes:
 
 
 def _prepare(evaluator: Evaluator) -> None:
-    """Begin a process of the pool: deaf to Ctrl-C, which its parent hears, and gone when
-    that is, even if it was killed."""
+    """Begin a process of the pool.
+
+    It is deaf to Ctrl-C, which its parent hears, and gone when that is, even if it was killed.
+    """
     global _evaluator  # noqa: PLW0603  there is no other way to hand it to what runs here
     _evaluator = evaluator
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -152,7 +154,7 @@ def timed(evaluator: Evaluator, job: Job) -> JobResult:
     """Evaluate a job in this process. Raises what the evaluator raises."""
     started_s = time.monotonic()
     evaluation = evaluator.evaluate(job)
-    return JobResult(job, evaluation, time.monotonic() - started_s, here())
+    return JobResult(job, evaluation, time.monotonic() - started_s, machine_and_versions())
 
 
 def evaluate_elsewhere(evaluator: Evaluator, job: Job, journal: Path) -> JobResult:
@@ -168,13 +170,13 @@ def evaluate_elsewhere(evaluator: Evaluator, job: Job, journal: Path) -> JobResu
             evaluator.forget(job.index)
 
 
-def died(job: Job) -> JobResult:
+def crash_result(job: Job) -> JobResult:
     """Return the result of a job over which too many processes died."""
-    return JobResult(job, Evaluation((), DIED), 0.0, here())
+    return JobResult(job, Evaluation((), DIED), 0.0, machine_and_versions())
 
 
 @cache
-def here() -> Mapping[str, str]:
+def machine_and_versions() -> Mapping[str, str]:
     """Return this machine, and the versions of what evaluates on it."""
     names = ("punctual", "torch", "numpy")
     return {"machine": machine(), "python": platform.python_version()} | {

@@ -14,13 +14,11 @@ import numpy as np
 
 from builder.search.evaluators.tabular import successes
 from builder.search.journal import Child, Contents, JournalError
-from builder.search.statistics import Interval, bootstrap, rank_agreement
+from builder.search.statistics import BootstrapInterval, bootstrap, rank_agreement
 from reporting import markdown
 
 MIN_IN_COMMON = 5
 """Fewest graphs in common whose order tells anything."""
-MIN_TAU = 0.4
-"""Kendall's tau from which on an order is worth going by."""
 
 FIGURES: dict[str, Callable[[Child], float]] = {
     "reward": lambda child: child.reward,
@@ -36,8 +34,8 @@ class FigureAgreement:
     """Kendall's tau of one figure in two journals, over the graphs that both have."""
 
     figure: str
-    tau: Interval
-    of_better_half: Interval
+    tau: BootstrapInterval
+    of_better_half: BootstrapInterval
     """The same of those that the first journal has in its better half."""
 
 
@@ -46,7 +44,7 @@ class DepthGain:
     """What depth gains within the children of a journal."""
 
     name: str
-    last_less_first: Interval
+    last_less_first: BootstrapInterval
     """AP of the last exit less that of the first."""
     num_gaining: int
     """Number of graphs whose last exit is above their first."""

@@ -21,7 +21,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from builder.search.evaluators.base import Evaluator, Job
-from builder.search.pool import MAX_DEATHS, JobResult, died, evaluate_elsewhere
+from builder.search.pool import MAX_DEATHS, JobResult, crash_result, evaluate_elsewhere
 from serving.core.command_errors import CommandError, CommandFailed
 
 # Ray reads its environment when it is imported.
@@ -161,7 +161,7 @@ def _result(reference: Any, job: Job) -> JobResult:
     except RayTaskError as error:
         raise error.cause from None  # as the evaluator raised it
     except LOST:
-        return died(job)
+        return crash_result(job)
     except RayError as error:
         why = str(error).partition("\n")[0]
         raise ClusterLost(f"Ray has failed, the same command goes on: {why}") from error

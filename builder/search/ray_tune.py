@@ -29,7 +29,7 @@ from ray.tune.search import Searcher
 from builder.config.pyramid_graphs import Graph
 from builder.search.evaluators.base import Evaluation, Job
 from builder.search.journal import JOURNAL, SearchJournalFile, rows_of
-from builder.search.pool import JobResult, evaluate_elsewhere, here
+from builder.search.pool import JobResult, evaluate_elsewhere, machine_and_versions
 from builder.search.run import Search, SearchProgress, evaluated
 
 METRIC = "reward"
@@ -80,7 +80,7 @@ class TuneSearcher(Searcher):
         if job is None:
             return
         if error or result is None:
-            found = JobResult(job, Evaluation((), "its trial failed"), 0.0, here())
+            found = JobResult(job, Evaluation((), "its trial failed"), 0.0, machine_and_versions())
         else:
             evaluation = Evaluation(tuple(result["aps"]), result["problem"])
             found = JobResult(job, evaluation, result["seconds"], dict(result["where"]))

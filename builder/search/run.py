@@ -31,7 +31,7 @@ from builder.search.journal import (
     SearchJournalFile,
 )
 from builder.search.latency_table import LatencyTable
-from builder.search.pool import JobResult, Pool, here, open_pool
+from builder.search.pool import JobResult, Pool, machine_and_versions, open_pool
 from builder.search.rewards import Reward
 from builder.search.searchers.base import Searcher
 
@@ -88,13 +88,13 @@ def run(
             pool(search.evaluator, workers) as opened,
             tqdm(total=total, initial=len(journal.children), unit="child", smoothing=0.05) as bar,
         ):
-            go_on(search, journal, total, opened, bar)
+            extend(search, journal, total, opened, bar)
     finally:
         journal.close()
     return tuple(journal.children)
 
 
-def go_on(
+def extend(
     search: Search, journal: SearchJournal, num_children: int, pool: Pool, bar: tqdm[Any]
 ) -> None:
     """Bring a journal to so many children. Raises what ``run`` raises."""
@@ -241,5 +241,5 @@ def _repeated(search: Search, index: int, graph: Graph, key: str, before: Sequen
         aps=aps,
         times=times,
         reward=search.reward(aps, times) if aps else 0.0,
-        made_by={"seconds": 0.0, **here()},
+        made_by={"seconds": 0.0, **machine_and_versions()},
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.search.journal import OK, Child
-from builder.search.statistics import Interval, agreement, consistency
+from builder.search.statistics import BootstrapInterval, agreement, consistency
 
 MIN_GRAPHS = 8
 """Fewest graphs with several seeds that tell anything."""
@@ -33,9 +33,9 @@ class Signal:
     """Standard deviation of what the graphs themselves are worth."""
     deviation_of_seeds: float
     """Standard deviation of the same graph with other seeds, without what a seed does to all."""
-    share: Interval
+    share: BootstrapInterval
     """Share of the variance that is between graphs, ICC(1)."""
-    share_of_one_seed: Interval
+    share_of_one_seed: BootstrapInterval
     """The same among graphs that are trained with one seed, as in a search: ICC(C,1)."""
 
 
@@ -58,8 +58,10 @@ def signals(children: Sequence[Child]) -> list[Signal]:
 
 
 def _by_graph(children: Sequence[Child]) -> list[list[Child]]:
-    """Return the children of each graph in the order of seeds: of the first seeds, so many that
-    as many children as possible count."""
+    """Return the children of each graph in the order of seeds.
+
+    They are those of the first seeds, of so many that as many children as possible count.
+    """
     found: dict[str, dict[int, Child]] = {}
     for child in children:
         if child.status == OK and child.training_seed is not None:

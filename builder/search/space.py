@@ -173,15 +173,6 @@ class SearchSpace:
         cells = (encoding[start : start + CELL] for start in range(0, len(encoding), CELL))
         return " ".join(",".join(map(str, cell)) for cell in cells)
 
-    def from_text(self, text: str) -> Encoding:
-        """Return the encoding that ``to_text`` wrote. Raises NotInSpace."""
-        try:
-            encoding = tuple(int(number) for number in text.replace(" ", ",").split(","))
-        except ValueError as error:
-            raise NotInSpace(f"{text!r} is not made of whole numbers") from error
-        self.decode(encoding)
-        return self.normal(encoding)
-
     # -- drawing ---------------------------------------------------------------------------------
 
     def sample(self, random: np.random.Generator) -> Encoding:

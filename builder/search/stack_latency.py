@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from builder.config.detector import DetectorConfig
 from builder.config.pyramid_graphs import Graph
-from builder.measuring.untrained import WARM_UP_ROUNDS, noise, open_untrained
+from builder.measuring.latency import WARM_UP_ROUNDS
+from builder.measuring.untrained import noise, open_untrained
 from builder.search.stack_rounds import NUM_EXITS, StackRounds
 from serving.artifacts.serving_tools import ServingTools
 from serving.core import segment as segments

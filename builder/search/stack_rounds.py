@@ -19,7 +19,7 @@ from builder.config.pyramid_graphs import Graph
 from builder.search.canonical import canonical_key
 from builder.search.journal import rows_of
 from builder.search.latency_table import MeasuredStack
-from builder.search.statistics import Interval, bootstrap, kendall
+from builder.search.statistics import BootstrapInterval, bootstrap, kendall
 from serving.core.command_errors import CommandError
 
 FORMAT = 1
@@ -47,10 +47,10 @@ class StackRounds:
         return np.quantile(self.ms[..., 1], QUANTILE, axis=-1).T
 
     def repeats_with(self) -> float:
-        """Return Kendall's tau between two measurements of the same graphs, each half of the
-        instances; of one instance, half of the rounds.
+        """Return Kendall's tau between two measurements of the same graphs.
 
-        Nothing that foretells graphs can agree much better with what is measured.
+        Each is half of the instances; of one instance, half of the rounds. Nothing that foretells
+        graphs can agree much better with what is measured.
         """
         count = self.ms.shape[1]
         if count > 1:
@@ -92,7 +92,7 @@ class StackRounds:
         stack = self.stacks()[self.place_of(key)].stack
         return tuple(self.stem + depth * stack + self.head for depth in range(1, num_exits + 1))
 
-    def ratio(self, key: str, other: str, num_exits: int) -> Interval:
+    def ratio(self, key: str, other: str, num_exits: int) -> BootstrapInterval:
         """Return the time to the last exit in that of another graph: the median over rounds.
 
         Raises CommandError.

@@ -20,8 +20,8 @@ def kendall(one: Values, other: Values) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """One estimate with its 95 % interval."""
+class BootstrapInterval:
+    """One estimate with its 95 % interval by the bootstrap, which need not be even."""
 
     middle: float
     low: float
@@ -31,13 +31,15 @@ class Interval:
         return f"{self.middle:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
-def rank_agreement(one: Values, other: Values, resamples: int = 2000, seed: int = 0) -> Interval:
+def rank_agreement(
+    one: Values, other: Values, resamples: int = 2000, seed: int = 0
+) -> BootstrapInterval:
     """Return Kendall's tau-b with an interval over the things that are ordered (bootstrap)."""
     a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     random = np.random.default_rng(seed)
     drawn = random.integers(len(a), size=(resamples, len(a)))
     low, high = np.percentile([kendall(a[of], b[of]) for of in drawn], (2.5, 97.5))
-    return Interval(kendall(a, b), float(low), float(high))
+    return BootstrapInterval(kendall(a, b), float(low), float(high))
 
 
 def bootstrap(
@@ -45,17 +47,18 @@ def bootstrap(
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
-) -> Interval:
-    """Return the mean of independent values, or a ``statistic`` along the last axis.
+) -> BootstrapInterval:
+    """Return the mean of independent values, or a ``statistic``, with its interval.
 
-    Of values that are rows, the statistic is along the last two.
+    ``values`` are (N,) or (N, K), of which whole rows are drawn, with replacement. The statistic
+    takes them, and (resamples, N) or (resamples, N, K), and gives a number for each sample.
     """
     data = np.asarray(values, dtype=np.float64)
     of = statistic or (lambda drawn: drawn.mean(axis=-1))
     random = np.random.default_rng(seed)
     drawn = of(data[random.integers(len(data), size=(resamples, len(data)))])
     low, high = np.percentile(drawn, (2.5, 97.5))
-    return Interval(float(of(data)), float(low), float(high))
+    return BootstrapInterval(float(of(data)), float(low), float(high))
 
 
 def rank_sum(one: Values, other: Values) -> tuple[float, float]:
@@ -77,17 +80,12 @@ def rank_sum(one: Values, other: Values) -> tuple[float, float]:
     return share, math.erfc(z / math.sqrt(2))
 
 
-def intraclass_correlation(groups: Sequence[Values] | NDArray[np.float64]) -> float:
-    """Return the share of the variance that is between groups of equal size, ICC(1)."""
-    return float(_agreement(np.asarray(groups, dtype=np.float64)))
-
-
-def agreement(groups: Sequence[Values] | NDArray[np.float64]) -> Interval:
+def agreement(groups: Sequence[Values] | NDArray[np.float64]) -> BootstrapInterval:
     """Return ICC(1) of groups of equal size, with an interval over groups (bootstrap)."""
     return bootstrap(groups, _agreement)
 
 
-def consistency(groups: Sequence[Values] | NDArray[np.float64]) -> Interval:
+def consistency(groups: Sequence[Values] | NDArray[np.float64]) -> BootstrapInterval:
     """Return the same where the n-th values of all groups have something in common, ICC(C,1).
 
     What they have in common counts for nothing (Shrout and Fleiss, 1979: ICC(3,1)).

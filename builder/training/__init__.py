@@ -1,6 +1,7 @@
 """The training loop and its parts: batches, losses, optimization, log, processes.
 
-    loop          one for every configuration
+    loop -> recipe_checks  whether a recipe can train this detector, or go on with a run
+         -> epoch          one epoch: a step for each batch
     views, batch, frozen_features   what it sees of the images
     losses, optimization, precision what a step does
     validation, training_log        what is found out meanwhile

@@ -12,22 +12,17 @@ their normalisation statistics are each its own, as of a batch that is computed 
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from builder.config.configuration import PARTS, Config
-from builder.config.detector import DetectorConfig
+from builder.config.configuration import Config
 from builder.config.recipe import TrainConfig
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.loader import steps_per_epoch
@@ -43,183 +38,24 @@ from builder.modeling.checkpoint import (
     save_checkpoint,
     start_from,
 )
-from builder.modeling.layers import drop_rate_at, set_drop_rate
-from builder.training.batch import Batch
 from builder.training.distributed import Processes, joined
+from builder.training.epoch import Run, train_epoch
 from builder.training.frozen_features import stored_views
-from builder.training.losses import assign, exit_loss
-from builder.training.optimization import (
-    MovingAverage,
-    learning_rate_at,
-    make_optimizer,
-    set_learning_rate,
+from builder.training.optimization import MovingAverage, make_optimizer
+from builder.training.precision import has_bf16
+from builder.training.recipe_checks import (
+    InvalidRecipe,
+    check_data,
+    check_normalisation,
+    check_resumed,
 )
-from builder.training.precision import has_bf16, lowers
 from builder.training.training_log import TrainingLog
 from builder.training.validation import positives_per_level, validate
 from builder.training.views import AugmentedViews, Views
-from serving.core.command_errors import CommandFailed, InvalidArgument
 
 CHECKPOINT = "checkpoint.pt"
 
-LOOK_EVERY = 20
-"""Steps between two readings of the loss, each of which waits for the device."""
-
-CHANGEABLE = (
-    "epochs",
-    "micro_batches",
-    "validate_every",
-    "validation_sizes",
-    "validation_split",
-    "growing",
-)
-"""Fields of a recipe that may change when a run is resumed."""
-
 log = logging.getLogger(__name__)
-
-
-class InvalidRecipe(InvalidArgument):
-    """Error of a recipe that cannot train this detector on this data set."""
-
-
-class Diverged(CommandFailed):
-    """Error of a training whose loss or weights are no longer finite."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """One run's state: everything that changes while training."""
-
-    model: AnyDetector
-    optimizer: torch.optim.Optimizer
-    average: MovingAverage
-    epoch: int = 0
-    """Number of epochs completed."""
-    seconds: float = 0.0
-
-    def state(self) -> dict[str, Any]:
-        """Return what ``restore`` needs beside the averaged weights."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "num_updates": self.average.num_updates,
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-        }
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Continue from the content ``data`` of a checkpoint file."""
-        state = data["resume"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.model.load_state_dict(data["weights"])
-        self.average.num_updates = state["num_updates"]
-        self.epoch = state["epoch"]
-        self.seconds = state["seconds"]
-
-
-def draw_exits(num_exits: int, count: int | None, random: np.random.Generator) -> list[int]:
-    """Return the exits to train in one step, ascending.
-
-    They are all, or the last and ``count - 1`` others.
-    """
-    if count is None or count >= num_exits:
-        return list(range(1, num_exits + 1))
-    others = random.choice(np.arange(1, num_exits), size=count - 1, replace=False)
-    return [*sorted(others.tolist()), num_exits]
-
-
-def _train_epoch(
-    run: _Run,
-    wrapped: nn.Module,
-    views: Views,
-    steps: int,
-    config: Config,
-    processes: Processes,
-    training_log: TrainingLog,
-    bar: tqdm[Any],
-) -> dict[str, Any]:
-    """Train one epoch and return the line to log. Raises Diverged."""
-    recipe, num_exits = config.train, config.detector.num_exits
-    torch.manual_seed((run.epoch * processes.count + processes.rank) * 2**32 + recipe.seed)
-    random = np.random.default_rng((recipe.seed, run.epoch, 0xE817))
-    # Class loss, box loss and how often, by exit.
-    sums = torch.zeros(num_exits, 3, device=run.model.anchors.device)
-    rate = 0.0
-    for index, batches in enumerate(views.steps(run.epoch), start=run.epoch * steps):
-        rate = learning_rate_at(index, recipe.epochs * steps, recipe)
-        set_learning_rate(run.optimizer, rate)
-        set_drop_rate(run.model, drop_rate_at(index, recipe.epochs * steps, recipe.drop_block))
-        exits = draw_exits(num_exits, recipe.exits_per_step, random)
-        run.optimizer.zero_grad(set_to_none=True)
-        before = sums[-1, :2].clone()
-        _add_gradients(run.model, wrapped, batches, exits, config, processes, sums)
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip_norm)
-        run.optimizer.step()
-        run.average.update()
-        bar.update()
-        if index % LOOK_EVERY == 0:
-            classes, boxes = processes.sum(sums[-1, :2] - before).tolist()
-            bar.set_postfix(epoch=run.epoch + 1, loss=f"{classes + boxes:.3f}", refresh=False)
-            for name, value in (("class", classes), ("box", boxes)):
-                training_log.plot(f"step/{name}_loss_of_last_exit", value, index)
-            training_log.plot("step/learning_rate", rate, index)
-    means = processes.sum(sums[:, :2].contiguous()) / sums[:, 2:].clamp(min=1)
-    # The loss tells of the weights before a step, so not of what the last one made of them.
-    weights = run.model.state_dict().values()
-    if not all(value.isfinite().all() for value in (means, *weights)):
-        raise Diverged(
-            f"the loss or a weight of epoch {run.epoch + 1} is not finite: lower the learning rate"
-        )
-    return {
-        "epoch": run.epoch + 1,
-        "learning_rate": rate,
-        "class_loss": [round(value, 4) for value in means[:, 0].tolist()],
-        "box_loss": [round(value, 4) for value in means[:, 1].tolist()],
-    }
-
-
-def _add_gradients(
-    model: AnyDetector,
-    wrapped: nn.Module,
-    batches: Sequence[Batch],
-    exits: Sequence[int],
-    config: Config,
-    processes: Processes,
-    sums: torch.Tensor,
-) -> None:
-    """Run forward and backward over this process's part of a batch, in micro-batches.
-
-    Adds each exit's losses to ``sums``. Gradients are those of the whole batch when this returns.
-    """
-    recipe, device = config.train, model.anchors.device
-    lower = lowers(recipe, device)
-    parts = [batch.to(device) for batch in batches]
-    anchors = model.anchors
-    if (size := parts[0].input_size) != config.detector.input_size:
-        anchors = model.anchors_at(size).to(device)
-    num_classes = len(config.detector.classes)
-    targets = [part.targets or assign(anchors, part.truths, num_classes) for part in parts]
-    positives = torch.tensor(float(sum(len(of_part.rows) for of_part in targets)), device=device)
-    count = max(1.0, processes.sum(positives).item())
-    for number, (part, of_part) in enumerate(zip(parts, targets, strict=True), start=1):
-        is_last = number == len(parts)
-        # Gradients are exchanged once, with those of all micro-batches in them.
-        waits = not is_last and isinstance(wrapped, nn.parallel.DistributedDataParallel)
-        with wrapped.no_sync() if waits else nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, enabled=lower):
-                outputs = wrapped(part.inputs, exits)
-            losses = {
-                depth: exit_loss(logits, deltas, of_part, recipe, count)
-                for depth, (logits, deltas) in outputs.items()
-            }
-            terms = [of.classes + recipe.box_weight * of.boxes for of in losses.values()]
-            # Gradients are averaged over processes.
-            (torch.stack(terms).sum() * processes.count).backward()
-        for depth, of in losses.items():
-            sums[depth - 1, :2] += torch.stack([of.classes, of.boxes]).detach()
-            sums[depth - 1, 2] += is_last
 
 
 def _validation_line(epoch: int, results: Mapping[int, AveragePrecision]) -> dict[str, Any]:
@@ -247,60 +83,6 @@ def _validate(
         for side in sorted(recipe.validation_sizes)
     }
     return {"epoch": epoch, "validation": by_size[max(by_size)], "by_size": by_size}
-
-
-def _check(
-    config: Config, dataset: Dataset, held_out: Dataset | None, processes: Processes
-) -> None:
-    """Raise InvalidRecipe if the recipe cannot train this detector on these data sets."""
-    recipe = config.train
-    num_parts = processes.count * recipe.micro_batches
-    rules = (
-        (
-            dataset.classes != config.detector.classes,
-            f"the detector's classes are not those of {recipe.dataset}: {dataset.classes}",
-        ),
-        *(
-            (
-                not each.has_objects,
-                f"there is no object in the split {split!r}",
-            )
-            for split, each in ((recipe.split, dataset), (recipe.validation_split, held_out))
-            if each is not None
-        ),
-        (
-            recipe.batch_size % num_parts,
-            f"a batch of {recipe.batch_size} cannot be shared by {processes.count} processes in "
-            f"{recipe.micro_batches} parts each",
-        ),
-        (
-            num_parts > 1 and len(dataset.samples) < recipe.batch_size,
-            f"{len(dataset.samples)} images are less than a batch of {recipe.batch_size}",
-        ),
-    )
-    for wrong, sentence in rules:
-        if wrong:
-            raise InvalidRecipe(sentence)
-
-
-def _check_normalisation(model: AnyDetector, config: Config, device: torch.device) -> None:
-    """Raise InvalidRecipe if a batch of one image cannot be normalised at some input size.
-
-    In training a normalisation needs two cells of a feature map, and the deepest map of a small
-    input has one an image.
-    """
-    sizes = [(side, side) for side in config.train.input_sizes] or [config.detector.input_size]
-    height, width = min(sizes)
-    trial = copy.deepcopy(model).train()
-    images = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device)
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            trial(images, list(range(1, config.detector.num_exits + 1)))
-    except ValueError as error:
-        raise InvalidRecipe(
-            f"one image at once at {width}x{height} is too little to train on, since its "
-            "smallest feature map has one cell: take larger batches or inputs"
-        ) from error
 
 
 def read_split(recipe: TrainConfig, data: Path, split: str, bad_annotations: str) -> Dataset:
@@ -359,7 +141,7 @@ def train(
             if recipe.validation_split
             else None
         )
-        _check(config, dataset, held_out, processes)
+        check_data(config, dataset, held_out, processes.count)
         metadata: dict[str, Any] = {
             "command": command,
             "train": recipe.to_dict(),
@@ -388,9 +170,9 @@ def train(
         num_images = min(recipe.batch_size, len(dataset.samples))
         num_images //= processes.count * recipe.micro_batches
         if num_images == 1:
-            _check_normalisation(model, config, own)
+            check_normalisation(model, config, own)
         optimizer = make_optimizer(model, recipe, model.backbone)
-        run = _Run(model, optimizer, MovingAverage(model, recipe.ema_decay))
+        run = Run(model, optimizer, MovingAverage(model, recipe.ema_decay))
         augmented = AugmentedViews(
             config, dataset, held_out, part=(processes.rank, processes.count)
         )
@@ -398,7 +180,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():
             stored = read_checkpoint(path)
-            _check_same(stored, config, metadata, path)
+            check_resumed(stored, config, metadata, path)
             run.restore(stored)
             log.info("resuming after epoch %d", run.epoch)
         steps = steps_per_epoch(len(dataset.samples), recipe)
@@ -409,48 +191,8 @@ def train(
     return path
 
 
-def config_of(checkpoint: Mapping[str, Any]) -> Config:
-    """Return the configuration, detector and recipe, of the run in ``checkpoint``.
-
-    Raises KeyError, TypeError and ValueError for what is no run of this version.
-    """
-    return Config(
-        DetectorConfig.from_dict(checkpoint["detector"]),
-        TrainConfig.from_dict(checkpoint["metadata"]["train"]),
-    )
-
-
-def _check_same(
-    stored: Mapping[str, Any], config: Config, metadata: Mapping[str, Any], path: Path
-) -> None:
-    """Raise InvalidRecipe if the run in ``stored`` would go on as another one."""
-    if stored["resume"] is None:
-        raise InvalidRecipe(f"{path} is no run: start from it with --init")
-    before = stored["metadata"]
-    try:
-        trained = config_of(stored)
-        data, epochs = before["data"]["train"], before["epochs"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidRecipe(f"{path} is of another version ({error}): start anew") from error
-    for part in PARTS:
-        old, new = getattr(trained, part), getattr(config, part)
-        for field in fields(old):
-            was, now = getattr(old, field.name), getattr(new, field.name)
-            if was != now and field.name not in CHANGEABLE:
-                raise InvalidRecipe(
-                    f"the run in {path} has {part}.{field.name} {was!r}, not {now!r}: go on with "
-                    "what it has, or choose another folder"
-                )
-    if data != metadata["data"]["train"] and not config.train.growing:
-        raise InvalidRecipe(f"the run in {path} is of other images or annotations")
-    if epochs > config.train.epochs:
-        raise InvalidRecipe(
-            f"the run in {path} has {epochs} epochs already, {config.train.epochs} were asked for"
-        )
-
-
 def _run_epochs(
-    run: _Run,
+    run: Run,
     views: Views,
     steps: int,
     held_out: Dataset | None,
@@ -472,7 +214,7 @@ def _run_epochs(
     with tqdm(total=total, initial=done, mininterval=5, disable=silent) as bar:
         while run.epoch < recipe.epochs:
             started = time.monotonic()
-            line = _train_epoch(run, wrapped, views, steps, config, processes, training_log, bar)
+            line = train_epoch(run, wrapped, views, steps, config, processes, training_log, bar)
             run.epoch += 1
             run.seconds += time.monotonic() - started
             if quiet:

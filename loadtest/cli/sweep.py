@@ -58,8 +58,8 @@ def _sweep(options: argparse.Namespace) -> None:
     worst = min(accepted, key=lambda row: len(row.in_time) / len(row.accepted))
     share = len(worst.in_time) / len(worst.accepted)
     print(f"fewest in time: {share:.1%}, at {worst.budget_ms:.1f} ms")
-    falls = sweep.falls(rows)
-    for small, large in falls:
+    inversions = sweep.inversions(rows)
+    for small, large in inversions:
         print(f"median AP falls between {small:.1f} and {large:.1f} ms")
-    if not falls:
+    if not inversions:
         print("median AP never falls as the budget grows")

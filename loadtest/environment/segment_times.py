@@ -23,9 +23,10 @@ import numpy as np
 from loadtest.servers.processes import QUOTED_LINES, SETTING_PREFIX, StudyError
 from reporting.machine import machine
 from serving.artifacts.serving_tools import ServingTools
-from serving.core.latency import LatencyProfile, Quantiles, quantile
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.model_entry import ModelEntry
 from serving.core.ports import Clock
+from serving.core.quantiles import quantile
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment
 
@@ -37,8 +38,10 @@ _TAIL, _MEDIAN = -math.log1p(-0.9), math.log(2.0)
 def measure_segments(
     tools: ServingTools, folder: Path, entry: ModelEntry, runtime: str, rounds: int, clock: Clock
 ) -> LatencyProfile:
-    """Time every segment of every input size in ``folder``, each ``rounds`` times at each batch
-    size."""
+    """Time every segment of every input size in ``folder``.
+
+    Each is timed ``rounds`` times at each batch size.
+    """
     seen: defaultdict[tuple[Segment, int], list[float]] = defaultdict(list)
     rng = np.random.default_rng(0)
     with contextlib.ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 
 
 @dataclass(frozen=True, slots=True)

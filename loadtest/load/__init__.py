@@ -5,6 +5,6 @@
     outcomes, accounting, served_accuracy   what came of each
     summary, report, page, sweep      what is said of all
 
-Depends on ``loadtest.servers``, ``loadtest.workload``, ``reporting`` and ``serving.core``. Begin
-with ``open_loop``.
+Depends on ``loadtest.environment``, ``loadtest.servers``, ``loadtest.workload``, ``reporting`` and
+``serving.core``. Begin with ``open_loop``.
 """

@@ -71,8 +71,10 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Parse http://HOST[:PORT][/PREFIX], or the same with https. Raises ValueError for anything
-        else."""
+        """Parse http://HOST[:PORT][/PREFIX], or the same with https.
+
+        Raises ValueError for anything else.
+        """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidArgument(f"expected http://host:port, not {url!r}")

@@ -16,7 +16,7 @@ from loadtest.load.open_loop import real_time
 from loadtest.load.target import Requests, Target, warm_up
 from loadtest.servers.processes import StudyError
 from loadtest.workload.images import AnnotatedImage
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 
 BUDGET_S = 10.0
 """Seconds of budget of every request: so long that no server refuses anything."""

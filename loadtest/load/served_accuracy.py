@@ -148,8 +148,10 @@ def _match(
 
 
 def _accumulate(matches: Any, chosen: Sequence[int]) -> ServedAp:
-    """Return the AP over matched images, each given as often as it counts (cf. a bootstrap over
-    images)."""
+    """Return the AP over matched images, each given as often as it counts.
+
+    Compare a bootstrap over images.
+    """
     records = np.array(matches.evalImgs, dtype=object).reshape(len(matches.params.catIds), -1)
     images = list(range(len(chosen)))
     before = matches.evalImgs, matches.params.imgIds, matches._paramsEval.imgIds

@@ -24,7 +24,7 @@ from loadtest.load.served_accuracy import Evaluator, ServedAp
 from loadtest.workload.images import NOTHING, ServedDetections
 from reporting.machine import machine
 from serving.core.command_errors import InvalidArgument
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 
 MAX_LAG_S = 0.005
 """Seconds that the 99th percentile of a valid run's lags may have. A client later than that

@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from loadtest.environment.spread import Spread
 from loadtest.load.target import model_facts
 from serving.core.command_errors import InvalidArgument
+from serving.core.quantiles import quantile
 
 _STAGE = re.compile(r"(\w+);dur=([0-9.]+)")
 
@@ -126,10 +128,10 @@ def min_budget_ms(client: SweepClient, image: bytes) -> float:
     return smallest
 
 
-def falls(budgets: Sequence[SweptBudget]) -> list[tuple[float, float]]:
+def inversions(budgets: Sequence[SweptBudget]) -> list[tuple[float, float]]:
     """Return the pairs of neighbouring budgets of which the larger has the smaller median AP.
 
-    It is that to be expected of the answers.
+    That is the AP which is expected of the answers. Both budgets are in milliseconds.
     """
     medians = [
         (budget.budget_ms, statistics.median(budget.expected_aps))
@@ -145,11 +147,13 @@ def swept_table(budgets: Sequence[SweptBudget]) -> str:
     """Return a table of the sweep, one line a budget."""
     lines = ["budget ms  accepted  in time         AP p10/p50/p90  latency p50/p99 ms  not 200"]
     for budget in budgets:
-        accepted, aps = budget.accepted, sorted(budget.expected_aps)
+        accepted, aps = budget.accepted, budget.expected_aps
         share = f"{len(budget.in_time) / len(accepted):7.1%}" if accepted else "      -"
-        ap = "/".join(f"{_at(aps, q):.3f}" for q in (0.1, 0.5, 0.9)) if aps else "-"
-        latencies = sorted(a.latency_ms for a in budget.answers if a.status == 200)
-        latency = f"{_at(latencies, 0.5):8.1f} / {_at(latencies, 0.99):.1f}" if latencies else "-"
+        ap = "/".join(f"{quantile(aps, q):.3f}" for q in (0.1, 0.5, 0.9)) if aps else "-"
+        latencies = [a.latency_ms for a in budget.answers if a.status == 200]
+        latency = "-"
+        if latencies:
+            latency = f"{quantile(latencies, 0.5):8.1f} / {quantile(latencies, 0.99):.1f}"
         other = Counter(
             answer.body.get("reason") or answer.body.get("type", "").rpartition(":")[2]
             for answer in budget.answers
@@ -181,17 +185,8 @@ def overhead(budgets: Sequence[SweptBudget]) -> str:
     gateway = [a.stages_ms["total"] - a.stages_ms["engine"] for a in answers]
     whole = [a.latency_ms - a.stages_ms["engine"] for a in answers]
     lines = [
-        f"gateway without engine {_spread(gateway)} ms (median; p10 .. p90), "
-        f"as the client sees it {_spread(whole)} ms, of which"
+        f"gateway without engine {Spread.of(gateway).text(2)} ms (median; p10 .. p90), "
+        f"as the client sees it {Spread.of(whole).text(2)} ms, of which"
     ]
-    lines.extend(f"  {name:20} {_spread(values)}" for name, values in parts.items())
+    lines.extend(f"  {name:20} {Spread.of(values).text(2)}" for name, values in parts.items())
     return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> str:
-    ordered = sorted(values)
-    return f"{_at(ordered, 0.5):.2f} ({_at(ordered, 0.1):.2f} .. {_at(ordered, 0.9):.2f})"
-
-
-def _at(ordered: Sequence[Any], q: float) -> Any:
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]

@@ -29,7 +29,7 @@ from serving.imaging.decoding import load_image
 from serving.imaging.malloc import keep_freed_memory
 from serving.models.opening import open_runner
 from serving.models.runtime_options import RuntimeOptions
-from serving.runners.openvino import BATCH_SIZES
+from serving.runners.openvino.runner import BATCH_SIZES
 
 RUNTIME = "openvino"
 MAX_BATCH_SIZE = BATCH_SIZES[-1]
@@ -61,8 +61,10 @@ class PeerDetectorSettings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> PeerDetectorSettings:
-        """Read the settings. Raises PeerSettingsError, also for a model or a depth that is not
-        there."""
+        """Read the settings.
+
+        Raises PeerSettingsError, also for a model or a depth that is not there.
+        """
         try:
             folder = find_model(
                 Path(environment["PEER_MODEL_REPOSITORY"]), environment.get("PEER_MODEL")

@@ -27,7 +27,6 @@ import yaml
 from loadtest.servers.processes import StudyError, free_port, get_json, quote, running
 from serving.core.command_errors import CommandError, InvalidArgument
 
-RULES = Path("k8s/monitoring/rules.yaml")
 SCRAPE_INTERVAL_S = 15.0
 """Seconds between two scrapes, as in the PodMonitor; rules are evaluated as often."""
 MIN_INTERVAL_S = 0.5
@@ -61,11 +60,6 @@ def read_rules(path: Path) -> Spec:
     except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
         raise InvalidArgument(f"{path} has no rules: {error}") from error
     return spec
-
-
-def alerts_of(spec: Spec) -> tuple[str, ...]:
-    """Return the names of the alerts, in their order."""
-    return tuple(rule["alert"] for rule in _rules(spec) if "alert" in rule)
 
 
 def shortened(spec: Spec, speed: float) -> Spec:
@@ -118,8 +112,10 @@ def find_program(name: str) -> str:
 
 
 def version_of(name: str) -> str:
-    """Return the version that the program says it is: the first number it says. Raises
-    StudyError."""
+    """Return the version that the program says it is: the first number it says.
+
+    Raises StudyError.
+    """
     flag = "-v" if name == "haproxy" else "--version"
     done = subprocess.run((find_program(name), flag), capture_output=True, text=True, check=False)
     found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)

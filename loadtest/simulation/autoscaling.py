@@ -94,13 +94,13 @@ class Signals:
         )
 
 
-Wanted = Callable[[Signals], float]
+ScalingRule = Callable[[Signals], float]
 """A scaling rule: signals -> number of servers, before rounding, tolerance and bounds."""
 
 MAX_SHED = 0.01
 
 
-def demand_and_shed(target: float) -> Wanted:
+def demand_and_shed(target: float) -> ScalingRule:
     """Return the scaling rule that ships: by full-depth demand, and by what is shed.
 
     Full depth is to keep each server busy for ``target`` of its time; and where more than
@@ -114,12 +114,12 @@ def demand_and_shed(target: float) -> Wanted:
     return wanted
 
 
-def latency(target_s: float) -> Wanted:
+def latency(target_s: float) -> ScalingRule:
     """Return the rule that scales in proportion to the 99th percentile of latency."""
     return lambda signals: signals.servers * signals.p99_s / target_s
 
 
-def queue(target: float) -> Wanted:
+def queue(target: float) -> ScalingRule:
     """Return the rule that scales in proportion to the requests that wait at a server."""
     return lambda signals: signals.servers * signals.waiting / target
 
@@ -127,7 +127,7 @@ def queue(target: float) -> Wanted:
 class Autoscaler:
     """An autoscaler that decides as a HorizontalPodAutoscaler with one metric does."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: ScalingRule) -> None:
         self._wanted = wanted
         self._proposals: deque[tuple[float, int]] = deque()
         self._removed: deque[tuple[float, int]] = deque()
@@ -267,7 +267,7 @@ def _sample(
 SHIPPED = "full-depth demand and shed"
 
 
-def scalers(budget_s: float, target: float) -> Mapping[str, Wanted | None]:
+def scalers(budget_s: float, target: float) -> Mapping[str, ScalingRule | None]:
     """Return the scaling rules that are compared for requests of budget ``budget_s``, by name.
 
     They are none at all, the usual signals with the targets that objectives suggest, and the rule

@@ -48,7 +48,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.core.ladder import Ladder, PointId
-from serving.core.latency import LatencyModel, LatencyProfile
+from serving.core.latency import LatencyModel
+from serving.core.latency_profile import LatencyProfile
 from serving.core.scheduling.path_costs import EPSILON_S
 from serving.core.scheduling.paths import Paths
 from serving.core.segment import Segment

@@ -25,7 +25,7 @@ from typing import Any
 from serving.core.command_errors import InvalidArgument, invalid_arguments
 from serving.core.family import Family
 from serving.core.ladder import SIZE, Ladder, PointId
-from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.model_entry import ModelEntry
 from serving.core.segment import Segment, every_segment, fused_exit, unit_path
 

@@ -29,7 +29,7 @@ from loadtest.simulation.study import (
     fixed_policies,
 )
 from loadtest.workload.arrivals import parse_arrivals
-from reporting.intervals import Interval
+from reporting.intervals import MeanInterval
 
 FORMAT = 2
 SHIPPED = "deadline"
@@ -63,11 +63,11 @@ class GridCell:
     runs: tuple[RunResult, ...]
 
     @cached_property
-    def metrics(self) -> dict[str, Interval]:
+    def metrics(self) -> dict[str, MeanInterval]:
         """Return the intervals of those of ``METRICS`` that every run has."""
         columns = {name: [get(run) for run in self.runs] for name, get in METRICS.items()}
         return {
-            name: Interval.of([value for value in values if value is not None])
+            name: MeanInterval.of([value for value in values if value is not None])
             for name, values in columns.items()
             if None not in values
         }
@@ -95,7 +95,7 @@ class Versus:
 
     point: Point
     rival: str
-    difference: Interval
+    difference: MeanInterval
 
     @property
     def is_certain(self) -> bool:
@@ -153,16 +153,16 @@ class SimulationReport:
                 pairs = [(ours.get(run.seed), get(run)) for run in cell.runs]
                 differences = [a - b for a, b in pairs if a is not None and b is not None]
                 if differences:
-                    found.append(Versus(point, rival, Interval.of(differences)))
+                    found.append(Versus(point, rival, MeanInterval.of(differences)))
         return found
 
-    def regrets(self) -> dict[Point, Interval]:
+    def regrets(self) -> dict[Point, MeanInterval]:
         """Return what hindsight has more than the shipped policy, in in-time accuracy, by point.
 
         There is nothing unless both were asked for.
         """
         return {
-            versus.point: Interval(-versus.difference.mean, versus.difference.half)
+            versus.point: MeanInterval(-versus.difference.mean, versus.difference.half)
             for versus in self.versus("in_time_accuracy", [HINDSIGHT])
         }
 

@@ -20,7 +20,8 @@ from serving.core.engine_state import EngineState
 from serving.core.errors import ShedReason
 from serving.core.fair_shares import refusal
 from serving.core.ladder import PointId
-from serving.core.latency import LatencyModel, LatencyProfile
+from serving.core.latency import LatencyModel
+from serving.core.latency_profile import LatencyProfile
 from serving.core.policy import (
     Conclude,
     Decision,

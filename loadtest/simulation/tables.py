@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from loadtest.simulation.report import (
     ATTAINMENT_MARGIN,
@@ -15,7 +15,8 @@ from loadtest.simulation.report import (
     Versus,
 )
 from loadtest.simulation.study import HINDSIGHT, Point
-from reporting.intervals import Interval
+from reporting.intervals import MeanInterval
+from reporting.markdown import table_of_cells
 
 NAMES = {HINDSIGHT: "best fixed point in hindsight"}
 """Name in the place of a policy's -> how a table calls it."""
@@ -43,17 +44,14 @@ def markdown(report: SimulationReport) -> str:
     groups = dict.fromkeys((point.profile, point.arrivals) for point in report.cells)
     for profile, arrivals in groups:
         points = [p for p in report.cells if (p.profile, p.arrivals) == (profile, arrivals)]
-        lines += ["", f"**{profile}, {arrivals}**", "", *_table(report, points)]
+        lines += ["", f"**{profile}, {arrivals}**", *_table(report, points)]
     return "\n".join([*lines, *_recovery_table(report), "", *_findings(report), ""])
 
 
-def _table(report: SimulationReport, points: Sequence[Point]) -> list[str]:
+def _table(report: SimulationReport, points: Sequence[Point]) -> Iterator[str]:
     points = sorted(points, key=lambda point: point.load)
     policies = dict.fromkeys(policy for point in points for policy in report.cells[point])
-    lines = [
-        "| load | " + " | ".join(f"{point.load:g}" for point in points) + " |",
-        "|---" * (len(points) + 1) + "|",
-    ]
+    rows: list[list[str]] = []
     for policy in policies:
         row = [
             _cell_text(cells[policy], cells.values()) if policy in cells else ""
@@ -64,24 +62,24 @@ def _table(report: SimulationReport, points: Sequence[Point]) -> list[str]:
                 f"{text}, {report.best_fixed[point]}"
                 for text, point in zip(row, points, strict=True)
             ]
-        lines.append(f"| {NAMES.get(policy, policy)} | " + " | ".join(row) + " |")
+        rows.append([NAMES.get(policy, policy), *row])
     regrets = report.regrets()
     if points[0] in regrets:
         row = [difference_text(regrets[point]) for point in points]
-        lines.append(f"| regret of {SHIPPED} | " + " | ".join(row) + " |")
+        rows.append([f"regret of {SHIPPED}", *row])
     bounds = [next(iter(report.cells[point].values())).metrics.get("bound") for point in points]
     if any(bounds):
         texts = (_share(bound.mean) if bound else "" for bound in bounds)
-        lines.append("| oracle's bound | " + " | ".join(texts) + " |")
+        rows.append(["oracle's bound", *texts])
         if SHIPPED in policies:
             row = [_of_oracle(report.cells[point][SHIPPED]) for point in points]
-            lines.append(f"| {SHIPPED}, % of the bound | " + " | ".join(row) + " |")
+            rows.append([f"{SHIPPED}, % of the bound", *row])
     for policy in policies:
         if policy in (SHIPPED, HINDSIGHT):
             row = [f"{report.cells[p][policy].metrics['stability'].mean:.2f}" for p in points]
             name = NAMES.get(policy, policy)
-            lines.append(f"| stability score, {name} | " + " | ".join(row) + " |")
-    return lines
+            rows.append([f"stability score, {name}", *row])
+    return table_of_cells(["load", *(f"{point.load:g}" for point in points)], rows)
 
 
 def _of_oracle(cell: GridCell) -> str:
@@ -89,7 +87,7 @@ def _of_oracle(cell: GridCell) -> str:
     return "" if share is None else f"{share.mean * 100:.1f}"
 
 
-def difference_text(interval: Interval) -> str:
+def difference_text(interval: MeanInterval) -> str:
     """Return a difference of in-time accuracies, with its sign and half of its interval."""
     half = f" ±{interval.half:.4f}" if math.isfinite(interval.half) else ""
     return f"{interval.mean:+.4f}{half}"
@@ -115,13 +113,7 @@ def _recovery_table(report: SimulationReport) -> list[str]:
     recoveries = report.recoveries()
     if not recoveries:
         return []
-    lines = [
-        "",
-        "Before and during the burst, and seconds after its end until it was as before:",
-        "",
-        "| point | policy | attainment % | depth | goodput, 1/s | attainment back | depth back |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for point, policy, result in recoveries:
         before, during = result.before, result.during
         backs = (result.attainment_back_s, result.depth_back_s)
@@ -133,8 +125,10 @@ def _recovery_table(report: SimulationReport) -> list[str]:
             f"{before.goodput_hz:.1f}, {during.goodput_hz:.1f}",
             *("never" if back_s is None else f"{back_s:.1f}" for back_s in backs),
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    head = ("point", "policy", "attainment %", "depth", "goodput, 1/s")
+    text = "Before and during the burst, and seconds after its end until it was as before:"
+    return ["", text, *table_of_cells([*head, "attainment back", "depth back"], rows)]
 
 
 def _findings(report: SimulationReport) -> list[str]:

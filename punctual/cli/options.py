@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import cast
 
 from punctual.exchange import DEFAULT_URL, DetectOptions, base_url, key_headers
-from serving.core.command_errors import CommandError, InvalidArgument, invalid_arguments, told
+from serving.core.command_errors import (
+    CommandError,
+    InvalidArgument,
+    invalid_arguments,
+    os_error_text,
+)
 from serving.core.command_numbers import positive
 
 _ASKED = ("deadline_ms", "min_depth", "max_depth", "score_threshold", "classes")
 
 
 def add_options(parser: argparse.ArgumentParser, deadline_ms: float | None) -> None:
-    """Add the options to a command's parser; ``deadline_ms`` is the budget without the option, None
-    the server's."""
+    """Add the options to a command's parser.
+
+    ``deadline_ms`` is the budget without the option; None: the server's.
+    """
     server = parser.add_argument_group("server")
     server.add_argument(
         "--url", default=DEFAULT_URL, metavar="URL", help=f"address of the server ({DEFAULT_URL})"
@@ -70,7 +77,7 @@ def _read_key(path: Path) -> str:
         key = path.read_text(encoding="ascii").strip()
         key_headers(key)
     except OSError as error:
-        raise CommandError(f"--key-file: {told(error)}") from error
+        raise CommandError(f"--key-file: {os_error_text(error)}") from error
     except ValueError as error:
         raise InvalidArgument(f"--key-file: {path} holds no key, or more than one") from error
     return key

@@ -55,10 +55,11 @@ def _named(name: str) -> Iterable[Picture]:
 
 
 def drawing_paths(pictures: list[Picture], out: Path) -> dict[Path, Path]:
-    """Return where each picture's drawing goes: to ``out`` if that is the name of an image and
-    there is one picture, else below the folder ``out``.
+    """Return where each picture's drawing goes.
 
-    Raises InvalidArgument where two would be the same file, or one would replace a picture.
+    That is ``out``, if it is the name of an image and there is one picture, else below the folder
+    ``out``. Raises InvalidArgument where two would be the same file, or one would replace a
+    picture.
     """
     if len(pictures) == 1 and out.suffix.lower() in SUFFIXES and not out.is_dir():
         paths = {pictures[0].path: out}

@@ -187,7 +187,7 @@ class _Feed:
         give_up_s: float,
         say: Callable[[str], object],
     ) -> None:
-        from punctual.cli.watching.newest import Newest
+        from punctual.cli.watching.newest import NewestFrame
 
         self.stop = threading.Event()
         self.is_running = True
@@ -199,7 +199,7 @@ class _Feed:
         self._happened = happened
         self._give_up_s = give_up_s
         self._say = say
-        self._newest = Newest()
+        self._newest = NewestFrame()
 
     def run(self) -> None:
         """Read the source to its end."""

@@ -12,8 +12,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def parse_address(host: str) -> Address | None:
-    """Return the address that ``host`` is, without a zone; None if it is none, such as a socket's
-    that has no address. One of IPv4 within IPv6 is the one of IPv4."""
+    """Return the address that ``host`` is, without a zone.
+
+    It is None if it is none, such as a socket's that has no address. One of IPv4 within IPv6 is the
+    one of IPv4.
+    """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

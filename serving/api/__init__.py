@@ -7,7 +7,7 @@
     its protocols         protocol_adapter (what each is), upload, forms, base64_json, options,
                           wanted_classes, result_json; kserve, tensors, inference_message; deepstack
     streaming answers     event_stream
-    streams of frames     stream_session, handshake, frames, tracking, box_tracker
+    streams of frames     stream_session, stream_frames, handshake, frames, tracking, box_tracker
     parts of images       parts, cutting, parts_reply
     other routes          routes, model_control, web_page, pages, accept, numbers
     what is described     description, schemas, described_infer, described_problems

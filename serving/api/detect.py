@@ -34,8 +34,9 @@ from serving.api.request_context import RequestContext
 from serving.core.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ServingError
 from serving.core.ports import Backend, Clock
 from serving.imaging.decode_pool import DecodePool
-from serving.observability.metrics import AnsweredFacts, Metrics
+from serving.observability.metrics import Metrics
 from serving.observability.processor_time import REPLY
+from serving.observability.request_record import AnsweredFacts
 
 logger = logging.getLogger(__name__)
 

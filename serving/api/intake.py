@@ -30,8 +30,9 @@ from serving.core.errors import BackendError, BodyTimeout, DeadlineExceeded, Ove
 from serving.core.fair_shares import Places
 from serving.core.ports import Backend, Clock
 from serving.core.principals import Principal
-from serving.observability.metrics import AnsweredFacts, Metrics, RequestRecord
+from serving.observability.metrics import Metrics
 from serving.observability.processor_time import ADMISSION
+from serving.observability.request_record import AnsweredFacts, RequestRecord
 
 if TYPE_CHECKING:
     from serving.observability.tracing import Tracing

@@ -54,7 +54,7 @@ from serving.core.errors import InvalidParameter, UnsupportedImage
 from serving.core.family import Family
 from serving.core.ports import Backend, Clock
 from serving.imaging.decode_pool import DecodePool
-from serving.observability.metrics import Total, Totals
+from serving.observability.totals import Total, Totals
 from serving.triton import wire
 
 EXTENSIONS = (

@@ -33,7 +33,7 @@ from serving.core.errors import (
     PayloadTooLarge,
     UnsupportedImage,
 )
-from serving.core.model_versions import MIN_SHARE, VersionFacts, Wanted
+from serving.core.model_versions import MIN_SHARE, LoadOptions, VersionFacts
 from serving.core.ports import Backend
 
 MAX_BODY_BYTES = 2**16
@@ -63,7 +63,7 @@ class ModelControl(Protocol):
 
     def versions(self) -> list[VersionFacts]: ...
 
-    async def load(self, wanted: Wanted) -> str: ...
+    async def load(self, wanted: LoadOptions) -> str: ...
 
     async def unload(self, *, candidate_only: bool = False) -> str: ...
 
@@ -217,7 +217,7 @@ async def _parameters(request: Request) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in _IGNORED}
 
 
-def _wanted(given: Mapping[str, Any]) -> Wanted:
+def _wanted(given: Mapping[str, Any]) -> LoadOptions:
     """Return what is wanted of a version. Raises InvalidParameter."""
     _refuse_others(given, (CANARY, SHADOW, AGAIN))
     share = given.get(CANARY)
@@ -230,7 +230,7 @@ def _wanted(given: Mapping[str, Any]) -> Wanted:
     shadow = _boolean(given, SHADOW)
     if shadow and share is not None:
         raise InvalidParameter(f"A version is either a {CANARY} or a {SHADOW}.")
-    return Wanted(None if share is None else float(share), shadow, _boolean(given, AGAIN))
+    return LoadOptions(None if share is None else float(share), shadow, _boolean(given, AGAIN))
 
 
 def _boolean(given: Mapping[str, Any], name: str) -> bool:

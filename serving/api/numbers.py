@@ -30,8 +30,10 @@ def integer(text: str) -> int | None:
 
 
 def boolean(text: str) -> bool | None:
-    """Return ``true`` or ``1`` as True, ``false`` or ``0`` as False, in capitals as well, which
-    Python writes; None for anything else."""
+    """Return ``true`` or ``1`` as True, ``false`` or ``0`` as False, None for anything else.
+
+    They may be in capitals as well, which Python writes.
+    """
     return _BOOLEANS.get(text.lower())
 
 

@@ -54,7 +54,8 @@ from serving.core.request import Answered
 from serving.core.tiling import ImageDetections, Region, merge_tiles
 from serving.imaging.cropping import Crop, Crops
 from serving.imaging.decode_pool import DecodePool
-from serving.observability.metrics import AnsweredFacts, Metrics
+from serving.observability.metrics import Metrics
+from serving.observability.request_record import AnsweredFacts
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from serving.core.family import Family
 from serving.core.letterbox import Letterbox
 from serving.core.ports import Clock
 from serving.core.request import Answered
-from serving.observability.metrics import AnsweredFacts
+from serving.observability.request_record import AnsweredFacts
 
 TIMER_RESOLUTION_S = 1e-3
 """Seconds by which a timer of the event loop may be early."""
@@ -31,8 +31,11 @@ BETTER = "better"
 
 
 class Replies:
-    """One server's replies, from one family of models or, where it may be changed, from those that
-    its answers name."""
+    """One server's replies.
+
+    They are from one family of models or, where it may be changed, from those that its answers
+    name.
+    """
 
     def __init__(self, family: Family, clock: Clock, times: ReplyTimes) -> None:
         self._family = family

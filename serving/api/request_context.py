@@ -24,7 +24,7 @@ from serving.core.principals import NOBODY, Principal
 from serving.core.request import Answered
 from serving.core.streams import Frame
 from serving.imaging.decode_lane import Claim
-from serving.observability.metrics import AnsweredFacts
+from serving.observability.request_record import AnsweredFacts
 
 if TYPE_CHECKING:
     from serving.observability.tracing import RequestTrace

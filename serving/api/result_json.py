@@ -43,7 +43,10 @@ def detections(
     labels: npt.NDArray[np.int32],
     classes: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return boxes in the original image, to a hundredth of a pixel."""
+    """Return boxes (N, 4) in pixels of the original image, to a hundredth of one, as JSON has them.
+
+    ``scores`` (N,) are from 0 to 1, ``labels`` (N,) positions in ``classes``.
+    """
     # float64 before rounding, so that JSON shows 12.34 and not 12.34000015258789.
     return [
         {"box": box, "score": score, "label": classes[label], "class_id": label}

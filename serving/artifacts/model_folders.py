@@ -41,15 +41,19 @@ def version_folder(repository: Path, name: str) -> Path:
 
 
 def depth_model(catalog: Catalog, depth: int) -> str:
-    """Return Triton's name of the model that is exit ``depth`` of ``catalog`` alone: its folder in
-    the repository is called so too."""
+    """Return Triton's name of the model that is exit ``depth`` of ``catalog`` alone.
+
+    Its folder in the repository is called so too.
+    """
     size = f"_{catalog.size}" if catalog.one_of_several else ""
     return f"{catalog.name}{size}_d{depth}"
 
 
 def every_model(repository: Path) -> dict[str, Path]:
-    """Return the folders with the catalogues of all models there, at least one, by name. Raises
-    ModelNotFound."""
+    """Return the folders with the catalogues of all models there, at least one, by name.
+
+    Raises ModelNotFound.
+    """
     pattern = f"*{MODEL_SUFFIX}/{VERSION}/{CATALOG}"
     catalogs = sorted(repository.glob(pattern))
     found = {path.parents[1].name.removesuffix(MODEL_SUFFIX): path.parent for path in catalogs}
@@ -59,17 +63,21 @@ def every_model(repository: Path) -> dict[str, Path]:
 
 
 def find_model(repository: Path, name: str | None) -> Path:
-    """Return the folder with the catalogue of model ``name``, or of the default one. Raises as
-    ``find_models``."""
+    """Return the folder with the catalogue of model ``name``, or of the default one.
+
+    Raises as ``find_models``.
+    """
     (folder,) = find_models(repository, () if name is None else (name,))
     return folder
 
 
 def find_models(repository: Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """Return the folders with the catalogues of the models called ``names``, in that order;
-    without a name, of the only model there, or of the one that is marked as the default. Raises
-    ModelNotFound, and where that takes reading them, ModelError for catalogues that cannot be
-    used."""
+    """Return the folders with the catalogues of the models called ``names``, in that order.
+
+    Without a name it is that of the only model there, or of the one that is marked as the default.
+    Raises ModelNotFound, and where that takes reading them, ModelError for catalogues that cannot
+    be used.
+    """
     found = every_model(repository)
     if not names and len(found) > 1:
         return (_default_of(repository, found),)
@@ -92,8 +100,10 @@ def _default_of(repository: Path, found: Mapping[str, Path]) -> Path:
 
 
 def read_entry(folder: Path) -> ModelEntry:
-    """Return the model whose catalogue is in ``folder``. Raises ModelNotFound where there is none,
-    ModelError for one that cannot be used."""
+    """Return the model whose catalogue is in ``folder``.
+
+    Raises ModelNotFound where there is none, ModelError for one that cannot be used.
+    """
     path = folder / CATALOG
     try:
         if path.stat().st_size > MAX_CATALOG_BYTES:

@@ -13,11 +13,11 @@ from contextlib import aclosing
 from typing import Protocol
 
 from serving.backends.threads import in_daemon_thread
-from serving.backends.versions import Live, VersionedBackend, VersionsObserver
+from serving.backends.versions import LoadedVersion, VersionedBackend, VersionsObserver
 from serving.core.command_errors import CommandError
 from serving.core.errors import BackendUnavailable, ModelRefused, ServingError
 from serving.core.family import Family
-from serving.core.model_versions import Role, VersionFacts, Wanted
+from serving.core.model_versions import LoadOptions, Role, VersionFacts
 from serving.core.observing import LOADED, REFUSED, UNCHANGED, UNLOADED
 from serving.core.ports import Backend, Clock, Image
 from serving.core.replacement import find_obstacle
@@ -91,7 +91,7 @@ class ModelChanges:
         """Return what is there, the current version first."""
         return self._backend.versions()
 
-    async def load(self, wanted: Wanted) -> str:
+    async def load(self, wanted: LoadOptions) -> str:
         """Load the version that lies in the repository; return in a sentence what came of it.
 
         It goes on if nobody waits for it any more. Raises ModelRefused, and then what serves does
@@ -135,7 +135,7 @@ class ModelChanges:
 
     # -- loading -----------------------------------------------------------------------------------
 
-    async def _load(self, wanted: Wanted) -> tuple[str, str]:
+    async def _load(self, wanted: LoadOptions) -> tuple[str, str]:
         try:
             found = await in_daemon_thread(self._find)
         except CommandError as error:
@@ -147,9 +147,9 @@ class ModelChanges:
                 return await self._place(candidate, wanted)
             if current is not None and _is(current, found.family):
                 return self._unchanged(found.family, wanted)
-        return await self._place(Live(await self._opened(found)), wanted)
+        return await self._place(LoadedVersion(await self._opened(found)), wanted)
 
-    def _check_wanted(self, family: Family, wanted: Wanted) -> None:
+    def _check_wanted(self, family: Family, wanted: LoadOptions) -> None:
         """Raise ModelRefused unless ``family`` can have what is wanted of it."""
         obstacle = find_obstacle(self._backend.family, family)
         if obstacle is not None:
@@ -158,7 +158,7 @@ class ModelChanges:
             raise ModelRefused(f"There is no version that it could be a {wanted.role} of.")
 
     @staticmethod
-    def _unchanged(family: Family, wanted: Wanted) -> tuple[str, str]:
+    def _unchanged(family: Family, wanted: LoadOptions) -> tuple[str, str]:
         if wanted.role is not Role.CURRENT:
             raise ModelRefused(
                 f"{family.release} is what serves: nothing else lies in the repository that could "
@@ -202,7 +202,7 @@ class ModelChanges:
                 async for _ in answers:
                     pass
 
-    async def _place(self, live: Live, wanted: Wanted) -> tuple[str, str]:
+    async def _place(self, live: LoadedVersion, wanted: LoadOptions) -> tuple[str, str]:
         """Give a version that was loaded its role. Raises ModelRefused if it has become unready."""
         title = f"{live.family.name} {live.family.release}"
         if not live.backend.ready:
@@ -231,7 +231,7 @@ class ModelChanges:
         return UNLOADED, f"{backend.family.name} {backend.family.release} was unloaded"
 
 
-def _is(live: Live, family: Family) -> bool:
+def _is(live: LoadedVersion, family: Family) -> bool:
     """Return whether ``family`` is the version that is there: its weights, called the same."""
     return (live.family.digest, live.family.version) == (family.digest, family.version)
 

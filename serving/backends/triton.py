@@ -37,9 +37,10 @@ from serving.core.errors import (
 )
 from serving.core.fair_shares import refusal
 from serving.core.family import Family
-from serving.core.latency import TAIL_QUANTILE, quantile
+from serving.core.latency import TAIL_QUANTILE
 from serving.core.model_entry import ModelEntry
 from serving.core.ports import Clock, Image, Observer
+from serving.core.quantiles import quantile
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed, Superseded
 from serving.execution.engine import error_of
 from serving.triton import wire

@@ -37,7 +37,7 @@ class VersionsObserver(ShadowObserver, Protocol):
 
 
 @dataclass(eq=False)
-class Live:
+class LoadedVersion:
     """A version that is there."""
 
     backend: Backend
@@ -83,9 +83,9 @@ class VersionedBackend:
         self._clock = clock
         self._observer = observer
         self._drain_s = drain_s
-        self._leaving: list[Live] = []
-        self.current: Live | None = Live(first)
-        self.candidate: Live | None = None
+        self._leaving: list[LoadedVersion] = []
+        self.current: LoadedVersion | None = LoadedVersion(first)
+        self.candidate: LoadedVersion | None = None
         self.family = first.family
         """The current version, or the one that was last."""
         self.has_started = False
@@ -182,7 +182,7 @@ class VersionedBackend:
             if live is not None
         ]
 
-    def put_beside(self, live: Live, role: Role, share: float) -> None:
+    def put_beside(self, live: LoadedVersion, role: Role, share: float) -> None:
         """Let a version be the candidate, as a canary with this share or as a shadow."""
         _end_shadow(live)
         live.role, live.share, live.credit = role, share, 0.0
@@ -190,7 +190,7 @@ class VersionedBackend:
             live.shadow = Shadow(live.backend, self._is_quiet, self._clock, self._observer)
         self.candidate = live
 
-    async def swap(self, live: Live) -> None:
+    async def swap(self, live: LoadedVersion) -> None:
         """Let a version be the current one, at an instant when nobody is inside if one comes soon.
 
         Returns when the old one has ended what was inside, and is freed.
@@ -235,7 +235,7 @@ class VersionedBackend:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    async def _release(self, live: Live) -> None:
+    async def _release(self, live: LoadedVersion) -> None:
         """Stop a version that nobody is sent to any more; all that is inside has time to end."""
         self._leaving.append(live)
         try:
@@ -244,7 +244,7 @@ class VersionedBackend:
             if live in self._leaving:
                 self._leaving.remove(live)
 
-    def _all(self) -> list[Live]:
+    def _all(self) -> list[LoadedVersion]:
         there = [live for live in (self.current, self.candidate) if live is not None]
         return there + self._leaving
 
@@ -272,7 +272,7 @@ async def _shadowed(
         shadow.offer(image, request, answered)
 
 
-def _end_shadow(live: Live) -> None:
+def _end_shadow(live: LoadedVersion) -> None:
     if live.shadow is not None:
         live.shadow.make_way()
         live.shadow = None

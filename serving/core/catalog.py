@@ -19,7 +19,7 @@ from serving.core.fact_checks import (
     is_plain_name,
     optional_record,
 )
-from serving.core.latency import LatencyProfile
+from serving.core.latency_profile import LatencyProfile
 from serving.core.letterbox import ModelInput
 
 MOST_PIXELS = 2**16

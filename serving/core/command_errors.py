@@ -92,8 +92,10 @@ WRONG_PATHS = (
 
 @contextmanager
 def invalid_arguments() -> Iterator[None]:
-    """Turn a ValueError into an InvalidArgument: for calls that check nothing but what a user
-    gave."""
+    """Turn a ValueError into an InvalidArgument.
+
+    It is for calls that check nothing but what a user gave.
+    """
     try:
         yield
     except CommandError:
@@ -111,8 +113,8 @@ def stoppable(how: str = "the same command goes on") -> Iterator[None]:
         raise CommandStopped(f"stopped; {how}") from stopped
 
 
-def told(error: OSError) -> str:
-    """Return what the operating system says, of which file if of one, for who named it."""
+def os_error_text(error: OSError) -> str:
+    """Return what the operating system says, after the name of the file if it is of one."""
     if error.filename is None or error.strerror is None:
         return error.strerror or str(error)
     return f"{error.filename}: {error.strerror}"
@@ -120,14 +122,17 @@ def told(error: OSError) -> str:
 
 @contextmanager
 def files_of_the_user() -> Iterator[None]:
-    """Turn an OSError into a CommandError where the path is wrong, and into a CommandFailed where
-    the machine is (a full disk): for the part of a command that reads and writes what its user
-    named. A pipe that nobody reads is left for ``serving.__main__``."""
+    """Turn an OSError into a CommandError, or into a CommandFailed.
+
+    The first where the path is wrong, the second where the machine is (a full disk). It is for the
+    part of a command that reads and writes what its user named. A pipe that nobody reads is left
+    for ``serving.__main__``.
+    """
     try:
         yield
     except BrokenPipeError:
         raise
     except WRONG_PATHS as error:
-        raise CommandError(told(error)) from error
+        raise CommandError(os_error_text(error)) from error
     except OSError as error:
-        raise CommandFailed(told(error)) from error
+        raise CommandFailed(os_error_text(error)) from error

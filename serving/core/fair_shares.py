@@ -119,11 +119,10 @@ class VirtualTimes:
 def refusal(
     held_by: Callable[[str], int], name: str, num_taken: int, capacity: int
 ) -> ShedReason | None:
-    """Return why a principal may not take one more place, of which ``num_taken`` are; None if it
-    may.
+    """Return why a principal may not take one more place; None if it may.
 
-    By itself it may have ``capacity``. For others there is an eighth more, rounded up. ``held_by``
-    says how many a principal has; it is asked only where that matters.
+    ``num_taken`` are taken. By itself it may have ``capacity``. For others there is an eighth more,
+    rounded up. ``held_by`` says how many a principal has; it is asked only where that matters.
     """
     num_free = capacity + math.ceil(capacity / FREE_MULTIPLE) - num_taken
     if num_free <= 0:

@@ -20,7 +20,7 @@ from itertools import combinations
 
 from serving.core.catalog import AP, Catalog
 from serving.core.ladder import Ladder, PointId
-from serving.core.latency import LatencyProfile
+from serving.core.latency_profile import LatencyProfile
 from serving.core.letterbox import ModelInput
 from serving.core.merging import merge
 from serving.core.model_entry import ModelEntry
@@ -93,8 +93,10 @@ class Family:
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """What the models are called in tables: as their entries or, where one has several sizes,
-        as in operating points."""
+        """What the models are called in tables.
+
+        They are called as their entries or, where one has several sizes, as in operating points.
+        """
         return self.ladder.sizes if len(self.catalogs) > len(self.entries) else self.names
 
     @property
@@ -240,12 +242,11 @@ class Family:
     def merge(
         self, first: tuple[int, Detections], then: tuple[int, Detections]
     ) -> Detections | None:
-        """Return the answer of a model, ``then``, with that of a smaller input merged in, best
-        first.
+        """Return the answer of a model, ``then``, with that of a smaller input merged in.
 
-        Each is a model's number with its answer. Boxes are in pixels of the common frame. None
-        where such answers are not merged: of different entries, of one that does not say how, or of
-        a model that has no larger input than the first.
+        It is best first. Each is a model's number with its answer. Boxes are in pixels of the
+        common frame. None where such answers are not merged: of different entries, of one that does
+        not say how, or of a model that has no larger input than the first.
         """
         (first_model, first_found), (then_model, then_found) = first, then
         entry = self._entry_of(then_model)

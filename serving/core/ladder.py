@@ -82,8 +82,11 @@ class Ladder:
         )
 
     def height(self, point: PointId, max_depth: int) -> float:
-        """Return the place of ``point`` among the points up to ``max_depth`` of each size, which
-        it must be one of, over their number: 1 for the last."""
+        """Return the place of ``point`` among the points allowed, over their number.
+
+        It is 1 for the last. They are those up to ``max_depth`` of each size, of which it must be
+        one.
+        """
         allowed = [each for each in self.points if each[1] <= max_depth]
         return (allowed.index(point) + 1) / len(allowed)
 

@@ -1,4 +1,4 @@
-"""Latency of segments: a measured table, and a model of it that follows the machine.
+"""Latency of segments: a model of it that begins with a profile and follows the machine.
 
     seconds = base(segment, batch) * slowdown
 
@@ -13,11 +13,11 @@ import bisect
 import math
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
-from serving.core import segment as segments
+from serving.core.latency_profile import LatencyProfile
+from serving.core.quantiles import quantile_of_sorted
 from serving.core.segment import Segment
 
 TAIL_QUANTILE = 0.97
@@ -43,10 +43,6 @@ OWN_QUANTILE = 0.94
 as exceed a tail. Two hold-ups in forty runs are not."""
 MIN_BASE_SAMPLES = 6
 """Number of runs of a (segment, batch) from which on its profile entry is no longer consulted."""
-
-PAYING_SHARE = 0.9
-"""Share of an image's time alone that it may take in a batch for that batch to pay: whoever leads
-it waits for all the others, and another batch size takes memory."""
 
 Times = tuple[float, float]
 """Tail and typical seconds of a run: what it seldom exceeds, and what it exceeds half of the
@@ -107,98 +103,6 @@ class Latency(Protocol):
     def typical(self, segment: Segment, batch: int) -> float:
         """Return the seconds that half of the runs do not exceed, the second of ``times``."""
         return self.times(segment, batch)[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Quantiles:
-    """Measured run times of one segment at one batch size, in seconds."""
-
-    p50_s: float
-    p90_s: float
-    p99_s: float
-
-    def spread(self) -> tuple[float, ...]:
-        """Return ten values that have these quantiles: what a window holds before it has runs."""
-        return (*[self.p50_s] * 6, *[self.p90_s] * 3, self.p99_s)
-
-
-@dataclass(frozen=True)
-class LatencyProfile:
-    """The measured run times of one runtime on one machine."""
-
-    runtime: str
-    machine: str
-    date: str
-    threads: int
-    table: Mapping[tuple[Segment, int], Quantiles]
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> LatencyProfile:
-        """Parse what ``to_json`` writes. Raises KeyError or ValueError on anything else."""
-        table = {
-            (segments.parse(name), int(batch)): Quantiles(**quantiles)
-            for name, batches in data["segments"].items()
-            for batch, quantiles in batches.items()
-        }
-        return cls(data["runtime"], data["machine"], data["date"], int(data["threads"]), table)
-
-    @classmethod
-    def merged(cls, profiles: Iterable[tuple[int, LatencyProfile]]) -> LatencyProfile:
-        """Return one profile of several models' segments.
-
-        ``profiles`` are pairs of a model's number and its profile. What else a profile says is
-        taken from the first.
-        """
-        numbered = tuple(profiles)
-        table = {
-            (segment.of(model), batch): quantiles
-            for model, profile in numbered
-            for (segment, batch), quantiles in profile.table.items()
-        }
-        return replace(numbered[0][1], table=table)
-
-    def paying_sizes(self, segment: Segment) -> tuple[int, ...]:
-        """Return the batch sizes of ``segment`` that pay, smallest first.
-
-        These are 1 and all at which an image takes at most ``PAYING_SHARE`` of what it takes
-        alone. Raises KeyError if the segment was not measured.
-        """
-        alone_s = self.table[segment, 1].p50_s
-        measured = {size: q.p50_s for (one, size), q in self.table.items() if one == segment}
-        paying = [
-            size for size, seconds in measured.items() if seconds <= PAYING_SHARE * size * alone_s
-        ]
-        return tuple(sorted({1, *paying}))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the profile in a JSON-serialisable form.
-
-        Its segments are a table: segment name -> batch size -> quantiles in seconds.
-        """
-        by_name: dict[str, dict[str, dict[str, float]]] = {}
-        for (segment, batch), q in sorted(self.table.items()):
-            by_name.setdefault(segment.name, {})[str(batch)] = {
-                "p50_s": q.p50_s,
-                "p90_s": q.p90_s,
-                "p99_s": q.p99_s,
-            }
-        return {
-            "runtime": self.runtime,
-            "machine": self.machine,
-            "date": self.date,
-            "threads": self.threads,
-            "segments": by_name,
-        }
-
-
-def quantile(values: Iterable[float], q: float) -> float:
-    """Return the smallest value with at least a share ``q`` of ``values`` at or below it."""
-    return quantile_of_sorted(sorted(values), q)
-
-
-def quantile_of_sorted(ordered: Sequence[float], q: float) -> float:
-    """Return the ``quantile`` of values that are in order."""
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(q * len(ordered)) - 1))]
 
 
 def _weighted_median(pairs: Iterable[tuple[float, float]]) -> float:

@@ -57,9 +57,10 @@ def _sides(found: Detections) -> npt.NDArray[np.float32]:
 def suppress(
     boxes: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], iou_threshold: float
 ) -> npt.NDArray[np.intp]:
-    """Return the indices of the boxes to keep, given best first.
+    """Return the indices, ascending, of the boxes (N, 4) xyxy to keep, given best first.
 
-    A box is kept unless a better one that is kept overlaps it.
+    A box is kept unless a better one that is kept, of the same label, overlaps it with an
+    intersection over union above ``iou_threshold``. ``labels`` are (N,).
     """
     left, top, right, bottom = boxes.T
     # Axis by axis, since a last axis of two is slow; in place, since fresh memory is.

@@ -178,8 +178,10 @@ class ModelEntry:
         return tuple(each for each in self.merged if each.precision == precision)
 
     def with_figures(self, measured: Catalog) -> ModelEntry:
-        """Return the entry with the figures of ``measured``, of one of its sizes; see
-        ``Catalog.with_figures``."""
+        """Return the entry with the figures of ``measured``, of one of its sizes.
+
+        See ``Catalog.with_figures``.
+        """
         catalogs = tuple(
             catalog.with_figures(measured) if catalog.size == measured.size else catalog
             for catalog in self.catalogs

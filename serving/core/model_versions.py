@@ -23,7 +23,7 @@ class Role(str, enum.Enum):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LoadOptions:
     """What an admin wants of a version that is to be loaded."""
 
     share: float | None = None

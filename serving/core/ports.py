@@ -31,7 +31,7 @@ Pause = Callable[[], None]
 """Function that returns when something may be done once that holds up the rest of the process."""
 
 
-def at_once() -> None:
+def no_pause() -> None:
     """Do not pause: a ``Pause`` where nobody is held up."""
 
 
@@ -46,8 +46,11 @@ class SegmentRunner(Protocol):
 
     @property
     def segments(self) -> frozenset[Segment]:
-        """Segments that this repository and runtime can run: every unit segment, with or without
-        fused exits, or else every fused exit. Nothing else can be scheduled."""
+        """Segments that this repository and runtime can run.
+
+        They are every unit segment, with or without fused exits, or else every fused exit. Nothing
+        else can be scheduled.
+        """
 
     batch_sizes: tuple[int, ...]
     """Batch sizes that it runs most efficiently, smallest first, from 1 to the largest it takes."""
@@ -88,7 +91,7 @@ class SegmentRunner(Protocol):
         The runner is of no further use.
         """
 
-    def close(self, pause: Pause = at_once, /) -> None:
+    def close(self, pause: Pause = no_pause, /) -> None:
         """Free everything; any later call raises RuntimeError.
 
         ``pause`` is called before each part of it that holds up the rest of the process.

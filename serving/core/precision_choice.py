@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from serving.core.latency import quantile
 from serving.core.model_entry import ModelEntry
+from serving.core.quantiles import quantile
 
 MAX_AP_DROP = 0.003
 """Accuracy (AP, in 0..1) that no operating point and no merged answer may lose as much of."""

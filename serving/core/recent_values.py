@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 
 
 class RecentValues:

@@ -24,6 +24,10 @@ IMAGE = -1
 """Value of ``start`` of a segment that takes images; every other start is the depth of its
 features."""
 
+FEATURE_RANK = 4
+"""Number of dimensions of feature maps, (B, C, H, W). Images and detections have fewer, or elements
+of another type."""
+
 
 class Segment(NamedTuple):
     """A piece of a detector that runs in one go, from depth ``start`` to depth ``stop``.

@@ -8,7 +8,7 @@ from typing import Any
 
 from serving.core import segment as segments
 from serving.core.latency import LatencyModel
-from serving.core.ports import Clock, Image, Pause, SegmentRunner, at_once
+from serving.core.ports import Clock, Image, Pause, SegmentRunner, no_pause
 from serving.core.segment import Segment
 
 
@@ -66,7 +66,7 @@ def warm_up(
     num_exits: int,
     clock: Clock,
     rounds: int,
-    pause: Pause = at_once,
+    pause: Pause = no_pause,
 ) -> None:
     """Run every segment ``rounds`` times at every batch size, and let ``latency`` learn from it.
 

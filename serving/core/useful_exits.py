@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 Chain = tuple[tuple[int, float], ...]
 """Depths of exits and their accuracies, shallowest first."""
-MIN_GAIN = 1e-6
+UNMEASURED_GAIN = 1e-6
 """Accuracy that each exit is taken to add where accuracies were not measured, so that depth still
 follows the budget."""
 
@@ -27,7 +27,7 @@ class UsefulExits:
         """
         values = list(accuracy)
         if min(values) == max(values):
-            values = [value + MIN_GAIN * (depth + 1) for depth, value in enumerate(values)]
+            values = [value + UNMEASURED_GAIN * (depth + 1) for depth, value in enumerate(values)]
         self._ap = (0.0, *values)
         self.num_exits = len(values)
         """Number of exits; depths are 1 .. ``num_exits``."""

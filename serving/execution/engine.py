@@ -16,7 +16,7 @@ from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.observing import Trace
 from serving.core.policy import Policy
-from serving.core.ports import Clock, CreatePolicy, Observer, Pause, SegmentRunner, at_once
+from serving.core.ports import Clock, CreatePolicy, Observer, Pause, SegmentRunner, no_pause
 from serving.core.request import Cancelled, Failed, Shed, Superseded
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.streams import superseded
@@ -28,6 +28,11 @@ from serving.execution.request_executor import RequestExecutor
 WARM_UP_ROUNDS = 8
 """Number of rounds in which everything is run at first: enough for a median that one hiccup does
 not move."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""Seconds after which a process that hosts an engine has the interpreter handed over. The engine's
+thread must get it back within a fraction of a segment after each call into its runtime; with the
+default of 5 ms every boundary could cost that much."""
 
 _SHED_DETAILS = {
     ShedReason.REJECTED_SATURATED: "The server's queue is full.",
@@ -49,7 +54,7 @@ class Engine:
     executor: RequestExecutor
     latencies: tuple[LatencyModel, ...]
     """What is known of the run times of each, for the engine that takes its place."""
-    pause: Pause = at_once
+    pause: Pause = no_pause
     """What is called before each part of freeing it that holds up the rest of the process."""
 
     def stop(self, grace_s: float) -> None:
@@ -76,7 +81,7 @@ def start_engine(
     watch: Watch | None = None,
     trace: Trace | None = None,
     latencies: Sequence[LatencyModel] | None = None,
-    pause: Pause = at_once,
+    pause: Pause = no_pause,
 ) -> Engine:
     """Warm each of ``runners`` up, and start their executors.
 

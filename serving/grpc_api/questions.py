@@ -21,7 +21,7 @@ from serving.api.kserve import (
 from serving.api.lifecycle import Lifecycle
 from serving.core.ports import Backend, Clock
 from serving.grpc_api.messages import check_model
-from serving.observability.metrics import Totals
+from serving.observability.totals import Totals
 
 
 @dataclass(frozen=True, slots=True)

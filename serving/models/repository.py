@@ -18,10 +18,10 @@ from serving.core.scheduling.paths import paths_of
 from serving.models.runtime_options import RuntimeOptions
 
 RUNNERS = {
-    "openvino": "serving.runners.openvino:OpenVinoRunner",
+    "openvino": "serving.runners.openvino.runner:OpenVinoRunner",
     "onnxruntime": "serving.runners.onnxruntime:OnnxRuntimeRunner",
-    "torch": "serving.runners.torch:TorchRunner",
-    "tensorrt": "serving.runners.tensorrt:TensorRtRunner",
+    "torch": "serving.runners.torch.runner:TorchRunner",
+    "tensorrt": "serving.runners.tensorrt.runner:TensorRtRunner",
 }
 """Runtime -> its runner, imported when chosen: each drags in a library of its own."""
 

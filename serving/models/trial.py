@@ -118,7 +118,7 @@ def _watched(
 # ---- the other side -----------------------------------------------------------------------------
 
 
-def undergo(job: TrialJob, clock: Clock = time.monotonic) -> Trial:
+def run_trial(job: TrialJob, clock: Clock = time.monotonic) -> Trial:
     """Compile a version, run it, and look at what it answers. Raises TrialFailed, CommandError."""
     options, reason = settle_precision(job.folders, job.options, clock)
     family = read_family(job.folders, options.precision)
@@ -156,7 +156,7 @@ def _answers(runner: SegmentRunner, image: Image) -> Iterator[tuple[str, Any]]:
                 yield path[-1].name, found
 
 
-def main(undergo: Callable[[TrialJob], Trial] = undergo) -> None:
+def main(run_trial: Callable[[TrialJob], Trial] = run_trial) -> None:
     """Try what comes on the standard input, and say on the standard output what came of it."""
     output = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
@@ -165,7 +165,7 @@ def main(undergo: Callable[[TrialJob], Trial] = undergo) -> None:
     if job.low_priority:
         lower_priority()
     try:
-        trial = undergo(job)
+        trial = run_trial(job)
     except Exception as error:  # it is for the other side to say what becomes of it
         trial = Trial(failure=str(error) or repr(error))
     with open(output, "w", encoding="utf-8") as file:

@@ -3,33 +3,19 @@
 Two sources report facts: the gateway, once for each request (``ended_request``), and the executor,
 as it goes (``core.ports.Observer``). A client that left and a request that was shed never share a
 label; every label value is known beforehand and exported from the start, at zero.
-
-A request whose reply streams is one request, which ends as the last event of its reply says: "done"
-is "ok" or "degraded" by its deepest answer, "error" is that error. One whose client left before the
-last event is "cancelled", as any other, whatever it had been sent; ``growing_answers`` counts how
-much that was.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 
 from serving.core.errors import (
-    BackendUnavailable,
-    BudgetInfeasible,
     DeadlineExceeded,
     Forbidden,
-    FrameSuperseded,
-    InvalidRequest,
     Overloaded,
-    RequestCancelled,
     ServingError,
     ShedReason,
     TooManyRequests,
@@ -37,12 +23,19 @@ from serving.core.errors import (
 )
 from serving.core.observing import FAULTS, MARGIN_BUCKETS_S, RESULT_NAMES
 from serving.core.ports import Backend, Clock
-from serving.core.principals import NOBODY
 from serving.core.request import Result
 from serving.core.segment import Segment
 from serving.core.token_bucket import TokenBucket
+from serving.observability.backend_gauges import BackendGauges, DemandRate
 from serving.observability.event_loop import EventLoopTasks
 from serving.observability.processor_time import DECODE, ProcessorTime
+from serving.observability.request_record import (
+    IN_HAND_ENDS,
+    OUTCOMES,
+    AnsweredFacts,
+    RequestRecord,
+)
+from serving.observability.totals import Totals
 from serving.observability.version_metrics import VersionMetrics
 
 # 5 ms .. 10 s, at most a factor of 1.5 apart where budgets usually lie (20 .. 300 ms).
@@ -68,168 +61,19 @@ BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 # None, or one of each exit: most models have at most seven.
 ANSWER_BUCKETS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 
-IN_HAND_ENDS = ("better", "concluded", "deadline")
-"""Ends of requests that had an answer in hand: with a better one; with that one, since none was to
-follow; or with that one at the deadline, whatever the engine was doing."""
-
 EXPOSITION_SHARE = 0.1
 """Share of the event loop that writing the metrics may take for long."""
 EXPOSITION_BURST_S = 1.0
 """Seconds of writing them that may come at once: a hundred readings and more."""
-
-DEMAND_WINDOW_S = 15.0
-_DEMAND_SLOT_S = 1.0
 
 UNREAD = "unread"
 """Why a connection is ended whose client does not read its replies."""
 CONNECTION_REFUSALS = ("head-timeout", "head-too-large", "invalid-request", "overloaded", UNREAD)
 """Reasons why a connection is ended, or a call over gRPC refused, without a detection request."""
 
-OUTCOMES = (
-    "ok",
-    "degraded",
-    "infeasible",
-    "limited",
-    "rejected",
-    "evicted",
-    "late",
-    "superseded",
-    "cancelled",
-    "invalid",
-    "error",
-)
-_OUTCOME_OF: dict[type[BaseException], str] = {
-    InvalidRequest: "invalid",
-    BudgetInfeasible: "infeasible",
-    TooManyRequests: "limited",
-    FrameSuperseded: "superseded",
-    Unauthenticated: "limited",
-    DeadlineExceeded: "late",
-    RequestCancelled: "cancelled",
-}
 REFUSALS = tuple(kind.slug for kind in (Unauthenticated, Forbidden, TooManyRequests))
 """Slugs of what a request is not let in for."""
 _KINDS = ("stem", "stack", "head", "exit")
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredFacts:
-    """Facts of a request that was answered in time."""
-
-    operating_point: str
-    """Name of the operating point that answered."""
-    depth: int
-    degraded: bool
-    decode_s: float
-    queue_s: float
-    """Seconds in the backend during which none of its segments ran."""
-    engine_s: float
-    """Seconds that the segments it took part in ran."""
-    write_s: float
-    """Seconds from the boxes to the reply that holds them."""
-    model: int = 0
-    """Index of the model whose exit it was, where several models are served as one."""
-    earlier: tuple[tuple[int, int], ...] = ()
-    """Points (model, depth) whose answers were merged into this one."""
-    in_hand: str | None = None
-    """What became of the answer that it had in hand, one of ``IN_HAND_ENDS``; None if it had none.
-    """
-    depth_ratio: float = 1.0
-    """Place of the operating point among those that the request allowed, over their number."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
-    """One detection request, as the gateway saw it end."""
-
-    duration_s: float
-    budget_s: float
-    ending: AnsweredFacts | BaseException
-    num_answers: int | None = None
-    """Number of answers that were sent, of a request whose reply streams; otherwise None."""
-    principal: str = NOBODY.label
-    """Label of whoever sent it."""
-
-    @property
-    def outcome(self) -> str:
-        """Outcome of the request, one of ``OUTCOMES``."""
-        match self.ending:
-            case AnsweredFacts(degraded=degraded):
-                return "degraded" if degraded else "ok"
-            case Overloaded(reason=reason):
-                return reason.split("-")[0]
-            case error:
-                return next(
-                    (_OUTCOME_OF[c] for c in type(error).mro() if c in _OUTCOME_OF), "error"
-                )
-
-
-@dataclass(slots=True)
-class Total:
-    """Total of one kind of event: how often it happened, and the seconds it took in all."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one more event, which took ``seconds``."""
-        self.count += 1
-        self.seconds += seconds
-
-
-@dataclass(slots=True)
-class Totals:
-    """Totals of requests since the start, for clients that compare two readings.
-
-    The stages are those of requests that were answered in time.
-    """
-
-    success: Total = field(default_factory=Total)
-    fail: Total = field(default_factory=Total)
-    decode: Total = field(default_factory=Total)
-    queue: Total = field(default_factory=Total)
-    engine: Total = field(default_factory=Total)
-    write: Total = field(default_factory=Total)
-    last_s: float | None = None
-    """Instant when the latest request ended."""
-
-    def add(self, record: RequestRecord, now_s: float) -> None:
-        """Count a request that ended."""
-        self.last_s = now_s
-        match record.ending:
-            case AnsweredFacts() as reply:
-                self.success.add(record.duration_s)
-                self.decode.add(reply.decode_s)
-                self.queue.add(reply.queue_s)
-                self.engine.add(reply.engine_s)
-                self.write.add(reply.write_s)
-            case _:
-                self.fail.add(record.duration_s)
-
-
-class _Rate:
-    """Rate of events per second over the last ``DEMAND_WINDOW_S``, in whole slots."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._started_s = clock()
-        self._slots: deque[tuple[int, int]] = deque()  # (slot, events), oldest first
-
-    def add(self) -> None:
-        slot = self._now()
-        count = self._slots.pop()[1] if self._slots and self._slots[-1][0] == slot else 0
-        self._slots.append((slot, count + 1))
-
-    def per_second(self) -> float:
-        self._now()
-        elapsed_s = max(_DEMAND_SLOT_S, self._clock() - self._started_s)
-        return sum(count for _, count in self._slots) / min(DEMAND_WINDOW_S, elapsed_s)
-
-    def _now(self) -> int:
-        slot = int(self._clock() / _DEMAND_SLOT_S)
-        while self._slots and self._slots[0][0] <= slot - DEMAND_WINDOW_S / _DEMAND_SLOT_S:
-            self._slots.popleft()
-        return slot
 
 
 class Metrics:
@@ -242,7 +86,7 @@ class Metrics:
         self.registry = registry
         self.totals = Totals()
         self._clock = clock
-        self._demand = _Rate(clock)
+        self._demand = DemandRate(clock)
         self._exposition_time = TokenBucket(EXPOSITION_SHARE, EXPOSITION_BURST_S, clock())
         self._pages: dict[str, bytes] = {}  # by content type: there are a few
 
@@ -372,7 +216,7 @@ class Metrics:
             )
             for model, depth in family.ladder.points
         }
-        self.registry.register(_BackendGauges(backend, self._demand))
+        self.registry.register(BackendGauges(backend, self._demand))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type, in the format that ``accept`` asks for.
@@ -471,45 +315,3 @@ class Metrics:
     def failed(self, kind: str) -> None:
         """Record a failure inside the engine."""
         self._faults[kind].inc()
-
-
-class _BackendGauges(Collector):
-    """Gauges that live in the backend, read when they are asked for."""
-
-    def __init__(self, backend: Backend, demand: _Rate) -> None:
-        self._backend = backend
-        self._demand = demand
-
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Return nothing: registering must not read a backend that has not started."""
-        return ()
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield one sample of each gauge."""
-        backend = self._backend
-        yield GaugeMetricFamily(
-            "punctual_ready", "Whether requests would be answered.", float(backend.ready)
-        )
-        yield GaugeMetricFamily(
-            "punctual_waiting_requests", "Requests no segment has run for.", backend.num_waiting
-        )
-        yield GaugeMetricFamily(
-            "punctual_in_flight_requests", "Requests on the device.", backend.num_in_flight
-        )
-        yield GaugeMetricFamily(
-            "punctual_held_requests",
-            "Requests with an answer in hand that may have a better one.",
-            backend.num_held,
-        )
-        if backend.ready:
-            try:
-                best = backend.family.front(backend.predicted_s).points[-1]
-            except BackendUnavailable:  # it went just now
-                return
-            yield GaugeMetricFamily(
-                "punctual_full_depth_demand_ratio",
-                "Share of the engine's time that the most accurate exit would need for every "
-                "request, one by one; "
-                "scale out on it, since degradation keeps queues and latency healthy.",
-                self._demand.per_second() * best.latency_s / backend.num_instances,
-            )

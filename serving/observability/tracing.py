@@ -40,7 +40,7 @@ from starlette.requests import Request as HttpRequest
 from serving.core.errors import ServingError
 from serving.core.observing import SegmentRun
 from serving.core.ports import Clock
-from serving.observability.metrics import AnsweredFacts, RequestRecord
+from serving.observability.request_record import AnsweredFacts, RequestRecord
 
 SERVICE = "punctual"
 CLOSE_S = 2.0

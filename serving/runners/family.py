@@ -16,7 +16,7 @@ import numpy as np
 from serving.core import segment as segments
 from serving.core.family import Family
 from serving.core.letterbox import Letterbox, ModelInput
-from serving.core.ports import Image, Pause, SegmentRunner, at_once
+from serving.core.ports import Image, Pause, SegmentRunner, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_segment
@@ -164,7 +164,7 @@ class FamilyRunner:
         for member in self._members:
             member.runner.abort()
 
-    def close(self, pause: Pause = at_once, /) -> None:
+    def close(self, pause: Pause = no_pause, /) -> None:
         """Close the runners of all models."""
         for member in self._members:
             member.runner.close(pause)

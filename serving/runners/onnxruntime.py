@@ -18,11 +18,11 @@ import onnxruntime
 from serving.artifacts.onnx_composition import compose
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.core.ports import Image, Pause, at_once
+from serving.core.ports import Image, Pause, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
-from serving.runners.rows import copied_rows, every_row, sizes_up_to, stretches
+from serving.runners.rows import contiguous_rows, copied_rows, every_row, sizes_up_to
 
 BATCH_SIZES = (1, 4)
 """Batch sizes that are warmed up and planned with; shapes are dynamic."""
@@ -121,7 +121,7 @@ class OnnxRuntimeRunner:
     def abort(self) -> None:
         """Do nothing: a call into the runtime cannot be ended."""
 
-    def close(self, pause: Pause = at_once, /) -> None:
+    def close(self, pause: Pause = no_pause, /) -> None:
         """Free the sessions, one after the other."""
         self._closed = True
         while self._sessions:
@@ -132,7 +132,7 @@ class OnnxRuntimeRunner:
         """Return a copy of these rows of features."""
         parts = [
             [array[row : row + num_rows] for array in batch.arrays]
-            for batch, row, _, num_rows in stretches(picked)
+            for batch, row, _, num_rows in contiguous_rows(picked)
         ]
         return Batch(picked[0][0].depth, True, tuple(map(np.concatenate, zip(*parts, strict=True))))
 

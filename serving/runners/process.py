@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from serving.core import segment as segments
 from serving.core.errors import EngineLost
-from serving.core.ports import Image, Pause, at_once
+from serving.core.ports import Image, Pause, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_merge, check_segment, check_select
@@ -200,7 +200,7 @@ class ProcessRunner:
         """End the other process."""
         self._engine.abort()
 
-    def close(self, _: Pause = at_once, /) -> None:
+    def close(self, _: Pause = no_pause, /) -> None:
         """End the other process, which is that of all its runners."""
         self._closed = True
         self._engine.close()

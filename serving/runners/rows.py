@@ -24,7 +24,7 @@ def every_row(batches: Sequence[Batch]) -> list[tuple[Batch, int]]:
     return [(batch, row) for batch in batches for row in range(batch.size)]
 
 
-def stretches(picked: Sequence[tuple[Batch, int]]) -> Iterator[tuple[Batch, int, int, int]]:
+def contiguous_rows(picked: Sequence[tuple[Batch, int]]) -> Iterator[tuple[Batch, int, int, int]]:
     """Yield how to copy the rows in ``picked`` to positions 0, 1, ... with few copies.
 
     That is ``(batch, row, position, num_rows)`` for each longest stretch that lies as it will lie.

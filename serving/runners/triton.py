@@ -21,7 +21,7 @@ from serving.artifacts.model_folders import depth_model
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
 from serving.core.errors import BackendError, BackendUnavailable
-from serving.core.ports import Image, Pause, at_once
+from serving.core.ports import Image, Pause, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.runners.checks import check_images, check_segment
@@ -133,7 +133,7 @@ class TritonRunner:
         self._check_open()
         return batch.detections
 
-    def close(self, _: Pause = at_once, /) -> None:
+    def close(self, _: Pause = no_pause, /) -> None:
         """Close the connection."""
         self._closed = True
         self._channel.close()

@@ -39,7 +39,7 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
 from serving.core.request import Answered, Request, Result
-from serving.execution.engine import Engine, error_of, start_engine
+from serving.execution.engine import SWITCH_INTERVAL_S, Engine, error_of, start_engine
 from serving.execution.request_executor import RequestExecutor
 from serving.execution.supervisor import Supervisor
 from serving.imaging.decoding import refit
@@ -56,9 +56,6 @@ MAX_WAITING = 64
 """Number of requests that may wait at once."""
 MAX_COHORTS = 4
 """Number of cohorts that may be on the device at once."""
-SWITCH_INTERVAL_S = 0.0005
-"""Seconds after which the engine's thread must get the interpreter back: a fraction of a
-segment."""
 WATCH_EVERY_S = 0.005
 """Seconds between two looks at whether clients have gone."""
 CHECKED_AT_ONCE = 8

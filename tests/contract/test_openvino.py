@@ -20,10 +20,12 @@ from serving.artifacts.int8_segments import CPU_FOLDER
 from serving.core import segment as segments
 from serving.core.model_entry import ModelEntry
 from serving.core.request import Detections
-from serving.runners import openvino
 from serving.runners.compiled_cache import HEADER_BYTES, CompiledCache
 from serving.runners.onnxruntime import OnnxRuntimeRunner
-from serving.runners.openvino import OpenVinoRunner, multiplies_bf16
+from serving.runners.openvino import compiling
+from serving.runners.openvino import runner as openvino_runner
+from serving.runners.openvino.compiling import Compiler, multiplies_bf16
+from serving.runners.openvino.runner import OpenVinoRunner
 from tests.contract.test_runners import Case, assert_alike, unit_path
 from tests.exported import trained_detector
 
@@ -86,7 +88,7 @@ def test_convolutions_of_quantised_segments_are_computed_in_int8(exported):
 def test_equal_weights_are_in_memory_once(exported, monkeypatch):
     """Whatever runner has them, and no longer than one does."""
     # Other tests' runners, which have them too, share none of these.
-    monkeypatch.setattr(openvino, "_weights", weakref.WeakValueDictionary())
+    monkeypatch.setattr(compiling, "_weights", weakref.WeakValueDictionary())
     wanted = [segments.STEM]
     first, second = (
         OpenVinoRunner(exported.folder, exported.catalog, 1, "f32", wanted) for _ in range(2)
@@ -120,7 +122,7 @@ import gc, signal, sys
 from pathlib import Path
 from serving.artifacts.model_folders import read_catalog
 from serving.core import segment as segments
-from serving.runners.openvino import OpenVinoRunner
+from serving.runners.openvino.runner import OpenVinoRunner
 
 folder = Path(sys.argv[1])
 runners = [OpenVinoRunner(folder, read_catalog(folder), 1, None, [segments.STEM]) for _ in "12"]
@@ -182,7 +184,7 @@ def between(request, monkeypatch):
     """What an int8 runner computes in between convolutions: the fast one of the two types."""
     if request.param == "bf16" and not multiplies_bf16():
         pytest.skip("this CPU does not multiply bfloat16")
-    monkeypatch.setattr(openvino, "multiplies_bf16", lambda: request.param == "bf16")
+    monkeypatch.setattr(openvino_runner, "multiplies_bf16", lambda: request.param == "bf16")
     return request.param
 
 
@@ -359,19 +361,22 @@ def boxes(runner: OpenVinoRunner, images: list[np.ndarray]) -> list[Any]:
 
 
 @pytest.fixture
-def opened(exported, tmp_path):
+def opened(exported, tmp_path, monkeypatch):
     """Opens runners with a cache, which is told how many segments had to be compiled."""
     compiled: list[Any] = []
 
-    class Counting(OpenVinoRunner):
-        def _compile(self, unit, segment, size):
-            compiled.append((segment, size))
-            return super()._compile(unit, segment, size)
+    compile_one = Compiler._compile
+
+    def counting(self, unit, segment, size):
+        compiled.append((segment, size))
+        return compile_one(self, unit, segment, size)
+
+    monkeypatch.setattr(Compiler, "_compile", counting)
 
     def create(precision: str | None = None, threads: int = 1) -> tuple[OpenVinoRunner, int]:
         compiled.clear()
         cache = CompiledCache(tmp_path, 10**9)
-        runner = Counting(
+        runner = OpenVinoRunner(
             exported.folder, exported.catalog, threads, precision, WANTED, cache=cache
         )
         return runner, len(compiled)

@@ -181,13 +181,13 @@ def test_releasing_twice_does_not_hand_memory_out_twice(opened, exported):
 @pytest.mark.parametrize(("channels", "padded"), [(32, 32), (12, 16), (1, 8)])
 def test_vectorised_channels_are_padded(opened, channels, padded):
     module, _, _ = opened
-    engine = object.__new__(module._Engine)
+    engine = object.__new__(module.Engine)
     engine._engine = SimpleNamespace(
         get_tensor_format=lambda name: module.trt.TensorFormat.HWC8,
         get_tensor_dtype=lambda name: module.trt.DataType.HALF,
     )
     shapes = SimpleNamespace(get_tensor_shape=lambda name: (1, channels, 5, 7))
-    assert engine._tensor(shapes, "p3").row_bytes == 5 * 7 * padded * 2
+    assert engine._layout(shapes, "p3").row_bytes == 5 * 7 * padded * 2
 
 
 def test_rows_that_lie_together_are_copied_together(opened, exported):
@@ -197,7 +197,7 @@ def test_rows_that_lie_together_are_copied_together(opened, exported):
         runner.run(segments.STEM, runner.load(images))
         for images in (exported.images[:3], exported.images)
     )
-    num_tensors = len(first.pool.kind)
+    num_tensors = len(first.pool.layout)
     for copy, num_stretches in (
         (lambda: runner.merge([first, second]), 2),
         (lambda: runner.select(second, [0, 1, 3]), 2),

@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from serving.core import segment as segments
 from serving.core.catalog import SegmentFile
-from serving.runners import torch as torch_runner
-from serving.runners.torch import PRECISIONS, Buffers, TorchRunner
-from serving.runners.torch_program import check_archive, load_programs
+from serving.runners.torch import cuda_graphs
+from serving.runners.torch.buffers import ALIGNMENT, Buffers, Pool
+from serving.runners.torch.programs import check_archive, load_programs
+from serving.runners.torch.runner import PRECISIONS, TorchRunner
 from tests.captured import CapturedRunner, FakeDevice
 
 CPU = torch.device("cpu")
@@ -175,18 +176,18 @@ def test_a_lone_request_meets_the_same_graphs(captured, exported):
 
 def test_graphs_are_bounded_and_made_again(captured, exported, monkeypatch):
     expected = lone_request(captured, exported.images[0])
-    monkeypatch.setattr(torch_runner, "MAX_GRAPHS", 2)
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
     captures = captured.device.captures
     for _ in range(2):
         found = lone_request(captured, exported.images[0])
         np.testing.assert_array_equal(expected.scores, found.scores)
     # The first run still has all of its graphs until it makes one of another segment.
     captured.release(captured.run(segments.fused_exit(2), captured.load(exported.images[:1])))
-    assert len(captured._lane._graphs) == 2
+    assert len(captured._mode._graphs) == 2
     found = lone_request(captured, exported.images[0])
     np.testing.assert_array_equal(expected.scores, found.scores)
     assert captured.device.captures > captures + 1
-    assert len(captured._lane._graphs) == 2
+    assert len(captured._mode._graphs) == 2
 
 
 def test_fused_segments_are_one_graph(captured, exported):
@@ -238,12 +239,12 @@ def test_releasing_twice_does_not_hand_memory_out_twice(captured, exported):
 
 def test_buffers_lie_aligned_in_one_block_and_cross_at_once():
     specs = [((3, 5, 7), torch.float16), ((9, 4), torch.float32), ((9,), torch.int32)]
-    buffers = Buffers(specs, 2, FakeDevice(), torch_runner._Pool(), mirrored=True)
+    buffers = Buffers(specs, 2, FakeDevice(), Pool(), mirrored=True)
     for tensor, (shape, dtype) in zip(buffers.tensors, specs, strict=True):
         assert (tuple(tensor.shape), tensor.dtype) == ((2, *shape), dtype)
     assert buffers.tensors[0].is_contiguous(memory_format=torch.channels_last)
     starts = [tensor.data_ptr() - buffers.tensors[0].data_ptr() for tensor in buffers.tensors]
-    assert all(start % torch_runner.ALIGNMENT == 0 for start in starts)
+    assert all(start % ALIGNMENT == 0 for start in starts)
     for (before, after), tensor in zip(pairwise(starts), buffers.tensors, strict=False):
         assert before + tensor.nbytes <= after
     for number, tensor in enumerate(buffers.tensors, start=1):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.servers.processes import RunningServer
-from loadtest.studies.soak.samples import take
+from loadtest.studies.soak.samples import take_sample
 from tests.docs.examples import ROOT, Example, examples, shape
 from tests.e2e.process import free_port
 
@@ -135,4 +135,4 @@ def test_the_command_that_the_server_prints_finds_the_cup(
 def test_the_server_that_has_done_all_this_is_small(ready: tuple[str, str, int]) -> None:
     """The default model with all of its operating points."""
     url, _, group = ready
-    assert take(RunningServer(url, group), 0.0, 0).resident_bytes < MAX_RESIDENT_BYTES
+    assert take_sample(RunningServer(url, group), 0.0, 0).resident_bytes < MAX_RESIDENT_BYTES

@@ -1,4 +1,4 @@
-"""One client of few requests a second beside another that sends as much as it likes of what may hurt.
+"""A client of few requests a second beside another that sends as much as it likes of what hurts.
 
     python -m tests.e2e.attacks --requests 300 --rate 3
 

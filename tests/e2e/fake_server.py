@@ -49,6 +49,6 @@ def create(settings: Settings, metrics: Metrics, clock: Clock, *, tracing: objec
 
 
 if __name__ == "__main__":
-    from serving.app import serve
+    from serving.composition.process import serve
 
     serve(load({}), lambda url, _: print(url, flush=True), create)

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from serving import app
+from serving.composition.backend import create_backend
+from serving.composition.process import serve
 from serving.core.ladder import Ladder
 from serving.core.latency import Latency
 from serving.core.policy import Decision, Policy, Snapshot
@@ -102,8 +103,8 @@ def create_policy(*arguments: Any) -> Policy:
 
 if __name__ == "__main__":
     setattr(source, "open_instances", open_faulty)  # noqa: B010  as a test would
-    app.serve(
+    serve(
         load({}),
         lambda url, _: print(url, flush=True),
-        partial(app.create_backend, create_policy=create_policy),
+        partial(create_backend, create_policy=create_policy),
     )

@@ -17,7 +17,7 @@ from builder.exporting.repository import write_entry
 from serving.api.schemas import DetectionResponse, Models
 from serving.core import segment as segments
 from serving.core.catalog import Exit
-from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.letterbox import ModelInput
 from serving.core.model_entry import ModelEntry
 from serving.imaging.decoding import refit

@@ -16,7 +16,6 @@ from loadtest.load.open_loop import LoadSettings, run_load
 from loadtest.servers.faults import STUCK
 from loadtest.servers.processes import gateway_server
 from loadtest.servers.prometheus import (
-    RULES,
     ProgramMissing,
     Prometheus,
     find_program,
@@ -30,6 +29,8 @@ from loadtest.workload.images import AnnotatedImage, read_images
 from tests.e2e.backends import RUNTIME, noise
 from tests.e2e.process import PATIENCE_S, eventually
 
+MONITORING = Path("k8s/monitoring")
+RULES = MONITORING / "rules.yaml"
 SPEED = 60.0
 VARIABLES = {"__rate_interval": "30s", "__range": "60s"}
 """Of the dashboard's; the others are filters, and let everything pass."""
@@ -99,7 +100,7 @@ def is_answered(found: Prometheus, expression: str) -> bool:
 
 
 def panels() -> list[tuple[str, str]]:
-    dashboard = json.loads((RULES.parent / "dashboard.json").read_text())
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
     return [
         (panel["title"], target["expr"])
         for panel in dashboard["panels"]

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serving.api.schemas import DetectionResponse, Done
-from serving.app import create_server
+from serving.composition.process import create_server
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.e2e.process import (

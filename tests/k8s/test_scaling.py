@@ -9,7 +9,8 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from serving.observability.metrics import OUTCOMES, Metrics
+from serving.observability.metrics import Metrics
+from serving.observability.request_record import OUTCOMES
 from tests.k8s.manifests import K8S, find, render
 from tests.serving.fakes import FakeBackend, FakeClock
 

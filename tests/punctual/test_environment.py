@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from punctual import AsyncClient, Client, Unreachable
-from punctual.environment import way_to
+from punctual.environment import url_and_proxy
 from punctual.stream import FrameStream
 from tests.e2e.process import free_port
 from tests.serving.fakes import JPEG
@@ -37,7 +37,7 @@ def test_the_way_to_a_server_is_told(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    way = way_to(URL)
+    way = url_and_proxy(URL)
     assert way == (
         URL if through is None else f"{URL} (through {through}, as HTTP_PROXY and the like say)"
     )

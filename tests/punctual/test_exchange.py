@@ -11,9 +11,9 @@ from punctual.exchange import (
     MIN_WAIT_S,
     DetectOptions,
     Patience,
-    ask,
     base_url,
     key_headers,
+    prepare,
     read_json,
 )
 from punctual.problems import Overloaded, Problem, UnexpectedReply
@@ -33,7 +33,7 @@ def test_options_are_sent_as_the_server_reads_them() -> None:
         "track": True,
         "patience_s": 2,
     }
-    request = ask(JPEG, options)
+    request = prepare(JPEG, options)
     assert request.params == {
         "min_depth": "1",
         "max_depth": "3",
@@ -48,24 +48,24 @@ def test_options_are_sent_as_the_server_reads_them() -> None:
 
 
 def test_one_class_is_not_taken_for_its_letters() -> None:
-    assert ask(JPEG, {"classes": "cup"}).params == {"classes": "cup"}
+    assert prepare(JPEG, {"classes": "cup"}).params == {"classes": "cup"}
 
 
 def test_what_is_left_out_is_the_servers_choice() -> None:
-    request = ask(JPEG, {})
+    request = prepare(JPEG, {})
     assert not request.params
     assert "X-Deadline-Ms" not in request.headers
 
 
 @pytest.mark.parametrize(("given", "sent"), [(12.5, "12.5"), (1e7, "10000000"), (0.25, "0.25")])
 def test_a_deadline_is_a_plain_decimal(given: float, sent: str) -> None:
-    assert ask(JPEG, {"deadline_ms": given}).headers["X-Deadline-Ms"] == sent
+    assert prepare(JPEG, {"deadline_ms": given}).headers["X-Deadline-Ms"] == sent
 
 
 @pytest.mark.parametrize("deadline_ms", [0, -1, math.nan, math.inf])
 def test_a_deadline_that_is_no_time_is_refused(deadline_ms: float) -> None:
     with pytest.raises(ValueError, match="must be a positive number of milliseconds"):
-        ask(JPEG, {"deadline_ms": deadline_ms})
+        prepare(JPEG, {"deadline_ms": deadline_ms})
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://a", "http://", "/v1"])

@@ -12,7 +12,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from serving.api.lifecycle import Lifecycle
-from serving.app import create_app
+from serving.composition.application import create_app
 from serving.core.errors import RequestCancelled
 from serving.core.family import Family
 from serving.core.request import Answered

@@ -153,10 +153,11 @@ def test_a_broken_foreign_command_leaves_the_others(
 
 
 def test_another_policy_is_served_with_the_same_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving import app
+    from serving.composition import process
+    from serving.composition.backend import create_backend
 
     served: list[Any] = []
-    monkeypatch.setattr(app, "serve", lambda *arguments: served.append(arguments))
+    monkeypatch.setattr(process, "serve", lambda *arguments: served.append(arguments))
     tools = command._Tools()
 
     def create_policy(*_: Any) -> Any: ...
@@ -165,7 +166,7 @@ def test_another_policy_is_served_with_the_same_options(monkeypatch: pytest.Monk
     assert command.main(["serve", "--port", "8001"]) == 0
     (settings, _, create), (_, _, create_usual) = served
     assert (settings.port, settings.log_level) == (8001, "error")
-    assert create.func is create_usual.func is app.create_backend
+    assert create.func is create_usual.func is create_backend
     assert create.keywords == {"create_policy": create_policy}
     assert create_usual.keywords == {"create_policy": None}
 

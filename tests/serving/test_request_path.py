@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 
 import serving
 from serving.api.lifecycle import Lifecycle
-from serving.app import create_app
 from serving.backends.model_changes import ChangeableBackend
+from serving.composition.application import create_app
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.serving.fakes import JPEG
@@ -25,7 +25,7 @@ from tests.serving.gated import GatedRunner, gated_backend
 
 SOURCE = Path(serving.__file__).parent
 PAGE = SOURCE.parent / "docs/concepts/request-path.md"
-ELSEWHERE = {"serving/http_protocol.py", "serving/runners/openvino.py"}
+ELSEWHERE = {"serving/http_protocol.py", "serving/runners/openvino/runner.py"}
 """What only a socket, or a real model, makes a request meet."""
 
 

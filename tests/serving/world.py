@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from serving.core import segment as segments
-from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
+from serving.core.latency import LatencyModel
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.observing import MERGE, RUN
 from serving.core.policy import Decision, Policy, Snapshot, Wait
-from serving.core.ports import Pause, at_once
+from serving.core.ports import Pause, no_pause
 from serving.core.request import Answered, Cancelled, Detections, Request, Result
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
 from serving.core.segment import Segment
@@ -177,7 +178,7 @@ class FakeRunner:
     def abort(self) -> None:
         pass
 
-    def close(self, pause: Pause = at_once, /) -> None:
+    def close(self, pause: Pause = no_pause, /) -> None:
         pause()
 
 

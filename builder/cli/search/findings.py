@@ -188,14 +188,14 @@ def _add_contest(actions: Any) -> None:
 
 @files_of_the_user()
 def _contest(options: argparse.Namespace) -> None:
-    from builder.search.contest import hold
+    from builder.search.contest import compare
     from builder.search.contest_report import as_html, as_markdown
     from builder.search.journal import read_journal
     from builder.search.stack_rounds import StackRounds
     from reporting.files import write_whole
 
     rounds = StackRounds.read(options.times) if options.times else None
-    contest = hold([read_journal(path) for path in options.journals], rounds, options.in_time)
+    contest = compare([read_journal(path) for path in options.journals], rounds, options.in_time)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.out.with_suffix(".html"), as_html(contest))

@@ -88,7 +88,7 @@ def open_evaluator(
     from builder.search.evaluators.surrogate import SurrogateEvaluator
     from builder.search.evaluators.tabular import TabularEvaluator
     from builder.search.journal import read_journal
-    from builder.search.latency_table import LatencyTable, made_up
+    from builder.search.latency_table import LatencyTable, synthetic_table
 
     if (options.evaluator in ("table", "surrogate")) != bool(options.journal):
         raise CommandError("the evaluators table and surrogate need --journal, and no other does")
@@ -96,7 +96,7 @@ def open_evaluator(
         raise CommandError("--partial is for the evaluator table")
     given = LatencyTable.read(options.latency) if options.latency else None
     if options.evaluator == "analytic":
-        return AnalyticEvaluator(), given or made_up()
+        return AnalyticEvaluator(), given or synthetic_table()
     if options.evaluator == "train":
         return _training(options, space, given)
     table = given or LatencyTable(**read_journal(options.journal[0]).search["latency"])

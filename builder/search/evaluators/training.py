@@ -66,7 +66,8 @@ class TrainingEvaluator:
         import torch  # noqa: PLC0415  only in the process that trains
 
         from builder.modeling.checkpoint import read_checkpoint  # noqa: PLC0415
-        from builder.training.loop import Diverged, train  # noqa: PLC0415
+        from builder.training.epoch import Diverged  # noqa: PLC0415
+        from builder.training.loop import train  # noqa: PLC0415
 
         torch.set_num_threads(1)
         logging.getLogger("builder.training.loop").setLevel(logging.ERROR)

@@ -9,7 +9,6 @@ one objective.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from loadtest.simulation.autoscaling import (
 )
 from loadtest.simulation.plots import DPI, legend, line_styles, panels
 from loadtest.simulation.profiles import ModelProfile, load_profile
-from reporting.files import write_whole
+from reporting.files import write_report
 
 SIGNAL_SERVERS = 2
 SIGNAL_REQUESTS = 6000
@@ -257,13 +256,8 @@ def markdown(report: AutoscalingReport) -> str:
 def write(report: AutoscalingReport, folder: Path) -> list[Path]:
     """Write figures, tables and a plot into ``folder``, which exists, and return their paths."""
     stem = folder / f"autoscaling-{report.date}"
-    texts = {".json": json.dumps(report.to_json(), indent=1) + "\n", ".md": markdown(report)}
-    for suffix, text in texts.items():
-        write_whole(stem.with_suffix(suffix), text)
-    return [
-        *(stem.with_suffix(suffix) for suffix in texts),
-        _plot(report, stem.with_suffix(".png")),
-    ]
+    written = write_report(stem, report.to_json(), markdown(report))
+    return [*written, _plot(report, stem.with_suffix(".png"))]
 
 
 def _plot(report: AutoscalingReport, path: Path) -> Path:

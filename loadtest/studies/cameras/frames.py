@@ -84,7 +84,7 @@ def _times(
 
 
 def ages_s(outcomes: Sequence[Outcome], until_s: float) -> NDArray[np.float64]:
-    """Return the ages of what one camera knows, at instants ``GRID_S`` apart.
+    """Return the ages in seconds of what one camera knows, (instants,), ``GRID_S`` apart.
 
     They are from when its first frame was taken until ``until_s``; before its first answer, what it
     knows is as old as that time.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from loadtest.studies.cameras.frames import End, RunFigures
-from reporting.files import write_whole
+from reporting.files import write_report
 from reporting.markdown import table
 
 FORMAT = 1
@@ -31,11 +30,9 @@ class Report:
 
 def write(report: Report, folder: Path) -> Path:
     """Write the report as cameras-DATE.json and .md into ``folder``; return the latter's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"cameras-{report.model}-{report.date}.md"
-    write_whole(path, "\n".join(markdown(report)) + "\n")
     data = {"format": FORMAT, **asdict(report)}
-    write_whole(path.with_suffix(".json"), json.dumps(data, indent=1) + "\n")
+    stem = folder / f"cameras-{report.model}-{report.date}"
+    _, path = write_report(stem, data, "\n".join(markdown(report)) + "\n")
     return path
 
 

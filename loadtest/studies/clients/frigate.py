@@ -31,7 +31,7 @@ from loadtest.policies.named import FIXED
 from loadtest.servers.processes import StudyError, gateway_server, get_json, get_text
 from loadtest.studies.variants.study import processor_seconds
 from loadtest.workload.images import AnnotatedImage
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 
 PATH = "/v1/vision/detection"
 TIMEOUT_S = 0.1

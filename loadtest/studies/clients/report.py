@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from loadtest.environment.spread import Spread
 from loadtest.studies.clients.frigate import PROCESSOR, Capacity, FrigateFigures
 from loadtest.studies.clients.protocols import ProtocolFigures
 from loadtest.studies.clients.tiles import TileFigures
+from reporting.files import write_report
 from reporting.markdown import Columns, table
 
 
@@ -30,10 +30,8 @@ class Report:
 
 def write(report: Report, folder: Path) -> Path:
     """Write Markdown and JSON; return the path of the first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"clients-{report.model}-{report.date}.md"
-    path.write_text("\n".join(markdown(report)) + "\n")
-    path.with_suffix(".json").write_text(json.dumps(asdict(report), indent=1) + "\n")
+    stem = folder / f"clients-{report.model}-{report.date}"
+    _, path = write_report(stem, asdict(report), "\n".join(markdown(report)) + "\n")
     return path
 
 

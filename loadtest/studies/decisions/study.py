@@ -18,8 +18,9 @@ from loadtest.simulation.simulator import ServiceTimes
 from loadtest.simulation.study import MAX_COHORTS
 from reporting.markdown import Columns, table
 from serving.core.demand import Demand
-from serving.core.latency import LatencyModel, quantile
+from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Snapshot
+from serving.core.quantiles import quantile
 from serving.core.request import Request
 from serving.core.segment import STEM
 

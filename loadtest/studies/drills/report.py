@@ -5,13 +5,12 @@ They are written as JSON and as Markdown that a terminal shows as well.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from loadtest.load.summary import LatencyQuantiles
-from reporting.files import write_whole
+from reporting.files import write_report
 from reporting.markdown import Columns, table
 
 
@@ -309,6 +308,4 @@ DEPTHS: Columns[DepthAtBudget] = (
 
 def write(report: RestartReport | AlertReport | IdleReport, path: Path) -> None:
     """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path.with_suffix(".json"), json.dumps(asdict(report), indent=1) + "\n")
-    write_whole(path.with_suffix(".md"), report.markdown())
+    write_report(path, asdict(report), report.markdown())

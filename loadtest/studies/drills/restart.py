@@ -89,8 +89,10 @@ class Gateways:
         stack.enter_context(gateway_server(f"number {self.ports.index(port)}", given, log))
 
     def stop(self, port: int) -> None:
-        """Tell the gateway on ``port`` to end, and wait for it. Raises StudyError if it has to be
-        killed."""
+        """Tell the gateway on ``port`` to end, and wait for it.
+
+        Raises StudyError if it has to be killed.
+        """
         started_s = time.monotonic()
         self._running.pop(port).close()
         seconds = time.monotonic() - started_s
@@ -171,7 +173,7 @@ def run(mode: str, settings: RestartDrillSettings, folder: Path, say: Say) -> Re
     finally:
         gateways.close()
     summary = summarise(result)
-    ends = sort_out(result.outcomes)
+    ends = count_unanswered(result.outcomes)
     return RestartRun(
         proxy=f"haproxy, {mode}",
         drain_delay_s=settings.drain_delay_s,
@@ -210,7 +212,7 @@ class Ends:
     failed: Mapping[str, int]
 
 
-def sort_out(outcomes: tuple[RequestOutcome, ...]) -> Ends:
+def count_unanswered(outcomes: tuple[RequestOutcome, ...]) -> Ends:
     """Count what became of the requests that were not answered in time."""
     late = 0
     refused: Counter[str] = Counter()

@@ -6,7 +6,6 @@ the policy stand the best fixed operating point in hindsight and what no schedul
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from loadtest.simulation.tables import HINDSIGHT_TEXT, difference_text
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from reporting import html
-from reporting.files import write_whole
-from reporting.intervals import Interval
+from reporting.files import write_report, write_whole
+from reporting.intervals import MeanInterval
 from reporting.markdown import Columns, table
 from serving.core.command_errors import InvalidArgument
 
@@ -106,7 +105,7 @@ class Row(NamedTuple):
     """Name of the operating point that is best in hindsight."""
     best_accuracy: float
     best_attainment: float
-    regret: Interval
+    regret: MeanInterval
     bound: float
     share: float
     """Share of the oracle's bound that the policy reaches."""
@@ -274,12 +273,7 @@ def to_json(report: LadderReport) -> dict[str, Any]:
 
 def write(report: LadderReport, folder: Path) -> list[Path]:
     """Write ladders-DATE.json, .md and .html into ``folder``, which exists; return their paths."""
-    texts = {
-        ".json": json.dumps(to_json(report), indent=1) + "\n",
-        ".md": markdown(report),
-        ".html": page(report),
-    }
-    paths = [folder / f"ladders-{report.date}{suffix}" for suffix in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        write_whole(path, text)
-    return paths
+    stem = folder / f"ladders-{report.date}"
+    written = write_report(stem, to_json(report), markdown(report))
+    write_whole(stem.with_name(stem.name + ".html"), page(report))
+    return [*written, stem.with_name(stem.name + ".html")]

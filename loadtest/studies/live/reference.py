@@ -18,7 +18,7 @@ from loadtest.studies.live.report import Reference
 from loadtest.studies.live.subject import LiveSubject
 from loadtest.studies.live.systems import System
 from loadtest.workload.budgets import parse_budgets
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 
 CONCURRENCY = 8
 """Number of clients at once that show what a server can do at most: two of its largest batches."""

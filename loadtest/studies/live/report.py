@@ -17,8 +17,8 @@ from loadtest.simulation.recovery import Recovery, recovery
 from loadtest.simulation.study import Timeline
 from loadtest.studies.live.simulation import Simulated
 from loadtest.studies.live.systems import SHIPPED
-from reporting.intervals import Interval
-from serving.core.latency import LatencyProfile
+from reporting.intervals import MeanInterval
+from serving.core.latency_profile import LatencyProfile
 
 FORMAT = 2
 PARTS_OF_RUN = 10
@@ -257,7 +257,7 @@ class LiveReport:
         known = [metric.factor * (a - b) for a, b in pairs if a is not None and b is not None]
         return Spread.of(known) if known else None
 
-    def difference(self, rival: str, arrivals: str, load: float) -> Interval | None:
+    def difference(self, rival: str, arrivals: str, load: float) -> MeanInterval | None:
         """Return how far the shipped policy's in-time accuracy is above ``rival``'s.
 
         Its interval is over parts of runs, in which both had the same requests; neighbours are
@@ -269,7 +269,7 @@ class LiveReport:
             for run in self.at(rival, arrivals, load)
             for mine, its in zip(ours.get(run.round, ()), run.worth, strict=False)
         ]
-        return Interval.of(differences) if differences else None
+        return MeanInterval.of(differences) if differences else None
 
     def best(self, kind: str, arrivals: str, load: float) -> str | None:
         """Return the system of a kind that is best in hindsight at one point, if there is any.

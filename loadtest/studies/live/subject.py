@@ -16,7 +16,7 @@ from loadtest.workload.images import AnnotatedImage, read_data
 from serving.artifacts.model_folders import find_model, read_entry
 from serving.core.command_errors import InvalidArgument, invalid_arguments
 from serving.core.family import Family
-from serving.core.latency import LatencyProfile
+from serving.core.latency_profile import LatencyProfile
 
 BURST_LOAD = 0.25
 """Load before and after the burst: little, so that there is depth to come back to."""

@@ -80,8 +80,10 @@ class System:
         self.server.pause()
 
     def counts(self) -> Counter[str] | None:
-        """Return end -> requests since the server's start; None if it does not tell. Raises
-        StudyError."""
+        """Return end -> requests since the server's start; None if it does not tell.
+
+        Raises StudyError.
+        """
         if self.policy is None:
             return None
         return server_counts(get_text(f"{self.server.url}/metrics"))

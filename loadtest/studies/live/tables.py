@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from loadtest.studies.live.report import (
 )
 from loadtest.studies.live.simulation_tables import simulation_tables
 from loadtest.studies.live.systems import SHIPPED
-from reporting.files import write_whole
+from reporting.files import write_report
 from reporting.markdown import Columns, table
 
 NOTHING = "-"
@@ -34,9 +33,7 @@ NOTHING = "-"
 
 def write(report: LiveReport, path: Path) -> None:
     """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
-    texts = {".json": json.dumps(to_json(report), indent=1) + "\n", ".md": markdown(report)}
-    for suffix, text in texts.items():
-        write_whole(path.with_suffix(suffix), text)
+    write_report(path, to_json(report), markdown(report))
 
 
 def markdown(report: LiveReport) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from loadtest.studies.drills.report import Circumstances
 from loadtest.studies.soak.samples import Sample
 from loadtest.studies.soak.trend import Trend
-from reporting.files import write_whole
+from reporting.files import write_report
 from reporting.markdown import Columns, table
 
 MIB = 2.0**20
@@ -184,6 +183,4 @@ TALLIES: Columns[Tally] = (
 
 def write(report: SoakReport, path: Path) -> None:
     """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path.with_suffix(".json"), json.dumps(asdict(report), indent=1) + "\n")
-    write_whole(path.with_suffix(".md"), report.markdown())
+    write_report(path, asdict(report), report.markdown())

@@ -39,7 +39,7 @@ class Sample:
     """Number of requests that wait, run, or have an answer in hand."""
 
 
-def take(server: RunningServer, at_s: float, sent: int, proc: Path = PROC) -> Sample:
+def take_sample(server: RunningServer, at_s: float, sent: int, proc: Path = PROC) -> Sample:
     """Sample a server. Raises StudyError if it is not there or does not tell."""
     exposition = get_text(f"{server.url}/metrics")
     gauges = {name: float(value) for name, value in _GAUGE.findall(exposition)}

@@ -28,7 +28,7 @@ from loadtest.servers.processes import RunningServer, StudyError, gateway_server
 from loadtest.studies.drills.report import Circumstances
 from loadtest.studies.soak.messages import KINDS, LEAVES_WITHIN_S, Kind, Material
 from loadtest.studies.soak.report import RESOURCES, Growth, SoakReport, Tally
-from loadtest.studies.soak.samples import Sample, counts, take
+from loadtest.studies.soak.samples import Sample, counts, take_sample
 from loadtest.studies.soak.trend import trend
 from loadtest.workload.images import AnnotatedImage
 
@@ -152,7 +152,7 @@ class _Soak:
 
     async def _at_rest(self) -> Sample:
         await asyncio.sleep(REST_S)
-        return await asyncio.to_thread(take, self._server, 0.0, self._sent.total())
+        return await asyncio.to_thread(take_sample, self._server, 0.0, self._sent.total())
 
     async def _send(self, client: Client, started_s: float) -> None:
         """Send at the rate, at instants that do not depend on what becomes of requests.
@@ -187,7 +187,7 @@ class _Soak:
         loop, settings = asyncio.get_running_loop(), self._settings
         says_s = SAYS_EVERY_S
         while (at_s := loop.time() - started_s) < settings.seconds:
-            sample = await asyncio.to_thread(take, self._server, at_s, self._sent.total())
+            sample = await asyncio.to_thread(take_sample, self._server, at_s, self._sent.total())
             self._samples.append(sample)
             if at_s >= says_s:
                 says_s += SAYS_EVERY_S

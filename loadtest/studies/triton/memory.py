@@ -66,8 +66,10 @@ class Resident:
 
     @classmethod
     def of(cls, rollup: str) -> Resident:
-        """Read a process's ``/proc/<pid>/smaps_rollup`` (Linux 5.4 and later). Raises
-        StudyError."""
+        """Read a process's ``/proc/<pid>/smaps_rollup`` (Linux 5.4 and later).
+
+        Raises StudyError.
+        """
         found = {name: int(value) * 1024 for name, value in _FIELDS.findall(rollup)}
         try:
             return cls(found["Pss"], found["Pss_Anon"])
@@ -172,8 +174,10 @@ def measure(
 
 
 def held(case: Case, folder: Path, runtime: str) -> Resident:
-    """Measure what all processes of ``case`` hold while all of them are there. Raises
-    StudyError."""
+    """Measure what all processes of ``case`` hold while all of them are there.
+
+    Raises StudyError.
+    """
     with contextlib.ExitStack() as stack:
         pids = [
             stack.enter_context(_holding(process, folder, runtime)) for process in case.processes

@@ -31,7 +31,7 @@ from loadtest.environment.spread import Spread
 from loadtest.servers import processes
 from loadtest.servers.processes import StudyError
 from serving.core.command_errors import InvalidArgument
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 
 BASELINE = "embedded"
 DEPTH = "triton-depth"
@@ -72,7 +72,7 @@ class Refused(Exception):
     """An error of a gateway that did not answer as asked; the message says how it did."""
 
 
-class Ask(Protocol):
+class ImageClient(Protocol):
     """A client that sends one image to one gateway."""
 
     def __call__(self, depth: int) -> OverheadSample:
@@ -106,7 +106,7 @@ class Turns:
 
 
 def measure(
-    gateways: Mapping[str, Ask],
+    gateways: Mapping[str, ImageClient],
     depths: Sequence[int],
     num_turns: int,
     seed: int,
@@ -216,7 +216,7 @@ class DepthGateway:
     The gateway's engine is the models ``<model>_dK`` in the Triton at ``triton_url``.
     """
 
-    def __init__(self, gateway: Ask, triton_url: str, model: str) -> None:
+    def __init__(self, gateway: ImageClient, triton_url: str, model: str) -> None:
         self._gateway = gateway
         self._triton_url = triton_url
         self._model = model

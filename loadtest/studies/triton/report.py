@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from loadtest.studies.triton.memory import MemoryFigures
 from loadtest.studies.triton.overhead import BASELINE, TARGET_MS, OverheadFigures
 from loadtest.studies.triton.perf import PerfFigures
-from reporting.files import write_whole
+from reporting.files import write_report
 from reporting.markdown import Columns, table
 
 
@@ -35,9 +34,7 @@ class TritonReport:
 
     def write(self, path: Path) -> None:
         """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
-        texts = {".json": json.dumps(asdict(self), indent=2) + "\n", ".md": markdown(self)}
-        for suffix, text in texts.items():
-            write_whole(path.with_suffix(suffix), text)
+        write_report(path, asdict(self), markdown(self))
 
 
 def _met(row: OverheadFigures) -> str:

@@ -112,8 +112,10 @@ def find_subject(settings: TritonStudySettings, name: str | None) -> TritonSubje
 def measure_perf(
     subject: TritonSubject, report: TritonReport, logs: Path, say: Callable[[str], None]
 ) -> None:
-    """Measure throughput and latency, and fill ``report.perf``. Raises StudyError,
-    AssemblyError."""
+    """Measure throughput and latency, and fill ``report.perf``.
+
+    Raises StudyError and AssemblyError.
+    """
     folder, catalog = subject.settings.server_folder, subject.catalog
     analyzer = perf.PerfAnalyzer(
         tritonserver.assemble_perf_analyzer(folder),
@@ -157,18 +159,18 @@ def measure_overhead(
         say("overhead: starting Triton and the gateways")
         triton = stack.enter_context(subject.triton(models, logs / "triton.log"))
         report.versions["Triton"] = triton.version()
-        asks: dict[str, overhead.Ask] = {}
+        clients: dict[str, overhead.ImageClient] = {}
         for index, (backend, chosen) in enumerate(overhead.BACKENDS.items()):
             log = logs / f"gateway-{index}.log"
             given = {**chosen, "triton_url": triton.grpc}
             url = stack.enter_context(subject.gateway(backend, given, log))
             gateway = overhead.Gateway(backend, url, image, media_type)
             stack.callback(gateway.close)
-            asks[backend] = gateway
-        depth_models = overhead.DepthGateway(asks[overhead.DEPTH], triton.http_url, name)
-        asks[overhead.DEPTH] = depth_models
+            clients[backend] = gateway
+        depth_models = overhead.DepthGateway(clients[overhead.DEPTH], triton.http_url, name)
+        clients[overhead.DEPTH] = depth_models
         say(f"overhead: {settings.turns} turns")
-        turns = overhead.measure(asks, subject.depths, settings.turns, settings.seed)
+        turns = overhead.measure(clients, subject.depths, settings.turns, settings.seed)
     report.overhead, report.lost_turns = overhead.summarise(turns), turns.lost
 
 

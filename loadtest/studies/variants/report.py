@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 from loadtest.environment.spread import Spread
 from loadtest.load.outcomes import Outcome
 from loadtest.load.summary import Summary
-from reporting.files import write_whole
+from reporting.files import write_report
 from reporting.markdown import Columns, table
 
 CLIENT, ENGINE = "client", "engine"
@@ -121,9 +120,7 @@ def to_json(report: VariantsReport) -> dict[str, Any]:
 
 def write(report: VariantsReport, path: Path) -> None:
     """Write ``path`` as JSON and its neighbour ``.md`` as tables, each whole or not at all."""
-    texts = {".json": json.dumps(to_json(report), indent=1) + "\n", ".md": markdown(report)}
-    for suffix, text in texts.items():
-        write_whole(path.with_suffix(suffix), text)
+    write_report(path, to_json(report), markdown(report))
 
 
 def markdown(report: VariantsReport) -> str:

@@ -43,7 +43,7 @@ from loadtest.workload.images import AnnotatedImage, read_data
 from reporting.machine import machine
 from serving.artifacts.model_folders import find_model, read_entry
 from serving.core.command_errors import InvalidArgument
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 
 CONCURRENCY = 8
 WINDOWS = 3

@@ -97,8 +97,10 @@ class Ledger:
         )
 
     def used(self, count: int) -> list[float | None]:
-        """Return the shares of their budgets that the last ``count`` frames used, the newest last;
-        None of those that got no answer."""
+        """Return the shares of their budgets that the last ``count`` frames used, the newest last.
+
+        It is None of those that got no answer.
+        """
         return [
             None if e.reply is None else e.reply.timings.elapsed_ms / e.reply.timings.budget_ms
             for e in list(self._recent)[-count:]

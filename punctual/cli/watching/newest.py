@@ -18,7 +18,7 @@ class Frame:
     """An image file."""
 
 
-class Newest:
+class NewestFrame:
     """The newest frame that nobody has taken. Thread-safe."""
 
     def __init__(self) -> None:

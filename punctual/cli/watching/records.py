@@ -78,8 +78,10 @@ class AnnotatedVideo:
         self._last_tick = -1
 
     def ended(self, ended: Ended) -> None:
-        """Write a frame that was sent. Raises CommandFailed where it cannot be encoded; nothing
-        follows it then."""
+        """Write a frame that was sent.
+
+        Raises CommandFailed where it cannot be encoded; nothing follows it then.
+        """
         picture = _decoded(ended.frame.data)
         if picture is None:  # it is no image; the one before stays for longer
             return

@@ -67,8 +67,11 @@ class Source:
         return bool(self._scheme) or self._is_device
 
     def frames(self) -> Iterator[Frame]:
-        """Yield the frames of what is not live. Raises CommandError for a file that is no video,
-        and CommandFailed for an address that cannot be read."""
+        """Yield the frames of what is not live.
+
+        Raises CommandError for a file that is no video, and CommandFailed for an address that
+        cannot be read.
+        """
         if self._images is not None:
             return self._files(self._images)
         from punctual.cli.watching.videos import pictures_as_shown

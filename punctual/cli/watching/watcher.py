@@ -116,8 +116,10 @@ class Watcher:
             self._delay_s = FIRST_DELAY_S
 
     def offer(self, frame: Frame, skipped: range) -> None:
-        """Send a frame, unless it cannot be sent now; ``skipped`` are those before it that came
-        and went."""
+        """Send a frame, unless it cannot be sent now.
+
+        ``skipped`` are the numbers of those before it that came and went.
+        """
         self._skip(skipped)
         self.open()
         if self._stream is None or len(self._unanswered) >= MAX_UNANSWERED:

@@ -4,6 +4,7 @@
                           |------> depth_selection      what is done with the time that is left
                           |------> overload, fair_part  whom to run for where time does not suffice
                           '------> answers_in_hand      a cheap answer first, then a better one
+    waiting_batches, planned_batch, ways_in             what a plan is made of
     opportunity_cost, depth_price                       what a second of the engine is worth
     path_costs, path_times, paths, unit_starts          what ways through the model take
 

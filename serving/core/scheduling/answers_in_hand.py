@@ -43,6 +43,7 @@ from serving.core.ladder import PointId
 from serving.core.latency import Times
 from serving.core.policy import Conclude, Held, Run, Why
 from serving.core.request import Request
+from serving.core.scheduling.depth_price import MIN_GAIN
 from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.opportunity_cost import OpportunityCost
 from serving.core.scheduling.path_costs import EPSILON_S, Costs, in_a_row
@@ -55,8 +56,6 @@ first."""
 STRETCHES = ((2.0, 3.0), (4.5, 6.0))
 """Multiples of its typical time: the odds that a run takes longer than the first are taken as those
 that it takes the second."""
-MIN_GAIN = 1e-6
-"""Accuracy that a point must add to an answer in hand to be better."""
 MAX_NEWCOMERS_SHARE = 0.9
 """Largest share of the engine's time that newcomers are taken to need, which is uncertain."""
 

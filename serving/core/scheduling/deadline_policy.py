@@ -49,6 +49,7 @@ from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.fair_part import FairPart, fair_part, next_in_turn
 from serving.core.scheduling.path_costs import EPSILON_S, Costs
 from serving.core.scheduling.paths import paths_of
+from serving.core.scheduling.ways_in import WaysIn
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
 
@@ -103,24 +104,22 @@ class DeadlinePolicy:
             return expired
         make_plan = partial(
             EdfPlan,
-            models=models,
-            batch_sizes=self._setup.batch_sizes,
+            ways_in=WaysIn(
+                snapshot.now_s, models, self._setup.batch_sizes, self._setup.useful_exits
+            ),
             streaming_ids=streaming,
-            useful_exits=self._setup.useful_exits,
-            path_choices={},
         )
         plan = make_plan(snapshot)
         if not plan.batches and not snapshot.held:
             return Wait()
-        batch_sizes = self._setup.batch_sizes
         if plan.slack_s < 0.0 and snapshot.virtual_s:
-            part = fair_part(snapshot, plan, make_plan, models, batch_sizes, streaming)
+            part = fair_part(snapshot, plan, make_plan)
             if self._needs_place(part):
                 last = part.parked[-1].requests
                 return ShedRequests(last, ShedReason.EVICTED_SHARE, plan.length_s, _NO_PLACE)
             snapshot, plan = part.snapshot, part.plan
         elif snapshot.stream_turns:
-            first = next_in_turn(snapshot, plan, models, batch_sizes, streaming)
+            first = next_in_turn(snapshot, plan)
             in_turn = make_plan(snapshot, first=first) if first else plan
             plan = in_turn if in_turn.slack_s >= 0.0 else plan
         return DecisionMaker(self._setup, snapshot, plan).decide()

@@ -42,10 +42,11 @@ from serving.core.scheduling.depth_selection import (
     one_stack,
     quickest_first_segment,
 )
-from serving.core.scheduling.edf_plan import NO_TIME, EdfPlan, PlannedBatch
+from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.opportunity_cost import OpportunityCost, OpportunityCostModel
 from serving.core.scheduling.overload import choose_batch
 from serving.core.scheduling.path_costs import BATCHING_GAIN, EPSILON_S, CompletionTime
+from serving.core.scheduling.planned_batch import NO_TIME, PlannedBatch
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
 
@@ -179,7 +180,7 @@ class DecisionMaker:
 
         With it comes the batch size at which a request needs least time.
         """
-        costs = self._plan.way_in(1, False)
+        costs = self._plan.ways_in.to(1, False).costs
         request_s, batch = costs.typical_path(1), 1
         for size in self._setup.batch_sizes[1:]:
             batch_s = costs.path(1, size)[1]
@@ -394,12 +395,12 @@ class DecisionMaker:
             queue = [
                 request for request in queue if (request.id in self._plan.streaming_ids) == streams
             ]
-        hurried_before_s = self._plan.hurried_before_s(depth, streams)
+        hurried_before_s = self._plan.ways_in.to(depth, streams).hurried_before_s
         # Whoever is hurried goes first only if nobody else waits.
         hurried = queue[-1].deadline_s < hurried_before_s
         if not hurried and queue[0].deadline_s < hurried_before_s:
             queue = [request for request in queue if request.deadline_s >= hurried_before_s]
-        costs = self._plan.way_in(depth, streams, hurried)
+        costs = self._plan.ways_in.to(depth, streams, hurried).costs
         sizes = costs.paying_sizes(depth, self._setup.batch_sizes)
         batch = choose_batch(
             queue,
@@ -450,7 +451,7 @@ class DecisionMaker:
             kind = (request.min_depth, request.id in self._plan.streaming_ids)
             path_s = paths_s.get(kind)
             if path_s is None:
-                costs = self._plan.way_in(*kind)
+                costs = self._plan.ways_in.to(*kind).costs
                 path_s = paths_s[kind] = (
                     costs.typical_path(kind[0], streams=kind[1]) * OPTIMISTIC_RUN_FACTOR
                 )

@@ -52,7 +52,7 @@ MIN_RATE_HZ = 1e-9
 MIN_DRIFT = 1e-6
 """Drift of the backlog, in seconds per second, below which it counts as none."""
 MIN_GAIN = 1e-6
-"""Accuracy that a slower point must add to count: less is what floats make of equal ones."""
+"""Accuracy that another point must add to be better: less is what floats make of equal ones."""
 
 
 def concave_envelope(points: Iterable[CostAndAp]) -> list[CostAndAp]:

@@ -20,9 +20,10 @@ from serving.core import segment as segments
 from serving.core.policy import Cohort, Conclude, Decision, Run, Why
 from serving.core.request import Request
 from serving.core.scheduling.answers_in_hand import AnswersInHand
-from serving.core.scheduling.edf_plan import EdfPlan, PlannedBatch
+from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.opportunity_cost import OpportunityCost
 from serving.core.scheduling.path_costs import Costs, late_share
+from serving.core.scheduling.planned_batch import PlannedBatch
 from serving.core.scheduling.unit_starts import UnitStarts, blocked_by_stacks
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
@@ -198,7 +199,7 @@ class DepthSelector:
         if batch == 1 or plan.num_waiting_steps > MAX_STEPS_AHEAD or plan.needs_batches(costs):
             return
         ap = self._useful_exits[costs.paths.model].ap(depth)
-        for size in costs.paying_sizes(depth, plan.batch_sizes):
+        for size in costs.paying_sizes(depth, plan.ways_in.batch_sizes):
             if size < batch:
                 times, first = costs.path(depth, size), planned.requests[:size]
                 slack_s, share_s, rest_s = plan.slack_in_parts(planned, size, times)

@@ -36,8 +36,9 @@ from serving.core.policy import Cohort, Snapshot
 from serving.core.request import Request
 from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.opportunity_cost import RATE_MARGIN
-from serving.core.scheduling.path_costs import Costs, quickest
-from serving.core.scheduling.path_times import Found
+from serving.core.scheduling.path_costs import Costs
+from serving.core.scheduling.path_times import Memo
+from serving.core.scheduling.ways_in import WaysIn
 
 MakePlan = Callable[[Snapshot], EdfPlan]
 """Function that plans a snapshot."""
@@ -62,21 +63,12 @@ class FairPart(NamedTuple):
     """Cohorts that are left out, the first to go on again first."""
 
 
-def fair_part(
-    snapshot: Snapshot,
-    plan: EdfPlan,
-    make_plan: MakePlan,
-    models: Sequence[Costs],
-    batch_sizes: Sequence[int],
-    streaming_ids: frozenset[int],
-) -> FairPart:
+def fair_part(snapshot: Snapshot, plan: EdfPlan, make_plan: MakePlan) -> FairPart:
     """Return the fair part of ``snapshot``, which is of several principals or streams.
 
-    ``plan`` is that of all of it, and ``make_plan`` plans a part, with the costs of ``models`` and
-    in batches of ``batch_sizes``. ``streaming_ids`` are the requests that can be answered more than
-    once.
+    ``plan`` is that of all of it, and ``make_plan`` plans a part.
     """
-    line = Line(snapshot, models, batch_sizes, streaming_ids)
+    line = TurnOrder(snapshot, plan.ways_in, plan.streaming_ids)
 
     def is_too_much(length: int) -> bool:
         waiting, parked = line.head(length)
@@ -95,22 +87,17 @@ def fair_part(
     return FairPart(part, make_plan(part), parked)
 
 
-def next_in_turn(
-    snapshot: Snapshot,
-    plan: EdfPlan,
-    models: Sequence[Costs],
-    batch_sizes: Sequence[int],
-    streaming_ids: frozenset[int],
-) -> tuple[Request, ...]:
+def next_in_turn(snapshot: Snapshot, plan: EdfPlan) -> tuple[Request, ...]:
     """Return the waiting requests whose turn it is, by deadline: as many as run together.
 
     None while the engine can answer all that comes. Some of those who wait are frames of streams.
     """
-    costs = plan.way_in(1, False)
-    most = costs.paying_sizes(1, batch_sizes)[-1]
-    if RATE_MARGIN * snapshot.demand.rate_hz * costs.path(1, most)[1] < most:
+    way = plan.ways_in.to(1, False)
+    most = way.sizes[-1]
+    if RATE_MARGIN * snapshot.demand.rate_hz * way.times[most][1] < most:
         return ()
-    line = Line(snapshot, models, batch_sizes, streaming_ids)
+    streaming_ids = plan.streaming_ids
+    line = TurnOrder(snapshot, plan.ways_in, streaming_ids)
     waiting = (item for item in line if isinstance(item, Request))
     head = next(waiting)
     streams, bounds = head.id in streaming_ids, _bounds(head)
@@ -119,30 +106,24 @@ def next_in_turn(
         for request in waiting
         if _bounds(request) == bounds and (request.id in streaming_ids) == streams
     )
-    sizes = plan.way_in(head.min_depth, streams).paying_sizes(head.min_depth, batch_sizes)
+    sizes = plan.ways_in.to(head.min_depth, streams).sizes
     together = [head, *islice(alike, sizes[-1] - 1)]
     size = max([paying for paying in sizes if paying <= len(together)])
     return tuple(sorted(together[:size], key=_urgency))
 
 
-class Line:
+class TurnOrder:
     """Who waits, and the cohorts of those who are owed an answer, as they take turns."""
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        models: Sequence[Costs],
-        batch_sizes: Sequence[int],
-        streaming_ids: frozenset[int],
-    ) -> None:
-        """Line up who is in ``snapshot``; the other arguments are those of ``fair_part``."""
+    def __init__(self, snapshot: Snapshot, ways_in: WaysIn, streaming_ids: frozenset[int]) -> None:
+        """Line up who is in ``snapshot``; the other arguments are those of its plan."""
         virtual_s = dict(snapshot.virtual_s)
-        in_flight = _in_flight(snapshot, models, virtual_s)
+        in_flight = _in_flight(snapshot, ways_in.models, virtual_s)
         self._cohorts = [item for *_, item in in_flight if isinstance(item, Cohort)]
         self._items: list[Request | Cohort] = []
         self._num_all = len(in_flight) + len(snapshot.waiting)
-        kinds: Found[tuple[int, bool], _Kind] = Found(
-            lambda kind: _kind_of(*kind, snapshot.now_s, models, batch_sizes)
+        kinds: Memo[tuple[int, bool], _Kind] = Memo(
+            lambda kind: _kind_of(*kind, snapshot.now_s, ways_in)
         )
 
         def kind_of(request: Request) -> _Kind:
@@ -232,13 +213,10 @@ class _Kind(NamedTuple):
     """Instant by which the largest batch that pays off would end if it were started now."""
 
 
-def _kind_of(
-    depth: int, streams: bool, now_s: float, models: Sequence[Costs], batch_sizes: Sequence[int]
-) -> _Kind:
-    costs = quickest(models, depth, streams)
-    size = costs.paying_sizes(depth, batch_sizes)[-1]
-    batch_s = costs.path(depth, size, streams=streams)[0]
-    return _Kind(costs.typical_path(depth, streams=streams), now_s + batch_s)
+def _kind_of(depth: int, streams: bool, now_s: float, ways_in: WaysIn) -> _Kind:
+    way = ways_in.to(depth, streams, hurried=True)
+    batch_s = way.times[way.sizes[-1]][0]
+    return _Kind(way.costs.typical_path(depth, streams=streams), now_s + batch_s)
 
 
 def _queue(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from serving.core.latency import TAIL_QUANTILE, Latency, Times
 from serving.core.scheduling.depth_price import CostAndAp
-from serving.core.scheduling.path_times import NEVER, Found, PathTimes, tail
+from serving.core.scheduling.path_times import NEVER, Memo, PathTimes, tail
 from serving.core.scheduling.paths import Paths
 from serving.core.segment import Segment
 from serving.core.useful_exits import Chain, UsefulExits
@@ -74,7 +74,7 @@ class Costs:
     def __init__(self, latency: Latency, paths: Paths) -> None:
         self._latency = latency
         self._slowdown = latency.slowdown
-        self._calm = Found(self._find)
+        self._calm = Memo(self._find)
         """Batch size -> times without slowdown."""
         self._paying: dict[int, tuple[int, ...]] = {}
         self.paths = paths

@@ -35,7 +35,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-class Found(dict[_Key, _Value]):
+class Memo(dict[_Key, _Value]):
     """The values of a function by its argument, each found when it is first looked up.
 
     A dictionary, since to look up what it has takes no call.
@@ -67,24 +67,24 @@ class PathTimes:
         self._calm, self._paths, self._batch = latency.calm, paths, batch
         # Of the stacks from depth 0 to each depth: any sequence is a difference of two.
         self._typical_s, self._squares = [0.0], [0.0]
-        self.stack = Found(self._stack)
+        self.stack = Memo(self._stack)
         """Depth -> times from ``depth - 1`` to it."""
-        self.stacks = Found(self._between)
+        self.stacks = Memo(self._between)
         """Depths, from and to -> times from one to the other."""
-        self.head = Found(self._head)
+        self.head = Memo(self._head)
         """Depth -> times from its features to boxes."""
-        self.remaining = Found(self._remaining)
+        self.remaining = Memo(self._remaining)
         """Depths, from and to -> times from one to the boxes of the other."""
-        self.unit = Found(self._unit)
+        self.unit = Memo(self._unit)
         """Exit -> times of the path through unit segments; infinite if the runner has none."""
-        self.fused = Found(self._fused)
+        self.fused = Memo(self._fused)
         """Exit -> times of one fused run; infinite if there is none."""
-        self.path = Found(self._quickest)
+        self.path = Memo(self._quickest)
         """Exit -> times of the path that typically takes least. Tail times are no guide here: less
         is known of what runs less."""
-        self.slowest = Found(self._slowest)
+        self.slowest = Memo(self._slowest)
         """Whether features must be left -> typical seconds to the exit that takes longest."""
-        self.curve = Found(self._curve)
+        self.curve = Memo(self._curve)
         """Exits with their accuracies -> typical seconds of each, by a fused run if there is one,
         with its accuracy."""
 

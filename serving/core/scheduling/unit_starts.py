@@ -11,9 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from serving.core.scheduling.edf_plan import EdfPlan, PlannedBatch
+from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.opportunity_cost import OpportunityCost
 from serving.core.scheduling.path_costs import EPSILON_S, Costs
+from serving.core.scheduling.planned_batch import PlannedBatch
 from serving.core.segment import Segment
 from serving.core.useful_exits import UsefulExits
 

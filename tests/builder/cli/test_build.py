@@ -15,7 +15,7 @@ from builder.exporting.triton_config import PLAN
 from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core.catalog import Evaluation
 from serving.core.command_errors import CommandFailed
-from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.model_entry import ModelEntry
 from serving.core.segment import fused_segments
 from tests.builder.cli.commands import Tools, build, refused, run_build, usage_shown

@@ -26,7 +26,7 @@ from builder.gpu.report import (
 from serving.artifacts.model_folders import version_folder
 from serving.core.model_entry import ModelEntry
 from serving.imaging.decoding import load_image
-from serving.runners.torch import TorchRunner
+from serving.runners.torch.runner import TorchRunner
 from tests.commands import run_command
 from tests.exported import exported_detector
 

@@ -221,7 +221,7 @@ def test_training_takes_a_neck_from_a_file(bccd, tmp_path):
 def test_blocks_are_dropped_ever_more(bccd, tmp_path, monkeypatch):
     rates = []
     monkeypatch.setattr(
-        "builder.training.loop.set_drop_rate", lambda model, rate: rates.append(rate)
+        "builder.training.epoch.set_drop_rate", lambda model, rate: rates.append(rate)
     )
     changes = ["detector.input_size=[128,128]", "detector.num_stacks=1", 'train.split="train"']
     changes += ["train.drop_block=0.3", "train.batch_size=3"]

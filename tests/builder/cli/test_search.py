@@ -22,14 +22,15 @@ from builder.config.pyramid_graphs import GRAPHS, Graph, graph_json, read_graph
 from builder.modeling.architectures import make_detector
 from builder.modeling.checkpoint import save_checkpoint
 from builder.search import stack_latency
-from builder.search.journal import JOURNAL, read_journal, same_but_for_machine
-from builder.search.latency_table import LatencyTable, counted, fit, made_up
+from builder.search.journal import JOURNAL, read_journal
+from builder.search.latency_table import LatencyTable, counted, fit, synthetic_table
 from builder.search.report import WHAT_REWARDS_ARE
 from builder.search.rewards import REWARDS
 from builder.search.searchers import SEARCHERS
 from builder.search.space import SPACES
 from builder.search.stack_rounds import StackRounds
 from serving.__main__ import _Tools, main
+from tests.builder.search.children import same_but_for_machine
 
 TINY = [
     "detector.input_size=[128,128]",
@@ -126,7 +127,7 @@ def stacks(noise: float) -> Callable[..., StackRounds]:
         ms[..., 0], ms[..., 2] = 5.0, 7.0
         for of_graph, graph in zip(ms, graphs, strict=True):
             luck = 1 + noise * random.normal(size=(2, 1))
-            of_graph[..., 1] = made_up().stack(graph) * luck
+            of_graph[..., 1] = synthetic_table().stack(graph) * luck
         return StackRounds(tuple(graphs), ms, made_of)
 
     return measure
@@ -142,7 +143,7 @@ def test_a_latency_table_is_fitted_and_searched_with(
     assert "each of 28 graphs is foretold" in said
     table = LatencyTable.read(path)
     assert table.unit == "ms"
-    expected = made_up().stack(GRAPHS["nas_fpn"])
+    expected = synthetic_table().stack(GRAPHS["nas_fpn"])
     assert table.stack(GRAPHS["nas_fpn"]) == pytest.approx(expected, rel=0.05)
     rounds = StackRounds.read(path.with_suffix(search_times.ROUNDS_SUFFIX))
     assert f"agree with one of {rounds.repeats_with():.2f}" in said

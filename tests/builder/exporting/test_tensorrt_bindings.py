@@ -27,7 +27,9 @@ pytestmark = pytest.mark.slow  # bindings are downloaded, and mypy reads all of 
 MODULES = (
     "builder/exporting/tensorrt_plans.py",
     "builder/exporting/plan_store.py",
-    "serving/runners/tensorrt.py",
+    "serving/runners/tensorrt/engines.py",
+    "serving/runners/tensorrt/memory.py",
+    "serving/runners/tensorrt/runner.py",
     "serving/triton_backend/plans.py",
 )
 

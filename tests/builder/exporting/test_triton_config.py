@@ -18,7 +18,8 @@ from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts.model_folders import read_catalog, version_folder
 from serving.core import segment as segments
 from serving.core.model_entry import ModelEntry
-from serving.runners import onnxruntime, openvino
+from serving.runners import onnxruntime
+from serving.runners.openvino import runner as openvino
 from serving.triton import wire
 
 REPOSITORY = Path(__file__).parents[3] / "model_repo"

@@ -185,17 +185,17 @@ def test_report() -> None:
     assert lines[2] == "bccd test, 5 epochs, m. Differences are paired by seed."
     assert lines[4:18] == [
         "| GMAC | neck | channels | exit 1 | exit 2 | seeds | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "|---|---|---|---|---|---|---|",
         "| joint | nas_fpn | 48 | 0.223 | 0.300 | 2 | 1.5 |",
         "| fpn/separate | fpn | 54 | - | 0.310 | 1 | 1.5 |",
         "",
         "| AP | exit 1 | exit 2 |",
-        "| --- | --- | --- |",
+        "|---|---|---|",
         "| joint | 0.510 ± 0.014 | 0.600 ± 0.000 |",
         "| fpn/separate | - | 0.700 |",
         "",
         "| AP less that of joint | exit 1 | exit 2 |",
-        "| --- | --- | --- |",
+        "|---|---|---|",
         "| fpn/separate | - | +0.100 |",
         "",
     ]

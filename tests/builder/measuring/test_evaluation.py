@@ -16,7 +16,7 @@ from builder.measuring.fronts import answers_of, on_no_front, table
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Evaluation
 from serving.core.family import Family
-from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.letterbox import stretch
 from serving.core.model_entry import Merging, ModelEntry
 from serving.core.request import Detections

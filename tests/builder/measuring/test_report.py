@@ -12,9 +12,9 @@ from PIL import Image
 
 from builder.data import Dataset
 from builder.measuring import report
-from builder.measuring.report import gather, spread
+from builder.measuring.report import evenly_spaced, gather
 from serving.core import segment as segments
-from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.model_entry import ModelEntry
 from tests.builder.data.samples import make_sample
 from tests.builder.measuring.test_latency import CATALOG, Oracle
@@ -26,7 +26,7 @@ from tests.serving.world import FakeClock
     [(72, 3, [12, 36, 60]), (2, 5, [0, 1]), (1, 1, [0]), (7, 1, [3]), (5, 0, [])],
 )
 def test_pictures_are_evenly_spaced(count: int, wanted: int, positions: list[int]) -> None:
-    assert spread(count, wanted) == positions
+    assert evenly_spaced(count, wanted) == positions
 
 
 def test_what_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

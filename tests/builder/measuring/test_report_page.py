@@ -12,7 +12,7 @@ import pytest
 from builder.data import AveragePrecision, ScoredBoxes
 from builder.measuring.report import ExitSummary, ModelSummary, ReportImage
 from builder.measuring.report_page import lines, page
-from serving.core.latency import LatencyProfile
+from serving.core.latency_profile import LatencyProfile
 from tests.builder.measuring.test_latency import CATALOG
 
 NAN = float("nan")

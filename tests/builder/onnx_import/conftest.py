@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from builder.onnx_import.checking import run_segments
-from builder.onnx_import.importing import Wanted, import_model
+from builder.onnx_import.importing import ImportOptions, import_model
 from serving.artifacts.model_folders import version_folder
 from serving.core.model_entry import ModelEntry
 from tests.builder.onnx_import.detectors import NAMES, save
@@ -36,7 +36,7 @@ class Importer:
             save(model, self.scratch / f"detector_{number}.onnx")
             for number, model in enumerate(models)
         )
-        wanted = replace(Wanted(files, "mine", classes=self.labels), **options)
+        wanted = replace(ImportOptions(files, "mine", classes=self.labels), **options)
         return import_model(wanted, self.repository, lambda _: (), lambda *_: None)
 
 

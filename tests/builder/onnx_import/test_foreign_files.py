@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from builder.onnx_import import postprocessing
 from builder.onnx_import.errors import ForeignModelError
-from builder.onnx_import.importing import Wanted, import_model
+from builder.onnx_import.importing import ImportOptions, import_model
 from builder.onnx_import.layouts import LAYOUTS
 from serving.core.command_errors import CommandError
 from tests.builder.onnx_import.detectors import (
@@ -342,7 +342,7 @@ def test_a_foreign_file_is_refused_in_one_sentence(foreign, tmp_path, labels):
     folder.mkdir()
     path = folder / "detector.onnx"
     foreign.write(path)
-    wanted = Wanted((path,), "mine", **{"classes": labels, **foreign.options})
+    wanted = ImportOptions((path,), "mine", **{"classes": labels, **foreign.options})
     with pytest.raises(CommandError) as refused:
         import_model(wanted, tmp_path / "repo", lambda _: (), lambda *_: None)
     sentence = str(refused.value)
@@ -368,7 +368,7 @@ def test_what_can_be_mended_is_read(imported, find, tmp_path, labels):
     model = random_detector()
     model.opset_import[0].version = 13
     onnx.save(model, path, save_as_external_data=True, location="beside.bin", size_threshold=0)
-    wanted = Wanted((path,), "mine", classes=labels)
+    wanted = ImportOptions((path,), "mine", classes=labels)
     entry = import_model(wanted, tmp_path / "repo", lambda _: (), lambda *_: None)
     assert find(entry, [np.zeros((SIDE, SIDE, 3), np.uint8)]) == expected
 

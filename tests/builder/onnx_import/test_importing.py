@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.onnx_import.checking import expect, made_up_images, open_session, run_session
+from builder.onnx_import.checking import expect, open_session, run_session, synthetic_images
 from builder.onnx_import.comparing import Expected, compare
 from builder.onnx_import.errors import ForeignModelError
 from builder.onnx_import.layouts import LAYOUTS
@@ -31,7 +31,7 @@ from tests.builder.onnx_import.detectors import (
     unbatched,
 )
 
-IMAGES = made_up_images((SIDE, SIDE))
+IMAGES = synthetic_images((SIDE, SIDE))
 EXITS = tuple((f"logits_{number}", f"boxes_{number}") for number in (1, 2, 3))
 LOW = Selection(score_threshold=0.01)
 
@@ -163,7 +163,7 @@ def test_a_file_for_any_size_has_several_that_share_weights(imported, find):
     assert weights is not None
     assert (imported.folder / weights.file).is_file()
     for catalog in entry.catalogs:
-        images = made_up_images((catalog.input_height, catalog.input_width))
+        images = synthetic_images((catalog.input_height, catalog.input_width))
         found = find(entry, images, size=catalog.size)
         assert all(found[0])
 

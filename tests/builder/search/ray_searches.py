@@ -25,6 +25,7 @@ from builder.search.run import Search, run
 from builder.search.searchers.listed import Listed
 from builder.search.space import SPACES
 from builder.training import loop
+from builder.training.epoch import Run
 from tests.builder.search.children import PROXY, Deadly, analytic_search
 
 NUM_TRIALS, NUM_CHILDREN = 7, 8
@@ -46,9 +47,9 @@ class KilledOnce(TrainingEvaluator):
         return self.folder / "epochs"
 
     def evaluate(self, job: Job) -> Evaluation:
-        train_epoch = loop._train_epoch
+        train_epoch = loop.train_epoch
 
-        def noted(begun: loop._Run, *more: object) -> object:
+        def noted(begun: Run, *more: object) -> object:
             is_first = not self.epochs.exists() or "1" not in self.epochs.read_text()
             with self.epochs.open("a") as file:
                 file.write(f"{begun.epoch}\n")
@@ -56,11 +57,11 @@ class KilledOnce(TrainingEvaluator):
                 os.kill(os.getpid(), signal.SIGKILL)
             return train_epoch(begun, *more)  # type: ignore[arg-type]
 
-        loop._train_epoch = noted  # type: ignore[assignment]
+        loop.train_epoch = noted  # type: ignore[assignment]
         try:
             return TrainingEvaluator.evaluate(self, job)
         finally:
-            loop._train_epoch = train_epoch
+            loop.train_epoch = train_epoch
 
 
 def trained(folder: Path) -> Search:

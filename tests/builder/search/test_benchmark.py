@@ -22,7 +22,7 @@ from builder.search.canonical import canonical_key
 from builder.search.controls import reference
 from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.evaluators.tabular import TabularEvaluator
-from builder.search.latency_table import made_up
+from builder.search.latency_table import synthetic_table
 from builder.search.rewards import REWARDS
 from builder.search.searchers.listed import distinct_graphs
 from builder.search.space import SPACES
@@ -42,7 +42,7 @@ def trials(
     searcher: str, space: str, seeds: int, budgets: list[int], noise: float
 ) -> list[SearcherTrial]:
     of_space = SPACES[space]
-    table = made_up()
+    table = synthetic_table()
     reward = REWARDS["anytime"](table, reference(of_space.levels), 3)
     evaluator = AnalyticEvaluator(noise=noise)
     return [
@@ -54,7 +54,7 @@ def trials(
 def test_a_searcher_that_sees_everything_has_no_regret() -> None:
     (trial,) = trials("exhaustive", "micro", 1, [100, 641], 0.0)
     space = SPACES["micro"]
-    table = made_up()
+    table = synthetic_table()
     reward = REWARDS["anytime"](table, reference(space.levels), 3)
     best, known = optimum(space, AnalyticEvaluator(), reward, table, [trial])
     assert trial.chosen[1] == best == trial.best_seen
@@ -65,7 +65,7 @@ def test_a_searcher_that_sees_everything_has_no_regret() -> None:
 
 @pytest.mark.slow
 def test_processes_find_what_one_does() -> None:
-    space, table = SPACES["micro"], made_up()
+    space, table = SPACES["micro"], synthetic_table()
     reward = REWARDS["anytime"](table, reference(space.levels), 3)
     comparison = Comparison(space, AnalyticEvaluator(), reward, table, (10, 20))
     plan = [("random", 0), ("evolution", 1), ("random", 2)]
@@ -128,7 +128,7 @@ def test_the_page_shows_regret_against_children() -> None:
 
 
 def test_the_optimum_of_a_partial_table_is_the_best_that_is_known() -> None:
-    space, table = SPACES["micro"], made_up()
+    space, table = SPACES["micro"], synthetic_table()
     reward = REWARDS["anytime"](table, reference(space.levels), 3)
     graphs = distinct_graphs(space)
     known = {canonical_key(graph): [(0.1, 0.1, 0.1)] for graph in graphs[:40]}

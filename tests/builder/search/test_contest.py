@@ -10,11 +10,11 @@ import pytest
 from builder.config.pyramid_graphs import GRAPHS, Graph
 from builder.search import in_time
 from builder.search.canonical import canonical_key
-from builder.search.contest import ARRIVALS, IN_TIME, LOADS, REWARD, ap_of, hold
+from builder.search.contest import ARRIVALS, IN_TIME, LOADS, REWARD, ap_of, compare
 from builder.search.contest_report import as_html, as_markdown
 from builder.search.controls import controls
 from builder.search.journal import OK, Child, Contents, JournalError
-from builder.search.latency_table import made_up
+from builder.search.latency_table import synthetic_table
 from builder.search.space import SPACES
 from builder.search.stack_rounds import StackRounds
 from serving.core.command_errors import CommandError
@@ -27,7 +27,7 @@ SEARCH = {
     "searcher": "necks",
     "evaluator": {"name": "train"},
     "reward": {"name": "anytime"},
-    "latency": made_up().to_dict(),
+    "latency": synthetic_table().to_dict(),
 }
 
 
@@ -51,7 +51,7 @@ def results(graph: Graph, worth: float) -> list[tuple[Graph, int, tuple[float, .
 
 
 def test_luck_that_all_have_in_common_counts_for_nothing() -> None:
-    contest = hold(
+    contest = compare(
         [journal(*results(MINE, 0.02), *results(NAS_FPN, 0.0)), journal(*results(FPN, 0.01)[:2])],
         None,
         in_time=False,
@@ -81,7 +81,7 @@ def measured(graphs: tuple[Graph, ...], stacks: tuple[float, ...]) -> StackRound
 def test_a_graph_is_judged_by_its_measured_time() -> None:
     same = [journal(*results(MINE, 0.0), *results(NAS_FPN, 0.0))]
     rounds = measured((NAS_FPN, MINE), (4.0, 2.0))
-    contest = hold(same, rounds, in_time=False)
+    contest = compare(same, rounds, in_time=False)
     mine, published = contest.standings
     assert contest.timing.unit == "ms"
     assert contest.timing.exits[mine.key] == (14.0, 16.0)
@@ -90,12 +90,14 @@ def test_a_graph_is_judged_by_its_measured_time() -> None:
     assert published.first_ahead[ap_of(2)].mean == 0
     assert contest.timing.ratios[published.key].middle == pytest.approx(20 / 16)
     with pytest.raises(CommandError, match=f"{published.key} was not measured"):
-        hold(same, measured((MINE,), (2.0,)), in_time=False)
+        compare(same, measured((MINE,), (2.0,)), in_time=False)
 
 
 def test_accuracy_in_time_is_simulated_at_each_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_time, "NUM_REQUESTS", 60)
-    contest = hold([journal(*results(MINE, 0.0)[:2], *results(FPN, 0.0)[:2])], None, in_time=True)
+    contest = compare(
+        [journal(*results(MINE, 0.0)[:2], *results(FPN, 0.0)[:2])], None, in_time=True
+    )
     assert len(contest.conditions) == len(LOADS) * len(ARRIVALS)
     for standing in contest.standings:
         found = [standing.figures[name].mean for name in contest.conditions]
@@ -110,7 +112,9 @@ def test_accuracy_in_time_is_simulated_at_each_load(monkeypatch: pytest.MonkeyPa
 
 
 def test_one_seed_has_no_interval() -> None:
-    contest = hold([journal(*results(MINE, 0.0)[:1], *results(FPN, 0.0)[:1])], None, in_time=False)
+    contest = compare(
+        [journal(*results(MINE, 0.0)[:1], *results(FPN, 0.0)[:1])], None, in_time=False
+    )
     assert "inf" not in as_markdown(contest)
     assert "| `fpn` | 1 |" in as_markdown(contest)
 
@@ -119,6 +123,6 @@ def test_journals_of_different_kinds_are_no_contest() -> None:
     one = journal(*results(MINE, 0.0))
     other = replace(one, search=SEARCH | {"latency": {}})
     with pytest.raises(JournalError, match="not the same latency"):
-        hold([one, other], None, in_time=False)
+        compare([one, other], None, in_time=False)
     with pytest.raises(JournalError, match="no child"):
-        hold([journal()], None, in_time=False)
+        compare([journal()], None, in_time=False)

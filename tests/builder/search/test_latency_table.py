@@ -17,9 +17,9 @@ from builder.search.latency_table import (
     MeasuredStack,
     counted,
     fit,
-    made_up,
     quality,
     stack_terms,
+    synthetic_table,
 )
 from builder.search.space import SPACES
 from serving.core.command_errors import CommandError
@@ -115,7 +115,7 @@ def test_quality_tells_a_good_fit_from_noise() -> None:
 
 def test_a_table_of_before_there_was_a_term_has_none_of_it(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    table = made_up()
+    table = synthetic_table()
     named = {name: ms for name, ms in table.terms.items() if name not in ("entry", "both_ways")}
     path.write_text(json.dumps(table.to_dict() | {"terms": named}))
     for graph in graphs(3):
@@ -124,7 +124,7 @@ def test_a_table_of_before_there_was_a_term_has_none_of_it(tmp_path: Path) -> No
 
 def test_a_table_comes_back_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    table = made_up()
+    table = synthetic_table()
     path.write_text(json.dumps(table.to_dict()))
     assert LatencyTable.read(path) == table
 

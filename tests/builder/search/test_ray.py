@@ -21,11 +21,10 @@ from builder.search.journal import (
     REPEATED,
     Child,
     read_journal,
-    same_but_for_machine,
 )
 from builder.search.pool import DIED
 from builder.search.run import run
-from tests.builder.search.children import PROXY, analytic_search
+from tests.builder.search.children import PROXY, analytic_search, same_but_for_machine
 from tests.builder.search.ray_searches import NUM_CHILDREN, NUM_TRIALS, tuned_search
 from tests.e2e.process import PATIENCE_S, ROOT, eventually, free_port
 

@@ -10,11 +10,11 @@ import pytest
 
 from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.evaluators.base import Evaluation, Evaluator, Job
-from builder.search.journal import JOURNAL, JournalError, read_journal, same_but_for_machine
+from builder.search.journal import JOURNAL, JournalError, read_journal
 from builder.search.pool import Pool, open_pool
 from builder.search.reuse import read_known, reusing
 from builder.search.run import run
-from tests.builder.search.children import analytic_search
+from tests.builder.search.children import analytic_search, same_but_for_machine
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import pytest
 
 from builder.search import in_time
 from builder.search.controls import reference
-from builder.search.latency_table import made_up
+from builder.search.latency_table import synthetic_table
 from builder.search.rewards import NUM_DEADLINES, REWARDS, Anytime
 from builder.search.space import SPACES
 
 LEVELS = SPACES["nas-fpn"].levels
-TABLE, REFERENCE = made_up(), reference(LEVELS)
+TABLE, REFERENCE = synthetic_table(), reference(LEVELS)
 TIMES = TABLE.exits(REFERENCE, 3)
 APS = (0.40, 0.45, 0.48)
 

@@ -23,13 +23,12 @@ from builder.search.journal import (
     JournalError,
     SearchJournal,
     read_journal,
-    same_but_for_machine,
 )
 from builder.search.pool import JobResult, ThisProcess, evaluate_elsewhere, timed
 from builder.search.run import SearchProgress, run
 from builder.search.searchers.listed import Listed
 from builder.search.space import SPACES
-from tests.builder.search.children import Deadly, analytic_search
+from tests.builder.search.children import Deadly, analytic_search, same_but_for_machine
 
 EVERY_SEARCHER = ("random", "evolution", "screened-evolution", "controller-small")
 

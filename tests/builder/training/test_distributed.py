@@ -19,7 +19,8 @@ from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.detector import Detector
 from builder.training import loop as training
 from builder.training.distributed import DeviceError, Processes, joined
-from builder.training.loop import InvalidRecipe, train
+from builder.training.loop import train
+from builder.training.recipe_checks import InvalidRecipe
 from builder.training.training_log import LOG
 from tests.builder.tiny import TINY
 

@@ -20,8 +20,12 @@ from builder.data import AveragePrecision, DatasetError, read_bccd
 from builder.modeling.architectures import make_detector
 from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from builder.modeling.detector import Detector
+from builder.training import epoch
 from builder.training import loop as training
-from builder.training.loop import Diverged, InvalidRecipe, draw_exits, train
+from builder.training.epoch import Diverged, Run, draw_exits
+from builder.training.loop import train
+from builder.training.optimization import MovingAverage
+from builder.training.recipe_checks import InvalidRecipe
 from builder.training.training_log import LOG, TENSORBOARD
 from builder.training.validation import validate
 from serving.__main__ import main
@@ -54,15 +58,15 @@ def test_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     whole = read_checkpoint(train(TINY, bccd, tmp_path / "whole"))
 
-    original = training._train_epoch
+    original = training.train_epoch
 
-    def interrupted(run: training._Run, *rest: object) -> object:
+    def interrupted(run: Run, *rest: object) -> object:
         if run.epoch == 1:
             raise KeyboardInterrupt
         return original(run, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_train_epoch", interrupted)
+        patch.setattr(training, "train_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(TINY, bccd, tmp_path / "parts")
     parts = read_checkpoint(train(TINY, bccd, tmp_path / "parts", resume=True))
@@ -82,13 +86,13 @@ def test_bfloat16_only_where_it_is_multiplied(
     bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities, dtype
 ) -> None:
     seen: set[torch.dtype] = set()
-    original = training.exit_loss
+    original = epoch.exit_loss
 
     def exit_loss(logits: torch.Tensor, deltas: torch.Tensor, *rest: object) -> object:
         seen.update((logits.dtype, deltas.dtype))
         return original(logits, deltas, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "exit_loss", exit_loss)
+    monkeypatch.setattr(epoch, "exit_loss", exit_loss)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     train(replace(TINY, train=replace(TINY.train, epochs=1)), bccd, tmp_path / "run")
     assert seen == {dtype}
@@ -183,14 +187,14 @@ def test_a_step_that_breaks_the_weights_is_seen_after_the_last_one(
     bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is computed from the weights before it."""
-    original = training.MovingAverage.update
+    original = MovingAverage.update
 
-    def breaking(average: training.MovingAverage) -> None:
+    def breaking(average: MovingAverage) -> None:
         original(average)
         with torch.no_grad():
             average._floats[1][0].fill_(math.inf)  # one of the weights themselves
 
-    monkeypatch.setattr(training.MovingAverage, "update", breaking)
+    monkeypatch.setattr(MovingAverage, "update", breaking)
     recipe = replace(TINY.train, epochs=1, batch_size=6)
     with pytest.raises(Diverged, match="a weight of epoch 1 is not finite"):
         train(replace(TINY, train=recipe), bccd, tmp_path / "run")
@@ -298,7 +302,7 @@ def test_sigterm_stops_a_run(
     def killed(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(training, "_train_epoch", killed)
+    monkeypatch.setattr(training, "train_epoch", killed)
     assert main(arguments(bccd, tmp_path / "run")) == 130
     assert signal.getsignal(signal.SIGTERM) is before
     told = capsys.readouterr().err.splitlines()[-1]
@@ -314,7 +318,7 @@ def test_a_run_that_diverges_has_failed(
     def diverges(*_: object) -> None:
         raise Diverged("the loss of epoch 1 is not finite")
 
-    monkeypatch.setattr(training, "_train_epoch", diverges)
+    monkeypatch.setattr(training, "train_epoch", diverges)
     assert main(arguments(bccd, tmp_path / "run")) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == "punctual: the loss of epoch 1 is not finite"

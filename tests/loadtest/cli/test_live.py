@@ -13,7 +13,7 @@ from loadtest.cli import live as live_cli
 from loadtest.cli.live import add_parser
 from loadtest.studies.live import study as live_study
 from serving.core.ladder import Ladder
-from serving.core.latency import LatencyProfile
+from serving.core.latency_profile import LatencyProfile
 from tests.commands import run_command
 from tests.serving.fakes import write_catalogs
 from tests.serving.world import FakeClock, FakeRunner

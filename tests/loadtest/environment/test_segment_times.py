@@ -15,7 +15,7 @@ from loadtest.environment.segment_times import (
 )
 from loadtest.servers.processes import StudyError
 from loadtest.simulation.profiles import load_profile, one_sided_quantiles
-from serving.core.latency import LatencyProfile
+from serving.core.latency_profile import LatencyProfile
 from serving.core.model_entry import ModelEntry
 from serving.core.segment import fused_exit
 from tests.serving.fakes import CATALOG

@@ -13,7 +13,7 @@ from loadtest.load.sweep import (
     SweepClient,
     SweepReply,
     SweptBudget,
-    falls,
+    inversions,
     min_budget_ms,
     overhead,
     sweep,
@@ -39,7 +39,7 @@ def test_a_row_judges_by_the_clients_clock():
     assert len(row.accepted) == 3
     assert len(row.in_time) == 1
     assert row.expected_aps == [0.3, 0.4]
-    assert " 0.300/0.400/0.400 " in swept_table([row])
+    assert " 0.300/0.300/0.400 " in swept_table([row])
 
 
 def test_infeasible_is_not_a_miss():
@@ -54,7 +54,7 @@ def test_accuracy_that_falls_is_reported():
         SweptBudget(20, [answered(9, 1)]),
         SweptBudget(30, [answered(9, 3)]),
     ]
-    assert falls(rows) == [(10, 20)]
+    assert inversions(rows) == [(10, 20)]
 
 
 def test_overhead_is_what_the_engine_does_not_take():

@@ -8,7 +8,6 @@ import pytest
 
 from loadtest.servers.prometheus import (
     ProgramMissing,
-    alerts_of,
     find_program,
     read_rules,
     shortened,
@@ -45,10 +44,6 @@ def test_every_duration_is_divided_and_nothing_else(rules: Path) -> None:
     ]
     assert group["rules"][1]["for"] == "1500ms"
     assert spec == read_rules(rules), "the rules that were given are as before"
-
-
-def test_alerts_in_their_order(rules: Path) -> None:
-    assert alerts_of(read_rules(rules)) == ("Bad", "Worse")
 
 
 @pytest.mark.parametrize("text", ["", "spec", "{a: 1}", "]"])

@@ -25,7 +25,8 @@ from loadtest.simulation.simulator import (
 )
 from serving.core import segment as segments
 from serving.core.ladder import Ladder
-from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
+from serving.core.latency import LatencyModel
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.request import Request
 from serving.core.segment import Segment
 

@@ -40,7 +40,7 @@ from serving.core.model_entry import MergedAccuracy, Merging, ModelEntry, SizedE
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
 from serving.imaging.decoding import decode_all
-from serving.observability.metrics import IN_HAND_ENDS, OUTCOMES
+from serving.observability.request_record import IN_HAND_ENDS, OUTCOMES
 from tests.serving.events import NDJSON
 from tests.serving.fakes import (
     CATALOG,

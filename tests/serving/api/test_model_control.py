@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from serving.api import model_control, problems
 from serving.api.middleware import Middleware
 from serving.core.errors import ModelRefused
-from serving.core.model_versions import Role, VersionFacts, Wanted
+from serving.core.model_versions import LoadOptions, Role, VersionFacts
 from tests.serving.fakes import FakeBackend, FakeClock
 from tests.serving.gateway import Gateway, problem, slug
 
@@ -35,7 +35,7 @@ class Control:
     def versions(self) -> list[VersionFacts]:
         return self.there
 
-    async def load(self, wanted: Wanted) -> str:
+    async def load(self, wanted: LoadOptions) -> str:
         self.asked.append(wanted)
         if self.refusal is not None:
             raise ModelRefused(self.refusal)
@@ -71,15 +71,15 @@ class Side:
 @pytest.mark.parametrize(
     ("parameters", "wanted"),
     [
-        ({}, Wanted()),
-        ({"canary": 0.1}, Wanted(share=0.1)),
-        ({"shadow": True}, Wanted(shadow=True)),
-        ({"again": True}, Wanted(again=True)),
-        ({"canary": 0.5, "again": True}, Wanted(share=0.5, again=True)),
+        ({}, LoadOptions()),
+        ({"canary": 0.1}, LoadOptions(share=0.1)),
+        ({"shadow": True}, LoadOptions(shadow=True)),
+        ({"again": True}, LoadOptions(again=True)),
+        ({"canary": 0.5, "again": True}, LoadOptions(share=0.5, again=True)),
     ],
 )
 async def test_what_is_wanted_is_in_the_parameters(
-    parameters: dict[str, Any], wanted: Wanted
+    parameters: dict[str, Any], wanted: LoadOptions
 ) -> None:
     control = Control()
     reply = await Side(control).post(LOAD, json={"parameters": parameters})
@@ -95,7 +95,7 @@ async def test_clients_of_triton_send_no_parameters_or_their_own() -> None:
     triton = {"parameters": {"unload_dependents": False}}
     assert (await side.post(UNLOAD, json=triton)).status_code == 200
     assert (await side.post(UNLOAD, json={"parameters": {"candidate": True}})).status_code == 200
-    assert control.asked == [Wanted(), False, False, True]
+    assert control.asked == [LoadOptions(), False, False, True]
 
 
 @pytest.mark.parametrize(

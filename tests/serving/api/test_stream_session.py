@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from serving.access.keys import Keyring
-from serving.api.stream_session import _Frames
+from serving.api.stream_frames import SessionFrames
 from serving.core.errors import FrameSuperseded
 from serving.core.ports import Image
 from serving.core.request import Answered, Request
@@ -406,9 +406,9 @@ class TestBounds:
         """Others have their turns in between."""
         monkeypatch.setattr("serving.websocket_protocol.MAX_TURN_S", -1.0)
         turn, seen = 0, []
-        read_text, read_ping = _Frames.configure, WebSocketConnection.handle_ping
+        read_text, read_ping = SessionFrames.configure, WebSocketConnection.handle_ping
 
-        def text(frames: _Frames, text: str) -> None:
+        def text(frames: SessionFrames, text: str) -> None:
             seen.append(turn)
             read_text(frames, text)
 
@@ -422,7 +422,7 @@ class TestBounds:
                 await asyncio.sleep(0)
                 turn += 1
 
-        monkeypatch.setattr(_Frames, "configure", text)
+        monkeypatch.setattr(SessionFrames, "configure", text)
         monkeypatch.setattr(WebSocketConnection, "handle_ping", ping)
         opcode, number = {"texts": (0x81, 200), "pings": (0x89, 5 * PIECE_BYTES // 6)}[kind]
         async with serving_streams(Gateway()) as server, server.stream() as cam:

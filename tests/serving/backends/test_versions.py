@@ -20,7 +20,7 @@ from serving.core.catalog import SegmentFile
 from serving.core.command_errors import CommandError
 from serving.core.errors import BackendError, ModelRefused, ModelUnloaded
 from serving.core.family import Family
-from serving.core.model_versions import Role, Wanted
+from serving.core.model_versions import LoadOptions, Role
 from serving.core.ports import Backend, Image
 from serving.core.request import Answered, Detections, Request
 from tests.serving.fakes import CATALOG, DETECTIONS, FakeBackend, family_of
@@ -131,7 +131,7 @@ class Bench:
 
     async def load(self, version: str, **wanted: Any) -> str:
         self.lies = family(version)
-        return await self.changes.load(Wanted(**wanted))
+        return await self.changes.load(LoadOptions(**wanted))
 
     def roles(self) -> dict[str, Role]:
         return {each.version: each.role for each in self.backend.versions()}
@@ -206,7 +206,7 @@ async def test_what_cannot_serve_leaves_what_does(bench: Bench, what: str) -> No
     if what == "obstacle":
         bench.lies = family("2", classes=("circle", "line"))
     with pytest.raises(ModelRefused) as refused:
-        await bench.changes.load(Wanted())
+        await bench.changes.load(LoadOptions())
     because = {
         "files": "is not the file that was built",
         "trial": "more than 64 megabytes",

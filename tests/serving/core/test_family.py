@@ -7,7 +7,7 @@ import pytest
 from serving.core import segment as segments
 from serving.core.catalog import Catalog, Exit
 from serving.core.family import Family
-from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.model_entry import MergedAccuracy, Merging, ModelEntry, SizedExit
 from tests.serving.fakes import CATALOG, family_of
 

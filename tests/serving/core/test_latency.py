@@ -13,10 +13,9 @@ from serving.core.latency import (
     MIN_TAIL_SAMPLES,
     NO_HOLD_UPS,
     LatencyModel,
-    LatencyProfile,
-    Quantiles,
-    quantile,
 )
+from serving.core.latency_profile import LatencyProfile, Quantiles
+from serving.core.quantiles import quantile
 from serving.core.segment import Segment
 
 PROFILE = LatencyProfile(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core.latency import quantile
+from serving.core.quantiles import quantile
 from serving.core.recent_values import RecentValues
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core.useful_exits import MIN_GAIN, UsefulExits
+from serving.core.useful_exits import UNMEASURED_GAIN, UsefulExits
 
 accuracies = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5]), min_size=1, max_size=7)
 
@@ -53,7 +53,7 @@ def test_accuracies_and_gains():
 def test_equal_accuracies_are_no_measurement():
     ladder = UsefulExits((0.4,) * 4)
     for depth in range(1, 4):
-        assert ladder.gain(depth, depth + 1) == pytest.approx(MIN_GAIN)
+        assert ladder.gain(depth, depth + 1) == pytest.approx(UNMEASURED_GAIN)
 
 
 @given(accuracies, st.integers(0, 7), st.integers(0, 9))

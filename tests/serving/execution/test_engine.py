@@ -16,7 +16,7 @@ from serving.core.errors import (
     RequestCancelled,
     ShedReason,
 )
-from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.request import Cancelled, Failed, Request, Shed, Superseded
 from serving.core.segment import Segment
 from serving.execution.engine import error_of, start_engine

@@ -11,7 +11,7 @@ import pytest
 
 from serving.core.errors import BackendError, EngineStalled
 from serving.core.latency import LatencyModel
-from serving.core.ports import Pause, at_once
+from serving.core.ports import Pause, no_pause
 from serving.core.request import Answered, Failed, Request
 from serving.execution import executor
 from serving.execution import supervisor as module
@@ -45,7 +45,7 @@ class Hanging(FakeRunner):
         self.free.wait()
         return super().run(segment, batch)
 
-    def close(self, pause: Pause = at_once, /) -> None:
+    def close(self, pause: Pause = no_pause, /) -> None:
         self.closed = True
 
 

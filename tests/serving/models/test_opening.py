@@ -16,7 +16,7 @@ from serving.artifacts.int8_segments import CPU_FOLDER, MANIFEST
 from serving.artifacts.model_folders import ModelError, find_model, find_models
 from serving.core import segment as segments
 from serving.core.catalog import Catalog
-from serving.core.latency import LatencyProfile, Quantiles
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.models.opening import open_family, open_instances, open_runner
 from serving.models.repository import RUNNERS
 from serving.models.runtime_options import RuntimeOptions
@@ -29,14 +29,14 @@ def test_runners_are_imported_when_chosen(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ModelError, match="no runtime 'magic'"):
         open_runner(tmp_path, RuntimeOptions("magic"))
     folder = find_model(write_catalogs(tmp_path, "cells"), None)
-    monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "serving.runners.openvino.runner", Runners())  # type: ignore[arg-type]
     opened: Any = open_runner(folder, RuntimeOptions("openvino", 2))
     assert opened == (folder, CATALOG, 2)
 
 
 def test_some_segments_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = find_model(write_catalogs(tmp_path, "cells"), None)
-    monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "serving.runners.openvino.runner", Runners())  # type: ignore[arg-type]
     wanted = {segments.fused_exit(2)}
     assert open_runner(folder, RuntimeOptions("openvino", 2), wanted) == (
         folder,
@@ -55,7 +55,7 @@ def test_a_precision_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return FakeRunner(FakeClock())
 
     module = SimpleNamespace(OpenVinoRunner=create)
-    monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "serving.runners.openvino.runner", module)  # type: ignore[arg-type]
     (folder / CPU_FOLDER).mkdir()
     record = {"model_digest": CATALOG.digest, "num_images": 1, "runtime": "test"}
     (folder / CPU_FOLDER / MANIFEST).write_text(json.dumps(record))
@@ -77,7 +77,7 @@ class TestOpenFamily:
             return opened[-1]
 
         module = SimpleNamespace(OpenVinoRunner=create)
-        monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "serving.runners.openvino.runner", module)  # type: ignore[arg-type]
         return opened
 
     def test_of_one_is_its_runner(self, tmp_path: Path, runners: list[FakeRunner]) -> None:
@@ -107,7 +107,7 @@ class TestOpenFamily:
             return replace(runner, units=wanted is None)
 
         module = SimpleNamespace(OpenVinoRunner=create)
-        monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "serving.runners.openvino.runner", module)  # type: ignore[arg-type]
         catalogs = [
             replace(CATALOG, name=name, exits=CATALOG.exits[:count])
             for name, count in (("small", 1), ("large", deeper))

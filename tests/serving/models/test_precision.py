@@ -35,7 +35,7 @@ def test_both_are_timed_in_turn(
         return FakeRunner(clock, cost=lambda segment, batch: factor * cost_s(segment, batch))
 
     module = SimpleNamespace(OpenVinoRunner=create)
-    monkeypatch.setitem(sys.modules, "serving.runners.openvino", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "serving.runners.openvino.runner", module)  # type: ignore[arg-type]
     measured = CATALOG.with_figures(replace(CATALOG, precision="int8"))
     folders = find_models(write_catalogs(tmp_path, measured), ())
     assert settle_precision(folders, openvino, clock) == (openvino, None), "nothing was quantised"

@@ -96,8 +96,8 @@ class TestFiles:
 
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setitem(sys.modules, "serving.runners.openvino", Runners())  # type: ignore[arg-type]
-        monkeypatch.setitem(sys.modules, "serving.runners.torch", OtherRunners())  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "serving.runners.openvino.runner", Runners())  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "serving.runners.torch.runner", OtherRunners())  # type: ignore[arg-type]
         digests = {name: sha256(data).hexdigest() for name, data in self.CONTENTS.items()}
         files = {
             name.removesuffix(".onnx"): SegmentFile(name, digest)

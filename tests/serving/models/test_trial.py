@@ -12,7 +12,7 @@ import pytest
 from serving.core.request import Detections
 from serving.models import trial as module
 from serving.models.runtime_options import RuntimeOptions
-from serving.models.trial import Trial, TrialFailed, TrialJob, trial_images, try_version, undergo
+from serving.models.trial import Trial, TrialFailed, TrialJob, run_trial, trial_images, try_version
 from tests.serving.fakes import FAMILY
 from tests.serving.world import NUM_EXITS, FakeBatch, FakeClock, FakeRunner
 
@@ -86,9 +86,9 @@ def test_every_exit_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "open_instances", lambda *_, **__: opened)
     clock = FakeClock()
     opened.append(Sound(clock))
-    assert undergo(JOB, clock) == Trial()
+    assert run_trial(JOB, clock) == Trial()
     ran = {name for name, _ in opened[0].log}
     assert ran >= {f"exit_{depth}" for depth in range(1, NUM_EXITS + 1)}
     opened[:] = [Unsound(clock)]
     with pytest.raises(TrialFailed, match=r"_2 answers makes no sense: a score is not in 0..1"):
-        undergo(JOB, clock)
+        run_trial(JOB, clock)

@@ -19,11 +19,11 @@ from serving.core.errors import (
 from serving.core.family import Family
 from serving.core.ports import Observer
 from serving.core.request import Answered, Cancelled, Failed, Request, Shed
-from serving.observability.metrics import (
+from serving.observability.metrics import Metrics
+from serving.observability.request_record import (
     IN_HAND_ENDS,
     OUTCOMES,
     AnsweredFacts,
-    Metrics,
     RequestRecord,
 )
 from tests.serving.fakes import CATALOG, DETECTIONS, FAMILY, FakeBackend, FakeClock, family_of

@@ -25,7 +25,7 @@ from starlette.requests import Request as HttpRequest
 
 from serving.__main__ import main
 from serving.api.lifecycle import Lifecycle
-from serving.app import create_app
+from serving.composition.application import create_app
 from serving.core.errors import DeadlineExceeded
 from serving.core.ports import Backend
 from serving.observability.metrics import Metrics
@@ -295,7 +295,7 @@ def test_a_collector_that_has_gone_does_not_hold_up_the_end(
 def test_nothing_of_it_is_loaded_unless_asked_for() -> None:
     script = """
 import sys
-from serving.app import create_server
+from serving.composition.process import create_server
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from tests.serving.fakes import FakeBackend, FakeClock
@@ -316,6 +316,6 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setenv("PUNCTUAL_TRACING", "true")
     monkeypatch.delitem(sys.modules, "serving.observability.tracing")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    monkeypatch.setattr("serving.app.keep_freed_memory", lambda: None)
-    assert main(["serve"]) == 2
+    monkeypatch.setattr("serving.composition.process.keep_freed_memory", lambda: None)
+    assert main(["serve", "--port", "0"]) == 2
     assert "pip install 'punctual[otel]'" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from serving.core import segment as segments
 from serving.core.latency import LatencyModel
 from serving.core.letterbox import ModelInput
-from serving.core.ports import Image, Pause, SegmentRunner, at_once
+from serving.core.ports import Image, Pause, SegmentRunner, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.core.timing import warm_up
@@ -42,7 +42,7 @@ class Boxes(FakeRunner):
         box = np.array([[8, 12, 64, 48]], np.float32)
         return [replace(row, boxes_xyxy_input=box) for row in super().detections(batch)]
 
-    def close(self, pause: Pause = at_once, /) -> None:
+    def close(self, pause: Pause = no_pause, /) -> None:
         super().close(pause)
         self.closed = True
 

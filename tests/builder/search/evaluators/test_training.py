@@ -20,12 +20,12 @@ from builder.search.journal import (
     JOURNAL,
     JournalError,
     SearchJournalFile,
-    same_but_for_machine,
 )
 from builder.search.run import run
 from builder.search.space import SPACES
 from builder.training import loop
-from tests.builder.search.children import PROXY, analytic_search
+from builder.training.epoch import Diverged, Run
+from tests.builder.search.children import PROXY, analytic_search, same_but_for_machine
 from tests.builder.tiny import TINY
 
 
@@ -89,16 +89,16 @@ def test_a_killed_child_goes_on_from_its_last_epoch(
     expected = evaluator(bccd, tmp_path / "whole").evaluate(a_job())
     stopped = evaluator(bccd, tmp_path / "stopped")
     epochs: list[int] = []
-    train_epoch: Any = loop._train_epoch
+    train_epoch: Any = loop.train_epoch
 
-    def killed_in_the_second(run: loop._Run, *more: object) -> object:
+    def killed_in_the_second(run: Run, *more: object) -> object:
         if run.epoch == 1 and epochs == [0]:
             epochs.append(run.epoch)
             raise KeyboardInterrupt
         epochs.append(run.epoch)
         return train_epoch(run, *more)
 
-    monkeypatch.setattr(loop, "_train_epoch", killed_in_the_second)
+    monkeypatch.setattr(loop, "train_epoch", killed_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         stopped.evaluate(a_job())
     assert stopped.evaluate(a_job()) == expected
@@ -109,9 +109,9 @@ def test_a_child_that_diverges_has_failed(
     bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverge(*_: object) -> None:
-        raise loop.Diverged("the loss is not finite")
+        raise Diverged("the loss is not finite")
 
-    monkeypatch.setattr(loop, "_train_epoch", diverge)
+    monkeypatch.setattr(loop, "train_epoch", diverge)
     found = evaluator(bccd, tmp_path).evaluate(a_job())
     assert (found.aps, found.problem) == ((), "the loss is not finite")
 
@@ -123,9 +123,9 @@ class Killed(TrainingEvaluator):
     marks: Path = Path()
 
     def evaluate(self, job: Job) -> Evaluation:
-        train_epoch: Any = loop._train_epoch
+        train_epoch: Any = loop.train_epoch
 
-        def begun(run: loop._Run, *more: Any) -> Any:
+        def begun(run: Run, *more: Any) -> Any:
             mark = self.marks / f"{job.index}-{run.epoch}"
             with mark.open("a") as file:
                 file.write("x")
@@ -133,7 +133,7 @@ class Killed(TrainingEvaluator):
                 os.kill(os.getpid(), signal.SIGKILL)
             return train_epoch(run, *more)
 
-        pytest.MonkeyPatch().setattr(loop, "_train_epoch", begun)  # in a process of its own
+        pytest.MonkeyPatch().setattr(loop, "train_epoch", begun)  # in a process of its own
         return super().evaluate(job)
 
 

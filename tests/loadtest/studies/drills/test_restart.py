@@ -16,7 +16,12 @@ from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.servers.processes import STOP_TIMEOUT_S, StudyError
 from loadtest.servers.prometheus import ProgramMissing, find_program
 from loadtest.studies.drills import restart as restart_drill
-from loadtest.studies.drills.restart import Gateways, RestartDrillSettings, haproxy_config, sort_out
+from loadtest.studies.drills.restart import (
+    Gateways,
+    RestartDrillSettings,
+    count_unanswered,
+    haproxy_config,
+)
 
 SETTINGS = RestartDrillSettings(
     model_repository=Path("repository"),
@@ -36,7 +41,7 @@ def ended(outcome: Outcome, reason: str = "") -> RequestOutcome:
 
 
 def test_what_a_restart_cost_and_what_load_did() -> None:
-    ends = sort_out(
+    ends = count_unanswered(
         (
             ROW,
             ended(Outcome.LATE),

@@ -8,7 +8,7 @@ import pytest
 from loadtest.environment.spread import Spread
 from loadtest.load.outcomes import Outcome
 from loadtest.studies.live.report import ACCURACY, ATTAINMENT, METRICS, to_json, worth_of
-from reporting.intervals import Interval
+from reporting.intervals import MeanInterval
 from tests.loadtest.load.runs import answer, failure
 from tests.loadtest.studies.live.runs import REFERENCE, report
 
@@ -47,9 +47,9 @@ def test_the_difference_is_taken_between_the_same_requests() -> None:
     difference = found.difference("fixed:1", "poisson", 0.3)
     # In the first round 9 of .2 and 8 of .1, in the second 6 of each.
     per_part = [0.1] * 8 + [0.2, 0.0] + [0.1] * 6 + [0.0] * 4
-    assert difference == Interval.of(per_part)
+    assert difference == MeanInterval.of(per_part)
     found.runs = [run for run in found.runs if (run.system, run.round) != ("deadline", 1)]
-    assert found.difference("fixed:1", "poisson", 0.3) == Interval.of(per_part[:10])
+    assert found.difference("fixed:1", "poisson", 0.3) == MeanInterval.of(per_part[:10])
     found.runs = [run for run in found.runs if run.system != "deadline"]
     assert found.difference("fixed:1", "poisson", 0.3) is None
 

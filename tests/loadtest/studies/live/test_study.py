@@ -37,7 +37,7 @@ from loadtest.studies.live.systems import POLICIES, Measured, System
 from serving.artifacts.model_folders import version_folder
 from serving.core.catalog import Exit
 from serving.core.command_errors import InvalidArgument
-from serving.core.latency import LatencyProfile
+from serving.core.latency_profile import LatencyProfile
 from tests import trained
 from tests.loadtest.load.runs import ROWS, answer, result
 from tests.loadtest.studies.live.runs import REFERENCE, report, run

@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.servers.processes import RunningServer, StudyError
 from loadtest.studies.soak import samples
-from loadtest.studies.soak.samples import PROC, pids, take
+from loadtest.studies.soak.samples import PROC, pids, take_sample
 
 EXPOSITION = """\
 punctual_requests_total{outcome="ok"} 7.0
@@ -38,7 +38,7 @@ def test_a_sample_is_of_all_processes_of_a_server(
     proc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "get_text", lambda _: EXPOSITION)
-    sample = take(RunningServer("http://x", 40), 1.5, 10, proc)
+    sample = take_sample(RunningServer("http://x", 40), 1.5, 10, proc)
     assert (sample.at_s, sample.sent) == (1.5, 10)
     assert (sample.resident_bytes, sample.anonymous_bytes) == (60 * 1024, 40 * 1024)
     assert (sample.descriptors, sample.threads) == (2, 8)
@@ -50,7 +50,7 @@ def test_a_server_that_does_not_tell_cannot_be_sampled(
 ) -> None:
     monkeypatch.setattr(samples, "get_text", lambda _: "up 1.0\n")
     with pytest.raises(StudyError, match="no gauge of 'event_loop_tasks'"):
-        take(RunningServer("http://x", 40), 0.0, 0, proc)
+        take_sample(RunningServer("http://x", 40), 0.0, 0, proc)
 
 
 def test_this_process_is_of_its_group() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from punctual.cli.watching.ledger import LOST, SKIPPED, SUPERSEDED, WINDOW_S, Ended, Ledger
-from punctual.cli.watching.newest import Frame, Newest
+from punctual.cli.watching.newest import Frame, NewestFrame
 from punctual.cli.watching.records import JsonLines
 from punctual.cli.watching.screen import render, summary
 from punctual.cli.watching.watcher import (
@@ -282,7 +282,7 @@ def test_the_screen_and_the_summary_say_so() -> None:
 
 
 def test_only_the_newest_frame_waits() -> None:
-    newest = Newest()
+    newest = NewestFrame()
     assert newest.take() == (None, NONE)
     assert [newest.put(Frame(number, 0.0, b"")) for number in (1, 2, 3)] == [True, False, False]
     frame, skipped = newest.take()

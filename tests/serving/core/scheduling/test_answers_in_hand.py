@@ -21,7 +21,8 @@ from loadtest.simulation.simulator import (
 from serving.core import segment as segments
 from serving.core.demand import UNKNOWN, Demand
 from serving.core.ladder import Ladder, PointId
-from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
+from serving.core.latency import LatencyModel
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.policy import Conclude, Decision, Held, Policy, Run, ShedRequests, Snapshot
 from serving.core.request import Request
 from serving.core.scheduling.answers_in_hand import MAX_HELD

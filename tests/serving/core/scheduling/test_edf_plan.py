@@ -14,6 +14,7 @@ from serving.core.request import Request
 from serving.core.scheduling.edf_plan import EdfPlan
 from serving.core.scheduling.path_costs import DENSITY_GAIN, Costs
 from serving.core.scheduling.paths import Paths, paths_of
+from serving.core.scheduling.ways_in import WaysIn
 from serving.core.useful_exits import UsefulExits
 from tests.serving.world import HEAD_S, NUM_EXITS, FakeClock, FakeRunner, batching, exact_profile
 
@@ -30,7 +31,7 @@ def test_what_is_due_before_a_newcomer_depends_on_its_budget():
     costs = Costs(LatencyModel(exact_profile(runner.cost)), Paths(runner.segments, NUM_EXITS))
     waiting = (request(1, 0.2), request(2, 0.4))
     snapshot = Snapshot(NOW_S, waiting, (Cohort(7, 1, (request(0, 0.3),)),))
-    plan = EdfPlan(snapshot, [costs], (1,), frozenset(), [AP])
+    plan = EdfPlan(snapshot, WaysIn(NOW_S, [costs], (1,), [AP]), frozenset())
     exit_s = costs.typical_path(1)
     assert plan.backlogs_s((0.1, 0.2, 0.3, 0.35, 9.0)) == pytest.approx(
         [0.0, exit_s, exit_s + HEAD_S, exit_s + HEAD_S, plan.length_s]
@@ -51,7 +52,7 @@ def planned(budgets_s: Sequence[float], demand: Demand = UNKNOWN) -> EdfPlan:
     costs = Costs(LatencyModel(exact_profile(HALF, (1, 4))), Paths(runner.segments, NUM_EXITS))
     waiting = tuple(request(id, budget_s) for id, budget_s in enumerate(budgets_s))
     snapshot = Snapshot(NOW_S, waiting, (), demand=demand)
-    return EdfPlan(snapshot, [costs], (1, 4), frozenset(), [AP])
+    return EdfPlan(snapshot, WaysIn(NOW_S, [costs], (1, 4), [AP]), frozenset())
 
 
 def sizes(plan: EdfPlan) -> list[int]:
@@ -107,8 +108,9 @@ def test_the_way_in_is_the_quickest_unless_another_gives_more_for_its_time(ap, c
     models = [Costs(latency, paths) for paths in paths_of(available)]
     useful = [UsefulExits([0.1]), UsefulExits([ap])]
     waiting = (Request(0, NOW_S, NOW_S + 0.015, 1, 1), Request(1, NOW_S, NOW_S + 1.0, 1, 1))
-    plan = EdfPlan(Snapshot(NOW_S, waiting, ()), models, (1,), frozenset(), useful)
-    assert plan.way_in(1, False) is models[chosen]
-    assert plan.way_in(1, False, hurried=True) is models[0]
+    ways_in = WaysIn(NOW_S, models, (1,), useful)
+    plan = EdfPlan(Snapshot(NOW_S, waiting, ()), ways_in, frozenset())
+    assert ways_in.to(1, False).costs is models[chosen]
+    assert ways_in.to(1, False, hurried=True).costs is models[0]
     hurried, patient = (step.costs for step in plan.batches) if chosen else [models[0]] * 2
     assert (hurried, patient) == (models[0], models[chosen]), "15 ms are enough for the first alone"

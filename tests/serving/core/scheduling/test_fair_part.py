@@ -19,9 +19,10 @@ from serving.core.latency import LatencyModel
 from serving.core.policy import Cohort, Run, ShedRequests, Snapshot
 from serving.core.request import Answered, Request, Shed, Superseded
 from serving.core.scheduling.edf_plan import EdfPlan
-from serving.core.scheduling.fair_part import Line, fair_part
+from serving.core.scheduling.fair_part import TurnOrder, fair_part
 from serving.core.scheduling.path_costs import Costs
 from serving.core.scheduling.paths import paths_of
+from serving.core.scheduling.ways_in import WaysIn
 from serving.core.useful_exits import UsefulExits
 from tests.properties import examples
 from tests.serving.world import (
@@ -43,10 +44,11 @@ FIRST_S = unit_s(1)
 LATENCY = LatencyModel(exact_profile())
 RUNNER = FakeRunner(FakeClock())
 MODELS = [Costs(LATENCY, paths) for paths in paths_of(RUNNER.segments)]
+WAYS_IN = WaysIn(0.0, MODELS, RUNNER.batch_sizes, [UsefulExits(ACCURACY)])
 
 
 def plan(snapshot: Snapshot) -> EdfPlan:
-    return EdfPlan(snapshot, MODELS, RUNNER.batch_sizes, frozenset(), [UsefulExits(ACCURACY)])
+    return EdfPlan(snapshot, WAYS_IN, frozenset())
 
 
 def waiting(id: int, principal: str, deadline_s: float, share: float = 1.0) -> Request:
@@ -86,7 +88,7 @@ def test_who_is_furthest_behind_is_in_the_part_whatever_the_deadlines_say():
     modest = waiting(10, "modest", 0.025)
     snapshot = Snapshot(0.0, (*greedy, modest), (), virtual_s={"greedy": 1.0, "modest": 0.5})
     assert plan(snapshot).slack_s < 0.0
-    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan)
     assert modest in part.snapshot.waiting
     assert part.plan.slack_s >= 0.0
     assert len(part.snapshot.waiting) > 1, "what is left is given to who comes after"
@@ -98,7 +100,7 @@ def test_turns_go_by_share():
     double = [waiting(i, "double", 0.1, 3.0) for i in range(20)]
     single = [waiting(20 + i, "single", 0.1) for i in range(20)]
     snapshot = Snapshot(0.0, (*double, *single), (), virtual_s={"double": 0.0, "single": 0.0})
-    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan)
     count = sum(request.principal == "double" for request in part.snapshot.waiting)
     assert count / len(part.snapshot.waiting) == pytest.approx(0.75, abs=0.1)
 
@@ -108,7 +110,7 @@ def test_cohorts_of_who_is_ahead_are_put_off_and_keep_their_place():
     modest = waiting(10, "modest", FIRST_S * 1.2)
     snapshot = Snapshot(0.0, (modest,), (cohort,), virtual_s={"greedy": 0.1, "modest": 0.1})
     assert plan(snapshot).slack_s < 0.0
-    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan)
     assert part.snapshot.waiting == (modest,)
     assert part.parked == (cohort,)
     assert (part.snapshot.cohorts, part.snapshot.num_parked) == ((), 1)
@@ -117,7 +119,7 @@ def test_cohorts_of_who_is_ahead_are_put_off_and_keep_their_place():
 def test_one_is_served_even_if_nobody_can_be_in_time():
     late = waiting(0, "one", 1e-3)
     snapshot = Snapshot(0.0, (late, waiting(1, "two", 2e-3)), (), virtual_s={"one": 0, "two": 1})
-    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan)
     assert part.snapshot.waiting == (late,)
 
 
@@ -149,7 +151,7 @@ def test_streams_take_turns_whatever_their_deadlines_say():
     orders = {each.stream_key: 8 - each.id for each in due}  # the most urgent was served last
     snapshot = Snapshot(0.0, tuple(due), (), virtual_s={"": 0.0}, stream_turns=orders)
     assert plan(snapshot).slack_s < 0.0
-    part = fair_part(snapshot, plan(snapshot), plan, MODELS, RUNNER.batch_sizes, frozenset())
+    part = fair_part(snapshot, plan(snapshot), plan)
     served = {each.id for each in part.snapshot.waiting}
     assert served == set(range(8 - len(served), 8)) != set(range(8))
 
@@ -160,7 +162,7 @@ def test_what_is_of_no_stream_is_one_stream_more():
     orders = {("", ""): 1, ("", "cam 0"): 2, ("", "cam 1"): 3, ("", "cam 2"): 4}
     everybody = (*frames, *singles)
     snapshot = Snapshot(0.0, everybody, (), virtual_s={"": 0.0}, stream_turns=orders)
-    line = Line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
+    line = TurnOrder(snapshot, WAYS_IN, frozenset())
     assert [each.id for each in line] == [10, 0, 1, 2, 11, 12, 13, 14, 15]
 
 
@@ -169,7 +171,7 @@ def test_who_was_promised_goes_before_the_others():
     due[7] = replace(due[7], is_promised=True)
     orders = {each.stream_key: each.id for each in due}
     snapshot = Snapshot(0.0, tuple(due), (), virtual_s={"": 0.0}, stream_turns=orders)
-    line = Line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())
+    line = TurnOrder(snapshot, WAYS_IN, frozenset())
     assert [each.id for each in line] == [7, 0, 1, 2, 3, 4, 5, 6]
 
 
@@ -231,8 +233,8 @@ def test_the_part_is_as_much_of_the_line_as_can_be_in_time(num_waiting: int, gap
     snapshot = Snapshot(0.0, everybody, (), virtual_s={"a": 0.0, "b": FIRST_S, "c": 5 * FIRST_S})
     whole = plan(snapshot)
     assert whole.slack_s < 0.0
-    part = fair_part(snapshot, whole, plan, MODELS, RUNNER.batch_sizes, frozenset())
-    line = [*Line(snapshot, MODELS, RUNNER.batch_sizes, frozenset())]
+    part = fair_part(snapshot, whole, plan)
+    line = [*TurnOrder(snapshot, WAYS_IN, frozenset())]
     count = len(part.snapshot.waiting)
     assert set(part.snapshot.waiting) == set(line[:count])
     assert part.plan.slack_s >= 0.0

@@ -15,7 +15,8 @@ from loadtest.simulation.simulator import (
 )
 from serving.core import segment as segments
 from serving.core.demand import UNKNOWN, Demand
-from serving.core.latency import LatencyModel, LatencyProfile, Quantiles
+from serving.core.latency import LatencyModel
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.policy import Decision, Run, Snapshot
 from serving.core.request import Request
 from serving.core.scheduling.deadline_policy import DeadlinePolicy
