@@ -260,7 +260,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _hang_up(self) -> None:
         """Close the connection such that what was written can be read."""
         self._start("unread", self._limits.unread_timeout_s, self._socket.abort)
-        if self._is_between and self._refusal is None and not self._held:
+        has_more = self._websocket is not None and not self._websocket.has_said_goodbye
+        if self._is_between and self._refusal is None and not self._held and not has_more:
             self._socket.close()
             return
         self._socket.write_eof()
@@ -286,7 +287,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what has come, or drop it after a refusal."""
-        if self._websocket is not None:
+        if self._websocket is not None and not self.transport.is_closing():
             self._websocket.data_received(data)
             return
         if self._refusal is None and not self.transport.is_closing():
@@ -313,6 +314,8 @@ class BoundedProtocol(HttpToolsProtocol):
             piece = left[:room] if self._in_head else left
             left = left[len(piece) :]
             if not self._feed(piece):
+                if left and self._websocket is not None and not self.transport.is_closing():
+                    self._websocket.data_received(bytes(left))
                 return
         if self._in_head and not self._is_between and "late" not in self._timers:
             self._start("late", self._limits.head_timeout_s, self._late)
@@ -443,6 +446,10 @@ class BoundedProtocol(HttpToolsProtocol):
                     f"More than {MAX_PIPELINED} requests were sent ahead of their replies."
                 )
             )
+        if not httptools.parse_url(self.url).path:
+            self._end_parsing(InvalidRequest("The target of the request has no path."))
+        if sum(name == b"host" for name, _ in self.headers) > 1:
+            self._end_parsing(InvalidRequest("The request names more than one host."))
         self._stop("late")
         self._in_head = False
         self._head_bytes = self._body_bytes = self._num_chunks = self._fed_bytes = 0

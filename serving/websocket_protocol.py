@@ -17,7 +17,9 @@ from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.exceptions import InvalidHandshake
 from websockets.frames import Frame
+from websockets.http11 import Request
 
 from serving.api.body import BodyPlace, BodyRoom
 from serving.api.stream_session import SHUTDOWN
@@ -39,6 +41,7 @@ MAX_TURN_S = 1e-3
 """Seconds after which reading what has come waits for the event loop's next turn."""
 OTHERS = "it is the turn of others"
 """Why nothing is read from the socket meanwhile."""
+UNDECIDED = "the handshake has not been answered"
 
 NO_ROOM = "there is no room for this message"
 
@@ -61,6 +64,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._place = _MessagePlace(bodies, self)
         self._held = bytearray()  # what came after a message that nobody has taken
         self._reads_on = False  # in the event loop's next turn
+        self._misfit: InvalidHandshake | None = None  # what is wrong with the handshake
         self._num_message_bytes = 0  # of the message that has come in part
         self._num_queued_bytes = 0  # of those that nobody has taken
 
@@ -69,15 +73,29 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Read what has come, as far as messages are taken."""
         self._held += data
+        if self._is_undecided:
+            self._socket.pause(UNDECIDED)
         self._read()
 
     @property
+    def _is_undecided(self) -> bool:
+        """Whether nobody has said yet if there will be messages: what follows the head waits."""
+        return self.handshake_initiated and not self.handshake_complete
+
+    @property
     def unreadable(self) -> str | None:
-        """Why the handshake, which has come, cannot be read; None if it can."""
+        """Why the handshake, which has come, cannot be read or is none; None if it is one."""
+        if self._misfit is not None:
+            return str(self._misfit)
         error = self.conn.handshake_exc
         if self.handshake_initiated or error is None:
             return None
         return str(error.__cause__ or error)
+
+    @property
+    def has_said_goodbye(self) -> bool:
+        """Whether the client has closed the WebSocket, after which it sends nothing."""
+        return self.conn.close_rcvd is not None
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message, and read on."""
@@ -90,7 +108,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def _read(self) -> None:
         """Read what has come, but not for so long that others have to wait."""
-        if self._reads_on:
+        if self._reads_on or self._is_undecided:
             return
         ends_s = self.loop.time() + MAX_TURN_S
         while self._held and not self.read_paused:
@@ -133,9 +151,23 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send what the application says."""
+        was_undecided = self._is_undecided
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True  # refused, in all words; nothing is missing
+            self._held.clear()
+        if was_undecided and not self._is_undecided and not self.disconnected:
+            self._socket.resume(UNDECIDED)
+            self._read()
+
+    def handle_connect(self, event: Request) -> None:
+        """Take a handshake, or leave it to others to say what is wrong with it."""
+        try:
+            self.conn.process_request(event)
+        except InvalidHandshake as error:
+            self._misfit = error
+            return
+        super().handle_connect(event)
 
     def handle_text(self, event: Frame) -> None:
         """Take the first piece of a text."""

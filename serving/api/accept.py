@@ -55,7 +55,8 @@ def _weights(text: str) -> Mapping[str, float]:
     """
     weights: dict[str, float] = {}
     for element in _ELEMENTS.findall(text):
-        name, *parameters = (part.strip().lower() for part in _PARTS.findall(element))
+        parts = [part.strip().lower() for part in _PARTS.findall(element)]
+        name, parameters = parts[0] if parts else "", parts[1:]
         stated = [parameter for parameter in parameters if parameter.startswith("q=")]
         found = [_WEIGHT.fullmatch(weight) for weight in stated or ["q=1"]]
         if len(found) == 1 and found[0] is not None:

@@ -163,6 +163,6 @@ def check_head(headers: Headers, max_bytes: int) -> None:
         raise UnsupportedImage(
             f"The body must not be encoded; Content-Encoding is {shown(encoding)}."
         )
-    length = integer(headers.get("content-length", "0"))
-    if length is not None and length > max_bytes:
+    length = integer(headers.get("content-length", "").lstrip("0") or "0")
+    if length is None or length > max_bytes:  # digits they are, or it would not have come here
         raise _too_large(max_bytes)

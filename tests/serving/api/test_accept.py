@@ -19,6 +19,9 @@ SSE, LINES = "text/event-stream", "application/x-ndjson"
         (["application/json"], None),
         (["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"], None),
         (["nonsense"], None),
+        ([";"], None),
+        ([';,="\\' * 9], None),
+        ([f";, {SSE}"], SSE),
         (["text/event-streams"], None),
         # Who names one does.
         ([SSE], SSE),

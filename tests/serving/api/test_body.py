@@ -63,6 +63,9 @@ class TestHead:
         check_head(Headers({"content-length": "10", "content-encoding": "identity"}), 10)
         with pytest.raises(PayloadTooLarge):
             check_head(Headers({"content-length": "11"}), 10)
+        with pytest.raises(PayloadTooLarge):
+            check_head(Headers({"content-length": str(2**63 - 1)}), 10)
+        check_head(Headers({"content-length": "10".zfill(20)}), 10)
 
 
 @pytest.mark.anyio

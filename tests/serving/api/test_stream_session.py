@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
 
 from serving.access.keys import Keyring
 from serving.api.stream_frames import SessionFrames
@@ -23,6 +25,11 @@ from tests.serving.gateway import Gateway
 from tests.serving.streams import MAX_MESSAGE_BYTES, StreamServer, serving_streams
 
 pytestmark = pytest.mark.anyio
+
+HANDSHAKE = (
+    b"GET /v1/streams/%b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -181,6 +188,8 @@ class TestHandshakes:
             b"Transfer-Encoding: chunked\r\n",
             b"Sec-WebSocket-Protocol: \xff\r\n",
             b"Sec-WebSocket-Key: \xff\r\n",
+            b"",
+            b"Sec-WebSocket-Key: short\r\n",
         ],
     )
     async def test_what_is_none_is_told_so(
@@ -198,6 +207,28 @@ class TestHandshakes:
             assert reply.startswith(b"HTTP/1.1 400 ")
             assert b"urn:punctual:problem:invalid-request" in reply
             assert server.refused == ["invalid-request"]
+            await until(lambda: not server.state.connections)
+        assert not caplog.records
+
+    async def test_what_follows_at_once_waits_for_the_answer(self) -> None:
+        frame = Frame(Opcode.BINARY, JPEG + bytes(5000)).serialize(mask=True)
+        async with serving_streams(Gateway()) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(HANDSHAKE % b"cam" + frame)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            assert b'{"frame":1,"outcome":"answered"' in await reader.readuntil(b'answered"')
+            writer.close()
+
+    async def test_what_follows_a_refused_one_is_dropped(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serving_streams(Gateway()) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(HANDSHAKE % b"cam?deadline_ms=nan" + b"GET / HTTP/1.1\r\n\r\n" * 99)
+            reply = await reader.read()
+            writer.close()
+            assert reply.startswith(b"HTTP/1.1 400 ")
+            assert b"invalid-parameter" in reply
             await until(lambda: not server.state.connections)
         assert not caplog.records
 
@@ -383,6 +414,16 @@ class TestBounds:
             await cam.send(bytes(MAX_MESSAGE_BYTES + 1))
             code, _ = await cam.closed()
             assert code == 1009
+
+    async def test_it_is_told_so_though_it_goes_on(self) -> None:
+        head = struct.pack(">BBQ", 0x82, 0xFF, 2**40) + bytes(4)
+        async with serving_streams(Gateway()) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(HANDSHAKE % b"cam")
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head + bytes(2**22))
+            assert struct.pack(">H", 1009) in await reader.read()
+            writer.close()
 
     @pytest.mark.parametrize("pieces", [[b"\xff"], [b"{", b"\xc3", b"(}"], [b"{\xe2\x82"]])
     async def test_a_text_that_is_none(
