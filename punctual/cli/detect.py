@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from punctual.cli.options import add_options, detect_options, read_server
+from punctual.cli.options import add_options, detect_options, nobody_there, read_server
 from punctual.cli.pictures import drawing_paths, find_pictures
-from punctual.problems import AccessDenied, Problem, PunctualError
+from punctual.problems import AccessDenied, Problem, PunctualError, Unreachable
 from serving.core.command_errors import (
     CommandError,
     CommandFailed,
@@ -100,6 +100,8 @@ def _detect(arguments: argparse.Namespace) -> None:
             except OSError as error:
                 num_refused += 1
                 bar.write(f"{picture.path}: {error.strerror}", file=sys.stderr)
+            except Unreachable as error:
+                raise nobody_there(error) from error
             except PunctualError as error:
                 raise CommandFailed(str(error)) from error
             else:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import cast
 
 from punctual.exchange import DEFAULT_URL, DetectOptions, base_url, key_headers
+from punctual.problems import Unreachable
 from serving.core.command_errors import (
     CommandError,
+    CommandFailed,
     InvalidArgument,
     invalid_arguments,
     os_error_text,
@@ -70,6 +72,11 @@ def read_server(arguments: argparse.Namespace) -> tuple[str, str | None]:
     with invalid_arguments():
         url = base_url(arguments.url)
     return url, None if arguments.key_file is None else _read_key(arguments.key_file)
+
+
+def nobody_there(error: Unreachable) -> CommandFailed:
+    """Return what to say where no server answers at all."""
+    return CommandFailed(f"{error}; `punctual serve` starts a server, --url names another")
 
 
 def _read_key(path: Path) -> str:

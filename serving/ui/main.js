@@ -97,8 +97,9 @@ async function start() {
 let returning = null;
 
 function lose(error) {
-  $("model").textContent = `not connected: ${error.message}`;
-  if (!(error instanceof Unanswered)) return;
+  const isAway = error instanceof Unanswered;
+  $("model").textContent = `not connected: ${error.message}${isAway ? " Trying again." : ""}`;
+  if (!isAway) return;
   state.away = true;
   clearTimeout(returning);
   returning = setTimeout(start, RETURN_MS);

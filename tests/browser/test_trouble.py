@@ -46,6 +46,7 @@ class TestAServerThatIsAway:
         expect(page.locator("#problem-title")).to_have_text("The server did not answer")
         expect(page.locator("#problem-detail")).to_contain_text("Nobody answers at 127.0.0.1")
         expect(page.locator("#model")).to_contain_text("not connected")
+        expect(page.locator("#model")).to_contain_text("Trying again.")
         page.unroute("**/v1/**")
         page.route("**/v1/models", lambda route: route.fulfill(json={"models": [other]}))
         expect(page.locator("#model")).to_have_text("other, 2 exits, 128 x 96")

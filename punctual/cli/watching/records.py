@@ -72,7 +72,8 @@ class AnnotatedVideo:
             self._container = av.open(str(path), "w")
             self._stream: Any = self._container.add_stream("libx264", rate=_NOMINAL_HZ)
         except (av.FFmpegError, ValueError) as error:
-            raise CommandError(f"{path} cannot be written as video: {error}") from error
+            why = f"{path} cannot be written as video: {error}"
+            raise CommandError(f"{why}; a name that ends in .mp4 or .mkv can") from error
         self._is_begun = self._has_failed = False
         self._known: tuple[Detection, ...] = ()
         self._last_tick = -1

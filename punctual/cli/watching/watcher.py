@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from punctual.cli.options import nobody_there
 from punctual.cli.watching.ledger import LOST, Ended, Ledger
 from punctual.cli.watching.newest import Frame
 from punctual.problems import Overloaded, Problem, TooManyRequests, Unavailable, Unreachable
@@ -104,6 +105,8 @@ class Watcher:
             self._stream = self._connect()
         except _PASSING as error:
             now_s = self._clock()
+            if isinstance(error, Unreachable) and not self.num_connections:
+                raise nobody_there(error) from error
             if not self.num_connections or now_s - self._apart_s >= self._give_up_s:
                 raise CommandFailed(str(error)) from error
             wait_s = getattr(error, "retry_after_s", None) or self._delay_s

@@ -158,7 +158,8 @@ def test_a_server_that_is_not_there_is_a_failure(
 
     serve(refuse)
     assert detect("in") == FAILURE
-    assert "does not answer: refused" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "does not answer: refused; `punctual serve` starts a server, --url names" in told
 
 
 @pytest.mark.usefixtures("images")
