@@ -210,7 +210,7 @@ def _serve(arguments: argparse.Namespace, create_policy: CreatePolicy | None = N
 def _models(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
     from serving.artifacts.model_folders import find_models
-    from serving.models.repository import measured_front, read_family
+    from serving.models.repository import measured_front, merged_table, read_family
 
     folders = find_models(settings.model_repository, settings.models)
     family = read_family(folders, settings.precision)
@@ -218,7 +218,7 @@ def _models(arguments: argparse.Namespace) -> None:
         print("\n".join(entry.about()))
     front = measured_front(family, settings.runtime)
     print(f"{settings.runtime}, {settings.precision or 'in the precision that it chooses'}")
-    print("\n".join(front.table(family.titles, family.measure)))
+    print("\n".join((*front.table(family.titles, family.measure), *merged_table(family, front))))
 
 
 @files_of_the_user()

@@ -319,5 +319,8 @@ def _report_front(backend: Backend, runtime: str) -> None:
         if not backend.ready:  # a Triton that is not there yet
             return
         front = family.front(backend.predicted_s)
+    used = {point for first, then, _ in family.ladder.gains() for point in (first, then)}
     for dropped in front.dropped:
-        logger.info("off the front: %s", dropped.reason(family.titles))
+        is_used = (dropped.point.model, dropped.point.depth) in used
+        where = "answers only with another size" if is_used else "off the front"
+        logger.info("%s: %s", where, dropped.reason(family.titles))

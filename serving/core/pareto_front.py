@@ -40,7 +40,7 @@ class Dropped:
     def reason(self, names: Sequence[str]) -> str:
         """Return one sentence for a person, with the models called by ``names``."""
         point = self.point
-        subject = f"exit {point.depth} of {names[point.model]}: {_short(point.ap)}"
+        subject = f"exit {point.depth} of {names[point.model]}: {short_ap(point.ap)}"
         return f"{subject}, {self.verdict(names)}"
 
     def verdict(self, names: Sequence[str]) -> str:
@@ -48,7 +48,7 @@ class Dropped:
         better = self.better
         whose = "" if better.model == self.point.model else f" of {names[better.model]}"
         return (
-            f"not above the {_short(better.ap)} of exit {better.depth}{whose} "
+            f"not above the {short_ap(better.ap)} of exit {better.depth}{whose} "
             f"({better.latency_s * 1e3:.1f} ms)"
         )
 
@@ -72,7 +72,7 @@ class Front:
         width = max(map(len, (*names, "model")))
         lines = [f"{'model':{width}}  exit    {measure}      ms"]
         for point in sorted((*self.points, *verdicts), key=lambda p: (p.model, p.depth)):
-            facts = f"{point.depth:4}  {_short(point.ap)}  {point.latency_s * 1e3:6.1f}"
+            facts = f"{point.depth:4}  {short_ap(point.ap)}  {point.latency_s * 1e3:6.1f}"
             line = f"{names[point.model]:{width}}  {facts}  {verdicts.get(point, '')}"
             lines.append(line.rstrip())
         return lines
@@ -94,6 +94,6 @@ def pareto_front(points: Iterable[OperatingPoint]) -> Front:
     return Front(tuple(front), tuple(dropped))
 
 
-def _short(ap: float) -> str:
+def short_ap(ap: float) -> str:
     """Return an accuracy as in tables of the field: .618."""
     return f"{ap:.3f}".removeprefix("0")

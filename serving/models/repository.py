@@ -12,7 +12,7 @@ from serving.artifacts.int8_segments import CPU_FOLDER, read_quantized
 from serving.artifacts.model_folders import ModelError, check_files, read_catalog, read_entry
 from serving.core.family import Family
 from serving.core.latency import LatencyModel
-from serving.core.pareto_front import Front
+from serving.core.pareto_front import Front, short_ap
 from serving.core.scheduling.path_costs import Costs
 from serving.core.scheduling.paths import paths_of
 from serving.models.runtime_options import RuntimeOptions
@@ -117,3 +117,24 @@ def measured_front(family: Family, runtime: str) -> Front:
         raise ModelError(f"the profile of {family.name} on {runtime}: {error}") from error
     costs = [Costs(latency, paths) for paths in every]
     return family.front(lambda depth, model: costs[model].typical_path(depth))
+
+
+def merged_table(family: Family, front: Front) -> list[str]:
+    """Return a line of text for each two input sizes whose answers are more accurate as one than
+    either alone, with the time of both; none where there are no such."""
+    times_s = {
+        (point.model, point.depth): point.latency_s
+        for point in (*front.points, *(each.point for each in front.dropped))
+    }
+    gains = [
+        (family.answer_label((first, then)), ap, times_s[first] + times_s[then])
+        for first, then, ap in family.ladder.gains()
+    ]
+    if not gains:
+        return []
+    title = "two as one answer"
+    width = max(len(title), *(len(label) for label, _, _ in gains))
+    return [
+        f"{title:{width}}  {family.measure}        ms",
+        *(f"{label:{width}}  {short_ap(ap)}  {time_s * 1e3:6.1f}" for label, ap, time_s in gains),
+    ]

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from serving import __main__ as command
+from serving.artifacts.model_folders import read_entry
 from serving.settings import Settings
 from tests.serving.fakes import write_catalogs
 from tests.trained import MODEL, REPOSITORY, ROOT
+
+LADDER = "everyday"
+"""A model of several input sizes."""
 
 HEAVY = ("torch", "openvino", "onnxruntime", "onnx", "fastapi", "pydantic", "numpy", "PIL")
 
@@ -104,6 +108,23 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert head.split() == ["model", "exit", "AP", "ms"]
     assert [line.split()[:2] for line in lines] == [[MODEL, str(d)] for d in range(1, 8)]
     assert [line.split()[1] for line in lines if "not above" in line] == ["6"]
+
+
+def test_models_have_answers_of_two_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the AP that the catalogue has, and the time of both."""
+    assert command.main(["models", "--model-repository", str(REPOSITORY), "--model", LADDER]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    times = {line[0]: float(line[3]) for line in lines if line[1:2] == ["1"]}
+    merged = read_entry(REPOSITORY / f"{LADDER}_anytime" / "1").merged
+    shown = {line[0]: (line[1], float(line[2])) for line in lines if "+" in line[0]}
+    assert shown
+    for pair in merged:
+        label = f"{pair.first.size}/{pair.first.depth}+{pair.then.size}/{pair.then.depth}"
+        if label in shown:
+            ap, ms = shown[label]
+            assert ap == f"{pair.ap:.3f}".removeprefix("0")
+            apart = times[str(pair.first.size)] + times[str(pair.then.size)]
+            assert ms == pytest.approx(apart, abs=0.16)  # each was rounded
 
 
 def test_models_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
