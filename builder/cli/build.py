@@ -20,7 +20,7 @@ from builder.cli.options import (
     files_of_glob,
     input_sizes,
 )
-from builder.cli.trying import run_all
+from builder.cli.smoke_run import run_every_segment
 from builder.config.detector import MODEL_NAME
 from builder.config.named import CONFIGS
 from serving.core.command_errors import (
@@ -263,7 +263,7 @@ def _build_in(
         for catalog in entry.catalogs:
             runner = tools.open_runner(target, folder, options.threads, size=catalog.size)
             where = f" at {catalog.size}" if catalog.one_of_several else ""
-            print(run_all(runner, catalog, where))
+            print(run_every_segment(runner, catalog, where))
         _print_front(entry, target)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 1e6:.1f} MB); next: punctual evaluate, punctual profile")

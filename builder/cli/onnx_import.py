@@ -15,7 +15,7 @@ from builder.cli.options import (
     files_of_glob,
     input_sizes,
 )
-from builder.cli.trying import run_all
+from builder.cli.smoke_run import run_every_segment
 from builder.config.detector import MODEL_NAME
 from serving.core.command_errors import (
     CommandError,
@@ -235,4 +235,4 @@ def _try_out(
                 f"{RUNTIME} cannot run it at {catalog.size}: {first_line}"
             ) from error
         where = f" at {catalog.size}" if catalog.one_of_several else ""
-        print(f"  {run_all(runner, catalog, where)}")
+        print(f"  {run_every_segment(runner, catalog, where)}")

@@ -47,8 +47,10 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def as_seen(opened: Image.Image) -> Image.Image:
-    """Return an opened image as the server sees it, and as boxes lie in it: upright, 16 bits scaled
-    to 8, transparency over white, RGB."""
+    """Return an opened image as the server sees it, and as boxes lie in it.
+
+    That is upright and RGB, with 16 bits scaled to 8, and what is transparent over white.
+    """
     picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
         picture = picture.point(lambda value: value * (1 / 256)).convert("L")
@@ -81,8 +83,10 @@ def draw_label(
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     color: Color,
 ) -> None:
-    """Write text on ``color`` above ``corner``, or below it where there is no room; moved to
-    the left where the picture is not wide enough."""
+    """Write text on ``color`` above ``corner``, or below it where there is no room.
+
+    It is moved to the left where the picture is not wide enough.
+    """
     x, y = corner
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     padding = (bottom - top) * 0.3

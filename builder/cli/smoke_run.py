@@ -1,4 +1,4 @@
-"""Trying out segments on the runner that will serve them."""
+"""A smoke test of segments, on the runner that will serve them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from serving.core.ports import SegmentRunner
 
 
-def run_all(runner: SegmentRunner, catalog: Catalog, where: str) -> str:
+def run_every_segment(runner: SegmentRunner, catalog: Catalog, where: str) -> str:
     """Run every segment once at every batch size, and close ``runner``.
 
     Returns a sentence about it, which says ``where``.
