@@ -9,13 +9,18 @@ from typing import Any
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` as the file at ``path``, all of it or nothing.
+    """Write ``text`` as the file at ``path``, all of it or nothing, in UTF-8 wherever this runs.
 
-    If writing fails, what was there before stays.
+    If writing fails, what was there before stays. Names of files in a text need not be UTF-8: what
+    is not is written as an escape.
     """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_report(path: Path, data: Mapping[str, Any], markdown: str) -> tuple[Path, Path]:

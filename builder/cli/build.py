@@ -330,9 +330,18 @@ def _quantize(folder: Path, entry: ModelEntry, images: Mapping[str, Sequence[Ima
     Returns the catalogue without figures of earlier scales, which say nothing of these.
     """
     from builder.exporting.int8_segments import quantize_segments
-    from builder.exporting.repository import write_entry
+    from builder.exporting.repository import update_entry
+    from serving.artifacts.folder_locks import only_writer
     from serving.artifacts.int8_segments import CPU_FOLDER
 
+    entry = update_entry(folder, entry, _without_int8)
+    with only_writer(folder, wait=True):
+        written = quantize_segments(folder, entry, images)
+    print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")
+    return entry
+
+
+def _without_int8(entry: ModelEntry) -> ModelEntry:
     catalogs = tuple(
         replace(
             catalog,
@@ -341,11 +350,7 @@ def _quantize(folder: Path, entry: ModelEntry, images: Mapping[str, Sequence[Ima
         for catalog in entry.catalogs
     )
     merged = tuple(each for each in entry.merged if each.precision != "int8")
-    entry = replace(entry, catalogs=catalogs, merged=merged)
-    write_entry(entry, folder)
-    written = quantize_segments(folder, entry, images)
-    print(f"wrote {written} and, for CPUs, {folder / CPU_FOLDER}")
-    return entry
+    return replace(entry, catalogs=catalogs, merged=merged)
 
 
 def _entry_there(repository: Path, name: str) -> ModelEntry:

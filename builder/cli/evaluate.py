@@ -19,7 +19,7 @@ from builder.cli.options import (
     today,
 )
 from serving.core.command_errors import files_of_the_user
-from serving.core.command_numbers import at_least
+from serving.core.command_numbers import at_least, share
 
 if TYPE_CHECKING:
     from builder.data import Dataset
@@ -66,7 +66,9 @@ def _add_evaluate(commands: Any, tools: ServingTools) -> None:
     add_write(parser)
     add_data(parser)
     add_split(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the training run, for the record")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="of the training run, for the record"
+    )
     parser.add_argument(
         "--merge-depths",
         type=at_least(1),
@@ -132,11 +134,12 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> None:
     if options.tiles is not None:
         _evaluate_tiles(options, tools)
         return
-    from builder.exporting.repository import write_entry
+    from builder.exporting.repository import update_entry
     from builder.measuring.accuracy import detect_all
     from builder.measuring.evaluation import evaluate
     from builder.measuring.fronts import answers_of, table
     from builder.measuring.models import open_model, open_runner
+    from reporting.files import write_whole
     from serving.core.catalog import Evaluation
     from serving.core.family import Family
 
@@ -166,9 +169,9 @@ def _evaluate(options: argparse.Namespace, tools: ServingTools) -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         figures = found.to_json(about, front)
-        options.json.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        write_whole(options.json, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     if options.write:
-        write_entry(entry, folder)
+        update_entry(folder, entry, lambda now: found.into(now, about))
 
 
 # -- report --------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def _add_report(commands: Any, tools: ServingTools) -> None:
     add_data(parser)
     add_split(parser)
     parser.add_argument("--images", type=at_least(0), default=3, help="to draw on, evenly spaced")
-    parser.add_argument("--score", type=float, default=0.4, help="of detections that are drawn")
+    parser.add_argument("--score", type=share, default=0.4, help="of detections that are drawn")
     parser.add_argument("--out", type=Path, default=Path("report.html"))
     parser.set_defaults(run=lambda options: _report(options, tools))
 
@@ -197,6 +200,7 @@ def _report(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.measuring.models import open_model, open_runner
     from builder.measuring.report import gather
     from builder.measuring.report_page import page
+    from reporting.files import write_whole
 
     models = []
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -209,5 +213,5 @@ def _report(options: argparse.Namespace, tools: ServingTools) -> None:
         )
         runner.close()
     where = f"{data_of(options)[1]} {options.split}"
-    options.out.write_text(page(models, where, len(dataset.samples), options.score))
+    write_whole(options.out, page(models, where, len(dataset.samples), options.score))
     print(f"wrote {options.out}")

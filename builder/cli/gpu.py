@@ -12,10 +12,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.options import add_repository
+from builder.cli.options import DATASETS, add_repository
 from builder.config.named import CONFIGS
 from builder.gpu.report import markdown
+from reporting.files import write_whole
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -41,9 +43,9 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         "--config", nargs="*", default=[], choices=sorted(CONFIGS), help="with random weights"
     )
     parser.add_argument("--runtime", nargs="*", default=list(RUNTIMES), choices=RUNTIMES)
-    parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
-    parser.add_argument("--depth", type=int, nargs="+", help="exits to leave at [all]")
-    parser.add_argument("--rounds", type=int, default=100, help="of every path")
+    parser.add_argument("--batch", type=at_least(1), nargs="+", default=list(BATCHES))
+    parser.add_argument("--depth", type=at_least(1), nargs="+", help="exits to leave at [all]")
+    parser.add_argument("--rounds", type=at_least(1), default=100, help="of every path")
     parser.add_argument(
         "--framework",
         nargs="*",
@@ -52,7 +54,9 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         help="torch by itself, for comparison, at the deepest exit; compiled takes minutes",
     )
     parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
-    parser.add_argument("--dataset", default="bccd", help="which reader to use")
+    parser.add_argument(
+        "--dataset", choices=DATASETS, default="bccd", help="how the data set is laid out"
+    )
     parser.add_argument("--split", default="test")
     parser.add_argument("--device", default="cuda", help="what torch computes on by itself")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="and OUT's .md")
@@ -64,5 +68,5 @@ def _run(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.gpu.measure import measure
 
     text = markdown(measure(options, tools))
-    options.out.with_suffix(".md").write_text(text)
+    write_whole(options.out.with_suffix(".md"), text)
     print(text)

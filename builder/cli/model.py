@@ -233,7 +233,7 @@ LAYOUTS = {MMDET: _mmdet, BACKBONE: _backbone, SSDLITE: _ssdlite}
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise CommandError(f"--classes {path}: {error}") from error
     return tuple(line.strip() for line in lines if line.strip())

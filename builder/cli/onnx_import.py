@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from serving.core.command_errors import (
     files_of_the_user,
     stoppable,
 )
-from serving.core.command_numbers import at_least
+from serving.core.command_numbers import at_least, share
 
 if TYPE_CHECKING:
     from builder.onnx_import.checking import Image
@@ -121,8 +120,8 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     layout.add_argument("--mean", type=_three, help="to be subtracted then, as .5 or .4,.5,.6")
     layout.add_argument("--std", type=_three, help="to be divided by then")
     boxes = parser.add_argument_group("which boxes are answers")
-    boxes.add_argument("--score-threshold", type=_share, default=0.05)
-    boxes.add_argument("--iou-threshold", type=_share, default=0.55)
+    boxes.add_argument("--score-threshold", type=share, default=0.05)
+    boxes.add_argument("--iou-threshold", type=share, default=0.55)
     boxes.add_argument("--max-candidates", type=at_least(1), default=256)
     boxes.add_argument("--max-detections", type=at_least(1), default=100)
     parser.set_defaults(run=lambda options: _import(options, tools))
@@ -140,16 +139,6 @@ def _number(text: str) -> float:
         value = 0.0
     if not 0 < abs(value) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number other than 0, such as 1/255")
-    return value
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
     return value
 
 

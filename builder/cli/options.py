@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -125,5 +126,10 @@ def input_sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def files_of_glob(pattern: str) -> list[Path]:
-    """Return the files that ``pattern`` is a glob of, in the order of their names."""
+    """Return the files that ``pattern`` is a glob of, in the order of their names.
+
+    A file that is called so is meant itself: names may have brackets.
+    """
+    if os.path.isfile(pattern):
+        return [Path(pattern)]
     return sorted(path for path in map(Path, glob(pattern)) if path.is_file())

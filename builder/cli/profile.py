@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.options import (
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
     from serving.core.family import Family
     from serving.core.latency_profile import LatencyProfile
+    from serving.core.model_entry import ModelEntry
     from serving.core.ports import SegmentRunner
 
 
@@ -54,7 +57,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
 
 @files_of_the_user()
 def _profile(options: argparse.Namespace, tools: ServingTools) -> None:
-    from builder.exporting.repository import write_entry
+    from builder.exporting.repository import update_entry
     from builder.measuring.models import open_model, open_runner
     from serving.core.family import Family
 
@@ -75,15 +78,22 @@ def _profile(options: argparse.Namespace, tools: ServingTools) -> None:
     profiles = _measure(options, family, *runners)
     for runner in runners:
         runner.close()
-    if options.write:
+    if options.write and profiles:
         of_sizes = iter(profiles)
-        for (folder, earlier), measured in zip(found, family.entries, strict=True):
-            entry = earlier
-            # Without rounds there are no profiles, and everything stays as it is.
-            for catalog, profile in zip(measured.catalogs, of_sizes, strict=False):
-                known = {**catalog.profiles, options.runtime: profile}
-                entry = entry.with_figures(replace(catalog, profiles=known))
-            write_entry(entry, folder)
+        for folder, entry in found:
+            measured = {catalog.size: next(of_sizes) for catalog in entry.catalogs}
+            update_entry(folder, entry, partial(_with_profiles, options=options, of_sizes=measured))
+
+
+def _with_profiles(
+    entry: ModelEntry, options: argparse.Namespace, of_sizes: Mapping[str, LatencyProfile]
+) -> ModelEntry:
+    """Return ``entry`` with profiles of its input sizes, in the precision that was asked for."""
+    for size, profile in of_sizes.items():
+        catalog = entry.size(size).at(options.precision)
+        profiles = {**catalog.profiles, options.runtime: profile}
+        entry = entry.with_figures(replace(catalog, profiles=profiles))
+    return entry
 
 
 def _measure(

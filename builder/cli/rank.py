@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from builder.cli.options import (
@@ -13,6 +15,7 @@ from builder.cli.options import (
     today,
 )
 from serving.core.command_errors import CommandError, files_of_the_user
+from serving.core.command_numbers import share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +43,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     parser.add_argument("--images", metavar="GLOB", help="image files [the order is stated]")
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=share,
         default=0.3,
         help="score from which the last one is believed",
     )
@@ -50,7 +53,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
 
 @files_of_the_user()
 def _rank(options: argparse.Namespace, tools: ServingTools) -> None:
-    from builder.exporting.repository import write_entry
+    from builder.exporting.repository import update_entry
     from builder.measuring.agreement import in_order
     from builder.measuring.models import open_model
     from serving.core.family import Family
@@ -71,7 +74,15 @@ def _rank(options: argparse.Namespace, tools: ServingTools) -> None:
         print(f"{family.ladder.label(point):{width}} {family.ladder.ap(point):.4f}")
     if options.write:
         for (folder, _), entry in zip(found, ranked, strict=True):
-            write_entry(entry, folder)
+            update_entry(folder, entry, partial(_with_figures_of, ranked=entry))
+
+
+def _with_figures_of(entry: ModelEntry, ranked: ModelEntry) -> ModelEntry:
+    """Return ``entry`` with what stands in the place of accuracies in ``ranked``."""
+    for catalog in ranked.catalogs:
+        own = replace(entry.size(catalog.size), exits=catalog.exits, evaluation=catalog.evaluation)
+        entry = entry.with_figures(own)
+    return replace(entry, merged=ranked.merged)
 
 
 def _by_agreement(
@@ -81,8 +92,6 @@ def _by_agreement(
     paths: Sequence[Path],
 ) -> list[ModelEntry]:
     """Return the entries with their agreement with the last one."""
-    from dataclasses import replace
-
     from builder.measuring.accuracy import Answers, detect_all
     from builder.measuring.agreement import about_agreement, annotated_by, without_annotations
     from builder.measuring.evaluation import evaluate

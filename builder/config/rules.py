@@ -22,6 +22,10 @@ class Rule:
     """Description of the value, which completes "it must be ..."."""
 
 
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str) and bool(value.strip()), "a text")
 
@@ -45,6 +49,8 @@ def share(*, below_one: bool = False) -> Rule:
     return Rule(holds, "a number from 0 to less than 1" if below_one else "a number from 0 to 1")
 
 
+NUMBER = Rule(_finite, "a number")
+MAPPING = Rule(lambda value: isinstance(value, Mapping), "a mapping")
 NON_NEGATIVE = Rule(lambda value: _finite(value) and value >= 0, "a number of at least 0")
 POSITIVE = Rule(lambda value: _finite(value) and value > 0, "a number greater than 0")
 
@@ -89,7 +95,3 @@ def check(record: object, rules: Mapping[str, Rule]) -> None:
         value = getattr(record, name)
         if not rule.holds(value):
             raise ValueError(f"{name} is {value!r}, it must be {rule.what}")
-
-
-def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

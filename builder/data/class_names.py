@@ -20,7 +20,8 @@ from serving.core.class_names import known_names
 def in_names_of(classes: Sequence[str], dataset: Dataset) -> Dataset:
     """Return ``dataset`` with its classes called as they are in ``classes``, in their own order.
 
-    Raises DatasetError for a class that is not among them under any name.
+    Raises DatasetError for a class that is not among them under any name, and for two that are
+    called the same there.
     """
     known = known_names(classes)
     for name in dataset.classes:
@@ -28,7 +29,38 @@ def in_names_of(classes: Sequence[str], dataset: Dataset) -> Dataset:
             raise DatasetError(
                 f"the data set has the class {name!r}, the model finds {', '.join(classes)}"
             )
-    return replace(dataset, classes=tuple(known[name] for name in dataset.classes))
+    called = tuple(known[name] for name in dataset.classes)
+    for name, own in zip(called, dataset.classes, strict=True):
+        if called.count(name) > 1:
+            raise DatasetError(
+                f"the data set has {own!r} and another class that the model calls {name!r} as well"
+            )
+    return replace(dataset, classes=called)
+
+
+def numbered_as(classes: Sequence[str], dataset: Dataset) -> Dataset:
+    """Return ``dataset`` with ``classes`` for its own, of which it may have fewer, in any order.
+
+    Raises DatasetError for a class that is not among them.
+    """
+    if dataset.classes == tuple(classes):
+        return dataset
+    for name in dataset.classes:
+        if name not in classes:
+            raise DatasetError(
+                f"the split has the class {name!r}, what is trained finds {', '.join(classes)}"
+            )
+    numbers = np.array([classes.index(name) for name in dataset.classes], dtype=np.int64)
+    samples = tuple(
+        replace(
+            sample,
+            labels=numbers[sample.labels],
+            crowd_labels=numbers[sample.crowd_labels],
+            unlabelled=numbers[sample.unlabelled],
+        )
+        for sample in dataset.samples
+    )
+    return replace(dataset, classes=tuple(classes), samples=samples)
 
 
 def relabelled(found: ScoredBoxes, classes: Sequence[str], dataset: Dataset) -> ScoredBoxes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,10 @@ IMAGE_SUFFIXES = (
 
 Those that no server takes are among them, to be reported.
 """
+
+MAX_PIXELS = 178_956_970
+"""Most pixels of an image; Pillow refuses larger ones, too."""
+_TOO_LARGE = f"has more than {MAX_PIXELS:,} pixels"
 
 Lines = list[tuple[str, list[str]]]
 """Lines of a text file as (where, fields)."""
@@ -207,10 +212,16 @@ class Collector:
         """
         try:
             with _open(path) as image:
-                if image.format in FORMATS:
+                if image.format not in FORMATS:
+                    problem = f"is a {image.format}, not JPEG, PNG or WebP"
+                elif math.prod(image.size) > MAX_PIXELS:
+                    problem = _TOO_LARGE
+                else:
                     sideways = is_sideways(orientation(image))
                     return image.size if sideways else image.size[::-1]
-                self.report(self.where(path), f"is a {image.format}, not JPEG, PNG or WebP")
+                self.report(self.where(path), problem)
+        except Image.DecompressionBombError:
+            self.report(self.where(path), _TOO_LARGE)
         except FileNotFoundError:
             self.report(self.where(path), "there is no such image")
         except Exception as error:  # Pillow's readers raise no closed set of types
@@ -222,12 +233,17 @@ class Collector:
     ) -> None:
         """Add an image of ``size`` (height, width).
 
-        Boxes are clipped to it; of those that are left without area each is reported.
+        Boxes are clipped to it; each that is left without area is reported, as is one that is there
+        twice, which nobody could find a second time.
         """
         height, width = size
         boxes, labels, areas, scores = [], [], [], []
         crowds, crowd_labels = [], []
+        seen: set[tuple[object, ...]] = set()
         for item in annotations:
+            facts = (item.label, item.is_crowd, item.box_xyxy, item.score)
+            known = facts in seen
+            seen.add(facts)
             x1, y1, x2, y2 = item.box_xyxy
             left, right = max(x1, 0.0), min(x2, float(width))
             top, bottom = max(y1, 0.0), min(y2, float(height))
@@ -237,6 +253,8 @@ class Collector:
                 self.report(item.where, f"box {item.box_xyxy} has no area")
             elif left >= right or top >= bottom:
                 self.report(item.where, f"box {item.box_xyxy} lies outside its image")
+            elif known:
+                self.report(item.where, f"box {item.box_xyxy} of the same class is there twice")
             elif item.is_crowd:
                 crowds.append((left, top, right, bottom))
                 crowd_labels.append(item.label)
@@ -278,7 +296,10 @@ def _labels(labels: list[int]) -> npt.NDArray[np.int64]:
 def _open(path: Path) -> Image.Image:
     """Return an image of which no more than the header has been read, as a rule."""
     try:
-        return Image.open(path)
+        with warnings.catch_warnings():
+            # Pillow warns long before it refuses.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(path)
     except ValueError:  # Pillow refuses a PNG for large metadata, which nobody here looks at
         return open_stored(path.read_bytes())
 
@@ -353,6 +374,29 @@ def find_image(folder: Path, name: str) -> Path:
     suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
     paths = [folder / f"{name}{suffix}" for suffix in suffixes]
     return next((path for path in paths if is_file(path)), paths[0])
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and in those below it, in order of their paths.
+
+    Links to folders are followed, each folder is looked into once. Raises DatasetError for one
+    that cannot be looked into.
+    """
+
+    def fail(error: OSError) -> None:
+        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        folders.sort()  # so that which of two links is followed does not vary
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found.extend(Path(parent, name) for name in files)
+    return sorted(found)
 
 
 def is_file(path: Path) -> bool:

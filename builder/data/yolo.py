@@ -29,12 +29,15 @@ from builder.data.dataset import (
     Dataset,
     DatasetError,
     Lines,
+    files_below,
     is_file,
     read_names,
     read_text,
 )
 
 DESCRIPTION = "data.yaml"
+CLASSES = "classes.txt"
+"""File that labelling tools leave among those of labels: names, and no labels."""
 ROUNDING = 1e-3
 """Distance by which coordinates, as shares of the image, may miss 0 and 1."""
 
@@ -47,7 +50,7 @@ def read_yolo(root: Path, split: str) -> Dataset:
     base = root / str(description.get("path") or ".")
     if not description.get(split):
         raise DatasetError(f"{path} names no split {split!r}")
-    images = _images(base if os.path.isdir(base) else root, split, description[split])
+    images, folders = _images(base if os.path.isdir(base) else root, split, description[split])
     labels = {image: _labels_of(image, root) for image in images}
     if labels and not any(map(is_file, labels.values())):
         first = next(iter(labels.values()))
@@ -59,6 +62,7 @@ def read_yolo(root: Path, split: str) -> Dataset:
         lines = found.lines(labels[image]) if is_file(labels[image]) else []
         if lines is not None:
             found.add(image.stem, image, size, _annotations(found, lines, size))
+    _report_orphans(found, folders, set(labels.values()))
     return found.dataset()
 
 
@@ -70,7 +74,8 @@ def _describe(path: Path) -> dict[str, Any]:
     try:
         description = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-32
-        raise DatasetError(f"{path} is not YAML: {error}") from error
+        told = " ".join(str(error).split())  # which is of several lines
+        raise DatasetError(f"{path} is not YAML: {told}") from error
     if not isinstance(description, dict):
         raise DatasetError(f"{path} describes no data set: it is not a mapping")
     if "kpt_shape" in description:
@@ -89,22 +94,36 @@ def _classes(path: Path, names: object) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def _images(base: Path, split: str, entries: object) -> list[Path]:
-    """Return the images of a split, sorted within each of its folders. Raises DatasetError."""
+def _images(base: Path, split: str, entries: object) -> tuple[list[Path], list[Path]]:
+    """Return the images of a split, sorted within each of its folders, and those folders.
+
+    Raises DatasetError.
+    """
     images: list[Path] = []
+    folders: list[Path] = []
     for entry in entries if isinstance(entries, list) else [entries]:
         path = base / str(entry)
         if not os.path.exists(path):  # as exported by tools that count from a folder further down
             path = base / str(entry).removeprefix("../")
         if os.path.isdir(path):
+            folders.append(path)
             images.extend(
-                item for item in sorted(path.rglob("*")) if item.suffix.lower() in IMAGE_SUFFIXES
+                item for item in files_below(path) if item.suffix.lower() in IMAGE_SUFFIXES
             )
         elif is_file(path):
             images.extend(path.parent / line for line in read_names(base, path))
         else:
             raise DatasetError(f"{base} has no split {split!r}: there is no {path}")
-    return images
+    return images, folders
+
+
+def _labels_folder(folder: Path, root: Path) -> Path | None:
+    """Return the counterpart under ``labels`` of a folder of images under ``images``, if it is."""
+    parts = list((folder.relative_to(root) if folder.is_relative_to(root) else folder).parts)
+    if "images" not in parts:
+        return None
+    parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return root / Path(*parts)
 
 
 def _labels_of(image: Path, root: Path) -> Path:
@@ -113,13 +132,29 @@ def _labels_of(image: Path, root: Path) -> Path:
     Otherwise, or if that is not there, it is beside the image.
     """
     beside = image.parent / f"{image.stem}.txt"
-    below = image.relative_to(root) if image.is_relative_to(root) else image
-    parts = list(below.parts)
-    if "images" not in parts:
+    folder = _labels_folder(image.parent, root)
+    if folder is None:
         return beside
-    parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    apart = root / Path(*parts[:-1]) / beside.name
+    apart = folder / beside.name
     return beside if is_file(beside) and not is_file(apart) else apart
+
+
+def _report_orphans(found: Collector, folders: list[Path], known: set[Path]) -> None:
+    """Report the files of labels in the counterparts of ``folders`` that are not ``known``.
+
+    Their images are not there, or are of a kind that is not looked for. There is a line for each
+    folder: labels may be those of a larger data set.
+    """
+    for folder in folders:
+        counterpart = _labels_folder(folder, found.root)
+        if counterpart is None or not os.path.isdir(counterpart):
+            continue
+        labels = (path for path in files_below(counterpart) if path.suffix == ".txt")
+        orphans = [path for path in labels if path.name != CLASSES and path not in known]
+        if orphans:
+            first = found.where(orphans[0])
+            problem = f"no image belongs to {len(orphans)} files of labels here, first {first}"
+            found.report(found.where(counterpart), problem)
 
 
 def _annotations(found: Collector, lines: Lines, size: tuple[int, int]) -> Iterator[Annotation]:

@@ -5,6 +5,6 @@
     int8_segments, integer_kernels, half_precision, tensorrt_plans, torch_programs   other forms
     catalog, repository, triton_config, installation   what is written beside them, and how
 
-Depends on ``builder.config``, ``builder.modeling``, ``serving.artifacts`` and ``serving.core``.
-Begin with ``build``.
+Depends on ``builder.config``, ``builder.modeling``, ``reporting``, ``serving.artifacts`` and
+``serving.core``. Begin with ``build``.
 """

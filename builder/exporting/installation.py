@@ -14,6 +14,7 @@ from builder.exporting.repository import (
     sha256,
     write_entry,
 )
+from serving.artifacts.folder_locks import only_writer
 from serving.artifacts.model_folders import CATALOG, ModelError, read_entry, version_folder
 from serving.core.catalog import SegmentFile
 from serving.core.model_entry import ModelEntry
@@ -35,6 +36,11 @@ def install(entry: ModelEntry, source: Path, repository: Path) -> ModelEntry:
     """
     folder = version_folder(repository, entry.name)
     folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder, wait=True):
+        return _install(entry, source, repository, folder)
+
+
+def _install(entry: ModelEntry, source: Path, repository: Path, folder: Path) -> ModelEntry:
     remove_partial(folder)
     earlier = _entry_in(folder)
     if earlier is not None:

@@ -13,14 +13,23 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from builder.exporting.triton_config import PLAN, repository_files
+from reporting.files import write_whole
 from serving.artifacts import int8_segments as quantized
 from serving.artifacts import tensorrt_plans as plans
 from serving.artifacts import torch_programs as programs
-from serving.artifacts.model_folders import CATALOG, VERSION, depth_model, version_folder
+from serving.artifacts.folder_locks import only_writer
+from serving.artifacts.model_folders import (
+    CATALOG,
+    VERSION,
+    ModelError,
+    depth_model,
+    read_entry,
+    version_folder,
+)
 from serving.core.catalog import Catalog
 from serving.core.model_entry import ModelEntry
 
@@ -58,10 +67,28 @@ def write_entry(entry: ModelEntry, folder: Path) -> None:
 
     Raises ValueError for a figure that is no number, which JSON has no word for.
     """
-    path = folder / CATALOG
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(entry.to_json(), indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    text = json.dumps(entry.to_json(), indent=2, allow_nan=False) + "\n"
+    write_whole(folder / CATALOG, text)
+
+
+def update_entry(
+    folder: Path, earlier: ModelEntry, change: Callable[[ModelEntry], ModelEntry]
+) -> ModelEntry:
+    """Write what ``change`` makes of the catalogue in ``folder``, and return it.
+
+    The catalogue is read anew: while something was measured of ``earlier``, other figures may have
+    been written. Raises ModelError if it is of other segments by now, and OSError.
+    """
+    with only_writer(folder, wait=True):
+        current = read_entry(folder)
+        if current.digest != earlier.digest:
+            raise ModelError(
+                f"the model in {folder} was built anew meanwhile: figures of the earlier one are "
+                "not written into its catalogue"
+            )
+        changed = change(current)
+        write_entry(changed, folder)
+    return changed
 
 
 def files_of(entry: ModelEntry) -> tuple[str, ...]:
@@ -95,7 +122,7 @@ def write_texts(repository: Path, entry: ModelEntry, cpu_runtime: str) -> int:
     for name, text in files.items():
         path = repository / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        write_whole(path, text)
     return len(files)
 
 

@@ -32,6 +32,7 @@ from builder.measuring.latency import WARM_UP_ROUNDS, compare_paths
 from builder.modeling.architectures import AnyDetector, make_detector
 from builder.modeling.cost import exit_costs
 from builder.modeling.frozen import freeze
+from builder.training.distributed import device_called
 from reporting.machine import machine
 from serving.artifacts.model_folders import ModelError, read_catalog, version_folder
 from serving.artifacts.serving_tools import ServingTools
@@ -70,15 +71,18 @@ class _Model:
 def measure(options: argparse.Namespace, tools: ServingTools) -> GpuReport:
     """Measure everything that ``options`` ask for; ``options.out`` is rewritten after every step.
 
-    Raises MeasureError.
+    Raises MeasureError, and DeviceError.
     """
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise MeasureError("this needs an NVIDIA GPU, and torch sees none")
+    device = device_called(options.device)
     report = GpuReport(machine(), _versions(), time.strftime("%Y-%m-%d", time.gmtime()))
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for model in _models(options, scratch):
+            if options.depth and max(options.depth) > model.catalog.num_exits:
+                raise MeasureError(
+                    f"{model.name} has the exits 1 to {model.catalog.num_exits}, not "
+                    f"{max(options.depth)}"
+                )
             macs = [cost.macs for cost in exit_costs(model.config)]
             figures = ModelFigures(
                 model.name,
@@ -175,7 +179,7 @@ def _runtimes(
         try:
             yield work(name)
         except Exception as error:  # one that does not work here must not cost the others' figures
-            if not isinstance(error, ImportError):
+            if not isinstance(error, ImportError | CommandError):
                 traceback.print_exc()
             yield RuntimeFigures(name, skipped=f"{type(error).__name__}: {error}")
 

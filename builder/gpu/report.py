@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from reporting.files import write_whole
 from reporting.markdown import table
 
 
@@ -69,9 +70,7 @@ class GpuReport:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def with_rate(figures: PathFigures, macs: int, ceiling_tflops: float) -> PathFigures:

@@ -21,6 +21,7 @@ from builder.modeling.checkpoint import read_checkpoint
 from builder.modeling.cost import exit_costs, with_neck_of_equal_cost
 from builder.training.loop import CHECKPOINT, digests, read_split, train
 from builder.training.recipe_checks import config_of
+from reporting.files import write_whole
 from reporting.machine import machine
 from reporting.markdown import table_of_cells
 from serving.core.command_errors import InvalidArgument
@@ -173,14 +174,14 @@ def _checkpoint(trial: Trial, out: Path) -> dict[str, Any] | None:
     expected = trial.config
     try:
         data = read_checkpoint(path)
-        found = config_of(data)
-    except (KeyError, TypeError, ValueError) as error:
+        found, epochs = config_of(data), data["metadata"]["epochs"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OtherRun(f"{path} is no run of this version ({error}): remove it") from error
     # The classes may be those of the data.
     detector = replace(found.detector, classes=expected.detector.classes)
     if replace(found, detector=detector) != expected:
         raise OtherRun(f"{path} was made by another recipe: choose another folder, or remove it")
-    return data if data["metadata"]["epochs"] == expected.train.epochs else None
+    return data if epochs == expected.train.epochs else None
 
 
 def _report(planned: Sequence[Trial], out: Path, command: str) -> dict[str, Any]:
@@ -274,8 +275,8 @@ def _table(values: Values) -> Table:
 
 def _write(report: Mapping[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ablation.json").write_text(json.dumps(report, indent=2) + "\n")
-    (out / "ablation.md").write_text(markdown(report))
+    write_whole(out / "ablation.json", json.dumps(report, indent=2) + "\n")
+    write_whole(out / "ablation.md", markdown(report))
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -86,7 +86,9 @@ class Evaluated:
         """Return ``entry`` with these figures of the family's precision, measured on ``about``."""
         for model, catalog in enumerate(self.family.catalogs):
             exits = tuple(self._exit(model, each.depth) for each in catalog.exits)
-            entry = entry.with_figures(replace(catalog, exits=exits, evaluation=about))
+            # Of the entry, which may have figures that the family was opened without.
+            own = entry.size(catalog.size).at(catalog.precision)
+            entry = entry.with_figures(replace(own, exits=exits, evaluation=about))
         precision = self.family.catalogs[0].precision
         merged = [each for each in entry.merged if each.precision != precision]
         for points, accuracy in self.accuracies.items():

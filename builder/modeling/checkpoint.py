@@ -86,7 +86,7 @@ def load_tensors(path: Path) -> Any:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the whole content of a checkpoint.
 
-    Raises CheckpointError for another file or format, and OSError.
+    Raises CheckpointError for another file or format, or a damaged one, and OSError.
     """
     try:
         data = load_tensors(path)
@@ -97,8 +97,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of punctual train; punctual import makes one of the weights "
             "of others"
         )
-    if data["format"] != FORMAT:
+    if type(data["format"]) is not int or data["format"] != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {data['format']}, expected {FORMAT}")
+    for part in ("detector", "weights", "metadata"):
+        if not isinstance(data.get(part), dict):
+            raise CheckpointError(f"{path} is damaged: its {part!r} are missing")
+    for name, value in data["weights"].items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(f"{path} is damaged: its weights have {name!r}, which is none")
+        if value.layout is not torch.strided or value.device.type != "cpu":
+            raise CheckpointError(f"{path} is damaged: {name!r} is no dense tensor with values")
     return data
 
 
@@ -161,7 +169,7 @@ def load_checkpoint(
 def _detector_in(data: Mapping[str, Any], path: Path) -> DetectorConfig:
     try:
         return DetectorConfig.from_dict(data["detector"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
@@ -186,4 +194,8 @@ def _matched(
                 f"{what}: {name} differs, {tuple(weights[name].shape)} and not "
                 f"{tuple(state[name].shape)}"
             )
+        if weights[name].is_floating_point() != state[name].is_floating_point():
+            raise CheckpointError(f"{what}: {name} is of type {weights[name].dtype}")
+        if not weights[name].isfinite().all():
+            raise CheckpointError(f"{path}: {name} has values that are not finite")
     return {name: state[name] if name in kept else weights[name] for name in state}

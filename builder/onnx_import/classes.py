@@ -67,7 +67,7 @@ def possible_classes(source: str, model: onnx.ModelProto) -> tuple[ClassNumbers,
     if source == METADATA:
         return (ClassNumbers(_of_metadata(model)),)
     try:
-        text = Path(source).read_text(encoding="utf-8")
+        text = Path(source).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ForeignModelError(f"--classes {source} is no text") from error
     if len(text) > MAX_TEXT:

@@ -21,7 +21,8 @@ from builder.config.detector import DetectorConfig
 from builder.config.json_record import JsonRecord
 from builder.config.pyramid_graphs import Graph, Row
 from builder.config.recipe import TrainConfig
-from builder.search.latency_table import TERMS
+from builder.config.rules import MAPPING, NUMBER, TEXT, check, one_of, optional, several, whole
+from builder.search.latency_table import TERMS, LatencyTable
 from serving.core.command_errors import CommandError
 
 JOURNAL = "journal.jsonl"
@@ -71,12 +72,25 @@ class Child:
             data = json.loads(line)
             values = {**data, "rows": rows_of(data["rows"]), "aps": tuple(data["aps"])}
             child = cls(**{**values, "times": tuple(data["times"])})
-            if not math.isfinite(child.reward):
-                raise ValueError(f"the reward is {child.reward}")
+            check(child, CHILD_RULES)
+            if len(child.times) != len(child.aps) or (child.status == OK and not child.aps):
+                raise ValueError("accuracies and times are not of the same exits")
             _ = child.graph
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise JournalError(f"no child of a search: {error}") from error
         return child
+
+
+CHILD_RULES = {
+    "index": whole(0),
+    "key": TEXT,
+    "training_seed": optional(whole(0)),
+    "status": one_of((OK, FAILED, REPEATED)),
+    "aps": several(NUMBER),
+    "times": several(NUMBER),
+    "reward": NUMBER,
+    "made_by": MAPPING,
+}
 
 
 def rows_of(data: Iterable[Sequence[Any]]) -> tuple[Row, ...]:
@@ -103,16 +117,19 @@ def read_journal(path: Path) -> Contents:
 
 def _parse(path: Path, data: bytes) -> tuple[Contents, int]:
     """Return the contents, and after how many bytes they end."""
-    whole = data[: data.rfind(b"\n") + 1]
-    lines = whole.decode().splitlines()
+    ended = data[: data.rfind(b"\n") + 1]
+    try:
+        lines = ended.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise JournalError(f"{path} is no journal of a search: it is no text") from error
     if not lines:
         raise JournalError(f"{path} is empty")
     try:
         head = json.loads(lines[0])
         known = head["format"] == FORMAT
-        search = _with_defaults(head["search"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"{path} is no journal of a search: {error}") from error
+        search = _described(head["search"]) if known else {}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise JournalError(f"{path} is no journal of a search: {error!r}") from error
     if not known:
         raise JournalError(f"{path} is a journal of another version")
     children = []
@@ -124,7 +141,7 @@ def _parse(path: Path, data: bytes) -> tuple[Contents, int]:
         if child.index != number:
             raise JournalError(f"{path}, line {number + 2}: child {child.index} is out of order")
         children.append(child)
-    return Contents(search, tuple(children)), len(whole)
+    return Contents(search, tuple(children)), len(ended)
 
 
 class SearchJournal:
@@ -183,6 +200,22 @@ def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 RECORDS: dict[str, type[JsonRecord]] = {"detector": DetectorConfig, "train": TrainConfig}
 """Records in the description of an evaluator."""
+
+
+def _described(search: Any) -> dict[str, Any]:
+    """Return a description with its defaults.
+
+    Raises KeyError, TypeError or ValueError for what describes no search.
+    """
+    if not isinstance(search, dict):
+        raise TypeError("the search is no mapping")
+    named = [search["space"], search["searcher"]]
+    named += [search[part]["name"] for part in ("evaluator", "reward")]
+    if not all(map(TEXT.holds, named)) or not NUMBER.holds(search["seed"]):
+        raise ValueError("the search has no name where it has to have one, or no seed")
+    found = _with_defaults(search)
+    LatencyTable(**found["latency"])
+    return found
 
 
 def _with_defaults(search: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import numpy as np
 
 from builder.config.detector import DetectorConfig
 from builder.config.pyramid_graphs import FINEST_LEVEL, Graph
+from builder.config.rules import MAPPING, NON_NEGATIVE, NUMBER, Rule, check
 from builder.search.statistics import kendall
 from serving.core.command_errors import CommandError, CommandFailed
 
@@ -76,7 +77,10 @@ def stack_terms(graph: Graph) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Times of a detector's parts, in one unit."""
+    """Times of a detector's parts, in one unit.
+
+    Raises ValueError for a field that cannot be.
+    """
 
     unit: str
     stem: float
@@ -86,6 +90,9 @@ class LatencyTable:
     terms: Mapping[str, float]
     made_of: Mapping[str, Any] = field(default_factory=dict)
     """Origin of the figures, as JSON types."""
+
+    def __post_init__(self) -> None:
+        check(self, TABLE_RULES)
 
     def stack(self, graph: Graph) -> float:
         """Return the time of one stack."""
@@ -107,7 +114,7 @@ class LatencyTable:
         """Return the table in a file that holds ``to_dict``. Raises CommandError, and OSError."""
         try:
             table = cls(**json.loads(path.read_text()))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise CommandError(f"{path} is no latency table: {error}") from error
         if unknown := set(table.terms) - set(TERMS):
             raise CommandError(
@@ -115,6 +122,19 @@ class LatencyTable:
                 f"not {', '.join(TERMS)}"
             )
         return table
+
+
+TABLE_RULES = {
+    "unit": Rule(lambda unit: isinstance(unit, str), "a text"),
+    "stem": NON_NEGATIVE,
+    "head": NON_NEGATIVE,
+    "constant": NUMBER,
+    "terms": Rule(
+        lambda terms: MAPPING.holds(terms) and all(map(NON_NEGATIVE.holds, terms.values())),
+        "a mapping of numbers of at least 0",
+    ),
+    "made_of": MAPPING,
+}
 
 
 def by_convolutions(unit: str, stem: float, head: float, finest: float) -> LatencyTable:

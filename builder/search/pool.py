@@ -8,7 +8,6 @@ import platform
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -100,7 +99,6 @@ class Processes:
     def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
         """Yield the results, in the order in which jobs end."""
         left = {job.index: job for job in jobs}
-        deaths: Counter[int] = Counter()
         while left:
             try:
                 futures = [self._pool.submit(_evaluate, job) for job in left.values()]
@@ -109,13 +107,24 @@ class Processes:
                     del left[result.job.index]
                     yield result
             except BrokenProcessPool:
-                self._pool.shutdown(wait=True)
-                self._pool = self._start()
+                self._restart()
                 # Which of those that ran took its process along is not known: the first ones ran.
+                # Each goes on by itself, so that none counts as failed for what its neighbour did.
                 for job in list(left.values())[: self._count]:
-                    deaths[job.index] += 1
-                    if deaths[job.index] == MAX_DEATHS:
-                        yield crash_result(left.pop(job.index))
+                    yield self._by_itself(left.pop(job.index))
+
+    def _by_itself(self, job: Job) -> JobResult:
+        """Evaluate a job over which a process may have died, while nothing else runs."""
+        for _ in range(MAX_DEATHS - 1):
+            try:
+                return self._pool.submit(_evaluate, job).result()
+            except BrokenProcessPool:
+                self._restart()
+        return crash_result(job)
+
+    def _restart(self) -> None:
+        self._pool.shutdown(wait=True)
+        self._pool = self._start()
 
     def __enter__(self) -> Self:
         return self

@@ -34,6 +34,7 @@ from builder.search.latency_table import LatencyTable
 from builder.search.pool import JobResult, Pool, machine_and_versions, open_pool
 from builder.search.rewards import Reward
 from builder.search.searchers.base import Searcher
+from serving.artifacts.folder_locks import only_writer
 
 MAX_SEEDS = 3
 """Number of seeds that a graph is evaluated with; asked for more often, it is worth the mean."""
@@ -79,8 +80,21 @@ def run(
     """Search until there are so many children in OUT's journal, and return all that are there.
 
     It goes on where the journal ends. ``pool`` opens what evaluates, for a number of workers.
-    Raises JournalError, what the evaluator and the pool raise, and KeyboardInterrupt.
+    Raises JournalError, FolderBusy where another process does so, what the evaluator and the pool
+    raise, and KeyboardInterrupt.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out):
+        return _run(search, out, num_children, workers, pool)
+
+
+def _run(
+    search: Search,
+    out: Path,
+    num_children: int,
+    workers: int,
+    pool: Callable[[Evaluator, int], Pool],
+) -> tuple[Child, ...]:
     journal = SearchJournalFile(out / JOURNAL, search.describe())
     total = max(num_children, len(journal.children))
     try:

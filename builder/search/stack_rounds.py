@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.config.pyramid_graphs import Graph
+from builder.config.rules import MAPPING
 from builder.search.canonical import canonical_key
 from builder.search.journal import rows_of
 from builder.search.latency_table import MeasuredStack
@@ -122,6 +123,10 @@ class StackRounds:
             ms = np.array([each["ms"] for each in data["graphs"]], dtype=np.float64)
             if ms.ndim != 4 or ms.shape[3] != 3 or not ms.size:
                 raise ValueError("times are not by instance, round and part")
+            if not (np.isfinite(ms) & (ms > 0)).all():
+                raise ValueError("a time is no number above 0")
+            if not MAPPING.holds(data["made_of"]):
+                raise ValueError("it does not say what it is made of")
             return cls(graphs, ms, data["made_of"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CommandError(f"{path} is no file of measured stacks: {error}") from error

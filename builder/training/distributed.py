@@ -63,22 +63,29 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
 
     Without torchrun, this process is alone and its device is ``device``. Raises DeviceError.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    own = _device(device)
-    if count == 1:
+    world = os.environ.get("WORLD_SIZE", "1")
+    own = device_called(device)
+    if world == "1":
         yield Processes(), own
         return
-    if own.type == "cuda":
-        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(own)
-    dist.init_process_group(BACKENDS[own.type], timeout=EXCHANGE_TIMEOUT)
+    try:
+        count = int(world)
+        if own.type == "cuda":
+            own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(own)
+        dist.init_process_group(BACKENDS[own.type], timeout=EXCHANGE_TIMEOUT)
+    except (KeyError, ValueError) as error:
+        raise DeviceError(
+            f"the environment has WORLD_SIZE={world}, and not all else that torchrun sets: {error}"
+        ) from error
     try:
         yield Processes(dist.get_rank(), count), own
     finally:
         dist.destroy_process_group()
 
 
-def _device(name: str) -> torch.device:
+def device_called(name: str) -> torch.device:
+    """Return the device of this machine called ``name``. Raises DeviceError if it has none."""
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from builder.config.configuration import Config
 from builder.config.recipe import TrainConfig
 from builder.data import AveragePrecision, Dataset, read_dataset
+from builder.data.class_names import numbered_as
 from builder.data.loader import steps_per_epoch
 from builder.modeling.architectures import (
     AnyDetector,
@@ -33,6 +35,7 @@ from builder.modeling.architectures import (
     make_detector,
 )
 from builder.modeling.checkpoint import (
+    CheckpointError,
     load_backbone,
     read_checkpoint,
     save_checkpoint,
@@ -52,6 +55,7 @@ from builder.training.recipe_checks import (
 from builder.training.training_log import TrainingLog
 from builder.training.validation import positives_per_level, validate
 from builder.training.views import AugmentedViews, Views
+from serving.artifacts.folder_locks import only_writer
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -123,12 +127,11 @@ def train(
     without ``progress`` there is no bar, and positive anchors are not counted. What a backbone that
     learns nothing makes of the images is kept in the folder ``features``, if there is one, for
     trainings that differ in what follows it. Raises
-    CheckpointError, DatasetError, DeviceError, InvalidRecipe, Diverged, OSError, and
+    CheckpointError, DatasetError, DeviceError, FolderBusy, InvalidRecipe, Diverged, OSError, and
     KeyboardInterrupt when stopped; the checkpoint then holds the last whole epoch.
     """
     recipe, path = config.train, out / CHECKPOINT
-    if path.exists() and not resume:
-        raise InvalidRecipe(f"{path} is there: --resume goes on with it, another --out starts anew")
+    _check_new(path, resume)
     with joined(device) as (processes, own):
         if not processes.is_first:
             log.setLevel(logging.ERROR)  # what the first one says is said once
@@ -147,6 +150,8 @@ def train(
             "train": recipe.to_dict(),
             "data": digests(dataset, held_out),
         }
+        if held_out is not None:
+            held_out = numbered_as(config.detector.classes, held_out)
         if progress:
             positives = positives_per_level(config.detector, dataset)
             log.info("%d images, positives by level: %s", len(dataset.samples), positives)
@@ -178,17 +183,45 @@ def train(
         )
         views = augmented if features is None else stored_views(features, model, augmented)
         out.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            stored = read_checkpoint(path)
-            check_resumed(stored, config, metadata, path)
-            run.restore(stored)
-            log.info("resuming after epoch %d", run.epoch)
-        steps = steps_per_epoch(len(dataset.samples), recipe)
-        _run_epochs(
-            run, views, steps, held_out, config, processes, path, metadata, tensorboard, progress
-        )
+        with only_writer(out) if processes.is_first else nullcontext():
+            _check_new(path, resume)  # another process may have trained meanwhile
+            if path.exists():
+                _go_on(run, config, metadata, path)
+            steps = steps_per_epoch(len(dataset.samples), recipe)
+            _run_epochs(
+                run,
+                views,
+                steps,
+                held_out,
+                config,
+                processes,
+                path,
+                metadata,
+                tensorboard,
+                progress,
+            )
         log.info("wrote %s", path)
     return path
+
+
+def _check_new(path: Path, resume: bool) -> None:
+    """Raise InvalidRecipe for a run that is there and is not to be gone on with."""
+    if path.exists() and not resume:
+        raise InvalidRecipe(f"{path} is there: --resume goes on with it, another --out starts anew")
+
+
+def _go_on(run: Run, config: Config, metadata: Mapping[str, Any], path: Path) -> None:
+    """Continue the run in the checkpoint ``path``.
+
+    Raises InvalidRecipe if it would go on as another one, CheckpointError for a damaged one.
+    """
+    stored = read_checkpoint(path)
+    check_resumed(stored, config, metadata, path)
+    try:
+        run.restore(stored)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged, it cannot be gone on with: {error}") from error
+    log.info("resuming after epoch %d", run.epoch)
 
 
 def _run_epochs(

@@ -107,7 +107,7 @@ def check_resumed(
     try:
         trained = config_of(stored)
         data, epochs = before["data"]["train"], before["epochs"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidRecipe(f"{path} is of another version ({error}): start anew") from error
     for part in PARTS:
         old, new = getattr(trained, part), getattr(config, part)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from loadtest.cli.options import add_repository, add_results, add_runtime
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
-from serving.core.command_numbers import positive
+from serving.core.command_numbers import count, natural, not_negative, positive
 
 if TYPE_CHECKING:
     from loadtest.studies.drills.report import Circumstances
@@ -33,11 +33,6 @@ def add_parser(studies: Any) -> None:
     _add_idle(studies)
 
 
-def not_negative(text: str) -> float:
-    """Return a finite number from 0 on. Raises ValueError or argparse.ArgumentTypeError."""
-    return 0.0 if float(text) == 0 else positive(text)
-
-
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what all drills are asked for: model repository, runtime, images, seed, results."""
     add_repository(parser)
@@ -48,7 +43,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help=f"JPEG, PNG or WebP files [those in {IMAGES}]",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the requests")
+    parser.add_argument("--seed", type=natural, default=0, help="of the requests")
     add_results(parser)
 
 
@@ -228,14 +223,14 @@ def _add_idle(studies: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_common(parser)
-    parser.add_argument("--rounds", type=int, default=3, help="each with a suggestion of its own")
-    parser.add_argument("--requests", type=int, default=100, help="of each round and each budget")
+    parser.add_argument("--rounds", type=count, default=3, help="each with a suggestion of its own")
+    parser.add_argument("--requests", type=count, default=100, help="of each round and each budget")
     parser.add_argument(
         "--budget-ratio", type=positive, default=1.05, help="of budgets to what was suggested"
     )
-    parser.add_argument("--budgets", type=int, default=9, help="how many, evenly spaced")
+    parser.add_argument("--budgets", type=count, default=9, help="how many, evenly spaced")
     parser.add_argument(
-        "--neighbours", type=int, default=0, help="processes that keep the machine busy"
+        "--neighbours", type=natural, default=0, help="processes that keep the machine busy"
     )
     parser.add_argument(
         "--pause", type=not_negative, default=0.02, help="seconds between requests, at most"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loadtest.cli.options import add_repository, add_results, add_runtime
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
-from serving.core.command_numbers import count, positive
+from serving.core.command_numbers import count, natural, positive
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -118,7 +118,7 @@ def _add_live(studies: Any) -> None:
         help="of each of six windows in which capacity and the most accurate point's time are "
         "measured",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of requests and order")
+    parser.add_argument("--seed", type=natural, default=0, help="of requests and order")
     add_results(parser)
     parser.set_defaults(run=_live)
 

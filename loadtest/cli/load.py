@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.core.command_errors import InvalidArgument, files_of_the_user
-from serving.core.command_numbers import positive
+from serving.core.command_numbers import natural, positive
 
 if TYPE_CHECKING:
     from loadtest.load.target import Target
@@ -20,13 +20,6 @@ def add_parser(commands: Any) -> None:
     """Add loadtest and loadgen to the subparsers ``commands``."""
     _add_loadtest(commands)
     _add_loadgen(commands)
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} must not be negative")
-    return value
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +105,7 @@ def _add_loadtest(commands: Any) -> None:
         help="folder of a catalog.json with classes and APs, for servers without /v1/models",
     )
     parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
-    parser.add_argument("--seed", type=_natural, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/load"))
     parser.set_defaults(run=_loadtest)
 
@@ -212,12 +205,12 @@ def _add_loadgen(commands: Any) -> None:
     )
     parser.add_argument(
         "--max-queries",
-        type=_natural,
+        type=natural,
         default=200_000,
         help="more are not sent, however long it lasts",
     )
     parser.add_argument("--grace", type=positive, default=2.0, help="seconds to wait for the late")
-    parser.add_argument("--seed", type=_natural, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/loadgen"))
     parser.set_defaults(run=_loadgen)
 

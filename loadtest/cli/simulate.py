@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.core.command_errors import InvalidArgument, files_of_the_user
-from serving.core.command_numbers import count
+from serving.core.command_numbers import count, not_negative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def add_parser(commands: Any) -> None:
         help="of loadtest/profiles, or such a file, or a catalog.json; may be repeated [cpu-lite]",
     )
     parser.add_argument(
-        "--jitter", type=_not_negative, default=0.03, help="of run times, as a share"
+        "--jitter", type=not_negative, default=0.03, help="of run times, as a share"
     )
     parser.add_argument(
         "--slowdown",
@@ -128,18 +128,11 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=_simulate)
 
 
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number from 0 on")
-    return value
-
-
 def _numbers(text: str, form: str) -> list[float]:
     """Return as many numbers as ``form`` has names, finite and not negative."""
     try:
-        numbers = [_not_negative(part) for part in text.split(":")]
-    except ValueError:
+        numbers = [not_negative(part) for part in text.split(":")]
+    except argparse.ArgumentTypeError:
         numbers = []
     if len(numbers) != len(form.split(":")):
         raise argparse.ArgumentTypeError(f"{text!r} is not {form} in numbers")

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from loadtest.cli.drills import add_common, circumstances_now, drilling, not_negative
+from loadtest.cli.drills import add_common, circumstances_now, drilling
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
-from serving.core.command_numbers import positive
+from serving.core.command_numbers import not_negative, positive
 
 
 def add_parser(studies: Any) -> None:

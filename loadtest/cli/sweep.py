@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.core.command_errors import files_of_the_user
+from serving.core.command_numbers import count, natural
 
 
 def add_parser(commands: Any) -> None:
@@ -22,9 +23,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--image", type=Path, required=True, nargs="+", help="JPEG files")
-    parser.add_argument("--requests", type=int, default=200, help="of each budget")
-    parser.add_argument("--budgets", type=int, default=20, help="how many, evenly spaced")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--requests", type=count, default=200, help="of each budget")
+    parser.add_argument("--budgets", type=count, default=20, help="how many, evenly spaced")
+    parser.add_argument("--seed", type=natural, default=0)
     parser.set_defaults(run=_sweep)
 
 

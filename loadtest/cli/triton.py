@@ -12,7 +12,7 @@ from loadtest.cli.options import add_repository, add_results
 from loadtest.cli.progress import say
 from loadtest.servers import tritonserver
 from serving.core.command_errors import files_of_the_user, invalid_arguments
-from serving.core.command_numbers import count
+from serving.core.command_numbers import count, natural
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -111,7 +111,7 @@ def _add_triton_study(studies: Any) -> None:
         "--image", type=Path, default=IMAGE, help="JPEG, PNG or WebP that the gateways are sent"
     )
     parser.add_argument("--config-name", default="cpu", help="which configuration Triton takes")
-    parser.add_argument("--seed", type=int, default=0, help="of the order within a turn")
+    parser.add_argument("--seed", type=natural, default=0, help="of the order within a turn")
     add_results(parser)
     parser.add_argument(
         "--server-folder",

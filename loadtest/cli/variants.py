@@ -9,7 +9,7 @@ from typing import Any
 from loadtest.cli.options import add_repository, add_results
 from loadtest.cli.progress import say_with_time
 from serving.core.command_errors import files_of_the_user
-from serving.core.command_numbers import count, positive
+from serving.core.command_numbers import count, natural, positive
 
 
 def add_parser(studies: Any) -> None:
@@ -52,7 +52,7 @@ def add_parser(studies: Any) -> None:
     )
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--seconds", type=positive, default=5.0, help="of each run")
-    parser.add_argument("--seed", type=int, default=0, help="of requests and order")
+    parser.add_argument("--seed", type=natural, default=0, help="of requests and order")
     add_results(parser)
     parser.set_defaults(run=_variants)
 

@@ -32,6 +32,7 @@ from loadtest.load.outcomes import Outcome, RequestOutcome, read_outcome
 from loadtest.load.target import Requests, Target, warm_up
 from loadtest.servers.processes import StudyError
 from loadtest.workload.images import AnnotatedImage
+from reporting.files import write_whole
 from serving.core.command_errors import InvalidArgument
 
 PENALTY_S = 0.001
@@ -96,7 +97,7 @@ def run_loadgen(settings: LoadgenSettings) -> LoadgenResult:
     text = (settings.folder / SUMMARY_NAME).read_text()
     result = read_summary(text, outcomes)
     content = dataclasses.asdict(result) | {"attainment": result.attainment}
-    (settings.folder / RESULT_NAME).write_text(json.dumps(content) + "\n")
+    write_whole(settings.folder / RESULT_NAME, json.dumps(content) + "\n")
     return result
 
 

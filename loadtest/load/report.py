@@ -17,6 +17,7 @@ from loadtest.load.page import (
     page,
 )
 from loadtest.load.summary import Summary
+from reporting.files import write_whole
 
 JSON_NAME = "load.json"
 PAGE_NAME = "load.html"
@@ -45,8 +46,8 @@ def write(result: LoadResult, summary: Summary, folder: Path) -> tuple[Path, Pat
         ],
     }
     json_path, page_path = folder / JSON_NAME, folder / PAGE_NAME
-    json_path.write_text(json.dumps(content) + "\n")
-    page_path.write_text(page(result, summary))
+    write_whole(json_path, json.dumps(content) + "\n")
+    write_whole(page_path, page(result, summary))
     return json_path, page_path
 
 

@@ -49,6 +49,9 @@ class ProgramMissing(CommandError):
     """
 
 
+_NO_RULES = (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError)
+"""What comes of a file that is none of rules."""
+
 Spec = dict[str, Any]
 """The specification of a PrometheusRule, which is a file of rules to Prometheus."""
 
@@ -56,8 +59,12 @@ Spec = dict[str, Any]
 def read_rules(path: Path) -> Spec:
     """Read the specification of a PrometheusRule. Raises InvalidArgument."""
     try:
-        spec: Spec = yaml.safe_load(path.read_text())["spec"]
-    except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
+        spec: Spec = yaml.safe_load(path.read_text(encoding="utf-8-sig"))["spec"]
+        for rule in _rules(spec):
+            if not all(isinstance(rule.get(name, ""), str) for name in ("alert", "expr", "for")):
+                raise ValueError(f"{rule!r:.80} is none")
+            _ = rule["expr"]
+    except _NO_RULES as error:
         raise InvalidArgument(f"{path} has no rules: {error}") from error
     return spec
 

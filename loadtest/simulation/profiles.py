@@ -126,13 +126,16 @@ def load_profile(name: str) -> ModelProfile:
     what = f"profile {name!r}"
     if "catalog" in data:
         _check_keys(data, _MEASURED, what)
+        for key in ("catalog", "runtime", "name"):
+            if not isinstance(data[key], str):
+                raise InvalidArgument(f"{what} has a {key!r} that is no text")
         target = path.parent / data["catalog"]
         content = _read(target, f"the catalogue of profile {name!r}")
         return _of_catalog(content, target, data["runtime"], data["name"])
     _check_keys(data, _MADE_UP, what)
     try:
         return _made_up(data, what)
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, OverflowError) as error:
         raise InvalidArgument(f"{what} has a malformed entry: {error}") from error
 
 
@@ -163,7 +166,7 @@ def _read(path: Path, what: str) -> dict[str, Any]:
         raise InvalidArgument(
             f"{what} is neither a readable file ({error.strerror}) nor one of {known}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{what} is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise InvalidArgument(f"{what} is not a JSON object")
@@ -196,11 +199,14 @@ def _made_up(data: Mapping[str, Any], what: str) -> ModelProfile:
     fixed, fused, jitter = data["batch_fixed"], data["fused"], data["jitter"]
     batches: Sequence[int] = data["batch_sizes"]
     times = [each[f"{kind}_ms"] for each in sizes for kind in _UNITS]
+    if not all(type(size) is int for size in batches):
+        raise InvalidArgument(f"{what} has a batch size that is no whole number")
     accuracies = tuple(tuple(each["accuracy"]) for each in sizes)
     merged = _merged(data["merged"], what)
     every_ap = [ap for accuracy in accuracies for ap in accuracy] + [ap for *_, ap in merged]
     if (
-        min(times, default=0) <= 0
+        not all(map(math.isfinite, (*times, fused, jitter)))
+        or min(times, default=0) <= 0
         or fused <= 0
         or jitter < 0
         or not 0 <= fixed <= 1

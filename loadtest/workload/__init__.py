@@ -1,4 +1,4 @@
 """The requests of a load test: arrivals, budgets and images.
 
-Depends on ``serving.core``. Begin with ``arrivals``.
+Depends on ``serving.core`` and ``serving.imaging``. Begin with ``arrivals``.
 """

@@ -288,7 +288,7 @@ def _read_trace(name: str) -> bytes:
 
 def _parse_trace(name: str, content: bytes) -> NDArray[np.float64]:
     try:
-        rows = csv.DictReader(io.StringIO(content.decode()))
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
         offsets = np.array([float(row["offset_s"]) for row in rows], dtype=np.float64)
     except (KeyError, TypeError, ValueError):
         raise InvalidArgument(f"trace {name!r} has no column offset_s of numbers") from None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serving.core.command_errors import InvalidArgument
+from serving.imaging.pixels import is_sideways, orientation
 
 CONTENT_TYPES = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -20,6 +23,15 @@ CONTENT_TYPES = {
     b"RIFF": "image/webp",
 }
 """First bytes of an image file -> its media type."""
+SUFFIXES = tuple(
+    case(suffix) for case in (str.lower, str.upper) for suffix in (".jpg", ".jpeg", ".png", ".webp")
+)
+"""Suffixes of images in Pascal VOC's layout, which does not say them."""
+_UNREADABLE = (
+    *(OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError),
+    *(ElementTree.ParseError, Image.DecompressionBombError),
+)
+"""What comes of files that are laid out otherwise."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -80,7 +92,9 @@ def read_data(root: Path, split: str) -> tuple[AnnotatedImage, ...]:
     """
     try:
         images = tuple(_read_voc(root, split) if root.is_dir() else _read_coco(root))
-    except (OSError, LookupError, TypeError, ValueError, ElementTree.ParseError) as error:
+    except InvalidArgument:
+        raise
+    except _UNREADABLE as error:
         raise InvalidArgument(f"the data set {root} cannot be read: {error!r}") from error
     if not images:
         raise InvalidArgument(f"the data set {root} has no images")
@@ -99,26 +113,41 @@ def _image(path: Path, objects: tuple[AnnotatedObject, ...] | None) -> Annotated
 
 
 def _read_voc(root: Path, split: str) -> Iterator[AnnotatedImage]:
-    for stem in (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
-        path = root / "JPEGImages" / f"{stem}.jpg"
-        tree = ElementTree.parse(root / "Annotations" / f"{stem}.xml")
+    listed = (root / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8-sig")
+    for name in filter(None, map(str.strip, listed.splitlines())):
+        path = _voc_image(root / "JPEGImages", name)
+        tree = ElementTree.parse(root / "Annotations" / f"{name}.xml")
         width, height = _size(path)
         objects = []
         for item in tree.getroot().iter("object"):
-            corners = [float(item.findtext(f"bndbox/{key}", "nan")) for key in _CORNERS]
+            corners = [_finite(item.findtext(f"bndbox/{key}", "nan")) for key in _CORNERS]
             x1, y1, x2, y2 = np.clip(corners, 0, (width, height, width, height)).tolist()
             if x1 < x2 and y1 < y2:  # as for training: what has no area is no object
                 box = (x1, y1, x2 - x1, y2 - y1)
-                name = item.findtext("name", "").strip()
+                kind = item.findtext("name", "").strip()
                 # As Pascal VOC has it, finding a difficult object is neither right nor wrong.
                 difficult = item.findtext("difficult", "").strip() == "1"
-                objects.append(AnnotatedObject(box, name, box[2] * box[3], is_crowd=difficult))
+                objects.append(AnnotatedObject(box, kind, box[2] * box[3], is_crowd=difficult))
         yield _image(path, tuple(objects))
 
 
+def _voc_image(folder: Path, name: str) -> Path:
+    paths = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _finite(value: Any) -> float:
+    """Return a coordinate. Raises ValueError for one that is not finite, as of a missing corner."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"a box has the coordinate {value}")
+    return number
+
+
 def _size(path: Path) -> tuple[int, int]:
+    """Return width and height of an image as it is shown: annotations and answers are of that."""
     with Image.open(path) as image:
-        return image.size
+        width, height = image.size
+        return (height, width) if is_sideways(orientation(image)) else (width, height)
 
 
 def _read_coco(path: Path) -> Iterator[AnnotatedImage]:
@@ -126,12 +155,12 @@ def _read_coco(path: Path) -> Iterator[AnnotatedImage]:
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     objects: dict[int, list[AnnotatedObject]] = {image["id"]: [] for image in content["images"]}
     for entry in content["annotations"]:
-        x, y, width, height = map(float, entry["bbox"])
+        x, y, width, height = map(_finite, entry["bbox"])
         objects[entry["image_id"]].append(
             AnnotatedObject(
                 (x, y, width, height),
                 names[entry["category_id"]],
-                float(entry.get("area", width * height)),
+                _finite(entry.get("area", width * height)),
                 bool(entry.get("iscrowd", 0)),
             )
         )

@@ -57,12 +57,14 @@ def read_quantized(folder: Path, model_digest: str) -> Quantized:
     path = folder / MANIFEST
     try:
         record = Quantized(**json.loads(path.read_text()))
+        if not isinstance(record.files, dict):
+            raise ValueError("its 'files' are no mapping")
     except FileNotFoundError:
         raise ValueError(
             f"there are no quantised segments in {folder}: calibrate them on images first "
             "(punctual build --calibration-images)"
         ) from None
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
     if record.model_digest != model_digest:
         raise ValueError(

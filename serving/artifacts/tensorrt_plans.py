@@ -118,6 +118,8 @@ class Plans:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plans:
         """Parse what ``to_json`` writes. Raises PlansError naming what is wrong."""
+        if not isinstance(data, Mapping):
+            raise PlansError("the list of plans is no JSON object")
         if data.get("format") != FORMAT:
             raise PlansError(f"plans in format {data.get('format')!r}, this version reads {FORMAT}")
         try:
@@ -161,7 +163,9 @@ def read_plans(folder: Path, manifest: str = MANIFEST) -> Plans:
         return Plans.from_json(json.loads(path.read_text()))
     except FileNotFoundError:
         raise PlansError(f"there are no TensorRT plans: {path} is missing") from None
-    except json.JSONDecodeError as error:
+    except PlansError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise PlansError(f"{path} cannot be used: {error}") from error
 
 

@@ -42,12 +42,14 @@ class Programs:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Programs:
         """Parse what ``to_json`` writes. Raises ValueError naming what is wrong."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{RECORD} is no JSON object")
         if data.get("format") != FORMAT:
             raise ValueError(f"{RECORD} has format {data.get('format')!r}, not {FORMAT}")
         try:
             files = {name: SegmentFile(**entry) for name, entry in data["segments"].items()}
             return cls(torch=data["torch"], model=data["model"], segments=files)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{RECORD} has a missing or malformed entry: {error}") from error
 
     def to_json(self) -> dict[str, Any]:

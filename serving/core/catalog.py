@@ -15,6 +15,7 @@ from serving.core.fact_checks import (
     check_keys,
     check_share,
     check_texts,
+    check_whole,
     is_number,
     is_plain_name,
     optional_record,
@@ -44,7 +45,10 @@ class Exit:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The data set, runtime and date that a model's accuracies were measured with."""
+    """The data set, runtime and date that a model's accuracies were measured with.
+
+    Raises ValueError for a fact that cannot be.
+    """
 
     dataset: str
     split: str
@@ -61,6 +65,9 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
             raise ValueError(f"'measure' is one of {', '.join(MEASURES)}, not {self.measure!r}")
+        check_texts(self, ("dataset", "split", "runtime", "date", "reference"))
+        check_whole(self.num_images, "'num_images'", 0)
+        check_whole(self.seed, "'seed'", 0)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -103,6 +110,7 @@ class Figures:
             profiles={k: LatencyProfile.from_json(v) for k, v in data["profiles"].items()},
         )
         for entry in figures.exits:
+            check_whole(entry.depth, "the depth of an exit", 1)
             for name, share in (("ap", entry.ap), ("ap50", entry.ap50), *entry.ap_by_class.items()):
                 check_share(share, f"the accuracy {name!r} of exit {entry.depth}")
         for runtime, profile in figures.profiles.items():
@@ -288,11 +296,11 @@ class Catalog:
             license=shared["license"],
             flavour=shared["flavour"],
             classes=tuple(shared["classes"]),
-            input_height=int(of_size["input_height"]),
-            input_width=int(of_size["input_width"]),
+            input_height=of_size["input_height"],
+            input_width=of_size["input_width"],
             resize=shared["resize"],
-            max_detections=int(shared["max_detections"]),
-            score_threshold=float(shared["score_threshold"]),
+            max_detections=shared["max_detections"],
+            score_threshold=shared["score_threshold"],
             exits=chosen.exits,
             evaluation=chosen.evaluation,
             segments={k: SegmentFile(**v) for k, v in of_size["segments"].items()},
@@ -303,6 +311,8 @@ class Catalog:
             origin=shared.get("origin", ""),
             max_batch=shared.get("max_batch"),
         )
+        if not catalog.exits:
+            raise ValueError("the catalogue has no exit")
         depths = list(range(1, catalog.num_exits + 1))
         for figures in (chosen, *asked_for.values()):
             if [entry.depth for entry in figures.exits] != depths:
@@ -329,10 +339,9 @@ class Catalog:
         if twice:
             raise ValueError(f"the class {min(twice)!r} is there twice")
         for name in ("input_width", "input_height", "max_detections"):
-            if not 1 <= getattr(self, name) <= MOST_PIXELS:
-                raise ValueError(f"{name!r} is from 1 to {MOST_PIXELS}, not {getattr(self, name)}")
-        if self.max_batch is not None and not is_number(self.max_batch, 1.0):
-            raise ValueError(f"'max_batch' is a number of images, not {self.max_batch!r}")
+            check_whole(getattr(self, name), repr(name), 1, MOST_PIXELS)
+        if self.max_batch is not None:
+            check_whole(self.max_batch, "'max_batch'", 1)
         check_share(self.score_threshold, "'score_threshold'")
         for entry in self.files:
             if not (isinstance(entry.file, str) and is_plain_name(entry.file)):

@@ -18,6 +18,28 @@ def positive(text: str) -> float:
     return value
 
 
+def between(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Return the type of an option that is a finite number from ``least`` to ``most``."""
+    span = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number {span}")
+        return value
+
+    return number
+
+
+not_negative = between(0.0)
+"""Type of an option that is a number from 0 on."""
+share = between(0.0, 1.0)
+"""Type of an option that is a number from 0 to 1."""
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """Return the type of an option that is a whole number from ``least`` on."""
 
@@ -33,5 +55,7 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+natural = at_least(0)
+"""Type of an option that is a whole number from 0 on, such as a seed."""
 count = at_least(1)
 """Type of an option that is a whole number from 1 on."""

@@ -41,6 +41,13 @@ def is_number(value: object, least: float) -> bool:
     return least <= float(value) < math.inf
 
 
+def check_whole(value: object, what: str, least: int, most: int | None = None) -> None:
+    """Raise ValueError unless ``value`` is a whole number from ``least``, to ``most`` if given."""
+    if type(value) is not int or value < least or (most is not None and value > most):
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{what} is a whole number {span}, not {value!r}")
+
+
 def check_share(value: object, what: str) -> None:
     """Raise ValueError unless ``value`` is a number from 0 to 1; NaN is none."""
     if not (is_number(value, 0.0) and float(value) <= 1.0):  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.core import segment as segments
+from serving.core.fact_checks import check_texts, check_whole
 from serving.core.segment import Segment
 
 PAYING_SHARE = 0.9
@@ -40,12 +41,19 @@ class LatencyProfile:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LatencyProfile:
         """Parse what ``to_json`` writes. Raises KeyError or ValueError on anything else."""
+        for batches in data["segments"].values():
+            for batch in batches:
+                if not (batch.isdecimal() and int(batch) >= 1):
+                    raise ValueError(f"{batch!r} is no batch size")
         table = {
             (segments.parse(name), int(batch)): Quantiles(**quantiles)
             for name, batches in data["segments"].items()
             for batch, quantiles in batches.items()
         }
-        return cls(data["runtime"], data["machine"], data["date"], int(data["threads"]), table)
+        found = cls(data["runtime"], data["machine"], data["date"], data["threads"], table)
+        check_texts(found, ("runtime", "machine", "date"))
+        check_whole(found.threads, "'threads'", 1)
+        return found
 
     @classmethod
     def merged(cls, profiles: Iterable[tuple[int, LatencyProfile]]) -> LatencyProfile:

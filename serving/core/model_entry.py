@@ -14,7 +14,14 @@ from functools import cached_property
 from typing import Any
 
 from serving.core.catalog import SHARED, SHARED_IF_ANY, Catalog
-from serving.core.fact_checks import boolean, check_keys, check_share, is_number, optional_record
+from serving.core.fact_checks import (
+    boolean,
+    check_keys,
+    check_share,
+    check_whole,
+    is_number,
+    optional_record,
+)
 from serving.core.letterbox import PLACEMENTS
 
 FORMAT = 2
@@ -107,10 +114,13 @@ class ModelEntry:
     def _check_merged(self, merged: MergedAccuracy) -> None:
         for name in ("ap", "ap50"):
             check_share(getattr(merged, name), f"the accuracy {name!r} of a merged answer")
+        if merged.precision is not None and not isinstance(merged.precision, str):
+            raise ValueError(f"the precision of a merged answer is no text: {merged.precision!r}")
         if self.merging is None:
             raise ValueError("the catalogue has accuracies of merged answers, but no 'merging'")
         for point in (merged.first, merged.then):
-            if not 1 <= point.depth <= self.size(point.size).num_exits:
+            check_whole(point.depth, "the depth of a merged answer", 1)
+            if point.depth > self.size(point.size).num_exits:
                 raise ValueError(f"there is no exit {point.depth} of size {point.size}")
         if self.sizes.index(merged.first.size) >= self.sizes.index(merged.then.size):
             raise ValueError(

@@ -1,8 +1,9 @@
-"""Result files: whole, and beside each other."""
+"""Result files: whole, beside each other, and the same wherever they are written."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,25 @@ def test_a_report_is_two_files_whatever_its_name_has_in_it(tmp_path: Path) -> No
     assert tables.read_text() == "# A\n"
 
 
-def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "tables.md"
+def test_a_text_is_written_in_utf_8(tmp_path: Path) -> None:
+    """Also one with the name of a file that is not."""
+    path = tmp_path / "report.md"
+    write_whole(path, "± " + os.fsdecode(b"caf\xe9"))
+    assert path.read_bytes() == b"\xc2\xb1 caf\\udce9"
+
+
+def test_what_cannot_be_written_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.md"
     write_whole(path, "before")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "\udcff")
-    assert path.read_text() == "before"
+
+    def no_room(*_: object, **__: object) -> None:
+        (tmp_path / "report.md.partial").touch()
+        raise OSError("no room")
+
+    monkeypatch.setattr(Path, "write_text", no_room)
+    with pytest.raises(OSError, match="no room"):
+        write_whole(path, "after")
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]

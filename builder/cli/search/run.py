@@ -18,7 +18,7 @@ from serving.core.command_errors import (
     files_of_the_user,
     stoppable,
 )
-from serving.core.command_numbers import at_least
+from serving.core.command_numbers import at_least, between
 
 if TYPE_CHECKING:
     from builder.config.pyramid_graphs import Graph
@@ -109,7 +109,7 @@ def add_parser(actions: Any) -> None:
         help="the Ray cluster to use, auto for the one that this machine is in [one of this "
         "machine alone, for as long as it takes]; --data and --out are the same folders everywhere",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the searcher")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the searcher")
     parser.add_argument(
         "--training-seed",
         type=at_least(0),
@@ -145,7 +145,7 @@ def add_parser(actions: Any) -> None:
     )
     parser.add_argument(
         "--min-kendall",
-        type=float,
+        type=between(-1.0, 1.0),
         default=0.5,
         help="how well a surrogate has to foretell the order of graphs that it has not seen",
     )

@@ -15,7 +15,9 @@ from builder.cli.registry import register
 from builder.exporting.repository import write_entry
 from serving.__main__ import main
 from serving.artifacts.model_folders import read_catalog, version_folder
+from serving.core import segment as segments
 from serving.core.errors import InvalidImage
+from serving.core.latency_profile import LatencyProfile, Quantiles
 from serving.core.letterbox import Letterbox, ModelInput
 from serving.core.model_entry import ModelEntry
 from tests.builder.conftest import COLOURS, HEIGHT, WIDTH
@@ -241,3 +243,27 @@ def test_a_report_makes_its_folder(repository: Path, bccd: Path, tmp_path: Path)
     (tmp_path / "file").touch()
     data = ["--data", str(bccd), "--split", "val", "--out"]
     assert run(Tools(), "report", repository, *data, str(tmp_path / "file/report.html")) == 2
+
+
+@pytest.mark.parametrize("command", ["evaluate", "profile"])
+def test_figures_that_others_write_meanwhile_stay(
+    command: str, repository: Path, bccd: Path
+) -> None:
+    """Those of another runtime, which is measured while this command runs."""
+    folder = version_folder(repository, "toy")
+    table = {(segments.STEM, 1): Quantiles(0.001, 0.002, 0.003)}
+    profile = LatencyProfile("other 1", "m", "d", 1, table)
+    tools = Tools()
+    opened = tools.open_family
+
+    def open_family(*arguments: Any) -> FakeRunner:
+        write_entry(ModelEntry((replace(BCCD, profiles={"other": profile}),)), folder)
+        return opened(*arguments)
+
+    tools.open_family = open_family  # type: ignore[method-assign]
+    rounds = ["--rounds", "1", "--path-rounds", "0"]
+    options = rounds if command == "profile" else ["--data", str(bccd), "--split", "val"]
+    assert run(tools, command, repository, *options, "--write") == 0
+    catalog = read_catalog(folder)
+    assert catalog.profiles["other"] == profile
+    assert catalog != replace(BCCD, profiles={"other": profile})

@@ -9,7 +9,7 @@ import pytest
 
 from builder.config.coco import COCO_CLASSES
 from builder.data import Dataset, DatasetError, Sample, ScoredBoxes, average_precision
-from builder.data.class_names import in_names_of, relabelled
+from builder.data.class_names import in_names_of, numbered_as, relabelled
 from builder.data.voc import CLASSES
 
 BOX = np.array([[0, 0, 40, 40]], dtype=np.float32)
@@ -57,3 +57,18 @@ def test_what_is_found_is_compared_by_name() -> None:
     rows = relabelled(found, classes, data)
     assert (rows.labels.tolist(), rows.scores.tolist()) == ([1], [0.5])
     assert average_precision(data, [rows]).ap_by_class["sofa"] == pytest.approx(1.0)
+
+
+def test_two_classes_that_the_model_has_as_one_are_refused() -> None:
+    with pytest.raises(DatasetError, match=r"'sofa' and another class .* calls 'couch' as well"):
+        in_names_of(COCO_CLASSES, dataset("sofa", "couch"))
+
+
+def test_a_split_with_other_numbers_for_the_same_classes() -> None:
+    data = dataset("dog", "cat")
+    assert numbered_as(data.classes, data) is data
+    numbered = numbered_as(("bird", "cat", "dog"), data)
+    assert numbered.classes == ("bird", "cat", "dog")
+    assert numbered.samples[0].labels.tolist() == [1]
+    with pytest.raises(DatasetError, match="has the class 'dog', what is trained finds cat"):
+        numbered_as(("cat",), data)

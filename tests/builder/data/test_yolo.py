@@ -197,3 +197,40 @@ def test_a_class_is_a_whole_number_in_any_notation(pets: Path, one: str) -> None
     dataset = read_yolo(pets, "train")
     assert dataset.bad == ()
     assert dataset.samples[0].labels.tolist() == [1]
+
+
+def test_folders_that_are_links_are_looked_into_once(pets: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (pets / "images/train/a.png").rename(elsewhere / "a.png")
+    (pets / "images/train/more").symlink_to(elsewhere)
+    (pets / "labels/train/more").mkdir()
+    (pets / "labels/train/a.txt").rename(pets / "labels/train/more/a.txt")
+    (elsewhere / "round").symlink_to(pets / "images/train")
+    dataset = read_yolo(pets, "train")
+    assert sorted(sample.image_id for sample in dataset.samples) == ["a", "b"]
+    assert sum(len(sample.labels) for sample in dataset.samples) == 2
+    assert not dataset.bad
+
+
+def test_labels_of_images_that_are_not_there_are_told(pets: Path) -> None:
+    """As of images of a kind that is not looked for. Names of classes are no labels."""
+    (pets / "images/train/b.png").rename(pets / "images/train/b.heic")
+    for name in ("b", "z", "classes"):
+        (pets / f"labels/train/{name}.txt").write_text("0 .5 .5 1 1\n")
+    dataset = read_yolo(pets, "train")
+    assert [sample.image_id for sample in dataset.samples] == ["a"]
+    assert dataset.bad == (
+        "labels/train: no image belongs to 2 files of labels here, first labels/train/b.txt",
+    )
+
+
+def test_the_same_object_twice_is_one(pets: Path) -> None:
+    """Nobody could find the second one."""
+    path = pets / "labels/train/a.txt"
+    path.write_text(path.read_text() + "1 .5 .5 .4 .5\n0 .5 .5 .4 .5\n")
+    dataset = read_yolo(pets, "train")
+    assert dataset.samples[0].labels.tolist() == [1, 0, 0]
+    (bad,) = dataset.bad
+    assert bad.startswith("labels/train/a.txt:3: box ")
+    assert bad.endswith("of the same class is there twice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -155,9 +156,10 @@ def test_what_was_quantised_is_on_record(exported, folder, tmp_path):
         read_quantized(folder, "0123")
     with pytest.raises(ValueError, match="there are no quantised segments"):
         read_quantized(tmp_path, exported.catalog.digest)
-    (tmp_path / "quantized.json").write_text(json.dumps({"model": 1}))
-    with pytest.raises(ValueError, match="cannot be used"):
-        read_quantized(tmp_path, exported.catalog.digest)
+    for wrong in ({"model": 1}, [], asdict(record) | {"files": None}):
+        (tmp_path / "quantized.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="cannot be used"):
+            read_quantized(tmp_path, exported.catalog.digest)
 
 
 def test_calibration_without_images_is_refused(exported):

@@ -13,11 +13,12 @@ from builder.exporting.repository import (
     files_of,
     remove_leftovers,
     sha256,
+    update_entry,
     write_entry,
     write_texts,
 )
 from builder.exporting.triton_config import repository_files
-from serving.artifacts.model_folders import version_folder
+from serving.artifacts.model_folders import ModelError, read_entry, version_folder
 from serving.core.catalog import Exit, SegmentFile
 from serving.core.model_entry import ModelEntry
 from tests.builder.measuring.test_latency import CATALOG as EMPTY
@@ -135,3 +136,27 @@ def test_one_size_again_after_several(repository):
     write_texts(root, several, "openvino")
     plan = put(depth_folder(root, several.catalogs[0], 1) / "model.plan")
     assert remove_leftovers(root, several) == [plan]
+
+
+def test_a_catalogue_that_changed_meanwhile_keeps_what_others_wrote(repository):
+    root, entry = repository
+    folder = version_folder(root, entry.name)
+    write_entry(replace(entry, default=True), folder)
+    (catalog,) = entry.catalogs
+    measured = replace(catalog, exits=(Exit(1, 0.5, 0.6, {}), Exit(2, 0.6, 0.7, {})))
+    written = update_entry(folder, entry, lambda now: now.with_figures(measured))
+    assert read_entry(folder) == written
+    assert written.default
+    assert written.catalogs[0].exits == measured.exits
+    assert not list(folder.glob("*.partial"))
+
+
+def test_figures_of_earlier_weights_are_not_written(repository):
+    root, entry = repository
+    folder = version_folder(root, entry.name)
+    (catalog,) = entry.catalogs
+    anew = ModelEntry((replace(catalog, segments={"stem": SegmentFile("stem.onnx", "0" * 64)}),))
+    write_entry(anew, folder)
+    with pytest.raises(ModelError, match="was built anew meanwhile"):
+        update_entry(folder, entry, lambda now: replace(now, default=True))
+    assert read_entry(folder) == anew

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from builder.config.detector import DetectorConfig
 from builder.config.named import CONFIGS
 from builder.modeling.architectures import first_exits
 from builder.modeling.checkpoint import (
+    CheckpointError,
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -216,4 +218,43 @@ def test_a_pyramid_of_ones_own_is_in_the_checkpoint(tmp_path: Path) -> None:
 def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="format"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("detector", None, "its 'detector' are missing"),
+        ("detector", {"name": "x"}, "x.pt: "),
+        ("weights", [1], "its 'weights' are missing"),
+        ("weights", {"stem.weight": 1.0}, "have 'stem.weight', which is none"),
+        ("metadata", "run", "its 'metadata' are missing"),
+        ("format", "1", "checkpoint format 1, expected 1"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(
+    part: str, value: object, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pt"
+    save_checkpoint(path, CONFIG, detector().state_dict(), {})
+    torch.save(torch.load(path, weights_only=True) | {part: value}, path)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda x: torch.full_like(x, torch.nan), "has values that are not finite"),
+        (lambda x: x.to(torch.int64), "is of type torch.int64"),
+        (lambda x: x.to_sparse(), "is no dense tensor"),
+    ],
+)
+def test_weights_of_no_detector_are_refused(
+    wrong: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    weights = detector().state_dict()
+    name = "retina_head.classes.predict.weight"
+    save_checkpoint(tmp_path / "x.pt", CONFIG, weights | {name: wrong(weights[name])}, {})
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "x.pt")

@@ -47,7 +47,7 @@ def test_names_that_are_there_are_named():
 
 
 def test_numbers_of_no_class_are_left_out(imported, find, tmp_path):
-    (tmp_path / "names.txt").write_text("-\ndog\n\nowl\n")
+    (tmp_path / "names.txt").write_text("-\ndog\n\nowl\n", encoding="utf-8-sig")
     entry = imported(known_detector(LAYOUTS["yolov8"]), classes=str(tmp_path / "names.txt"))
     assert entry.catalogs[0].classes == ("dog", "owl")
     ((rows,),) = find(entry, [np.zeros((SIDE, SIDE, 3), np.uint8)])

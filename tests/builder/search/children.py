@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,3 +66,26 @@ def same_but_for_machine(one: Sequence[Child], other: Sequence[Child]) -> bool:
     """Whether two journals are the same in all but seconds, machine and versions."""
     nowhere = [[replace(child, made_by={}) for child in children] for children in (one, other)]
     return nowhere[0] == nowhere[1]
+
+
+@dataclass(frozen=True)
+class Neighbours(AnalyticEvaluator):
+    """The process of child 1 always dies, first beside that of child 0, which takes long."""
+
+    folder: Path = Path()
+
+    def evaluate(self, job: Job) -> Evaluation:
+        started, done = self.folder / "started", self.folder / "done"
+        if job.index == 1:
+            while not started.exists():
+                time.sleep(0.001)
+            if (self.folder / "died").exists() and not done.exists():
+                (self.folder / "together").touch()
+            (self.folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.index == 0 and not started.exists():
+            started.touch()
+            signal.pause()
+        if job.index == 0:
+            done.touch()
+        return super().evaluate(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from builder.search.journal import (
     SearchJournalFile,
     read_journal,
 )
+from builder.search.latency_table import synthetic_table
 from builder.search.run import run
 from tests.builder.search.children import analytic_search
 
@@ -42,14 +44,57 @@ def test_a_journal_comes_back(children: tuple[Child, ...], tmp_path: Path) -> No
         ("{}\n", "is no journal of a search"),
         ("[]\n", "is no journal of a search"),
         ('{"format": 2, "search": {}}\n', "is a journal of another version"),
-        ('{"format": 1, "search": {}}\n{"index": 0}\n', "line 2: no child"),
+        ('{"format": 1, "search": {}}\n', "is no journal of a search: KeyError\\('space'\\)"),
+        ('{"format": 1, "search": []}\n', "the search is no mapping"),
+        (b"\xff\xd8\xff\n", "it is no text"),
     ],
 )
-def test_what_is_no_journal_is_refused(text: str, problem: str, tmp_path: Path) -> None:
+def test_what_is_no_journal_is_refused(text: str | bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(JournalError, match=problem):
         read_journal(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("evaluator", {}),
+        ("reward", "ap"),
+        ("seed", None),
+        ("latency", {}),
+        ("latency", synthetic_table().to_dict() | {"stem": float("nan")}),
+        ("latency", synthetic_table().to_dict() | {"terms": {"pooling": "1"}}),
+    ],
+)
+def test_a_damaged_description_is_refused(part: str, value: object, tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    search = analytic_search("random").describe()
+    path.write_text(json.dumps({"format": 1, "search": search}) + "\n")
+    assert not read_journal(path).children
+    path.write_text(json.dumps({"format": 1, "search": search | {part: value}}) + "\n")
+    with pytest.raises(JournalError, match="is no journal of a search"):
+        read_journal(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("aps", ["a", "b"]),
+        ("aps", [0.5]),
+        ("times", [float("nan")] * 3),
+        ("status", "fine"),
+        ("training_seed", "0"),
+        ("made_by", None),
+        ("reward", float("inf")),
+        ("rows", [[3]]),
+        ("key", 7),
+    ],
+)
+def test_a_damaged_child_is_refused(children: tuple[Child, ...], field: str, value: object) -> None:
+    data = json.loads(children[0].to_line())
+    with pytest.raises(JournalError, match="no child of a search"):
+        Child.from_line(json.dumps(data | {field: value}))
 
 
 def test_children_out_of_order_are_refused(children: tuple[Child, ...], tmp_path: Path) -> None:
@@ -64,7 +109,7 @@ def test_a_line_is_in_the_file_when_it_was_added(
     children: tuple[Child, ...], tmp_path: Path
 ) -> None:
     path = tmp_path / "other" / JOURNAL
-    journal = SearchJournalFile(path, {"seed": 0})
+    journal = SearchJournalFile(path, analytic_search("random").describe())
     for count, child in enumerate(children, start=1):
         journal.add(child)
         assert len(read_journal(path).children) == count

@@ -132,7 +132,15 @@ def test_a_table_comes_back_from_its_file(tmp_path: Path) -> None:
 OF_ANOTHER_KIND = LatencyTable("ms", 1.0, 1.0, 0.0, {"P3 sum": 1.0}).to_dict()
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "no", '{"unit": "ms"}', json.dumps(OF_ANOTHER_KIND)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "[]", "no", '{"unit": "ms"}', json.dumps(OF_ANOTHER_KIND)),
+        json.dumps(synthetic_table().to_dict() | {"head": float("nan")}),
+        json.dumps(synthetic_table().to_dict() | {"terms": []}),
+        json.dumps(synthetic_table().to_dict() | {"constant": "1"}),
+    ],
+)
 def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
     path.write_text(text)

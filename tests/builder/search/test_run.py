@@ -28,7 +28,13 @@ from builder.search.pool import JobResult, ThisProcess, evaluate_elsewhere, time
 from builder.search.run import SearchProgress, run
 from builder.search.searchers.listed import Listed
 from builder.search.space import SPACES
-from tests.builder.search.children import Deadly, analytic_search, same_but_for_machine
+from serving.artifacts.folder_locks import FolderBusy, only_writer
+from tests.builder.search.children import (
+    Deadly,
+    Neighbours,
+    analytic_search,
+    same_but_for_machine,
+)
 
 EVERY_SEARCHER = ("random", "evolution", "screened-evolution", "controller-small")
 
@@ -43,6 +49,12 @@ def test_extending_a_search_equals_a_longer_one(searcher: str, tmp_path: Path) -
     extended = read_journal(tmp_path / "extended" / JOURNAL).children
     assert len(whole) == 80
     assert same_but_for_machine(extended, whole)
+
+
+def test_a_search_has_its_folder_for_itself(tmp_path: Path) -> None:
+    with only_writer(tmp_path), pytest.raises(FolderBusy, match="another process writes into"):
+        run(analytic_search(), tmp_path, 1)
+    assert not (tmp_path / JOURNAL).exists()
 
 
 def test_another_seed_is_another_search(tmp_path: Path) -> None:
@@ -156,6 +168,16 @@ def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
     assert same_but_for_machine(children[:3], alone[:3])
     assert children[3].status == FAILED
     assert "processes died over it" in children[3].made_by["problem"]
+
+
+def test_who_dies_with_its_neighbour_goes_on_by_itself(tmp_path: Path) -> None:
+    """However often the neighbour's process dies, the child is worth what it is."""
+    alone = run(analytic_search("random"), tmp_path / "alone", 2)
+    search = analytic_search("random", evaluator=Neighbours(folder=tmp_path))
+    children = run(search, tmp_path / "killed", 2, workers=2)
+    assert [child.status for child in children] == [OK, FAILED]
+    assert same_but_for_machine(children[:1], alone[:1])
+    assert not (tmp_path / "together").exists()
 
 
 class Backwards(ThisProcess):

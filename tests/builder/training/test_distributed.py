@@ -166,3 +166,13 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_device_here(device: str, problem: str) -> None:
     with pytest.raises(DeviceError, match=problem), joined(device):
         pass
+
+
+@pytest.mark.parametrize(("world", "problem"), [("two", "WORLD_SIZE=two"), ("2", "RANK")])
+def test_an_environment_that_is_not_whole(
+    world: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(DeviceError, match=problem), joined("cpu"):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -16,9 +17,14 @@ import pytest
 import torch
 
 from builder.config.named import CONFIGS
-from builder.data import AveragePrecision, DatasetError, read_bccd
+from builder.data import AveragePrecision, Dataset, DatasetError, read_bccd
 from builder.modeling.architectures import make_detector
-from builder.modeling.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from builder.modeling.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from builder.modeling.detector import Detector
 from builder.training import epoch
 from builder.training import loop as training
@@ -29,6 +35,7 @@ from builder.training.recipe_checks import InvalidRecipe
 from builder.training.training_log import LOG, TENSORBOARD
 from builder.training.validation import validate
 from serving.__main__ import main
+from serving.artifacts.folder_locks import FolderBusy, only_writer
 from tests.builder.tiny import TINY
 
 pytestmark = pytest.mark.slow  # it trains
@@ -162,6 +169,28 @@ def test_wrong_classes_are_refused(bccd: Path, tmp_path: Path) -> None:
         train(config, bccd, tmp_path / "run")
 
 
+def test_a_validation_split_may_number_the_classes_otherwise(
+    bccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, box = tmp_path / "coco", [30, 30, 20, 20]
+    (root / "annotations").mkdir(parents=True)
+    for split, names in (("train", ["cat", "dog", "owl"]), ("val", ["owl", "dog"])):
+        shutil.copytree(bccd / "JPEGImages", root / split)
+        content = {
+            "images": [{"id": n, "file_name": f"image_{n}.jpg"} for n in range(3)],
+            "categories": [{"id": n, "name": name} for n, name in enumerate(names)],
+            "annotations": [{"image_id": 0, "category_id": 0, "bbox": box}],
+        }
+        (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    seen: list[Dataset] = []
+    monkeypatch.setattr(training, "validate", lambda _, data, *__: seen.append(data) or {})
+    recipe = replace(TINY.train, dataset="coco", validation_split="val", epochs=1)
+    train(replace(TINY, train=recipe), root, tmp_path / "run", classes_of_data=True)
+    (data,) = seen
+    assert data.classes == ("cat", "dog", "owl")
+    assert data.samples[0].labels.tolist() == [2]
+
+
 def test_a_detector_for_the_classes_of_the_data(bccd: Path, tmp_path: Path) -> None:
     (bccd / "classes.txt").write_text("Platelets\nRBC\nWBC\nBasophil\n")
     recipe = replace(TINY.train, epochs=1, dataset="voc")
@@ -208,6 +237,19 @@ def test_a_run_is_not_overwritten(bccd: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRecipe, match=r"checkpoint\.pt is there: --resume goes on"):
         train(config, bccd, tmp_path / "run")
     assert (path.read_bytes(), lines(tmp_path / "run")) == (before, log)
+    with only_writer(tmp_path / "run"), pytest.raises(FolderBusy, match="another process writes"):
+        train(config, bccd, tmp_path / "run", resume=True)
+    assert (path.read_bytes(), lines(tmp_path / "run")) == (before, log)
+
+
+def test_a_damaged_run_does_not_go_on(bccd: Path, tmp_path: Path) -> None:
+    config = replace(TINY, train=replace(TINY.train, epochs=1))
+    path = train(config, bccd, tmp_path)
+    data = torch.load(path, weights_only=True)
+    del data["resume"]["optimizer"]
+    torch.save(data, path)
+    with pytest.raises(CheckpointError, match="is damaged, it cannot be gone on with: 'optimizer'"):
+        train(replace(config, train=replace(config.train, epochs=2)), bccd, tmp_path, resume=True)
 
 
 def test_a_run_goes_on_as_what_it_was(bccd: Path, tmp_path: Path) -> None:

@@ -46,7 +46,13 @@ def test_every_duration_is_divided_and_nothing_else(rules: Path) -> None:
     assert spec == read_rules(rules), "the rules that were given are as before"
 
 
-@pytest.mark.parametrize("text", ["", "spec", "{a: 1}", "]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "spec", "{a: 1}", "]", "spec: {}", "spec: {groups: [{rules: [{alert: Bad}]}]}"),
+        *("spec: {groups: [{rules: [{expr: 3}]}]}", "spec: {groups: [{rules: [up]}]}"),
+    ],
+)
 def test_a_file_without_rules(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rules.yaml"
     with pytest.raises(InvalidArgument, match="has no rules"):

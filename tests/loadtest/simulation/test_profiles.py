@@ -128,6 +128,11 @@ def test_input_sizes_have_segments_of_their_own_and_pairs_that_are_merged(tmp_pa
         ({"sizes": 3}, "malformed"),
         ({"batch_fixed": 2}, "out of range"),
         ({"batch_sizes": [0, 1]}, "out of range"),
+        ({"batch_sizes": [1, 2.5]}, "batch size that is no whole number"),
+        ({"batch_sizes": 4}, "malformed"),
+        ({"sizes": [size(head_ms=float("nan"))]}, "out of range"),
+        ({"fused": float("inf")}, "out of range"),
+        ({"jitter": float("nan")}, "out of range"),
         (merged("64x48/1", "96x64/3", 0.7), "no operating point '96x64/3'"),
         (merged("64x48/1", "64x48/2", 0.7), "only exits of two different input sizes"),
         (merged("64x48/1", "96x64/2", 47.0), "out of range"),
@@ -151,6 +156,9 @@ def test_a_catalogue_that_is_not_there(tmp_path: Path) -> None:
         load_profile(str(path))
     path.write_text(json.dumps({**head, "catalog": "nowhere.json"}))
     with pytest.raises(ValueError, match="lacks 'runtime'"):
+        load_profile(str(path))
+    path.write_text(json.dumps({**head, "catalog": 3, "runtime": "openvino"}))
+    with pytest.raises(ValueError, match="has a 'catalog' that is no text"):
         load_profile(str(path))
 
 

@@ -104,7 +104,7 @@ def test_a_trace_keeps_its_proportions_and_begins_anew_at_its_end(tmp_path: Path
 
 def test_a_trace_is_known_by_its_content(tmp_path: Path) -> None:
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
-    first.write_text("offset_s\n0\n1\n")
+    first.write_text("offset_s\n0\n1\n", encoding="utf-8-sig")  # as spreadsheets write it
     second.write_text("offset_s\n0\n2\n")
     digests = {parse_arrivals(f"trace:{path}").digest for path in (first, second)}
     assert len(digests) == 2

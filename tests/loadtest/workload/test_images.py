@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from loadtest.workload.images import ServedDetections, read_data, read_images
@@ -46,6 +47,28 @@ def test_boxes_end_with_the_image_and_have_an_area(tmp_path):
     (only,) = read_data(voc_folder(tmp_path, boxes), "all")
     assert only.objects is not None
     assert [item.box_xywh for item in only.objects] == [(60, 40, 4, 8)]
+
+
+def test_a_turned_image_of_any_name_and_kind(tmp_path):
+    """Its boxes are of the image as it is shown, which is 48 x 64."""
+    box = "<bndbox><xmin>1</xmin><ymin>50</ymin><xmax>9</xmax><ymax>60</ymax></bndbox>"
+    root = voc_folder(tmp_path, f"<object><name>cell</name>{box}</object>")
+    (root / "ImageSets/Main/all.txt").write_text("a photo\n", encoding="utf-8-sig")
+    (root / "Annotations/a.xml").rename(root / "Annotations/a photo.xml")
+    turned = PIL.Image.new("RGB", (64, 48))
+    turned.getexif()[0x0112] = 6
+    turned.save(root / "JPEGImages/a photo.PNG", exif=turned.getexif())
+    (only,) = read_data(root, "all")
+    assert only.objects is not None
+    assert [item.box_xywh for item in only.objects] == [(1, 50, 8, 10)]
+
+
+@pytest.mark.parametrize("corner", ["", "<xmax>nan</xmax>", "<xmax>wide</xmax>"])
+def test_a_box_without_corners_is_told(tmp_path, corner):
+    box = f"<bndbox><xmin>1</xmin><ymin>2</ymin>{corner}<ymax>9</ymax></bndbox>"
+    root = voc_folder(tmp_path, f"<object><name>cell</name>{box}</object>")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_data(root, "all")
 
 
 def test_finding_what_voc_calls_difficult_is_neither_right_nor_wrong(tmp_path):

@@ -11,11 +11,14 @@ import pytest
 from serving.artifacts.cuda import CudaError, Gpu, checked
 from serving.artifacts.tensorrt_plans import (
     BATCH_SIZES,
+    FOLDER,
+    MANIFEST,
     PROFILES,
     Plan,
     Plans,
     PlansError,
     profile_of,
+    read_plans,
 )
 
 H200 = Gpu("NVIDIA H200", "9.0")
@@ -54,6 +57,15 @@ def test_plans_survive_their_file():
 def test_lists_that_cannot_be_used_say_why(change, message):
     with pytest.raises(PlansError, match=message):
         Plans.from_json({**PLANS.to_json(), **change})
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"7", b"{}"])
+def test_files_that_are_no_list_of_plans(content, tmp_path):
+    path = tmp_path / FOLDER / MANIFEST
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(PlansError, match=r"cannot be used|no JSON object|format None"):
+        read_plans(tmp_path)
 
 
 def test_plans_are_for_one_gpu_version_and_model():
