@@ -89,9 +89,9 @@ def test_the_table_has_every_path_and_says_what_is_missing():
 
 
 def test_a_machine_without_a_gpu_is_refused(repository, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert run(repository, tmp_path / "gpu.json") == 2
-    assert "this needs an NVIDIA GPU" in capsys.readouterr().err
+    assert "torch finds no cuda here, but 0 GPUs" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
