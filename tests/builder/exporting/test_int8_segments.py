@@ -156,7 +156,8 @@ def test_what_was_quantised_is_on_record(exported, folder, tmp_path):
         read_quantized(folder, "0123")
     with pytest.raises(ValueError, match="there are no quantised segments"):
         read_quantized(tmp_path, exported.catalog.digest)
-    for wrong in ({"model": 1}, [], asdict(record) | {"files": None}):
+    wrongs: list[object] = [{"model": 1}, [], asdict(record) | {"files": None}]
+    for wrong in wrongs:
         (tmp_path / "quantized.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="cannot be used"):
             read_quantized(tmp_path, exported.catalog.digest)
