@@ -15,6 +15,7 @@ from typing import Any
 
 from serving.api.numbers import shown
 from serving.core.errors import InvalidRequest, PayloadTooLarge
+from serving.imaging.pixels import Checkpoint, go_on
 
 JSON_TYPE = "application/json"
 IMAGE_KEY = "image"
@@ -34,11 +35,11 @@ _MAX_SCHEME = 128
 _KEY = re.compile(rb'"image"[ \t\r\n]*:[ \t\r\n]*"')
 
 
-def read_json(body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
+def read_json(body: bytes, checkpoint: Checkpoint = go_on) -> tuple[bytes, list[tuple[str, Any]]]:
     """Return the image in a message, and the other members in their order.
 
-    A long message takes time, during which others may run. The image may be a ``data:`` URL. Raises
-    InvalidRequest or PayloadTooLarge.
+    A long message takes time, during which others may run, and ``checkpoint`` is called now and
+    then. The image may be a ``data:`` URL. Raises InvalidRequest or PayloadTooLarge.
     """
     text, rest = _take_image(body)
     if len(rest) > MAX_OTHER_BYTES:
@@ -57,7 +58,7 @@ def read_json(body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
         raise InvalidRequest(
             f"The message must have one member {IMAGE_KEY!r}, a string: the image file as base64."
         )
-    return _decode(text), [member for member in members if member[0] != IMAGE_KEY]
+    return _decode(text, checkpoint), [member for member in members if member[0] != IMAGE_KEY]
 
 
 class _Members(list[tuple[str, Any]]):
@@ -79,7 +80,7 @@ def _take_image(body: bytes) -> tuple[bytes | None, bytes]:
     return body[start:stop], body[: start - 1] + b"null" + body[stop + 1 :]
 
 
-def _decode(text: bytes) -> bytes:
+def _decode(text: bytes, checkpoint: Checkpoint) -> bytes:
     text = text.replace(b"\\/", b"/")  # which is how PHP writes it
     if text.startswith(b"data:"):
         comma = text.find(b",", 0, _MAX_SCHEME)
@@ -87,9 +88,11 @@ def _decode(text: bytes) -> bytes:
             raise InvalidRequest(f"The image is no base64: {shown(text[:40].decode('latin-1'))}.")
         text = text[comma + 1 :]
     try:
-        return b"".join(
-            binascii.a2b_base64(text[start : start + _PIECE_BYTES], strict_mode=True)
-            for start in range(0, len(text), _PIECE_BYTES)
-        )
+        pieces = []
+        for start in range(0, len(text), _PIECE_BYTES):
+            checkpoint()
+            piece = text[start : start + _PIECE_BYTES]
+            pieces.append(binascii.a2b_base64(piece, strict_mode=True))
+        return b"".join(pieces)
     except binascii.Error as error:
         raise InvalidRequest(f"The image is no base64: {error}.") from error

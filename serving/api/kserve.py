@@ -54,6 +54,7 @@ from serving.core.errors import InvalidParameter, UnsupportedImage
 from serving.core.family import Family
 from serving.core.ports import Backend, Clock
 from serving.imaging.decode_pool import DecodePool
+from serving.imaging.pixels import Checkpoint, go_on
 from serving.observability.totals import Total, Totals
 from serving.triton import wire
 
@@ -113,11 +114,11 @@ class KServe:
         text, binary = split_body(headers, body)
         read = partial(self._read, text, binary)
         if len(text) <= INLINE_JSON_BYTES:
-            return read()
+            return read(go_on)
         return await self._pool.run(read, JSON_S_PER_BYTE * len(text))
 
-    def _read(self, text: bytes, binary: bytes) -> ParsedRequest:
-        request, tensor = read_request(text, binary)
+    def _read(self, text: bytes, binary: bytes, checkpoint: Checkpoint) -> ParsedRequest:
+        request, tensor = read_request(text, binary, checkpoint)
         data, header = read_image(request.inputs[0].name, tensor, self._limits.max_pixels)
         options, timeout_s, binary_output = read_parameters(request.parameters, self._family)
         stated = {output.name: output.parameters.binary_data for output in request.outputs}

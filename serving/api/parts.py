@@ -293,7 +293,7 @@ class PartsService:
         if num_boxes <= MAX_MERGED_INLINE:
             return merge()
         try:
-            return await self._pool.run(merge, MERGE_S_PER_BOX * num_boxes)
+            return await self._pool.run(lambda _: merge(), MERGE_S_PER_BOX * num_boxes)
         except Overloaded:  # no reason to throw away what has been found
             return merge()
 

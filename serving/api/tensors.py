@@ -25,6 +25,7 @@ from starlette.responses import Response
 
 from serving.api.numbers import integer, shown
 from serving.core.errors import InvalidRequest, PayloadTooLarge
+from serving.imaging.pixels import Checkpoint, go_on
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
@@ -135,13 +136,15 @@ def split_body(headers: Headers, body: bytes) -> tuple[bytes, bytes]:
     return body[:length], body[length:]
 
 
-def read_request(text: bytes, binary: bytes) -> tuple[InferRequest, Tensor]:
+def read_request(
+    text: bytes, binary: bytes, checkpoint: Checkpoint = go_on
+) -> tuple[InferRequest, Tensor]:
     """Return the message and its only tensor.
 
-    A long ``text`` takes time, during which others may run. Raises InvalidRequest or
-    PayloadTooLarge.
+    A long ``text`` takes time, during which others may run, and ``checkpoint`` is called now and
+    then. Raises InvalidRequest or PayloadTooLarge.
     """
-    text, numbers = _take_numbers(text)
+    text, numbers = _take_numbers(text, checkpoint)
     if len(text) > MAX_JSON_BYTES:
         raise PayloadTooLarge(
             f"The JSON is larger than {MAX_JSON_BYTES} bytes; only the data of a tensor may be, as "
@@ -182,14 +185,17 @@ _PIECE_BYTES = 16 * 2**10
 _BRACKETS_TO_BLANKS = bytes.maketrans(b"[]", b"  ")
 
 
-def _take_numbers(text: bytes) -> tuple[bytes, bytes | None]:
+def _take_numbers(text: bytes, checkpoint: Checkpoint) -> tuple[bytes, bytes | None]:
     """Cut the first "data" that is an array of whole numbers out of the JSON.
 
     Returns the JSON with null in its place, and those numbers, nested or not, one byte each. The
     key cannot be part of a string, whose quotes would be escaped.
     """
     key = text.find(_KEY)
-    while key >= 0:
+    # There are no more than the JSON without the numbers has room for.
+    for _ in range(MAX_JSON_BYTES // len(_KEY)):
+        if key < 0:
+            break
         found = _ARRAY.match(text, key + len(_KEY))
         if found is not None:
             start = found.end()
@@ -197,7 +203,7 @@ def _take_numbers(text: bytes) -> tuple[bytes, bytes | None]:
             array = text[start : _end_of_run(text, start)].rstrip(b", \t\r\n")
             if array.endswith(b"]") and array.count(b"[") == array.count(b"]"):
                 rest = text[:start] + b"null" + text[start + len(array) :]
-                return rest, _numbers(array)
+                return rest, _numbers(array, checkpoint)
         key = text.find(_KEY, key + 1)
     return text, None
 
@@ -211,13 +217,14 @@ def _end_of_run(text: bytes, start: int) -> int:
     return len(text)
 
 
-def _numbers(array: bytes) -> bytes:
+def _numbers(array: bytes, checkpoint: Checkpoint) -> bytes:
     if not array.strip(b"[] \t\r\n"):
         return b""
     numbers = bytearray()
     start = 0
     try:
         while start < len(array):
+            checkpoint()
             end = array.find(b",", start + _PIECE_BYTES)
             end = len(array) if end < 0 else end
             piece = array[start:end].translate(_BRACKETS_TO_BLANKS)

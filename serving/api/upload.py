@@ -39,6 +39,7 @@ from serving.api.tracking import TRACK_PARAMETER, Tracking, parse_track
 from serving.core.errors import InvalidParameter, PayloadTooLarge, ServingError
 from serving.core.family import Family
 from serving.imaging.decode_pool import DecodePool
+from serving.imaging.pixels import go_on
 from serving.imaging.probing import probe
 
 FIELD = "image"
@@ -103,7 +104,7 @@ class Upload:
     async def _read_json(self, body: bytes, options: Options) -> ParsedRequest:
         read = partial(base64_json.read_json, body)
         if len(body) <= base64_json.INLINE_BYTES:
-            data, members = read()
+            data, members = read(go_on)
         else:
             data, members = await self._pool.run(read, base64_json.S_PER_BYTE * len(body))
         budgets_s = [

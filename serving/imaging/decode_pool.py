@@ -273,15 +273,17 @@ class DecodePool:
         self._observe(header.format, seconds)
         return result
 
-    async def run(self, work: Callable[[], T], expected_s: float, claim: Claim | None = None) -> T:
-        """Return what ``work`` returns, called in a thread.
+    async def run(
+        self, work: Callable[[Checkpoint], T], expected_s: float, claim: Claim | None = None
+    ) -> T:
+        """Return what ``work`` returns, called in a thread with a checkpoint.
 
-        It is expected to take ``expected_s`` seconds. Cancelling takes it out of the queue. Raises
-        Overloaded when the queue is full, and whatever ``work`` raises.
+        It is to take ``expected_s`` seconds. Cancelling takes it out of the queue, or ends it at a
+        checkpoint. Raises Overloaded when the queue is full, and whatever ``work`` raises.
         """
         # What comes before an image's turn is not to wait for the images.
         claim = claim or Claim(deadline_s=self._clock())
-        return await self._run(Job(lambda _: work(), Cost(expected_s), claim))
+        return await self._run(Job(work, Cost(expected_s), claim))
 
     def close(self) -> None:
         """Drop what waits, stop what is being decoded, and let the threads end."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.api.base64_json import MAX_OTHER_BYTES, read_json
-from serving.core.errors import InvalidRequest, PayloadTooLarge
+from serving.core.errors import InvalidRequest, PayloadTooLarge, RequestCancelled
 
 FILE = bytes(range(256)) * 1000
 TEXT = base64.b64encode(FILE).decode()
@@ -66,3 +66,11 @@ def test_only_core_errors(noise: bytes) -> None:
     for body in (noise, b'{"image": "' + noise + b'"}', b'{"image": "AAAA", ' + noise + b"}"):
         with contextlib.suppress(InvalidRequest):
             read_json(body)
+
+
+def test_a_long_message_can_be_stopped() -> None:
+    def stop() -> None:
+        raise RequestCancelled("Nobody waits for it.")
+
+    with pytest.raises(RequestCancelled):
+        read_json(b'{"image": "' + b"A" * 100_000 + b'"}', stop)

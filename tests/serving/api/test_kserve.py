@@ -277,9 +277,9 @@ class TestLongMessages:
         names: list[str] = []
         read = kserve.read_request
 
-        def spy(text: bytes, binary: bytes) -> Any:
+        def spy(*given: Any) -> Any:
             names.append(threading.current_thread().name)
-            return read(text, binary)
+            return read(*given)
 
         monkeypatch.setattr(kserve, "read_request", spy)
         return names

@@ -19,7 +19,7 @@ from serving.api.tensors import (
     split_body,
     write_response,
 )
-from serving.core.errors import InvalidRequest, PayloadTooLarge
+from serving.core.errors import InvalidRequest, PayloadTooLarge, RequestCancelled
 
 INPUT = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 3]}
 
@@ -221,3 +221,13 @@ class TestResponse:
         response = write_response({}, [("x", array, True)])
         raw = bytes(response.body[int(response.headers[LENGTH_HEADER]) :])
         assert np.frombuffer(raw, "<f4").tolist() == [0, 2, 4, 1, 3, 5]
+
+
+def test_long_numbers_can_be_stopped() -> None:
+    def stop() -> None:
+        raise RequestCancelled("Nobody waits for it.")
+
+    numbers = b"1," * 20_000 + b"1"
+    text = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[1],"data":[%b]}]}' % numbers
+    with pytest.raises(RequestCancelled):
+        read_request(text, b"", stop)

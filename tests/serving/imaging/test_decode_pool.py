@@ -314,7 +314,7 @@ class TestTurns:
         order: list[str] = []
         images = [start(pool, b"%d" % n, deadline_s=1010.0) for n in range(3)]
         await until(lambda: gate.came)
-        read = asyncio.ensure_future(pool.run(lambda: order.append(str(len(gate.came))), 0.001))
+        read = asyncio.ensure_future(pool.run(lambda _: order.append(str(len(gate.came))), 0.001))
         await asyncio.sleep(0)
         gate.open(3)
         await asyncio.gather(*images, read)
