@@ -335,7 +335,7 @@ class BoundedProtocol(HttpToolsProtocol):
             asks = self._asks_for_websocket
             return self._become_websocket(rest) if asks else self._ignore_upgrade(rest)
         if not self._in_head:
-            if in_body:
+            if in_body and self._num_complete == num_complete:  # all of it is of this body
                 self._fed_bytes += len(piece)
                 framing = self._fed_bytes - self._body_bytes
                 if framing > self._limits.max_head_bytes + self._body_bytes:

@@ -459,6 +459,16 @@ class TestBodies:
             client.send(around)
             assert (await client.reply()).problem == "head-too-large"
 
+    async def test_what_belongs_to_the_one_before_is_not_around_them(self) -> None:
+        head = b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        async with serving() as served:
+            client = await served.connect()
+            before = 5 * LIMITS.max_head_bytes
+            client.send(head % (1, before) + bytes(before) + head % (2, 20) + bytes(10))
+            assert (await client.reply()).status == 200
+            assert (await client.ask(bytes(10))).status == 200
+            assert served.seen == ["/1", "/2"]
+
     async def test_trailers_are_no_headers(self) -> None:
         async with serving() as served:
             client = await served.connect()
