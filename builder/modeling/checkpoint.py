@@ -35,15 +35,19 @@ class CheckpointError(InvalidArgument):
 def write_atomically(data: Mapping[str, Any], path: Path) -> None:
     """Save ``data`` so that a reader, or a process killed half-way, sees a whole file.
 
-    It is the old one or the new one.
+    It is the old one or the new one. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")  # what a killed one left is overwritten
     try:
-        torch.save(dict(data), partial)
+        with partial.open("wb") as file:  # by whose name alone torch hides why it cannot be written
+            torch.save(dict(data), file)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -258,3 +259,19 @@ def test_weights_of_no_detector_are_refused(
     save_checkpoint(tmp_path / "x.pt", CONFIG, weights | {name: wrong(weights[name])}, {})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
+    """What was there stays, and the error is the operating system's, which torch's own is not."""
+    path = tmp_path / "x.pt"
+    save_checkpoint(path, CONFIG, {}, {})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*x\.pt'"):
+            save_checkpoint(path, CONFIG, {"large": torch.zeros(100_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
