@@ -260,7 +260,7 @@ def test_figures_that_others_write_meanwhile_stay(
         write_entry(ModelEntry((replace(BCCD, profiles={"other": profile}),)), folder)
         return opened(*arguments)
 
-    tools.open_family = open_family  # type: ignore[method-assign]
+    tools.open_family = open_family  # type: ignore[assignment]
     rounds = ["--rounds", "1", "--path-rounds", "0"]
     options = rounds if command == "profile" else ["--data", str(bccd), "--split", "val"]
     assert run(tools, command, repository, *options, "--write") == 0
