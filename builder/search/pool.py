@@ -102,6 +102,10 @@ class Processes:
         while left:
             try:
                 futures = [self._pool.submit(_evaluate, job) for job in left.values()]
+                # The executor's thread wakes up for what is submitted, and then waits for the death
+                # of those processes that there are, which may be before the one is there that the
+                # last job was given. So it wakes up once more.
+                self._pool.submit(int)
                 for future in as_completed(futures):
                     result = future.result()
                     del left[result.job.index]

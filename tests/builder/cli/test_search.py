@@ -126,7 +126,7 @@ def stacks(noise: float) -> Callable[..., StackRounds]:
         ms = np.empty((len(graphs), 2, 3, 3))
         ms[..., 0], ms[..., 2] = 5.0, 7.0
         for of_graph, graph in zip(ms, graphs, strict=True):
-            luck = 1 + noise * random.normal(size=(2, 1))
+            luck = np.exp(noise * random.normal(size=(2, 1)))
             of_graph[..., 1] = synthetic_table().stack(graph) * luck
         return StackRounds(tuple(graphs), ms, made_of)
 

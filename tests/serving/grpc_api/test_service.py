@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 
 MODEL = CATALOG.name
 HERE = "127.0.0.1"
-LAST_EVENTS_S = 0.02
+LAST_EVENTS_S = 0.1
 
 
 class Calls:
