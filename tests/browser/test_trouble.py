@@ -188,8 +188,10 @@ class TestBudgets:
         problem = {"title": "Too small", "status": 422, "detail": "-", "min_budget_ms": 3500}
         page.route("**/v1/detect*", lambda route: route.fulfill(status=422, json=problem))
         upload(page)
+        allow = page.get_by_role("button", name="Allow 3500 ms")
+        expect(allow).to_be_visible()  # so that the first request has been
         with page.expect_request("**/v1/detect*") as request:
-            page.get_by_role("button", name="Allow 3500 ms").click()
+            allow.click()
         assert request.value.headers["x-deadline-ms"] == "3500"
         expect(page.locator("#budget-out")).to_have_text("3500 ms")
 

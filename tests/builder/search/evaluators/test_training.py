@@ -133,8 +133,9 @@ class Killed(TrainingEvaluator):
                 os.kill(os.getpid(), signal.SIGKILL)
             return train_epoch(run, *more)
 
-        pytest.MonkeyPatch().setattr(loop, "train_epoch", begun)  # in a process of its own
-        return super().evaluate(job)
+        with pytest.MonkeyPatch.context() as patch:  # its process may evaluate others after it
+            patch.setattr(loop, "train_epoch", begun)
+            return super().evaluate(job)
 
 
 @pytest.mark.slow
