@@ -8,14 +8,14 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 from builder.search.evaluators.base import Evaluation, Evaluator, Job
@@ -43,20 +43,15 @@ class JobResult:
 
 
 class Pool(Protocol):
-    """Something that evaluates jobs until it is closed."""
+    """Something that evaluates jobs."""
 
     def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
         """Yield the results, in the order in which jobs end."""
         ...
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+OpenPool = Callable[[Evaluator, int], AbstractContextManager[Pool]]
+"""Function that opens the pool of an evaluator, for a number of workers."""
 
 
 class ThisProcess:
@@ -197,7 +192,7 @@ def machine_and_versions() -> Mapping[str, str]:
     }
 
 
-def open_pool(evaluator: Evaluator, workers: int) -> Pool:
+def open_pool(evaluator: Evaluator, workers: int) -> AbstractContextManager[Pool]:
     """Return the pool for so many workers."""
     if workers == 1 and evaluator.is_light:
         return ThisProcess(evaluator)

@@ -7,15 +7,15 @@ alone. So a search may take it from the journal of another one, whatever that se
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from builder.config.pyramid_graphs import Row
 from builder.search.evaluators.base import Evaluation, Evaluator, Job
 from builder.search.journal import OK, Child, JournalError, read_journal
-from builder.search.pool import JobResult, Pool
+from builder.search.pool import JobResult, OpenPool, Pool
 
 Known = Mapping[tuple[tuple[Row, ...], int], Child]
 """(rows of a table, seed that it was trained with) -> the child."""
@@ -43,11 +43,15 @@ def read_known(paths: Sequence[Path], evaluator: Evaluator) -> Known:
     return known
 
 
-def reusing(
-    known: Known, pool: Callable[[Evaluator, int], Pool]
-) -> Callable[[Evaluator, int], Pool]:
+def reusing(known: Known, pool: OpenPool) -> OpenPool:
     """Return what opens a pool like ``pool``, to which jobs that are ``known`` never come."""
-    return lambda evaluator, workers: _Reusing(known, pool(evaluator, workers))
+
+    @contextmanager
+    def open_both(evaluator: Evaluator, workers: int) -> Iterator[Pool]:
+        with pool(evaluator, workers) as others:
+            yield _Reusing(known, others)
+
+    return open_both
 
 
 class _Reusing:
@@ -67,18 +71,6 @@ class _Reusing:
                 yield _result(job, child)
         if left:
             yield from self._others.run(left)
-
-    def __enter__(self) -> Self:
-        self._others.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._others.__exit__(kind, error, traceback)
 
 
 def _result(job: Job, child: Child) -> JobResult:

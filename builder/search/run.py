@@ -31,7 +31,7 @@ from builder.search.journal import (
     SearchJournalFile,
 )
 from builder.search.latency_table import LatencyTable
-from builder.search.pool import JobResult, Pool, machine_and_versions, open_pool
+from builder.search.pool import JobResult, OpenPool, Pool, machine_and_versions, open_pool
 from builder.search.rewards import Reward
 from builder.search.searchers.base import Searcher
 from serving.artifacts.folder_locks import only_writer
@@ -75,7 +75,7 @@ def run(
     out: Path,
     num_children: int,
     workers: int = 1,
-    pool: Callable[[Evaluator, int], Pool] = open_pool,
+    pool: OpenPool = open_pool,
 ) -> tuple[Child, ...]:
     """Search until there are so many children in OUT's journal, and return all that are there.
 
@@ -93,7 +93,7 @@ def _run(
     out: Path,
     num_children: int,
     workers: int,
-    pool: Callable[[Evaluator, int], Pool],
+    pool: OpenPool,
 ) -> tuple[Child, ...]:
     journal = SearchJournalFile(out / JOURNAL, search.describe())
     total = max(num_children, len(journal.children))

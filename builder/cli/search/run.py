@@ -22,11 +22,8 @@ from serving.core.command_numbers import at_least, between
 
 if TYPE_CHECKING:
     from builder.config.pyramid_graphs import Graph
-    from builder.search.evaluators.base import Evaluator
-    from builder.search.pool import Pool
+    from builder.search.pool import OpenPool
     from builder.search.space import SearchSpace
-
-    OpenPool = Callable[[Evaluator, int], Pool]
 
 SEARCHER_NAMES = (
     "random",

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from builder.search.evaluators.analytic import AnalyticEvaluator
-from builder.search.evaluators.base import Evaluation, Evaluator, Job
+from builder.search.evaluators.base import Evaluation, Job
 from builder.search.evaluators.training import TrainingEvaluator
 from builder.search.journal import JOURNAL
-from builder.search.pool import Pool
+from builder.search.pool import OpenPool
 from builder.search.run import Search, run
 from builder.search.searchers.listed import Listed
 from builder.search.space import SPACES
@@ -74,7 +74,7 @@ def on_ray(name: str, folder: Path) -> None:
     """Search with two workers of Ray."""
     from builder.search.ray_pool import RayPool
 
-    pool: Callable[[Evaluator, int], Pool] = partial(RayPool, journal=folder / JOURNAL)
+    pool: OpenPool = partial(RayPool, journal=folder / JOURNAL)
     create, count = POOLED[name]
     run(create(folder), folder, count, 2, pool)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.evaluators.base import Evaluation, Evaluator, Job
 from builder.search.journal import JOURNAL, JournalError, read_journal
-from builder.search.pool import Pool, open_pool
+from builder.search.pool import OpenPool, open_pool
 from builder.search.reuse import read_known, reusing
 from builder.search.run import run
 from tests.builder.search.children import analytic_search, same_but_for_machine
@@ -28,7 +27,7 @@ class Counted(AnalyticEvaluator):
         return super().evaluate(job)
 
 
-def pool_with(journal: Path, evaluator: Evaluator) -> Callable[[Evaluator, int], Pool]:
+def pool_with(journal: Path, evaluator: Evaluator) -> OpenPool:
     return reusing(read_known([journal], evaluator), open_pool)
 
 
