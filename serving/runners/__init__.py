@@ -4,7 +4,7 @@
     family          runners of several input sizes or models as one
     process         runners in a process of their own
     compiled_cache  what runtimes have compiled, kept on disk
-    checks, rows    what several of them share
+    checks, gathering, rows   what several of them share
 
 Depends on ``serving.artifacts``, ``serving.core`` and ``serving.triton``. Begin with
 ``onnxruntime``, the plainest.

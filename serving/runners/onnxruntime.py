@@ -21,8 +21,9 @@ from serving.core.catalog import Catalog
 from serving.core.ports import Image, Pause, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.runners.checks import check_images, check_merge, check_segment, check_select
-from serving.runners.rows import contiguous_rows, copied_rows, every_row, sizes_up_to
+from serving.runners.checks import check_images, check_segment
+from serving.runners.gathering import GatheringRunner
+from serving.runners.rows import contiguous_rows, copied_rows, sizes_up_to
 
 BATCH_SIZES = (1, 4)
 """Batch sizes that are warmed up and planned with; shapes are dynamic."""
@@ -44,7 +45,7 @@ class Batch:
         return len(self.arrays[0])
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(GatheringRunner[Batch]):
     """A ``SegmentRunner`` over the ONNX files in ``folder``.
 
     ``num_threads`` None: all cores. ``wanted``: the segments to load; None: all.
@@ -98,18 +99,6 @@ class OnnxRuntimeRunner:
         outputs = tuple(self._sessions[segment].run(None, feed))
         return Batch(segment.stop, not segment.head, outputs)
 
-    def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """Return a copy of these rows."""
-        self._check_open()
-        check_select(batch, rows, self.batch_sizes[-1])
-        return self._gather([(batch, row) for row in rows])
-
-    def merge(self, batches: Sequence[Batch]) -> Batch:
-        """Return a copy of all rows."""
-        self._check_open()
-        check_merge(batches, self.batch_sizes[-1])
-        return self._gather(every_row(batches))
-
     def release(self, batch: Batch) -> None:
         """Do nothing: memory goes with the last reference."""
 
@@ -135,7 +124,3 @@ class OnnxRuntimeRunner:
             for batch, row, _, num_rows in contiguous_rows(picked)
         ]
         return Batch(picked[0][0].depth, True, tuple(map(np.concatenate, zip(*parts, strict=True))))
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the runner is closed")

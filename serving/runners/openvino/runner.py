@@ -16,10 +16,11 @@ from serving.core.catalog import Catalog
 from serving.core.ports import Image, Pause, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.runners.checks import check_images, check_merge, check_segment, check_select
+from serving.runners.checks import check_images, check_segment
 from serving.runners.compiled_cache import CompiledCache
+from serving.runners.gathering import GatheringRunner
 from serving.runners.openvino.compiling import BOUNDARIES, Compiler, multiplies_bf16
-from serving.runners.rows import contiguous_rows, copied_rows, every_row, sizes_up_to
+from serving.runners.rows import contiguous_rows, copied_rows, sizes_up_to
 
 BATCH_SIZES = (1, 4)
 """Batch sizes that segments are compiled for. Four images at once take 0.83 of the time of four
@@ -90,7 +91,7 @@ class _Compiled:
         self.request.infer(share_outputs=True)
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(GatheringRunner[Batch]):
     """A ``SegmentRunner`` over the ONNX files in ``folder``.
 
     ``num_threads`` None: all cores. ``num_instances``: how many runners, this one and its replicas,
@@ -194,18 +195,6 @@ class OpenVinoRunner:
         compiled.infer(batch.tensors, output.tensors)
         return output
 
-    def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """Return a copy of these rows: two bytes an element, once, when a cohort splits."""
-        self._check_open()
-        check_select(batch, rows, self.batch_sizes[-1])
-        return self._gather([(batch, row) for row in rows])
-
-    def merge(self, batches: Sequence[Batch]) -> Batch:
-        """Return a copy of all rows, once, when cohorts join."""
-        self._check_open()
-        check_merge(batches, self.batch_sizes[-1])
-        return self._gather(every_row(batches))
-
     def release(self, batch: Batch) -> None:
         """Give the batch's tensors back to their pool."""
         if batch.pool is not None:
@@ -241,10 +230,6 @@ class OpenVinoRunner:
     def _compiled_size(self, size: int) -> int:
         """Return the smallest compiled batch size that holds ``size`` rows."""
         return next(compiled for compiled in self.batch_sizes if compiled >= size)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the runner is closed")
 
     def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
         """Return a copy of these rows of features."""

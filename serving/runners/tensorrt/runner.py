@@ -29,8 +29,9 @@ from serving.core.ports import Image, Pause, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
 from serving.core.timing import time_every_segment
-from serving.runners.checks import check_images, check_merge, check_segment, check_select
-from serving.runners.rows import contiguous_rows, copied_rows, every_row
+from serving.runners.checks import check_images, check_segment
+from serving.runners.gathering import GatheringRunner
+from serving.runners.rows import contiguous_rows, copied_rows
 from serving.runners.tensorrt.engines import Engine
 from serving.runners.tensorrt.memory import BatchLayout, Buffer, Device, Pool, TensorLayout
 
@@ -60,7 +61,7 @@ class Batch:
         return self.buffer.host is None
 
 
-class TensorRtRunner:
+class TensorRtRunner(GatheringRunner[Batch]):
     """A ``SegmentRunner`` over the plans in ``folder/tensorrt``.
 
     ``num_threads`` is of no consequence here. ``wanted``: the segments to load; None: all.
@@ -135,18 +136,6 @@ class TensorRtRunner:
             raise
         return output
 
-    def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """Return a copy of these rows of features, within the device."""
-        self._check_open()
-        check_select(batch, rows, BATCH_SIZES[-1])
-        return self._gather([(batch, row) for row in rows])
-
-    def merge(self, batches: Sequence[Batch]) -> Batch:
-        """Return a copy of all rows, within the device."""
-        self._check_open()
-        check_merge(batches, BATCH_SIZES[-1])
-        return self._gather(every_row(batches))
-
     def release(self, batch: Batch) -> None:
         """Give the batch's buffer back to its pool.
 
@@ -184,10 +173,6 @@ class TensorRtRunner:
             self._graphs.clear()
 
     # -- inside -----------------------------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the runner is closed")
 
     def _prepare(self) -> None:
         """Make all contexts, in one block of memory, since one runs at a time."""

@@ -14,8 +14,9 @@ from serving.core.catalog import Catalog
 from serving.core.ports import Image, Pause, no_pause
 from serving.core.request import Detections
 from serving.core.segment import Segment
-from serving.runners.checks import check_images, check_merge, check_segment, check_select
-from serving.runners.rows import copied_rows, every_row
+from serving.runners.checks import check_images, check_segment
+from serving.runners.gathering import GatheringRunner
+from serving.runners.rows import copied_rows
 from serving.runners.torch.cuda_graphs import Cuda, CudaGraphMode
 from serving.runners.torch.modes import Batch, EagerMode, ExecutionMode, Program
 from serving.runners.torch.programs import load_programs
@@ -24,7 +25,7 @@ PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16
 """Types that convolutions may run in, by name."""
 
 
-class TorchRunner:
+class TorchRunner(GatheringRunner[Batch]):
     """A ``SegmentRunner`` over the programs in ``folder``.
 
     ``num_threads`` None: all cores; a number holds for the whole process, as torch has it.
@@ -77,18 +78,6 @@ class TorchRunner:
         with torch.inference_mode():
             return self._mode.run(segment, batch)
 
-    def select(self, batch: Batch, rows: Sequence[int]) -> Batch:
-        """Return a copy of these rows."""
-        self._check_open()
-        check_select(batch, rows, self.batch_sizes[-1])
-        return self._gather([(batch, row) for row in rows])
-
-    def merge(self, batches: Sequence[Batch]) -> Batch:
-        """Return a copy of all rows."""
-        self._check_open()
-        check_merge(batches, self.batch_sizes[-1])
-        return self._gather(every_row(batches))
-
     def release(self, batch: Batch) -> None:
         """Give the batch back to its pool, if it came from one."""
         self._mode.release(batch)
@@ -119,10 +108,6 @@ class TorchRunner:
     def _gather(self, picked: Sequence[tuple[Batch, int]]) -> Batch:
         with torch.inference_mode():
             return self._mode.gather(picked)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the runner is closed")
 
 
 def _fast_precision(device: torch.device) -> str:
