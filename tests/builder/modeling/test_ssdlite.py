@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,3 +154,29 @@ def test_anchors_keep_their_pixels_at_other_sizes() -> None:
         np.testing.assert_allclose(
             small[rows, 2:] - small[rows, :2], large[rows, 2:] - large[rows, :2], rtol=1e-5
         )
+
+
+GRADIENT = """
+import torch
+from builder.modeling.ssdlite import Conv
+
+for groups, stride, before in [(16, 2, 0), (16, 2, 1), (16, 1, 1), (1, 2, 1)]:
+    layer = Conv(16, 16, 3, stride, groups, before).to(memory_format=torch.channels_last)
+    x = torch.randn(3, 16, 1, 1).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        trained = layer(x)
+    trained.float().sum().backward()
+    gradient = layer.weight.grad.flatten(2).abs().amax(dim=(0, 1))
+    meets = 3 * before + before
+    assert gradient[meets] > 0
+    gradient[meets] = 0
+    assert not gradient.any(), (groups, stride, before, gradient)
+    torch.testing.assert_close(layer.eval()(x), trained.float(), rtol=0.05, atol=0.05)
+"""
+"""Trains on maps of one cell in bfloat16 and says if padding has a gradient."""
+
+
+def test_weights_that_meet_only_padding_have_no_gradient_whatever_memory_held() -> None:
+    """Under glibc's ``MALLOC_PERTURB_``, new memory holds large numbers."""
+    environment = {**os.environ, "MALLOC_PERTURB_": "1"}
+    subprocess.run([sys.executable, "-c", GRADIENT], env=environment, check=True, timeout=300)
