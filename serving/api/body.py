@@ -47,7 +47,7 @@ class BodyRoom:
         while self._num_bytes > self._max_bytes:
             largest = max(self._arriving, key=lambda each: each.num_bytes)
             if largest is place:
-                raise _no_room()
+                raise no_room()
             self.give_back(largest)
             largest.give_way()
 
@@ -102,7 +102,7 @@ class BodyPlace:
             return await self._read(receive, max_bytes)
         except asyncio.CancelledError:
             if self._has_given_way and task.uncancel() == 0:  # by nobody else
-                raise _no_room() from None
+                raise no_room() from None
             raise
         finally:
             self._room.arrived(self)
@@ -124,7 +124,8 @@ class BodyPlace:
                 return bytes(body)
 
 
-def _no_room() -> Overloaded:
+def no_room() -> Overloaded:
+    """Return the error of a body that gives way."""
     return Overloaded(
         "There is no room for the bodies of all requests, and this is the largest.",
         ShedReason.REJECTED_SATURATED,

@@ -94,6 +94,7 @@ def create_app(
     limits = _limits(settings)
     limiter = RateLimiter(clock)
     calls: GrpcServer | None = None
+    bodies = bodies or BodyRoom(limits.max_bodies_bytes)
 
     async def start() -> None:
         try:
@@ -137,7 +138,7 @@ def create_app(
         clock=clock,
         turns=turns,
         tracking=tracking,
-        bodies=bodies or BodyRoom(limits.max_bodies_bytes),
+        bodies=bodies,
         charge=limiter.charge,
         tracing=tracing,
     )
@@ -214,7 +215,7 @@ def create_app(
         from serving.grpc_api.wiring import create_calls  # noqa: PLC0415
 
         calls = create_calls(
-            settings, gate, detector, limits, backend, lifecycle, metrics, clock, wall_clock
+            settings, gate, detector, limits, bodies, backend, lifecycle, metrics, clock, wall_clock
         )
     outer = allow_origins(gate, settings.origins) if settings.origins else gate
     return Middleware(outer, clock, leaving=lambda: lifecycle.leaving, hosts=settings.hosts)

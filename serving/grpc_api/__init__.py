@@ -4,6 +4,7 @@
                         which is served as if it had come by HTTP
     messages, status    what is read and written; ``outline`` is looked at before
     server, sockets     the port, and the connections that it accepts
+    arriving            the bytes of messages that are not whole yet
     callers, turns      bounds for each address, and turns at sending a message
     questions           what clients ask beside boxes: whether it lives, and what it serves
 

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.access.identity import by_address
+from serving.api.body import BodyRoom
 from serving.core.errors import Overloaded
 from serving.core.fair_shares import FREE_MULTIPLE, Places
-from serving.grpc_api.call import next_message, peer_of
+from serving.grpc_api.arriving import ArrivingMessages
+from serving.grpc_api.call import peer_of
 from serving.grpc_api.sockets import AcceptedSockets, Peer, SocketLimits
 from serving.grpc_api.turns import MessageTurns
 
@@ -38,6 +40,7 @@ class CallerLimits:
     """Calls at once, over all connections; a stream of messages is one."""
     max_arriving: int
     """Messages that arrive at once; and streams, each of which may send one at any time."""
+    max_message_bytes: int
     unread_timeout_s: float
     """Seconds for a client to read an answer."""
 
@@ -50,11 +53,16 @@ class CallerLimits:
 class Callers:
     """Everybody who calls at one port. Not thread-safe: the event loop owns it.
 
-    ``observe`` is told why a call was refused or a connection ended.
+    What arrives has its room in ``bodies``. ``observe`` is told why a call was refused or a
+    connection ended.
     """
 
     def __init__(
-        self, limits: CallerLimits, sockets: SocketLimits, observe: Callable[[str], None]
+        self,
+        limits: CallerLimits,
+        sockets: SocketLimits,
+        bodies: BodyRoom,
+        observe: Callable[[str], None],
     ) -> None:
         self.limits = limits
         self.observe = observe
@@ -64,6 +72,7 @@ class Callers:
         self.peers: Counter[Peer] = Counter()
         """Number of calls on each connection."""
         self.sockets = AcceptedSockets(sockets, self.peers.__contains__, observe)
+        self.arriving = ArrivingMessages(bodies, limits.max_message_bytes, self.sockets)
 
 
 class Call:
@@ -84,14 +93,14 @@ class Call:
 
     def enter(self) -> None:
         """Take a place. Raises Overloaded where none is left for the caller."""
-        with self._observed():
+        with self.observed():
             self._callers.places.take(self._caller)
         self._has_place = True
 
     @contextmanager
     def streaming(self) -> Iterator[None]:
         """Let it be a stream of messages. Raises Overloaded where there are too many."""
-        with self._observed():
+        with self.observed():
             self._callers.streams.take(self._caller)
         try:
             yield
@@ -99,9 +108,23 @@ class Call:
             self._callers.streams.leave(self._caller)
 
     async def read(self, context: Any) -> bytes:
-        """Return the next message, once it has had its turn; nothing if there is none."""
+        """Return the only message, once it has had its turn; nothing if there is none.
+
+        Raises Overloaded as ``next_message``.
+        """
         async with self._callers.turns.turn(self._caller):
-            return await next_message(context) or b""
+            return await self._arriving(context) or b""
+
+    async def next_message(self, context: Any) -> bytes | None:
+        """Return the next message of a stream, None after the last.
+
+        Raises Overloaded where there is no room for what is arriving.
+        """
+        with self.observed():
+            return await self._arriving(context)
+
+    async def _arriving(self, context: Any) -> bytes | None:
+        return await self._callers.arriving.read(self._peer, context)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -137,7 +160,8 @@ class Call:
                 del peers[self._peer]
 
     @contextmanager
-    def _observed(self) -> Iterator[None]:
+    def observed(self) -> Iterator[None]:
+        """Count a refusal for want of room, which is not the end of a request."""
         try:
             yield
         except Overloaded as error:

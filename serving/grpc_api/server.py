@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc.aio
@@ -28,6 +29,8 @@ WINDOW_BYTES = 2**16 - 1
 """Bytes of a message that a client may send before it is read: what HTTP/2 begins with. By itself
 gRPC takes four megabytes, and more of a fast client."""
 LOOK_EVERY_S = 0.25
+COUNT_EVERY_S = 0.02
+"""Seconds between two looks at how much has come of the messages that are arriving."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class GrpcServer:
         self._limits = limits
         self._callers = callers
         self._server: grpc.aio.Server | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: list[asyncio.Task[None]] = []
         self.port = port
         """Port that it listens on, once it does."""
 
@@ -93,18 +96,23 @@ class GrpcServer:
         await server.start()
         self._server = server
         self._callers.sockets.port = self.port
-        self._looking = asyncio.create_task(self._look())
+        looks = {
+            self._callers.sockets.look: LOOK_EVERY_S,
+            self._callers.arriving.look: COUNT_EVERY_S,
+        }
+        self._looking = [asyncio.create_task(_repeat(*each)) for each in looks.items()]
         logger.info("gRPC at port %d", self.port)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, let those inside end for up to ``grace_s``, then cut them off."""
         if self._server is not None:
             await self._server.stop(grace_s)
-        if self._looking is not None:
-            self._looking.cancel()
+        for each in self._looking:
+            each.cancel()
 
-    async def _look(self) -> None:
-        """See to it that no address has too many connections, until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            self._callers.sockets.look()
+
+async def _repeat(look: Callable[[], None], every_s: float) -> None:
+    """Look again and again, until cancelled."""
+    while True:
+        await asyncio.sleep(every_s)
+        look()

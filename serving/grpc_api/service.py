@@ -30,9 +30,9 @@ from serving.api.connection import DEPARTURE
 from serving.api.detect import DetectionService
 from serving.api.problems import DEFECT
 from serving.api.protocol_adapter import ProtocolAdapter
-from serving.core.errors import BodyTimeout, ServingError
+from serving.core.errors import BodyTimeout, Overloaded, ServingError
 from serving.core.ports import Clock
-from serving.grpc_api.call import Body, again, next_message, scope_of
+from serving.grpc_api.call import Body, again, scope_of
 from serving.grpc_api.callers import Call, Callers
 from serving.grpc_api.messages import InferMessages, MessageInHand, read_message
 from serving.grpc_api.questions import Question, Questions
@@ -144,7 +144,7 @@ class InferenceService:
         try:
             call.enter()
             with call.streaming():
-                async with aclosing(self._answers(context, scope)) as answers:
+                async with aclosing(self._answers(call, context, scope)) as answers:
                     async for answer in answers:
                         with call.writing():
                             await context.write(answer)
@@ -155,14 +155,19 @@ class InferenceService:
             return
         call.write()
 
-    async def _answers(self, context: Context, scope: dict[str, Any]) -> AsyncGenerator[bytes]:
-        """Yield an answer to each message. Raises BodyTimeout where none comes for too long."""
-        asked: asyncio.Queue[_Inside | BodyTimeout | None] = asyncio.Queue()
+    async def _answers(
+        self, call: Call, context: Context, scope: dict[str, Any]
+    ) -> AsyncGenerator[bytes]:
+        """Yield an answer to each message.
+
+        Raises BodyTimeout where none comes for too long, Overloaded where there is no room for it.
+        """
+        asked: asyncio.Queue[_Inside | ServingError | None] = asyncio.Queue()
         room = asyncio.Semaphore(MAX_STREAM_MESSAGES)
-        reading = asyncio.ensure_future(self._read(context, scope, asked, room))
+        reading = asyncio.ensure_future(self._read(call, context, scope, asked, room))
         try:
             while (inside := await asked.get()) is not None:
-                if isinstance(inside, BodyTimeout):
+                if isinstance(inside, ServingError):
                     raise inside
                 yield await self._answered(inside)
                 room.release()
@@ -174,16 +179,17 @@ class InferenceService:
 
     async def _read(
         self,
+        call: Call,
         context: Context,
         scope: dict[str, Any],
-        asked: asyncio.Queue[_Inside | BodyTimeout | None],
+        asked: asyncio.Queue[_Inside | ServingError | None],
         room: asyncio.Semaphore,
     ) -> None:
         """Read the messages of a stream as there is room, and put None when there are no more."""
-        end: BodyTimeout | None = None
+        end: ServingError | None = None
         try:
             while await room.acquire():
-                if (message := await self._next(context)) is None:
+                if (message := await self._next(call, context)) is None:
                     break
                 in_hand = MessageInHand(message, self._messages)
                 del message  # it is let go of as soon as it is read
@@ -191,14 +197,19 @@ class InferenceService:
                 asked.put_nowait(_Inside(body, self._answer_message(scope, body, in_hand)))
         except TimeoutError:
             end = BodyTimeout(f"No message had come for {self._limits.idle_s:g} seconds.")
+        except Overloaded as error:
+            end = error
         except Exception as error:
             logger.info("a stream of messages broke off: %s", error)
         asked.put_nowait(end)
 
-    async def _next(self, context: Context) -> bytes | None:
-        """Return the next message of a stream, None after the last. Raises TimeoutError."""
+    async def _next(self, call: Call, context: Context) -> bytes | None:
+        """Return the next message of a stream, None after the last.
+
+        Raises TimeoutError, and Overloaded where there is no room for it.
+        """
         async with asyncio.timeout(self._limits.idle_s):
-            return await next_message(context)
+            return await call.next_message(context)
 
     async def _answer_message(
         self, scope: dict[str, Any], body: Body, in_hand: MessageInHand
@@ -236,11 +247,12 @@ class InferenceService:
         return answer
 
     async def _question(self, call: Call, context: Context) -> bytes:
-        """Return the message of a question. Raises BodyTimeout where it does not come."""
+        """Return the message of a question. Raises BodyTimeout, and Overloaded."""
         timeout_s = self._limits.question_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                return await call.read(context)
+                with call.observed():
+                    return await call.read(context)
         except TimeoutError as error:
             raise BodyTimeout(f"No message had come after {timeout_s:g} seconds.") from error
 

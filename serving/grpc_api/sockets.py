@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -19,6 +20,11 @@ from serving.access.addresses import Network, parse_address, site_of
 from serving.observability.metrics import UNREAD
 
 DESCRIPTORS = "/proc/self/fd"
+
+_TCP_INFO_BYTES = 136
+_BYTES_RECEIVED = struct.Struct("=Q")
+_BYTES_RECEIVED_AT = 128
+"""Where in Linux's ``struct tcp_info`` ``tcpi_bytes_received`` is, since 4.1."""
 
 Peer = tuple[str, int]
 """Address and port of the other end of a connection."""
@@ -67,6 +73,7 @@ class AcceptedSockets:
         self._observe = observe
         self._numbers = count()
         self._seen: dict[int, _Accepted | None] = {}  # by inode; None of others' sockets
+        self._by_peer: dict[Peer, _Accepted] = {}
 
     def look(self) -> None:
         """See which connections there are, and end those that are too many.
@@ -74,7 +81,7 @@ class AcceptedSockets:
         They are of the address that has most, and of these the oldest that no call is inside of.
         """
         self._see()
-        there = [each for each in self._seen.values() if each is not None]
+        there = list(self._by_peer.values())
         numbers = Counter(each.address for each in there if not each.is_proxy)
         idle = sorted(
             (each for each in there if not self._has_calls(each.peer)),
@@ -91,9 +98,25 @@ class AcceptedSockets:
     def hang_up(self, peer: Peer) -> None:
         """End the connection of a peer that does not read what it asked for."""
         self._see()
-        for each in self._seen.values():
-            if each is not None and each.peer == peer:
-                self._end(each, UNREAD)
+        if (accepted := self._by_peer.get(peer)) is not None:
+            self._end(accepted, UNREAD)
+
+    def find(self, peers: Collection[Peer]) -> None:
+        """Look again if the connection of one of these has not been seen."""
+        if any(peer not in self._by_peer for peer in peers):
+            self._see()
+
+    def received(self, peer: Peer) -> int:
+        """Return how many bytes have come over a connection; 0 until it has been seen."""
+        accepted = self._by_peer.get(peer)
+        if accepted is None:
+            return 0
+        with suppress(OSError), socket.socket(fileno=os.dup(accepted.descriptor)) as own:
+            if os.fstat(own.fileno()).st_ino == accepted.inode:
+                info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+                if len(info) == _TCP_INFO_BYTES:
+                    return int(_BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0])
+        return 0
 
     def _see(self) -> None:
         seen: dict[int, _Accepted | None] = {}
@@ -106,6 +129,7 @@ class AcceptedSockets:
                 known = inode in self._seen
                 seen[inode] = self._seen[inode] if known else self._describe(descriptor, inode)
         self._seen = seen
+        self._by_peer = {each.peer: each for each in seen.values() if each is not None}
 
     def _describe(self, descriptor: int, inode: int) -> _Accepted | None:
         """Return the connection that a socket is; None if it is none of this port."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from serving.api.access_gate import AccessGate
 from serving.api.admission import Limits
+from serving.api.body import BodyRoom
 from serving.api.detect import DetectionService
 from serving.api.lifecycle import Lifecycle
 from serving.core.ports import Backend, Clock
@@ -22,6 +23,7 @@ def create_calls(
     gate: AccessGate,
     detector: DetectionService,
     limits: Limits,
+    bodies: BodyRoom,
     backend: Backend,
     lifecycle: Lifecycle,
     metrics: Metrics,
@@ -34,11 +36,13 @@ def create_calls(
         CallerLimits(
             max_calls=settings.grpc_max_calls,
             max_arriving=settings.max_bodies_bytes // settings.max_body_bytes,
+            max_message_bytes=settings.max_body_bytes,
             unread_timeout_s=settings.unread_timeout_ms / 1e3,
         ),
         SocketLimits(
             settings.max_connections, settings.max_connections_per_address, settings.proxies
         ),
+        bodies,
         metrics.refused_connection,
     )
     service = InferenceService(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -134,23 +135,39 @@ async def raw_caller(port: int, *, window: int | None = None) -> AsyncIterator[R
 
 
 @contextlib.asynccontextmanager
-async def channel_from_elsewhere(port: int) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel whose connections come from elsewhere: gRPC has no option for that."""
+async def channel_from_elsewhere(
+    port: int, stalls_after: int | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel whose connections come from elsewhere: gRPC has no option for that.
+
+    With ``stalls_after``, each sends so many bytes and no more, and stays open.
+    """
+
+    opened = contextlib.ExitStack()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(HERE, port, local_addr=(ELSEWHERE, 0))
-        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+        opened.callback(back.close)
+        opened.callback(writer.close)
+        await asyncio.gather(_pass_on(reader, back, stalls_after), _pass_on(there, writer))
 
     forwarder = await asyncio.start_server(forward, HERE, 0, family=socket.AF_INET)
     address = "{}:{}".format(*forwarder.sockets[0].getsockname())
-    async with grpc.aio.insecure_channel(address) as channel:
-        yield channel
+    with opened:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield channel
     forwarder.close()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stalls_after: int | None = None
+) -> None:
+    left = sys.maxsize if stalls_after is None else stalls_after
     with contextlib.suppress(ConnectionError):
-        while data := await reader.read(2**16):
+        while data := await reader.read(min(left, 2**16)):
             writer.write(data)
             await writer.drain()
+            left -= len(data)
+            if not left:
+                return
     writer.close()

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -19,10 +20,10 @@ from serving.core.ports import Image
 from serving.core.principals import Principal
 from serving.core.request import Answered, Request
 from serving.grpc_api.outline import MAX_FIELDS
-from serving.grpc_api.server import WINDOW_BYTES
+from serving.grpc_api.server import COUNT_EVERY_S, WINDOW_BYTES
 from serving.grpc_api.service import MAX_STREAM_MESSAGES
 from serving.grpc_api.turns import MessageTurns
-from tests.serving.fakes import forever
+from tests.serving.fakes import JPEG, forever
 from tests.serving.grpc_api.callers import (
     DATA,
     ELSEWHERE,
@@ -148,6 +149,63 @@ async def test_of_a_message_that_has_no_turn_yet_little_is_taken() -> None:
                 if attacker.allowed(1) >= 900_000:  # it has the only turn
                     break
         assert attacker.allowed(3) <= WINDOW_BYTES
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+async def test_messages_that_arrive_have_their_room_among_all_bodies(method: str) -> None:
+    """The largest gives way before it is whole, and those of HTTP that are smaller do not."""
+    go_on = asyncio.Event()
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        yield JPEG + bytes(700_000)
+        await go_on.wait()
+        yield b"."
+
+    bounds = {"max_body_bytes": 1_000_000, "max_bodies_bytes": 2_000_000}
+    async with Calls(**bounds).open() as calls:
+        bodies = [asyncio.ensure_future(calls.gateway.detect(slow_body())) for _ in range(2)]
+        async with channel_from_elsewhere(calls.port, stalls_after=850_000) as channel:
+            attacker = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            pixels = pb.ModelInferRequest(raw_input_contents=[bytes(900_000)])
+            if method == "ModelInfer":
+                asked = attacker.ModelInfer(pixels)
+            else:
+                asked = attacker.ModelStreamInfer(iter([pixels])).read()
+            assert await refused(asked) == (
+                StatusCode.RESOURCE_EXHAUSTED,
+                "There is no room for the bodies of all requests, and this is the largest.",
+            )
+        if method == "ModelInfer":
+            assert calls.gateway.outcomes() == {"rejected": 1}
+        else:
+            assert refusals(calls, "overloaded") == 1
+        await serves_the_victim(calls)
+        go_on.set()
+        assert [reply.status_code for reply in await asyncio.gather(*bodies)] == [200, 200]
+
+
+def answered(calls: Calls, number: int) -> bool:
+    outcomes = calls.gateway.outcomes()
+    assert set(outcomes) <= {"ok"}
+    return outcomes.get("ok") == number
+
+
+async def test_much_over_a_connection_is_no_large_message() -> None:
+    """What has become whole is held no longer, also beside a stream that waits for its next."""
+    bounds = {"max_body_bytes": 1_000_000, "max_bodies_bytes": 1_200_000}
+    data = large()
+    async with Calls(**bounds).open() as calls, raw_caller(calls.port) as caller:
+        await caller.send(head(1, "ModelStreamInfer"))
+        for number in (1, 2, 3):
+            stream = 2 * number + 1
+            await caller.send(head(stream, "ModelInfer"))
+            await caller.pour(stream, data[: len(data) // 2])
+            await asyncio.sleep(2 * COUNT_EVERY_S)  # it is looked at
+            await caller.pour(stream, data[len(data) // 2 :])
+            await caller.send(frame(DATA, END_STREAM, stream))
+            await until(partial(answered, calls, number))
+        await caller.pour(1, prefixed(request().SerializeToString()))
+        await until(partial(answered, calls, 4))
 
 
 async def test_what_compressed_messages_become_is_bounded() -> None:

@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from serving.access.keys import digest_of
+from serving.api.body import BodyRoom
 from serving.core.command_errors import CommandFailed
 from serving.core.errors import BackendError, Overloaded, ShedReason
 from serving.core.ports import Image
@@ -411,7 +412,9 @@ async def test_requests_inside_end_before_the_port_closes() -> None:
 
 async def test_a_port_that_is_taken(calls: Calls) -> None:
     handler = grpc.method_handlers_generic_handler("x", {})
-    callers = Callers(CallerLimits(8, 8, 1.0), SocketLimits(8, 8), lambda _: None)
+    callers = Callers(
+        CallerLimits(8, 8, 1000, 1.0), SocketLimits(8, 8), BodyRoom(1000), lambda _: None
+    )
     server = GrpcServer(handler, HERE, calls.port, GrpcLimits(8, 1000, 1000, 1.0), callers)
     with pytest.raises(CommandFailed, match=f"{HERE}:{calls.port}"):
         await server.start()
