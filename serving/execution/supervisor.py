@@ -135,13 +135,16 @@ class Supervisor:
         """Replace an engine that hangs, take in one that was opened, forget what has returned."""
         self._abandoned = [each for each in self._abandoned if each.is_running]
         self._given_up = [each for each in self._given_up if not each.over.is_set()]
+        engine = self._engine
+        # Before the clock, so that standing still between the two shows in the time since last.
+        is_stalled = engine is not None and engine.executor.is_stalled
         now_s = self._clock()
         if now_s - self._looked_s > PAUSE_S:
             self._trusted_s = now_s + STALL_FLOOR_S
         self._looked_s = now_s
-        if self._engine is not None:
-            if now_s >= self._trusted_s and self._engine.executor.is_stalled:
-                self._replace(self._engine)
+        if engine is not None:
+            if is_stalled and now_s >= self._trusted_s:
+                self._replace(engine)
         elif self._opening is not None:
             self._look_at_opening(self._opening)
         elif self._retry_at_s is not None and now_s >= self._retry_at_s and not self._stopping:

@@ -54,6 +54,8 @@ def own_triton(tritonserver, small_repository: Path, tmp_path: Path):
     server = Triton(small_repository, tmp_path / "triton.log")
     yield server
     server.kill()
+    if server.log.exists():
+        print(server.log.read_text(errors="replace")[-4000:])  # pytest shows it if the test failed
 
 
 def is_ready(server: Server) -> bool:

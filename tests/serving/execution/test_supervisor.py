@@ -216,6 +216,31 @@ def test_a_process_that_stood_still_says_nothing_about_the_engine(make: Make) ->
     assert isinstance(bench.ends[0], Answered)
 
 
+def test_a_process_that_stands_still_while_it_looks_says_nothing_either(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = Hanging(FakeClock())
+    bench = make(hanging)
+    bench.supervisor.start()
+    bench.submit(0)
+    hanging.entered.wait()
+    read = FakeClock.__call__
+
+    def stand_still(clock: FakeClock) -> float:
+        monkeypatch.setattr(FakeClock, "__call__", read)
+        read_s = read(clock)
+        clock.now_s += 1000.0
+        return read_s
+
+    for _ in range(2):  # once while it looks, and then for longer than a step may take
+        monkeypatch.setattr(FakeClock, "__call__", stand_still)
+        bench.supervisor.look()
+        assert bench.supervisor.engine is not None
+    hanging.free.set()
+    bench.ended.acquire()
+    assert isinstance(bench.ends[0], Answered)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_ended_without_being_told_is_replaced(make: Make) -> None:
     class Exits(FakeRunner):
