@@ -17,6 +17,7 @@ from punctual.exchange import (
     DETECT_PATH,
     MODELS_PATH,
     Attempts,
+    BoundedReply,
     DetectOptions,
     base_url,
     key_headers,
@@ -74,20 +75,24 @@ class AsyncClient:
         content = image if isinstance(image, bytes) else await asyncio.to_thread(load_image, image)
         attempts = Attempts(content, options, self._patience_s, self._clock)
         while True:
-            response = await self._send("POST", DETECT_PATH, **attempts.begin())
-            reply = attempts.read(response.status_code, response.content, response.headers)
+            response, received = await self._send("POST", DETECT_PATH, **attempts.begin())
+            reply = attempts.read(response.status_code, received, response.headers)
             if reply is not None:
                 return reply
             await self._sleep(attempts.wait_s)
 
     async def models(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` says. Raises PunctualError."""
-        response = await self._send("GET", MODELS_PATH)
-        return read_json(response.status_code, response.content, response.headers)
+        response, received = await self._send("GET", MODELS_PATH)
+        return read_json(response.status_code, received, response.headers)
 
-    async def _send(self, method: str, path: str, **what: Any) -> httpx.Response:
+    async def _send(self, method: str, path: str, **what: Any) -> tuple[httpx.Response, bytes]:
         try:
-            return await self._http.request(method, path, **what)
+            async with self._http.stream(method, path, **what) as response:
+                arriving = BoundedReply()
+                async for piece in response.aiter_bytes():
+                    arriving.add(piece)
+                return response, bytes(arriving.content)
         except httpx.RequestError as error:
             why = str(error) or type(error).__name__
             raise Unreachable(f"{url_and_proxy(self.url)} does not answer: {why}") from error

@@ -15,6 +15,7 @@ from punctual.exchange import (
     DETECT_PATH,
     MODELS_PATH,
     Attempts,
+    BoundedReply,
     DetectOptions,
     base_url,
     key_headers,
@@ -80,20 +81,24 @@ class Client:
         """
         attempts = Attempts(load_image(image), options, self._patience_s, self._clock)
         while True:
-            response = self._send("POST", DETECT_PATH, **attempts.begin())
-            reply = attempts.read(response.status_code, response.content, response.headers)
+            response, received = self._send("POST", DETECT_PATH, **attempts.begin())
+            reply = attempts.read(response.status_code, received, response.headers)
             if reply is not None:
                 return reply
             self._sleep(attempts.wait_s)
 
     def models(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` says. Raises PunctualError."""
-        response = self._send("GET", MODELS_PATH)
-        return read_json(response.status_code, response.content, response.headers)
+        response, received = self._send("GET", MODELS_PATH)
+        return read_json(response.status_code, received, response.headers)
 
-    def _send(self, method: str, path: str, **what: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, **what: Any) -> tuple[httpx.Response, bytes]:
         try:
-            return self._http.request(method, path, **what)
+            with self._http.stream(method, path, **what) as response:
+                arriving = BoundedReply()
+                for piece in response.iter_bytes():
+                    arriving.add(piece)
+                return response, bytes(arriving.content)
         except httpx.RequestError as error:
             why = str(error) or type(error).__name__
             raise Unreachable(f"{url_and_proxy(self.url)} does not answer: {why}") from error

@@ -22,6 +22,8 @@ DEADLINE_HEADER = "X-Deadline-Ms"
 JITTER = 0.25
 """Largest part by which a wait is longer than the server says: not all are to come back at once."""
 MIN_WAIT_S = 0.01
+MAX_REPLY_BYTES = 2**22
+"""More than the boxes of an image take, and a server's models."""
 _SHOWN = 80
 
 
@@ -94,8 +96,14 @@ def decimal_ms(deadline_ms: float) -> str:
 
 def base_url(url: str) -> str:
     """Return the URL of a server without a slash at its end. Raises ValueError if it is none."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_one = is_complete and parts.port != 0 and url.isprintable()
+    except ValueError:  # of a bracket, a port or a label that is none
+        is_one = False
+    if not is_one:
         raise ValueError(f"{url!r} is not the URL of a server, such as {DEFAULT_URL}")
     return url.rstrip("/")
 
@@ -113,7 +121,7 @@ def read_json(status: int, content: bytes, headers: Mapping[str, str]) -> dict[s
     """Return the JSON object of a reply. Raises the Problem that it is, or UnexpectedReply."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         start = content[:_SHOWN].decode("utf-8", "replace")
@@ -138,6 +146,19 @@ def read_detections(
         server_timing=headers.get("Server-Timing", ""),
         num_attempts=num_attempts,
     )
+
+
+class BoundedReply:
+    """The content of a reply while it arrives."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece. Raises UnexpectedReply beyond ``MAX_REPLY_BYTES``."""
+        self.content += piece
+        if len(self.content) > MAX_REPLY_BYTES:
+            raise UnexpectedReply(f"a reply of more than {MAX_REPLY_BYTES} bytes")
 
 
 class Patience:

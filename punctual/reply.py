@@ -99,36 +99,63 @@ def read_reply(
     """Return the reply in JSON of ``/v1/detect``. Raises UnexpectedReply for any other."""
     try:
         return Reply(
-            model=body["model"],
-            request_id=body["request_id"],
-            width=body["image"]["width"],
-            height=body["image"]["height"],
+            model=_text(body["model"]),
+            request_id=_text(body["request_id"]),
+            width=_whole(body["image"]["width"]),
+            height=_whole(body["image"]["height"]),
             detections=tuple(_detection(found) for found in body["detections"]),
-            operating_point=body["operating_point"],
-            exit_depth=body["exit_depth"],
-            max_depth=body["max_depth"],
-            degraded=body["degraded"],
-            expected_ap=body["expected_ap"],
+            operating_point=_text(body["operating_point"]),
+            exit_depth=_whole(body["exit_depth"]),
+            max_depth=_whole(body["max_depth"]),
+            degraded=bool(body["degraded"]),
+            expected_ap=_number(body["expected_ap"]),
             timings=Timings(
-                budget_ms=body["budget_ms"],
-                elapsed_ms=body["elapsed_ms"],
-                slack_ms=body["slack_ms"],
-                predicted_ms=body["predicted_ms"],
+                budget_ms=_number(body["budget_ms"]),
+                elapsed_ms=_number(body["elapsed_ms"]),
+                slack_ms=_number(body["slack_ms"]),
+                predicted_ms=_number(body["predicted_ms"]),
                 round_trip_ms=round(round_trip_s * 1e3, 3),
                 stages_ms=read_server_timing(server_timing),
             ),
             num_attempts=num_attempts,
             raw=body,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except _OF_ANOTHER_SHAPE as error:
         raise UnexpectedReply(f"the reply lacks what one of detection has: {error!r}") from error
 
 
+_OF_ANOTHER_SHAPE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What comes of JSON that is about something else."""
+
+
 def _detection(found: Mapping[str, Any]) -> Detection:
-    x1, y1, x2, y2 = found["box"]
+    x1, y1, x2, y2 = (_number(corner) for corner in found["box"])
+    track_id = found.get("track_id")
     return Detection(
-        (x1, y1, x2, y2), found["score"], found["label"], found["class_id"], found.get("track_id")
+        (x1, y1, x2, y2),
+        _number(found["score"]),
+        _text(found["label"]),
+        _whole(found["class_id"]),
+        None if track_id is None else _whole(track_id),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r:.40} is no whole number")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{value!r:.40} is no number")
+    return value
 
 
 def read_server_timing(header: str) -> dict[str, float]:
@@ -163,8 +190,9 @@ def read_frame_reply(text: str | bytes) -> FrameReply:
     try:
         body = json.loads(text)
         frame, outcome = int(body["frame"]), str(body["outcome"])
-    except (KeyError, TypeError, ValueError) as error:
+        status = int(body.get("status", 0))
+    except (*_OF_ANOTHER_SHAPE, RecursionError) as error:
         raise UnexpectedReply(f"a message that is about no frame: {text[:80]!r}") from error
     if outcome == ANSWERED:
         return FrameReply(frame, outcome, reply=read_reply(body, round_trip_s=math.nan))
-    return FrameReply(frame, outcome, problem=read_problem(int(body.get("status", 0)), body))
+    return FrameReply(frame, outcome, problem=read_problem(status, body))

@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 from punctual.environment import url_and_proxy
 from punctual.exchange import (
     DEFAULT_URL,
+    MAX_REPLY_BYTES,
     DetectOptions,
     base_url,
     decimal_ms,
@@ -29,8 +30,6 @@ from punctual.reply import FrameReply, read_frame_reply
 STREAMS_PATH = "/v1/streams/"
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
-MAX_REPLY_BYTES = 2**22
-"""More than the boxes of an image take."""
 
 
 class FrameStream:

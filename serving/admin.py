@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from serving.core.command_errors import (
     CommandFailed,
@@ -14,6 +14,9 @@ from serving.core.command_errors import (
     files_of_the_user,
     os_error_text,
 )
+from serving.core.server_options import is_server_url, key_hint
+
+T = TypeVar("T")
 
 URL = "http://127.0.0.1:8000"
 ANSWER_WITHIN_S = 10.0
@@ -21,7 +24,15 @@ ANSWER_WITHIN_S = 10.0
 CHANGE_WITHIN_S = 1200.0
 """Seconds that a change may take: more than the server gives a trial."""
 
+MAX_REPLY_BYTES = 2**20
+"""More than the versions of a model take, or a problem."""
+
 _VERSIONS = "/v1/admin/models"
+_SHOWN = 80
+_OF_ANOTHER_SHAPE = (ValueError, LookupError, TypeError, RecursionError)
+"""What comes of JSON that is none, or is about something else."""
+_DENIED = (401, 403)
+
 _MODEL = "the model's name, as list has it; by default the one that is there"
 
 
@@ -84,14 +95,32 @@ def _share(text: str) -> float:
 
 
 def _list(options: argparse.Namespace) -> None:
-    there = _there(options)
-    for each in there["versions"]:
-        state = "ready" if each["ready"] else "not ready"
-        print(f"{each['name']}  {each['release']}  {each['role']} {each['share']:g}  {state}")
-    if not there["versions"]:
-        print(f"{there['model']}  {'ready' if there['ready'] else 'not ready'}")
-    if there["changing"]:
-        print("a change is under way")
+    print("\n".join(_ask(options, _VERSIONS, ANSWER_WITHIN_S, _lines)))
+
+
+def _lines(there: Any) -> list[str]:
+    """Return what there is, in lines, by the JSON of a reply."""
+    lines = [
+        f"{each['name']}  {each['release']}  {each['role']} {each['share']:g}  {_state(each)}"
+        for each in there["versions"]
+    ]
+    if not lines:
+        lines = [f"{_model_in(there)}  {_state(there)}"]
+    return [*lines, *(["a change is under way"] if there["changing"] else [])]
+
+
+def _state(each: Any) -> str:
+    return "ready" if each["ready"] is True else "not ready"
+
+
+def _model_in(there: Any) -> str:
+    return _text(there["model"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
 
 
 def _load(options: argparse.Namespace) -> None:
@@ -110,27 +139,38 @@ def _unload(options: argparse.Namespace) -> None:
 def _change(options: argparse.Namespace, what: str, parameters: Mapping[str, Any]) -> None:
     from urllib.parse import quote  # noqa: PLC0415  not for --help
 
-    name = options.model or _there(options)["model"]
+    name = options.model or _ask(options, _VERSIONS, ANSWER_WITHIN_S, _model_in)
     given = {key: value for key, value in parameters.items() if value is not None}
     path = f"/v2/repository/models/{quote(name, safe='')}/{what}"
-    print(_ask(options, path, CHANGE_WITHIN_S, {"parameters": given})["message"])
-
-
-def _there(options: argparse.Namespace) -> Any:
-    return _ask(options, _VERSIONS, ANSWER_WITHIN_S)
+    said = _ask(
+        options, path, CHANGE_WITHIN_S, lambda told: _text(told["message"]), {"parameters": given}
+    )
+    print(said)
 
 
 @files_of_the_user()
-def _ask(options: argparse.Namespace, path: str, within_s: float, message: Any = None) -> Any:
-    """Return what the server answers.
+def _ask(
+    options: argparse.Namespace,
+    path: str,
+    within_s: float,
+    read: Callable[[Any], T],
+    message: Any = None,
+) -> T:
+    """Return what ``read`` finds in the JSON that the server answers.
 
-    Raises CommandFailed with what it says against it, or when it is not there.
+    Raises CommandFailed with what it says against it, or when it is not there or another server.
     """
     import http.client  # noqa: PLC0415  not for --help
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415
 
-    if not options.url.startswith(("http://", "https://")):
+    class NoRedirects(urllib.request.HTTPRedirectHandler):
+        """What follows none: the key is for the server that was named, and for no other."""
+
+        def redirect_request(self, *_: object) -> None:
+            return None
+
+    if not is_server_url(options.url):
         raise InvalidArgument(f"--url={options.url} is no address of a server: it is as {URL}")
     headers = {"Content-Type": "application/json", "Accept": "application/problem+json"}
     if options.key_file is not None:
@@ -146,23 +186,43 @@ def _ask(options: argparse.Namespace, path: str, within_s: float, message: Any =
     body = None if message is None else json.dumps(message).encode()
     request = urllib.request.Request(options.url.rstrip("/") + path, body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=within_s) as reply:
-            return json.load(reply)
-    except urllib.error.HTTPError as error:
-        said = _said(error.read(), f"{error.code} {error.reason}")
-        if error.code == http.client.NOT_FOUND and path == _VERSIONS:
-            said = f"{options.url} is not a server's side for admins (--admin-port): {said}"
-        raise CommandFailed(said) from error
+        with _reply(urllib.request.build_opener(NoRedirects), request, within_s) as reply:
+            status, reason, body = reply.status, reply.reason, reply.read(MAX_REPLY_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
         raise CommandFailed(f"no answer from {options.url}: {why}") from error
-    except ValueError as error:
-        raise CommandFailed(f"{options.url} is no server of Punctual: {error}") from error
+    if status == http.client.OK:
+        try:
+            return read(json.loads(body[:MAX_REPLY_BYTES]))
+        except _OF_ANOTHER_SHAPE as error:
+            raise CommandFailed(
+                f"{options.url} is no server of Punctual: {path} answered {_start(body)}"
+            ) from error
+    said = _said(body, f"{options.url} answered {status} {reason}")
+    if status == http.client.NOT_FOUND and path == _VERSIONS:
+        said = f"{options.url} is not a server's side for admins (--admin-port): {said}"
+    if status in _DENIED:
+        said = said.rstrip(".") + key_hint(options.key_file)
+    raise CommandFailed(said)
+
+
+def _reply(opener: Any, request: Any, within_s: float) -> Any:
+    """Return a reply, whatever its status is. Raises OSError and HTTPException."""
+    import urllib.error  # noqa: PLC0415
+
+    try:
+        return opener.open(request, timeout=within_s)
+    except urllib.error.HTTPError as error:
+        return error
 
 
 def _said(body: bytes, otherwise: str) -> str:
     """Return what a problem says to people."""
     try:
         return str(json.loads(body)["detail"])
-    except (ValueError, KeyError, TypeError):
+    except _OF_ANOTHER_SHAPE:
         return otherwise
+
+
+def _start(body: bytes) -> str:
+    return repr(body[:_SHOWN].decode("utf-8", "replace")) if body else "nothing"

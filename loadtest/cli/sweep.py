@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,21 @@ def add_parser(commands: Any) -> None:
 def _sweep(options: argparse.Namespace) -> None:
     from loadtest.load import sweep
     from loadtest.load.target import wait_ready
-    from loadtest.servers.processes import StudyError
     from loadtest.workload.images import read_images
 
-    client = sweep.SweepClient(options.url)
     images = [image.data for image in read_images(options.image)]
-    wait_ready(options.url)
-    try:
+    with contextlib.closing(sweep.SweepClient(options.url)) as client:
+        wait_ready(options.url)
         model = client.models()
-    except OSError as error:
-        raise StudyError(f"{options.url} cannot be reached: {error}") from error
-    for _ in range(20):
-        client.detect(images[0], 10_000)  # let connections, caches and clocks settle
-    low_ms = sweep.min_budget_ms(client, images[0])
-    high_ms = 2 * model["exits"][-1]["min_budget_ms"]
-    step_ms = (high_ms - low_ms / 2) / (options.budgets - 1)
-    budgets = [low_ms / 2 + step_ms * i for i in range(options.budgets)]
-    rows = sweep.sweep(client, images, sorted([*budgets, low_ms]), options.requests, options.seed)
-    client.close()
+        for _ in range(20):
+            client.detect(images[0], 10_000)  # let connections, caches and clocks settle
+        low_ms = sweep.min_budget_ms(client, images[0])
+        high_ms = 2 * model["exits"][-1]["min_budget_ms"]
+        step_ms = (high_ms - low_ms / 2) / (options.budgets - 1)
+        budgets = [low_ms / 2 + step_ms * i for i in range(options.budgets)]
+        rows = sweep.sweep(
+            client, images, sorted([*budgets, low_ms]), options.requests, options.seed
+        )
     print(f"{model['name']}, {options.requests} requests of each budget, seed {options.seed}")
     print(f"the server's own min_budget_ms is {low_ms:.1f}")
     print(sweep.swept_table(rows))

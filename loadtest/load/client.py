@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from serving.core.command_errors import InvalidArgument
+from serving.core.server_options import is_server_url
 
 MAX_CONNECTIONS = 4096
 MAX_IDLE_S = 2.0
@@ -75,8 +76,8 @@ class Address:
 
         Raises ValueError for anything else.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = urlsplit(url if is_server_url(url) else "")
+        if not parts.hostname:
             raise InvalidArgument(f"expected http://host:port, not {url!r}")
         encrypted = parts.scheme == "https"
         port = parts.port or (443 if encrypted else 80)

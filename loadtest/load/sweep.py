@@ -15,15 +15,18 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest.environment.spread import Spread
 from loadtest.load.target import model_facts
+from loadtest.servers.processes import NO_REPLY, StudyError
 from serving.core.command_errors import InvalidArgument
 from serving.core.quantiles import quantile
+from serving.core.server_options import is_server_url
 
 _STAGE = re.compile(r"(\w+);dur=([0-9.]+)")
 
@@ -70,27 +73,46 @@ class SweepClient:
     """A client with one keep-alive connection to a server."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        parts = urlsplit(url if is_server_url(url) else "")
         if parts.scheme != "http" or parts.hostname is None:
             raise InvalidArgument(f"expected http://host:port, not {url!r}")
+        self._url = url
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
 
     def models(self) -> dict[str, Any]:
         """Return what GET /v1/models says, as ``model_facts``."""
-        self._connection.request("GET", "/v1/models")
-        return model_facts(json.loads(self._connection.getresponse().read()))
+        with self._understood("/v1/models"):
+            self._connection.request("GET", "/v1/models")
+            model = model_facts(json.loads(self._connection.getresponse().read()))
+            _ = str(model["name"]), float(model["exits"][-1]["min_budget_ms"])
+        return model
 
     def detect(self, image: bytes, budget_ms: float) -> SweepReply:
         """Send an image with a budget and return the reply, whatever it is."""
         headers = {"Content-Type": "image/jpeg", "X-Deadline-Ms": f"{budget_ms:.3f}"}
         started_s = time.perf_counter()
-        self._connection.request("POST", "/v1/detect", image, headers)
-        reply = self._connection.getresponse()
-        data = reply.read()
-        latency_ms = 1e3 * (time.perf_counter() - started_s)
-        timing = reply.headers.get("Server-Timing", "")
-        stages_ms = {name: float(value) for name, value in _STAGE.findall(timing)}
-        return SweepReply(reply.status, latency_ms, json.loads(data), stages_ms)
+        with self._understood("/v1/detect"):
+            self._connection.request("POST", "/v1/detect", image, headers)
+            reply = self._connection.getresponse()
+            data = reply.read()
+            latency_ms = 1e3 * (time.perf_counter() - started_s)
+            timing = reply.headers.get("Server-Timing", "")
+            stages_ms = {name: float(value) for name, value in _STAGE.findall(timing)}
+            body = json.loads(data)
+            _ = float(body["expected_ap"]) if reply.status == 200 else str(body["type"])
+        return SweepReply(reply.status, latency_ms, body, stages_ms)
+
+    @contextmanager
+    def _understood(self, path: str) -> Iterator[None]:
+        """Turn what comes of another server, or of none, into a StudyError."""
+        try:
+            yield
+        except NO_REPLY as error:
+            raise StudyError(f"{self._url} cannot be reached: {error}") from error
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise StudyError(
+                f"{self._url} is no server of Punctual, by what {path} answered: {error!r}"
+            ) from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -118,14 +140,13 @@ def sweep(
 def min_budget_ms(client: SweepClient, image: bytes) -> float:
     """Return the smallest budget in milliseconds that the server says it accepts for this image.
 
-    The server says so in its reply to a budget that it refuses. Raises RuntimeError if it does not
-    refuse.
+    The server says so in its reply to a budget that it refuses. Raises StudyError if it does not.
     """
     answer = client.detect(image, 0.1)
-    if answer.status != 422:
-        raise RuntimeError(f"expected 422 for 0.1 ms, not {answer.status}: {answer.body}")
-    smallest: float = answer.body["min_budget_ms"]
-    return smallest
+    smallest = answer.body.get("min_budget_ms")
+    if answer.status != 422 or not isinstance(smallest, int | float):
+        raise StudyError(f"expected 422 for 0.1 ms, not {answer.status}: {answer.body!s:.200}")
+    return float(smallest)
 
 
 def inversions(budgets: Sequence[SweptBudget]) -> list[tuple[float, float]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.load.client import Address, Client, HttpReply
-from loadtest.servers.processes import POLL_S, REPLY_TIMEOUT_S, StudyError, get_json
+from loadtest.servers.processes import NO_REPLY, POLL_S, REPLY_TIMEOUT_S, StudyError, get_json
 from loadtest.workload.images import AnnotatedImage
 
 DETECT_PATH = "/v1/detect"
@@ -87,8 +87,9 @@ def wait_ready(url: str, timeout_s: float = READY_TIMEOUT_S) -> None:
     """Wait until the server no longer says that it is starting, by 503 for GET /readyz.
 
     A server that has no such path, or is not there, is not waited for. Raises StudyError after
-    ``timeout_s``.
+    ``timeout_s``, and InvalidArgument for what is no URL.
     """
+    Address.parse(url)
     give_up_s = time.monotonic() + timeout_s
     while _is_starting(f"{url.rstrip('/')}/readyz"):
         if time.monotonic() > give_up_s:
@@ -102,7 +103,7 @@ def _is_starting(url: str) -> bool:
             return False
     except urllib.error.HTTPError as error:
         return error.code == 503
-    except OSError:
+    except NO_REPLY:
         return False
 
 
@@ -123,7 +124,9 @@ def model_facts(listed: Mapping[str, Any]) -> dict[str, Any]:
     """
     models = listed["models"]
     facts = dict(models[0])
+    if not isinstance(facts.get("classes", []), list):
+        raise TypeError(f"{facts['classes']!r:.40} is no list of classes")
     if any("exits" in model for model in models):
-        exits = [each for model in models for each in model["exits"]]
-        facts["exits"] = sorted(exits, key=lambda each: each.get("ap") or 0.0)
+        exits = [dict(each) for model in models for each in model["exits"]]
+        facts["exits"] = sorted(exits, key=lambda each: float(each.get("ap") or 0.0))
     return facts

@@ -10,6 +10,7 @@ What a server writes goes to a file, whose end is quoted when it does not become
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -137,13 +138,16 @@ def quote(log: Path) -> str:
 
 # -- what is asked over HTTP ---------------------------------------------------------------------
 
+NO_REPLY = (OSError, http.client.HTTPException)
+"""What comes of a server that is not there, or does not speak HTTP."""
+
 
 def is_ok(url: str) -> bool:
     """Return whether ``url`` answers, and with 200."""
     try:
         with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S) as reply:
             return bool(reply.status == 200)
-    except OSError:  # nobody listens yet, or it says that it is not ready
+    except NO_REPLY:  # nobody listens yet, or it says that it is not ready
         return False
 
 
@@ -153,13 +157,16 @@ def get_text(url: str) -> str:
         with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S) as reply:
             text: str = reply.read().decode()
             return text
-    except OSError as error:
+    except (*NO_REPLY, UnicodeDecodeError) as error:
         raise StudyError(f"{url} cannot be read: {error}") from error
 
 
 def get_json(url: str) -> Any:
     """Return the JSON that ``url`` answers. Raises StudyError."""
-    return json.loads(get_text(url))
+    try:
+        return json.loads(get_text(url))
+    except (ValueError, RecursionError) as error:
+        raise StudyError(f"{url} answers no JSON: {error}") from error
 
 
 # -- the two servers -----------------------------------------------------------------------------

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from punctual.cli.options import add_options, detect_options, nobody_there, read_server
+from punctual.cli.options import (
+    access_denied,
+    add_options,
+    detect_options,
+    nobody_there,
+    read_server,
+)
 from punctual.cli.pictures import drawing_paths, find_pictures
 from punctual.problems import AccessDenied, Problem, PunctualError, Unreachable
 from serving.core.command_errors import (
@@ -92,8 +98,10 @@ def _detect(arguments: argparse.Namespace) -> None:
         for picture in bar:
             try:
                 reply = client.detect(picture.path, **options)
+            except AccessDenied as problem:
+                raise access_denied(problem, arguments) from problem
             except Problem as problem:
-                if isinstance(problem, AccessDenied) or problem.slug in _OF_ALL_IMAGES:
+                if problem.slug in _OF_ALL_IMAGES:
                     raise InvalidArgument(str(problem)) from problem
                 num_refused += 1
                 bar.write(f"{picture.path}: {problem}", file=sys.stderr)

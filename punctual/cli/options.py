@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from punctual.exchange import DEFAULT_URL, DetectOptions, base_url, key_headers
-from punctual.problems import Unreachable
+from punctual.problems import AccessDenied, Unreachable
 from serving.core.command_errors import (
     CommandError,
     CommandFailed,
@@ -17,6 +17,7 @@ from serving.core.command_errors import (
     os_error_text,
 )
 from serving.core.command_numbers import positive
+from serving.core.server_options import key_hint
 
 _ASKED = ("deadline_ms", "min_depth", "max_depth", "score_threshold", "classes")
 
@@ -77,6 +78,11 @@ def read_server(arguments: argparse.Namespace) -> tuple[str, str | None]:
 def nobody_there(error: Unreachable) -> CommandFailed:
     """Return what to say where no server answers at all."""
     return CommandFailed(f"{error}; `punctual serve` starts a server, --url names another")
+
+
+def access_denied(problem: AccessDenied, arguments: argparse.Namespace) -> InvalidArgument:
+    """Return what to say where the server asks for a key, or for another one."""
+    return InvalidArgument(str(problem).rstrip(".") + key_hint(arguments.key_file))
 
 
 def _read_key(path: Path) -> str:

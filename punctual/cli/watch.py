@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from punctual.cli.options import add_options, detect_options, read_server
-from serving.core.command_errors import InvalidArgument, files_of_the_user
+from punctual.cli.options import access_denied, add_options, detect_options, read_server
+from serving.core.command_errors import CommandFailed, InvalidArgument, files_of_the_user
 from serving.core.command_numbers import positive
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     from punctual.cli.watching.screen import render
     from punctual.cli.watching.sources import Source
     from punctual.cli.watching.watcher import Watcher
+    from punctual.problems import AccessDenied
     from punctual.stream import FrameStream
 
     source = Source(arguments.source, arguments.rate)
@@ -110,7 +111,10 @@ def _watch(arguments: argparse.Namespace) -> None:
         happened: Happened = queue.SimpleQueue()
 
         def connect() -> FrameStream:
-            stream = FrameStream(arguments.name, url, key=key, **options)
+            try:
+                stream = FrameStream(arguments.name, url, key=key, **options)
+            except AccessDenied as problem:
+                raise access_denied(problem, arguments) from problem
             _start(partial(_receive, stream, watcher, happened))
             return stream
 
@@ -236,13 +240,15 @@ class _Feed:
 
 def _receive(stream: FrameStream, watcher: Watcher, happened: Happened) -> None:
     """Have every reply of a stream taken, and its end."""
-    from punctual.problems import PunctualError
+    from punctual.problems import UnexpectedReply, Unreachable
 
     try:
         while True:
             happened.put(partial(watcher.replied, stream, stream.receive()))
-    except PunctualError:
+    except Unreachable:
         happened.put(partial(watcher.lost, stream))
+    except UnexpectedReply as error:  # which another connection would not be the end of
+        happened.put(partial(_raise, CommandFailed(str(error))))
 
 
 def _raise(error: Exception) -> None:

@@ -20,6 +20,7 @@ from punctual import (
     UnexpectedReply,
     Unreachable,
 )
+from punctual.exchange import MAX_REPLY_BYTES
 from tests.serving.fakes import JPEG, FakeClock, picture
 from tests.serving.gateway import Gateway
 
@@ -158,6 +159,20 @@ def test_what_waiting_does_not_help_is_not_tried_again(kind: str) -> None:
     with pytest.raises(BudgetInfeasible) as raised:
         world.detect(patience_s=10)
     assert raised.value.min_budget_ms == 12
+
+
+def test_a_reply_has_a_bound(kind: str) -> None:
+    world = World(kind, httpx.Response(200, content=b" " * (MAX_REPLY_BYTES + 1)))
+    with pytest.raises(UnexpectedReply, match=f"more than {MAX_REPLY_BYTES} bytes"):
+        world.detect()
+
+
+def test_a_key_is_shown_to_nobody_else(kind: str) -> None:
+    elsewhere = {"Location": "https://example.net/v1/detect"}
+    world = World(kind, httpx.Response(307, headers=elsewhere), key="secret")
+    with pytest.raises(UnexpectedReply, match="307"):
+        world.detect()
+    assert [request.url.host for request in world.seen] == ["127.0.0.1"]
 
 
 def test_a_server_that_does_not_answer_is_unreachable(kind: str) -> None:

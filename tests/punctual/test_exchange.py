@@ -17,7 +17,8 @@ from punctual.exchange import (
     read_json,
 )
 from punctual.problems import Overloaded, Problem, UnexpectedReply
-from punctual.reply import read_reply, read_server_timing
+from punctual.reply import read_frame_reply, read_reply, read_server_timing
+from tests.punctual.test_clients import ANSWER
 from tests.serving.fakes import JPEG
 
 
@@ -81,7 +82,7 @@ def test_what_can_be_no_key_is_refused(key: str) -> None:
     assert not key or key not in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"<html>", b"[1]", b'"a"', b"\xff"])
+@pytest.mark.parametrize("content", [b"<html>", b"[1]", b'"a"', b"\xff", b"[" * 100_000])
 @pytest.mark.parametrize("status", [200, 502])
 def test_what_is_no_object_is_unexpected(status: int, content: bytes) -> None:
     with pytest.raises(UnexpectedReply, match=str(status)):
@@ -91,6 +92,41 @@ def test_what_is_no_object_is_unexpected(status: int, content: bytes) -> None:
 def test_a_reply_that_lacks_something_is_unexpected() -> None:
     with pytest.raises(UnexpectedReply, match="request_id"):
         read_reply({"model": "cells"}, round_trip_s=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", 1),
+        ("image", [64, 48]),
+        ("image", {"width": "64", "height": 48}),
+        ("detections", {"box": []}),
+        ("detections", [None]),
+        ("detections", [{"box": "1234", "score": 0.9, "label": "s", "class_id": 1}]),
+        ("detections", [{"box": [1, 2, 3, 1e999], "score": 0.9, "label": "s", "class_id": 1}]),
+        ("detections", [{"box": [1, 2, 3, 4], "score": 0.9, "label": "s", "class_id": "1"}]),
+        ("exit_depth", None),
+        ("expected_ap", "high"),
+        ("elapsed_ms", 10**400),
+    ],
+)
+def test_a_reply_with_something_else_in_it_is_unexpected(name: str, value: object) -> None:
+    assert read_reply(ANSWER, round_trip_s=0.1).raw == ANSWER
+    with pytest.raises(UnexpectedReply, match="lacks what one of detection has"):
+        read_reply({**ANSWER, name: value}, round_trip_s=0.1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "null", "<html>", "[" * 100_000, '{"frame": 1}'),
+        '{"frame": 1e999, "outcome": "answered"}',
+        '{"frame": 1, "outcome": "overloaded", "status": "x"}',
+    ],
+)
+def test_a_message_that_is_about_no_frame_is_unexpected(text: str) -> None:
+    with pytest.raises(UnexpectedReply, match="about no frame"):
+        read_frame_reply(text)
 
 
 def test_stages_are_read_from_server_timing() -> None:

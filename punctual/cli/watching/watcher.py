@@ -14,7 +14,14 @@ from typing import Protocol
 from punctual.cli.options import nobody_there
 from punctual.cli.watching.ledger import LOST, Ended, Ledger
 from punctual.cli.watching.newest import Frame
-from punctual.problems import Overloaded, Problem, TooManyRequests, Unavailable, Unreachable
+from punctual.problems import (
+    Overloaded,
+    Problem,
+    PunctualError,
+    TooManyRequests,
+    Unavailable,
+    Unreachable,
+)
 from punctual.reply import ANSWERED, FrameReply, Reply
 from serving.core.command_errors import CommandError, CommandFailed
 
@@ -114,6 +121,8 @@ class Watcher:
             self._delay_s = min(MAX_DELAY_S, 2 * self._delay_s)
         except Problem as problem:
             raise CommandError(str(problem)) from problem
+        except PunctualError as error:
+            raise CommandFailed(str(error)) from error
         else:
             self.num_connections += 1
             self._delay_s = FIRST_DELAY_S

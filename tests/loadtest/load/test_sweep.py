@@ -74,7 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self._reply(200, {"models": [{"name": "toy"}]})
+        self._reply(200, {"models": [{"name": "toy", "exits": [{"min_budget_ms": 10.0}]}]})
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))

@@ -132,7 +132,8 @@ def test_an_image_that_cannot_be_read_does_not_end_the_others(
 
 @pytest.mark.usefixtures("images")
 @pytest.mark.parametrize(
-    ("slug", "status"), [("unauthenticated", 401), ("invalid-parameter", 400), ("not-found", 404)]
+    ("slug", "status"),
+    [("method-not-allowed", 405), ("invalid-parameter", 400), ("not-found", 404)],
 )
 def test_what_every_image_would_meet_ends_the_command(
     serve: Serve, capsys: pytest.CaptureFixture[str], slug: str, status: int
