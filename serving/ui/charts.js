@@ -1,6 +1,7 @@
 // Both charts: what this server did with each picture, and what one would do that knows one operating point.
 
 import {FixedPoint} from "./fixed.js";
+import {Overhead} from "./overhead.js";
 import {node} from "./panel.js";
 import {Lane} from "./timeline.js";
 
@@ -17,10 +18,11 @@ export class Charts {
   #served = new Lane($("lane-served"), $("figures-served"));
   #fixed = new Lane($("lane-fixed"), $("figures-fixed"));
   #fixedPoint = new FixedPoint();
+  #overhead = new Overhead();
   #points = null;
   #awake = false;
-  #drawnMs = 0;
-  #spokenMs = 0;
+  #drawnMs = -Infinity;
+  #spokenMs = -Infinity;
 
   // `isSpoken` says whether what the charts show is to be said now and then.
   constructor(isSpoken) {
@@ -35,6 +37,7 @@ export class Charts {
     this.#points = points;
     $("scale").style.background = `linear-gradient(to right, ${[0, .25, .5, .75, 1].map((share) =>
       points.color(points.lowest + share * (points.highest - points.lowest))).join()})`;
+    this.wake();
     const names = [...$("fixed").options].map(({value}) => value);
     if (names.join() === points.all.map(({point}) => point).join()) return;
     $("fixed").replaceChildren(...points.all.map(({point}) => {
@@ -52,17 +55,22 @@ export class Charts {
     this.#served.add(reply.detections
       ? {atMs, own, share: reply.elapsed_ms / reply.budget_ms, ap: reply.expected_ap, point: reply.operating_point}
       : {atMs, own, share: null, ap: 0, point: null});
+    const engineMs = reply.detections && this.#points.engineMs(reply.operating_point);
+    if (engineMs) this.#overhead.add(atMs, atMs + reply.elapsed_ms, engineMs);
     const point = this.#points.all.find((each) => each.point === $("fixed").value);
-    if (point.ms !== null)
+    if (point.ms !== null) {
+      const workMs = point.ms + (this.#overhead.perAnswerMs(performance.now()) ?? point.reserveMs);
+      $("fixed-ms").textContent = `${workMs.toFixed(1)} ms each, `;
       this.#fixed.add({
-        atMs, own, share: this.#fixedPoint.arrive(atMs, budgetMs, point),
+        atMs, own, share: this.#fixedPoint.arrive(atMs, budgetMs, workMs),
         ap: point.ap, point: point.point,
       });
+    }
     this.wake();
   }
 
   wake() {
-    if (this.#awake) return;
+    if (this.#awake || !this.#points) return;
     this.#awake = true;
     requestAnimationFrame(() => this.#draw());
   }
@@ -71,11 +79,13 @@ export class Charts {
   #begin() {
     this.#fixedPoint = new FixedPoint();
     this.#fixed.clear();
+    $("fixed-ms").textContent = "";
+    this.wake();
   }
 
   #draw() {
-    const nowMs = performance.now();
-    if (nowMs - this.#drawnMs >= DRAW_MS && this.#points) {
+    const nowMs = performance.now(), isDue = nowMs - this.#drawnMs >= DRAW_MS;
+    if (isDue) {
       this.#drawnMs = nowMs;
       const [real, computed] = [this.#served, this.#fixed].map((lane) => {
         lane.draw(nowMs, this.#points);
@@ -87,7 +97,7 @@ export class Charts {
         $("spoken").textContent = `Punctual: ${percent(real)}. At one point: ${percent(computed)}.`;
       }
     }
-    this.#awake = !this.#served.isEmpty(nowMs);
+    this.#awake = !isDue || !this.#served.isEmpty(nowMs);
     if (this.#awake) requestAnimationFrame(() => this.#draw());
   }
 

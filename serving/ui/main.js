@@ -261,9 +261,8 @@ function closeCamera() {
 
 // What changes several times a second is not read out; the charts say in a sentence what it amounts to.
 function hush() {
-  const often = crowd.size > 0 || state.camera !== null;
-  $("result").ariaLive = often ? "off" : "polite";
-  $("problem").ariaLive = often ? "off" : "assertive";
+  $("result").ariaLive = isOften() ? "off" : "polite";
+  $("problem").ariaLive = isOften() ? "off" : "assertive";
 }
 
 // Send picture after picture for as long as this camera is the one that is open.
@@ -303,7 +302,8 @@ const openStream = (name) => new FrameStream(name, budgetMs(), query(), (words) 
   start();
 });
 
-const charts = new Charts(() => crowd.size > 0);
+const isOften = () => crowd.size > 0 || state.camera !== null;
+const charts = new Charts(isOften);
 const crowd = new Crowd({
   open: openStream,
   ended: (sentMs, reply) => charts.record(sentMs, budgetMs(), reply, false),

@@ -17,7 +17,7 @@ export function node(tag, text, style) {
 function spentOn(answers, points, serverTiming) {
   if (!serverTiming)
     return answers.map((answer, i) => [
-      points.several ? answer.operating_point : `Exit ${answer.exit_depth}`,
+      points.several ? points.name(answer.operating_point) + points.unit : `Exit ${answer.exit_depth}`,
       points.color(answer.expected_ap),
       answer.elapsed_ms - (answers[i - 1]?.elapsed_ms ?? 0)]);
   const spent = Object.fromEntries(serverTiming.split(", ").map((entry) => {
@@ -37,11 +37,12 @@ export function showReply({reply, answers, points, maxDepth, done, serverTiming,
     const other = !reached && answers.find((each) => each.operating_point.split("+").includes(point));
     const box = node(other ? "button" : "span", text);
     box.className = reached ? "reached" : depth > maxDepth ? "barred" : "";
+    box.ariaCurrent = reached ? "true" : null;
     if (other) box.onclick = () => choose(other);
     return box;
   }));
   $("expected").textContent =
-    (points.several ? `${reply.operating_point}, expected` : "Expected") +
+    (points.several ? `${points.name(reply.operating_point)}${points.unit}, expected` : "Expected") +
     ` ${points.measure} ${reply.expected_ap.toFixed(3)}` +
     (!reply.degraded ? "" : done && reply === latest ? ", degraded to be on time" : ", on the way");
   const spent = spentOn(answers, points, serverTiming);

@@ -87,6 +87,21 @@ export function inkOn(color) {
   return (luminance + .05) ** 2 > 1.05 * .05 ? "#000000" : "#ffffff";
 }
 
+// Where labels are written, as [left, top]: at their boxes, the best first, in the picture of this width and
+// height and, as far as there is room, not over one another.
+export function labelPlaces(boxes, widths, tall, width, height) {
+  const taken = [];
+  return boxes.map(([x1, y1, , y2], i) => {
+    const left = Math.max(0, Math.min(x1, width - widths[i]));
+    const isFree = (top) => !taken.some(([otherLeft, otherTop, otherWidth]) =>
+      Math.abs(top - otherTop) < tall && left < otherLeft + otherWidth && otherLeft < left + widths[i]);
+    const tops = [y1 - tall, y1, y2 - tall, y2].filter((top) => top >= 0 && top + tall <= height);
+    const top = tops.find(isFree) ?? tops[0] ?? 0;
+    taken.push([left, top, widths[i]]);
+    return [left, top];
+  });
+}
+
 // Draw a picture into a canvas of its size, with the boxes of a reply, if there is one, the best on top.
 export function drawBoxes(canvas, picture, reply) {
   const pen = canvas.getContext("2d");
@@ -95,17 +110,20 @@ export function drawBoxes(canvas, picture, reply) {
   pen.drawImage(picture, 0, 0);
   if (!reply) return;
   const unit = Math.max(canvas.width, canvas.height) / 640;
-  const height = Math.max(11, 13 * unit);
+  const height = Math.max(11, 13 * unit), tall = height * 1.35;
   pen.font = `600 ${height}px system-ui, "DejaVu Sans", sans-serif`;
   pen.lineWidth = Math.max(1.5, 2.5 * unit);
-  for (const {box: [x1, y1, x2, y2], label, score, class_id} of [...reply.detections].reverse()) {
-    const text = `${label} ${score.toFixed(2)}`, width = pen.measureText(text).width + height * .6;
-    const top = y1 > height * 1.35 ? y1 - height * 1.35 : y1;
-    const left = Math.max(0, Math.min(x1 - pen.lineWidth / 2, canvas.width - width)); // all of it in the picture
-    pen.strokeStyle = pen.fillStyle = classColor(class_id);
+  const texts = reply.detections.map(({label, score}) => `${label} ${score.toFixed(2)}`);
+  const widths = texts.map((text) => pen.measureText(text).width + height * .6);
+  const boxes = reply.detections.map(({box}) => box);
+  const edges = boxes.map(([x1, ...others]) => [x1 - pen.lineWidth / 2, ...others]);
+  const places = labelPlaces(edges, widths, tall, canvas.width, canvas.height);
+  for (let i = boxes.length - 1; i >= 0; i--) {
+    const [x1, y1, x2, y2] = boxes[i], [left, top] = places[i];
+    pen.strokeStyle = pen.fillStyle = classColor(reply.detections[i].class_id);
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
-    pen.fillRect(left, top, width, height * 1.35);
+    pen.fillRect(left, top, widths[i], tall);
     pen.fillStyle = inkOn(pen.fillStyle);
-    pen.fillText(text, left + height * .3, top + height);
+    pen.fillText(texts[i], left + height * .3, top + height);
   }
 }

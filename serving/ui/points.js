@@ -54,6 +54,13 @@ export class Points {
     }).join(" + ");
   }
 
+  // The milliseconds that the engine is said to take for an answer of this point, or of these, if it is
+  // merged; null where nothing is said.
+  engineMs(operatingPoint) {
+    const each = operatingPoint.split("+").map((point) => this.all.find((known) => known.point === point)?.ms ?? null);
+    return each.includes(null) ? null : each.reduce((sum, ms) => sum + ms, 0);
+  }
+
   // The color of an answer with this AP: from amber, the least accurate, to teal.
   color(ap) {
     const share = this.highest > this.lowest ? (ap - this.lowest) / (this.highest - this.lowest) : 1;

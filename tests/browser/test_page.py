@@ -52,6 +52,11 @@ class TestOpening:
         for hidden in ("#result", "#problem", "#canvas"):
             expect(fresh.locator(hidden)).to_be_hidden()
 
+    def test_the_charts_have_their_axes(self, fresh: Page):
+        for lane in ("served", "fixed"):
+            is_drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size > 1"
+            fresh.wait_for_function(f"() => ({is_drawn})(document.getElementById('lane-{lane}'))")
+
     def test_it_fetches_nothing_from_elsewhere(self, browser: Browser, site: Server):
         asked: list[str] = []
         page = browser.new_page(base_url=site.url)
@@ -272,6 +277,8 @@ class TestSeveralSizes:
             expect(page.locator("#model")).to_have_text("cells, 172, 300 px")
             expect(page.locator("#exits span")).to_have_text(["172", "300"])
             expect(page.locator("#exits .reached")).to_have_text(["172", "300"])
+            expect(page.locator("#exits [aria-current]")).to_have_text(["172", "300"])
+            expect(page.locator("#expected")).to_contain_text("172 + 300 px, expected AP")
             expect(page.locator("#fixed option")).to_have_text(["172 px", "300 px"])
             expect(page.locator("#figures-served")).to_contain_text("most often at, px172 + 300")
             for hidden in ("#depth", "#depth-label"):
@@ -375,6 +382,29 @@ class TestLooks:
             }"""
         )
         assert min(ratios) >= 4.5
+
+    def test_labels_are_not_over_one_another_nor_out_of_the_picture(self, page: Page):
+        cases = [
+            [[0, 20, 90, 80]],  # above its box
+            [[0, 5, 90, 80]],  # no room above
+            [[90, 20, 100, 80]],  # too wide for the rest of the line
+            [[10, 20, 90, 80], [5, 22, 90, 90]],  # the second where the first is
+            [[0, 0, 100, 5]] * 3,  # more than there is room for
+        ]
+        found = page.evaluate(
+            """async (cases) => {
+                const {labelPlaces} = await import("/ui/picture.js");
+                return cases.map((boxes) => labelPlaces(boxes, boxes.map(() => 40), 10, 100, 100));
+            }""",
+            cases,
+        )
+        assert found == [
+            [[0, 10]],
+            [[0, 5]],
+            [[60, 10]],
+            [[10, 10], [5, 22]],
+            [[0, 0], [0, 0], [0, 0]],
+        ]
 
     def test_all_of_the_sources_can_be_seen(self, browser: Browser, site: Server):
         page = browser.new_page(base_url=site.url, viewport={"width": 320, "height": 700})

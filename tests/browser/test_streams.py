@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import slide
-from tests.browser.test_page import NO_ANSWER_DEPTH
+from tests.browser.test_page import NO_ANSWER_DEPTH, SLOW_DEPTH
 from tests.e2e.process import Server
 
 
@@ -23,6 +23,7 @@ class TestCamera:
         expect(page.locator("#exits .reached")).to_have_text("3")
         expect(page.locator("#figures-served dd").first).to_have_text(re.compile("[0-9]+ %"))
         expect(page.locator("#result")).to_have_attribute("aria-live", "off")
+        expect(page.locator("#spoken")).to_contain_text("percent in time")
         width = page.locator("#canvas").evaluate("canvas => canvas.width")
         assert 0 < width <= 640
         slide(page, "score", 0.95)  # which holds for the next stream
@@ -120,23 +121,77 @@ class TestFixedPoint:
     @pytest.mark.parametrize(
         ("arrivals_ms", "shares"),
         [
-            ([0, 100], [0.3, 0.3]),
-            ([0, 0, 0, 0], [0.3, 0.5, 0.7, 0.9]),
-            ([0, 0, 0, 0, 0, 0, 30], [0.3, 0.5, 0.7, 0.9, None, None, 0.8]),
+            ([0, 100], [0.2, 0.2]),
+            ([0, 0, 0, 0], [0.2, 0.4, 0.6, 0.8]),
+            ([0, 0, 0, 0, 0, 0, 30], [0.2, 0.4, 0.6, 0.8, 1.0, None, 0.9]),
         ],
         ids=["idle", "one after another", "late ones cost nothing"],
     )
     def test_shares_of_the_budget(self, page: Page, arrivals_ms: list[int], shares: list[float]):
-        # 10 ms to decode, 20 in the engine, a budget of 100.
+        # 20 ms each, a budget of 100.
         found = page.evaluate(
             """async (arrivals) => {
                 const {FixedPoint} = await import("/ui/fixed.js");
                 const queue = new FixedPoint();
-                return arrivals.map((at) => queue.arrive(at, 100, {reserveMs: 10, ms: 20}));
+                return arrivals.map((at) => queue.arrive(at, 100, 20));
             }""",
             arrivals_ms,
         )
         assert found == [None if share is None else pytest.approx(share) for share in shares]
+
+    def test_what_this_server_needs_beside_its_engine_is_needed_there_too(
+        self, page: Page, site: Server
+    ):
+        with site.client() as client:
+            exits = client.get("/v1/models").json()["models"][0]["exits"]
+        slow, best = (exits[depth - 1]["predicted_ms"] for depth in (SLOW_DEPTH, len(exits)))
+        slide(page, "depth", SLOW_DEPTH)
+        with page.expect_response("**/v1/detect*") as response:
+            page.locator("#samples button").first.click()
+        elapsed_ms = response.value.json()["elapsed_ms"]
+        told = f"{best + elapsed_ms - slow:.1f} ms each, computed"
+        expect(page.locator("figure:has(#fixed) .tag")).to_have_text(told)
+
+
+class TestOverhead:
+    """What a server needs beside its engine, by when pictures came and were answered."""
+
+    def test_of_the_last_seconds(self, page: Page):
+        cases = {
+            "one after another": ([(0, 30, 20), (100, 130, 20)], 10),
+            "side by side": ([(0, 30, 20), (0, 50, 20)], 5),
+            "one within another, which came later": ([(10, 20, 5), (0, 50, 20)], 12.5),
+            "several in one run": ([(0, 30, 20), (0, 30, 20)], 0),
+            "none yet": ([], None),
+            "some long ago": ([(-9000, -1000, 1), (0, 30, 20)], 10),
+            "none lately": ([(-9000, -8970, 20)], None),
+        }
+        found = page.evaluate(
+            """async (cases) => {
+                const {Overhead} = await import("/ui/overhead.js");
+                return cases.map(([answers]) => {
+                    const overhead = new Overhead();
+                    for (const answer of answers) overhead.add(...answer);
+                    return overhead.perAnswerMs(200);
+                });
+            }""",
+            list(cases.values()),
+        )
+        assert dict(zip(cases, found, strict=True)) == {
+            name: expected if expected is None else pytest.approx(expected)
+            for name, (_, expected) in cases.items()
+        }
+
+    def test_the_last_known_stands_while_there_are_no_answers(self, page: Page):
+        found = page.evaluate(
+            """async () => {
+                const {Overhead} = await import("/ui/overhead.js");
+                const overhead = new Overhead();
+                overhead.add(0, 30, 20);
+                return [200, 60000].map((nowMs) => overhead.perAnswerMs(nowMs));
+            }"""
+        )
+        assert found == [10, 10]
 
 
 class TestTimeline:
