@@ -53,9 +53,13 @@ class TestOpening:
             expect(fresh.locator(hidden)).to_be_hidden()
 
     def test_the_charts_have_their_axes(self, fresh: Page):
-        for lane in ("served", "fixed"):
-            is_drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size > 1"
-            fresh.wait_for_function(f"() => ({is_drawn})(document.getElementById('lane-{lane}'))")
+        fresh.wait_for_function(
+            """() => ["served", "fixed"].every((lane) => {
+                const canvas = document.getElementById(`lane-${lane}`);
+                const {width, height} = canvas;
+                return canvas.getContext("2d").getImageData(0, 0, width, height).data.some(Boolean);
+            })"""
+        )
 
     def test_it_fetches_nothing_from_elsewhere(self, browser: Browser, site: Server):
         asked: list[str] = []
