@@ -117,6 +117,7 @@ KINDS: Mapping[str, type[Problem]] = {
     "body-timeout": InvalidRequest,
     "head-timeout": InvalidRequest,
     "head-too-large": InvalidRequest,
+    "unserved-version": InvalidRequest,
     "payload-too-large": InvalidRequest,
     "unsupported-image": InvalidRequest,
     "misdirected-request": InvalidRequest,

@@ -12,6 +12,7 @@ Who breaks a bound gets a problem and is hung up on, after the replies to what w
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,6 +33,7 @@ from serving.core.errors import (
     Overloaded,
     ServingError,
     ShedReason,
+    UnservedVersion,
 )
 from serving.http_transport import Flow, ReplyTransport, WebSocketTransport
 from serving.observability.metrics import UNREAD
@@ -156,6 +158,12 @@ OpenWebSocket = Callable[[Config, ServerState, dict[str, Any]], "WebSocketConnec
 
 _WEBSOCKET_PREFIX = STREAM_PREFIX.encode()
 _HANDSHAKE_PREFIX = b"sec-websocket-"
+
+_VERSIONS = ("1.0", "1.1")
+_HOST = re.compile(rb"(\[[\w.:~!$&'()*+,;=%-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?")
+"""What ``Host`` may be (RFC 3986, section 3.2): nothing, too."""
+_WRONG_VERSION = "Invalid HTTP version"
+"""What the parser says of versions that it does not know."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -438,6 +446,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to serve a request, or let it wait for the reply to the one before."""
+        self._check_head()
         if self.parser.should_upgrade():
             return  # see _ignore_upgrade
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -448,8 +457,6 @@ class BoundedProtocol(HttpToolsProtocol):
             )
         if not httptools.parse_url(self.url).path:
             self._end_parsing(InvalidRequest("The target of the request has no path."))
-        if sum(name == b"host" for name, _ in self.headers) > 1:
-            self._end_parsing(InvalidRequest("The request names more than one host."))
         self._stop("late")
         self._in_head = False
         self._head_bytes = self._body_bytes = self._num_chunks = self._fed_bytes = 0
@@ -457,6 +464,19 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if is_next:
             self._running = self.cycle
+
+    def _check_head(self) -> None:
+        """End the parsing of a request in another version, or without its host (RFC 9112, 3.2)."""
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            self._end_parsing(UnservedVersion(f"HTTP/{version} is not served, but HTTP/1.1."))
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1:
+            self._end_parsing(InvalidRequest("The request names more than one host."))
+        if not hosts and version == _VERSIONS[-1]:
+            self._end_parsing(InvalidRequest("The request has no header Host."))
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            self._end_parsing(InvalidRequest("The header Host names no host."))
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -574,4 +594,6 @@ def _reason(error: httptools.HttpParserError) -> ServingError:
     """Return what a parser has found wrong."""
     if isinstance(error, httptools.HttpParserCallbackError):
         return InvalidRequest("The target of the request cannot be read.")
-    return InvalidRequest(f"This is not HTTP/1.1: {str(error).rstrip('.')}.")
+    said = str(error).rstrip(".")
+    kind = UnservedVersion if said == _WRONG_VERSION else InvalidRequest
+    return kind(f"This is not HTTP/1.1: {said}.")

@@ -75,6 +75,7 @@ PROBLEMS = {
     "engine-stalled": Problem(503, "The engine hung"),
     "engine-lost": Problem(503, "The engine's process ended"),
     "deadline-exceeded": Problem(504, "The deadline was missed"),
+    "unserved-version": Problem(505, "This version of HTTP is not served"),
 }
 
 

@@ -7,6 +7,7 @@
     |  |- UnsupportedImage      the body is of a kind that is not served
     |  |- PayloadTooLarge       too many bytes or too many pixels
     |  |- BodyTimeout           the body did not arrive within the budget
+    |  |- UnservedVersion       another version of HTTP than 1.0 and 1.1
     |  |- HeadTooLarge          too many bytes or too many lines before the body
     |  |- HeadTimeout           the head did not arrive in time
     |  |- MisdirectedRequest    the request is for a host that is not served here
@@ -137,6 +138,12 @@ class HeadTooLarge(InvalidRequest):
     """An error for a head with too many bytes or too many lines."""
 
     slug = "head-too-large"
+
+
+class UnservedVersion(InvalidRequest):
+    """An error for a request in a version of HTTP that is not served."""
+
+    slug = "unserved-version"
 
 
 class HeadTimeout(InvalidRequest):

@@ -29,6 +29,7 @@ CODES = {
     "misdirected-request": StatusCode.FAILED_PRECONDITION,
     "budget-infeasible": StatusCode.FAILED_PRECONDITION,
     "too-many-requests": StatusCode.RESOURCE_EXHAUSTED,
+    "unserved-version": StatusCode.UNIMPLEMENTED,
     "head-too-large": StatusCode.RESOURCE_EXHAUSTED,
     "cancelled": StatusCode.CANCELLED,
     "internal": StatusCode.INTERNAL,

@@ -68,7 +68,10 @@ EXPOSITION_BURST_S = 1.0
 
 UNREAD = "unread"
 """Why a connection is ended whose client does not read its replies."""
-CONNECTION_REFUSALS = ("head-timeout", "head-too-large", "invalid-request", "overloaded", UNREAD)
+CONNECTION_REFUSALS = (
+    *("head-timeout", "head-too-large", "invalid-request", "overloaded", "unserved-version"),
+    UNREAD,
+)
 """Reasons why a connection is ended, or a call over gRPC refused, without a detection request."""
 
 REFUSALS = tuple(kind.slug for kind in (Unauthenticated, Forbidden, TooManyRequests))

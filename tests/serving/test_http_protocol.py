@@ -279,6 +279,13 @@ GARBAGE = [
     b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: Host\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n.",
+    *(
+        b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host
+        for host in (b"a b", b"a/b", b"a@b", b"a:b", b"[a", b"\xe9")
+    ),
 ]
 
 
@@ -302,6 +309,26 @@ class TestGarbage:
             served.go_on.set()
             assert json.loads((await client.reply()).body)["path"] == "/wait"
             assert (await client.reply()).problem == "invalid-request"
+
+    @pytest.mark.parametrize("version", [b"0.9", b"1.2", b"2.0", b"3.0", b"9.9"])
+    async def test_of_another_version(self, version: bytes) -> None:
+        async with serving() as served:
+            client = await served.connect()
+            reply = await client.ask(b"GET / HTTP/%b\r\nHost: x\r\n\r\n" % version)
+            assert (reply.status, reply.problem) == (505, "unserved-version")
+            assert await client.closed()
+            assert served.seen == []
+            assert served.refused == ["unserved-version"]
+
+    async def test_what_is_none(self) -> None:
+        """A host may be named by nothing, and HTTP/1.0 knows none."""
+        async with serving() as served:
+            client = await served.connect()
+            for host in (b"", b":80", b"a.example", b"a.example:8000", b"[::1]", b"[::1]:8000"):
+                assert (
+                    await client.ask(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+                ).status == 200
+            assert (await client.ask(b"GET / HTTP/1.0\r\n\r\n")).status == 200
 
     async def test_in_a_body(self) -> None:
         """The application is not given what came of it for the whole."""
