@@ -17,6 +17,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -346,6 +347,23 @@ def _add_foreign(commands: Any) -> None:
 # -- how a command ends --------------------------------------------------------------------------
 
 
+_ENDINGS = (
+    CommandError,
+    ModuleNotFoundError,
+    KeyboardInterrupt,
+    OSError,
+    MemoryError,
+    RuntimeError,
+)
+"""What may be no defect."""
+_NO_MEMORY = re.compile(
+    r"allocate memory|out of memory|bad.alloc|Storage size calculation overflowed"
+    r"|Failed to allocate",
+    re.IGNORECASE,
+)
+"""How torch, OpenVINO and ONNX Runtime say that there was none, in errors of other kinds."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     return run(create_parser(), argv)
@@ -366,7 +384,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where it can still be told that it cannot be written
             return code
-    except (CommandError, ModuleNotFoundError, KeyboardInterrupt, OSError) as error:
+    except _ENDINGS as error:
         ending = _ending(error)
         if ending is None:
             raise
@@ -384,6 +402,8 @@ def _ending(error: BaseException) -> CommandError | None:
             return _missing_extra(error)
         case OSError():
             return _of_output(error)
+        case MemoryError() | RuntimeError():
+            return _of_memory(error)
         case Terminated():
             return CommandStopped("stopped", TERMINATED)
         case _:
@@ -406,6 +426,15 @@ def _of_output(error: OSError) -> CommandError | None:
     with contextlib.suppress(OSError):  # one that is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ending
+
+
+def _of_memory(error: MemoryError | RuntimeError) -> CommandError | None:
+    """Return what to say where there was no memory; None of any other error."""
+    said = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(said):
+        told = f" ({said})" if said else ""
+        return CommandFailed(f"this takes more memory than there is{told}")
+    return None
 
 
 def _missing_extra(error: ImportError) -> MissingExtra | None:

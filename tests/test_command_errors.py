@@ -14,10 +14,11 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loadtest.servers.processes import free_port
@@ -73,6 +74,8 @@ MISTAKES = {
     "cost": [
         ("--config bccd --set detector.x=1", "no field"),
         ("--config bccd --neck nowhere.json", "--neck: .*nowhere.json"),
+        ("--config bccd --set detector.input_size=[102400,102400]", "input_size is .*, it must"),
+        ("--config bccd --set detector.neck_channels=1000000", "neck_channels is 1000000, it must"),
     ],
     "import": [
         ("nowhere.pth --layout mmdet-nas-fpn --out x", "nowhere.pth"),
@@ -92,6 +95,7 @@ MISTAKES = {
     "train": [
         ("--config bccd --out x --data nowhere", "there is no folder nowhere"),
         ("--config bccd --out x --set train.epochs=0", "epochs is 0, it must be"),
+        ("--config bccd --out x --set train.batch_size=100000000", "batch_size is .*, it must be"),
         ("--config bccd --out x --device abacus", "the device is one of cpu, cuda"),
         ("--config bccd --out x --init nowhere.pt", "--init: .*nowhere.pt"),
     ],
@@ -247,6 +251,37 @@ def test_a_server_that_does_not_answer_is_a_failure(
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("punctual: ")
     assert sentence in told
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda torch: torch.empty(10**16),
+        lambda torch: torch.empty(2**40, 2**40),
+        lambda torch: torch.nn.Conv2d(10**7, 10**7, 3),
+        lambda _: np.empty(10**17),
+        lambda _: bytes(2**62),
+    ],
+)
+def test_what_takes_more_memory_than_there_is_is_a_failure(
+    allocate: Callable[[Any], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+
+    def add(commands: Any) -> None:
+        commands.add_parser("x").set_defaults(run=lambda _: allocate(torch))
+
+    assert run_command(add, "x") == FAILURE
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("punctual: this takes more memory than there is")
+
+
+def test_another_error_at_run_time_is_a_defect() -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("the size of tensor a must match")
+
+    with pytest.raises(RuntimeError, match="tensor a"):
+        run_command(lambda commands: commands.add_parser("x").set_defaults(run=fail), "x")
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -12,6 +12,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from builder.config.detector import MAX_INPUT_SIDE
 from serving.core.command_numbers import at_least
 
 RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt")
@@ -120,8 +121,10 @@ def input_sizes(text: str) -> tuple[tuple[int, int], ...]:
         matched = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", part.strip())
         if matched is None:
             raise argparse.ArgumentTypeError(f"{part!r} is no size, such as 300 or 640x512")
-        width, height = matched[1], matched[2] or matched[1]
-        sizes.append((int(height), int(width)))
+        width, height = int(matched[1]), int(matched[2] or matched[1])
+        if max(width, height) > MAX_INPUT_SIDE:
+            raise argparse.ArgumentTypeError(f"{part!r} is larger than {MAX_INPUT_SIDE} pixels")
+        sizes.append((height, width))
     return tuple(sizes)
 
 

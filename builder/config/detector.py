@@ -48,6 +48,20 @@ Suppression compares every pair of candidates.
 """
 
 
+MAX_INPUT_SIDE = 8192
+"""Most pixels of a side of an input."""
+MAX_SIZES = 64
+"""Most input sizes of one detector."""
+MAX_CHANNELS = 16_384
+MAX_STACKS = 64
+MAX_CONVS = 64
+MAX_BACKBONE_LAYERS = 300
+MAX_CLASSES = 100_000
+MAX_ANCHOR_SHAPES = 16
+MAX_GRAPH_ROWS = 256
+# A detector beyond them would only be found to be too large once memory or days have run out.
+
+
 @dataclass(frozen=True, slots=True)
 class DetectorConfig(JsonRecord):
     """One detector's structure and post-processing. Sizes are in pixels of the model input."""
@@ -227,34 +241,39 @@ class DetectorConfig(JsonRecord):
         return tuple((-(-height // stride), -(-width // stride)) for stride in self.strides)
 
 
+SIZE = several(whole(1, MAX_INPUT_SIDE), 2, 2)
+
 DETECTOR_RULES: dict[str, Rule] = {
     **{name: one_of(choices) for name, choices in CHOICES.items()},
     "name": MODEL_NAME,
-    "classes": several(TEXT, 1),
-    "input_size": several(whole(1), 2, 2),
-    "served_sizes": several(several(whole(1), 2, 2)),
-    "backbone_width": whole(1),
-    "backbone_layers": whole(0),
+    "classes": several(TEXT, 1, MAX_CLASSES),
+    "input_size": SIZE,
+    "served_sizes": several(SIZE, 0, MAX_SIZES),
+    "backbone_width": whole(1, MAX_CHANNELS),
+    "backbone_layers": whole(0, MAX_BACKBONE_LAYERS),
     "neck": TEXT,
-    "graph": Rule(lambda value: isinstance(value, tuple), "a list of rows"),
-    "num_stacks": whole(0),
-    "stacks_per_exit": whole(1),
+    "graph": Rule(
+        lambda value: isinstance(value, tuple) and len(value) <= MAX_GRAPH_ROWS,
+        f"a list of at most {MAX_GRAPH_ROWS} rows",
+    ),
+    "num_stacks": whole(0, MAX_STACKS),
+    "stacks_per_exit": whole(1, MAX_STACKS),
     "plain_exit": FLAG,
-    "neck_channels": whole(1),
-    "head_channels": whole(1),
-    "head_convs": whole(0),
-    "light_exits": whole(0),
-    "light_head_channels": whole(1),
-    "light_head_convs": whole(0),
+    "neck_channels": whole(1, MAX_CHANNELS),
+    "head_channels": whole(1, MAX_CHANNELS),
+    "head_convs": whole(0, MAX_CONVS),
+    "light_exits": whole(0, MAX_STACKS),
+    "light_head_channels": whole(1, MAX_CHANNELS),
+    "light_head_convs": whole(0, MAX_CONVS),
     "anchor_scale": POSITIVE,
     "anchor_offset": share(),
-    "octave_scales": several(POSITIVE, 1),
-    "aspect_ratios": several(POSITIVE, 1),
+    "octave_scales": several(POSITIVE, 1, MAX_ANCHOR_SHAPES),
+    "aspect_ratios": several(POSITIVE, 1, MAX_ANCHOR_SHAPES),
     "merge_border_side": optional(POSITIVE),
     "merge_iou_threshold": share(),
     "license": TEXT,
     "score_threshold": share(below_one=True),
     "iou_threshold": share(),
     "max_candidates": whole(1, MAX_CANDIDATES),
-    "max_detections": whole(1),
+    "max_detections": whole(1, MAX_CANDIDATES),
 }

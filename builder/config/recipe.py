@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from builder.config.detector import MAX_INPUT_SIDE, MAX_SIZES
 from builder.config.json_record import JsonRecord
 from builder.config.rules import (
     FLAG,
@@ -26,6 +27,9 @@ TRAIN_CHOICES = {
     "box_loss": ("giou", "huber"),
 }
 """Fields of a recipe that name something in the ``optimization`` or ``losses`` of the training."""
+
+
+MAX_BATCH = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,8 @@ TRAIN_RULES: dict[str, Rule] = {
     "split": TEXT,
     "validation_split": optional(TEXT),
     "epochs": whole(1),
-    "batch_size": whole(1),
-    "micro_batches": whole(1),
+    "batch_size": whole(1, MAX_BATCH),
+    "micro_batches": whole(1, MAX_BATCH),
     "learning_rate": NON_NEGATIVE,
     "final_learning_rate_ratio": share(),
     "milestones": several(whole(1)),
@@ -150,14 +154,14 @@ TRAIN_RULES: dict[str, Rule] = {
     "momentum": share(below_one=True),
     "clip_norm": optional(POSITIVE),
     "exits_per_step": optional(whole(1)),
-    "input_sizes": several(whole(32)),
+    "input_sizes": several(whole(32, MAX_INPUT_SIDE), 0, MAX_SIZES),
     "images_per_epoch": optional(whole(1)),
     "growing": FLAG,
     "backbone_learning_rate_ratio": NON_NEGATIVE,
     "frozen_stages": whole(0),
     "frozen_norms": FLAG,
     "aspect_jitter": NON_NEGATIVE,
-    "validation_sizes": several(whole(32)),
+    "validation_sizes": several(whole(32, MAX_INPUT_SIDE), 0, MAX_SIZES),
     "focal_alpha": share(),
     "focal_gamma": NON_NEGATIVE,
     "box_weight": NON_NEGATIVE,

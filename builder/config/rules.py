@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 
+MAX_SHOWN = 200
+"""Most characters of a value that are repeated where it is refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One kind of value that a field may have: a predicate and its description."""
@@ -85,8 +89,16 @@ def several(rule: Rule, least: int = 0, most: int | None = None) -> Rule:
             and all(map(rule.holds, value))
         )
 
-    count = f"{least}" if least == most else f"{least} or more"
+    if most is None:
+        count = f"{least} or more"
+    else:
+        count = f"{least}" if least == most else f"{least} to {most}"
     return Rule(holds, f"a list of {count}, each {rule.what}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def check(record: object, rules: Mapping[str, Rule]) -> None:
@@ -94,4 +106,4 @@ def check(record: object, rules: Mapping[str, Rule]) -> None:
     for name, rule in rules.items():
         value = getattr(record, name)
         if not rule.holds(value):
-            raise ValueError(f"{name} is {value!r}, it must be {rule.what}")
+            raise ValueError(f"{name} is {_shown(value)}, it must be {rule.what}")

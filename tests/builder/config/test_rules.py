@@ -10,6 +10,7 @@ import pytest
 from builder.config.detector import CHOICES, DETECTOR_RULES, DetectorConfig
 from builder.config.named import CONFIGS
 from builder.config.recipe import TRAIN_CHOICES, TRAIN_RULES, TrainConfig
+from builder.config.rules import MAX_SHOWN
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -55,6 +56,58 @@ def wrong_values() -> list[tuple[str, str, object]]:
 def test_values_of_another_kind_are_refused(part: str, name: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"\b{name} is "):
         replace(getattr(CONFIGS["bccd"], part), **{name: value})
+
+
+TIMES = (
+    *("epochs", "warmup_steps", "exits_per_step", "images_per_epoch", "frozen_stages"),
+    *("validate_every", "milestones"),
+)
+"""Fields that take time, or are no more than there is, and no memory."""
+
+
+def absurd_values() -> list[tuple[str, str, object]]:
+    return [
+        (part, name, value)
+        for part, rules in (("detector", DETECTOR_RULES), ("train", TRAIN_RULES))
+        for name in rules
+        if name not in TIMES
+        for value in absurd(getattr(getattr(CONFIGS["bccd"], part), name))
+    ]
+
+
+def absurd(value: object) -> list[object]:
+    match value:
+        case bool():
+            return []
+        case int():
+            return [10**10]
+        case (int(), int()):
+            return [(10**10, 128), (128, 10**10)]
+        case (str() | float() as first, *_):
+            return [(first,) * 10**6]
+        case _:
+            return []
+
+
+@pytest.mark.parametrize(("part", "name", "value"), absurd_values())
+def test_what_no_machine_has_memory_for_is_refused(part: str, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"\b{name} is ") as refused:
+        replace(getattr(CONFIGS["bccd"], part), **{name: value})
+    assert len(str(refused.value)) < 2 * MAX_SHOWN
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "side", "large"),
+    [
+        ("detector", "served_sizes", (128, 128), (10**5, 128)),
+        ("train", "input_sizes", 128, 10**5),
+        ("train", "validation_sizes", 128, 10**5),
+    ],
+)
+def test_lists_of_sizes_are_bounded(part: str, name: str, side: object, large: object) -> None:
+    for value in ((side,) * 1000, (large,)):
+        with pytest.raises(ValueError, match=rf"\b{name} is "):
+            replace(getattr(CONFIGS["bccd"], part), **{name: value})
 
 
 def test_every_field_has_a_rule() -> None:
