@@ -14,7 +14,7 @@ from serving.core.command_errors import (
     files_of_the_user,
     os_error_text,
 )
-from serving.core.server_options import is_server_url, key_hint
+from serving.core.server_options import MAX_KEY_FILE_BYTES, is_server_url, key_hint, no_key
 
 T = TypeVar("T")
 
@@ -175,13 +175,14 @@ def _ask(
     headers = {"Content-Type": "application/json", "Accept": "application/problem+json"}
     if options.key_file is not None:
         try:
-            key = options.key_file.read_text(encoding="utf-8").strip()
+            with options.key_file.open("rb") as file:
+                key = file.read(MAX_KEY_FILE_BYTES).decode("ascii").strip()
         except OSError as error:
             raise InvalidArgument(f"--key-file: {os_error_text(error)}") from error
         except UnicodeDecodeError as error:
-            raise InvalidArgument(f"--key-file: {options.key_file}: {error}") from error
-        if not key.isascii() or not key.isprintable():
-            raise InvalidArgument(f"{options.key_file} holds something else than a key")
+            raise InvalidArgument(no_key(options.key_file)) from error
+        if not key or not key.isprintable():
+            raise InvalidArgument(no_key(options.key_file))
         headers["Authorization"] = f"Bearer {key}"
     body = None if message is None else json.dumps(message).encode()
     request = urllib.request.Request(options.url.rstrip("/") + path, body, headers)

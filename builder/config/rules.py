@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
 MAX_SHOWN = 200
 """Most characters of a value that are repeated where it is refused."""
 

@@ -17,7 +17,7 @@ from serving.core.command_errors import (
     os_error_text,
 )
 from serving.core.command_numbers import positive
-from serving.core.server_options import key_hint
+from serving.core.server_options import MAX_KEY_FILE_BYTES, key_hint, no_key
 
 _ASKED = ("deadline_ms", "min_depth", "max_depth", "score_threshold", "classes")
 
@@ -87,10 +87,11 @@ def access_denied(problem: AccessDenied, arguments: argparse.Namespace) -> Inval
 
 def _read_key(path: Path) -> str:
     try:
-        key = path.read_text(encoding="ascii").strip()
+        with path.open("rb") as file:
+            key = file.read(MAX_KEY_FILE_BYTES).decode("ascii").strip()
         key_headers(key)
     except OSError as error:
         raise CommandError(f"--key-file: {os_error_text(error)}") from error
     except ValueError as error:
-        raise InvalidArgument(f"--key-file: {path} holds no key, or more than one") from error
+        raise InvalidArgument(no_key(path)) from error
     return key

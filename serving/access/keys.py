@@ -18,8 +18,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,8 @@ from serving.core.principals import Principal
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 """What names of principals look like."""
 MAX_FILE_BYTES = 2**20
+MAX_LINE_BYTES = 512
+"""Length of a line of TOML: names of names, with dots, take a time that grows as its square."""
 MAX_PRINCIPALS = 1000
 """Number of principals in one file, each of which has series of its own among the metrics."""
 MAX_KEYS = 4
@@ -43,6 +47,9 @@ KEY_PREFIX = "punctual_"
 """Beginning of keys that are made here, for people and for tools that look for lost secrets."""
 _KEY_BYTES = 32
 _BLIND_BYTES = 32
+_OF_NOTHING = hashlib.sha256(b"").hexdigest()
+_SHOWN = 200
+"""Most characters that are said of a file that cannot be used."""
 
 
 def new_key() -> str:
@@ -141,21 +148,34 @@ class Keyring:
 
 def read_keys(path: Path) -> Keyring:
     """Return the keyring in a file. Raises KeyFileError, whose sentence has no digest in it."""
+    content = _content(path)
+    is_json = path.suffix == ".json"
+    if not is_json and any(len(line) > MAX_LINE_BYTES for line in content.split(b"\n")):
+        raise KeyFileError(f"the key file {path} has a line of more than {MAX_LINE_BYTES} bytes")
     try:
-        with path.open("rb") as file:
+        parse = json.loads if is_json else tomllib.loads
+        entries = _File.model_validate(parse(content.decode("utf-8"))).principal
+    except ValidationError as error:
+        raise KeyFileError(f"the key file {path}: {_sentence(error)}") from None
+    except (ValueError, RecursionError) as error:
+        why = str(error)[:_SHOWN]
+        raise KeyFileError(f"the key file {path} cannot be parsed: {why}") from None
+    return Keyring(_by_digest(path, entries))
+
+
+def _content(path: Path) -> bytes:
+    """Return what is in a file. Raises KeyFileError for what is none, or too large."""
+    try:
+        # A pipe would be waited for until somebody writes.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise KeyFileError(f"the key file {path} is no file")
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from error
     if len(content) > MAX_FILE_BYTES:
         raise KeyFileError(f"the key file {path} has more than {MAX_FILE_BYTES} bytes")
-    try:
-        parse = json.loads if path.suffix == ".json" else tomllib.loads
-        entries = _File.model_validate(parse(content.decode("utf-8"))).principal
-    except ValidationError as error:
-        raise KeyFileError(f"the key file {path}: {_sentence(error)}") from None
-    except (ValueError, RecursionError) as error:
-        raise KeyFileError(f"the key file {path} cannot be parsed: {error}") from None
-    return Keyring(_by_digest(path, entries))
+    return content
 
 
 def _by_digest(path: Path, entries: list[_Entry]) -> dict[str, Principal]:
@@ -167,6 +187,11 @@ def _by_digest(path: Path, entries: list[_Entry]) -> dict[str, Principal]:
             raise KeyFileError(f"the key file {path} has two principals called {entry.name}")
         names.add(entry.name)
         for digest in entry.sha256:
+            if digest == _OF_NOTHING:
+                raise KeyFileError(
+                    f"the key file {path} has the SHA-256 of no byte at all for {entry.name}, as "
+                    "of a variable that was not set: anybody could show that"
+                )
             if digest in found:
                 raise KeyFileError(
                     f"the key file {path} has one key twice, of {found[digest].name} and "
@@ -179,5 +204,12 @@ def _by_digest(path: Path, entries: list[_Entry]) -> dict[str, Principal]:
 def _sentence(error: ValidationError) -> str:
     """Return the first thing that is wrong, and where."""
     problem: Any = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(map(_place, problem["loc"]))
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+
+
+def _place(part: int | str) -> str:
+    """Return a step on the way to what is wrong; what could be anything is quoted."""
+    text = str(part)
+    is_plain = len(text) <= _SHOWN and re.fullmatch(r"\w+", text, re.ASCII)
+    return text if is_plain else repr(text[:_SHOWN])

@@ -20,6 +20,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from serving.api.body import check_head
 from serving.api.described_problems import OF_ANY_ROUTE, problem_responses
 from serving.api.numbers import shown
 from serving.api.problems import PROTOCOL_PREFIX, UnknownModel
@@ -198,6 +199,7 @@ async def _parameters(request: Request) -> dict[str, Any]:
         raise UnsupportedImage(f"Content-Type must be application/json; it is {shown(stated)}.")
     if not stated and "origin" in request.headers:
         raise UnsupportedImage("Content-Type must be application/json; none is stated.")
+    check_head(request.headers, MAX_BODY_BYTES)
     body = b""
     try:
         async with asyncio.timeout(BODY_WITHIN_S):

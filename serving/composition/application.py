@@ -36,6 +36,7 @@ from serving.api.tracking import Tracking
 from serving.api.upload import Upload
 from serving.artifacts.model_folders import ModelError
 from serving.backends.model_changes import ChangeableBackend
+from serving.backends.threads import in_daemon_thread
 from serving.composition.backend import runtime_name
 from serving.core.command_errors import CommandFailed
 from serving.core.family import Family
@@ -117,6 +118,9 @@ def create_app(
         summary="Object detection that answers on time.",
         lifespan=lifespan,
         responses=problem_responses(OF_ANY_ROUTE),
+        # It would be to this host as the client calls it, without the encryption of a proxy in
+        # front: there the client would show its key.
+        redirect_slashes=False,
         # Its own descriptions need a network that loads scripts from elsewhere.
         openapi_url=None,
         docs_url=None,
@@ -263,7 +267,7 @@ async def _running(
     tracing: Tracing | None,
 ) -> AsyncIterator[None]:
     """Start what runs beside the server, and end it in the order in which it is needed."""
-    tasks = [] if key_file is None else [asyncio.create_task(key_file.watch())]
+    tasks = [] if key_file is None else [asyncio.create_task(key_file.watch(in_daemon_thread))]
     try:
         try:
             if calls is not None:

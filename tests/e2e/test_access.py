@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from contextlib import closing
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -41,6 +45,83 @@ def test_keys_come_and_go_without_a_restart(tmp_path: Path) -> None:
         assert status(server, "two") == 200
         server.terminate()
         assert server.ended() == 0
+
+
+def test_a_key_file_under_attack(tmp_path: Path) -> None:
+    """Whatever comes in its place, those who have a key are served meanwhile."""
+    path = tmp_path / "keys.toml"
+    write(path, "one")
+    with fake_server(PUNCTUAL_KEYS_FILE=path) as server:
+        for number, attack in enumerate((_pipe, _folder, _hole, _line), start=1):
+            other = tmp_path / "other"
+            attack(other)
+            path.unlink()
+            other.rename(path)
+            for _ in range(100):
+                server.process.send_signal(signal.SIGHUP)
+            eventually(partial(_said, server, "stay in use", number))
+            assert (status(server, "one"), status(server, "two")) == (200, 401)
+            path.rmdir() if path.is_dir() else path.unlink()
+            write(path, "one")
+            server.process.send_signal(signal.SIGHUP)
+            eventually(partial(_said, server, "1 principals from", number))
+        assert "Traceback" not in server.output
+        server.terminate()
+        assert server.ended() == 0
+
+
+def _said(server: Server, words: str, times: int) -> bool:
+    return server.output.count(words) >= times
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _hole(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**30)
+
+
+def _line(path: Path) -> None:
+    path.write_bytes(b"a" + b".a" * 2**18 + b"=1")
+
+
+def test_the_port_for_admins_under_attack(tmp_path: Path) -> None:
+    path, port = tmp_path / "keys.toml", free_port()
+    write(path, "user")
+    path.write_text(path.read_text() + _admin("boss"))
+    with fake_server(PUNCTUAL_KEYS_FILE=path, PUNCTUAL_ADMIN_PORT=port) as server:
+
+        def asked(method: str, target: str, key: str) -> int:
+            with closing(HTTPConnection("127.0.0.1", port, PATIENCE_S)) as connection:
+                connection.request(method, target, headers={"X-API-Key": key})
+                return connection.getresponse().status
+
+        load = "/v2/repository/models/{}/load"
+        names = ("..", "%2e%2e", "%2e%2e%2fcells", "cells%00", "%ff", "cells;x", "a" * 9000)
+        for name in names:
+            assert asked("POST", load.format(name), "boss") == 404
+            assert asked("POST", load.format(name), "user") == 403
+        for target in ("/metrics", "/docs", "/openapi.json", "/%6detrics", "/v1/admin/models"):
+            statuses = [asked("GET", target, key) for key in ("boss", "user", "nobody")]
+            assert statuses == [200, 403, 401]
+        for target in ("/metrics/", "//metrics", "/./metrics", "/v1/../metrics", "/metrics%2f"):
+            assert asked("GET", target, "boss") == 404
+        for method in ("GET", "PUT", "DELETE", "TRACE"):
+            assert asked(method, load.format("cells"), "boss") == 405
+        assert status(server, "user") == 200
+        server.terminate()
+        assert server.ended() == 0
+
+
+def _admin(name: str) -> str:
+    digest = digest_of(name.encode())
+    return f'[[principal]]\nname = "{name}"\nsha256 = "{digest}"\nadmin = true\n'
 
 
 def test_a_server_says_what_is_wrong_with_its_key_file(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -146,6 +149,24 @@ def test_an_unloaded_model_can_be_loaded_again(changeable: Changeable) -> None:
     assert reply.status_code == 200, reply.text
     assert changeable.answered_by() == "4"
     assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+def test_floods_of_changes_and_slow_messages_keep_nobody_waiting(changeable: Changeable) -> None:
+    path = f"/v2/repository/models/{MODEL}/load"
+    lines = (f"POST {path} HTTP/1.1", "Host: x", "Content-Length: 60000", "", "{")
+    with contextlib.ExitStack() as opened:
+        for _ in range(100):
+            slow = socket.create_connection(("127.0.0.1", changeable.admin_port))
+            opened.enter_context(slow).sendall("\r\n".join(lines).encode())
+        version = changeable.answered_by()
+        with ThreadPoolExecutor(8) as pool:
+            url = f"{changeable.admin_url}{path}"
+            replies = list(pool.map(lambda _: httpx.post(url, timeout=60).status_code, range(40)))
+        assert Counter(replies).keys() <= {200, 409}, "it serves already, or another is under way"
+        assert 200 in replies
+        assert changeable.answered_by() == version
+        there = httpx.get(f"{changeable.admin_url}/v1/admin/models").json()
+        assert (there["changing"], len(there["versions"])) == (False, 1)
 
 
 def test_the_side_for_admins_is_not_the_other(changeable: Changeable) -> None:

@@ -11,6 +11,9 @@ from serving.access.keys import (
     KEY_PREFIX,
     MAX_FILE_BYTES,
     MAX_KEY_BYTES,
+    MAX_KEYS,
+    MAX_LINE_BYTES,
+    MAX_PRINCIPALS,
     KeyFileError,
     Keyring,
     digest_of,
@@ -86,6 +89,9 @@ def test_what_is_not_said_is_not_bounded(tmp_path: Path):
         ([entry(key="secret")], "principal.0.key: "),
         ([entry(), entry(sha256=OTHER)], "two principals called camera-7"),
         ([entry(), entry(name="two")], "one key twice, of camera-7 and two"),
+        ([entry(sha256=digest_of(b""))], "no byte at all for camera-7"),
+        ([entry(**{"a\n\x1b[31m": 1})], r"principal.0.'a\n\x1b[31m': "),
+        ([entry(**{"a" * 10_000: 1})], "aaa': "),
     ],
 )
 def test_what_makes_no_sense_is_refused_without_saying_a_digest(
@@ -97,6 +103,8 @@ def test_what_makes_no_sense_is_refused_without_saying_a_digest(
     assert problem in str(error.value)
     assert str(path) in str(error.value)
     assert DIGEST not in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 400
+    assert str(error.value).isprintable()
     assert "secret" not in str(error.value)
 
 
@@ -108,6 +116,26 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, content: bytes):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(KeyFileError, match="the key file"):
             read_keys(tmp_path / name)
+
+
+@pytest.mark.parametrize("line", [b"a" + b".a" * 2**18 + b"=1", b"[" + b"a." * 2**18 + b"a]"])
+def test_what_would_take_minutes_to_parse_is_refused(tmp_path: Path, line: bytes):
+    (tmp_path / "keys.toml").write_bytes(line)
+    with pytest.raises(KeyFileError, match=f"a line of more than {MAX_LINE_BYTES} bytes"):
+        read_keys(tmp_path / "keys.toml")
+
+
+def _digests(number: int) -> list[str]:
+    return [digest_of(b"%d of %d" % (each, number)) for each in range(MAX_KEYS)]
+
+
+def test_a_file_of_as_many_as_there_may_be_is_read(tmp_path: Path):
+    toml = "".join(
+        f'[[principal]]\nname = "{"x" * 50}-{number}"\nsha256 = {_digests(number)}\n'
+        for number in range(MAX_PRINCIPALS)
+    )
+    (tmp_path / "keys.toml").write_text(toml)
+    assert len(read_keys(tmp_path / "keys.toml").principals) == MAX_PRINCIPALS
 
 
 def test_a_file_that_is_not_there_or_too_long_is_refused(tmp_path: Path):

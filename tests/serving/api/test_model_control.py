@@ -128,7 +128,11 @@ async def test_a_message_is_short_and_no_form_of_a_website() -> None:
     side = Side(control)
     too_long = b" " * (model_control.MAX_BODY_BYTES + 1)
     assert (await side.post(LOAD, content=too_long)).status_code == 413
-    for headers in ({"Content-Type": "text/plain"}, {"Origin": "http://elsewhere"}):
+    for headers in (
+        {"Content-Type": "text/plain"},
+        {"Origin": "http://elsewhere"},
+        {"Content-Encoding": "gzip"},
+    ):
         assert (await side.post(LOAD, content=b"{}", headers=headers)).status_code == 415
     assert not control.asked
 

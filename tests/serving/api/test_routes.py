@@ -106,6 +106,14 @@ async def test_health(gateway: Gateway) -> None:
         assert (await client.get("/livez")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/readyz", "/metrics", "/docs", "/v1/admin/models"])
+async def test_nobody_is_sent_to_what_is_meant(gateway: Gateway, path: str) -> None:
+    """It would be where the client says that this is: there it would show its key."""
+    async with gateway.client() as client:
+        reply = await client.get(f"{path}/")
+    assert (slug(reply), "location" in reply.headers) == ("not-found", False)
+
+
 async def test_metrics(gateway: Gateway) -> None:
     await gateway.detect()
     async with gateway.client() as client:
