@@ -11,6 +11,7 @@ const SPEAK_MS = 6000; // how often what the charts show is said
 const GONE = ["superseded", "lost"];
 // Of what no server would have answered, however much time there was: no image, too large, without a key.
 const REFUSED = [400, 401, 403, 413, 415];
+const LATE = 504; // which took its time, as an answer does
 
 const $ = (id) => document.getElementById(id);
 
@@ -55,11 +56,13 @@ export class Charts {
     this.#served.add(reply.detections
       ? {atMs, own, share: reply.elapsed_ms / reply.budget_ms, ap: reply.expected_ap, point: reply.operating_point}
       : {atMs, own, share: null, ap: 0, point: null});
+    const nowMs = performance.now();
     const engineMs = reply.detections && this.#points.engineMs(reply.operating_point);
     if (engineMs) this.#overhead.add(atMs, atMs + reply.elapsed_ms, engineMs);
+    if (reply.status === LATE) this.#overhead.add(atMs, nowMs, 0);
     const point = this.#points.all.find((each) => each.point === $("fixed").value);
     if (point.ms !== null) {
-      const workMs = point.ms + (this.#overhead.perAnswerMs(performance.now()) ?? point.reserveMs);
+      const workMs = point.ms + (this.#overhead.eachMs(nowMs) ?? point.reserveMs);
       $("fixed-ms").textContent = `${workMs.toFixed(1)} ms each, `;
       this.#fixed.add({
         atMs, own, share: this.#fixedPoint.arrive(atMs, budgetMs, workMs),
