@@ -212,7 +212,8 @@ KINDS = (
     Kind(
         "leaves while it sends",
         *(2, WANTED),
-        lambda m: _half(m.detect(_budget(AMPLE_MS))),
+        # Nothing else is to be sent behind one half, if it is answered before its sender leaves.
+        lambda m: _half(m.detect({**_budget(AMPLE_MS), "Connection": "close"})),
         leaves=True,
     ),
 )

@@ -375,7 +375,7 @@ class TestClients:
         """After its deadline and a little more, whatever is left to tell it."""
         monkeypatch.setattr("serving.api.detect.STREAM_GRACE_S", 0.01)
         conversation = Conversation(gateway, [], unread)
-        await conversation.hold(budget_ms=50)
+        await conversation.hold(budget_ms=500)
         assert len(conversation.sent) == unread
         assert gateway.outcomes() == {outcome: 1}
         assert gateway.sample("punctual_growing_answers_sum") == told
