@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.screenshots", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--budget", type=float, default=60, help="position of the slider, to 100")
-    parser.add_argument("--cameras", type=int, nargs="+", default=[4, 12, 30])
+    parser.add_argument("--cameras", type=int, nargs="+", default=[4, 12, 20])
     parser.add_argument("--seconds", type=float, default=7, help="with each number of cameras")
     arguments = parser.parse_args()
     with sync_playwright() as playwright:
