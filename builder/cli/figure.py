@@ -48,6 +48,8 @@ SHOWS = {
 }
 """Figure -> what there is in it."""
 EQUAL = ("macs", "ms")
+TIMES = "times.json"
+"""File with the times that were measured, in OUT: a figure that goes on goes by them."""
 
 
 def add_parser(commands: Any, tools: ServingTools) -> None:
@@ -60,7 +62,8 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
         "detector is trained by the same recipe and over the same seeds, one run after the other; "
         "a stopped figure goes on when it is started again. Writes OUT/figure.html, .md and .json: "
         "AP on the validation split against what the figure is of, multiply-accumulates, "
-        "parameters and, with --rounds, milliseconds. With --count nothing is trained.",
+        "parameters and, with --rounds, milliseconds. These are kept in OUT/times.json, so that "
+        "they can be measured beforehand, when nothing else runs. With --count nothing is trained.",
     )
     parser.add_argument("figure", choices=sorted(CONFIG_OF), help="which one")
     add_recipe(parser, "what it is made of [one of a proxy's size]")
@@ -156,15 +159,14 @@ def _figure(options: argparse.Namespace, tools: ServingTools) -> None:
 def _times(
     options: argparse.Namespace, tools: ServingTools, wanted: list[tuple[DetectorConfig, list[int]]]
 ) -> list[dict[int, float]]:
+    """Return the milliseconds by exit of each detector, as they were first measured."""
+    from builder.measuring.kept_times import KeptTimes
     from builder.measuring.untrained import exit_times
+    from reporting.machine import machine
 
-    return exit_times(
-        wanted,
-        tools,
-        runtime=options.runtime,
-        threads=options.threads,
-        rounds=options.rounds,
-        clock=time.perf_counter,
+    how = {"runtime": options.runtime, "threads": options.threads, "rounds": options.rounds}
+    return KeptTimes(options.out / TIMES, {**how, "machine": machine()}).of(
+        wanted, lambda: exit_times(wanted, tools, **how, clock=time.perf_counter)
     )
 
 
