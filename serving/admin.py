@@ -14,7 +14,13 @@ from serving.core.command_errors import (
     files_of_the_user,
     os_error_text,
 )
-from serving.core.server_options import MAX_KEY_FILE_BYTES, is_server_url, key_hint, no_key
+from serving.core.server_options import (
+    MAX_KEY_FILE_BYTES,
+    key_hint,
+    no_key,
+    other_server,
+    server_url_parts,
+)
 
 T = TypeVar("T")
 
@@ -170,7 +176,7 @@ def _ask(
         def redirect_request(self, *_: object) -> None:
             return None
 
-    if not is_server_url(options.url):
+    if server_url_parts(options.url) is None:
         raise InvalidArgument(f"--url={options.url} is no address of a server: it is as {URL}")
     headers = {"Content-Type": "application/json", "Accept": "application/problem+json"}
     if options.key_file is not None:
@@ -196,9 +202,7 @@ def _ask(
         try:
             return read(json.loads(body[:MAX_REPLY_BYTES]))
         except _OF_ANOTHER_SHAPE as error:
-            raise CommandFailed(
-                f"{options.url} is no server of Punctual: {path} answered {_start(body)}"
-            ) from error
+            raise CommandFailed(other_server(options.url, path, _start(body))) from error
     said = _said(body, f"{options.url} answered {status} {reason}")
     if status == http.client.NOT_FOUND and path == _VERSIONS:
         said = f"{options.url} is not a server's side for admins (--admin-port): {said}"

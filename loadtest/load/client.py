@@ -20,12 +20,11 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import httptools
 
 from serving.core.command_errors import InvalidArgument
-from serving.core.server_options import is_server_url
+from serving.core.server_options import server_url_parts
 
 MAX_CONNECTIONS = 4096
 MAX_IDLE_S = 2.0
@@ -76,8 +75,8 @@ class Address:
 
         Raises ValueError for anything else.
         """
-        parts = urlsplit(url if is_server_url(url) else "")
-        if not parts.hostname:
+        parts = server_url_parts(url)
+        if parts is None or parts.hostname is None:
             raise InvalidArgument(f"expected http://host:port, not {url!r}")
         encrypted = parts.scheme == "https"
         port = parts.port or (443 if encrypted else 80)

@@ -19,14 +19,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from loadtest.environment.spread import Spread
 from loadtest.load.target import model_facts
 from loadtest.servers.processes import NO_REPLY, StudyError
 from serving.core.command_errors import InvalidArgument
 from serving.core.quantiles import quantile
-from serving.core.server_options import is_server_url
+from serving.core.server_options import other_server, server_url_parts
 
 _STAGE = re.compile(r"(\w+);dur=([0-9.]+)")
 
@@ -73,8 +72,8 @@ class SweepClient:
     """A client with one keep-alive connection to a server."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url if is_server_url(url) else "")
-        if parts.scheme != "http" or parts.hostname is None:
+        parts = server_url_parts(url)
+        if parts is None or parts.scheme != "http" or parts.hostname is None:
             raise InvalidArgument(f"expected http://host:port, not {url!r}")
         self._url = url
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
@@ -110,9 +109,8 @@ class SweepClient:
         except NO_REPLY as error:
             raise StudyError(f"{self._url} cannot be reached: {error}") from error
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise StudyError(
-                f"{self._url} is no server of Punctual, by what {path} answered: {error!r}"
-            ) from error
+            answer = f"something else ({error!r})"
+            raise StudyError(other_server(self._url, path, answer)) from error
 
     def close(self) -> None:
         """Close the connection."""

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 MAX_KEY_FILE_BYTES = 4096
 """Most bytes of a file that holds a key which are looked at."""
 
 
-def is_server_url(url: str) -> bool:
-    """Return whether something could be asked over HTTP at ``url``, plain or encrypted."""
+def server_url_parts(url: str) -> SplitResult | None:
+    """Return the parts of a URL at which something could be asked over HTTP, plain or encrypted.
+
+    They have a host, and a port other than 0 or none. None for anything else.
+    """
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
         is_complete = parts.scheme in ("http", "https") and bool(parts.hostname)
-        return is_complete and parts.port != 0 and url.isprintable()
+        return parts if is_complete and parts.port != 0 and url.isprintable() else None
     except ValueError:  # of a bracket, a port or a label that is none
-        return False
+        return None
+
+
+def other_server(url: str, path: str, answer: str) -> str:
+    """Return what to say of a server that answers as none of Punctual's does."""
+    return f"{url} is no server of Punctual: {path} answered {answer}"
 
 
 def no_key(key_file: object) -> str:
