@@ -76,18 +76,24 @@ PRESETS = {
 
 
 class ChoicePolicy(nn.Module):
-    """A distribution over sequences of choices."""
+    """A distribution over sequences of choices.
+
+    Of C choices, a decision has as many as it has; the others are closed to it.
+    """
 
     def __init__(
         self, space: SearchSpace, settings: ControllerSettings, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self._space = space
+        self._decisions, self._open_choices = space.decisions, space.open_choices
         sizes = [decision.num_choices for decision in space.decisions]
-        self.start = nn.Parameter(torch.empty(settings.hidden))
-        self.embeddings = nn.ModuleList(nn.Embedding(size, settings.hidden) for size in sizes[:-1])
-        self.cell = nn.LSTMCell(settings.hidden, settings.hidden)
-        self.heads = nn.ModuleList(nn.Linear(settings.hidden, size) for size in sizes)
+        self._num_choices = max(sizes)
+        hidden = settings.hidden
+        self.start = nn.Parameter(torch.empty(hidden))
+        self.embeddings = nn.Parameter(torch.empty(len(sizes) - 1, self._num_choices, hidden))
+        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
+        self.weights = nn.Parameter(torch.empty(len(sizes), hidden, self._num_choices))
+        self.biases = nn.Parameter(torch.empty(len(sizes), self._num_choices))
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(
@@ -97,56 +103,54 @@ class ChoicePolicy(nn.Module):
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Return (count, decisions) choices, in the order in which they are made."""
-        return self._run(count, None, generator)[0]
+        made = [[0] * len(self._decisions) for _ in range(count)]
+        columns: list[Tensor] = []
+        x, state = self.start.expand(count, 1, -1), None
+        for step, decision in enumerate(self._decisions):
+            if columns:
+                x = self.embeddings[step - 1, columns[-1]][:, None]
+            hidden, state = self.lstm(x, state)
+            closed = torch.tensor([[self._closed(decision, of_row)] for of_row in made])
+            scores = self._log_softmax(hidden, closed, slice(step, step + 1))
+            columns.append(torch.multinomial(scores[:, 0].exp(), 1, generator=generator)[:, 0])
+            for of_row, choice in zip(made, columns[-1].tolist(), strict=True):
+                of_row[decision.position] = choice
+        return torch.stack(columns, dim=1)
 
-    def forward(self, choices: Tensor) -> tuple[Tensor, Tensor]:
+    def closed(self, choices: Tensor) -> Tensor:
+        """Return (B, decisions, C) whether a choice was closed, by those that were made before."""
+        rows = []
+        for row in choices.tolist():
+            made, of_row = [0] * len(row), []
+            for decision, choice in zip(self._decisions, row, strict=True):
+                of_row.append(self._closed(decision, made))
+                made[decision.position] = choice
+            rows.append(of_row)
+        return torch.tensor(rows)
+
+    def forward(self, choices: Tensor, closed: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-probabilities of choices, and the entropies of what they were chosen from.
 
-        All are (B, decisions).
+        ``choices`` and both results are (B, decisions), ``closed`` is that of the choices.
         """
-        _, log_probabilities, entropies = self._run(len(choices), choices, None)
+        before = self.embeddings[torch.arange(len(self.embeddings)), choices[:, :-1]]
+        x = torch.cat([self.start.expand(len(choices), 1, -1), before], dim=1)
+        scores = self._log_softmax(self.lstm(x)[0], closed, slice(None))
+        log_probabilities = scores.gather(2, choices[:, :, None])[:, :, 0]
+        # 0 log 0 is 0.
+        entropies = -(scores.exp() * scores.masked_fill(closed, 0.0)).sum(dim=2)
         return log_probabilities, entropies
 
-    def _run(
-        self, count: int, given: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        decisions = self._space.decisions
-        made = [[0] * len(decisions) for _ in range(count)]
-        x = self.start.expand(count, -1)
-        state = (torch.zeros_like(x), torch.zeros_like(x))
-        columns, log_probabilities, entropies = [], [], []
-        for step, decision in enumerate(decisions):
-            state = self.cell(x, state)
-            logits = self.heads[step](state[0])
-            closed = self._closed(decision, made)
-            scores = logits.masked_fill(closed, float("-inf")).log_softmax(dim=1)
-            if given is None:
-                column = torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
-            else:
-                column = given[:, step]
-            for of_row, choice in zip(made, column.tolist(), strict=True):
-                of_row[decision.position] = choice
-            columns.append(column)
-            log_probabilities.append(scores.gather(1, column[:, None])[:, 0])
-            # 0 log 0 is 0.
-            entropies.append(-(scores.exp() * scores.masked_fill(closed, 0.0)).sum(dim=1))
-            if step < len(self.embeddings):
-                x = self.embeddings[step](column)
-        return (
-            torch.stack(columns, dim=1),
-            torch.stack(log_probabilities, dim=1),
-            torch.stack(entropies, dim=1),
-        )
+    def _log_softmax(self, hidden: Tensor, closed: Tensor, steps: slice) -> Tensor:
+        """Return (B, steps, C) logarithms of probabilities after (B, steps, hidden)."""
+        logits = torch.einsum("bsh,shc->bsc", hidden, self.weights[steps]) + self.biases[steps]
+        return logits.masked_fill(closed, float("-inf")).log_softmax(dim=2)
 
-    def _closed(self, decision: Decision, made: Sequence[Sequence[int]]) -> Tensor:
-        """Return (B, choices) whether a choice is closed, after the decisions made before."""
-        rows = []
-        for of_row in made:
-            row = [True] * decision.num_choices
-            for choice in self._space.open_choices(decision, of_row):
-                row[choice] = False
-            rows.append(row)
-        return torch.tensor(rows)
+    def _closed(self, decision: Decision, made: Sequence[int]) -> list[bool]:
+        row = [True] * self._num_choices
+        for choice in self._open_choices(decision, made):
+            row[choice] = False
+        return row
 
 
 class Controller:
@@ -180,9 +184,10 @@ class Controller:
         if settings.normalised:
             advantages = advantages / (advantages.std() + 1e-8)
         weight = self._entropy_weight()
+        closed = self.policy.closed(self._choices)
         before: Tensor | None = None
         for _ in range(settings.epochs):
-            now, entropies = self.policy(self._choices)
+            now, entropies = self.policy(self._choices, closed)
             before = now.detach() if before is None else before
             ratio = (now - before).exp()
             clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)

@@ -39,7 +39,7 @@ def test_probabilities_of_all_sequences_sum_to_one() -> None:
     sequences = every_sequence(MICRO)
     assert len(sequences) == MICRO.size * 2**MICRO.num_cells
     with torch.no_grad():
-        log_probabilities, _ = policy(sequences)
+        log_probabilities, _ = policy(sequences, policy.closed(sequences))
     totals = log_probabilities.sum(dim=1)
     assert totals.std() > 0.1
     assert torch.logsumexp(totals, dim=0).item() == pytest.approx(0.0, abs=1e-6)
@@ -51,7 +51,7 @@ def test_samples_are_as_likely_as_the_policy_says() -> None:
     drawn = policy.sample(4000, generator)
     first = torch.bincount(drawn[:, 0], minlength=3) / len(drawn)
     with torch.no_grad():
-        log_probabilities, _ = policy(drawn)
+        log_probabilities, _ = policy(drawn, policy.closed(drawn))
     for choice in range(3):
         of_choice = log_probabilities[drawn[:, 0] == choice, 0]
         assert first[choice].item() == pytest.approx(of_choice[0].exp().item(), abs=0.03)
@@ -63,7 +63,8 @@ def test_the_entropy_is_that_of_the_choices() -> None:
     policy = ChoicePolicy(
         SPACES["nas-fpn"], replace(PRESETS["paper"], initial_range=0.0), generator
     )
-    _, entropies = policy(policy.sample(3, generator))
+    drawn = policy.sample(3, generator)
+    _, entropies = policy(drawn, policy.closed(drawn))
     # Two inputs of five maps, without replacement; a level of four; one of two ops.
     assert entropies[0, :4].exp().tolist() == pytest.approx([5, 4, 4, 2])
     assert entropies[0, -2].item() == pytest.approx(0.0, abs=1e-6)  # one level is left
@@ -101,7 +102,7 @@ def test_a_bandit_of_two_decisions_is_solved() -> None:
         ]
         controller.tell(rewards)
         means.append(np.mean(rewards))
-    assert np.mean(means[:3]) < 1.5
+    assert means[0] < 1.5
     assert np.mean(means[-5:]) > 1.9
 
 
@@ -112,13 +113,13 @@ def test_the_gradient_is_that_of_the_expected_reward() -> None:
     policy = ChoicePolicy(MICRO, replace(PRESETS["paper"], hidden=8, initial_range=0.5), generator)
     sequences = every_sequence(MICRO)
     rewards = (sequences[:, 0] == 1).float() + sequences[:, 5] / 4
-    log_probabilities, _ = policy(sequences)
+    log_probabilities, _ = policy(sequences, policy.closed(sequences))
     totals = log_probabilities.sum(dim=1)
     expected = (totals.exp() * rewards).sum()
-    weight = policy.heads[0].bias
+    weight = policy.biases
     (exact,) = torch.autograd.grad(expected, weight, retain_graph=True)
     drawn = torch.multinomial(totals.exp(), 20_000, replacement=True, generator=generator)
-    of_drawn, _ = policy(sequences[drawn])
+    of_drawn, _ = policy(sequences[drawn], policy.closed(sequences[drawn]))
     advantages = rewards[drawn] - rewards[drawn].mean()
     # What ``tell`` maximises: at the first step, the ratio of probabilities is 1.
     ratio = (of_drawn - of_drawn.detach()).exp()
