@@ -25,4 +25,9 @@ def table_of_cells(head: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterat
 
 
 def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    """Return a text as it is written in a cell: there, a bar or the end of a line would end it."""
+    return " ".join(text.replace("|", r"\|").splitlines())

@@ -26,6 +26,13 @@ def ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _wide(span: tuple[float, float]) -> tuple[float, float]:
+    """Return the span, or one about it where all values are the same: there is no scale in that."""
+    low, high = span
+    margin = 0.05 * abs(low) or 0.5
+    return span if high > low else (low - margin, high + margin)
+
+
 @dataclass
 class Chart:
     """One chart, drawn piece by piece; ``render`` gives the SVG element."""
@@ -38,6 +45,9 @@ class Chart:
     percent: bool = False
     """Whether y is a share, to be shown in percent."""
     _parts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.x_range, self.y_range = _wide(self.x_range), _wide(self.y_range)
 
     def x(self, value: float) -> float:
         """Return the horizontal position in the chart of an x of the data."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,21 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
 
 @files_of_the_user()
 def _figure(options: argparse.Namespace, tools: ServingTools) -> None:
+    from serving.artifacts.folder_locks import only_writer
+
+    is_new = not options.out.exists()
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with only_writer(options.out):
+            _make_figure(options, tools)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # there is something in it
+                options.out.rmdir()
+        raise
+
+
+def _make_figure(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.measuring.ablation import ablate
     from builder.measuring.figures import (
         FIGURES,
@@ -148,7 +164,6 @@ def _figure(options: argparse.Namespace, tools: ServingTools) -> None:
                 start=lambda trial: _start(trial, options.backbone, Path(scratch)),
             )["results"]
     points = points_of(variants, times, results)
-    options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(as_json(about, points), indent=1)
     write_whole(options.out / "figure.json", text + "\n")
     write_whole(options.out / "figure.md", as_markdown(figure, about, points))

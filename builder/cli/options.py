@@ -109,6 +109,14 @@ def command_line() -> str:
     return "punctual " + shlex.join(sys.argv[1:])
 
 
+def stem_path(text: str) -> Path:
+    """Return the path of an option that suffixes are put behind. Raises ArgumentTypeError."""
+    path = Path(text)
+    if path.name in ("", "..") or path.parent.is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file in a folder")
+    return path
+
+
 def today() -> str:
     """Return the date in UTC."""
     return time.strftime("%Y-%m-%d", time.gmtime())

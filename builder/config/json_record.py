@@ -23,8 +23,10 @@ class JsonRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the record whose ``to_dict`` is ``data``.
 
-        Raises ValueError for an unknown field.
+        Raises ValueError for an unknown field, and for what is no mapping.
         """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{cls.__name__} is no mapping of fields")
         unknown = set(data) - {item.name for item in fields(cls)}  # type: ignore[arg-type]
         if unknown:
             raise ValueError(f"{cls.__name__} has no field {sorted(unknown)}")

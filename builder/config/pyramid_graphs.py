@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.config.user_files import read_text
 from serving.core.command_errors import InvalidArgument
 
 OPS = ("sum", "attention")
@@ -31,6 +32,9 @@ FINEST_LEVEL, COARSEST_BACKBONE_LEVEL = 3, 5
 
 Backbones end in C3, C4 and C5; coarser levels are pooled from the last of them.
 """
+
+MAX_CELLS = 256
+"""Most cells of a table: what is told of one takes the square of them, and more."""
 
 Row = tuple[int, str, tuple[int, int], bool]
 """One cell as plain data: level, op, inputs, is_output."""
@@ -79,6 +83,8 @@ class Graph:
     cells: tuple[Cell, ...]
 
     def __post_init__(self) -> None:
+        if len(self.cells) > MAX_CELLS:
+            raise InvalidGraph(f"{len(self.cells)} cells, a table has {MAX_CELLS} at most")
         _check_levels(self.levels)
         for offset, cell in enumerate(self.cells, start=len(self.levels)):
             _check_cell(offset, cell, self.levels)
@@ -156,7 +162,8 @@ def _is_row(row: Any) -> bool:
 
 
 def _check_levels(levels: tuple[int, ...]) -> None:
-    if not levels or levels != tuple(range(FINEST_LEVEL, levels[-1] + 1)):
+    # Counted by how many there are: the last may be any number.
+    if not levels or levels != tuple(range(FINEST_LEVEL, FINEST_LEVEL + len(levels))):
         raise InvalidGraph(
             f"levels count up from {FINEST_LEVEL} without a gap, these are {list(levels)}"
         )
@@ -200,10 +207,11 @@ _FIELDS = {"level", "op", "inputs", "output"}
 def read_graph(path: Path) -> Graph:
     """Read a pyramid from a JSON file, as ``parse_graph`` has it.
 
-    Raises InvalidGraph, whose message begins with the path, and OSError.
+    Raises InvalidGraph, whose message begins with the path, CommandError for no regular file, and
+    OSError.
     """
     try:
-        return parse_graph(path.read_text())
+        return parse_graph(read_text(path))
     except (ValueError, RecursionError) as error:  # InvalidGraph, and what is not JSON or not text
         raise InvalidGraph(f"{path}: {error}") from error
 

@@ -26,7 +26,10 @@ class Rule:
 
 
 def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float is as large as
+        return False
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "true or false")

@@ -345,7 +345,8 @@ def as_html(figure: Figure, about: Mapping[str, Any], points: Sequence[FigurePoi
     head = [name for name, _ in COLUMNS]
     rows = [[cell(point) for _, cell in COLUMNS] for point in points]
     how = (
-        f'<p class="muted">{escape(about["command"])}</p><p class="muted">{_how(about, points)}</p>'
+        f'<p class="muted">{escape(about["command"])}</p><p class="muted">'
+        f"{escape(_how(about, points))}</p>"
     )
     return document(figure.title, how + charts + section("Figures", table(head, rows)))
 

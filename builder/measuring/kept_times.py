@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from builder.config.detector import DetectorConfig
+from builder.config.user_files import read_text
 from reporting.files import write_whole
 from serving.core.command_errors import CommandError
 
 Times = list[dict[int, float]]
 """Milliseconds by exit, of each of some detectors that were measured together."""
+
+
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a file of something else may raise."""
 
 
 class KeptTimes:
@@ -35,15 +41,12 @@ class KeptTimes:
         self._kept: dict[str, dict[str, Any]] = {}
         if path.exists():
             try:
-                read = json.loads(path.read_text(encoding="utf-8"))
+                read = json.loads(read_text(path))
                 self._kept = {str(digest): dict(each) for digest, each in read.items()}
                 for digest in self._kept:
                     self._times_of(digest)
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-                raise CommandError(
-                    f"{path} holds no times that were measured ({error!r}): remove it to measure "
-                    "them again"
-                ) from error
+            except _WRONG as error:
+                raise self._no_times(error) from error
 
     def of(
         self,
@@ -52,7 +55,8 @@ class KeptTimes:
     ) -> Times:
         """Return the times to some exits of detectors: those that are kept, or else measured.
 
-        What is measured is kept, in a folder that is made where it is missing.
+        What is measured is kept, in a folder that is made where it is missing. Raises CommandError
+        for kept times of other exits.
         """
         asked = [[detector.to_dict(), sorted(exits)] for detector, exits in wanted]
         text = json.dumps([asked, self._on], sort_keys=True)
@@ -61,10 +65,22 @@ class KeptTimes:
             self._kept[digest] = {"on": self._on, "times": measure()}
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, json.dumps(self._kept, indent=1) + "\n")
-        return self._times_of(digest)
+        found = self._times_of(digest)
+        if [sorted(of_detector) for of_detector in found] != [exits for _, exits in asked]:
+            raise self._no_times("they are of other exits")
+        return found
 
     def _times_of(self, digest: str) -> Times:
-        return [
+        found = [
             {int(depth): float(ms) for depth, ms in of_detector.items()}
             for of_detector in self._kept[digest]["times"]
         ]
+        if not all(0 < ms < math.inf for of_detector in found for ms in of_detector.values()):
+            raise ValueError("a time is no number above 0")
+        return found
+
+    def _no_times(self, why: object) -> CommandError:
+        return CommandError(
+            f"{self._path} holds no times that were measured ({why}): remove it to measure them "
+            "again"
+        )

@@ -21,12 +21,12 @@ from builder.config.pyramid_graphs import Graph
 from builder.search.evaluators.base import Evaluator
 from builder.search.journal import SearchJournal
 from builder.search.latency_table import LatencyTable
-from builder.search.pool import ThisProcess
+from builder.search.pool import ThisProcess, begin_worker
 from builder.search.rewards import Reward
 from builder.search.run import Search, extend
 from builder.search.searchers import SEARCHERS
 from builder.search.searchers.listed import distinct_graphs
-from builder.search.space import MAX_ENUMERATED, SearchSpace
+from builder.search.space import MAX_ENUMERATED, NotInSpace, SearchSpace
 from builder.search.statistics import bootstrap, running_best
 from reporting import html, markdown
 from reporting.svg import Chart
@@ -123,7 +123,8 @@ class Comparison:
             return
         # Fresh processes: a fork would take along whatever threads and locks this one has.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
+        count = min(workers, len(plan))
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_prepare) as pool:
             yield from pool.map(self._try, plan)
 
     def _try(self, trial: tuple[str, int]) -> SearcherTrial:
@@ -133,9 +134,10 @@ class Comparison:
 
 
 def _prepare() -> None:
-    """Keep a process to one thread: there is a process for each core."""
+    """Begin a process of the pool, with one thread: there is a process for each core."""
     import torch  # noqa: PLC0415  only in the process that searches
 
+    begin_worker()
     torch.set_num_threads(1)
 
 
@@ -146,11 +148,16 @@ def optimum(
     table: LatencyTable,
     trials: Iterable[SearcherTrial],
 ) -> tuple[float, str]:
-    """Return the best true worth that there is, and how that is known."""
+    """Return the best true worth that there is, and how that is known.
+
+    Raises NotInSpace where no graph of a small space is known.
+    """
     if space.size > MAX_ENUMERATED:
         return max(trial.best_seen for trial in trials), "the best that any searcher came by"
     graphs = distinct_graphs(space)
     known = [graph for graph in graphs if evaluator.knows(graph)]
+    if not known:
+        raise NotInSpace(f"no graph of {space.name} is known")
     truths = [(graph, evaluator.truth(graph)) for graph in known]
     worth = max(reward(aps, table.exits(graph, len(aps))) for graph, aps in truths)
     if len(known) == len(graphs):

@@ -22,6 +22,8 @@ from builder.config.json_record import JsonRecord
 from builder.config.pyramid_graphs import Graph, Row
 from builder.config.recipe import TrainConfig
 from builder.config.rules import MAPPING, NUMBER, TEXT, check, one_of, optional, several, whole
+from builder.config.user_files import read_bytes
+from builder.search.canonical import canonical_key
 from builder.search.latency_table import TERMS, LatencyTable
 from serving.core.command_errors import CommandError
 
@@ -75,7 +77,8 @@ class Child:
             check(child, CHILD_RULES)
             if len(child.times) != len(child.aps) or (child.status == OK and not child.aps):
                 raise ValueError("accuracies and times are not of the same exits")
-            _ = child.graph
+            if child.key != canonical_key(child.graph):
+                raise ValueError("its key is not that of its rows")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise JournalError(f"no child of a search: {error}") from error
         return child
@@ -110,9 +113,24 @@ class Contents:
 def read_journal(path: Path) -> Contents:
     """Return a journal, without a last line that was not written to its end.
 
-    Raises JournalError, and OSError.
+    Raises JournalError, CommandError for no regular file, and OSError.
     """
-    return _parse(path, path.read_bytes())[0]
+    return _parse(path, read_bytes(path))[0]
+
+
+def read_children(paths: Sequence[Path]) -> tuple[Child, ...]:
+    """Return the children of several journals, one after the other.
+
+    Raises JournalError where detectors have not the same number of exits, and what
+    ``read_journal`` raises.
+    """
+    found: list[Child] = []
+    for path in paths:
+        children = read_journal(path).children
+        for child in children:
+            _check_exits(path, child, found or children)
+        found += children
+    return tuple(found)
 
 
 def _parse(path: Path, data: bytes) -> tuple[Contents, int]:
@@ -132,7 +150,7 @@ def _parse(path: Path, data: bytes) -> tuple[Contents, int]:
         raise JournalError(f"{path} is no journal of a search: {error!r}") from error
     if not known:
         raise JournalError(f"{path} is a journal of another version")
-    children = []
+    children: list[Child] = []
     for number, line in enumerate(lines[1:]):
         try:
             child = Child.from_line(line)
@@ -140,8 +158,21 @@ def _parse(path: Path, data: bytes) -> tuple[Contents, int]:
             raise JournalError(f"{path}, line {number + 2}: {error}") from error
         if child.index != number:
             raise JournalError(f"{path}, line {number + 2}: child {child.index} is out of order")
+        _check_exits(path, child, children)
         children.append(child)
     return Contents(search, tuple(children)), len(ended)
+
+
+def _check_exits(path: Path, child: Child, others: Sequence[Child]) -> None:
+    """Raise JournalError for a child with another number of exits than ``others`` have."""
+    if not child.aps:
+        return
+    count = next((len(other.aps) for other in others if other.aps), len(child.aps))
+    if len(child.aps) != count:
+        raise JournalError(
+            f"{path}: child {child.index} has another number of exits, {len(child.aps)}, than "
+            f"those before it, {count}"
+        )
 
 
 class SearchJournal:
@@ -164,7 +195,8 @@ class SearchJournalFile(SearchJournal):
         """Open it. Raises JournalError for a journal of another search, and OSError."""
         super().__init__()
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.read_bytes() if path.exists() else b""
+        text = json.dumps({"format": FORMAT, "search": search}, separators=(",", ":"))
+        data = read_bytes(path) if path.exists() else b""
         if b"\n" in data:
             contents, length = _parse(path, data)
             _check_same(path, contents.search, search)
@@ -172,9 +204,10 @@ class SearchJournalFile(SearchJournal):
                 super().add(child)
             with path.open("r+b") as file:
                 file.truncate(length)
-        else:
-            text = json.dumps({"format": FORMAT, "search": search}, separators=(",", ":"))
+        elif text.encode().startswith(data):  # nothing, or what was cut while it was written
             path.write_text(text + "\n")
+        else:
+            raise JournalError(f"{path} is no journal of this search: choose another folder")
         self._file = path.open("a")
 
     def add(self, child: Child) -> None:

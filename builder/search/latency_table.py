@@ -17,6 +17,7 @@ which are then the unit.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ import numpy as np
 from builder.config.detector import DetectorConfig
 from builder.config.pyramid_graphs import FINEST_LEVEL, Graph
 from builder.config.rules import MAPPING, NON_NEGATIVE, NUMBER, Rule, check
+from builder.config.user_files import read_text
+from builder.search.canonical import canonical_key
 from builder.search.statistics import kendall
 from serving.core.command_errors import CommandError, CommandFailed
 
@@ -79,7 +82,7 @@ def stack_terms(graph: Graph) -> dict[str, float]:
 class LatencyTable:
     """Times of a detector's parts, in one unit.
 
-    Raises ValueError for a field that cannot be.
+    Making one raises ValueError for a field that cannot be.
     """
 
     unit: str
@@ -101,9 +104,18 @@ class LatencyTable:
         return self.constant + sum(count * self.terms.get(name, 0.0) for name, count in terms)
 
     def exits(self, graph: Graph, num_exits: int) -> tuple[float, ...]:
-        """Return the time to every exit."""
+        """Return the time to every exit.
+
+        Raises CommandError where a stack takes no time, less, or more than there is.
+        """
         stack = self.stack(graph)
-        return tuple(self.stem + depth * stack + self.head for depth in range(1, num_exits + 1))
+        found = tuple(self.stem + depth * stack + self.head for depth in range(1, num_exits + 1))
+        if not stack > 0 or not all(map(math.isfinite, found)):
+            raise CommandError(
+                f"by the latency table, a stack of the graph {canonical_key(graph)} takes "
+                f"{stack:g} {self.unit}: no exit can come after another"
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as JSON types."""
@@ -113,7 +125,7 @@ class LatencyTable:
     def read(cls, path: Path) -> Self:
         """Return the table in a file that holds ``to_dict``. Raises CommandError, and OSError."""
         try:
-            table = cls(**json.loads(path.read_text()))
+            table = cls(**json.loads(read_text(path)))
         except (TypeError, ValueError, RecursionError) as error:
             raise CommandError(f"{path} is no latency table: {error}") from error
         if unknown := set(table.terms) - set(TERMS):

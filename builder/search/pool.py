@@ -136,12 +136,17 @@ class Processes:
 
 
 def _prepare(evaluator: Evaluator) -> None:
-    """Begin a process of the pool.
+    """Begin a process of the pool."""
+    global _evaluator  # noqa: PLW0603  there is no other way to hand it to what runs here
+    _evaluator = evaluator
+    begin_worker()
+
+
+def begin_worker() -> None:
+    """Make this process one that works for its parent.
 
     It is deaf to Ctrl-C, which its parent hears, and gone when that is, even if it was killed.
     """
-    global _evaluator  # noqa: PLW0603  there is no other way to hand it to what runs here
-    _evaluator = evaluator
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

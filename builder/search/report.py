@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from builder.config.pyramid_graphs import Graph
 from builder.search.canonical import canonical_key
 from builder.search.controls import controls
 from builder.search.drawing import STYLE, draw
-from builder.search.journal import FAILED, OK, REPEATED, Child, Contents
+from builder.search.journal import FAILED, OK, REPEATED, Child, Contents, JournalError
 from builder.search.signal import ENOUGH, Signal, signals
 from builder.search.statistics import rank_sum, running_best
 from reporting import markdown
@@ -124,7 +125,13 @@ class SearchReport:
 def summarise(
     names: Sequence[str], searches: Sequence[Contents], against: Contents | None
 ) -> SearchReport:
-    """Return the report on searches, against the journal of controls."""
+    """Return the report on searches, against the journal of controls.
+
+    Raises JournalError for rewards of which it is not known what they are.
+    """
+    for name, contents in zip(names, searches, strict=True):
+        if (evaluator := contents.search["evaluator"]["name"]) not in WHAT_REWARDS_ARE:
+            raise JournalError(f"{name} is of the evaluator {evaluator!r}, which there is not")
     found = tuple(
         SearchSummary(name, contents.search, contents.children, tuple(ranked(contents.children)))
         for name, contents in zip(names, searches, strict=True)
@@ -140,8 +147,14 @@ def _controls(contents: Contents) -> Iterator[tuple[str, Group]]:
 
 
 def best_group(report: SearchReport) -> Group:
-    """Return the network with the best mean reward of all searches."""
-    return max((search.best[0] for search in report.searches if search.best), key=_reward)
+    """Return the network with the best mean reward of all searches.
+
+    Raises JournalError where no child was evaluated.
+    """
+    best = [search.best[0] for search in report.searches if search.best]
+    if not best:
+        raise JournalError("there is no child in the journals that was evaluated")
+    return max(best, key=_reward)
 
 
 def median_group(report: SearchReport) -> Group | None:
@@ -178,7 +191,7 @@ def _lines(report: SearchReport) -> Iterator[str]:
             ("unique", lambda s: str(s.num_unique)),
             ("repeated", lambda s: str(s.count(REPEATED))),
             ("failed", lambda s: str(s.count(FAILED))),
-            ("mean of the last tenth", lambda s: f"{_mean_of_last(s):.4f}"),
+            ("mean of the last tenth", _mean_of_last),
         ),
         report.searches,
     )
@@ -242,9 +255,9 @@ def _verdict(found: Sequence[Signal]) -> str:
     )
 
 
-def _mean_of_last(search: SearchSummary) -> float:
+def _mean_of_last(search: SearchSummary) -> str:
     rewards = [child.reward for child in search.children]
-    return float(np.mean(rewards[-max(1, len(rewards) // 10) :]))
+    return f"{np.mean(rewards[-max(1, len(rewards) // 10) :]):.4f}" if rewards else "-"
 
 
 def _comparisons(report: SearchReport) -> Iterator[str]:
@@ -320,10 +333,11 @@ def _says(search: SearchSummary) -> str:
     is_measured = search.evaluator in ("train", "table")
     kind = "muted" if is_measured else "warning"
     reward = search.search["reward"]["name"]
-    return (
-        f'<p class="{kind}">{search.name}: reward {reward}, {WHAT_REWARDS_ARE[search.evaluator]}. '
-        f"Times in {search.unit}.</p>"
+    text = (
+        f"{search.name}: reward {reward}, {WHAT_REWARDS_ARE[search.evaluator]}. Times in "
+        f"{search.unit}."
     )
+    return f'<p class="{kind}">{escape(text)}</p>'
 
 
 def _label(search: SearchSummary) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from builder.config.pyramid_graphs import Graph
 from builder.config.rules import MAPPING
+from builder.config.user_files import read_text
 from builder.search.canonical import canonical_key
 from builder.search.journal import rows_of
 from builder.search.latency_table import MeasuredStack
@@ -30,6 +31,8 @@ QUANTILE = 0.05
 """Quantile of a part's times that stands for it: about what it takes while the machine does nothing
 else. Graphs differ by a few percent, and neighbours move a median by more."""
 DIGITS = 4
+MAX_MS = 1e9
+"""Bound on the milliseconds that a part takes: more is no measurement."""
 
 
 @dataclass(frozen=True)
@@ -116,17 +119,17 @@ class StackRounds:
     def read(cls, path: Path) -> Self:
         """Return what a file holds. Raises CommandError, and OSError."""
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(read_text(path))
             if data["format"] != FORMAT:
                 raise ValueError("it is of another version")
             graphs = tuple(Graph.from_rows(rows_of(each["rows"])) for each in data["graphs"])
             ms = np.array([each["ms"] for each in data["graphs"]], dtype=np.float64)
             if ms.ndim != 4 or ms.shape[3] != 3 or not ms.size:
                 raise ValueError("times are not by instance, round and part")
-            if not (np.isfinite(ms) & (ms > 0)).all():
-                raise ValueError("a time is no number above 0")
+            if not ((ms > 0) & (ms < MAX_MS)).all():
+                raise ValueError(f"a time is no number of milliseconds from 0 to {MAX_MS:g}")
             if not MAPPING.holds(data["made_of"]):
                 raise ValueError("it does not say what it is made of")
             return cls(graphs, ms, data["made_of"])
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CommandError(f"{path} is no file of measured stacks: {error}") from error

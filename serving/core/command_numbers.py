@@ -40,8 +40,8 @@ share = between(0.0, 1.0)
 """Type of an option that is a number from 0 to 1."""
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return the type of an option that is a whole number from ``least`` on."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number from ``least`` on, or to ``most``."""
 
     def number(text: str) -> int:
         try:
@@ -50,6 +50,8 @@ def at_least(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{value} is more than {most}")
         return value
 
     return number

@@ -32,7 +32,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
     write_whole(path, "before")
 
     def no_room(*_: object, **__: object) -> None:
-        (tmp_path / "report.md.partial").touch()
+        (tmp_path / f"report.md.{os.getpid()}.partial").touch()
         raise OSError("no room")
 
     monkeypatch.setattr(Path, "write_text", no_room)
@@ -40,3 +40,29 @@ def test_what_cannot_be_written_leaves_what_was_there(
         write_whole(path, "after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_that_writes_does_not_touch_what_another_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.md"
+    written = []
+
+    def replaced_later(partial: Path, to: Path) -> None:
+        written.append((partial, to))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replaced_later)
+        write_whole(path, "one")
+        patched.setattr(os, "getpid", lambda: -1)
+        write_whole(path, "the other")
+    for partial, to in written:
+        partial.replace(to)
+    assert path.read_text() == "the other"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_named_where_a_file_was_to_be(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as refused:
+        write_whole(tmp_path, "text")
+    assert refused.value.filename == str(tmp_path)

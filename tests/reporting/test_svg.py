@@ -62,3 +62,10 @@ def test_what_was_drawn_is_there_and_escaped():
     assert (dot.get("cx"), dot.get("cy")) == (str(WIDTH - RIGHT), str(HEIGHT - BOTTOM))
     texts = [text.text for text in root.iter("text")]
     assert {"100%", "x & y", "share", "10"} <= set(texts)
+
+
+def test_a_chart_of_one_value_has_a_place_for_it() -> None:
+    for value in (0.0, -3.0, 1e9):
+        chart = Chart("one", "x", "y", (value, value), (value, value))
+        chart.dots([(value, value, "it")], "s0")
+        assert f'cx="{(LEFT + WIDTH - RIGHT) / 2:.1f}"' in chart.render()

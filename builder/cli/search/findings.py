@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from builder.cli.options import add_command, command_line, today
-from builder.cli.search.kinds import KNOWN, add_kind, open_evaluator, reference_of
+from builder.cli.options import add_command, command_line, stem_path, today
+from builder.cli.search.kinds import (
+    KNOWN,
+    MAX_CHILDREN,
+    MAX_WORKERS,
+    add_kind,
+    open_evaluator,
+    reference_of,
+)
 from builder.cli.search.run import SEARCHER_NAMES
 from serving.core.command_errors import files_of_the_user
 from serving.core.command_numbers import at_least
+
+MAX_SEEDS = 10_000
+"""Most seeds that searchers are compared over."""
 
 
 def add_parsers(actions: Any) -> None:
@@ -50,10 +59,11 @@ def _report(options: argparse.Namespace) -> None:
     names = [_name(path) for path in options.journals]
     against = read_journal(options.controls) if options.controls else None
     report = summarise(names, searches, against)
+    best = best_group(report)
     options.out.mkdir(parents=True, exist_ok=True)
     write_whole(options.out / "report.html", as_html(report))
     write_whole(options.out / "report.md", as_markdown(report))
-    write_whole(options.out / "best.json", graph_json(best_group(report).graph))
+    write_whole(options.out / "best.json", graph_json(best.graph))
     if (median := median_group(report)) is not None:
         write_whole(options.out / "median.json", graph_json(median.graph))
     print(as_markdown(report), end="")
@@ -78,14 +88,21 @@ def _add_benchmark(actions: Any) -> None:
         default=["random", "evolution", "controller-small", "controller-paper"],
         help="the first is what the others are compared with",
     )
-    parser.add_argument("--seeds", type=at_least(1), default=100, help="how many")
+    parser.add_argument("--seeds", type=at_least(1, MAX_SEEDS), default=100, help="how many")
     parser.add_argument(
-        "--budgets", type=at_least(1), nargs="+", default=[50, 100, 200, 400], help="children"
+        "--budgets",
+        type=at_least(1, MAX_CHILDREN),
+        nargs="+",
+        default=[50, 100, 200, 400],
+        help="children",
     )
     parser.add_argument(
-        "--workers", type=at_least(1), default=1, help="searches at a time; figures do not change"
+        "--workers",
+        type=at_least(1, MAX_WORKERS),
+        default=1,
+        help="searches at a time; figures do not change",
     )
-    parser.add_argument("--out", type=Path, help="where figures go, without a suffix")
+    parser.add_argument("--out", type=stem_path, help="where figures go, without a suffix")
     parser.set_defaults(run=_benchmark)
 
 
@@ -103,7 +120,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     )
     from builder.search.rewards import REWARDS
     from builder.search.space import SPACES
-    from reporting.files import write_whole
+    from reporting.files import beside, write_report, write_whole
     from reporting.machine import machine
 
     space = SPACES[options.space]
@@ -128,10 +145,8 @@ def _benchmark(options: argparse.Namespace) -> None:
     }
     report = summary(trials, points, budgets, best, head)
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-        write_whole(options.out.with_suffix(".md"), as_markdown(report))
-        write_whole(options.out.with_suffix(".html"), as_html(report))
+        write_report(options.out, report, as_markdown(report))
+        write_whole(beside(options.out, ".html"), as_html(report))
     print(as_markdown(report), end="")
 
 
@@ -182,7 +197,7 @@ def _add_contest(actions: Any) -> None:
         action="store_true",
         help="also the accuracy in time under load, in the simulator: some seconds a child",
     )
-    parser.add_argument("--out", type=Path, help="where the figures go, without a suffix")
+    parser.add_argument("--out", type=stem_path, help="where the figures go, without a suffix")
     parser.set_defaults(run=_contest)
 
 
@@ -192,14 +207,14 @@ def _contest(options: argparse.Namespace) -> None:
     from builder.search.contest_report import as_html, as_markdown
     from builder.search.journal import read_journal
     from builder.search.stack_rounds import StackRounds
-    from reporting.files import write_whole
+    from reporting.files import beside, write_whole
 
     rounds = StackRounds.read(options.times) if options.times else None
     contest = compare([read_journal(path) for path in options.journals], rounds, options.in_time)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out.with_suffix(".html"), as_html(contest))
-    _tell(as_markdown(contest), options.out and options.out.with_suffix(".md"))
+        write_whole(beside(options.out, ".html"), as_html(contest))
+    _tell(as_markdown(contest), options.out and beside(options.out, ".md"))
 
 
 def _name(path: Path) -> str:

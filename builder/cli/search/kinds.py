@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,11 @@ REWARD_NAMES = ("ap", "anytime", "in-time")
 """Names of what ``builder.search`` has, which --help need not import."""
 KNOWN = ("analytic", "table")
 EVALUATOR_NAMES = ("train", *KNOWN, "surrogate")
+
+MAX_WORKERS = 1024
+MAX_CHILDREN = 1_000_000
+MAX_SEED = 2**31 - 1
+"""Bounds on what may be asked for; seeds count up from the first."""
 
 PROXIES = {
     "nas-fpn": "bccd_proxy",
@@ -80,6 +86,19 @@ def reference_of(space: SearchSpace) -> Graph:
     return reference(space.levels)
 
 
+def check_journals(paths: Sequence[Path], space: SearchSpace) -> None:
+    """Raise CommandError for the first journal whose graphs have not the levels of ``space``."""
+    from builder.search.journal import read_journal
+
+    for path in paths:
+        contents = read_journal(path)
+        if any(child.graph.levels != space.levels for child in contents.children):
+            raise CommandError(
+                f"{path} is of the space {contents.search['space']}: its graphs have not the "
+                f"levels of {space.name} (--space)"
+            )
+
+
 def open_evaluator(
     options: argparse.Namespace, space: SearchSpace
 ) -> tuple[Evaluator, LatencyTable]:
@@ -99,6 +118,7 @@ def open_evaluator(
         return AnalyticEvaluator(), given or synthetic_table()
     if options.evaluator == "train":
         return _training(options, space, given)
+    check_journals(options.journal, space)
     table = given or LatencyTable(**read_journal(options.journal[0]).search["latency"])
     if options.evaluator == "table":
         return TabularEvaluator.read(options.journal, is_partial=options.partial), table

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cli.model import add_assignments
 from builder.cli.options import add_command
-from builder.cli.search.kinds import EVALUATOR_NAMES, add_kind, open_evaluator, reference_of
+from builder.cli.search.kinds import (
+    EVALUATOR_NAMES,
+    MAX_CHILDREN,
+    MAX_SEED,
+    MAX_WORKERS,
+    add_kind,
+    check_journals,
+    open_evaluator,
+    reference_of,
+)
 from builder.config.named import CONFIGS
 from serving.core.command_errors import (
     CommandError,
@@ -35,6 +44,9 @@ SEARCHER_NAMES = (
 )
 POOL_NAMES = ("processes", "ray")
 """Names of what ``builder.search`` has, which --help need not import."""
+
+MAX_GRAPHS, MAX_LIST_SEEDS = 10_000, 1000
+"""Bounds on lists of graphs, and on the seeds that each is evaluated with."""
 
 NUM_SEEDS = 3
 """Number of seeds that the graphs of a list are evaluated with."""
@@ -89,10 +101,15 @@ def add_parser(actions: Any) -> None:
     )
     parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
     parser.add_argument(
-        "--children", type=at_least(1), help="to search for in all [100; of lists, all]"
+        "--children",
+        type=at_least(1, MAX_CHILDREN),
+        help="to search for in all [100; of lists, all]",
     )
     parser.add_argument(
-        "--workers", type=at_least(1), default=1, help="children that are evaluated at a time"
+        "--workers",
+        type=at_least(1, MAX_WORKERS),
+        default=1,
+        help="children that are evaluated at a time",
     )
     parser.add_argument(
         "--pool",
@@ -106,10 +123,10 @@ def add_parser(actions: Any) -> None:
         help="the Ray cluster to use, auto for the one that this machine is in [one of this "
         "machine alone, for as long as it takes]; --data and --out are the same folders everywhere",
     )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the searcher")
+    parser.add_argument("--seed", type=at_least(0, MAX_SEED), default=0, help="of the searcher")
     parser.add_argument(
         "--training-seed",
-        type=at_least(0),
+        type=at_least(0, MAX_SEED),
         help="the first that a graph is trained with; its repeats have the next "
         f"[0; of finalists {FINALISTS_SEED}]",
     )
@@ -135,10 +152,16 @@ def add_parser(actions: Any) -> None:
     )
     parser.add_argument("--top", type=at_least(1), default=10, help="finalists")
     parser.add_argument(
-        "--graphs", type=at_least(2), default=24, help="of the lists signal and spread"
+        "--graphs",
+        type=at_least(2, MAX_GRAPHS),
+        default=24,
+        help="of the lists signal and spread",
     )
     parser.add_argument(
-        "--seeds", type=at_least(1), default=NUM_SEEDS, help="with which a list is evaluated"
+        "--seeds",
+        type=at_least(1, MAX_LIST_SEEDS),
+        default=NUM_SEEDS,
+        help="with which a list is evaluated",
     )
     parser.add_argument(
         "--min-kendall",
@@ -217,23 +240,23 @@ def _controls(_: argparse.Namespace, space: SearchSpace) -> list[Graph]:
     return list(controls(space.levels).values())
 
 
-def _finalists(options: argparse.Namespace, _: SearchSpace) -> list[Graph]:
-    return _ranked(options)[: options.top]
+def _finalists(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
+    return _ranked(options, space)[: options.top]
 
 
-def _spread(options: argparse.Namespace, _: SearchSpace) -> list[Graph]:
+def _spread(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
     from builder.search.searchers.listed import spread
 
-    return spread(_ranked(options), options.graphs)
+    return spread(_ranked(options, space), options.graphs)
 
 
-def _ranked(options: argparse.Namespace) -> list[Graph]:
+def _ranked(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
     """Return the graphs of the journals in --of, the best first."""
-    from builder.search.journal import read_journal
+    from builder.search.journal import read_children
     from builder.search.report import ranked
 
-    children = [child for path in options.of for child in read_journal(path).children]
-    return [group.graph for group in ranked(children)]
+    check_journals(options.of, space)
+    return [group.graph for group in ranked(read_children(options.of))]
 
 
 def _signal(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
@@ -244,16 +267,14 @@ def _signal(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
 
 def _necks(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
     from builder.config.pyramid_graphs import InvalidGraph, read_graph
+    from builder.search.canonical import canonical_key
     from builder.search.controls import controls
 
     known = controls(space.levels)
-    found = []
+    found: dict[str, Graph] = {}
     for name in options.necks:
-        if name in known:
-            found.append(known[name])
-            continue
         try:
-            graph = read_graph(Path(name))
+            graph = known.get(name) or read_graph(Path(name))
         except InvalidGraph as error:
             raise InvalidArgument(f"--necks: {error}") from error
         except OSError as error:
@@ -261,8 +282,10 @@ def _necks(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
             raise InvalidArgument(f"--necks {name}: neither of {names}, nor a file") from error
         if graph.levels != space.levels:
             raise InvalidArgument(f"--necks {name}: it has not the levels of {space.name}")
-        found.append(graph)
-    return found
+        if (key := canonical_key(graph)) in found:
+            raise InvalidArgument(f"--necks {name}: one before it is the same network")
+        found[key] = graph
+    return list(found.values())
 
 
 LISTS: dict[str, Callable[[argparse.Namespace, SearchSpace], list[Graph]]] = {

@@ -15,9 +15,9 @@ from builder.cli.options import (
     command_line,
     today,
 )
-from builder.cli.search.kinds import SPACE_NAMES, proxy_of
+from builder.cli.search.kinds import SPACE_NAMES, check_journals, proxy_of
 from builder.config.named import CONFIGS
-from serving.core.command_errors import files_of_the_user
+from serving.core.command_errors import CommandError, files_of_the_user
 from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 ROUNDS_SUFFIX = ".rounds.json"
 """Suffix of the file, beside a latency table, of what it was fitted to."""
+
+
+MAX_MEASURED, MAX_ROUNDS, MAX_INSTANCES = 1000, 100_000, 100
+"""Bounds on graphs, on rounds (of which two tell how well they agree), and on compilations."""
 
 
 def add_parsers(actions: Any, tools: ServingTools) -> None:
@@ -39,7 +43,7 @@ def add_parsers(actions: Any, tools: ServingTools) -> None:
         f"was measured is kept beside OUT, with the suffix {ROUNDS_SUFFIX}; OUT is written if the "
         "table foretells each graph from the others well enough.",
     )
-    parser.add_argument("--graphs", type=at_least(4), default=24, help="random ones")
+    parser.add_argument("--graphs", type=at_least(4, MAX_MEASURED), default=24, help="random ones")
     _add_measuring(parser)
     parser.add_argument("--out", type=Path, required=True, help="the table, for --latency")
     parser.set_defaults(run=lambda options: _latency(options, tools))
@@ -63,10 +67,10 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "--config", choices=sorted(CONFIGS), help="the detector [a proxy for the space]"
     )
     add_assignments(parser)
-    parser.add_argument("--rounds", type=at_least(1), default=200)
+    parser.add_argument("--rounds", type=at_least(2, MAX_ROUNDS), default=200)
     parser.add_argument(
         "--instances",
-        type=at_least(1),
+        type=at_least(1, MAX_INSTANCES),
         default=2,
         help="times that each graph is compiled: what they differ by, nothing can foretell",
     )
@@ -109,14 +113,18 @@ def _latency(options: argparse.Namespace, tools: ServingTools) -> None:
 def _times(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.search.canonical import canonical_key
     from builder.search.controls import reference
-    from builder.search.journal import read_journal
+    from builder.search.journal import read_children
     from builder.search.report import groups
     from builder.search.space import SPACES
     from reporting.files import write_whole
 
-    children = [child for path in options.journals for child in read_journal(path).children]
-    graphs = {group.key: group.graph for group in groups(children)}
-    published = reference(SPACES[options.space].levels)
+    space = SPACES[options.space]
+    check_journals(options.journals, space)
+    found = groups(read_children(options.journals))
+    if not found:
+        raise CommandError("there is no child in the journals that was evaluated")
+    graphs = {group.key: group.graph for group in found}
+    published = reference(space.levels)
     graphs.setdefault(canonical_key(published), published)
     rounds = _measured(options, tools, list(graphs.values()))
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from builder.config.user_files import read_bytes
 from builder.search.evaluators.base import Evaluation, Job
 from builder.search.evaluators.tabular import successes
 from builder.search.features import features
-from builder.search.journal import Child, read_journal
+from builder.search.journal import Child, read_children
 from builder.search.regression import Regression
 from builder.search.statistics import kendall
 from serving.core.command_errors import CommandError
@@ -66,11 +67,9 @@ class SurrogateEvaluator:
     def read(cls, paths: Sequence[Path], min_kendall: float = MIN_KENDALL) -> Self:
         """Return one fitted to some journals. Raises JournalError, PoorSurrogate and OSError."""
         digest = hashlib.sha256()
-        children: list[Child] = []
         for path in paths:
-            digest.update(path.read_bytes())
-            children += read_journal(path).children
-        return cls(children, digest.hexdigest(), min_kendall)
+            digest.update(read_bytes(path))
+        return cls(read_children(paths), digest.hexdigest(), min_kendall)
 
     def describe(self) -> dict[str, Any]:
         """Return the digest of the journals, and how well it foretells."""

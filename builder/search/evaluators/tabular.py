@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from builder.config.pyramid_graphs import Graph
+from builder.config.user_files import read_bytes
 from builder.search.canonical import canonical_key
 from builder.search.evaluators.base import Evaluation, Job
-from builder.search.journal import OK, REPEATED, Child, read_journal
+from builder.search.journal import OK, REPEATED, Child, read_children
 from serving.core.command_errors import CommandError
 
 
@@ -45,14 +46,12 @@ class TabularEvaluator:
         results: dict[str, list[tuple[float, ...]]] = {}
         digest = hashlib.sha256()
         for path in paths:
-            digest.update(path.read_bytes())
-            for child in read_journal(path).children:
-                if child.status != REPEATED:
-                    results.setdefault(child.key, []).append(
-                        child.aps if child.status == OK else ()
-                    )
-        if not results:
-            raise NotInTable(f"there is nothing in {', '.join(map(str, paths))}")
+            digest.update(read_bytes(path))
+        for child in read_children(paths):
+            if child.status != REPEATED:
+                results.setdefault(child.key, []).append(child.aps if child.status == OK else ())
+        if not any(map(any, results.values())):
+            raise NotInTable(f"no child in {', '.join(map(str, paths))} was evaluated")
         return cls(results, digest.hexdigest(), is_partial=is_partial)
 
     @property

@@ -13,6 +13,7 @@ from builder.measuring import untrained
 from builder.measuring.figures import FIGURES
 from builder.modeling.backbones.mobilenet_v2 import MobileNetV2
 from serving.__main__ import main
+from serving.artifacts.folder_locks import only_writer
 from tests.builder.cli.commands import refused
 
 TINY = [
@@ -41,6 +42,15 @@ def test_costs_are_counted(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(point["macs"] > 0 and not point["ap"] for point in points)
     assert "GMAC against" in (out / "figure.html").read_text()
     assert {path.name for path in out.iterdir()} == {"figure.html", "figure.json", "figure.md"}
+
+
+def test_one_figure_at_a_time_is_made_in_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with only_writer(tmp_path):
+        assert main(["figure", "widths", "--count", *CHANGES, "--out", str(tmp_path)]) == 1
+    assert "another process writes into" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

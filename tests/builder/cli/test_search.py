@@ -50,6 +50,17 @@ def search(*arguments: object) -> int:
     return main(["search", *map(str, arguments)])
 
 
+MICRO = "a journal of the space micro"
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("micro")
+    run = ("run", "--space", "micro", "--evaluator", "analytic", "--searcher", "random")
+    assert search(*run, "--children", 2, "--out", out) == 0
+    return out / JOURNAL
+
+
 def test_names_are_those_of_the_package() -> None:
     assert tuple(SPACES) == kinds.SPACE_NAMES == tuple(kinds.PROXIES)
     assert tuple(SPACES) == tuple(kinds.FROZEN_PROXIES)
@@ -101,7 +112,7 @@ def test_a_search_is_run_extended_reported_and_its_winner_read(
 
 
 def test_searchers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "figures" / "micro"
+    out = tmp_path / "figures" / "micro-v1"
     assert (
         search(
             *("benchmark", "--space", "micro", "--searchers", "random", "evolution"),
@@ -196,6 +207,29 @@ def test_graphs_are_compared_seed_by_seed_and_at_measured_times(
     capsys.readouterr()
     assert search("contest", run("other", "--searcher", "controls"), "--times", times) == 2
     assert "was not measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("times", MICRO, "--out", "times.json"), "of the space micro"),
+        (("latency", "--rounds", "1", "--out", "latency.json"), "1 is less than 2"),
+        (("contest", MICRO, "--out", "."), "'.' is no name of a file"),
+        (("benchmark", "--out", ".."), "'..' is no name of a file"),
+        (("benchmark", "--out", "README.md/x"), "is no name of a file"),
+        (("benchmark", "--seeds", "9999999999"), "9999999999 is more than 10000"),
+    ],
+)
+def test_what_cannot_be_measured_or_written_is_said_beforehand(
+    arguments: tuple[object, ...], sentence: str, micro: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code: object
+    try:
+        code = search(*(micro if each is MICRO else each for each in arguments))
+    except SystemExit as ended:  # what argparse refuses
+        code = ended.code
+    assert code == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_two_ways_of_training_are_compared_on_the_graphs_of_both(
@@ -310,18 +344,28 @@ def test_children_with_a_backbone_in_common_are_a_signal_of_the_detector_they_st
         (("--config", "bccd"), "measures on no images"),
         (("--config", "bccd_proxy_p5"), "cannot have the levels of nas-fpn"),
         (("--children", "0"), "0 is less than 1"),
+        (("--children", "9999999999"), "9999999999 is more than 1000000"),
+        (("--workers", "9999999999"), "9999999999 is more than 1024"),
+        (("--seed", "9999999999"), "9999999999 is more than 2147483647"),
+        (("--searcher", "necks", "--necks", "fpn", "fpn"), "one before it is the same network"),
+        (("--searcher", "finalists", "--of", MICRO), "of the space micro"),
+        (("--searcher", "spread", "--of", MICRO), "of the space micro"),
+        (("--evaluator", "table", "--partial", "--journal", MICRO), "of the space micro"),
+        (("--evaluator", "surrogate", "--journal", MICRO), "of the space micro"),
         (("--evaluator", "analytic", "--searcher", "exhaustive"), "too many to list"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(
     arguments: tuple[str, ...],
     sentence: str,
+    micro: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code: object
+    given = [micro if each is MICRO else each for each in arguments]
     try:
-        code = search("run", *arguments, "--out", tmp_path)
+        code = search("run", *given, "--out", tmp_path)
     except SystemExit as ended:  # what argparse refuses
         code = ended.code
     assert code == 2

@@ -7,7 +7,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
+from builder.search import benchmark
 from builder.search.benchmark import (
     Comparison,
     SearcherTrial,
@@ -25,7 +27,7 @@ from builder.search.evaluators.tabular import TabularEvaluator
 from builder.search.latency_table import synthetic_table
 from builder.search.rewards import REWARDS
 from builder.search.searchers.listed import distinct_graphs
-from builder.search.space import SPACES
+from builder.search.space import SPACES, NotInSpace
 
 HEAD = {
     "command": "punctual search benchmark",
@@ -139,3 +141,14 @@ def test_the_optimum_of_a_partial_table_is_the_best_that_is_known() -> None:
     assert how.startswith("the best of the 40 graphs of 641 that are known")
     assert best == reward((0.3, 0.3, 0.3), table.exits(graphs[0], 3))
     assert trial.chosen[0] > 0
+    none = TabularEvaluator({"": [(0.1,)]}, "of others", is_partial=True)
+    with pytest.raises(NotInSpace, match="no graph of micro is known"):
+        optimum(space, none, reward, table, [trial])
+
+
+def test_a_process_of_a_comparison_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    monkeypatch.setattr(benchmark, "begin_worker", lambda: begun.append(True))
+    monkeypatch.setattr(torch, "set_num_threads", begun.append)
+    benchmark._prepare()
+    assert begun == [True, 1]

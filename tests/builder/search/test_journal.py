@@ -12,6 +12,7 @@ from builder.search.journal import (
     Child,
     JournalError,
     SearchJournalFile,
+    read_children,
     read_journal,
 )
 from builder.search.latency_table import synthetic_table
@@ -62,6 +63,7 @@ def test_what_is_no_journal_is_refused(text: str | bytes, problem: str, tmp_path
         ("evaluator", {}),
         ("reward", "ap"),
         ("seed", None),
+        ("seed", 10**400),
         ("latency", {}),
         ("latency", synthetic_table().to_dict() | {"stem": float("nan")}),
         ("latency", synthetic_table().to_dict() | {"terms": {"pooling": "1"}}),
@@ -89,6 +91,10 @@ def test_a_damaged_description_is_refused(part: str, value: object, tmp_path: Pa
         ("reward", float("inf")),
         ("rows", [[3]]),
         ("key", 7),
+        ("key", "<script>"),
+        ("reward", 10**400),
+        ("rows", [[10**9, "sum", [0, 1], True]]),
+        ("rows", [[3, "sum", [0, 1], True]] * 10_000),
     ],
 )
 def test_a_damaged_child_is_refused(children: tuple[Child, ...], field: str, value: object) -> None:
@@ -103,6 +109,49 @@ def test_children_out_of_order_are_refused(children: tuple[Child, ...], tmp_path
     path.write_text("".join([head, *others, first]))
     with pytest.raises(JournalError, match="line 2: child 1 is out of order"):
         read_journal(path)
+
+
+def test_children_of_different_detectors_are_refused(
+    children: tuple[Child, ...], tmp_path: Path
+) -> None:
+    path, other = tmp_path / JOURNAL, tmp_path / "other.jsonl"
+    head, first, second, third = path.read_text().splitlines(True)
+
+    def of_one_exit(line: str) -> str:
+        data = json.loads(line)
+        return json.dumps(data | {name: data[name][:1] for name in ("aps", "times")}) + "\n"
+
+    other.write_text("".join([head, first, of_one_exit(second), third]))
+    with pytest.raises(JournalError, match=r"child 1 has another number of exits, 1, than .* 3$"):
+        read_journal(other)
+    other.write_text("".join([head, *map(of_one_exit, (first, second, third))]))
+    assert read_children([path, path]) == children * 2
+    with pytest.raises(JournalError, match=r"other\.jsonl: child 0 has another number of exits"):
+        read_children([path, other])
+
+
+def test_a_description_of_other_types_is_read_as_it_is(tmp_path: Path) -> None:
+    """What it is of, comparing says: it is the journal of another search."""
+    path = tmp_path / JOURNAL
+    search = analytic_search("random").describe()
+    search["evaluator"] = {"name": "train", "detector": [], "train": "x"}
+    path.write_text(json.dumps({"format": 1, "search": search}) + "\n")
+    assert read_journal(path).search["evaluator"] == search["evaluator"]
+
+
+def test_what_is_no_journal_of_this_search_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    search = analytic_search("random").describe()
+    path.write_text("all that I know")
+    with pytest.raises(JournalError, match="choose another folder"):
+        SearchJournalFile(path, search)
+    assert path.read_text() == "all that I know"
+    path.unlink()
+    SearchJournalFile(path, search).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])  # as a full disk leaves it
+    SearchJournalFile(path, search).close()
+    assert path.read_bytes() == whole
 
 
 def test_a_line_is_in_the_file_when_it_was_added(

@@ -139,6 +139,7 @@ OF_ANOTHER_KIND = LatencyTable("ms", 1.0, 1.0, 0.0, {"P3 sum": 1.0}).to_dict()
         json.dumps(synthetic_table().to_dict() | {"head": float("nan")}),
         json.dumps(synthetic_table().to_dict() | {"terms": []}),
         json.dumps(synthetic_table().to_dict() | {"constant": "1"}),
+        json.dumps(synthetic_table().to_dict() | {"stem": 10**400}),
     ],
 )
 def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
@@ -146,3 +147,13 @@ def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(CommandError, match=r"latency.json is no latency table"):
         LatencyTable.read(path)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"constant": -1e3}, {"constant": 0.0, "terms": {}}, {"stem": 1e308, "head": 1e308}],
+)
+def test_times_that_do_not_rise_are_refused(parts: dict[str, object]) -> None:
+    table = LatencyTable(**(synthetic_table().to_dict() | parts))
+    with pytest.raises(CommandError, match="no exit can come after another"):
+        table.exits(GRAPHS["nas_fpn"], 3)

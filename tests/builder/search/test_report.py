@@ -13,7 +13,7 @@ import pytest
 from builder.config.pyramid_graphs import GRAPHS
 from builder.search.controls import controls
 from builder.search.drawing import draw
-from builder.search.journal import JOURNAL, Contents, read_journal
+from builder.search.journal import JOURNAL, Contents, JournalError, read_journal
 from builder.search.report import (
     WHAT_REWARDS_ARE,
     SearchReport,
@@ -119,6 +119,37 @@ def test_a_search_whose_children_failed_can_be_shown(
     )
     text = as_markdown(summarise(["bad"], [replace(searches["random"], children=failed)], None))
     assert "| 5 | 5 | 0 | 5 | 0.0000 |" in text
+
+    with pytest.raises(JournalError, match="no child in the journals that was evaluated"):
+        best_group(summarise(["bad"], [replace(searches["random"], children=failed)], None))
+
+
+def test_a_search_that_has_just_begun_can_be_shown(searches: dict[str, Contents]) -> None:
+    begun = replace(searches["random"], children=())
+    for others in ([], [searches["evolution"]]):
+        names = ["begun", "other"][: 1 + len(others)]
+        of_both = summarise(names, [begun, *others], None)
+        assert "| 0 | 0 | 0 | 0 | - |" in as_markdown(of_both)
+        assert "begun" in as_html(of_both)
+
+
+def test_names_are_shown_as_they_are(searches: dict[str, Contents]) -> None:
+    search = dict(searches["random"].search)
+    search["latency"] = {**search["latency"], "unit": "<i>ms"}
+    mine = replace(searches["random"], search=search)
+    found = summarise(["a|b<img>"], [mine], None)
+    page = as_html(found)
+    assert "<img>" not in page
+    assert "<i>ms" not in page
+    assert "| a\\|b<img> | nas-fpn |" in as_markdown(found)
+
+
+def test_rewards_of_an_evaluator_that_there_is_not_are_refused(
+    searches: dict[str, Contents],
+) -> None:
+    search = dict(searches["random"].search) | {"evaluator": {"name": "oracle"}}
+    with pytest.raises(JournalError, match="mine is of the evaluator 'oracle'"):
+        summarise(["mine"], [replace(searches["random"], search=search)], None)
 
 
 def test_the_median_graph_is_that_of_random_search(report: SearchReport) -> None:

@@ -15,6 +15,7 @@ from serving.core.command_errors import CommandError
 
 SPACE = SPACES["nas-fpn"]
 RANDOM = np.random.default_rng(0)
+ROWS = SPACE.decode(SPACE.sample(np.random.default_rng(1))).rows
 GRAPHS = tuple(SPACE.decode(SPACE.sample(RANDOM)) for _ in range(30))
 
 
@@ -80,6 +81,10 @@ def test_rounds_come_back_from_their_file(tmp_path: Path) -> None:
         json.dumps({"format": 2}),
         json.dumps({"format": 1, "made_of": {}, "graphs": []}),
         json.dumps({"format": 1, "made_of": {}, "graphs": [{"rows": [], "ms": []}]}),
+        *(
+            json.dumps({"format": 1, "made_of": {}, "graphs": [{"rows": ROWS, "ms": [[[ms] * 3]]}]})
+            for ms in (0, -1, float("nan"), 1e308, 10**400)
+        ),
     ],
 )
 def test_what_is_no_such_file_is_refused(text: str, tmp_path: Path) -> None:

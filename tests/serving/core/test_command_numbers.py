@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.core.command_numbers import between, count, natural, not_negative, positive, share
+from serving.core.command_numbers import (
+    at_least,
+    between,
+    count,
+    natural,
+    not_negative,
+    positive,
+    share,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +40,9 @@ def test_numbers_that_are_refused(kind: Callable[[str], float], text: str) -> No
         kind(text)
 
 
-@pytest.mark.parametrize(("kind", "text"), [(positive, "0"), (share, "1.01"), (count, "0")])
+@pytest.mark.parametrize(
+    ("kind", "text"), [(positive, "0"), (share, "1.01"), (count, "0"), (at_least(1, 9), "10")]
+)
 def test_numbers_just_beyond(kind: Callable[[str], float], text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         kind(text)

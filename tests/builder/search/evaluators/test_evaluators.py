@@ -14,7 +14,7 @@ from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.evaluators.base import Job
 from builder.search.evaluators.surrogate import PoorSurrogate, SurrogateEvaluator
 from builder.search.evaluators.tabular import NotInTable, TabularEvaluator
-from builder.search.journal import JOURNAL, Child
+from builder.search.journal import FAILED, JOURNAL, Child
 from builder.search.run import run
 from builder.search.space import SPACES
 from builder.search.statistics import kendall
@@ -89,6 +89,17 @@ def test_a_graph_that_is_not_in_the_table_is_refused(
 ) -> None:
     with pytest.raises(NotInTable, match="of another space"):
         TabularEvaluator.read([exhaustive[0]]).evaluate(job())
+
+
+def test_a_table_of_nothing_but_failures_is_none(
+    exhaustive: tuple[Path, tuple[Child, ...]], tmp_path: Path
+) -> None:
+    head = exhaustive[0].read_text().splitlines(True)[0]
+    failed = replace(exhaustive[1][0], status=FAILED, aps=(), times=(), reward=0.0)
+    path = tmp_path / JOURNAL
+    path.write_text(head + failed.to_line())
+    with pytest.raises(NotInTable, match="was evaluated"):
+        TabularEvaluator.read([path], is_partial=True)
 
 
 def test_of_a_partial_table_what_is_not_there_fails(
