@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
 from tests.serving.gateway import Gateway
+from tests.serving.loops import TolerantLoop
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": TolerantLoop}
 
 
 @pytest.fixture(autouse=True)
