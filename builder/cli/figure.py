@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     from builder.config.detector import DetectorConfig
     from builder.measuring.ablation import Trial
     from builder.measuring.figures import Ratio
+    from builder.measuring.kept_times import Times
     from serving.artifacts.serving_tools import ServingTools
+
+    Measure = Callable[[Sequence[tuple[DetectorConfig, Sequence[int]]]], Times]
+    """Detectors, each with the exits of interest -> milliseconds."""
 
 CONFIG_OF = {
     "stacking": "bccd_small",
@@ -117,6 +121,7 @@ def _make_figure(options: argparse.Namespace, tools: ServingTools) -> None:
         as_html,
         as_json,
         as_markdown,
+        macs_ratio,
         points_of,
         trials,
     )
@@ -131,8 +136,10 @@ def _make_figure(options: argparse.Namespace, tools: ServingTools) -> None:
     options.config = options.config or CONFIG_OF[options.figure]
     config, data = measured_recipe_of(options)
     figure = FIGURES[options.figure]
+    measure = _kept_times(options, tools) if options.rounds else None
     with invalid_arguments():
-        variants = list(figure.variants(config, _ratio(options, tools)))
+        ratio = _ms_ratio(measure) if measure and options.equal == "ms" else macs_ratio
+        variants = list(figure.variants(config, ratio))
         planned = trials(variants, dict.fromkeys(options.seeds), _folder(options.backbone))
     _check_backbone(options.backbone, planned[: len(variants)])
     about = {
@@ -149,10 +156,9 @@ def _make_figure(options: argparse.Namespace, tools: ServingTools) -> None:
         "rounds": options.rounds,
         "threads": options.threads,
     }
-    times = None
-    if options.rounds:
-        wanted = [(each.config.detector, [e for e, _ in each.points]) for each in variants]
-        times = _times(options, tools, wanted)
+    times = measure and measure(
+        [(each.config.detector, [e for e, _ in each.points]) for each in variants]
+    )
     results: Any = {}
     if not options.count:
         with TemporaryDirectory() as scratch, stoppable():
@@ -171,30 +177,27 @@ def _make_figure(options: argparse.Namespace, tools: ServingTools) -> None:
     print(as_markdown(figure, about, points), end="")
 
 
-def _times(
-    options: argparse.Namespace, tools: ServingTools, wanted: list[tuple[DetectorConfig, list[int]]]
-) -> list[dict[int, float]]:
-    """Return the milliseconds by exit of each detector, as they were first measured."""
+def _kept_times(options: argparse.Namespace, tools: ServingTools) -> Measure:
+    """Return what gives milliseconds as they were first measured, and measures them once."""
     from builder.measuring.kept_times import KeptTimes
     from builder.measuring.untrained import exit_times
     from reporting.machine import machine
 
     how = {"runtime": options.runtime, "threads": options.threads, "rounds": options.rounds}
-    return KeptTimes(options.out / TIMES, {**how, "machine": machine()}).of(
+    kept = KeptTimes(options.out / TIMES, {**how, "machine": machine()})
+    return lambda wanted: kept.of(
         wanted, lambda: exit_times(wanted, tools, **how, clock=time.perf_counter)
     )
 
 
-def _ratio(options: argparse.Namespace, tools: ServingTools) -> Ratio:
-    """Return how costs that are to be equal are compared."""
-    from builder.measuring.figures import macs_ratio
+def _ms_ratio(measure: Measure) -> Ratio:
+    """Return what compares the times to the last exits of two detectors."""
 
-    def ms_ratio(detector: DetectorConfig, reference: DetectorConfig) -> float:
-        both = [(each, [each.num_exits]) for each in (detector, reference)]
-        this, other = _times(options, tools, both)
+    def ratio(detector: DetectorConfig, reference: DetectorConfig) -> float:
+        this, other = measure([(each, [each.num_exits]) for each in (detector, reference)])
         return this[detector.num_exits] / other[reference.num_exits]
 
-    return {"macs": macs_ratio, "ms": ms_ratio}[options.equal]
+    return ratio
 
 
 def _folder(backbone: Path | None) -> Path:

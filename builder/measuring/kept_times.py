@@ -55,15 +55,13 @@ class KeptTimes:
     ) -> Times:
         """Return the times to some exits of detectors: those that are kept, or else measured.
 
-        What is measured is kept, in a folder that is made where it is missing. Raises CommandError
-        for kept times of other exits.
+        What is measured is kept. Raises CommandError for kept times of other exits, and OSError.
         """
         asked = [[detector.to_dict(), sorted(exits)] for detector, exits in wanted]
         text = json.dumps([asked, self._on], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         if digest not in self._kept:
             self._kept[digest] = {"on": self._on, "times": measure()}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, json.dumps(self._kept, indent=1) + "\n")
         found = self._times_of(digest)
         if [sorted(of_detector) for of_detector in found] != [exits for _, exits in asked]:

@@ -10,18 +10,30 @@ child took, where, and with which versions is in ``made_by``; all else is a func
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from builder.config.detector import DetectorConfig
 from builder.config.json_record import JsonRecord
 from builder.config.pyramid_graphs import Graph, Row
 from builder.config.recipe import TrainConfig
-from builder.config.rules import MAPPING, NUMBER, TEXT, check, one_of, optional, several, whole
+from builder.config.rules import (
+    MAPPING,
+    NON_NEGATIVE,
+    NUMBER,
+    TEXT,
+    Rule,
+    check,
+    one_of,
+    optional,
+    several,
+    whole,
+)
 from builder.config.user_files import read_bytes
 from builder.search.canonical import canonical_key
 from builder.search.latency_table import TERMS, LatencyTable
@@ -68,7 +80,7 @@ class Child:
         return json.dumps(asdict(self), separators=(",", ":")) + "\n"
 
     @classmethod
-    def from_line(cls, line: str) -> Child:
+    def from_line(cls, line: str) -> Self:
         """Return the child that ``to_line`` wrote. Raises JournalError."""
         try:
             data = json.loads(line)
@@ -92,7 +104,10 @@ CHILD_RULES = {
     "aps": several(NUMBER),
     "times": several(NUMBER),
     "reward": NUMBER,
-    "made_by": MAPPING,
+    "made_by": Rule(
+        lambda value: MAPPING.holds(value) and NON_NEGATIVE.holds(value.get("seconds")),
+        "a mapping with the seconds that it took",
+    ),
 }
 
 
@@ -118,19 +133,40 @@ def read_journal(path: Path) -> Contents:
     return _parse(path, read_bytes(path))[0]
 
 
-def read_children(paths: Sequence[Path]) -> tuple[Child, ...]:
-    """Return the children of several journals, one after the other.
+@dataclass(frozen=True, slots=True)
+class JournalSet:
+    """Journals whose children go together, each read once."""
 
-    Raises JournalError where detectors have not the same number of exits, and what
-    ``read_journal`` raises.
-    """
-    found: list[Child] = []
-    for path in paths:
-        children = read_journal(path).children
-        for child in children:
-            _check_exits(path, child, found or children)
-        found += children
-    return tuple(found)
+    paths: tuple[Path, ...]
+    contents: tuple[Contents, ...]
+    """Contents of each."""
+    digest: str
+    """SHA-256 of the bytes of all, one after the other, as hexadecimal text."""
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """Children of one journal after those of the other."""
+        return tuple(child for each in self.contents for child in each.children)
+
+    @classmethod
+    def read(cls, paths: Sequence[Path]) -> Self:
+        """Read them.
+
+        Raises JournalError where detectors have not the same number of exits, and what
+        ``read_journal`` raises.
+        """
+        contents: list[Contents] = []
+        digest = hashlib.sha256()
+        earlier: list[Child] = []
+        for path in paths:
+            data = read_bytes(path)
+            digest.update(data)
+            found, _ = _parse(path, data)
+            for child in found.children:
+                _check_exits(path, child, earlier or found.children)
+            earlier += found.children
+            contents.append(found)
+        return cls(tuple(paths), tuple(contents), digest.hexdigest())
 
 
 def _parse(path: Path, data: bytes) -> tuple[Contents, int]:

@@ -17,6 +17,7 @@ from serving.core.command_errors import CommandError, InvalidArgument
 if TYPE_CHECKING:
     from builder.config.pyramid_graphs import Graph
     from builder.search.evaluators.base import Evaluator
+    from builder.search.journal import JournalSet
     from builder.search.latency_table import LatencyTable
     from builder.search.space import SearchSpace
 
@@ -86,17 +87,22 @@ def reference_of(space: SearchSpace) -> Graph:
     return reference(space.levels)
 
 
-def check_journals(paths: Sequence[Path], space: SearchSpace) -> None:
-    """Raise CommandError for the first journal whose graphs have not the levels of ``space``."""
-    from builder.search.journal import read_journal
+def read_journals(paths: Sequence[Path], space: SearchSpace) -> JournalSet:
+    """Return journals of ``space``.
 
-    for path in paths:
-        contents = read_journal(path)
+    Raises CommandError for the first whose graphs have other levels, and what
+    ``builder.search.journal.JournalSet.read`` raises.
+    """
+    from builder.search.journal import JournalSet
+
+    journals = JournalSet.read(paths)
+    for path, contents in zip(paths, journals.contents, strict=True):
         if any(child.graph.levels != space.levels for child in contents.children):
             raise CommandError(
                 f"{path} is of the space {contents.search['space']}: its graphs have not the "
                 f"levels of {space.name} (--space)"
             )
+    return journals
 
 
 def open_evaluator(
@@ -106,7 +112,6 @@ def open_evaluator(
     from builder.search.evaluators.analytic import AnalyticEvaluator
     from builder.search.evaluators.surrogate import SurrogateEvaluator
     from builder.search.evaluators.tabular import TabularEvaluator
-    from builder.search.journal import read_journal
     from builder.search.latency_table import LatencyTable, synthetic_table
 
     if (options.evaluator in ("table", "surrogate")) != bool(options.journal):
@@ -118,11 +123,11 @@ def open_evaluator(
         return AnalyticEvaluator(), given or synthetic_table()
     if options.evaluator == "train":
         return _training(options, space, given)
-    check_journals(options.journal, space)
-    table = given or LatencyTable(**read_journal(options.journal[0]).search["latency"])
+    journals = read_journals(options.journal, space)
+    table = given or LatencyTable(**journals.contents[0].search["latency"])
     if options.evaluator == "table":
-        return TabularEvaluator.read(options.journal, is_partial=options.partial), table
-    return SurrogateEvaluator.read(options.journal, options.min_kendall), table
+        return TabularEvaluator.of(journals, is_partial=options.partial), table
+    return SurrogateEvaluator.of(journals, options.min_kendall), table
 
 
 def _training(

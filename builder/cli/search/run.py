@@ -16,8 +16,8 @@ from builder.cli.search.kinds import (
     MAX_SEED,
     MAX_WORKERS,
     add_kind,
-    check_journals,
     open_evaluator,
+    read_journals,
     reference_of,
 )
 from builder.config.named import CONFIGS
@@ -252,11 +252,9 @@ def _spread(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
 
 def _ranked(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:
     """Return the graphs of the journals in --of, the best first."""
-    from builder.search.journal import read_children
     from builder.search.report import ranked
 
-    check_journals(options.of, space)
-    return [group.graph for group in ranked(read_children(options.of))]
+    return [group.graph for group in ranked(read_journals(options.of, space).children)]
 
 
 def _signal(options: argparse.Namespace, space: SearchSpace) -> list[Graph]:

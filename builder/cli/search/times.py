@@ -15,7 +15,7 @@ from builder.cli.options import (
     command_line,
     today,
 )
-from builder.cli.search.kinds import SPACE_NAMES, check_journals, proxy_of
+from builder.cli.search.kinds import SPACE_NAMES, proxy_of, read_journals
 from builder.config.named import CONFIGS
 from serving.core.command_errors import CommandError, files_of_the_user
 from serving.core.command_numbers import at_least
@@ -113,14 +113,12 @@ def _latency(options: argparse.Namespace, tools: ServingTools) -> None:
 def _times(options: argparse.Namespace, tools: ServingTools) -> None:
     from builder.search.canonical import canonical_key
     from builder.search.controls import reference
-    from builder.search.journal import read_children
     from builder.search.report import groups
     from builder.search.space import SPACES
     from reporting.files import write_whole
 
     space = SPACES[options.space]
-    check_journals(options.journals, space)
-    found = groups(read_children(options.journals))
+    found = groups(read_journals(options.journals, space).children)
     if not found:
         raise CommandError("there is no child in the journals that was evaluated")
     graphs = {group.key: group.graph for group in found}

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from builder.config.user_files import read_bytes
 from builder.search.evaluators.base import Evaluation, Job
 from builder.search.evaluators.tabular import successes
 from builder.search.features import features
-from builder.search.journal import Child, read_children
+from builder.search.journal import Child, JournalSet
 from builder.search.regression import Regression
 from builder.search.statistics import kendall
 from serving.core.command_errors import CommandError
@@ -64,12 +62,9 @@ class SurrogateEvaluator:
             )
 
     @classmethod
-    def read(cls, paths: Sequence[Path], min_kendall: float = MIN_KENDALL) -> Self:
-        """Return one fitted to some journals. Raises JournalError, PoorSurrogate and OSError."""
-        digest = hashlib.sha256()
-        for path in paths:
-            digest.update(read_bytes(path))
-        return cls(read_children(paths), digest.hexdigest(), min_kendall)
+    def of(cls, journals: JournalSet, min_kendall: float = MIN_KENDALL) -> Self:
+        """Return one that is fitted to some journals. Raises PoorSurrogate."""
+        return cls(journals.children, journals.digest, min_kendall)
 
     def describe(self) -> dict[str, Any]:
         """Return the digest of the journals, and how well it foretells."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 from builder.config.pyramid_graphs import Graph
-from builder.config.user_files import read_bytes
 from builder.search.canonical import canonical_key
 from builder.search.evaluators.base import Evaluation, Job
-from builder.search.journal import OK, REPEATED, Child, read_children
+from builder.search.journal import OK, REPEATED, Child, JournalSet
 from serving.core.command_errors import CommandError
 
 
@@ -41,18 +38,15 @@ class TabularEvaluator:
         self._results, self._name, self._is_partial = results, name, is_partial
 
     @classmethod
-    def read(cls, paths: Sequence[Path], *, is_partial: bool = False) -> Self:
-        """Return one of some journals. Raises JournalError, NotInTable and OSError."""
+    def of(cls, journals: JournalSet, *, is_partial: bool = False) -> Self:
+        """Return one of some journals. Raises NotInTable."""
         results: dict[str, list[tuple[float, ...]]] = {}
-        digest = hashlib.sha256()
-        for path in paths:
-            digest.update(read_bytes(path))
-        for child in read_children(paths):
+        for child in journals.children:
             if child.status != REPEATED:
                 results.setdefault(child.key, []).append(child.aps if child.status == OK else ())
         if not any(map(any, results.values())):
-            raise NotInTable(f"no child in {', '.join(map(str, paths))} was evaluated")
-        return cls(results, digest.hexdigest(), is_partial=is_partial)
+            raise NotInTable(f"no child in {', '.join(map(str, journals.paths))} was evaluated")
+        return cls(results, journals.digest, is_partial=is_partial)
 
     @property
     def num_exits(self) -> int:

@@ -31,7 +31,7 @@ class Machine:
 
 
 def test_what_is_kept_is_not_measured_again(tmp_path: Path) -> None:
-    path, machine = tmp_path / "out" / "times.json", Machine()
+    path, machine = tmp_path / "times.json", Machine()
     wanted = [(DETECTOR, [1, 2]), (OTHER, [2])]
     found = KeptTimes(path, {"threads": 1}).of(wanted, machine)
     assert found == [{1: 1.5, 2: 2.5}, {2: 4.0}]

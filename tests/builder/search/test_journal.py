@@ -11,8 +11,8 @@ from builder.search.journal import (
     JOURNAL,
     Child,
     JournalError,
+    JournalSet,
     SearchJournalFile,
-    read_children,
     read_journal,
 )
 from builder.search.latency_table import synthetic_table
@@ -88,6 +88,8 @@ def test_a_damaged_description_is_refused(part: str, value: object, tmp_path: Pa
         ("status", "fine"),
         ("training_seed", "0"),
         ("made_by", None),
+        ("made_by", {}),
+        ("made_by", {"seconds": "long"}),
         ("reward", float("inf")),
         ("rows", [[3]]),
         ("key", 7),
@@ -125,9 +127,9 @@ def test_children_of_different_detectors_are_refused(
     with pytest.raises(JournalError, match=r"child 1 has another number of exits, 1, than .* 3$"):
         read_journal(other)
     other.write_text("".join([head, *map(of_one_exit, (first, second, third))]))
-    assert read_children([path, path]) == children * 2
+    assert JournalSet.read([path, path]).children == children * 2
     with pytest.raises(JournalError, match=r"other\.jsonl: child 0 has another number of exits"):
-        read_children([path, other])
+        JournalSet.read([path, other])
 
 
 def test_a_description_of_other_types_is_read_as_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from builder.search.evaluators.analytic import AnalyticEvaluator
 from builder.search.evaluators.base import Job
 from builder.search.evaluators.surrogate import PoorSurrogate, SurrogateEvaluator
 from builder.search.evaluators.tabular import NotInTable, TabularEvaluator
-from builder.search.journal import FAILED, JOURNAL, Child
+from builder.search.journal import FAILED, JOURNAL, Child, JournalSet
 from builder.search.run import run
 from builder.search.space import SPACES
 from builder.search.statistics import kendall
@@ -70,7 +70,7 @@ def test_a_table_gives_what_was_measured(
     exhaustive: tuple[Path, tuple[Child, ...]],
 ) -> None:
     path, children = exhaustive
-    table = TabularEvaluator.read([path])
+    table = TabularEvaluator.of(JournalSet.read([path]))
     assert table.num_exits == 3
     first, again, other = children[0], children[641], children[100]
     assert first.key == again.key
@@ -88,7 +88,7 @@ def test_a_graph_that_is_not_in_the_table_is_refused(
     exhaustive: tuple[Path, tuple[Child, ...]],
 ) -> None:
     with pytest.raises(NotInTable, match="of another space"):
-        TabularEvaluator.read([exhaustive[0]]).evaluate(job())
+        TabularEvaluator.of(JournalSet.read([exhaustive[0]])).evaluate(job())
 
 
 def test_a_table_of_nothing_but_failures_is_none(
@@ -99,22 +99,24 @@ def test_a_table_of_nothing_but_failures_is_none(
     path = tmp_path / JOURNAL
     path.write_text(head + failed.to_line())
     with pytest.raises(NotInTable, match="was evaluated"):
-        TabularEvaluator.read([path], is_partial=True)
+        TabularEvaluator.of(JournalSet.read([path]), is_partial=True)
 
 
 def test_of_a_partial_table_what_is_not_there_fails(
     exhaustive: tuple[Path, tuple[Child, ...]],
 ) -> None:
     path, children = exhaustive
-    found = TabularEvaluator.read([path], is_partial=True)
+    found = TabularEvaluator.of(JournalSet.read([path]), is_partial=True)
     evaluation = found.evaluate(job())
     assert evaluation.aps == ()
     assert "not in the table" in evaluation.problem
     assert found.truth(GRAPHS["nas_fpn"]) == (0.0,) * found.num_exits
     assert not found.knows(GRAPHS["nas_fpn"])
     assert found.knows(children[0].graph)
-    assert found.truth(children[0].graph) == TabularEvaluator.read([path]).truth(children[0].graph)
-    assert found.describe() != TabularEvaluator.read([path]).describe()
+    assert found.truth(children[0].graph) == TabularEvaluator.of(JournalSet.read([path])).truth(
+        children[0].graph
+    )
+    assert found.describe() != TabularEvaluator.of(JournalSet.read([path])).describe()
 
 
 def test_searching_a_table_is_searching_what_it_was_made_of(
@@ -122,7 +124,9 @@ def test_searching_a_table_is_searching_what_it_was_made_of(
 ) -> None:
     path, children = exhaustive
     measured = {child.key: child.aps for child in reversed(children)}
-    search = analytic_search("random", space="micro", evaluator=TabularEvaluator.read([path]))
+    search = analytic_search(
+        "random", space="micro", evaluator=TabularEvaluator.of(JournalSet.read([path]))
+    )
     for child in run(search, tmp_path, 40):
         if child.training_seed == 0:
             assert child.aps == measured[child.key]
@@ -134,7 +138,7 @@ def test_searching_a_table_is_searching_what_it_was_made_of(
 def test_a_surrogate_foretells_what_it_has_not_seen(tmp_path: Path) -> None:
     search = analytic_search("random", evaluator=AnalyticEvaluator(noise=0.001))
     run(search, tmp_path, 400)
-    surrogate = SurrogateEvaluator.read([tmp_path / JOURNAL], min_kendall=0.3)
+    surrogate = SurrogateEvaluator.of(JournalSet.read([tmp_path / JOURNAL]), min_kendall=0.3)
     space, random = SPACES["nas-fpn"], np.random.default_rng(99)
     graphs = [space.decode(space.sample(random)) for _ in range(100)]
     truth = [AnalyticEvaluator().truth(graph)[0] for graph in graphs]
