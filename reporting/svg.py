@@ -13,6 +13,7 @@ from html import escape
 WIDTH, HEIGHT = 720.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 14.0, 12.0, 42.0
 NUM_TICKS = 8
+LINE_WIDTH, DOT_RADIUS = 2.0, 4.0
 
 Point = tuple[float, float]
 
@@ -59,12 +60,15 @@ class Chart:
         low, high = self.y_range
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    def line(self, points: Sequence[Point], colour: str, label: str) -> None:
+    def line(
+        self, points: Sequence[Point], colour: str, label: str, width: float = LINE_WIDTH
+    ) -> None:
         """Draw a line through ``points``."""
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         self._parts.append(
-            f'<polyline points="{path}" fill="none" stroke="var(--{colour})" stroke-width="2" '
-            f'stroke-linejoin="round"><title>{escape(label)}</title></polyline>'
+            f'<polyline points="{path}" fill="none" stroke="var(--{colour})" '
+            f'stroke-width="{width:g}" stroke-linejoin="round">'
+            f"<title>{escape(label)}</title></polyline>"
         )
 
     def band(self, bounds: Sequence[tuple[float, float, float]], colour: str, label: str) -> None:
@@ -77,10 +81,16 @@ class Chart:
             f"<title>{escape(label)}</title></polygon>"
         )
 
-    def dots(self, points: Iterable[tuple[float, float, str]], colour: str) -> None:
+    def dots(
+        self,
+        points: Iterable[tuple[float, float, str]],
+        colour: str,
+        radius: float = DOT_RADIUS,
+    ) -> None:
         """Draw a dot at each x and y, with its label."""
         self._parts.extend(
-            f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="4" fill="var(--{colour})">'
+            f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius:g}" '
+            f'fill="var(--{colour})">'
             f"<title>{escape(label)}</title></circle>"
             for x, y, label in points
         )

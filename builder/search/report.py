@@ -100,9 +100,15 @@ class SearchSummary:
         return str(self.search["evaluator"]["name"])
 
     @property
-    def unit(self) -> str:
-        """Unit of its times."""
-        return str(self.search["latency"]["unit"])
+    def times(self) -> str:
+        """Description of its times: their unit, and where they are from."""
+        table = self.search["latency"]
+        graphs = table.get("made_of", {}).get("graphs")
+        return f"{table['unit']}, " + (
+            f"by a latency table that was fitted to {graphs} measured graphs"
+            if graphs
+            else "counted"
+        )
 
     def count(self, status: str) -> int:
         """Return the number of children that ended so."""
@@ -187,6 +193,7 @@ def _lines(report: SearchReport) -> Iterator[str]:
             ("seed", lambda s: str(s.search["seed"])),
             ("reward", lambda s: s.search["reward"]["name"]),
             ("rewards are", lambda s: WHAT_REWARDS_ARE[s.evaluator]),
+            ("times in", lambda s: s.times),
             ("samples", lambda s: str(len(s.children))),
             ("unique", lambda s: str(s.num_unique)),
             ("repeated", lambda s: str(s.count(REPEATED))),
@@ -334,8 +341,8 @@ def _says(search: SearchSummary) -> str:
     kind = "muted" if is_measured else "warning"
     reward = search.search["reward"]["name"]
     text = (
-        f"{search.name}: reward {reward}, {WHAT_REWARDS_ARE[search.evaluator]}. Times in "
-        f"{search.unit}."
+        f"{search.name}: reward {reward}, {WHAT_REWARDS_ARE[search.evaluator]}. Times are in "
+        f"{search.times}."
     )
     return f'<p class="{kind}">{escape(text)}</p>'
 
@@ -343,6 +350,11 @@ def _says(search: SearchSummary) -> str:
 def _label(search: SearchSummary) -> str:
     mark = {"surrogate": " (foretold)", "analytic": " (made up)"}.get(search.evaluator, "")
     return search.name + mark
+
+
+def _sizes(count: int, largest: float, least: float) -> list[float]:
+    """Return a size for the marks of each search: they show round those of later ones on them."""
+    return np.linspace(least, largest, count)[::-1].tolist()
 
 
 def _rewards(report: SearchReport) -> str:
@@ -357,10 +369,15 @@ def _rewards(report: SearchReport) -> str:
     chart = Chart(
         "Reward of each sample", "sample", "reward", (0, longest), (low - margin, high + margin)
     )
-    for of_search, (search, colour) in zip(rewards, drawn, strict=True):
+    sizes = _sizes(len(drawn), 5.0, 2.5)
+    for of_search, (search, colour), size in zip(rewards, drawn, sizes, strict=True):
         label = _label(search)
         shown = [(i, r) for i, r in enumerate(of_search) if r >= low - margin]
-        chart.dots(((i, r, f"{label}: {r:.4f} at {i}") for i, r in shown), colour)
+        chart.dots(
+            ((i, r, f"{label}: {r:.4f} at {i}") for i, r in shown),
+            colour,
+            size,
+        )
         best = running_best(of_search)
         chart.line([(i, of_search[b]) for i, b in enumerate(best)], colour, f"{label}: best so far")
     return chart.render() + legend([(_label(search), colour) for search, colour in drawn])
@@ -370,13 +387,13 @@ def _unique(report: SearchReport) -> str:
     drawn = list(zip(report.searches, SERIES, strict=False))
     longest = max(len(search.children) for search, _ in drawn)
     chart = Chart("Unique against all samples", "samples", "unique", (0, longest), (0, longest))
-    for search, colour in drawn:
+    for (search, colour), size in zip(drawn, _sizes(len(drawn), 8.0, 2.0), strict=True):
         seen: set[str] = set()
         points = []
-        for place, child in enumerate(search.children, start=1):
+        for count, child in enumerate(search.children, start=1):
             seen.add(child.key)
-            points.append((float(place), float(len(seen))))
-        chart.line(points, colour, _label(search))
+            points.append((float(count), float(len(seen))))
+        chart.line(points, colour, _label(search), size)
     return chart.render() + legend([(_label(search), colour) for search, colour in drawn])
 
 

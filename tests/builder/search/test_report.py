@@ -27,6 +27,7 @@ from builder.search.report import (
 from builder.search.run import run
 from builder.search.searchers.listed import Listed
 from builder.search.space import SPACES
+from reporting.html import SERIES
 from tests.builder.search.children import analytic_search
 
 
@@ -88,6 +89,42 @@ def test_nobody_takes_a_foretold_reward_for_a_measured_one(
     # In the legends of both figures.
     assert len(re.findall(r"</i>mine \((?:foretold|made up)\)</span>", page)) == (2 if mark else 0)
     assert ('class="warning"' in page) == bool(mark)
+
+
+@pytest.mark.parametrize(
+    ("made_of", "expected"),
+    [
+        ({"graphs": 28}, "ms, by a latency table that was fitted to 28 measured graphs"),
+        ({}, "ms, counted"),
+    ],
+)
+def test_it_says_where_times_are_from(
+    made_of: dict[str, int], expected: str, searches: dict[str, Contents]
+) -> None:
+    contents = searches["random"]
+    latency = {**contents.search["latency"], "unit": "ms", "made_of": made_of}
+    search = {**contents.search, "latency": latency}
+    of_search = summarise(["mine"], [replace(contents, search=search)], None)
+    assert f"| {expected} |" in as_markdown(of_search)
+    assert f"Times are in {expected}." in as_html(of_search)
+
+
+def test_marks_of_a_search_show_round_those_of_a_later_one(searches: dict[str, Contents]) -> None:
+    page = as_html(summarise(["first", "second"], [searches["random"]] * 2, None))
+    rewards, unique = re.findall(r"<svg.*?</svg>", page, re.DOTALL)[:2]
+
+    def size(picture: str, mark: str, attribute: str, colour: str) -> float:
+        marks = ElementTree.fromstring(picture).findall(mark)
+        (found,) = {
+            each.attrib[attribute]
+            for each in marks
+            if f"var(--{colour})" in (each.get("fill"), each.get("stroke"))
+        }
+        return float(found)
+
+    for kind in ((rewards, "circle", "r"), (unique, "polyline", "stroke-width")):
+        first, second = (size(*kind, colour) for colour in SERIES[:2])
+        assert first > second
 
 
 def test_the_page_fetches_nothing_and_its_pictures_are_whole(report: SearchReport) -> None:
