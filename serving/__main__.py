@@ -73,6 +73,7 @@ EXTRAS = {
     "tritonclient": "triton",
     "opentelemetry": "otel",
     "ray": "ray",
+    "scipy": "builder",
 }
 
 _DESCRIPTION = """\

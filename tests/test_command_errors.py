@@ -351,6 +351,7 @@ NEEDS = {
     "tritonclient": f"serve {TRAINED} --port 0 --backend triton-depth",
     "opentelemetry": f"serve {TRAINED} --port 0",
     "ray": "search run --evaluator analytic --pool ray --out x",
+    "scipy": "search report x.jsonl --out x",
 }
 """Module of an extra -> a command that needs it."""
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Values = Sequence[float] | NDArray[np.float64]
 
 
 def kendall(one: Values, other: Values) -> float:
     """Return Kendall's tau-b of two orders of the same things; 0 where one of them has no order."""
-    a, b = (np.sign(np.subtract.outer(np.asarray(v), np.asarray(v))) for v in (one, other))
-    norm = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
-    return float((a * b).sum()) / norm if norm else 0.0
+    tau = float(stats.kendalltau(one, other).statistic)
+    return 0.0 if math.isnan(tau) else tau
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +67,8 @@ def rank_sum(one: Values, other: Values) -> tuple[float, float]:
     Ties count half; the second figure is the two-sided p of Mann and Whitney's test, by its normal
     approximation with ties.
     """
-    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    above = (np.sign(np.subtract.outer(a, b)) + 1) / 2
-    share = float(above.mean())
-    pooled = len(a) + len(b)
-    _, counts = np.unique(np.concatenate([a, b]), return_counts=True)
-    ties = float((counts**3 - counts).sum()) / (pooled * (pooled - 1))
-    deviation = math.sqrt(len(a) * len(b) / 12 * (pooled + 1 - ties))
-    if not deviation:
-        return share, 1.0
-    z = max(0.0, abs(above.sum() - len(a) * len(b) / 2) - 0.5) / deviation
-    return share, math.erfc(z / math.sqrt(2))
+    found = stats.mannwhitneyu(one, other, method="asymptotic")
+    return float(found.statistic) / (len(one) * len(other)), float(found.pvalue)
 
 
 def agreement(groups: Sequence[Values] | NDArray[np.float64]) -> BootstrapInterval:
