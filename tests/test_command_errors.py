@@ -110,7 +110,10 @@ MISTAKES = {
     "search run": [
         ("--evaluator table --out x", "the evaluators table and surrogate need --journal"),
         ("--evaluator train --data nowhere --out x", "there is no folder nowhere"),
+        ("--evaluator shared --out x", "shared needs --shared"),
+        ("--evaluator shared --shared nowhere --out x", "nowhere/shared.json"),
     ],
+    "search share": [("--of nowhere.jsonl --out x", "nowhere.jsonl")],
     "search report": [("nowhere.jsonl --out x", "nowhere.jsonl")],
     "search benchmark": [("--evaluator table --journal nowhere.jsonl", "nowhere.jsonl")],
     "search latency": [("--config bccd_proxy_p5 --out x", "cannot have the levels of nas-fpn")],
@@ -228,6 +231,8 @@ def test_a_mistake_is_told_in_a_line(
     asked = [*command.split(), *arguments.split()]
     if {"loadtest", "loadgen", "sweep"} & set(asked):
         asked += ["--url", f"http://127.0.0.1:{free_port()}"]
+    if command == "serve" and "--port" not in asked:
+        asked += ["--port", "0"]  # that of the setting may be taken
     assert program.main(asked) == MISTAKE
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("punctual: ")

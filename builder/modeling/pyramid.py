@@ -7,14 +7,14 @@ with weights of its own each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from builder.config.pyramid_graphs import COARSEST_BACKBONE_LEVEL, Graph
+from builder.config.pyramid_graphs import COARSEST_BACKBONE_LEVEL, Graph, Step
 from builder.modeling.backbones import FeatureSpec
 from builder.modeling.layers import ACTIVATIONS, CONVS, DropBlock
 
@@ -111,6 +111,50 @@ class MergingCell(nn.Module):
         return self.drop(self.bn(self.conv(self._activation(x))))
 
 
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """How the cells of a table are connected, looked up once."""
+
+    steps: tuple[Step, ...]
+    outputs: tuple[int, ...]
+    levels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, graph: Graph) -> Wiring:
+        """Return that of a table."""
+        return cls(graph.steps(), graph.outputs, graph.map_levels)
+
+    def run(
+        self, cells: Iterable[nn.Module], flavour: Flavour, features: list[Tensor]
+    ) -> list[Tensor]:
+        """Return one map for each level, as ``features`` has them, by one cell for each row.
+
+        Each is (B, C, H / stride, W / stride).
+        """
+        maps = list(features)
+        sizes = {level: size_of(x) for level, x in zip(self.levels, features, strict=False)}
+        for step, cell in zip(self.steps, cells, strict=True):
+            level = step.cell.level
+            coarse, fine = (
+                resample(maps[offset], self.levels[offset], level, sizes[level])
+                for offset in (step.coarse, step.fine)
+            )
+            merged = flavour.merges[step.cell.op](coarse, fine)
+            for offset in step.unused:
+                merged = merged + maps[offset]
+            maps.append(cell(merged))
+        return [maps[offset] for offset in self.outputs]
+
+
+def initialise_cells(cells: nn.Module) -> None:
+    """Draw the weights of all convolutions in ``cells`` anew (He et al., 2015)."""
+    for module in cells.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class Pyramid(nn.Module):
     """One stack of the neck, which interprets a pyramid's table."""
 
@@ -118,33 +162,16 @@ class Pyramid(nn.Module):
         self, graph: Graph, *, channels: int, conv: str, flavour: str, activation: str
     ) -> None:
         super().__init__()
-        self._steps, self._outputs, self._levels = graph.steps(), graph.outputs, graph.map_levels
-        self._merges = FLAVOURS[flavour].merges
-        self.cells = nn.ModuleList(MergingCell(channels, conv, activation) for _ in self._steps)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self._wiring, self._flavour = Wiring.of(graph), FLAVOURS[flavour]
+        self.cells = nn.ModuleList(MergingCell(channels, conv, activation) for _ in graph.cells)
+        initialise_cells(self)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Return one map for each level, as ``features`` has them.
 
         Each is (B, C, H / stride, W / stride).
         """
-        maps = list(features)
-        sizes = {level: size_of(x) for level, x in zip(self._levels, features, strict=False)}
-        for step, cell in zip(self._steps, self.cells, strict=True):
-            level = step.cell.level
-            coarse, fine = (
-                resample(maps[offset], self._levels[offset], level, sizes[level])
-                for offset in (step.coarse, step.fine)
-            )
-            merged = self._merges[step.cell.op](coarse, fine)
-            for offset in step.unused:
-                merged = merged + maps[offset]
-            maps.append(cell(merged))
-        return [maps[offset] for offset in self._outputs]
+        return self._wiring.run(self.cells, self._flavour, features)
 
 
 def _projection(in_channels: int, channels: int) -> nn.Sequential:

@@ -8,9 +8,10 @@
     pool, ray_pool, ray_tune   who evaluates, here or on many machines
     journal      what a search is, on disk; ``report``, ``benchmark``, ``signal``, ``contest`` and
                  ``proxy_agreement`` read it
+    shared_weights   one set of weights for all tables of a space
     regression, statistics, drawing   what these use
 
-Depends on ``builder.config``, ``builder.measuring``, ``builder.modeling``, ``loadtest.policies``,
-``loadtest.simulation``, ``loadtest.workload``, ``reporting``, ``serving.artifacts`` and
-``serving.core``. Begin with ``run``.
+Depends on ``builder.config``, ``builder.data``, ``builder.measuring``, ``builder.modeling``,
+``builder.training``, ``loadtest.policies``, ``loadtest.simulation``, ``loadtest.workload``,
+``reporting``, ``serving.artifacts`` and ``serving.core``. Begin with ``run``.
 """

@@ -28,10 +28,14 @@ from reporting.svg import Chart
 WHAT_REWARDS_ARE = {
     "train": "measured: a small detector was trained for each sample",
     "table": "looked up: measured before, in a search of all graphs",
+    "shared": "ESTIMATED with weights that all graphs share; none was trained for a sample",
     "surrogate": "FORETOLD by a regression from other graphs, with noise; nothing was measured",
     "analytic": "MADE UP by a formula, to try searchers with; they say nothing of detectors",
 }
 """Evaluator -> what to say of its rewards."""
+
+MARKS = {"shared": " (estimated)", "surrogate": " (foretold)", "analytic": " (made up)"}
+"""Evaluator whose rewards nobody is to take for those of trainings -> what is put to its name."""
 
 COMPARED = 100
 """Number of samples, the last of a search, that are compared with random ones."""
@@ -337,8 +341,7 @@ def _best_reward(search: SearchSummary) -> float:
 
 
 def _says(search: SearchSummary) -> str:
-    is_measured = search.evaluator in ("train", "table")
-    kind = "muted" if is_measured else "warning"
+    kind = "warning" if search.evaluator in MARKS else "muted"
     reward = search.search["reward"]["name"]
     text = (
         f"{search.name}: reward {reward}, {WHAT_REWARDS_ARE[search.evaluator]}. Times are in "
@@ -348,8 +351,7 @@ def _says(search: SearchSummary) -> str:
 
 
 def _label(search: SearchSummary) -> str:
-    mark = {"surrogate": " (foretold)", "analytic": " (made up)"}.get(search.evaluator, "")
-    return search.name + mark
+    return search.name + MARKS.get(search.evaluator, "")
 
 
 def _sizes(count: int, largest: float, least: float) -> list[float]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from builder.config.configuration import Config
+from builder.config.detector import DetectorConfig
 from builder.config.recipe import TrainConfig
 from builder.data import AveragePrecision, Dataset, read_dataset
 from builder.data.class_names import numbered_as
@@ -117,6 +118,8 @@ def train(
     progress: bool = True,
     backbone: Path | None = None,
     features: Path | None = None,
+    make: Callable[[DetectorConfig], AnyDetector] = make_detector,
+    seen: Callable[[AnyDetector, Views], Views] = lambda _, views: views,
 ) -> Path:
     """Train a detector and return the path of its checkpoint.
 
@@ -126,9 +129,10 @@ def train(
     ``classes_of_data`` the detector is made for the classes of the data set, whatever its own are;
     without ``progress`` there is no bar, and positive anchors are not counted. What a backbone that
     learns nothing makes of the images is kept in the folder ``features``, if there is one, for
-    trainings that differ in what follows it. Raises
-    CheckpointError, DatasetError, DeviceError, FolderBusy, InvalidRecipe, Diverged, OSError, and
-    KeyboardInterrupt when stopped; the checkpoint then holds the last whole epoch.
+    trainings that differ in what follows it. ``make`` makes the detector, and ``seen`` turns the
+    views that there are into those that it sees. Raises CheckpointError, DatasetError, DeviceError,
+    FolderBusy, InvalidRecipe, Diverged, OSError, and KeyboardInterrupt when stopped; the checkpoint
+    then holds the last whole epoch.
     """
     recipe, path = config.train, out / CHECKPOINT
     _check_new(path, resume)
@@ -156,7 +160,7 @@ def train(
             positives = positives_per_level(config.detector, dataset)
             log.info("%d images, positives by level: %s", len(dataset.samples), positives)
             metadata["positives_per_level"] = list(positives)
-        model = make_detector(config.detector)
+        model = make(config.detector)
         if initial is not None:
             start_from(model, initial)
         if backbone is not None:
@@ -181,7 +185,9 @@ def train(
         augmented = AugmentedViews(
             config, dataset, held_out, part=(processes.rank, processes.count)
         )
-        views = augmented if features is None else stored_views(features, model, augmented)
+        views = seen(
+            model, augmented if features is None else stored_views(features, model, augmented)
+        )
         out.mkdir(parents=True, exist_ok=True)
         with only_writer(out) if processes.is_first else nullcontext():
             _check_new(path, resume)  # another process may have trained meanwhile

@@ -2,6 +2,7 @@
 
     run        search, or evaluate a list of graphs      kinds   options that several actions have
     findings   report, benchmark, agreement, contest     times   latency, times      space   space
+    share      weights that all graphs share
 
 Depends on ``builder.config``, ``builder.search``, ``reporting``, ``serving.artifacts`` and
 ``serving.core``. Begin with ``run``.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.search import findings, run, space, times
+from builder.cli.search import findings, run, share, space, times
 
 if TYPE_CHECKING:
     from serving.artifacts.serving_tools import ServingTools
@@ -27,6 +28,7 @@ def add_parser(commands: Any, tools: ServingTools) -> None:
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     run.add_parser(actions)
+    share.add_parser(actions)
     findings.add_parsers(actions)
     times.add_parsers(actions, tools)
     space.add_parser(actions)

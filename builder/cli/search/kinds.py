@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.model import configured
+from builder.cli.model import add_assignments, configured
 from builder.config.configuration import Config
 from builder.config.detector import DetectorConfig
 from builder.config.named import CONFIGS
 from serving.core.command_errors import CommandError, InvalidArgument
+from serving.core.command_numbers import between
 
 if TYPE_CHECKING:
     from builder.config.pyramid_graphs import Graph
@@ -25,10 +26,11 @@ SPACE_NAMES = ("nas-fpn", "lite", "lite-15", "micro")
 REWARD_NAMES = ("ap", "anytime", "in-time")
 """Names of what ``builder.search`` has, which --help need not import."""
 KNOWN = ("analytic", "table")
-EVALUATOR_NAMES = ("train", *KNOWN, "surrogate")
+EVALUATOR_NAMES = ("train", *KNOWN, "surrogate", "shared")
 
 MAX_WORKERS = 1024
 MAX_CHILDREN = 1_000_000
+MAX_GRAPHS = 10_000
 MAX_SEED = 2**31 - 1
 """Bounds on what may be asked for; seeds count up from the first."""
 
@@ -81,6 +83,38 @@ def add_kind(parser: argparse.ArgumentParser, evaluators: tuple[str, ...]) -> No
     )
 
 
+def add_children(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what children are, and what they are trained and measured on."""
+    parser.add_argument(
+        "--config", choices=sorted(CONFIGS), help="what children train [a proxy for the space]"
+    )
+    add_assignments(parser, "{detector,train}.FIELD=JSON")
+    parser.add_argument(
+        "--backbone",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="whose backbone every child begins with [random weights]",
+    )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FOLDER",
+        help="where to keep what a frozen backbone makes of the images [OUT/features]",
+    )
+    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
+
+
+def add_min_kendall(parser: argparse.ArgumentParser) -> None:
+    """Add the option that bounds what may stand for trainings."""
+    parser.add_argument(
+        "--min-kendall",
+        type=between(-1.0, 1.0),
+        default=0.5,
+        help="how well a surrogate has to foretell the order of graphs that it has not seen, or "
+        "shared weights to order graphs as trainings do: a Kendall's tau",
+    )
+
+
 def reference_of(space: SearchSpace) -> Graph:
     from builder.search.controls import reference
 
@@ -118,11 +152,16 @@ def open_evaluator(
         raise CommandError("the evaluators table and surrogate need --journal, and no other does")
     if options.partial and options.evaluator != "table":
         raise CommandError("--partial is for the evaluator table")
+    shared = getattr(options, "shared", None)
+    if (options.evaluator == "shared") != bool(shared):
+        raise CommandError("--evaluator shared needs --shared, and no other does")
     given = LatencyTable.read(options.latency) if options.latency else None
     if options.evaluator == "analytic":
         return AnalyticEvaluator(), given or synthetic_table()
     if options.evaluator == "train":
         return _training(options, space, given)
+    if options.evaluator == "shared":
+        return _sharing(options, space, given)
     journals = read_journals(options.journal, space)
     table = given or LatencyTable(**journals.contents[0].search["latency"])
     if options.evaluator == "table":
@@ -140,17 +179,8 @@ def _training(
     )
     from builder.search.latency_table import counted
 
-    config = proxy_of(options, space)
-    if config.train.validation_split is None:
-        raise CommandError(
-            f"{config.detector.name} measures on no images: --set 'train.validation_split=\"val\"'"
-        )
-    if config.train.backbone_learning_rate_ratio == 0 and options.backbone is None:
-        raise CommandError(
-            f"the backbone of {config.detector.name} learns nothing, so it needs to have learnt "
-            "before: --backbone"
-        )
-    data = options.data or Path("data") / config.train.dataset
+    config = children_of(options, space)
+    data = data_of(options, config)
     # Workers may have another working directory.
     evaluator = TrainingEvaluator(
         config,
@@ -162,6 +192,54 @@ def _training(
         backbone_digest(options.backbone) if options.backbone else "",
     )
     return evaluator, given or counted(_timed(options, config))
+
+
+def _sharing(
+    options: argparse.Namespace, space: SearchSpace, given: LatencyTable | None
+) -> tuple[Evaluator, LatencyTable]:
+    from builder.search.evaluators.shared import (
+        NoSharedWeights,
+        PoorSharedWeights,
+        SharedEvaluator,
+        read_about,
+    )
+    from builder.search.latency_table import counted
+
+    folder, about = options.shared, read_about(options.shared)
+    if about.space != space.name:
+        raise NoSharedWeights(f"{folder} is of the space {about.space}, not {space.name} (--space)")
+    if about.kendall is None:
+        raise NoSharedWeights(
+            f"whether the weights in {folder} order graphs as trainings do is not known yet: "
+            "punctual search share goes on to find out"
+        )
+    if about.kendall < options.min_kendall:
+        raise PoorSharedWeights.of(about.kendall, options.min_kendall)
+    features = options.features or options.out / "features"
+    evaluator = SharedEvaluator.of(
+        folder.resolve(), data_of(options, about.config).resolve(), features.resolve()
+    )
+    return evaluator, given or counted(_timed(options, about.config))
+
+
+def data_of(options: argparse.Namespace, config: Config) -> Path:
+    """Return the folder of the images that children are trained and measured on."""
+    return options.data or Path("data") / config.train.dataset
+
+
+def children_of(options: argparse.Namespace, space: SearchSpace) -> Config:
+    """Return what children are, of ``proxy_of``. Raises CommandError for what tells no graphs."""
+    config = proxy_of(options, space)
+    if config.train.validation_split is None:
+        raise CommandError(
+            f"{config.detector.name} measures on no images: --set 'train.validation_split=\"val\"'"
+        )
+    if config.train.backbone_learning_rate_ratio == 0 and options.backbone is None:
+        raise CommandError(
+            f"the backbone of {config.detector.name} learns nothing, so it needs to have learnt "
+            "before: --backbone"
+        )
+    return config
 
 
 def _timed(options: argparse.Namespace, config: Config) -> DetectorConfig:

@@ -8,14 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cli.model import add_assignments
 from builder.cli.options import add_command
 from builder.cli.search.kinds import (
     EVALUATOR_NAMES,
     MAX_CHILDREN,
+    MAX_GRAPHS,
     MAX_SEED,
     MAX_WORKERS,
+    add_children,
     add_kind,
+    add_min_kendall,
     open_evaluator,
     read_journals,
     reference_of,
@@ -27,7 +29,7 @@ from serving.core.command_errors import (
     files_of_the_user,
     stoppable,
 )
-from serving.core.command_numbers import at_least, between
+from serving.core.command_numbers import at_least
 
 if TYPE_CHECKING:
     from builder.config.pyramid_graphs import Graph
@@ -45,7 +47,7 @@ SEARCHER_NAMES = (
 POOL_NAMES = ("processes", "ray")
 """Names of what ``builder.search`` has, which --help need not import."""
 
-MAX_GRAPHS, MAX_LIST_SEEDS = 10_000, 1000
+MAX_LIST_SEEDS = 1000
 """Bounds on lists of graphs, and on the seeds that each is evaluated with."""
 
 NUM_SEEDS = 3
@@ -76,22 +78,7 @@ def add_parser(actions: Any) -> None:
         "the journals in --of, and spread is --graphs of those, half of them the best and half "
         "evenly from the others",
     )
-    parser.add_argument(
-        "--config", choices=sorted(CONFIGS), help="what children train [a proxy for the space]"
-    )
-    add_assignments(parser, "{detector,train}.FIELD=JSON")
-    parser.add_argument(
-        "--backbone",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="whose backbone every child begins with [random weights]",
-    )
-    parser.add_argument(
-        "--features",
-        type=Path,
-        metavar="FOLDER",
-        help="where to keep what a frozen backbone makes of the images [OUT/features]",
-    )
+    add_children(parser)
     parser.add_argument(
         "--times-of",
         choices=sorted(CONFIGS),
@@ -99,7 +86,12 @@ def add_parser(actions: Any) -> None:
         help="the detector that graphs are searched for, whose multiply-accumulates are the times "
         "[of bccd_frozen, bccd, and of others in kind; else what children train]",
     )
-    parser.add_argument("--data", type=Path, help="folder of the data set [data/DATASET]")
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        metavar="FOLDER",
+        help="of the weights that the evaluator shared goes by, of punctual search share",
+    )
     parser.add_argument(
         "--children",
         type=at_least(1, MAX_CHILDREN),
@@ -163,12 +155,7 @@ def add_parser(actions: Any) -> None:
         default=NUM_SEEDS,
         help="with which a list is evaluated",
     )
-    parser.add_argument(
-        "--min-kendall",
-        type=between(-1.0, 1.0),
-        default=0.5,
-        help="how well a surrogate has to foretell the order of graphs that it has not seen",
-    )
+    add_min_kendall(parser)
     parser.add_argument("--out", type=Path, required=True, help="where the journal goes")
     parser.set_defaults(run=_run)
 

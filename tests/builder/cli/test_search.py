@@ -22,6 +22,7 @@ from builder.config.pyramid_graphs import GRAPHS, Graph, graph_json, read_graph
 from builder.modeling.architectures import make_detector
 from builder.modeling.checkpoint import save_checkpoint
 from builder.search import stack_latency
+from builder.search.evaluators.shared import ABOUT
 from builder.search.journal import JOURNAL, read_journal
 from builder.search.latency_table import LatencyTable, counted, fit, synthetic_table
 from builder.search.report import WHAT_REWARDS_ARE
@@ -392,3 +393,61 @@ def test_what_is_not_there_is_said(
     said = capsys.readouterr().err
     assert said.startswith("punctual: ")
     assert "gone" in said
+
+
+@pytest.mark.slow
+def test_weights_that_graphs_share_are_trained_and_searched_by(
+    bccd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [text for change in TINY for text in ("--set", change)]
+    out, folder = tmp_path / "trained", tmp_path / "shared"
+    trained = ("run", "--data", bccd, "--searcher", "random", "--children", 5, *settings)
+    assert search(*trained, "--out", out) == 0
+    share = ("share", "--data", bccd, *settings, "--of", out / JOURNAL, "--out", folder)
+    lenient = ("--min-kendall", -1)
+    assert search(*share, "--epochs", 2, *lenient) == 0
+    assert "5 graphs trained both ways" in capsys.readouterr().out
+    assert len(read_journal(folder / JOURNAL).children) == 5
+    before = (folder / ABOUT).read_bytes()
+    assert search(*share, "--epochs", 2, *lenient) == 0  # nothing is left to do
+    assert (folder / ABOUT).read_bytes() == before
+    of_other = ("--set", "detector.neck_channels=16")
+    assert search(*share, *of_other, "--epochs", 2) == 2
+    assert "is of other weights" in capsys.readouterr().err
+
+    found = tmp_path / "found"
+    run = ("run", "--data", bccd, "--evaluator", "shared", "--shared", folder)
+    assert search(*run, "--children", 3, "--out", found, *lenient) == 0
+    children = read_journal(found / JOURNAL).children
+    assert [child.status for child in children] == ["ok"] * 3
+    in_two = tmp_path / "in_two"
+    assert search(*run, "--children", 3, "--workers", 2, "--out", in_two, *lenient) == 0
+    assert same_but_for_machine(read_journal(in_two / JOURNAL).children, children)
+
+    about = json.loads(before)
+    for kendall, code, told in (
+        (0.2, 1, "Kendall's tau of 0.20: less than 0.5"),
+        (None, 2, "is not known yet"),
+    ):
+        (folder / ABOUT).write_text(json.dumps(about | {"kendall": kendall}))
+        assert search(*run, "--children", 4, "--out", found) == code
+        assert told in capsys.readouterr().err
+    assert search(*run, "--space", "lite", "--out", found) == 2
+    assert "of the space nas-fpn, not lite" in capsys.readouterr().err
+
+
+def test_weights_are_judged_by_enough_graphs_that_were_trained(
+    bccd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_up = tmp_path / "made_up"
+    assert search("run", "--evaluator", "analytic", "--children", 4, "--out", made_up) == 0
+    settings = [text for change in TINY for text in ("--set", change)]
+    share = ("share", "--data", bccd, *settings, "--of", made_up / JOURNAL, "--out", tmp_path / "x")
+    capsys.readouterr()
+    assert search(*share) == 2
+    assert "were not trained" in capsys.readouterr().err
+    journal = made_up / JOURNAL
+    journal.write_text(journal.read_text().replace('"analytic"', '"train"', 1))
+    assert search(*share) == 2
+    assert "there are 4 graphs in the journals, and 5 tell" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

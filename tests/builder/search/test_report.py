@@ -85,10 +85,11 @@ def test_nobody_takes_a_foretold_reward_for_a_measured_one(
     page, text = as_html(of_search), as_markdown(of_search)
     assert WHAT_REWARDS_ARE[evaluator] in page
     assert WHAT_REWARDS_ARE[evaluator] in text
-    mark = {"surrogate": "mine (foretold)", "analytic": "mine (made up)"}.get(evaluator)
+    marks = {"shared": "estimated", "surrogate": "foretold", "analytic": "made up"}
     # In the legends of both figures.
-    assert len(re.findall(r"</i>mine \((?:foretold|made up)\)</span>", page)) == (2 if mark else 0)
-    assert ('class="warning"' in page) == bool(mark)
+    found = re.findall(r"</i>mine(?: \((.*?)\))?</span>", page)
+    assert found == [marks.get(evaluator, "")] * 2
+    assert ('class="warning"' in page) == (evaluator in marks)
 
 
 @pytest.mark.parametrize(

@@ -51,12 +51,7 @@ class _Still(Detector):
 
 
 def train_still(config: Config, data: Path, out: Path) -> None:
-    original = training.make_detector
-    training.make_detector = _Still
-    try:
-        train(config, data, out)
-    finally:
-        training.make_detector = original
+    train(config, data, out, make=_Still)
 
 
 def weights_of(out: Path) -> dict[str, torch.Tensor]:
