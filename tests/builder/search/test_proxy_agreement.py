@@ -33,16 +33,16 @@ def test_equal_orders_agree_and_opposite_ones_do_not() -> None:
     assert same.num_graphs == 12
     assert [row.figure for row in same.figures] == list(FIGURES)
     for row in same.figures:
-        assert row.tau.middle == row.of_better_half.middle == 1.0
+        assert (row.tau.middle, row.of_better_half.middle) == pytest.approx((1, 1))
     opposite = compare(["a", "b"], [proxy, journal(RISING[::-1], 0.02)])
-    assert all(row.tau.middle == -1.0 for row in opposite.figures)
+    assert [row.tau.middle for row in opposite.figures] == pytest.approx([-1] * len(FIGURES))
 
 
 def test_the_order_of_the_better_half_is_that_of_the_first() -> None:
     # The six best of the first are in the other order in the second, below all others.
     other = compare(["a", "b"], [journal(RISING, 0.0), journal(RISING[:6] + RISING[:5:-1], 0.0)])
     reward = other.figures[0]
-    assert reward.of_better_half.middle == -1.0
+    assert reward.of_better_half.middle == pytest.approx(-1)
     assert reward.tau.low < reward.tau.middle < 1.0
 
 
