@@ -17,9 +17,10 @@ from builder.search.controls import controls, reference
 from builder.search.evaluators.tabular import successes
 from builder.search.journal import Child, Contents, JournalError
 from builder.search.latency_table import LatencyTable
+from builder.search.proxy_agreement import MIN_IN_COMMON
 from builder.search.rewards import Anytime
 from builder.search.stack_rounds import StackRounds
-from builder.search.statistics import BootstrapInterval
+from builder.search.statistics import BootstrapInterval, rank_agreement
 from reporting.intervals import MeanInterval
 
 LOADS = (0.3, 0.6, 0.9, 1.2, 1.8)
@@ -72,6 +73,20 @@ class Contest:
     def rivals(self) -> tuple[Standing, ...]:
         """All but the first."""
         return self.standings[1:]
+
+    @property
+    def agreement(self) -> BootstrapInterval | None:
+        """Kendall's tau of the reward and of accuracy in time over the graphs.
+
+        None where that was not asked for, or of too few graphs.
+        """
+        if not self.conditions or len(self.standings) < MIN_IN_COMMON:
+            return None
+        rewards, in_time = (
+            [standing.figures[name].mean for standing in self.standings]
+            for name in (REWARD, IN_TIME)
+        )
+        return rank_agreement(rewards, in_time)
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -28,6 +28,9 @@ def _lines(contest: Contest) -> Iterator[str]:
         yield from markdown.table(_ahead_columns(contest), contest.rivals)
     if contest.conditions:
         yield ""
+        if (sentence := _agreement(contest)) is not None:
+            yield sentence
+            yield ""
         yield "Accuracy in time by load, as a share of the published graph's, and arrivals:"
         yield from markdown.table(_condition_columns(contest), contest.conditions)
 
@@ -47,6 +50,17 @@ def _verdict(contest: Contest) -> str:
         f"interval is above 0 against {', '.join(ahead) or 'none'}"
     )
     return text + (f", and not against {', '.join(others)}." if others else ".")
+
+
+def _agreement(contest: Contest) -> str | None:
+    tau = contest.agreement
+    if tau is None:
+        return None
+    return (
+        f"The reward and accuracy in time order the {len(contest.standings)} graphs with a "
+        f"Kendall's tau of {tau.middle:.2f} [{tau.low:.2f}, {tau.high:.2f}] (95 %, by resampling "
+        "graphs)."
+    )
 
 
 def _is_ahead(standing: Standing) -> bool:
@@ -128,9 +142,10 @@ def as_html(contest: Contest) -> str:
         text += _table(_ahead_columns(contest), contest.rivals)
         content += html.section("What the first is ahead by", text)
     if contest.conditions:
-        content += html.section(
-            "Accuracy in time", _table(_condition_columns(contest), contest.conditions)
-        )
+        sentence = _agreement(contest)
+        text = f"<p>{escape(sentence)}</p>" if sentence else ""
+        text += _table(_condition_columns(contest), contest.conditions)
+        content += html.section("Accuracy in time", text)
     figures = "".join(
         f"<figure>{draw(s.graph, s.name)}<figcaption>{escape(s.name)}</figcaption></figure>"
         for s in contest.standings

@@ -19,8 +19,8 @@ from builder.search.canonical import canonical_key
 from builder.search.controls import controls
 from builder.search.drawing import STYLE, draw
 from builder.search.journal import FAILED, OK, REPEATED, Child, Contents, JournalError
-from builder.search.signal import ENOUGH, Signal, signals
-from builder.search.statistics import rank_sum, running_best
+from builder.search.signal import ENOUGH, MIN_GRAPHS, Signal, signals
+from builder.search.statistics import kendall, rank_sum, running_best
 from reporting import markdown
 from reporting.html import SERIES, document, legend, section, table, tiles
 from reporting.svg import Chart
@@ -179,6 +179,23 @@ def _reward(group: Group) -> float:
     return group.reward
 
 
+def correlations(found: Sequence[Group]) -> list[tuple[str, float]]:
+    """Return Kendall's tau of the reward with each figure of some networks.
+
+    It is nothing of too few.
+    """
+    if len(found) < MIN_GRAPHS:
+        return []
+    aps = np.array([group.aps for group in found])
+    figures = {
+        "mean AP of the exits": aps.mean(axis=1),
+        **{f"AP of exit {k + 1}": aps[:, k] for k in range(aps.shape[1])},
+        "time to the last exit": np.array([group.times[-1] for group in found]),
+    }
+    rewards = [group.reward for group in found]
+    return [(name, kendall(rewards, values)) for name, values in figures.items()]
+
+
 # -- text ----------------------------------------------------------------------------------------
 
 
@@ -222,6 +239,11 @@ def _lines(report: SearchReport) -> Iterator[str]:
             yield ""
             yield _verdict(found)
     for search in report.searches:
+        if taus := correlations(search.best):
+            yield ""
+            yield f"## {search.name}: what goes with the reward"
+            yield from markdown.table(_CORRELATION_COLUMNS, taus)
+    for search in report.searches:
         yield ""
         yield f"## {search.name}: the best graphs"
         yield from markdown.table(_COLUMNS, search.best[:NUM_BEST])
@@ -253,6 +275,12 @@ _SIGNAL_COLUMNS: markdown.Columns[Signal] = (
     ("SD of seeds", lambda of: f"{of.deviation_of_seeds:.4f}"),
     ("share of graphs, ICC(1)", lambda of: str(of.share)),
     ("with one seed for all, ICC(C,1)", lambda of: str(of.share_of_one_seed)),
+)
+
+
+_CORRELATION_COLUMNS: markdown.Columns[tuple[str, float]] = (
+    ("figure", lambda row: row[0]),
+    ("Kendall's tau with the reward", lambda row: f"{row[1]:.2f}"),
 )
 
 
@@ -317,6 +345,13 @@ def as_html(report: SearchReport) -> str:
         content += section(f"{search.name}: on the way", _figures(_progress(search)))
         content += section(f"{search.name}: the best graphs", _figures(search.best[:NUM_BEST]))
         content += section(f"{search.name}: their figures", _table(search.best[:NUM_BEST]))
+    for search in report.searches:
+        if taus := correlations(search.best):
+            of_figures = [[cell(each) for _, cell in _CORRELATION_COLUMNS] for each in taus]
+            content += section(
+                f"{search.name}: what goes with the reward",
+                table([head for head, _ in _CORRELATION_COLUMNS], of_figures),
+            )
     for search in report.searches:
         if found := signals(search.children):
             heads = [head for head, _ in _SIGNAL_COLUMNS]

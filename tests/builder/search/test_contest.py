@@ -111,6 +111,26 @@ def test_accuracy_in_time_is_simulated_at_each_load(monkeypatch: pytest.MonkeyPa
     assert page.count("<svg") == 3
 
 
+def test_enough_graphs_tell_whether_the_reward_goes_with_accuracy_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(in_time, "NUM_REQUESTS", 60)
+    random = np.random.default_rng(8)
+    graphs = [SPACE.decode(SPACE.sample(random)) for _ in range(6)]
+    children = [each for n, graph in enumerate(graphs) for each in results(graph, 0.05 * n)[:1]]
+    contest = compare([journal(*children)], None, in_time=True)
+    assert contest.agreement is not None
+    assert contest.agreement.middle > 0.7
+    sentence = "order the 6 graphs with a Kendall's tau of"
+    assert sentence in as_markdown(contest)
+    assert sentence.replace("'", "&#x27;") in as_html(contest)
+    few = compare([journal(*children[:4])], None, in_time=True)
+    untold = compare([journal(*children)], None, in_time=False)
+    for other in (few, untold):
+        assert other.agreement is None
+        assert "Kendall" not in as_markdown(other) + as_html(other)
+
+
 def test_one_seed_has_no_interval() -> None:
     contest = compare(
         [journal(*results(MINE, 0.0)[:1], *results(FPN, 0.0)[:1])], None, in_time=False

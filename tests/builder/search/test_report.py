@@ -20,6 +20,7 @@ from builder.search.report import (
     as_html,
     as_markdown,
     best_group,
+    correlations,
     median_group,
     ranked,
     summarise,
@@ -108,6 +109,22 @@ def test_it_says_where_times_are_from(
     of_search = summarise(["mine"], [replace(contents, search=search)], None)
     assert f"| {expected} |" in as_markdown(of_search)
     assert f"Times are in {expected}." in as_html(of_search)
+
+
+def test_it_says_what_goes_with_the_reward(searches: dict[str, Contents]) -> None:
+    contents = searches["random"]
+    by_last = [
+        replace(child, reward=child.aps[-1] if child.aps else 0.0) for child in contents.children
+    ]
+    found = dict(correlations(ranked(by_last)))
+    assert found["AP of exit 3"] == pytest.approx(1)
+    assert 0 < found["AP of exit 1"] < 1
+    by_time = [replace(child, reward=-child.times[-1]) for child in contents.children]
+    assert dict(correlations(ranked(by_time)))["time to the last exit"] == pytest.approx(-1)
+    assert correlations(ranked(contents.children[:4])) == []
+    of_search = summarise(["mine"], [replace(contents, children=tuple(by_last))], None)
+    assert "| AP of exit 3 | 1.00 |" in as_markdown(of_search)
+    assert "mine: what goes with the reward" in as_html(of_search)
 
 
 def test_marks_of_a_search_show_round_those_of_a_later_one(searches: dict[str, Contents]) -> None:
