@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,10 @@ from serving.core.command_numbers import at_least, between
 
 if TYPE_CHECKING:
     from builder.config.configuration import Config
-    from builder.search.evaluators.shared import AboutShared
+    from builder.config.pyramid_graphs import Graph
+    from builder.search.evaluators.shared import AboutShared, SharedEvaluator
+    from builder.search.journal import Contents
+    from builder.search.space import SearchSpace
 
 EPOCHS_OF_A_CHILD = 10
 """Number of times that shared weights are trained for as long as a child is."""
@@ -75,13 +79,9 @@ def add_parser(actions: Any) -> None:
 @files_of_the_user()
 def _share(options: argparse.Namespace) -> None:
     from builder.search.evaluators.shared import ABOUT, PoorSharedWeights, SharedEvaluator
-    from builder.search.journal import Contents
-    from builder.search.latency_table import LatencyTable
     from builder.search.proxy_agreement import MIN_IN_COMMON, as_markdown, compare
-    from builder.search.report import MARKS, ranked
-    from builder.search.rewards import REWARDS
-    from builder.search.run import Search, run
-    from builder.search.searchers.listed import Listed, spread
+    from builder.search.report import ranked
+    from builder.search.searchers.listed import spread
     from builder.search.shared_weights import train_shared
     from builder.search.space import SPACES
     from reporting.files import write_whole
@@ -89,10 +89,7 @@ def _share(options: argparse.Namespace) -> None:
     space = SPACES[options.space]
     config = children_of(options, space)
     data = data_of(options, config)
-    trained = read_journals(options.of, space)
-    for path, contents in zip(trained.paths, trained.contents, strict=True):
-        if contents.search["evaluator"]["name"] in MARKS:
-            raise CommandError(f"the children of {path} were not trained, so they tell nothing")
+    trained = _trained(options.of, space)
     graphs = spread([group.graph for group in ranked(trained.children)], options.graphs)
     if len(graphs) < MIN_IN_COMMON:
         raise CommandError(
@@ -113,29 +110,62 @@ def _share(options: argparse.Namespace) -> None:
             features=features,
         )
         evaluator = SharedEvaluator.of(options.out, data.resolve(), features.resolve())
-        first = trained.contents[0].search
-        table = LatencyTable(**first["latency"])
-        reward = REWARDS[first["reward"]["name"]](table, reference_of(space), evaluator.num_exits)
-        search = Search(
-            space=space.name,
-            searcher="spread",
-            seed=0,
-            create=lambda: Listed(graphs),
-            evaluator=evaluator,
-            reward=reward,
-            table=table,
-            max_seeds=1,
-        )
-        children = run(search, options.out, len(graphs), options.workers)
-    found = compare(
-        ["trained", "shared"],
-        [Contents(first, trained.children), Contents(search.describe(), children)],
-    )
+        measured = _measured(options, space, graphs, trained.search, evaluator)
+    found = compare(["trained", "shared"], [trained, measured])
     print(as_markdown(found), end="")
     tau = found.figures[0].tau.middle
     write_whole(options.out / ABOUT, replace(about, kendall=tau).to_json())
     if tau < options.min_kendall:
         raise PoorSharedWeights.of(tau, options.min_kendall)
+
+
+def _trained(paths: Sequence[Path], space: SearchSpace) -> Contents:
+    """Return journals of trainings as one. Raises CommandError for those of anything else."""
+    from builder.search.journal import Contents
+    from builder.search.report import MARKS
+    from builder.search.rewards import REWARDS
+
+    journals = read_journals(paths, space)
+    first = journals.contents[0].search
+    for path, contents in zip(paths, journals.contents, strict=True):
+        if contents.search["evaluator"]["name"] in MARKS:
+            raise CommandError(f"the children of {path} were not trained, so they tell nothing")
+        for name in ("reward", "latency"):
+            if contents.search[name] != first[name]:
+                raise CommandError(f"{path} has not the {name} that {paths[0]} has")
+    if first["reward"]["name"] not in REWARDS:
+        raise CommandError(f"{paths[0]} has a reward that there is not")
+    return Contents(first, journals.children)
+
+
+def _measured(
+    options: argparse.Namespace,
+    space: SearchSpace,
+    graphs: Sequence[Graph],
+    trained: Mapping[str, Any],
+    evaluator: SharedEvaluator,
+) -> Contents:
+    """Return what graphs are worth with shared weights, by the reward of a search."""
+    from builder.search.journal import Contents
+    from builder.search.latency_table import LatencyTable
+    from builder.search.rewards import REWARDS
+    from builder.search.run import Search, run
+    from builder.search.searchers.listed import Listed
+
+    table = LatencyTable(**trained["latency"])
+    reward = REWARDS[trained["reward"]["name"]](table, reference_of(space), evaluator.num_exits)
+    search = Search(
+        space=space.name,
+        searcher="spread",
+        seed=0,
+        create=lambda: Listed(graphs),
+        evaluator=evaluator,
+        reward=reward,
+        table=table,
+        max_seeds=1,
+    )
+    children = run(search, options.out, len(graphs), options.workers)
+    return Contents(search.describe(), children)
 
 
 def _begun(out: Path, config: Config, data: Path, space: str) -> AboutShared:

@@ -450,4 +450,13 @@ def test_weights_are_judged_by_enough_graphs_that_were_trained(
     journal.write_text(journal.read_text().replace('"analytic"', '"train"', 1))
     assert search(*share) == 2
     assert "there are 4 graphs in the journals, and 5 tell" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    for name, told in (
+        ('"ap"', "has not the reward that"),
+        ('"speed"', "a reward that there is not"),
+    ):
+        other.write_text(journal.read_text().replace('"anytime"', name, 1))
+        both = (other, journal) if name == '"ap"' else (other,)
+        assert search(*share[:-4], "--of", *both, "--out", tmp_path / "x") == 2
+        assert told in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
