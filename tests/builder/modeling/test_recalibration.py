@@ -11,7 +11,7 @@ from torch import nn
 
 from builder.config.named import CONFIGS
 from builder.modeling.architectures import AnyDetector, at_size, first_exits, make_detector
-from builder.modeling.recalibration import BATCH_SIZE, recalibrate
+from builder.modeling.recalibration import BATCH_SIZE, measure_statistics, recalibrate
 from tests.builder.tiny import TINY
 
 
@@ -51,6 +51,26 @@ def test_more_images_than_one_batch_count_alike(detector: AnyDetector) -> None:
     name = next(name for name in detector.state_dict() if name.endswith("running_mean"))
     means = [half.state_dict()[name] for half in halves]
     torch.testing.assert_close(recalibrate(detector, found).state_dict()[name], sum(means) / 2)
+
+
+def test_what_a_backbone_made_of_images_tells_nothing_of_the_backbone(
+    detector: AnyDetector,
+) -> None:
+    inputs = torch.from_numpy(np.stack(images(4, 128)))
+    with torch.no_grad():
+        maps = detector.backbone_maps(inputs)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    measure_statistics(detector, [maps])
+    changed = {
+        name
+        for name, value in detector.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    means = {name for name in before if name.endswith("running_mean")}
+    assert changed & means == {name for name in means if not name.startswith("backbone.")}
+    assert not any(module.training for module in detector.modules())
+    with pytest.raises(ValueError, match="at least one image"):
+        measure_statistics(detector, [])
 
 
 def test_what_cannot_be_recalibrated_is_refused(detector: AnyDetector) -> None:
