@@ -25,7 +25,7 @@ main { max-width: 1040px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 22px; margin: 0 0 2px; } h2 { font-size: 16px; margin: 0 0 10px; }
 p { margin: 0 0 8px; } .muted, th, svg text { color: var(--muted); fill: var(--muted); }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
-  padding: 16px 18px; margin-top: 14px; }
+  padding: 16px 18px; margin-top: 14px; overflow-x: auto; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px;
   margin-top: 14px; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
@@ -37,7 +37,7 @@ svg { display: block; width: 100%; height: auto; } svg text { font-size: 11.5px;
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 4px 0 0 52px; font-size: 13px; }
 .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 2px;
   margin-right: 6px; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr));
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(380px, 100%), 1fr));
   gap: 0 14px; align-items: start; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }

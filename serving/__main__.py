@@ -259,8 +259,8 @@ def _announce(url: str, ample_budget_s: float) -> None:
     image = EXAMPLE_IMAGE if EXAMPLE_IMAGE.is_file() else Path("photo.jpg")
     print(
         f"Punctual is ready: {url}\n"
-        f"  curl -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: {ample_budget_s * 1e3:g}' "
-        f"--data-binary @{image} {url}/v1/detect",
+        f"  curl -s -H 'Content-Type: image/jpeg' -H 'X-Deadline-Ms: {ample_budget_s * 1e3:g}' "
+        f"--data-binary @{image} '{url}/v1/detect?score_threshold=0.4'",
         flush=True,
     )
 
@@ -277,7 +277,7 @@ def create_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     serve = commands.add_parser(
         "serve",
-        help="answer detection requests over HTTP",
+        help="Answer detection requests over HTTP.",
         description="Answer detection requests over HTTP.",
         epilog=_SERVE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -286,7 +286,7 @@ def create_parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     models = commands.add_parser(
         "models",
-        help="what the exits of a model are worth",
+        help="Show the accuracy and time of each exit of a model.",
         description="Accuracy and measured time of each exit of a model, or of several as one, and "
         "which exits are worth their time.",
     )
@@ -294,7 +294,7 @@ def create_parser() -> argparse.ArgumentParser:
     models.set_defaults(run=_models)
     plans = commands.add_parser(
         "plans",
-        help="find the TensorRT plans that were built for this machine's GPU",
+        help="Find the TensorRT plans that were built for this machine's GPU.",
         description="Wait for the model repository with TensorRT plans for this machine's GPU and "
         "TensorRT, check every plan in it, and link it to where Triton is told to look.",
     )
@@ -302,13 +302,13 @@ def create_parser() -> argparse.ArgumentParser:
     plans.set_defaults(run=_plans)
     keys = commands.add_parser(
         "keys",
-        help="make keys for those who may send requests",
+        help="Make keys for those who may send requests.",
         description="Make keys for those who may send requests (PUNCTUAL_KEYS_FILE).",
     )
     actions = keys.add_subparsers(title="actions", metavar="ACTION", required=True)
     new = actions.add_parser(
         "new",
-        help="make a key",
+        help="Make a key.",
         description="Make a key. Its entry for the key file, without the key, goes to the standard "
         "output, and the key, which is kept nowhere, to the standard error.",
         epilog="punctual keys new camera-7 >> keys.toml",

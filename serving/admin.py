@@ -44,7 +44,7 @@ _MODEL = "the model's name, as list has it; by default the one that is there"
 
 def add_parser(commands: Any) -> None:
     """Add admin to the subparsers ``commands``."""
-    summary = "change the model of a running server"
+    summary = "Change the model of a running server."
     admin = commands.add_parser(
         "admin",
         help=summary,

@@ -70,7 +70,7 @@ def _target(options: argparse.Namespace) -> Target:
 def _add_loadtest(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "loadtest",
-        help="Send requests at a rate, whatever the server does, and report.",
+        help="Send requests to a server at a given rate, and report what came in time.",
         description=(
             "Send requests on a schedule that the seed fixes, whatever the server makes of them, "
             "and report what was answered in time. With annotated images, average precision is "
@@ -125,9 +125,7 @@ def _loadtest(options: argparse.Namespace) -> int:
     server = describe_server(options.url)
     classes, ap_by_depth = _model(options.catalog, server)
     if options.data is not None and not classes:
-        raise InvalidArgument(
-            f"{options.url} does not say which classes it finds; --catalog FOLDER can say it"
-        )
+        raise _unsaid(options.url, server, "which classes it finds", "--catalog FOLDER")
     result = run_load(
         LoadSettings(
             url=options.url,
@@ -174,9 +172,17 @@ def _full_depth_ms(options: argparse.Namespace, server: Mapping[str, Any] | None
     except (LookupError, TypeError, ValueError):
         if "x" not in options.budgets:
             return 1.0  # of nothing
-        raise InvalidArgument(
-            f"{options.url} does not say how long full depth takes; --full-depth-ms can say it"
-        ) from None
+        raise _unsaid(options.url, server, "how long full depth takes", "--full-depth-ms") from None
+
+
+def _unsaid(url: str, server: Mapping[str, Any] | None, what: str, option: str) -> InvalidArgument:
+    """Return what to raise where a server does not say ``what``, which ``option`` can say."""
+    if server is None:
+        return InvalidArgument(
+            f"{url} does not answer GET /v1/models: is a server running there? "
+            f"For one without that path, {option} says {what}"
+        )
+    return InvalidArgument(f"{url} does not say {what}; {option} can say it")
 
 
 # -- loadgen -------------------------------------------------------------------------------------
@@ -185,7 +191,7 @@ def _full_depth_ms(options: argparse.Namespace, server: Mapping[str, Any] | None
 def _add_loadgen(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "loadgen",
-        help="Let MLPerf LoadGen's Server scenario judge a server.",
+        help="Measure a server with MLPerf LoadGen's Server scenario.",
         description=(
             "Let MLPerf LoadGen, Server scenario, send Poisson arrivals and give its verdict, "
             "beside our own counts. A request that was refused, or failed, is completed to LoadGen "

@@ -33,7 +33,7 @@ def register(commands: Any, tools: ServingTools) -> None:
 
 
 def _add_study(commands: Any, tools: ServingTools) -> None:
-    summary = "Measure by servers that the study starts itself, or simulates."
+    summary = "Run a study of servers that it starts itself, or in simulation."
     parser = commands.add_parser("study", help=summary, description=summary)
     studies = parser.add_subparsers(title="studies", metavar="STUDY", required=True)
     live_cli.add_parser(studies, tools)

@@ -15,9 +15,9 @@ def add_parser(commands: Any) -> None:
     """Add the command ``sweep`` to the subparsers ``commands``."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "sweep",
-        help="Try an idle server with every budget.",
+        help="Measure an idle server at many budgets.",
         description=(
-            "Try an idle server with every budget, from infeasible to twice what full depth "
+            "Measure an idle server at many budgets, from infeasible to twice what full depth "
             "takes: share answered in time, accuracy reached, and where the gateway's time goes."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

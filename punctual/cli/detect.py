@@ -44,10 +44,10 @@ def add_parser(commands: Any) -> None:
     """Add detect to the subparsers ``commands``."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "detect",
-        help="find objects in image files",
+        help="Find objects in image files.",
         description="Send image files to a server, one after the other, and print the boxes that "
-        "it finds. What it says of an image instead goes to the standard error; the others are "
-        "done all the same, and then the command has failed.",
+        "it finds. An image that fails is reported on the standard error; the others are done "
+        "all the same, and the exit code is then 1.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
     """Add watch to the subparsers ``commands``."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "watch",
-        help="find objects in a video, a camera's pictures or a folder of frames, in real time",
+        help="Find objects in a video, a camera's pictures or a folder of frames, in real time.",
         description="Send the frames of a source to a server as they come, each with the same "
         "budget, and show how many are answered in time, and how deeply. What is stale is not "
         "sent. A connection that is lost is made again.",

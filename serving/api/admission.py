@@ -214,8 +214,8 @@ class Admission:
                 )
             read_s = usual_s
         raise self._infeasible(
-            f"This request took {to_ms(read_s)} ms to arrive and be read, and an idle server needs "
-            f"{to_ms(needed_s)} ms to decode its image and answer at depth "
+            f"This request took {to_ms(read_s)} ms to arrive and be read, and an idle server "
+            f"usually needs {to_ms(needed_s)} ms to decode its image and answer at depth "
             f"{context.options.min_depth}",
             self._suggested_s(header, context.options.min_depth, read_s),
         )
@@ -330,7 +330,9 @@ class Admission:
 
     @staticmethod
     def _infeasible(why: str, suggested_s: float) -> BudgetInfeasible:
-        return BudgetInfeasible(f"{why}; allow {to_ms(suggested_s)} ms.", suggested_s)
+        return BudgetInfeasible(
+            f"{why}; allow {to_ms(suggested_s)} ms, which is seldom exceeded.", suggested_s
+        )
 
     def _observe_overhead(self, header: Header, context: RequestContext) -> None:
         """Learn what a request that was here alone took besides decoding and the engine."""

@@ -147,10 +147,9 @@ def media_type(headers: Headers) -> str:
 def check_type(headers: Headers, served: Iterable[str]) -> None:
     """Raise UnsupportedImage for a body that does not say it is of one of these types."""
     if media_type(headers) not in served:
-        stated = headers.get("content-type", "")
-        raise UnsupportedImage(
-            f"Content-Type must be one of {', '.join(served)}; it is {shown(stated)}."
-        )
+        stated = headers.get("content-type")
+        found = "the request has none" if stated is None else f"it is {shown(stated)}"
+        raise UnsupportedImage(f"Content-Type must be one of {', '.join(served)}; {found}.")
 
 
 def check_head(headers: Headers, max_bytes: int) -> None:

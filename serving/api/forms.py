@@ -64,7 +64,7 @@ def check_fields(fields: Iterable[Field], known: Iterable[str]) -> None:
     for field in fields:
         if field.name not in names:
             raise InvalidParameter(
-                f"There is no field {shown(field.name)} in such a form; there may be "
+                f"The form's field {shown(field.name)} is not known; there may be "
                 f"{', '.join(names)}."
             )
 

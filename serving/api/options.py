@@ -53,6 +53,8 @@ class _Parameter:
     high: Callable[[Family], float | None]
     default: Callable[[Family], float]
     text: str
+    example: str = ""
+    """How a value is written, where that is not plain."""
 
 
 _PARAMETERS = {
@@ -79,6 +81,7 @@ _PARAMETERS = {
         high=lambda _: 1.0,
         default=lambda family: family.score_threshold,
         text="Boxes below it are left out.",
+        example="0.4",
     ),
 }
 
@@ -127,8 +130,9 @@ def _parse(name: str, parameter: _Parameter, given: object, family: Family) -> f
     # What JSON holds may be NaN, which is neither below nor above anything.
     if value is None or not (low <= value and (high is None or value <= high)):
         bounds = f"from {low:g}" + (f" to {high:g}" if high is not None else " up")
+        written = f", such as {parameter.example}" if parameter.example else ""
         raise InvalidParameter(
-            f"{name} must be one {parameter.kind} {bounds}; it is {shown(given)}."
+            f"{name} must be one {parameter.kind} {bounds}{written}; it is {shown(given)}."
         )
     return value
 

@@ -62,7 +62,7 @@ def parse_classes(given: object, names: Sequence[str]) -> frozenset[int]:
         more = len(unknown) - MAX_UNKNOWN_SHOWN
         listed += f" and {more} more" if more > 0 else ""
         raise InvalidParameter(
-            f"There is no class {listed}; GET /v1/models lists all {len(names)}, of which the "
-            f"first is {names[0]!r} or 0."
+            f"There is no class {listed}; GET /v1/models lists all {len(names)}, such as "
+            f"{names[0]!r}, number 0."
         )
     return frozenset(found)

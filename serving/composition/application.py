@@ -327,5 +327,5 @@ def _report_front(backend: Backend, runtime: str) -> None:
     used = {point for first, then, _ in family.ladder.gains() for point in (first, then)}
     for dropped in front.dropped:
         is_used = (dropped.point.model, dropped.point.depth) in used
-        where = "answers only with another size" if is_used else "off the front"
+        where = "answers only merged with another size" if is_used else "off the front"
         logger.info("%s: %s", where, dropped.reason(family.titles))

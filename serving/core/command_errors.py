@@ -26,9 +26,9 @@ signal's number."""
 EXIT_CODES = {
     0: "done",
     FAILURE: "failed: what was asked for could not be done, or a measurement did not pass",
-    MISTAKE: "asked for wrongly: an option, a setting, a file or an extra that is missing",
+    MISTAKE: "used wrongly: a wrong option, setting or file, or a missing extra",
     STOPPED: "stopped by Ctrl-C; build, train and ablate also by SIGTERM",
-    UNREAD: "stopped, since what read its output has ended, as head does",
+    UNREAD: "stopped because the program that read its output ended, as head does",
     TERMINATED: "stopped by SIGTERM",
 }
 """Exit code -> what it says of a command."""

@@ -90,7 +90,7 @@ def test_the_command_to_try_has_an_image_that_is_there(
         command._announce("http://127.0.0.1:8000", 0.18)
         ready, to_try = capsys.readouterr().out.splitlines()
         assert ready == "Punctual is ready: http://127.0.0.1:8000"
-        assert f"'X-Deadline-Ms: 180' --data-binary @{image} http://127.0.0.1:8000/v1/" in to_try
+        assert f"'X-Deadline-Ms: 180' --data-binary @{image} 'http://127.0.0.1:8000/v1/" in to_try
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,8 +80,8 @@ def test_a_run_that_is_not_valid_says_so_to_scripts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--image", IMAGE), "does not say how long full depth takes; --full-depth-ms can"),
-        (("--data", BCCD), "does not say which classes it finds; --catalog FOLDER can"),
+        (("--image", IMAGE), "does not answer GET /v1/models: is a server running there?"),
+        (("--data", BCCD), "--catalog FOLDER says which classes it finds"),
         (("--data", "nowhere"), "the data set nowhere cannot be read"),
         (("--image", IMAGE, "--arrivals", "x"), "arrivals 'x'"),
         (("--image", IMAGE, "--budgets", "x"), "budgets 'x'"),

@@ -36,7 +36,7 @@ def test_names_and_numbers(given: object, labels: set[int]) -> None:
         ("", "none left out"),
         (",", "none left out"),
         ("person,,mouse", "none left out"),
-        ("cat", r"no class 'cat'; GET /v1/models lists all 6, of which the first is 'person' or 0"),
+        ("cat", r"no class 'cat'; GET /v1/models lists all 6, such as 'person', number 0"),
         ("person,cat,dog,cat", r"no class 'cat', 'dog'; GET"),
         ("traffic  light", "no class"),
         ("6", "no class '6'"),
