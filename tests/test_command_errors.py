@@ -113,7 +113,10 @@ MISTAKES = {
         ("--evaluator shared --out x", "shared needs --shared"),
         ("--evaluator shared --shared nowhere --out x", "nowhere/shared.json"),
     ],
-    "search share": [("--of nowhere.jsonl --out x", "nowhere.jsonl")],
+    "search share": [
+        ("--of nowhere.jsonl --out x", "nowhere.jsonl"),
+        ("--of nowhere.jsonl --out x --set train.validation_sizes=[128]", "at one size"),
+    ],
     "search report": [("nowhere.jsonl --out x", "nowhere.jsonl")],
     "search benchmark": [("--evaluator table --journal nowhere.jsonl", "nowhere.jsonl")],
     "search latency": [("--config bccd_proxy_p5 --out x", "cannot have the levels of nas-fpn")],

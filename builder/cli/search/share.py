@@ -88,6 +88,8 @@ def _share(options: argparse.Namespace) -> None:
 
     space = SPACES[options.space]
     config = children_of(options, space)
+    if config.train.validation_sizes:
+        raise CommandError("graphs with shared weights are measured at one size: validation_sizes")
     data = data_of(options, config)
     trained = _trained(options.of, space)
     graphs = spread([group.graph for group in ranked(trained.children)], options.graphs)
