@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.servers.processes import free_port
+from loadtest.servers.free_ports import free_port
 from serving import __main__ as program
 from serving.core.command_errors import (
     EXIT_CODES,

@@ -62,7 +62,8 @@ def add_parser(studies: Any) -> None:
 @files_of_the_user()
 def _study(options: argparse.Namespace) -> None:
     from loadtest.servers import tritonserver
-    from loadtest.servers.processes import free_port, gateway
+    from loadtest.servers.free_ports import free_port
+    from loadtest.servers.processes import gateway
     from loadtest.simulation.profiles import load_profile
     from loadtest.studies.clients import frigate, protocols, tiles
     from loadtest.studies.clients.report import Report, markdown, write

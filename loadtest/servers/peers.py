@@ -18,7 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from loadtest.servers.processes import RunningServer, free_port, running
+from loadtest.servers.free_ports import free_port
+from loadtest.servers.processes import RunningServer, running
 from serving.core.command_errors import InvalidArgument
 
 OWN_PREFIXES = ("PEER_", "PUNCTUAL_", "BENTOML_", "LIT_")

@@ -14,7 +14,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest.servers.free_ports import free_port
 from loadtest.servers.tritonserver import (
     LEFTOVERS,
     Ports,
@@ -231,10 +231,3 @@ def gateway_server(
     whole = (sys.executable, "-m", "serving", *command)
     with running(f"the gateway ({name})", whole, environment, f"{url}/readyz", log) as group:
         yield RunningServer(url, group)
-
-
-def free_port() -> int:
-    """Return a port on loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

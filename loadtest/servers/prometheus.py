@@ -24,7 +24,8 @@ from typing import Any
 
 import yaml
 
-from loadtest.servers.processes import StudyError, free_port, get_json, quote, running
+from loadtest.servers.free_ports import free_port
+from loadtest.servers.processes import StudyError, get_json, quote, running
 from serving.core.command_errors import CommandError, InvalidArgument
 
 SCRAPE_INTERVAL_S = 15.0

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.servers.free_ports import free_port
 from loadtest.servers.processes import RunningServer
 from loadtest.studies.soak.samples import take_sample
 from tests.docs.examples import ROOT, Example, examples, shape
-from tests.e2e.process import free_port
 
 SERVE, TEST = "make serve", "make test"
 QUICKSTART = ROOT / "docs/quickstart.md"

@@ -15,7 +15,7 @@ import numpy as np
 
 from builder.exporting.repository import write_entry, write_texts
 from serving.core.catalog import Catalog
-from tests.e2e.process import PATIENCE_S, Server
+from tests.e2e.process import AMPLE, PATIENCE_S, Server
 from tests.e2e.triton import Triton
 from tests.exported import exported_detector
 from tests.serving.fakes import encode
@@ -51,6 +51,7 @@ def gateway(backend: str, repository: Path, triton: Triton | None, **options: ob
         PUNCTUAL_BACKEND=backend,
         PUNCTUAL_RUNTIME=RUNTIME,
         PUNCTUAL_NUM_THREADS=1,
+        **AMPLE,
         **({"PUNCTUAL_TRITON_URL": triton.url} if triton is not None else {}),
         **options,
     )
@@ -68,6 +69,10 @@ class Ended:
     depth: int
     slack_s: float
     """What was left of the budget by the server's clock, of an answer."""
+
+    @property
+    def ended_s(self) -> float:
+        return self.sent_s + self.elapsed_s
 
     @property
     def overrun_s(self) -> float:
@@ -122,12 +127,13 @@ class Load:
         return list(await asyncio.gather(*self._tasks))
 
     async def _send_all(self) -> None:
-        start_s = time.monotonic()
+        next_s = time.monotonic()
         for number in itertools.count():
-            wait_s = start_s + number * self._interval_s - time.monotonic()
-            await asyncio.sleep(max(0.0, wait_s))
+            await asyncio.sleep(max(0.0, next_s - time.monotonic()))
             if self._stop.is_set():
                 return
+            # What was missed while this process stood still is not sent all at once.
+            next_s = max(next_s + self._interval_s, time.monotonic())
             budget_ms = self._budgets_ms[number % len(self._budgets_ms)]
             self._tasks.append(asyncio.create_task(self._send(budget_ms)))
 

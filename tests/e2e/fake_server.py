@@ -1,7 +1,8 @@
 """The real server over a fake engine: ``python -m tests.e2e.fake_server``, settings as ever.
 
 What the engine does is chosen by ``max_depth``: 1 never answers, 2 takes its time, 3 is at once.
-``FAKE_START=fails`` makes it fail to start, ``FAKE_START=never`` start for ever.
+``FAKE_START=fails`` makes it fail to start, ``FAKE_START=never`` start for ever. Its time stands
+still while its process does: nobody is late for that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from serving.core.ports import Clock, Image
 from serving.core.request import Answered, Request
 from serving.observability.metrics import Metrics
 from serving.settings import Settings, load
+from tests.e2e.working_time import adopt
 from tests.serving.fakes import FakeBackend, forever
 
 SLOW_S = 0.6
@@ -49,6 +51,7 @@ def create(settings: Settings, metrics: Metrics, clock: Clock, *, tracing: objec
 
 
 if __name__ == "__main__":
+    adopt()
     from serving.composition.process import serve
 
     serve(load({}), lambda url, _: print(url, flush=True), create)

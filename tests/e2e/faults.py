@@ -32,11 +32,12 @@ from pathlib import Path
 
 import httpx
 
+from loadtest.servers.free_ports import free_port
 from reporting.machine import machine
 from serving.artifacts.model_folders import find_model, read_entry
 from tests.e2e.attacks import photograph
 from tests.e2e.backends import Ended, Load, counted
-from tests.e2e.process import ROOT, Server, eventually, free_port
+from tests.e2e.process import PATIENCE_S, ROOT, Server, eventually
 
 MODEL_REPOSITORY = ROOT / "model_repo"
 NUM_CLIENTS = 8
@@ -83,7 +84,7 @@ class Readiness:
         self._thread.join()
 
     def _look(self) -> None:
-        with httpx.Client(base_url=self._url) as client:
+        with httpx.Client(base_url=self._url, timeout=PATIENCE_S) as client:
             while not self._over.wait(LOOK_EVERY_S):
                 ready = client.get("/readyz").status_code == 200
                 if ready != self.changes[-1][1]:
@@ -232,7 +233,7 @@ class Outcome:
     def _is_meanwhile(self, each: Ended) -> bool:
         """Whether a request was under way while it happened."""
         over_s = self.happened_s + self.took_s
-        return each.sent_s <= over_s and each.sent_s + each.elapsed_s >= self.happened_s
+        return each.sent_s <= over_s and each.ended_s >= self.happened_s
 
 
 def _unanswered(ended: list[Ended]) -> str:
@@ -258,7 +259,7 @@ async def half_rate(url: str, seconds: float) -> float:
             reply = await client.post("/v1/detect", content=photograph(), headers=headers)
             count += reply.status_code == 200
 
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
         await asyncio.gather(*(ask(client) for _ in range(NUM_CLIENTS)))
     return count / seconds / 2
 
@@ -310,9 +311,7 @@ async def strike(subject: Subject, fault: Fault, load: Load) -> float:
 
 def _has_struck(ended: list[Ended], since_s: float) -> bool:
     """Whether a request that ended since then failed as the engine's faults make it."""
-    return any(
-        each.slug == "backend-error" and each.sent_s + each.elapsed_s >= since_s for each in ended
-    )
+    return any(each.slug == "backend-error" and each.ended_s >= since_s for each in ended)
 
 
 def main() -> None:

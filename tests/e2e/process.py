@@ -17,10 +17,18 @@ from typing import Any
 
 import httpx
 
+from loadtest.servers.free_ports import free_port
 from tests import trained
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
+AMPLE_MS = 50_000.0
+"""A budget that is enough where the machine stands still for seconds, or does much else."""
+AMPLE: dict[str, Any] = {
+    "PUNCTUAL_DEFAULT_BUDGET_MS": AMPLE_MS,
+    "PUNCTUAL_MAX_BUDGET_MS": PATIENCE_S * 1e3,
+}
+"""Settings of a server of which requests that state no budget have that one."""
 
 
 class Server:
@@ -68,7 +76,7 @@ class Server:
 
     def _is_listening(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/livez").status_code == 200
+            return self.get("/livez").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -99,6 +107,15 @@ class Server:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
+    def get(self, path: str) -> httpx.Response:
+        """What it answers, on a connection of its own."""
+        with self.client() as client:
+            return client.get(path)
+
+    def is_ready(self) -> bool:
+        """Whether it says so."""
+        return self.get("/readyz").status_code == 200
+
     def detect(self, content: Any, *, headers: Any = None, params: Any = None) -> httpx.Response:
         """One request on a connection of its own."""
         with self.client() as client:
@@ -114,7 +131,7 @@ class Server:
 
     def metric(self, line: str) -> float:
         """The value of the sample that is written ``line`` in the metrics."""
-        text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
+        text = self.get("/metrics").text
         found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
@@ -123,6 +140,11 @@ class Server:
         found = re.search(r"VmHWM:\s+([0-9]+) kB", status)
         assert found is not None
         return int(found[1]) * 1024
+
+    def processor_s(self) -> float:
+        """Processor time that it has had, which no other process adds to."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -136,13 +158,26 @@ class Server:
 
 def fake_server(**environment: Any) -> Server:
     """The server over ``fake_server.Engine``."""
-    return Server("tests.e2e.fake_server", **environment)
+    return Server("tests.e2e.fake_server", **AMPLE | environment)
 
 
 def trained_server(*options: str) -> Server:
     """The server as users run it, over the trained model, with these further options."""
     model = ("--model-repository", str(trained.REPOSITORY), "--model", trained.MODEL)
-    return Server("serving", "serve", *model, *options)
+    return Server("serving", "serve", *model, *options, **AMPLE)
+
+
+def arrived(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    """The first reply to a request whose body came in time: on a busy machine it may come too late
+    to be refused for anything else."""
+    replies: list[httpx.Response] = []
+
+    def came() -> bool:
+        replies.append(ask())
+        return replies[-1].status_code != 408
+
+    eventually(came)
+    return replies[-1]
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -151,12 +186,6 @@ def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up_s, "it never came true"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def head(*lines: str) -> bytes:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import httpx
 
+from loadtest.servers.free_ports import free_port
 from serving.access.keys import digest_of
-from tests.e2e.process import PATIENCE_S, Server, eventually, fake_server, free_port
+from tests.e2e.process import PATIENCE_S, Server, eventually, fake_server
 from tests.serving.fakes import JPEG
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,10 @@ NUM_REQUESTS, RATE_HZ = 20, 4.0
 ENOUGH = 0.75
 """Share that is to be answered where other tests want the processors as well. Without shares it is
 0 to .5; what it is on a machine that does nothing else, ``tests.e2e.attacks`` says."""
+
+ATTEMPTS = 3
+"""How often the victim tries: the machine may stand still for most of the seconds that it takes,
+but hardly each time. A server without shares fails all."""
 
 MODEL = "bccd"
 """Model of the server: it starts within seconds, and has exits as deep as one may ask for."""
@@ -37,6 +42,10 @@ def server() -> Iterator[Server]:
     ],
 )
 def test_a_small_client_is_answered(server: Server, attack: str) -> None:
+    seen: list[Counter[str]] = []
     with attacking(server, attack):
-        seen = victim(server, NUM_REQUESTS, RATE_HZ)
-    assert seen["200"] >= ENOUGH * NUM_REQUESTS, seen
+        while len(seen) < ATTEMPTS:
+            seen.append(victim(server, NUM_REQUESTS, RATE_HZ))
+            if seen[-1]["200"] >= ENOUGH * NUM_REQUESTS:
+                return
+    raise AssertionError(seen)

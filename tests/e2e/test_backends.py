@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 
 import httpx
@@ -14,8 +15,8 @@ import tritonclient.http as triton_http
 from punctual.images import media_type
 from punctual.reply import ANSWERED
 from punctual.stream import FrameStream
-from tests.e2e.backends import BACKENDS, MODEL, NUM_EXITS, Load, counted, gateway, noise
-from tests.e2e.process import PATIENCE_S, Server, eventually
+from tests.e2e.backends import BACKENDS, MODEL, NUM_EXITS, Ended, Load, counted, gateway, noise
+from tests.e2e.process import AMPLE_MS, PATIENCE_S, Server, arrived, eventually
 from tests.serving.events import NDJSON, SSE, read_events
 from tests.serving.fakes import encode
 from tests.serving.gateway import slug
@@ -34,7 +35,7 @@ def server(backend, small_repository, triton):
         yield started
 
 
-def detect(server: Server, budget_ms: float = 5000, **params: object) -> httpx.Response:
+def detect(server: Server, budget_ms: float = AMPLE_MS, **params: object) -> httpx.Response:
     headers = {**PNG, "X-Deadline-Ms": str(budget_ms)}
     return server.detect(noise(), headers=headers, params=params)
 
@@ -46,8 +47,8 @@ def test_an_answer_says_how_it_came_about(server):
     assert body["exit_depth"] == body["max_depth"] == NUM_EXITS
     assert body["degraded"] is False
     assert len(body["detections"]) > 10
-    assert 0 < body["predicted_ms"] < body["budget_ms"] == 5000
-    assert body["elapsed_ms"] + body["slack_ms"] == pytest.approx(5000, abs=0.01)
+    assert 0 < body["predicted_ms"] < body["budget_ms"] == AMPLE_MS
+    assert body["elapsed_ms"] + body["slack_ms"] == pytest.approx(AMPLE_MS, abs=0.01)
     stages = [stage.split(";")[0] for stage in reply.headers["server-timing"].split(", ")]
     assert stages == ["read", "decode", "queue", "engine", "total"]
 
@@ -74,7 +75,7 @@ def test_an_answer_grows_exit_by_exit(backend, server, media_type):
     """Where only whole models can run, its one answer is the deepest."""
     reply = server.detect(
         noise(),
-        headers={**PNG, "X-Deadline-Ms": "5000", "Accept": media_type},
+        headers={**PNG, "X-Deadline-Ms": str(AMPLE_MS), "Accept": media_type},
         params={"min_depth": 2},
     )
     assert reply.status_code == 200
@@ -94,14 +95,12 @@ def test_an_answer_grows_exit_by_exit(backend, server, media_type):
 
 def test_a_growing_answer_that_cannot_be_is_refused_as_any_other(server):
     headers = {**PNG, "X-Deadline-Ms": "1.5", "Accept": SSE}
-    refused = server.detect(noise(), headers=headers)
+    refused = arrived(lambda: server.detect(noise(), headers=headers))
     assert (refused.status_code, slug(refused)) == (422, "budget-infeasible")
 
 
 def test_a_budget_that_is_too_small_is_refused_with_one_that_is_not(server):
-    # On a busy machine its body may come too late even to be refused so.
-    replies = (detect(server, 0.5) for _ in range(50))
-    refused = next(reply for reply in replies if reply.status_code != 408)
+    refused = arrived(lambda: detect(server, 0.5))
     assert (refused.status_code, slug(refused)) == (422, "budget-infeasible")
     assert refused.json()["min_budget_ms"] > 0.5
 
@@ -125,18 +124,18 @@ def test_bad_input_is_refused(server, content, headers, params, status):
 
 def test_identity_is_carried_through(server):
     traceparent = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
-    headers = {**PNG, "X-Request-Id": "mine", "traceparent": traceparent, "Prefer": "wait=2"}
+    headers = {**PNG, "X-Request-Id": "mine", "traceparent": traceparent, "Prefer": "wait=40"}
     reply = server.detect(noise(), headers=headers)
     assert reply.json()["request_id"] == reply.headers["x-request-id"] == "mine"
     assert reply.headers["traceparent"] == traceparent
-    assert reply.headers["preference-applied"] == "wait=2"
+    assert reply.headers["preference-applied"] == "wait=40"
 
 
 def test_kserve_finds_the_same_boxes(server):
     with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
         image = triton_http.InferInput("image", [1], "BYTES")
         image.set_data_from_numpy(np.array([noise()], object))
-        result = client.infer(MODEL, [image], timeout=5_000_000)
+        result = client.infer(MODEL, [image], timeout=round(AMPLE_MS * 1e3))
     expected = detect(server).json()["detections"]
     boxes = result.as_numpy("boxes")
     np.testing.assert_allclose(boxes, [found["box"] for found in expected], atol=0.05)
@@ -144,14 +143,14 @@ def test_kserve_finds_the_same_boxes(server):
 
 
 def test_the_model_is_described_with_predictions(server):
-    (model,) = httpx.get(f"{server.url}/v1/models").json()["models"]
+    (model,) = server.get("/v1/models").json()["models"]
     predicted = [entry["predicted_ms"] for entry in model["exits"]]
     assert len(predicted) == NUM_EXITS
-    assert all(0 < ms < 5000 for ms in predicted)
+    assert all(0 < ms < AMPLE_MS for ms in predicted)
 
 
 def test_it_is_ready_and_says_what_it_runs(server):
-    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert server.is_ready()
     assert server.metric("punctual_ready") == 1.0
 
 
@@ -170,7 +169,7 @@ def test_a_client_that_leaves_is_counted_as_cancelled(server):
 def test_hanging_up_after_the_first_answer_frees_the_place(server):
     """Whether it was noticed before the last answer is the backend's luck: it is counted once."""
     before = counted(server)
-    headers = {**PNG, "X-Deadline-Ms": "5000", "Accept": NDJSON}
+    headers = {**PNG, "X-Deadline-Ms": str(AMPLE_MS), "Accept": NDJSON}
     for _ in range(10):
         with (
             server.client() as client,
@@ -209,7 +208,7 @@ def test_a_stream_is_told_of_each_frame_once(server):
     """Frames come faster than any engine can have them: the newest is answered, and of the others
     those that were begun; the rest has given way."""
     before = ended(server)
-    with FrameStream("door", server.url, deadline_ms=5000) as stream:
+    with FrameStream("door", server.url, deadline_ms=AMPLE_MS) as stream:
         sent = [stream.send(frame) for frame in frames()]
         told = [stream.receive(PATIENCE_S) for _ in sent]
         assert sorted(each.frame for each in told) == sent
@@ -230,7 +229,7 @@ def test_a_newer_frame_supersedes_over_plain_http(server):
     before = ended(server)
 
     async def send_all() -> list[httpx.Response]:
-        headers = {"X-Deadline-Ms": "5000"}
+        headers = {"X-Deadline-Ms": str(AMPLE_MS)}
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(
             base_url=server.url, timeout=PATIENCE_S, limits=limits
@@ -254,6 +253,10 @@ def test_a_newer_frame_supersedes_over_plain_http(server):
     assert ended_since(before, server) == {ANSWERED: statuses[200], "superseded": statuses[409]}
 
 
+def num_answered(ended: list[Ended]) -> int:
+    return sum(each.status == 200 for each in ended)
+
+
 def test_every_request_of_a_flood_ends_once_and_in_time(server):
     """Far more than the engine can take, at mixed budgets: what ends, ends as it should, and the
     server's own books agree with the client's."""
@@ -261,15 +264,13 @@ def test_every_request_of_a_flood_ends_once_and_in_time(server):
 
     async def flood():
         async with Load(server.url, rate=100, budgets_ms=(40, 80, 200, 1000)) as load:
-            await asyncio.sleep(3)
+            await load.until(lambda ended: len(ended) >= 250 and num_answered(ended) > 20)
             return await load.ended()
 
     ended = asyncio.run(flood())
     allowed = {200: {""}, 422: {"budget-infeasible"}, 503: {"overloaded"}}
     allowed |= {504: {"deadline-exceeded"}, 408: {"body-timeout"}}
     assert {(e.status, e.slug) for e in ended if e.slug not in allowed.get(e.status, ())} == set()
-    statuses = Counter(e.status for e in ended)
-    assert statuses[200] > 20
     assert (counted(server) - before).total() == len(ended)
     # By the server's clock: its client here shares its cores.
     assert all(e.slack_s >= 0 for e in ended if e.status == 200)
@@ -280,12 +281,25 @@ def test_a_drain_answers_what_is_in_flight(backend, small_repository, triton):
     with gateway(backend, small_repository, triton) as server:
 
         async def drain():
-            async with Load(server.url, rate=20, budgets_ms=(2000,)) as load:
-                await asyncio.sleep(1)
+            async with ConnectingLoad(server.url, rate=20, budgets_ms=(AMPLE_MS,)) as load:
+                await load.until(lambda ended: num_answered(ended) >= 5)
                 server.process.send_signal(signal.SIGTERM)
                 return await load.ended()
 
         ended = asyncio.run(drain())
         assert server.ended() == 0
-    assert ended
-    assert {e.status for e in ended} <= {200, 503}
+    assert num_answered(ended) >= 5
+    assert {e.status for e in ended} <= {200, 503, ConnectingLoad.UNSENT}
+
+
+class ConnectingLoad(Load):
+    """A load of which some may find that nobody listens any longer: their requests are not sent."""
+
+    UNSENT = 0
+
+    async def _send(self, budget_ms: float) -> Ended:
+        sent_s = time.monotonic()
+        try:
+            return await super()._send(budget_ms)
+        except httpx.ConnectError:
+            return Ended(sent_s, budget_ms / 1e3, 0.0, self.UNSENT, "", 0, 0.0)

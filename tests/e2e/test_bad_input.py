@@ -15,7 +15,7 @@ from PIL import Image
 
 from serving.imaging.probing import MAX_JPEG_SCANS
 from serving.settings import Settings
-from tests.e2e.process import Server, head, read_reply
+from tests.e2e.process import AMPLE_MS, Server, arrived, head, read_reply
 from tests.serving.api.test_budget import MALFORMED
 from tests.serving.fakes import JPEG, encode, picture
 from tests.serving.gateway import problem, slug
@@ -83,7 +83,7 @@ def test_large_images_take_turns_for_memory_and_nobody_else_waits(
     server: Server, large: bytes
 ) -> None:
     before = server.peak_memory_bytes()
-    patient = {"X-Deadline-Ms": "10000"}
+    patient = {"X-Deadline-Ms": str(AMPLE_MS)}
     with ThreadPoolExecutor(8) as clients:
         flood = [clients.submit(server.detect, large, headers=patient) for _ in range(8)]
         small = [server.detect(JPEG).status_code for _ in range(20)]
@@ -147,7 +147,7 @@ def test_parameters(server: Server, query: str) -> None:
 
 
 def test_infeasible_budgets_say_what_would_do(server: Server) -> None:
-    refused = server.detect(JPEG, headers={"X-Deadline-Ms": "0.5"})
+    refused = arrived(lambda: server.detect(JPEG, headers={"X-Deadline-Ms": "0.5"}))
     assert slug(refused) == "budget-infeasible"
     assert problem(refused)["min_budget_ms"] > 10
 

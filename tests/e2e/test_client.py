@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from loadtest.servers.free_ports import free_port
 from punctual import AsyncClient, Client, InvalidRequest, Unreachable
 from punctual.stream import FrameStream
 from serving.__main__ import main
 from serving.core.command_errors import FAILURE, MISTAKE
-from tests.e2e.process import PATIENCE_S, Server, fake_server, free_port
+from tests.e2e.process import PATIENCE_S, Server, fake_server
 from tests.serving.fakes import JPEG
 
 BUDGET_MS = PATIENCE_S * 1e3
@@ -115,14 +116,16 @@ def test_a_stream_that_the_server_refuses_is_told(
 def test_a_stream_can_be_driven_by_hand(server: Server) -> None:
     with FrameStream("door", server.url, deadline_ms=BUDGET_MS, max_depth=3) as stream:
         assert [stream.send(JPEG), stream.send(b"text")] == [1, 2]
-        told = {reply.frame: reply for reply in (stream.receive(), stream.receive())}
+        told = {
+            reply.frame: reply for reply in (stream.receive(PATIENCE_S), stream.receive(PATIENCE_S))
+        }
         assert (told[1].outcome, told[1].reply.exit_depth) == ("answered", 3)
         assert isinstance(told[2].problem, InvalidRequest)
         stream.allow(1)
         stream.send(JPEG)
-        assert stream.receive().outcome == "budget-infeasible"
+        assert stream.receive(PATIENCE_S).outcome in ("budget-infeasible", "body-timeout")
         with FrameStream("door", server.url) as newer:
             with pytest.raises(Unreachable, match="4409"):
-                stream.receive()
+                stream.receive(PATIENCE_S)
             newer.send(JPEG)
-            assert newer.receive().outcome == "answered"
+            assert newer.receive(PATIENCE_S).outcome == "answered"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from tests.e2e.process import Server, eventually, fake_server, free_port, head, read_reply
+from loadtest.servers.free_ports import free_port
+from tests.e2e.process import Server, eventually, fake_server, head, read_reply
 from tests.serving.fakes import JPEG
 from tests.serving.gateway import slug
 
 SLOW = {"max_depth": 2}
+REQUEST = head(f"Content-Length: {len(JPEG)}") + JPEG
 
 
 def busy(server: Server) -> bool:
@@ -31,38 +35,39 @@ def test_requests_in_flight_are_answered(number: signal.Signals) -> None:
         assert server.ended() == 0
 
 
+@contextlib.contextmanager
+def draining() -> Iterator[tuple[Server, socket.socket]]:
+    """A server that drains for as long as the context lasts, and a connection from before."""
+    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=600_000) as server, server.connect() as connection:
+        connection.sendall(REQUEST)
+        assert read_reply(connection)[0] == 200
+        ready = server.get("/readyz")
+        assert (ready.status_code, ready.headers.get("connection")) == (200, None)
+        server.terminate()
+        eventually(lambda: not server.is_ready())
+        yield server, connection
+        assert server.process.poll() is None
+
+
 def test_drain() -> None:
-    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=3000) as server, ThreadPoolExecutor() as threads:
-        with server.client() as client:
-            ready = client.get("/readyz")
-            assert (ready.status_code, ready.headers.get("connection")) == (200, None)
-            server.terminate()
-            eventually(lambda: client.get("/readyz").status_code == 503)
-            # Load balancers have not noticed yet: it must go on serving.
-            assert client.get("/livez").status_code == 200
-            answered = server.detect(JPEG)
-            assert (answered.status_code, answered.headers["connection"]) == (200, "close")
-            in_flight = threads.submit(server.detect, JPEG, params=SLOW)
-            assert in_flight.result().status_code == 200
+    with draining() as (server, connection):
+        # Load balancers have not noticed yet: it must go on serving.
+        assert server.get("/livez").status_code == 200
+        answered = server.detect(JPEG)
+        assert (answered.status_code, answered.headers["connection"]) == (200, "close")
+        assert server.detect(JPEG, params=SLOW).status_code == 200
+        # A balancer of connections leaves those that are open where they are: they are told to go.
+        connection.sendall(REQUEST)
+        assert read_reply(connection)[0] == 200
+        assert connection.recv(1) == b""
+
+
+def test_it_ends_when_it_has_drained() -> None:
+    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=500) as server:
+        server.terminate()
         assert server.ended() == 0
         with pytest.raises(ConnectionRefusedError):
             server.connect()
-
-
-def test_clients_that_keep_their_connections_are_told_to_go() -> None:
-    """A balancer of connections leaves those that are open where they are."""
-    with fake_server(PUNCTUAL_DRAIN_DELAY_MS=3000) as server, server.connect() as connection:
-        request = head(f"Content-Length: {len(JPEG)}") + JPEG
-        connection.sendall(request)
-        assert read_reply(connection)[0] == 200
-        server.terminate()
-        with server.client() as client:
-            eventually(lambda: client.get("/readyz").status_code == 503)
-        connection.sendall(request)
-        assert read_reply(connection)[0] == 200
-        assert connection.recv(1) == b""  # long before the drain ends
-        assert server.process.poll() is None
-        assert server.ended() == 0
 
 
 def test_every_request_sent_during_a_drain_is_accounted_for() -> None:
@@ -102,8 +107,7 @@ def test_a_connection_that_never_sent_a_request_does_not_hold_up_the_end() -> No
 def test_a_second_signal_ends_it_at_once() -> None:
     with fake_server(PUNCTUAL_DRAIN_DELAY_MS=600_000) as server:
         server.terminate()
-        with server.client() as client:
-            eventually(lambda: client.get("/readyz").status_code == 503)
+        eventually(lambda: not server.is_ready())
         server.terminate()
         server.ended()
 

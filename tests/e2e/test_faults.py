@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import signal
 import time
@@ -19,7 +20,7 @@ import httpx
 import pytest
 
 from tests.e2e.backends import MODEL, Ended, Load, counted, gateway, noise
-from tests.e2e.process import Server, eventually
+from tests.e2e.process import AMPLE_MS, PATIENCE_S, Server, eventually
 from tests.e2e.triton import Triton
 from tests.serving.gateway import slug
 
@@ -30,9 +31,11 @@ GRACE_S = 0.05
 """After its budget, a reply is this long under way at most, on a machine that is not busy."""
 CALM = 15
 """Replies before anything happens. What holds them up is the machine."""
-STRAGGLERS = 0.02
+STRAGGLERS = 0.05
 """Share of replies that the machine itself may hold up: clients, gateway and Triton share its
 cores."""
+ENOUGH = 10
+"""Requests that are told of a fault before it is over."""
 ALLOWED = {
     (200, ""),
     (408, "body-timeout"),
@@ -58,11 +61,7 @@ def own_triton(tritonserver, small_repository: Path, tmp_path: Path):
         print(server.log.read_text(errors="replace")[-4000:])  # pytest shows it if the test failed
 
 
-def is_ready(server: Server) -> bool:
-    return httpx.get(f"{server.url}/readyz").status_code == 200
-
-
-def detect(server: Server, budget_ms: float = 5000) -> httpx.Response:
+def detect(server: Server, budget_ms: float = AMPLE_MS) -> httpx.Response:
     headers = {"Content-Type": "image/png", "X-Deadline-Ms": str(budget_ms)}
     return server.detect(noise(), headers=headers)
 
@@ -71,36 +70,85 @@ def detect(server: Server, budget_ms: float = 5000) -> httpx.Response:
 async def under_load(server: Server) -> AsyncIterator[Load]:
     """Requests go on through whatever the test does; at the end they are accounted for."""
     before = counted(server)
-    async with Load(server.url, RATE, BUDGETS_MS) as load:
+    async with Load(server.url, RATE, BUDGETS_MS) as load, Witness(server.url) as witness:
         calm = await load.until(lambda ended: len(ended) >= CALM)
         yield load
         ended = await load.ended()
     assert {(e.status, e.slug) for e in ended} <= ALLOWED
     assert (counted(server) - before).total() == len(ended)
     grace_s = GRACE_S + 2 * max(0.0, *(e.overrun_s for e in calm))
-    late = [e for e in ended if e.overrun_s > grace_s]
+    late = [e for e in ended if e.overrun_s - witness.stood_still_s(e) > grace_s]
     assert len(late) <= STRAGGLERS * len(ended), late
 
 
-async def until_ready(server: Server) -> float:
-    """When it was ready again, by the clock of ``Ended.sent_s``."""
-    await asyncio.to_thread(eventually, lambda: is_ready(server))
+class Witness:
+    """Somebody who asks the gateway whether it lives, again and again.
+
+    That has nothing to do with Triton: where there is no reply, the machine stands still.
+    """
+
+    EVERY_S = 0.05
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._ends_s: list[float] = []
+
+    async def __aenter__(self) -> Witness:
+        self._asking = asyncio.create_task(self._ask())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._asking.cancel()
+        await asyncio.wait([self._asking])
+
+    async def _ask(self) -> None:
+        async with httpx.AsyncClient(base_url=self._url, timeout=PATIENCE_S) as client:
+            while True:
+                await client.get("/livez")
+                self._ends_s.append(time.monotonic())
+                await asyncio.sleep(self.EVERY_S)
+
+    def stood_still_s(self, request: Ended) -> float:
+        """For how long the machine did while ``request`` was under way."""
+        return sum(
+            max(0.0, min(end_s, request.ended_s) - max(start_s, request.sent_s))
+            for start_s, end_s in itertools.pairwise(self._ends_s)
+            if end_s - start_s > 2 * self.EVERY_S
+        )
+
+
+async def until_gone(server: Server) -> float:
+    """When it was no longer ready, by the clock of ``Ended.sent_s``."""
+    await asyncio.to_thread(eventually, lambda: not server.is_ready())
     return time.monotonic()
 
 
+async def until_told(load: Load, gone_s: float) -> float:
+    """When enough of those had ended that were sent since ``gone_s``."""
+    await load.until(lambda ended: problems(ended, gone_s).total() >= ENOUGH)
+    return time.monotonic()
+
+
+async def until_served(server: Server, load: Load) -> None:
+    """Wait until it is ready again, and has answered somebody since."""
+    await asyncio.to_thread(eventually, server.is_ready)
+    ready_s = time.monotonic()
+    await load.until(lambda ended: problems(ended, ready_s)[""] > 0)
+
+
 def problems(ended: list[Ended], start_s: float, stop_s: float = float("inf")) -> Counter[str]:
-    """What was sent between two instants, by problem; "" is an answer."""
-    return Counter(e.slug for e in ended if start_s <= e.sent_s < stop_s)
+    """What was sent and ended between two instants, by problem; "" is an answer."""
+    return Counter(e.slug for e in ended if start_s <= e.sent_s and e.ended_s < stop_s)
 
 
 def test_absent_at_the_start(backend, small_repository, own_triton):
     with gateway(backend, small_repository, own_triton, wait_ready=False) as server:
         server.wait_listening()
-        assert not is_ready(server)
+        assert not server.is_ready()
         reply = detect(server)
         assert (reply.status_code, slug(reply)) == (503, "backend-unavailable")
         own_triton.start()
-        eventually(lambda: is_ready(server))
+        eventually(server.is_ready)
         assert detect(server).status_code == 200
         server.terminate()
         assert server.ended() == 0
@@ -114,19 +162,16 @@ def test_killed_under_load_and_restarted(backend, small_repository, own_triton):
     async def kill_and_restart(server):
         async with under_load(server) as load:
             own_triton.kill()
-            killed_s = time.monotonic()
-            await asyncio.sleep(1)
-            own_triton_start = asyncio.to_thread(own_triton.start)
-            await own_triton_start
-            ready_s = await until_ready(server)
-            await load.until(lambda ended: problems(ended, ready_s + 0.5)[""] > 0)
+            gone_s = await until_gone(server)
+            back_s = await until_told(load, gone_s)
+            await asyncio.to_thread(own_triton.start)
+            await until_served(server, load)
             ended = await load.ended()
-        return ended, killed_s, ready_s
+        return ended, gone_s, back_s
 
     with gateway(backend, small_repository, own_triton) as server:
-        ended, killed_s, ready_s = asyncio.run(kill_and_restart(server))
-    assert problems(ended, killed_s + 1.0, ready_s - 1.0).keys() == {"backend-unavailable"}
-    assert problems(ended, ready_s + 0.5)[""] > 0
+        ended, gone_s, back_s = asyncio.run(kill_and_restart(server))
+    assert problems(ended, gone_s, back_s).keys() == {"backend-unavailable"}
 
 
 def test_a_crashed_server_takes_its_models_with_it(small_repository, own_triton):
@@ -139,27 +184,26 @@ def test_a_crashed_server_takes_its_models_with_it(small_repository, own_triton)
     eventually(lambda: not any(Path("/proc", str(pid)).exists() for pid in stubs))
 
 
-def test_stopped_for_five_seconds_and_continued(backend, small_repository, own_triton):
+def test_stopped_for_seconds_and_continued(backend, small_repository, own_triton):
     own_triton.start()
 
     async def stop_and_continue(server):
         async with under_load(server) as load:
             own_triton.signal(signal.SIGSTOP)
             stopped_s = time.monotonic()
-            await asyncio.sleep(5)
+            gone_s = await until_gone(server)
+            await asyncio.sleep(3)
+            back_s = await until_told(load, gone_s)
             own_triton.signal(signal.SIGCONT)
-            ready_s = await until_ready(server)
-            await load.until(lambda ended: problems(ended, ready_s + 0.5)[""] > 0)
+            await until_served(server, load)
             ended = await load.ended()
-        return ended, stopped_s, ready_s
+        return ended, stopped_s, gone_s, back_s
 
     with gateway(backend, small_repository, own_triton) as server:
-        ended, stopped_s, ready_s = asyncio.run(stop_and_continue(server))
-    silent = problems(ended, stopped_s + 0.1, stopped_s + 5)
-    assert silent[""] == 0, "nobody could have answered"
-    # It is noticed after a second at most; from then on nobody waits in vain.
-    assert problems(ended, stopped_s + 1.5, stopped_s + 4.9).keys() == {"backend-unavailable"}
-    assert problems(ended, ready_s + 0.5)[""] > 0
+        ended, stopped_s, gone_s, back_s = asyncio.run(stop_and_continue(server))
+    assert problems(ended, stopped_s + 0.1, back_s)[""] == 0, "nobody could have answered"
+    # From when it was noticed on, nobody waits in vain.
+    assert problems(ended, gone_s, back_s).keys() == {"backend-unavailable"}
 
 
 def test_one_model_unloaded_and_loaded(backend, small_repository, own_triton):
@@ -169,20 +213,16 @@ def test_one_model_unloaded_and_loaded(backend, small_repository, own_triton):
     async def unload_and_load(server):
         async with under_load(server) as load:
             await asyncio.to_thread(own_triton.unload, model)
-            await asyncio.to_thread(eventually, lambda: not is_ready(server))
-            gone_s = time.monotonic()
-            await asyncio.sleep(1)
-            back_s = time.monotonic()
+            gone_s = await until_gone(server)
+            back_s = await until_told(load, gone_s)
             await asyncio.to_thread(own_triton.load, model)
-            ready_s = await until_ready(server)
-            await load.until(lambda ended: problems(ended, ready_s + 0.5)[""] > 0)
+            await until_served(server, load)
             ended = await load.ended()
-        return ended, gone_s, back_s, ready_s
+        return ended, gone_s, back_s
 
     with gateway(backend, small_repository, own_triton) as server:
-        ended, gone_s, back_s, ready_s = asyncio.run(unload_and_load(server))
+        ended, gone_s, back_s = asyncio.run(unload_and_load(server))
     assert problems(ended, gone_s, back_s).keys() == {"backend-unavailable"}
-    assert problems(ended, ready_s + 0.5)[""] > 0
 
 
 def test_a_killed_gateway_leaves_no_shared_memory(backend, small_repository, own_triton):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.e2e.process import Server, fake_server, free_port
+from loadtest.servers.free_ports import free_port
+from tests.e2e.process import Server, eventually, fake_server
 from tests.serving.fakes import DETECTIONS, picture
 
 SHORT = (
@@ -17,30 +18,32 @@ SHORT = (
     *("--stability-percentage", "999", "--max-trials", "3"),
     *("-H", "x-deadline-ms: 9000", "--shape", "image:48,64,3", "-m", "cells"),
 )
-PORT = free_port()
-ADDRESS = f"127.0.0.1:{PORT}"
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Server]:
-    with fake_server(PUNCTUAL_GRPC_PORT=PORT) as started:
-        yield started
+def served() -> Iterator[tuple[Server, int]]:
+    """A server, and its port for gRPC."""
+    port = free_port()
+    with fake_server(PUNCTUAL_GRPC_PORT=port) as started:
+        yield started, port
 
 
 @pytest.mark.parametrize("load", [(), ("--streaming", "--async")], ids=["calls", "stream"])
 def test_perf_analyzer(
-    served: Server, perf_analyzer: Callable[..., str], load: tuple[str, ...]
+    served: tuple[Server, int], perf_analyzer: Callable[..., str], load: tuple[str, ...]
 ) -> None:
     name = 'punctual_requests_total{outcome="ok"}'
-    before = served.metric(name)
-    output = perf_analyzer(f"grpc://{ADDRESS}", *SHORT, *load)
+    server, port = served
+    before = server.metric(name)
+    output = perf_analyzer(f"grpc://127.0.0.1:{port}", *SHORT, *load)
     assert "Throughput:" in output
-    assert served.metric(name) - before >= 20
+    assert server.metric(name) - before >= 20
 
 
-def test_a_port_that_is_taken_ends_the_server(served: Server) -> None:
-    with pytest.raises(AssertionError, match=f"gRPC cannot be served at {ADDRESS}"):
-        fake_server(PUNCTUAL_GRPC_PORT=PORT)
+def test_a_port_that_is_taken_ends_the_server(served: tuple[Server, int]) -> None:
+    _, port = served
+    with pytest.raises(AssertionError, match=rf"gRPC cannot be served at 127\.0\.0\.1:{port}"):
+        fake_server(PUNCTUAL_GRPC_PORT=port)
 
 
 def test_it_drains() -> None:
@@ -58,10 +61,9 @@ def test_it_drains() -> None:
                 callback=lambda result, error: found.append(error or result),
                 parameters={"max_depth": 2, "deadline_ms": 9000},
             )
-            while not server.metric("punctual_waiting_requests"):
-                pass
+            eventually(lambda: server.metric("punctual_waiting_requests") == 1)
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(30) == 0
+            assert server.ended() == 0
         (result,) = found
         assert isinstance(result, triton.InferResult), result
         np.testing.assert_array_equal(result.as_numpy("scores"), DETECTIONS.scores)

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.http as triton
 from PIL import Image
 
-from tests.e2e.process import Server, trained_server
+from tests.e2e.process import Server, arrived, trained_server
 from tests.serving.fakes import JPEG, picture
 from tests.serving.gateway import slug
 from tests.trained import IMAGE, MODEL
@@ -173,7 +173,7 @@ class TestLimits:
         assert server.detect(JPEG).status_code == 200
         fake_client.infer("cells", [file(JPEG)])
         assert server.metric(OUTCOMES % "ok") == ok + 2
-        refused = server.detect(JPEG, headers={"X-Deadline-Ms": "1"})
+        refused = arrived(lambda: server.detect(JPEG, headers={"X-Deadline-Ms": "1"}))
         assert slug(refused) == "budget-infeasible"
 
 
@@ -226,5 +226,6 @@ class TestPerfAnalyzer:
 
     def test_sees_refusals(self, server: Server, perf_analyzer: PerfAnalyzer) -> None:
         load = ("--shape", "image:48,64,3", "-H", "X-Deadline-Ms: 1")
-        with pytest.raises(AssertionError, match=r"[Aa]n idle server needs"):
+        # On a busy machine the body may come too late to be refused for its budget.
+        with pytest.raises(AssertionError, match=r"[Aa]n idle server needs|body had not arrived"):
             perf_analyzer(server.url, "-m", "cells", *self.SHORT, *load)

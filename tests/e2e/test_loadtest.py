@@ -3,7 +3,6 @@ the client and by the server alike."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from loadtest.load.open_loop import LoadResult, LoadSettings, run_load
@@ -61,5 +60,7 @@ def test_an_engine_that_is_slower_than_the_budget(server: Server) -> None:
     slow = Target(path="/v1/detect?max_depth=2")
     result = run(server, slow, "100", rate_hz=10.0)
     assert {row.outcome for row in result.outcomes} == {Outcome.REFUSED}
-    assert set(Counter(row.reason for row in result.outcomes)) == {"deadline-exceeded"}
+    reasons = {row.reason for row in result.outcomes}
+    # The other, where the machine stood still for a tenth of a second.
+    assert {"deadline-exceeded"} <= reasons <= {"deadline-exceeded", "body-timeout"}
     assert all(row.latency_s >= 0.1 for row in result.outcomes)

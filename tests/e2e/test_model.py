@@ -9,7 +9,7 @@ import pytest
 
 from builder.data import ScoredBoxes, average_precision, read_bccd
 from loadtest.load.sweep import SweepClient, min_budget_ms, sweep
-from tests.e2e.process import Server, trained_server
+from tests.e2e.process import Server, arrived, trained_server
 from tests.serving.gateway import slug
 from tests.trained import CATALOG, DATA, IMAGE, REPOSITORY
 
@@ -64,7 +64,8 @@ def test_boxes_are_right_at_every_depth(punctual: Server, depth: int) -> None:
 
 
 def test_refuses_what_it_cannot_do_and_says_what_it_can(punctual: Server) -> None:
-    refused = punctual.detect(IMAGE.read_bytes(), headers={"X-Deadline-Ms": "0.1"})
+    hopeless = {"X-Deadline-Ms": "0.1"}
+    refused = arrived(lambda: punctual.detect(IMAGE.read_bytes(), headers=hopeless))
     assert slug(refused) == "budget-infeasible"
     assert refused.json()["min_budget_ms"] > 0.1
 

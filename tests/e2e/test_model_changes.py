@@ -17,12 +17,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.servers.free_ports import free_port
 from serving.__main__ import main
 from tests.e2e.backends import MODEL, Load, gateway, noise
-from tests.e2e.process import ROOT, Server, free_port
+from tests.e2e.process import AMPLE_MS, PATIENCE_S, ROOT, Server
 
 RATE = 5
-BUDGETS_MS = (4000, 9000)
+BUDGETS_MS = (AMPLE_MS,)
 
 
 class Changeable:
@@ -59,6 +60,10 @@ class Changeable:
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         return done.stdout
 
+    def get(self, path: str) -> httpx.Response:
+        """What the side for admins answers."""
+        return httpx.get(f"{self.admin_url}{path}", timeout=PATIENCE_S)
+
     def admin(self, *words: str) -> int:
         return main(["admin", *words, "--url", self.admin_url])
 
@@ -89,10 +94,10 @@ def test_a_version_is_loaded_under_load_and_nobody_fails(changeable: Changeable)
     told = asyncio.run(scenario(changeable.server))
     assert told["200"] > 0
     # What else this machine does may make it refuse some, or late: a change fails nobody.
-    assert set(told) <= {"200", "overloaded", "deadline-exceeded"}
+    assert set(told) <= {"200", "overloaded", "deadline-exceeded", "body-timeout"}
     assert (counted_at(changeable) - before).total() == told.total() + 1, "each is counted once"
     assert changeable.answered_by() == "2"
-    described = httpx.get(f"{changeable.server.url}/v2/models/{MODEL}").json()
+    described = changeable.server.get(f"/v2/models/{MODEL}").json()
     assert described["versions"] == ["2"]
 
 
@@ -106,11 +111,11 @@ def test_a_canary_and_a_shadow(changeable: Changeable, capsys: pytest.CaptureFix
     assert changeable.admin("list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert ["current 1" in lines[-2], "shadow 0" in lines[-1]] == [True, True]
-    metrics = httpx.get(f"{changeable.admin_url}/metrics").text
+    metrics = changeable.get("/metrics").text
     assert 'punctual_version_results_total{result="answered",version="3-' in metrics
     assert changeable.admin("unload", "--candidate") == 0
     assert changeable.answered_by() == present
-    metrics = httpx.get(f"{changeable.admin_url}/metrics").text
+    metrics = changeable.get("/metrics").text
     assert 'version="3-' not in metrics
 
 
@@ -134,21 +139,24 @@ def test_what_cannot_serve_is_refused_and_said(
 
 def test_an_unloaded_model_can_be_loaded_again(changeable: Changeable) -> None:
     assert changeable.admin("unload") == 0
-    url = changeable.server.url
-    assert httpx.get(f"{url}/readyz").json()["type"].endswith(":model-unloaded")
-    assert httpx.get(f"{url}/livez").status_code == 200
-    refused = changeable.server.detect(noise(), headers={"Content-Type": "image/png"})
+    server = changeable.server
+    assert server.get("/readyz").json()["type"].endswith(":model-unloaded")
+    assert server.get("/livez").status_code == 200
+    refused = server.detect(noise(), headers={"Content-Type": "image/png"})
     assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) == (
         503,
         "model-unloaded",
     )
-    (model,) = httpx.post(f"{url}/v2/repository/index").json()
+    with server.client() as client:
+        (model,) = client.post("/v2/repository/index").json()
     assert model["state"] == "UNAVAILABLE"
     # As a client of Triton does.
-    reply = httpx.post(f"{changeable.admin_url}/v2/repository/models/{MODEL}/load", timeout=60)
+    reply = httpx.post(
+        f"{changeable.admin_url}/v2/repository/models/{MODEL}/load", timeout=PATIENCE_S
+    )
     assert reply.status_code == 200, reply.text
     assert changeable.answered_by() == "4"
-    assert httpx.get(f"{url}/readyz").status_code == 200
+    assert server.is_ready()
 
 
 def test_floods_of_changes_and_slow_messages_keep_nobody_waiting(changeable: Changeable) -> None:
@@ -161,17 +169,20 @@ def test_floods_of_changes_and_slow_messages_keep_nobody_waiting(changeable: Cha
         version = changeable.answered_by()
         with ThreadPoolExecutor(8) as pool:
             url = f"{changeable.admin_url}{path}"
-            replies = list(pool.map(lambda _: httpx.post(url, timeout=60).status_code, range(40)))
+            replies = list(
+                pool.map(lambda _: httpx.post(url, timeout=PATIENCE_S).status_code, range(40))
+            )
         assert Counter(replies).keys() <= {200, 409}, "it serves already, or another is under way"
         assert 200 in replies
         assert changeable.answered_by() == version
-        there = httpx.get(f"{changeable.admin_url}/v1/admin/models").json()
+        there = changeable.get("/v1/admin/models").json()
         assert (there["changing"], len(there["versions"])) == (False, 1)
 
 
 def test_the_side_for_admins_is_not_the_other(changeable: Changeable) -> None:
     path = f"/v2/repository/models/{MODEL}/load"
-    assert httpx.post(f"{changeable.server.url}{path}").status_code == 404
+    with changeable.server.client() as client:
+        assert client.post(path).status_code == 404
 
 
 def test_no_answer_is_said(changeable: Changeable, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +192,7 @@ def test_no_answer_is_said(changeable: Changeable, capsys: pytest.CaptureFixture
 
 def counted_at(changeable: Changeable) -> Counter[str]:
     """Requests that the server says have ended, by its port for admins."""
-    text = httpx.get(f"{changeable.admin_url}/metrics").text
+    text = changeable.get("/metrics").text
     found: Counter[str] = Counter()
     for line in text.splitlines():
         if line.startswith("punctual_requests_total{"):

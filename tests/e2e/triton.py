@@ -15,6 +15,7 @@ import httpx
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from loadtest.servers.free_ports import free_port
 from loadtest.servers.tritonserver import (
     Ports,
     assemble,
@@ -23,7 +24,7 @@ from loadtest.servers.tritonserver import (
     server_command,
     server_environment,
 )
-from tests.e2e.process import PATIENCE_S, eventually, free_port
+from tests.e2e.process import PATIENCE_S, eventually
 
 
 class Triton:
@@ -67,11 +68,14 @@ class Triton:
             )
         eventually(self._is_ready)
 
+    def _get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.http_url}{path}", timeout=PATIENCE_S)
+
     def _is_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text(errors="replace")[-4000:]
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.http_url}/v2/health/ready").status_code == 200
+            return self._get("/v2/health/ready").status_code == 200
         return False
 
     def stub_pids(self) -> list[int]:
@@ -97,7 +101,8 @@ class Triton:
 
     def unload(self, model: str) -> None:
         """Unload one model, and wait until it is gone."""
-        httpx.post(f"{self.http_url}/v2/repository/models/{model}/unload").raise_for_status()
+        url = f"{self.http_url}/v2/repository/models/{model}/unload"
+        httpx.post(url, timeout=PATIENCE_S).raise_for_status()
         eventually(lambda: not self.has(model))
 
     def load(self, model: str) -> None:
@@ -107,11 +112,12 @@ class Triton:
 
     def has(self, model: str) -> bool:
         """Whether ``model`` is ready."""
-        return httpx.get(f"{self.http_url}/v2/models/{model}/ready").status_code == 200
+        return self._get(f"/v2/models/{model}/ready").status_code == 200
 
     def metrics(self) -> str:
         """What it exports to Prometheus."""
-        return httpx.get(f"http://127.0.0.1:{self.ports.metrics}/metrics").text
+        url = f"http://127.0.0.1:{self.ports.metrics}/metrics"
+        return httpx.get(url, timeout=PATIENCE_S).text
 
     @contextlib.contextmanager
     def stub(self) -> Iterator[GRPCInferenceServiceStub]:

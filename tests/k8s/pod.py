@@ -28,9 +28,10 @@ from typing import Any
 import httpx
 import yaml
 
+from loadtest.servers.free_ports import free_port
 from tests.docs.examples import ROOT, examples
 from tests.e2e.attacks import ATTACKS, photograph, send
-from tests.e2e.process import eventually, free_port
+from tests.e2e.process import eventually
 from tests.k8s.manifests import Manifest, container, find, render
 
 DEFAULT_IMAGE = "localhost/punctual-gateway:0.1.0"

@@ -8,6 +8,7 @@ import subprocess
 import httpx
 import pytest
 
+from loadtest.servers.free_ports import free_port
 from loadtest.servers.tritonserver import (
     assemble,
     default_folder,
@@ -15,7 +16,7 @@ from loadtest.servers.tritonserver import (
     server_environment,
 )
 from tests.e2e.backends import MODEL, noise
-from tests.e2e.process import PATIENCE_S, Server, eventually, free_port
+from tests.e2e.process import AMPLE_MS, PATIENCE_S, Server, eventually
 from tests.k8s.manifests import container, find, option, pod_specs, render
 
 PREFIX = "test-of-punctual-pod-"
@@ -73,7 +74,7 @@ def test_gateway_and_triton_serve_and_end_together(triton, small_repository):
     assert get(sidecar["livenessProbe"]["httpGet"]["path"]).status_code == 200
     assert get(f"/v2/models/{MODEL}_anytime/ready").status_code == 200
     assert get(f"/v2/models/{MODEL}_d1/ready").status_code != 200  # they share the GPU with it
-    metrics = httpx.get(f"http://127.0.0.1:{ports['metrics']}/metrics").text
+    metrics = httpx.get(f"http://127.0.0.1:{ports['metrics']}/metrics", timeout=PATIENCE_S).text
     assert "nv_inference_request_success" in metrics
 
     settings = find(render("gpu"), "ConfigMap", "punctual-settings")["data"]
@@ -87,7 +88,8 @@ def test_gateway_and_triton_serve_and_end_together(triton, small_repository):
     }
     with Server("serving", "serve", **{**settings, **mine}) as gateway:
         eventually(lambda: gateway.metric("punctual_ready") == 1)
-        reply = gateway.detect(noise(), headers={"Content-Type": "image/png"})
+        headers = {"Content-Type": "image/png", "X-Deadline-Ms": str(AMPLE_MS)}
+        reply = gateway.detect(noise(), headers=headers)
         assert reply.status_code == 200
         # As the kubelet does: the sidecar is told when the gateway has ended.
         gateway.terminate()

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from loadtest.servers.free_ports import free_port
 from punctual import AsyncClient, Client, Unreachable
 from punctual.environment import url_and_proxy
 from punctual.stream import FrameStream
-from tests.e2e.process import free_port
 from tests.serving.fakes import JPEG
 
 URL = "http://127.0.0.1:8000"

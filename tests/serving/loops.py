@@ -1,14 +1,25 @@
-"""The event loop of a test, for gRPC's sake."""
+"""The event loop of a test: its time is that of the test alone, and it bears with gRPC."""
 
 from __future__ import annotations
 
 import asyncio
+import selectors
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
+
+LOOKS_EVERY_S = 0.01
+"""Seconds after which a loop that waits for a timer looks at the clock at the latest."""
+MOST_S = 2 * LOOKS_EVERY_S
+"""Seconds between two looks that are counted at most: what is beyond, it stood still."""
 
 
 class TolerantLoop(asyncio.SelectorEventLoop):
-    """A loop to which gRPC may tell of a call that its test has left behind.
+    """A loop whose time stands still while this process does, and which gRPC may tell of a call
+    that its test has left behind.
+
+    Budgets and bounds of a test are tens of milliseconds of this time, in which nothing happens;
+    a machine that gives the process no processor for seconds, or a long collection, uses up none.
 
     gRPC's events go through one queue a process. Whichever loop looks at it hands an event to the
     loop in which its call began. In a process of many tests that one may have been closed, and the
@@ -16,9 +27,17 @@ class TolerantLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self._looked_s = self._time_s = monotonic()
+        super().__init__(_Looking())
         self.num_late = 0
         """Callbacks that came after it had been closed."""
+
+    def time(self) -> float:
+        """Seconds in which it did not stand still."""
+        now_s = monotonic()
+        self._time_s += min(MOST_S, now_s - self._looked_s)
+        self._looked_s = now_s
+        return self._time_s
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Any = None
@@ -28,3 +47,9 @@ class TolerantLoop(asyncio.SelectorEventLoop):
             self.num_late += 1
             return None
         return super().call_soon_threadsafe(callback, *args, context=context)
+
+
+class _Looking(selectors.DefaultSelector):
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Waits no longer than until the next look."""
+        return super().select(timeout if timeout is None else min(timeout, LOOKS_EVERY_S))

@@ -1,8 +1,11 @@
-"""That no test fails for a call of gRPC that another one left behind."""
+"""That no test fails because this process stood still, nor for a call of gRPC that another one left
+behind."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import selectors
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +14,51 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.serving.loops import TolerantLoop
+from tests.serving import loops
+from tests.serving.fakes import FakeClock
+from tests.serving.loops import LOOKS_EVERY_S, MOST_S, TolerantLoop
 
 SERVICE, METHOD = "test.Echo", "Wait"
+
+
+def test_time_stands_still_while_the_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(loops, "monotonic", clock)
+    with contextlib.closing(TolerantLoop()) as loop:
+        began_s = loop.time()
+        clock.now += LOOKS_EVERY_S
+        assert loop.time() - began_s == pytest.approx(LOOKS_EVERY_S)
+        clock.now += 5.0
+        assert loop.time() - began_s == pytest.approx(LOOKS_EVERY_S + MOST_S)
+
+
+def test_timers_come_at_their_time_and_not_for_a_stand_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a machine on which nothing takes time but waiting, until it stands still for seconds."""
+    clock, asked_s = FakeClock(), list[float | None]()
+
+    def select(_: object, timeout: float | None = None) -> list[Any]:
+        asked_s.append(timeout)
+        clock.now += timeout or 0.0
+        return []
+
+    monkeypatch.setattr(loops, "monotonic", clock)
+    with contextlib.closing(TolerantLoop()) as loop:
+        monkeypatch.setattr(selectors.DefaultSelector, "select", select)
+        began_s = clock.now
+        loop.run_until_complete(asyncio.sleep(0.5))
+        assert clock.now - began_s == pytest.approx(0.5, abs=LOOKS_EVERY_S)
+        assert max(each or 0.0 for each in asked_s) == LOOKS_EVERY_S
+
+        def stand_still() -> None:
+            clock.now += 5.0
+
+        loop.call_soon(stand_still)
+        began_s = clock.now
+        loop.run_until_complete(asyncio.sleep(0.5))
+        assert clock.now - began_s == pytest.approx(5.5, abs=2 * MOST_S)
+        monkeypatch.undo()
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from pathlib import Path
 from loadtest.load.open_loop import LoadSettings, run_load
 from loadtest.load.outcomes import Outcome, RequestOutcome
 from loadtest.load.summary import summarise
+from loadtest.servers.free_ports import free_port
 from loadtest.servers.processes import (
     STOP_TIMEOUT_S,
     StudyError,
-    free_port,
     gateway_server,
     running,
 )

@@ -24,9 +24,10 @@ from builder.search.journal import (
 )
 from builder.search.pool import DIED
 from builder.search.run import run
+from loadtest.servers.free_ports import free_port
 from tests.builder.search.children import PROXY, analytic_search, same_but_for_machine
 from tests.builder.search.ray_searches import NUM_CHILDREN, NUM_TRIALS, tuned_search
-from tests.e2e.process import PATIENCE_S, ROOT, eventually, free_port
+from tests.e2e.process import PATIENCE_S, ROOT, eventually
 
 pytestmark = [
     pytest.mark.slow,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from builder.training.distributed import DeviceError, Processes, joined
 from builder.training.loop import train
 from builder.training.recipe_checks import InvalidRecipe
 from builder.training.training_log import LOG
+from loadtest.servers.free_ports import free_port
 from tests.builder.tiny import TINY
 
 pytestmark = pytest.mark.slow  # it trains
@@ -77,9 +77,7 @@ def one_of_two(rank: int, port: int, config: Config, data: Path, out: Path) -> N
 
 
 def in_two(config: Config, data: Path, out: Path) -> dict[str, torch.Tensor]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=one_of_two, args=(rank, port, config, data, out)) for rank in (0, 1)

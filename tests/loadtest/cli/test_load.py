@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.cli.load import add_parser
-from loadtest.servers.processes import free_port
+from loadtest.servers.free_ports import free_port
 from tests.commands import run_command
 from tests.loadtest.load.answering import answers, replies, serving
 

@@ -18,7 +18,8 @@ from loadtest.load.loadgen import (
     run_loadgen,
 )
 from loadtest.load.target import Target
-from loadtest.servers.processes import StudyError, free_port
+from loadtest.servers.free_ports import free_port
+from loadtest.servers.processes import StudyError
 from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.answering import answers, hangs_up, replies, serving
 

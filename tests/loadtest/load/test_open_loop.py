@@ -14,7 +14,8 @@ import pytest
 from loadtest.load import open_loop as module
 from loadtest.load.open_loop import LoadSettings, allow_files, make_schedule, real_time, run_load
 from loadtest.load.outcomes import Outcome
-from loadtest.servers.processes import StudyError, free_port
+from loadtest.servers.free_ports import free_port
+from loadtest.servers.processes import StudyError
 from loadtest.workload.arrivals import parse_arrivals
 from loadtest.workload.budgets import parse_budgets
 from loadtest.workload.images import AnnotatedImage

@@ -19,7 +19,7 @@ from loadtest.load.sweep import (
     sweep,
     swept_table,
 )
-from loadtest.servers.processes import free_port
+from loadtest.servers.free_ports import free_port
 from tests.commands import run_command
 
 TIMING = 'read;dur=0.5, decode;dur=2.0, queue;dur=0.5, engine;dur=20.0;desc="depth=3", total;dur=24'

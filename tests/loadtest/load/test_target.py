@@ -8,7 +8,8 @@ import pytest
 
 from loadtest.load.client import Address, Client, new_event_loop
 from loadtest.load.target import Requests, Target, describe_server, model_facts, wait_ready, warm_up
-from loadtest.servers.processes import StudyError, free_port
+from loadtest.servers.free_ports import free_port
+from loadtest.servers.processes import StudyError
 from loadtest.workload.images import AnnotatedImage
 from tests.loadtest.load.answering import answers, hangs_up, replies, serving
 

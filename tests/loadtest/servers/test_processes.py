@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from loadtest.servers import processes
-from loadtest.servers.processes import RunningServer, free_port, is_ok
+from loadtest.servers.free_ports import free_port
+from loadtest.servers.processes import RunningServer, is_ok
 from tests.e2e.process import eventually
 
 PARENT = """

@@ -17,6 +17,7 @@ import pytest
 from loadtest.cli import triton as cli
 from loadtest.environment.spread import Spread
 from loadtest.servers import processes
+from loadtest.servers.free_ports import free_port
 from loadtest.servers.processes import StudyError
 from loadtest.servers.tritonserver import default_folder
 from loadtest.studies.triton import memory, overhead, perf
@@ -302,7 +303,7 @@ def test_a_process_that_cannot_hold_is_quoted(tmp_path: Path) -> None:
 
 def test_a_server_that_ends_is_quoted(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "print('no such port'); raise SystemExit(3)")
-    url = f"http://127.0.0.1:{processes.free_port()}/"
+    url = f"http://127.0.0.1:{free_port()}/"
     started = processes.running("it", command, os.environ, url, tmp_path / "log")
     with (
         pytest.raises(StudyError, match=r"(?s)it ended with 3; its last lines:\n  no such"),

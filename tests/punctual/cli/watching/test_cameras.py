@@ -12,10 +12,10 @@ from PIL import Image
 
 pytest.importorskip("av", reason="the extra watch is not installed")
 
+from loadtest.servers.free_ports import free_port
 from punctual.cli.watching import videos
 from punctual.cli.watching.sources import Source, as_filmed
 from serving.core.command_errors import CommandFailed
-from tests.e2e.process import free_port
 from tests.punctual.cli.watching.camera import HEIGHT, WIDTH, Camera
 
 PASSWORD = base64.b64encode(b"me:secret").decode()
