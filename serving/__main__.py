@@ -265,9 +265,23 @@ def _announce(url: str, ample_budget_s: float) -> None:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses what it does not know with its own usage.
+
+    argparse leaves that to the program's parser, whose usage says nothing of a command's options.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but with an error for what is not known."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {shlex.join(unknown)}")
+        return namespace, unknown
+
+
 def create_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole program, other packages' commands included."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="punctual",
         description=_DESCRIPTION,
         epilog=_EPILOG,

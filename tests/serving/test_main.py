@@ -69,6 +69,12 @@ def test_misuse(arguments: tuple[str, ...]) -> None:
     assert "usage: punctual" in done.stderr
 
 
+def test_an_unknown_option_is_refused_with_the_usage_of_its_command() -> None:
+    done = run("serve", "--nothing")
+    assert done.stderr.startswith("usage: punctual serve ")
+    assert "punctual serve: error: unrecognized arguments: --nothing" in done.stderr
+
+
 def test_bad_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PUNCTUAL_PORTT", "1")
     assert command.main(["serve", "--max-waiting", "none"]) == 2
