@@ -27,6 +27,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.artifacts.model_folders import MODEL_SUFFIX
 from serving.backends.answers import MAX_UNREAD, Mailbox
+from serving.backends.silence import Silence
 from serving.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -114,7 +115,7 @@ class TritonBackend:
         image_bytes = self.family.input_height * self.family.input_width * 3
         self._memory = TritonMemory(image_bytes, SHARED_SLOTS, use_shared_memory)
         self._status: wire.EngineStatus | None = None
-        self._status_s = clock()
+        self._silence = Silence(clock, HEARTBEAT_S)
         self._transport_s = TRANSPORT_SEED_S
         self._transports: deque[float] = deque(maxlen=TRANSPORT_WINDOW)
         self._pending: dict[str, _Pending] = {}
@@ -130,7 +131,7 @@ class TritonBackend:
     @property
     def ready(self) -> bool:
         """Whether this gateway is in touch with an executor that is warm."""
-        fresh = self._clock() - self._status_s < STALE_S
+        fresh = self._silence.seconds < STALE_S
         return self._status is not None and fresh and not self._stopping
 
     @property
@@ -348,7 +349,7 @@ class TritonBackend:
             raise _Lost(f"model {self._model} is not loaded")
         await self._memory.register(stub)
         self._outgoing = asyncio.Queue()
-        self._status_s = self._clock()
+        self._silence.heard()
         stream = stub.ModelStreamInfer()
         try:
             await _first_to_end(self._write(stream), self._read(stream), self._beat())
@@ -374,8 +375,9 @@ class TritonBackend:
         command = {wire.COMMAND: wire.COMMAND_STATUS}
         while True:
             self._outgoing.put_nowait(infer_request(self._model, _HEARTBEAT, command))
+            self._silence.asked()
             await asyncio.sleep(HEARTBEAT_S)
-            if self._clock() - self._status_s > SILENT_S:
+            if self._silence.seconds > SILENT_S:
                 raise _Lost(f"nothing was heard for {SILENT_S:.0f} s")
             if self._transports:
                 self._transport_s = quantile(self._transports, TAIL_QUANTILE)
@@ -422,7 +424,8 @@ class TritonBackend:
             raise _Lost(f"{self._model} there predicts {len(status.exits_s)} operating points")
         if self._status is None:
             log.info("in touch with %s in Triton at %s", self._model, self._url)
-        self._status, self._status_s = status, self._clock()
+        self._status = status
+        self._silence.heard()
         self._became_ready.set()
 
 

@@ -156,6 +156,13 @@ async def bench() -> AsyncIterator[Bench]:
     await server.stop(None)
 
 
+async def test_a_triton_is_not_gone_because_the_gateway_stood_still(bench: Bench) -> None:
+    bench.clock.now_s += 60.0
+    assert bench.backend.ready
+    async with bench.answers(bench.ask()) as answers:
+        assert (await bench.in_hand(answers))[0].depth == 1
+
+
 async def test_one_answer_is_the_end(bench: Bench) -> None:
     async with bench.answers(bench.ask()) as answers:
         first = asyncio.create_task(anext(answers))
