@@ -159,8 +159,10 @@ class Admission:
         """Raise BudgetInfeasible for a budget below those that its sender may state."""
         least_s = context.principal.min_budget_s
         if context.budget.seconds < least_s:
-            raise self._infeasible(
-                "The budget is below the smallest that this key may state", least_s
+            raise BudgetInfeasible(
+                "The budget is below the smallest that this key may state; "
+                f"allow {to_ms(least_s)} ms.",
+                least_s,
             )
 
     def check_turn(self, context: RequestContext) -> None:
@@ -330,6 +332,7 @@ class Admission:
 
     @staticmethod
     def _infeasible(why: str, suggested_s: float) -> BudgetInfeasible:
+        """Return the refusal of a budget in whose place ``suggested_s`` seconds seldom fail."""
         return BudgetInfeasible(
             f"{why}; allow {to_ms(suggested_s)} ms, which is seldom exceeded.", suggested_s
         )
