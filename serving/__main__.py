@@ -39,8 +39,8 @@ from serving.core.command_errors import (
     MissingExtra,
     OutputUnread,
     Terminated,
+    error_text,
     files_of_the_user,
-    os_error_text,
 )
 
 if TYPE_CHECKING:
@@ -434,7 +434,7 @@ def _of_output(error: OSError) -> CommandError | None:
     if isinstance(error, BrokenPipeError):
         ending = OutputUnread()
     elif error.errno == errno.ENOSPC:
-        ending = CommandFailed(os_error_text(error))
+        ending = CommandFailed(error_text(error))
     else:
         return None
     # What is left to be written goes nowhere: Python would try again as it ends, and fail again.

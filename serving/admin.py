@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from serving.core.command_errors import (
     CommandFailed,
     InvalidArgument,
+    error_text,
     files_of_the_user,
-    os_error_text,
 )
 from serving.core.server_options import (
     MAX_KEY_FILE_BYTES,
@@ -184,7 +184,7 @@ def _ask(
             with options.key_file.open("rb") as file:
                 key = file.read(MAX_KEY_FILE_BYTES).decode("ascii").strip()
         except OSError as error:
-            raise InvalidArgument(f"--key-file: {os_error_text(error)}") from error
+            raise InvalidArgument(f"--key-file: {error_text(error)}") from error
         except UnicodeDecodeError as error:
             raise InvalidArgument(no_key(options.key_file)) from error
         if not key or not key.isprintable():

@@ -16,6 +16,7 @@ from builder.config.pyramid_graphs import InvalidGraph
 from serving.core.command_errors import (
     CommandError,
     InvalidArgument,
+    error_text,
     files_of_the_user,
     invalid_arguments,
 )
@@ -80,7 +81,7 @@ def configured(name: str, neck: Path | None, assignments: Sequence[str]) -> Conf
     except InvalidGraph as error:
         raise InvalidGraph(f"--neck: {error}" if neck else str(error)) from error
     except OSError as error:
-        raise InvalidArgument(f"--neck: {error}") from error
+        raise InvalidArgument(f"--neck: {error_text(error)}") from error
 
 
 def add_parsers(commands: Any) -> None:

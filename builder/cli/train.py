@@ -15,6 +15,7 @@ from builder.config.pyramid_graphs import GRAPHS
 from serving.core.command_errors import (
     CommandError,
     InvalidArgument,
+    error_text,
     files_of_the_user,
     invalid_arguments,
     stoppable,
@@ -135,7 +136,7 @@ def _train(options: argparse.Namespace) -> None:
             # What does not change the structure can be set; of what does, the weights tell.
             config = override(config, options.assignments)
         except (OSError, ValueError) as error:
-            raise InvalidArgument(f"--init: {error}") from error
+            raise InvalidArgument(f"--init: {error_text(error)}") from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with stoppable("--resume continues after the last whole epoch"):
         train(

@@ -9,7 +9,8 @@ from builder.config.pyramid_graphs import Graph
 COLUMN, ROW, MARGIN, RADIUS = 62.0, 44.0, 34.0, 8.0
 
 STYLE = """
-.graphs { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 14px; }
+.graphs { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); }
 figure { margin: 0; } figcaption { font-size: 13px; color: var(--muted); }
 figure svg text.sign { fill: #fff; font-weight: 600; }
 """

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.core.command_errors import InvalidArgument, os_error_text
+from serving.core.command_errors import InvalidArgument, error_text
 from serving.imaging.pixels import is_sideways, orientation
 
 CONTENT_TYPES = {
@@ -95,7 +95,7 @@ def read_data(root: Path, split: str) -> tuple[AnnotatedImage, ...]:
     except InvalidArgument:
         raise
     except _UNREADABLE as error:
-        why = os_error_text(error) if isinstance(error, OSError) else repr(error)
+        why = error_text(error) if isinstance(error, OSError) else repr(error)
         raise InvalidArgument(f"the data set {root} cannot be read: {why}") from error
     if not images:
         raise InvalidArgument(f"the data set {root} has no images")

@@ -13,8 +13,8 @@ from serving.core.command_errors import (
     CommandError,
     CommandFailed,
     InvalidArgument,
+    error_text,
     invalid_arguments,
-    os_error_text,
 )
 from serving.core.command_numbers import positive
 from serving.core.server_options import MAX_KEY_FILE_BYTES, key_hint, no_key
@@ -91,7 +91,7 @@ def _read_key(path: Path) -> str:
             key = file.read(MAX_KEY_FILE_BYTES).decode("ascii").strip()
         key_headers(key)
     except OSError as error:
-        raise CommandError(f"--key-file: {os_error_text(error)}") from error
+        raise CommandError(f"--key-file: {error_text(error)}") from error
     except ValueError as error:
         raise InvalidArgument(no_key(path)) from error
     return key

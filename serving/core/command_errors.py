@@ -113,8 +113,10 @@ def stoppable(how: str = "the same command goes on") -> Iterator[None]:
         raise CommandStopped(f"stopped; {how}") from stopped
 
 
-def os_error_text(error: OSError) -> str:
-    """Return what the operating system says, after the name of the file if it is of one."""
+def error_text(error: Exception) -> str:
+    """Return what an error says; of one of the operating system, after the name of its file."""
+    if not isinstance(error, OSError):
+        return str(error)
     if error.filename is None or error.strerror is None:
         return error.strerror or str(error)
     return f"{error.filename}: {error.strerror}"
@@ -133,6 +135,6 @@ def files_of_the_user() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except WRONG_PATHS as error:
-        raise CommandError(os_error_text(error)) from error
+        raise CommandError(error_text(error)) from error
     except OSError as error:
-        raise CommandFailed(os_error_text(error)) from error
+        raise CommandFailed(error_text(error)) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli.options import add_command
-from serving.core.command_errors import InvalidArgument, files_of_the_user
+from serving.core.command_errors import InvalidArgument, error_text, files_of_the_user
 
 
 def add_parser(actions: Any) -> None:
@@ -27,6 +27,12 @@ def _space(options: argparse.Namespace) -> None:
     from builder.search.canonical import canonical_key
     from builder.search.space import SPACES, NotInSpace
 
+    graph = None
+    if options.neck:
+        try:
+            graph = read_graph(options.neck)
+        except (InvalidGraph, OSError) as error:
+            raise InvalidArgument(f"--neck: {error_text(error)}") from error
     print("| space | levels | cells | decisions | encodings |")
     print("|---|---|---|---|---|")
     for space in SPACES.values():
@@ -35,11 +41,7 @@ def _space(options: argparse.Namespace) -> None:
             f"| {space.name} | {levels} | {space.num_cells} | {len(space.decisions)} | "
             f"{space.size:,} |"
         )
-    if options.neck:
-        try:
-            graph = read_graph(options.neck)
-        except (InvalidGraph, OSError) as error:
-            raise InvalidArgument(f"--neck: {error}") from error
+    if graph:
         print(f"\nkey {canonical_key(graph)}")
         for space in SPACES.values():
             try:
