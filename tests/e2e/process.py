@@ -168,13 +168,13 @@ def trained_server(*options: str) -> Server:
 
 
 def arrived(ask: Callable[[], httpx.Response]) -> httpx.Response:
-    """The first reply to a request whose body came in time: on a busy machine it may come too late
-    to be refused for anything else."""
+    """The first reply to a hopeless request that was read in time: on a busy machine it may be late
+    before it can be refused for its budget."""
     replies: list[httpx.Response] = []
 
     def came() -> bool:
         replies.append(ask())
-        return replies[-1].status_code != 408
+        return replies[-1].status_code not in (408, 504)
 
     eventually(came)
     return replies[-1]

@@ -127,7 +127,8 @@ def test_a_failure_is_that_of_its_request_alone(
 
 def test_sigterm_ends_it_while_the_engine_hangs(start: Callable[..., Faulty]) -> None:
     """Before anybody has noticed that it does."""
-    faulty = start(PUNCTUAL_SHUTDOWN_GRACE_MS=0)
+    # Twice this and seconds more, and the kernel would end it: a machine may stand still so long.
+    faulty = start(PUNCTUAL_SHUTDOWN_GRACE_MS=2000)
     faulty.fail("hang")
     eventually(lambda: not faulty.switch.exists())  # the next probe
     faulty.server.terminate()
