@@ -323,7 +323,7 @@ def _how(about: Mapping[str, Any], points: Sequence[FigurePoint]) -> str:
     if about["runtime"]:
         sentence += (
             f" Milliseconds are medians of {about['rounds']} interleaved rounds on "
-            f"{about['runtime']}, {about['threads'] or 'all'} threads."
+            f"{about['runtime']}, threads: {about['threads'] or 'all'}."
         )
     return sentence
 

@@ -76,7 +76,7 @@ def _curves(models: Sequence[ModelSummary]) -> str:
 
     measured = [facts for facts in models if facts.exits[0].p50_ms is not None]
     machines = dict.fromkeys(
-        f"{facts.runtime}, {facts.profile.machine}, {facts.profile.threads} threads"
+        f"{facts.runtime}, {facts.profile.machine}, threads: {facts.profile.threads}"
         for facts in measured
         if facts.profile is not None
     )

@@ -192,7 +192,7 @@ def test_points_have_costs_times_and_accuracies() -> None:
     about = {**ABOUT, "runtime": "openvino", "rounds": 7}
     text = as_markdown(FIGURES["stacking"], about, points)
     assert "AP on bccd val after 2 epochs, m, 2026-01-01." in text
-    assert "medians of 7 interleaved rounds on openvino, 1 threads" in text
+    assert "medians of 7 interleaved rounds on openvino, threads: 1." in text
     assert "| 3.25 | - | - | 0 |" in text
     assert "| 4.50 | 0.450 ± 0.071 | 0.600 ± 0.000 | 2 |" in text
     page = as_html(FIGURES["stacking"], about, points)
