@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
+from builder.search import proxy_agreement
 from builder.search.canonical import canonical_key
 from builder.search.journal import FAILED, OK, Child, Contents, JournalError
 from builder.search.proxy_agreement import FIGURES, as_markdown, compare
 from builder.search.searchers.listed import random_graphs
 from builder.search.space import SPACES
+from builder.search.statistics import rank_agreement
 
 GRAPHS = random_graphs(SPACES["nas-fpn"], 0, 12)
 
@@ -25,6 +29,11 @@ def journal(rewards: list[float], gain: float, exits: int = 3) -> Contents:
 
 
 RISING = np.linspace(0.1, 0.4, 12).tolist()
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_agreement, "rank_agreement", partial(rank_agreement, resamples=100))
 
 
 def test_equal_orders_agree_and_opposite_ones_do_not() -> None:
