@@ -110,6 +110,11 @@ MISTAKES = {
     "search run": [
         ("--evaluator table --out x", "the evaluators table and surrogate need --journal"),
         ("--evaluator train --data nowhere --out x", "there is no folder nowhere"),
+        (
+            f"--data {trained.DATA} --out x --set detector.num_stacks=1 "
+            '--set train.split="test" --set train.validation_split="test"',
+            "has one exit, and what a stack costs shows between two",
+        ),
         ("--evaluator shared --out x", "shared needs --shared"),
         ("--evaluator shared --shared nowhere --out x", "nowhere/shared.json"),
     ],

@@ -79,6 +79,8 @@ def load_tensors(path: Path) -> Any:
 
     Raises OSError, and ValueError for anything else.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a folder says that it is
+        raise ValueError("no regular file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

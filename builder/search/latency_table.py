@@ -168,9 +168,17 @@ def synthetic_table() -> LatencyTable:
 
 
 def counted(config: DetectorConfig) -> LatencyTable:
-    """Return the table of a detector's multiply-accumulates, which is exact."""
+    """Return the table of a detector's multiply-accumulates, which is exact.
+
+    Raises CommandError for a detector with one exit.
+    """
     from builder.modeling.cost import exit_costs  # noqa: PLC0415  brings torch along
 
+    if config.num_exits == 1:
+        raise CommandError(
+            f"{config.name} has one exit, and what a stack costs shows between two: more stacks, "
+            "--times-of another detector, or --latency"
+        )
     first, second = exit_costs(config)[:2]
     cells = sum(_area(cell.level) for cell in config.pyramid.cells)
     stack = (second.macs - first.macs) / config.stacks_per_exit

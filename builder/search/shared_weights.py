@@ -171,7 +171,11 @@ class SharedDetectors:
     ) -> None:
         """Read weights and images. Raises CheckpointError, DatasetError and OSError."""
         recipe = config.train
+        self._path = path
         self._weights = read_checkpoint(path)["weights"]
+        for name, value in self._weights.items():
+            if not value.isfinite().all():
+                raise CheckpointError(f"{path}: {name} has values that are not finite")
         self._space, self._config = space, config.detector
         train, held_out = (
             read_split(recipe, data, split, "skip")
@@ -196,7 +200,10 @@ class SharedDetectors:
         try:
             return detector_of(self._weights, self._space, self._config, graph)
         except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"these are no weights that graphs share: {error}") from error
+            why = str(error).partition("\n")[0]
+            raise CheckpointError(
+                f"{self._path} has no weights that graphs share: {why}"
+            ) from error
 
 
 def _widened(inputs: Inputs) -> Inputs:

@@ -24,7 +24,6 @@ from serving.core.command_errors import CommandError, files_of_the_user, stoppab
 from serving.core.command_numbers import at_least, between
 
 if TYPE_CHECKING:
-    from builder.config.configuration import Config
     from builder.config.pyramid_graphs import Graph
     from builder.search.evaluators.shared import AboutShared, SharedEvaluator
     from builder.search.journal import Contents
@@ -78,7 +77,13 @@ def add_parser(actions: Any) -> None:
 
 @files_of_the_user()
 def _share(options: argparse.Namespace) -> None:
-    from builder.search.evaluators.shared import ABOUT, PoorSharedWeights, SharedEvaluator
+    from builder.search.evaluators.shared import (
+        ABOUT,
+        AboutShared,
+        PoorSharedWeights,
+        SharedEvaluator,
+    )
+    from builder.search.evaluators.training import held_out_digest
     from builder.search.proxy_agreement import MIN_IN_COMMON, as_markdown, compare
     from builder.search.report import ranked
     from builder.search.searchers.listed import spread
@@ -98,13 +103,15 @@ def _share(options: argparse.Namespace) -> None:
             f"there are {len(graphs)} graphs in the journals, and {MIN_IN_COMMON} tell whether "
             "shared weights order graphs"
         )
-    about = _begun(options.out, config, data, space.name)
+    epochs = options.epochs or EPOCHS_OF_A_CHILD * config.train.epochs
+    about = AboutShared.of(space.name, config, epochs, held_out_digest(config, data))
+    _begin(options.out, about)
     features = options.features or options.out / "features"
     with stoppable():
         train_shared(
             space,
             config,
-            options.epochs or EPOCHS_OF_A_CHILD * config.train.epochs,
+            epochs,
             data,
             options.out,
             command=command_line(),
@@ -132,6 +139,8 @@ def _trained(paths: Sequence[Path], space: SearchSpace) -> Contents:
     for path, contents in zip(paths, journals.contents, strict=True):
         if contents.search["evaluator"]["name"] in MARKS:
             raise CommandError(f"the children of {path} were not trained, so they tell nothing")
+        if contents.search["space"] != space.name:
+            raise CommandError(f"{path} is of the space {contents.search['space']} (--space)")
         for name in ("reward", "latency"):
             if contents.search[name] != first[name]:
                 raise CommandError(f"{path} has not the {name} that {paths[0]} has")
@@ -170,20 +179,14 @@ def _measured(
     return Contents(search.describe(), children)
 
 
-def _begun(out: Path, config: Config, data: Path, space: str) -> AboutShared:
-    """Record what the weights in OUT are of; return the record.
-
-    Raises CommandError where it has been begun with others.
-    """
-    from builder.search.evaluators.shared import ABOUT, AboutShared, read_about
-    from builder.search.evaluators.training import held_out_digest
+def _begin(out: Path, about: AboutShared) -> None:
+    """Record what the weights in OUT are of. Raises CommandError where they are of others."""
+    from builder.search.evaluators.shared import ABOUT, read_about
     from reporting.files import write_whole
 
-    about = AboutShared.of(space, config, held_out_digest(config, data))
     path = out / ABOUT
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         write_whole(path, about.to_json())
     elif replace(read_about(out), kendall=None) != about:
         raise CommandError(f"{path} is of other weights: choose another --out")
-    return about

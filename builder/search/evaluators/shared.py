@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 from builder.config.configuration import Config
 from builder.config.detector import DetectorConfig
 from builder.config.recipe import TrainConfig
-from builder.config.rules import MAPPING, NUMBER, TEXT, check, optional
-from builder.config.user_files import read_bytes, read_text
+from builder.config.rules import MAPPING, NUMBER, TEXT, check, optional, whole
+from builder.config.user_files import read_text
 from builder.search.evaluators.base import Evaluation, Job
 from builder.search.space import SPACES
 from serving.core.command_errors import CommandError, CommandFailed
@@ -53,18 +53,20 @@ class AboutShared:
     detector: dict[str, Any]
     train: dict[str, Any]
     """Detector and recipe of the children that they stand for, as JSON types."""
+    epochs: int
+    """Epochs that the weights are trained for."""
     data: str
     """Digest of the images."""
     kendall: float | None = None
     """Kendall's tau of rewards with them and of trainings; None before it is known."""
 
     @classmethod
-    def of(cls, space: str, config: Config, data: str) -> Self:
+    def of(cls, space: str, config: Config, epochs: int, data: str) -> Self:
         """Return what to record of weights before it is known how they order graphs."""
         # As they come back from a file.
         fields = [config.detector.to_dict(), config.train.to_dict()]
         detector, train = json.loads(json.dumps(fields))
-        return cls(space, detector, train, data)
+        return cls(space, detector, train, epochs, data)
 
     def __post_init__(self) -> None:
         check(self, ABOUT_RULES)
@@ -85,6 +87,7 @@ ABOUT_RULES = {
     "space": TEXT,
     "detector": MAPPING,
     "train": MAPPING,
+    "epochs": whole(1),
     "data": TEXT,
     "kendall": optional(NUMBER),
 }
@@ -123,7 +126,10 @@ class SharedEvaluator:
 
         about = read_about(folder)
         path = folder / CHECKPOINT
-        digest = hashlib.sha256(read_bytes(path)).hexdigest()[:16]
+        if path.exists() and not path.is_file():
+            raise NoSharedWeights(f"{path} is no regular file")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         if held_out_digest(about.config, data) != about.data:
             raise NoSharedWeights(f"{folder} is of other images than those in {data}")
         return cls(about, path, digest, data, features)

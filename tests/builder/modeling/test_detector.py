@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -214,6 +215,12 @@ def test_a_pyramid_of_ones_own_is_in_the_checkpoint(tmp_path: Path) -> None:
     loaded, read, _ = load_checkpoint(tmp_path / "x.pt")
     assert read == config
     assert loaded.config.levels == (3, 4, 5, 6)
+
+
+def test_a_pipe_that_nobody_writes_to_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        read_checkpoint(tmp_path / "pipe")
 
 
 def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(
 
 
 def written(folder: Path, data: Path) -> AboutShared:
-    about = replace(AboutShared.of(SPACE.name, CHILD, held_out_digest(CHILD, data)), kendall=0.7)
+    about = replace(AboutShared.of(SPACE.name, CHILD, 2, held_out_digest(CHILD, data)), kendall=0.7)
     (folder / ABOUT).write_text(about.to_json())
     return about
 
@@ -213,7 +213,18 @@ def test_weights_that_are_not_shared_are_refused(bccd: Path, tmp_path: Path) -> 
     written(tmp_path, bccd)
     save_checkpoint(tmp_path / CHECKPOINT, CHILD.detector, {}, {})
     (graph,) = graphs(1)
-    with pytest.raises(CheckpointError, match="no weights that graphs share"):
+    with pytest.raises(CheckpointError, match="has no weights that graphs share"):
+        SharedEvaluator.of(tmp_path, bccd).evaluate(Job(0, graph, canonical_key(graph), 0))
+
+
+def test_weights_that_are_no_numbers_are_refused(bccd: Path, tmp_path: Path) -> None:
+    written(tmp_path, bccd)
+    weights = shared_detector(SPACE, CHILD.detector).state_dict()
+    name = next(name for name in weights if ".cells." in name)
+    weights[name][:] = float("nan")
+    save_checkpoint(tmp_path / CHECKPOINT, CHILD.detector, weights, {})
+    (graph,) = graphs(1)
+    with pytest.raises(CheckpointError, match=f"{name} has values that are not finite"):
         SharedEvaluator.of(tmp_path, bccd).evaluate(Job(0, graph, canonical_key(graph), 0))
 
 
