@@ -16,17 +16,17 @@ MOST_S = 0.1
 
 
 class WorkingTime:
-    """Seconds by another clock, of which each step counts up to ``MOST_S``. Thread-safe."""
+    """Seconds by another clock, of which each step counts up to ``most_s``. Thread-safe."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], most_s: float = MOST_S) -> None:
+        self._clock, self._most_s = clock, most_s
         self._lock = threading.Lock()
         self._looked_s = self._time_s = clock()
 
     def __call__(self) -> float:
         with self._lock:
             now_s = self._clock()
-            self._time_s += min(MOST_S, now_s - self._looked_s)
+            self._time_s += min(self._most_s, now_s - self._looked_s)
             self._looked_s = now_s
             return self._time_s
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from tests.e2e.working_time import WorkingTime
+
 LOOKS_EVERY_S = 0.01
 """Seconds after which a loop that waits for a timer looks at the clock at the latest."""
 MOST_S = 2 * LOOKS_EVERY_S
@@ -27,17 +29,14 @@ class TolerantLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        self._looked_s = self._time_s = monotonic()
+        self._clock = WorkingTime(monotonic, MOST_S)
         super().__init__(_Looking())
         self.num_late = 0
         """Callbacks that came after it had been closed."""
 
     def time(self) -> float:
         """Seconds in which it did not stand still."""
-        now_s = monotonic()
-        self._time_s += min(MOST_S, now_s - self._looked_s)
-        self._looked_s = now_s
-        return self._time_s
+        return self._clock()
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Any = None

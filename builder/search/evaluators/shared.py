@@ -17,7 +17,7 @@ from builder.config.configuration import Config
 from builder.config.detector import DetectorConfig
 from builder.config.recipe import TrainConfig
 from builder.config.rules import MAPPING, NUMBER, TEXT, check, optional, whole
-from builder.config.user_files import read_text
+from builder.config.user_files import check_regular, read_text
 from builder.search.evaluators.base import Evaluation, Job
 from builder.search.space import SPACES
 from serving.core.command_errors import CommandError, CommandFailed
@@ -120,14 +120,16 @@ class SharedEvaluator:
 
     @classmethod
     def of(cls, folder: Path, data: Path, features: Path | None = None) -> Self:
-        """Return one with the weights in a folder. Raises NoSharedWeights, and OSError."""
+        """Return one with the weights in a folder.
+
+        Raises NoSharedWeights, CommandError for a checkpoint that is no file, and OSError.
+        """
         from builder.search.evaluators.training import held_out_digest  # noqa: PLC0415
         from builder.training.loop import CHECKPOINT  # noqa: PLC0415  brings torch along
 
         about = read_about(folder)
         path = folder / CHECKPOINT
-        if path.exists() and not path.is_file():
-            raise NoSharedWeights(f"{path} is no regular file")
+        check_regular(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         if held_out_digest(about.config, data) != about.data:
